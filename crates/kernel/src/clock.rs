@@ -1,0 +1,31 @@
+//! Time comes from outside, so that tests can turn it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, SubsecRound, Utc};
+
+/// A moment, in whole microseconds: what both databases keep.
+pub type Time = DateTime<Utc>;
+
+/// Tells the time.
+pub trait Clock: Send + Sync + 'static {
+    /// Now, in whole microseconds.
+    fn now(&self) -> Time;
+}
+
+/// The machine's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl SystemClock {
+    /// The clock as services hold it.
+    pub fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self)
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Time {
+        Utc::now().trunc_subsecs(6)
+    }
+}

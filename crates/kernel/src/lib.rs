@@ -1,0 +1,18 @@
+//! The words every other crate shares: ids, errors, actors, the clock, paging and the rules of names.
+//!
+//! Nothing here knows tokio, tonic, sqlx or kube, and nothing here does IO.
+
+pub mod actor;
+pub mod backoff;
+pub mod clock;
+pub mod error;
+pub mod event;
+pub mod id;
+pub mod page;
+pub mod secret;
+pub mod text;
+
+pub use actor::{Actor, AgentActor};
+pub use clock::{Clock, SystemClock, Time};
+pub use error::{Error, ErrorKind, Result};
+pub use id::{AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, OfficeId};

@@ -1,0 +1,91 @@
+//! The rules of names that people and programs choose.
+
+use crate::{Error, Result};
+
+/// Longest display name, in characters.
+pub const MAX_DISPLAY_NAME: usize = 80;
+/// Longest agent name, in characters.
+pub const MAX_AGENT_NAME: usize = 40;
+
+/// A display name: 1 to 80 characters after trimming, any script, nothing invisible that could make it look like another.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn display_name(field: &'static str, text: &str) -> Result<String> {
+    let name = text.trim();
+    if name.is_empty() {
+        return Err(Error::invalid(field, "must not be blank"));
+    }
+    if name.chars().nth(MAX_DISPLAY_NAME).is_some() {
+        return Err(Error::invalid(field, format!("must have at most {MAX_DISPLAY_NAME} characters")));
+    }
+    if name.chars().any(|c| c.is_control() || is_format(c)) {
+        return Err(Error::invalid(
+            field,
+            "must not contain control, line-breaking or text-direction characters",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Characters that show nothing and reorder or hide what is around them: line and paragraph separators, zero-width
+/// characters, the bidirectional marks of Unicode Standard Annex 9 and tags. The joiners U+200C and U+200D stay: scripts need them.
+fn is_format(c: char) -> bool {
+    matches!(c,
+        '\u{061C}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2060}'..='\u{206F}'
+        | '\u{FEFF}' | '\u{FFF9}'..='\u{FFFB}' | '\u{E0000}'..='\u{E007F}')
+}
+
+/// An agent name: a DNS label (RFC 1123) of 1 to 40 characters, returned in lower case, since DNS knows no case.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn agent_name(field: &'static str, text: &str) -> Result<String> {
+    let name = text.to_ascii_lowercase();
+    let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    let inner = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    if name.len() > MAX_AGENT_NAME || !inner || !edge(name.chars().next()) || !edge(name.chars().last()) {
+        return Err(Error::invalid(
+            field,
+            format!("must be 1 to {MAX_AGENT_NAME} letters, digits and hyphens, starting and ending with a letter or digit"),
+        ));
+    }
+    Ok(name)
+}
+
+/// The name of an agent to look up; what cannot be a name is simply not found.
+///
+/// # Errors
+/// `Invalid` when empty, `NotFound` when no agent can be called so.
+pub fn lookup_name(field: &'static str, text: &str) -> Result<String> {
+    if text.is_empty() {
+        return Err(Error::invalid(field, "is required"));
+    }
+    agent_name(field, text).map_err(|_| Error::not_found("agent", text.chars().take(MAX_AGENT_NAME).collect::<String>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_names() {
+        for (given, kept) in [("My Colony", "My Colony"), ("  a ", "a"), ("משרד", "משרד"), ("👩‍💻 crew", "👩‍💻 crew")] {
+            assert_eq!(display_name("name", given).expect(given), kept);
+        }
+        assert!(display_name("name", &"é".repeat(80)).is_ok());
+        for bad in ["", "   ", "a\0b", "a\nb", "a\u{202E}b", "a\u{200B}b", &"é".repeat(81), &"x".repeat(10_000)] {
+            assert_eq!(display_name("name", bad).expect_err(bad).field, Some("name"));
+        }
+    }
+
+    #[test]
+    fn agent_names() {
+        for (given, kept) in [("analyst", "analyst"), ("Analyst", "analyst"), ("a", "a"), ("7-up", "7-up")] {
+            assert_eq!(agent_name("name", given).expect(given), kept);
+        }
+        for bad in ["", "-a", "a-", "a_b", "a b", "a.b", "ä", "a\0", "../x", &"a".repeat(41)] {
+            assert_eq!(agent_name("name", bad).expect_err(bad).field, Some("name"));
+        }
+    }
+}

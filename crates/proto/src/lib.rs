@@ -1,0 +1,25 @@
+//! The API as Rust: generated messages, clients and servers, the descriptor sets, and the access rule of each RPC.
+//!
+//! The .proto files in `proto/` are the contract and carry the documentation.
+
+pub mod rules;
+
+/// Public API.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod v1 {
+    tonic::include_proto!("mi.v1");
+}
+
+/// Service to service; never reachable through the gateway.
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod internal {
+    pub mod v1 {
+        tonic::include_proto!("mi.internal.v1");
+    }
+}
+
+/// Descriptor set of the public API, with comments: what reflection serves.
+pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));
+
+/// Descriptor set of the public and the internal API.
+pub const ALL_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/all.bin"));

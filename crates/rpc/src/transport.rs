@@ -1,0 +1,149 @@
+//! How a role is reached: in this process, or over HTTP/2 on another machine. Callers see one type.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use http::HeaderValue;
+use mi_base::trace::{TRACEPARENT, TraceContext};
+use mi_kernel::{Actor, Clock, Error, Result};
+use tonic::transport::{Channel, Endpoint};
+use tower::{Service, ServiceExt};
+
+use crate::{
+    Guard, HttpRequest, HttpResponse, PrincipalKey, deadline,
+    guard::LocalActor,
+    principal::PRINCIPAL_HEADER,
+    status,
+};
+
+/// Connections to one remote role: one HTTP/2 connection serialises its frames behind a lock, several do not.
+const CONNECTIONS: usize = 4;
+/// How long a call between roles may take when its caller set no deadline.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The way to one role.
+#[derive(Clone)]
+pub struct Transport(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Local(Guard),
+    Remote(Arc<Remote>),
+}
+
+struct Remote {
+    channels: Vec<Channel>,
+    next: AtomicUsize,
+    key: PrincipalKey,
+    clock: Arc<dyn Clock>,
+}
+
+impl Transport {
+    /// A role of this process.
+    pub fn local(guard: Guard) -> Self {
+        Self(Kind::Local(guard))
+    }
+
+    /// A role at `http://host:port`. Connects at the first call, and again whenever a connection is lost.
+    ///
+    /// # Errors
+    /// `Invalid` when the URL does not parse. Must be called inside a tokio runtime.
+    pub fn remote(field: &'static str, url: &str, key: PrincipalKey, clock: Arc<dyn Clock>) -> Result<Self> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| Error::invalid(field, "must be a URL such as http://127.0.0.1:7410").caused_by(error))?
+            .connect_timeout(Duration::from_secs(3))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(1 << 20)
+            .tcp_nodelay(true);
+        let channels = (0..CONNECTIONS).map(|_| endpoint.connect_lazy()).collect();
+        let next = AtomicUsize::new(0);
+        Ok(Self(Kind::Remote(Arc::new(Remote {
+            channels,
+            next,
+            key,
+            clock,
+        }))))
+    }
+
+    /// Sends a call on behalf of the actor. What fails on the way answers UNAVAILABLE.
+    pub async fn call(&self, actor: Arc<Actor>, mut request: HttpRequest) -> HttpResponse {
+        match &self.0 {
+            Kind::Local(guard) => {
+                request.extensions_mut().insert(LocalActor(actor));
+                let response = guard.clone().oneshot(request).await;
+                response.unwrap_or_else(|never: Infallible| match never {})
+            }
+            Kind::Remote(remote) => {
+                let token = remote.key.sign(&actor, remote.clock.now());
+                if let Ok(token) = HeaderValue::try_from(token) {
+                    request.headers_mut().insert(PRINCIPAL_HEADER, token);
+                }
+                let index = remote.next.fetch_add(1, Ordering::Relaxed) % remote.channels.len();
+                match remote.channels[index].clone().oneshot(request).await {
+                    Ok(response) => response,
+                    Err(error) => {
+                        let error = Error::unavailable("a part of the platform cannot be reached; try again").caused_by(error);
+                        status(error).into_http()
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A role as another role calls it: what the generated clients of `mi.internal.v1` are built on.
+#[derive(Clone)]
+pub struct RoleClient {
+    transport: Transport,
+    actor: Arc<Actor>,
+}
+
+impl RoleClient {
+    /// Calls go out as the role `own`.
+    pub fn new(transport: Transport, own: &str) -> Self {
+        Self {
+            transport,
+            actor: Arc::new(Actor::Service { role: own.to_owned() }),
+        }
+    }
+}
+
+impl Service<HttpRequest> for RoleClient {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<HttpResponse, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: HttpRequest) -> Self::Future {
+        let (transport, actor) = (self.transport.clone(), self.actor.clone());
+        Box::pin(async move {
+            let headers = request.headers_mut();
+            if !headers.contains_key(deadline::GRPC_TIMEOUT)
+                && let Ok(value) = HeaderValue::try_from(deadline::format(DEFAULT_DEADLINE))
+            {
+                headers.insert(deadline::GRPC_TIMEOUT, value);
+            }
+            if !headers.contains_key(TRACEPARENT) {
+                let trace = TraceContext::fresh().adopt(&tracing::Span::current());
+                if let Ok(value) = HeaderValue::try_from(trace.header()) {
+                    headers.insert(TRACEPARENT, value);
+                }
+            }
+            Ok(transport.call(actor, request).await)
+        })
+    }
+}

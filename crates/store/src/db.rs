@@ -1,0 +1,153 @@
+//! The pools of one service's database.
+
+use std::{path::PathBuf, str::FromStr, time::Duration};
+
+use mi_kernel::{Error, Result};
+use sqlx::{
+    Connection, PgPool, SqlitePool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use crate::{Conn, DbResult, Migrations, Tx, conn::Inner, migrate};
+
+/// How long a call waits for a connection before it answers Unavailable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A Postgres connection idle for longer is asked whether it still lives before it is used.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// Where one service keeps its tables.
+#[derive(Debug, Clone)]
+pub enum DbTarget {
+    /// A file of its own.
+    Sqlite {
+        /// The file; created when missing.
+        path: PathBuf,
+    },
+    /// A schema of its own.
+    Postgres {
+        /// `postgres://...`
+        url: String,
+        /// The schema; created when missing.
+        schema: &'static str,
+    },
+}
+
+/// One service's database.
+#[derive(Debug, Clone)]
+pub struct Db(Pools);
+
+#[derive(Debug, Clone)]
+enum Pools {
+    /// SQLite takes one writer at a time: a pool of one makes writers queue here, in order, instead of failing busy.
+    Sqlite { read: SqlitePool, write: SqlitePool },
+    Postgres(PgPool),
+}
+
+impl Db {
+    /// Opens the database and brings it up to date.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the database was migrated by a newer binary, `Unavailable` when it cannot be reached.
+    pub async fn open(target: &DbTarget, migrations: &Migrations) -> Result<Self> {
+        let db = match target {
+            DbTarget::Sqlite { path } => Self::sqlite(path).await,
+            DbTarget::Postgres { url, schema } => Self::postgres(url, schema).await,
+        }?;
+        migrate::run(&db, migrations).await?;
+        Ok(db)
+    }
+
+    async fn sqlite(path: &std::path::Path) -> Result<Self> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            .pragma("journal_size_limit", "16777216")
+            .pragma("cache_size", "-1024");
+        let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(None).max_lifetime(None);
+        let open = |error| {
+            Error::unavailable(format!(
+                "cannot open the database {}; check that the directory exists and is writable",
+                path.display()
+            ))
+            .caused_by(crate::DbError::from(error))
+        };
+        let write = pool.clone().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
+        let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
+        Ok(Self(Pools::Sqlite { read, write }))
+    }
+
+    async fn postgres(url: &str, schema: &'static str) -> Result<Self> {
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|error| Error::invalid("database", "is not a valid postgres:// URL").caused_by(error))?
+            .options([("search_path", schema)])
+            .application_name(schema);
+        let unreachable = |error| {
+            Error::unavailable("cannot reach the Postgres database of --database").caused_by(crate::DbError::from(error))
+        };
+        let pool = PgPoolOptions::new()
+            .max_connections(16)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    // A busy connection skips the round trip; one that slept may have lost its server.
+                    Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok())
+                })
+            })
+            .connect_with(options)
+            .await
+            .map_err(unreachable)?;
+        Ok(Self(Pools::Postgres(pool)))
+    }
+
+    /// A connection for reads outside a transaction.
+    pub async fn read(&self) -> DbResult<Conn> {
+        Ok(Conn(match &self.0 {
+            Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
+            Pools::Postgres(pool) => Inner::PostgresPooled(pool.acquire().await?),
+        }))
+    }
+
+    /// A write transaction.
+    pub async fn begin(&self) -> DbResult<Tx> {
+        Ok(Tx(Conn(match &self.0 {
+            Pools::Sqlite { write, .. } => Inner::SqliteTx(write.begin_with("BEGIN IMMEDIATE").await?),
+            Pools::Postgres(pool) => Inner::PostgresTx(pool.begin().await?),
+        })))
+    }
+
+    /// Whether other processes may write to the same tables, so that in-process signals are not enough.
+    pub fn is_shared(&self) -> bool {
+        matches!(self.0, Pools::Postgres(_))
+    }
+
+    /// Closes all connections; SQLite's log is folded into its file.
+    pub async fn close(&self) {
+        match &self.0 {
+            Pools::Sqlite { read, write } => {
+                read.close().await;
+                write.close().await;
+            }
+            Pools::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub(crate) async fn migrator_run(&self, migrator: &sqlx::migrate::Migrator) -> Result<(), sqlx::migrate::MigrateError> {
+        match &self.0 {
+            Pools::Sqlite { write, .. } => migrator.run(write).await,
+            Pools::Postgres(pool) => {
+                // The schema is the first entry of the search path; it has to be there before the migration table.
+                sqlx::query("DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
+                             EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$")
+                    .execute(pool)
+                    .await?;
+                migrator.run(pool).await
+            }
+        }
+    }
+}

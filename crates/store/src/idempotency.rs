@@ -1,0 +1,108 @@
+//! A creating call that is sent again with the same `request_id` answers what it created the first time.
+
+use std::time::Duration;
+
+use mi_kernel::{Error, Result, Time};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use crate::{Arm, Conn, DbError, DbResult, Tx, on};
+
+/// How long a request is remembered.
+pub const RETENTION: Duration = Duration::from_secs(48 * 3600);
+const MAX_REQUEST_ID: usize = 128;
+
+/// A creating request: who sent it under which id, and what it said.
+#[derive(Debug)]
+pub struct Request {
+    scope: String,
+    request_id: String,
+    digest: Vec<u8>,
+}
+
+#[derive(FromRow)]
+struct Row {
+    digest: Vec<u8>,
+    resource: Uuid,
+}
+
+impl Request {
+    /// Describes a request; none when it carries no id. `scope` names caller and method, `content` is the encoded message.
+    ///
+    /// # Errors
+    /// `Invalid` when the id is too long.
+    pub fn new(scope: String, request_id: &str, content: &[u8]) -> Result<Option<Self>> {
+        if request_id.is_empty() {
+            return Ok(None);
+        }
+        if request_id.len() > MAX_REQUEST_ID || request_id.chars().any(char::is_control) {
+            return Err(Error::invalid(
+                "request_id",
+                format!("must have at most {MAX_REQUEST_ID} bytes and no control characters; a UUID is best"),
+            ));
+        }
+        Ok(Some(Self {
+            scope,
+            request_id: request_id.to_owned(),
+            digest: ring::digest::digest(&ring::digest::SHA256, content).as_ref().to_vec(),
+        }))
+    }
+
+    /// What the first such request created, if there was one. A twin that is served at this moment is waited for.
+    ///
+    /// # Errors
+    /// `Invalid` when the id was used with other content.
+    pub async fn replayed(&self, tx: &mut Tx) -> Result<Option<Uuid>> {
+        // SQLite's one writer is the lock; Postgres takes one that the end of the transaction releases.
+        if let Arm::Postgres(c) = tx.arm() {
+            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
+                .bind(format!("{}/{}", self.scope, self.request_id))
+                .execute(c)
+                .await
+                .map_err(DbError::from)?;
+        }
+        let row: Option<Row> = on!(tx, |c| {
+            sqlx::query_as("SELECT digest, resource FROM idempotency WHERE scope = $1 AND request_id = $2")
+                .bind(&self.scope)
+                .bind(&self.request_id)
+                .fetch_optional(&mut *c)
+                .await
+        })
+        .map_err(DbError::from)?;
+        match row {
+            None => Ok(None),
+            Some(row) if row.digest == self.digest => Ok(Some(row.resource)),
+            Some(_) => Err(Self::reused()),
+        }
+    }
+
+    /// Remembers what the request created, in the transaction that creates it and has asked [`Request::replayed`].
+    pub async fn remember(&self, tx: &mut Tx, resource: Uuid, now: Time) -> DbResult<()> {
+        on!(tx, |c| {
+            sqlx::query("INSERT INTO idempotency (scope, request_id, digest, resource, created_at) VALUES ($1, $2, $3, $4, $5)")
+                .bind(&self.scope)
+                .bind(&self.request_id)
+                .bind(&self.digest)
+                .bind(resource)
+                .bind(now)
+                .execute(&mut *c)
+                .await
+                .map(drop)
+        })?;
+        Ok(())
+    }
+
+    fn reused() -> Error {
+        Error::invalid("request_id", "was used before with another content; choose a fresh one for another request")
+    }
+}
+
+/// Forgets requests older than the retention time.
+pub async fn sweep(tx: &mut Conn, now: Time) -> DbResult<()> {
+    on!(tx, |c| sqlx::query("DELETE FROM idempotency WHERE created_at < $1")
+        .bind(now - RETENTION)
+        .execute(&mut *c)
+        .await
+        .map(drop))?;
+    Ok(())
+}

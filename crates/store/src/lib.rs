@@ -1,0 +1,17 @@
+//! SQLite and Postgres behind one small surface.
+//!
+//! One SQL text serves both where the dialects agree; [`on!`] expands a query once for each database, so that every
+//! sqlx feature works unchanged. The only crate beside the `repo` modules that knows sqlx.
+
+mod conn;
+mod db;
+mod error;
+pub mod idempotency;
+pub mod lease;
+pub mod migrate;
+pub mod outbox;
+
+pub use conn::{Arm, Conn, Tx};
+pub use db::{Db, DbTarget};
+pub use error::{DbError, DbResult};
+pub use migrate::{Migrations, Step};

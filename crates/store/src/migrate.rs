@@ -1,0 +1,63 @@
+//! Schema changes: numbered, applied in order under a lock, never by an older binary over a newer schema.
+
+use std::borrow::Cow;
+
+use mi_kernel::{Error, Result};
+use sqlx::{
+    SqlStr,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
+};
+
+use crate::Db;
+
+/// One schema change, written for both databases under one number.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Grows; the services' own numbers start at 100.
+    pub version: i64,
+    /// What it does, in two words.
+    pub name: &'static str,
+    /// Text for SQLite.
+    pub sqlite: &'static str,
+    /// Text for Postgres.
+    pub postgres: &'static str,
+}
+
+/// Pairs the two files of a schema change: `step!(100, "agents")` is `migrations/{sqlite,postgres}/0100_agents.sql`.
+#[macro_export]
+macro_rules! step {
+    ($version:literal, $file:literal, $name:literal) => {
+        $crate::Step {
+            version: $version,
+            name: $name,
+            sqlite: include_str!(concat!("../migrations/sqlite/", $file, "_", $name, ".sql")),
+            postgres: include_str!(concat!("../migrations/postgres/", $file, "_", $name, ".sql")),
+        }
+    };
+}
+
+/// A service's schema changes.
+pub type Migrations = [Step];
+
+const COMMON: &Migrations = &[step!(1, "0001", "common")];
+
+pub(crate) async fn run(db: &Db, own: &Migrations) -> Result<()> {
+    let shared = db.is_shared();
+    let migrations = COMMON.iter().chain(own).map(|step| {
+        let sql = if shared { step.postgres } else { step.sqlite };
+        Migration::new(step.version, Cow::Borrowed(step.name), MigrationType::Simple, SqlStr::from_static(sql), false)
+    });
+    let migrator = Migrator::with_migrations(migrations.collect());
+    db.migrator_run(&migrator).await.map_err(|error| match error {
+        MigrateError::VersionMissing(version) => Error::precondition(
+            "DATABASE_NEWER",
+            format!("the database is at version {version}, which this binary does not know; use the newer binary"),
+        ),
+        MigrateError::VersionMismatch(version) => Error::precondition(
+            "DATABASE_DIFFERS",
+            format!("migration {version} of the database differs from this binary's; it was made by another build"),
+        ),
+        MigrateError::Execute(error) => crate::DbError::from(error).into(),
+        other => Error::internal(other),
+    })
+}
