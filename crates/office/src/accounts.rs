@@ -1,0 +1,234 @@
+//! Accounts and the API keys that act for them.
+
+pub(crate) mod credentials;
+pub(crate) mod grpc;
+mod repo;
+
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+
+use mi_kernel::{
+    AccountId, Actor, ApiKeyId, Clock, Error, Result, Time,
+    page::Page,
+    secret::Secret,
+    text::display_name,
+};
+use mi_store::Db;
+use ring::digest;
+
+/// Every API key starts like this, so that it is recognised in a log or a leak.
+pub const KEY_PREFIX: &str = "mi_";
+const SHOWN_CHARACTERS: usize = 8;
+
+/// What owns offices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Itself.
+    pub id: AccountId,
+    /// Display name.
+    pub name: String,
+    /// Whether it is the one created at first start.
+    pub administrator: bool,
+    /// When it was created.
+    pub created_at: Time,
+}
+
+/// A key, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    /// Itself.
+    pub id: ApiKeyId,
+    /// The account it acts for.
+    pub account_id: AccountId,
+    /// What it is for.
+    pub name: String,
+    /// First characters of the secret.
+    pub prefix: String,
+    /// When it was created.
+    pub created_at: Time,
+    /// When it was revoked.
+    pub revoked_at: Option<Time>,
+}
+
+/// The accounts of the platform.
+#[derive(Clone)]
+pub struct Accounts {
+    db: Db,
+    clock: Arc<dyn Clock>,
+}
+
+impl Accounts {
+    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>) -> Self {
+        Self { db, clock }
+    }
+
+    async fn create(&self, name: &str) -> Result<(Account, Secret)> {
+        let account = Account {
+            id: AccountId::new(),
+            name: display_name("name", name)?,
+            administrator: false,
+            created_at: self.clock.now(),
+        };
+        let (key, secret) = self.fresh_key(account.id, "first key");
+        let mut tx = self.db.begin().await?;
+        repo::account_insert(&mut tx, &account).await?;
+        repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+        tx.commit().await?;
+        Ok((account, secret))
+    }
+
+    async fn list(&self, page: &Page<AccountId>) -> Result<(Vec<Account>, String)> {
+        let rows = repo::account_list(&mut self.db.read().await?, page).await?;
+        Ok(page.finish(rows, |account| account.id))
+    }
+
+    /// The account a request means: the caller's own, or, for the administrator, any. Others' are not found.
+    fn account_of(actor: &Actor, asked: &str) -> Result<AccountId> {
+        let Actor::Operator {
+            account_id,
+            administrator,
+            ..
+        } = actor
+        else {
+            return Err(Error::denied("only operators have an account"));
+        };
+        if asked.is_empty() {
+            return Ok(*account_id);
+        }
+        let asked = AccountId::parse(asked)?;
+        if *administrator || asked == *account_id {
+            Ok(asked)
+        } else {
+            Err(Error::not_found("account", asked))
+        }
+    }
+
+    async fn create_key(&self, actor: &Actor, account: &str, name: &str) -> Result<(ApiKey, Secret)> {
+        let account_id = Self::account_of(actor, account)?;
+        let name = display_name("name", name)?;
+        let (key, secret) = self.fresh_key(account_id, &name);
+        let mut tx = self.db.begin().await?;
+        if repo::account_get(&mut tx, account_id).await?.is_none() {
+            return Err(Error::not_found("account", account_id));
+        }
+        repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+        tx.commit().await?;
+        Ok((key, secret))
+    }
+
+    async fn list_keys(&self, actor: &Actor, account: &str, page: &Page<ApiKeyId>) -> Result<(Vec<ApiKey>, String)> {
+        let account_id = Self::account_of(actor, account)?;
+        let mut conn = self.db.read().await?;
+        if repo::account_get(&mut conn, account_id).await?.is_none() {
+            return Err(Error::not_found("account", account_id));
+        }
+        let rows = repo::key_list(&mut conn, account_id, page).await?;
+        Ok(page.finish(rows, |key| key.id))
+    }
+
+    async fn revoke_key(&self, actor: &Actor, key: &str) -> Result<ApiKey> {
+        let id = ApiKeyId::parse(key)?;
+        let mut tx = self.db.begin().await?;
+        let key = repo::key_get(&mut tx, id).await?.filter(|key| actor.owns(key.account_id));
+        let mut key = key.ok_or_else(|| Error::not_found("api_key", id))?;
+        if key.revoked_at.is_none() {
+            key.revoked_at = Some(self.clock.now());
+            repo::key_revoke(&mut tx, id, self.clock.now()).await?;
+            tx.commit().await?;
+        }
+        Ok(key)
+    }
+
+    /// Who holds the key with this hash.
+    async fn resolve(&self, sha256: &[u8]) -> Result<Actor> {
+        let found = repo::key_by_hash(&mut self.db.read().await?, sha256).await?;
+        match found {
+            Some((key, administrator)) if key.revoked_at.is_none() => Ok(Actor::Operator {
+                account_id: key.account_id,
+                api_key_id: key.id,
+                administrator,
+            }),
+            _ => Err(Error::unauthenticated("the API key is unknown or revoked")),
+        }
+    }
+
+    fn fresh_key(&self, account_id: AccountId, name: &str) -> (ApiKey, Secret) {
+        let secret = Secret::random(KEY_PREFIX);
+        (self.key_of(account_id, name, &secret), secret)
+    }
+
+    fn key_of(&self, account_id: AccountId, name: &str, secret: &Secret) -> ApiKey {
+        ApiKey {
+            id: ApiKeyId::new(),
+            account_id,
+            name: name.to_owned(),
+            prefix: secret.expose().chars().take(SHOWN_CHARACTERS).collect(),
+            created_at: self.clock.now(),
+            revoked_at: None,
+        }
+    }
+
+    /// Makes sure that there is an administrator whose API key stands in this file, and returns the key.
+    ///
+    /// The file is written before the database: a crash between leaves a key that the next start registers.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the file cannot be read or written.
+    pub async fn ensure_administrator(&self, file: &Path) -> Result<Secret> {
+        let unusable = |error| {
+            let text = format!("the administrator's key file {} cannot be read or written", file.display());
+            Error::precondition("KEY_FILE", text).caused_by(error)
+        };
+        let kept = match fs::read_to_string(file) {
+            Ok(text) => Some(Secret::new(text.trim())).filter(|secret| secret.expose().len() >= 40),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(unusable(error)),
+        };
+        let mut tx = self.db.begin().await?;
+        let administrator = match repo::administrator(&mut tx).await? {
+            Some(account) => account.id,
+            None => {
+                let account = Account {
+                    id: AccountId::new(),
+                    name: "administrator".into(),
+                    administrator: true,
+                    created_at: self.clock.now(),
+                };
+                repo::account_insert(&mut tx, &account).await?;
+                account.id
+            }
+        };
+        let known = match &kept {
+            Some(secret) => repo::key_by_hash(&mut tx, &hash(secret)).await?,
+            None => None,
+        };
+        let secret = match (kept, known) {
+            (Some(secret), Some((key, true))) if key.revoked_at.is_none() => secret,
+            (Some(secret), None) => {
+                let key = self.key_of(administrator, "administrator", &secret);
+                repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+                secret
+            }
+            // No key yet, a revoked one, or one that somebody put there and that is no administrator's.
+            _ => {
+                let (key, secret) = self.fresh_key(administrator, "administrator");
+                write_private(file, secret.expose()).map_err(unusable)?;
+                repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+                secret
+            }
+        };
+        tx.commit().await?;
+        Ok(secret)
+    }
+}
+
+fn hash(secret: &Secret) -> Vec<u8> {
+    digest::digest(&digest::SHA256, secret.expose().as_bytes()).as_ref().to_vec()
+}
+
+fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
+    let draft = file.with_extension("new");
+    let mut output = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    output.write_all(text.as_bytes())?;
+    output.sync_all()?;
+    fs::rename(&draft, file)
+}

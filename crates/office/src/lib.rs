@@ -1,0 +1,105 @@
+//! The office role: accounts and API keys, offices and their settings.
+//!
+//! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
+
+pub mod accounts;
+pub mod offices;
+
+use std::sync::Arc;
+
+use mi_base::Tasks;
+use mi_kernel::{Clock, Result};
+use mi_proto::{
+    internal::v1::{
+        agent_registry_service_client::AgentRegistryServiceClient,
+        credential_service_server::CredentialServiceServer, ingest_service_client::IngestServiceClient,
+        office_replica_service_client::OfficeReplicaServiceClient,
+    },
+    v1::{access_service_server::AccessServiceServer, office_service_server::OfficeServiceServer},
+};
+use mi_rpc::{RoleClient, Transport, convert};
+use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
+use tokio::sync::Notify;
+use tonic::service::Routes;
+
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices")];
+/// How often old request ids are forgotten.
+const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
+
+/// What the role needs to start.
+#[derive(Debug)]
+pub struct OfficeConfig {
+    /// Where its tables are.
+    pub database: DbTarget,
+}
+
+/// The roles it talks to.
+pub struct Peers {
+    /// The scheduler.
+    pub scheduler: Transport,
+    /// The activity role.
+    pub activity: Transport,
+}
+
+/// The role, ready to be served.
+pub struct OfficeRole {
+    /// Its services.
+    pub routes: Routes,
+    /// Accounts and keys, for the first start.
+    pub accounts: accounts::Accounts,
+}
+
+/// Opens the database, starts the background tasks and builds the services.
+///
+/// # Errors
+/// What [`Db::open`] answers.
+pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<OfficeRole> {
+    let db = Db::open(&config.database, MIGRATIONS).await?;
+    let scheduler = RoleClient::new(peers.scheduler, "office");
+    let activity = RoleClient::new(peers.activity, "office");
+    let outbox = Arc::new(Notify::new());
+
+    let accounts = accounts::Accounts::new(db.clone(), clock.clone());
+    let replicas = offices::converge::Replicas {
+        scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
+        activity: OfficeReplicaServiceClient::new(activity.clone()),
+    };
+    let offices = offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone());
+    let registry = AgentRegistryServiceClient::new(scheduler);
+
+    let converging = offices.clone();
+    tasks.spawn("office-converge", async move { converging.converge_forever().await });
+    let (relay_db, ingest) = (db.clone(), IngestServiceClient::new(activity));
+    tasks.spawn("office-outbox", async move {
+        outbox::relay(relay_db, &outbox, |events| {
+            let mut ingest = ingest.clone();
+            async move {
+                let events = events.into_iter().map(convert::event_to_wire).collect();
+                let request = mi_proto::internal::v1::AppendEventsRequest { events };
+                ingest.append_events(request).await.map_err(|status| mi_rpc::status::from_status(&status))?;
+                Ok(())
+            }
+        })
+        .await;
+    });
+    tasks.spawn("office-sweep", sweep(db, clock));
+
+    let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry.clone())))
+        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), registry)))
+        .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
+    Ok(OfficeRole { routes, accounts })
+}
+
+async fn sweep(db: Db, clock: Arc<dyn Clock>) {
+    loop {
+        let swept = async {
+            let mut tx = db.begin().await?;
+            idempotency::sweep(&mut tx, clock.now()).await?;
+            tx.commit().await
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(target: "mi::office", %error, "old request ids could not be forgotten; next try in an hour");
+        }
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+    }
+}

@@ -1,0 +1,277 @@
+//! Offices: what they are, what may be done with them when, and how the other roles learn of it.
+
+pub mod converge;
+pub(crate) mod grpc;
+mod repo;
+pub(crate) mod settings;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
+
+use mi_base::Tasks;
+use mi_kernel::{
+    AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name,
+};
+use mi_proto::v1;
+use mi_rpc::Caller;
+use mi_store::{Db, Tx, idempotency, outbox};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+pub use settings::Settings;
+
+/// Where an office stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// The other roles do not all know of it yet.
+    Provisioning,
+    /// In use.
+    Active,
+    /// Compute stopped, data kept.
+    Suspended,
+    /// On its way out.
+    Deleting,
+}
+
+/// What moves an office from one state to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Move {
+    Provisioned,
+    Suspend,
+    Resume,
+    Delete,
+}
+
+impl State {
+    /// The one transition function. None: the office is there already.
+    fn after(self, step: Move) -> Result<Option<Self>> {
+        use State::{Active, Deleting, Provisioning, Suspended};
+        match (self, step) {
+            (Provisioning, Move::Provisioned) | (Suspended, Move::Resume) => Ok(Some(Active)),
+            (Active, Move::Suspend) => Ok(Some(Suspended)),
+            (Provisioning | Active | Suspended, Move::Delete) => Ok(Some(Deleting)),
+            (Active | Suspended, Move::Provisioned)
+            | (Suspended, Move::Suspend)
+            | (Active, Move::Resume)
+            | (Deleting, Move::Delete | Move::Provisioned) => Ok(None),
+            (Provisioning, Move::Suspend | Move::Resume) => Err(Error::precondition(
+                "OFFICE_NOT_ACTIVE",
+                "the office is still being provisioned; try again in a moment",
+            )),
+            (Deleting, Move::Suspend | Move::Resume) => Err(Self::deleting()),
+        }
+    }
+
+    fn deleting() -> Error {
+        Error::precondition("OFFICE_NOT_ACTIVE", "the office is being deleted")
+    }
+}
+
+/// Whether one thing that the office needs is in place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Condition {
+    /// What it is about.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What blocks it; none: it holds.
+    pub problem: Option<String>,
+    /// When it was last looked at.
+    pub time: Time,
+}
+
+/// An office.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Office {
+    /// Itself.
+    pub id: OfficeId,
+    /// The account that owns it.
+    pub account_id: AccountId,
+    /// Display name.
+    pub name: String,
+    /// Where it stands.
+    pub state: State,
+    /// What it allows.
+    pub settings: Settings,
+    /// Grows with every change that other roles need to know.
+    pub version: i64,
+    /// The newest version that all of them confirmed.
+    pub applied_version: i64,
+    /// What it needs.
+    pub conditions: Vec<Condition>,
+    /// When it was created.
+    pub created_at: Time,
+    /// When it last changed.
+    pub updated_at: Time,
+}
+
+/// The offices of the platform.
+#[derive(Clone)]
+pub struct Offices {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    replicas: converge::Replicas,
+    outbox: Arc<Notify>,
+    tasks: Tasks,
+    /// Offices with a background driver in this process.
+    driven: Arc<Mutex<HashSet<OfficeId>>>,
+}
+
+impl Offices {
+    pub(crate) fn new(
+        db: Db,
+        clock: Arc<dyn Clock>,
+        replicas: converge::Replicas,
+        outbox: Arc<Notify>,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            db,
+            clock,
+            replicas,
+            outbox,
+            tasks,
+            driven: Arc::default(),
+        }
+    }
+
+    async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
+        let Actor::Operator { account_id, .. } = caller.actor else {
+            return Err(Error::denied("only operators create offices"));
+        };
+        let name = display_name("name", &request.name)?;
+        let scope = format!("{}/CreateOffice", caller.actor.key());
+        let replay = idempotency::Request::new(scope, &request.request_id, content)?;
+        let now = self.clock.now();
+        let mut tx = self.db.begin().await?;
+        if let Some(replay) = &replay
+            && let Some(id) = replay.replayed(&mut tx).await?
+        {
+            return repo::office_get(&mut tx, id.into()).await?.ok_or_else(|| Error::not_found("office", id));
+        }
+        let office = Office {
+            id: OfficeId::new(),
+            account_id,
+            name,
+            state: State::Provisioning,
+            settings: Settings::default(),
+            version: 1,
+            applied_version: 0,
+            conditions: Vec::new(),
+            created_at: now,
+            updated_at: now,
+        };
+        repo::office_insert(&mut tx, &office).await?;
+        if let Some(replay) = &replay {
+            replay.remember(&mut tx, office.id.0, now).await?;
+        }
+        let event = Event::lifecycle(office.id, "", "office.created", format!("Office {:?} created", office.name), now);
+        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.converge_now(office.id).await;
+        self.read(office.id).await
+    }
+
+    async fn list(&self, caller: &Caller, page: &Page<OfficeId>) -> Result<(Vec<Office>, String)> {
+        let owner = match caller.actor {
+            Actor::Operator { administrator: true, .. } => None,
+            Actor::Operator { account_id, .. } => Some(account_id),
+            _ => return Err(Error::denied("only operators list offices")),
+        };
+        let rows = repo::office_list(&mut self.db.read().await?, owner, page).await?;
+        Ok(page.finish(rows, |office| office.id))
+    }
+
+    async fn read(&self, id: OfficeId) -> Result<Office> {
+        let office = repo::office_get(&mut self.db.read().await?, id).await?;
+        office.ok_or_else(|| Error::not_found("office", id))
+    }
+
+    /// The office, if the caller may see it.
+    async fn get(&self, caller: &Caller, id: &str) -> Result<Office> {
+        let office = self.read(OfficeId::parse(id)?).await?;
+        caller.enter(office.id, office.account_id)?;
+        Ok(office)
+    }
+
+    /// The office inside a write transaction, locked, if the caller may change it.
+    async fn lock(&self, caller: &Caller, id: &str) -> Result<(Tx, Office)> {
+        let id = OfficeId::parse(id)?;
+        let mut tx = self.db.begin().await?;
+        let office = repo::office_lock(&mut tx, id).await?.ok_or_else(|| Error::not_found("office", id))?;
+        caller.enter(office.id, office.account_id)?;
+        Ok((tx, office))
+    }
+
+    /// Writes a changed office with its event, and tells the other roles before it returns, if they can be reached.
+    async fn save(&self, mut tx: Tx, mut office: Office, event: Event) -> Result<Office> {
+        office.version += 1;
+        office.updated_at = event.time;
+        repo::office_update(&mut tx, &office).await?;
+        outbox::push(&mut tx, &event).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.converge_now(office.id).await;
+        Ok(office)
+    }
+
+    async fn update_settings(&self, caller: &Caller, request: v1::UpdateOfficeSettingsRequest) -> Result<Settings> {
+        let (tx, mut office) = self.lock(caller, &request.office_id).await?;
+        if office.state == State::Deleting {
+            return Err(State::deleting());
+        }
+        let given = request.settings.unwrap_or_default();
+        let paths = request.update_mask.unwrap_or_default().paths;
+        office.settings.update(&given, &paths)?;
+        let summary = format!("Settings changed: {}", paths.join(", "));
+        let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.clock.now())
+            .with(serde_json::json!({ "fields": paths }))
+            .traced(&caller.trace_id);
+        Ok(self.save(tx, office, event).await?.settings)
+    }
+
+    /// Suspends, resumes or deletes.
+    async fn transition(&self, caller: &Caller, id: &str, step: Move) -> Result<Office> {
+        let (tx, mut office) = self.lock(caller, id).await?;
+        let Some(state) = office.state.after(step)? else {
+            return Ok(office);
+        };
+        office.state = state;
+        let (kind, verb) = match step {
+            Move::Suspend => ("office.suspended", "suspended"),
+            Move::Resume => ("office.resumed", "resumed"),
+            Move::Delete => ("office.deletion_requested", "is being deleted"),
+            Move::Provisioned => ("office.provisioned", "is ready"),
+        };
+        let summary = format!("Office {:?} {verb}", office.name);
+        let event = Event::lifecycle(office.id, "", kind, summary, self.clock.now()).traced(&caller.trace_id);
+        self.save(tx, office, event).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions() {
+        use State::{Active, Deleting, Provisioning, Suspended};
+        let outcome = |state: State, step| match state.after(step) {
+            Ok(Some(next)) => format!("{next:?}"),
+            Ok(None) => "stays".into(),
+            Err(error) => error.reason.into(),
+        };
+        let table = [
+            (Provisioning, ["Active", "OFFICE_NOT_ACTIVE", "OFFICE_NOT_ACTIVE", "Deleting"]),
+            (Active, ["stays", "Suspended", "stays", "Deleting"]),
+            (Suspended, ["stays", "stays", "Active", "Deleting"]),
+            (Deleting, ["stays", "OFFICE_NOT_ACTIVE", "OFFICE_NOT_ACTIVE", "stays"]),
+        ];
+        for (state, expected) in table {
+            let steps = [Move::Provisioned, Move::Suspend, Move::Resume, Move::Delete];
+            assert_eq!(steps.map(|step| outcome(state, step)), expected, "{state:?}");
+        }
+    }
+}

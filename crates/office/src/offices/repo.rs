@@ -1,0 +1,157 @@
+//! Table `offices`.
+
+use mi_kernel::{AccountId, OfficeId, Time, page::Page};
+use mi_store::{Conn, DbError, DbResult, on};
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use super::{Condition, Office, Settings, State};
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    account_id: Uuid,
+    name: String,
+    state: String,
+    settings: Json<Settings>,
+    version: i64,
+    applied_version: i64,
+    conditions: Json<Vec<Condition>>,
+    created_at: Time,
+    updated_at: Time,
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::Provisioning => "provisioning",
+        State::Active => "active",
+        State::Suspended => "suspended",
+        State::Deleting => "deleting",
+    }
+}
+
+impl TryFrom<Row> for Office {
+    type Error = DbError;
+    fn try_from(row: Row) -> DbResult<Self> {
+        let all = [State::Provisioning, State::Active, State::Suspended, State::Deleting];
+        let state = all.into_iter().find(|state| state_name(*state) == row.state);
+        Ok(Self {
+            id: row.id.into(),
+            account_id: row.account_id.into(),
+            name: row.name,
+            state: state.ok_or_else(|| sqlx::Error::Decode(format!("office state {:?}", row.state).into()))?,
+            settings: row.settings.0,
+            version: row.version,
+            applied_version: row.applied_version,
+            conditions: row.conditions.0,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+pub(super) async fn office_insert(tx: &mut Conn, office: &Office) -> DbResult<()> {
+    on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO offices
+             (id, account_id, name, state, settings, version, applied_version, conditions, created_at, updated_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(office.id.0)
+        .bind(office.account_id.0)
+        .bind(&office.name)
+        .bind(state_name(office.state))
+        .bind(Json(&office.settings))
+        .bind(office.version)
+        .bind(office.applied_version)
+        .bind(Json(&office.conditions))
+        .bind(office.created_at)
+        .bind(office.updated_at)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+async fn one(conn: &mut Conn, sql: &'static str, id: OfficeId) -> DbResult<Option<Office>> {
+    let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql).bind(id.0).fetch_optional(&mut *c).await)?;
+    row.map(Office::try_from).transpose()
+}
+
+pub(super) async fn office_get(conn: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
+    one(conn, "SELECT * FROM offices WHERE id = $1", id).await
+}
+
+/// The office, which nobody else changes until the transaction ends.
+pub(super) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
+    let sql = tx.pick(
+        "SELECT * FROM offices WHERE id = $1",
+        "SELECT * FROM offices WHERE id = $1 FOR UPDATE",
+    );
+    one(tx, sql, id).await
+}
+
+/// Offices of one account, or of all, after a key.
+pub(super) async fn office_list(
+    conn: &mut Conn,
+    owner: Option<AccountId>,
+    page: &Page<OfficeId>,
+) -> DbResult<Vec<Office>> {
+    let after = page.after.map_or(Uuid::nil(), |id| id.0);
+    let rows: Vec<Row> = on!(conn, |c| match owner {
+        Some(owner) => {
+            sqlx::query_as("SELECT * FROM offices WHERE id > $1 AND account_id = $3 ORDER BY id LIMIT $2")
+                .bind(after)
+                .bind(page.fetch())
+                .bind(owner.0)
+                .fetch_all(&mut *c)
+                .await
+        }
+        None => {
+            sqlx::query_as("SELECT * FROM offices WHERE id > $1 ORDER BY id LIMIT $2")
+                .bind(after)
+                .bind(page.fetch())
+                .fetch_all(&mut *c)
+                .await
+        }
+    })?;
+    rows.into_iter().map(Office::try_from).collect()
+}
+
+/// Offices of which other roles do not know everything yet.
+pub(super) async fn office_unfinished(conn: &mut Conn, limit: i64) -> DbResult<Vec<OfficeId>> {
+    let rows: Vec<(Uuid,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT id FROM offices WHERE applied_version < version ORDER BY id LIMIT $1")
+            .bind(limit)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+}
+
+/// Writes everything that can change. The row must be locked.
+pub(super) async fn office_update(tx: &mut Conn, office: &Office) -> DbResult<()> {
+    on!(tx, |c| {
+        sqlx::query(
+            "UPDATE offices SET state = $2, settings = $3, version = $4, applied_version = $5, conditions = $6,
+             updated_at = $7 WHERE id = $1",
+        )
+        .bind(office.id.0)
+        .bind(state_name(office.state))
+        .bind(Json(&office.settings))
+        .bind(office.version)
+        .bind(office.applied_version)
+        .bind(Json(&office.conditions))
+        .bind(office.updated_at)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+pub(super) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+    on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
