@@ -1,0 +1,156 @@
+//! A runtime in memory, for tests of what stands above it: computes start, and end when the test says so.
+
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result};
+use tokio::sync::mpsc;
+
+use crate::{Compute, Launch, Place, Runtime};
+
+/// See the module.
+pub struct FakeRuntime {
+    state: Mutex<State>,
+    ended_in: mpsc::UnboundedSender<AgentId>,
+    ended_out: tokio::sync::Mutex<mpsc::UnboundedReceiver<AgentId>>,
+}
+
+#[derive(Default)]
+struct State {
+    computes: HashMap<AgentId, Compute>,
+    workspaces: HashMap<Place, Vec<u8>>,
+    launches: Vec<Launch>,
+    broken_archives: bool,
+}
+
+impl Default for FakeRuntime {
+    fn default() -> Self {
+        let (ended_in, ended_out) = mpsc::unbounded_channel();
+        Self {
+            state: Mutex::default(),
+            ended_in,
+            ended_out: tokio::sync::Mutex::new(ended_out),
+        }
+    }
+}
+
+impl FakeRuntime {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the agent's compute for this reason, as a crash would.
+    pub fn crash(&self, agent: AgentId, reason: &str) {
+        if let Some(compute) = self.state().computes.get_mut(&agent) {
+            compute.exit = Some(reason.to_owned());
+        }
+        let _ = self.ended_in.send(agent);
+    }
+
+    /// Forgets all computes, as the death of the platform does.
+    pub fn lose_everything(&self) {
+        self.state().computes.clear();
+    }
+
+    /// Makes archives fail from now on, or work again.
+    pub fn break_archives(&self, broken: bool) {
+        self.state().broken_archives = broken;
+    }
+
+    /// All starts so far, oldest first.
+    pub fn launches(&self) -> Vec<(AgentId, InstanceId)> {
+        self.state().launches.iter().map(|launch| (launch.place.agent_id, launch.instance)).collect()
+    }
+
+    /// Environment of the agent's newest start.
+    pub fn environment(&self, agent: AgentId) -> std::collections::BTreeMap<String, String> {
+        let state = self.state();
+        let newest = state.launches.iter().rev().find(|launch| launch.place.agent_id == agent);
+        newest.map(|launch| launch.env.clone()).unwrap_or_default()
+    }
+
+    /// Replaces the content of a workspace.
+    pub fn fill(&self, place: Place, content: &[u8]) {
+        self.state().workspaces.insert(place, content.to_vec());
+    }
+
+    /// The content of a workspace; none: there is no workspace.
+    pub fn content(&self, place: Place) -> Option<Vec<u8>> {
+        self.state().workspaces.get(&place).cloned()
+    }
+}
+
+#[async_trait]
+impl Runtime for FakeRuntime {
+    async fn prepare(&self, place: Place, archive: Option<Box<dyn Read + Send>>) -> Result<()> {
+        let mut content = Vec::new();
+        if let Some(mut archive) = archive {
+            archive.read_to_end(&mut content).map_err(Error::internal)?;
+        }
+        self.state().workspaces.entry(place).or_insert(content);
+        Ok(())
+    }
+
+    async fn prepared(&self, place: Place) -> Result<bool> {
+        Ok(self.state().workspaces.contains_key(&place))
+    }
+
+    async fn start(&self, launch: Launch) -> Result<()> {
+        let mut state = self.state();
+        let compute = Compute {
+            instance: launch.instance,
+            exit: None,
+        };
+        state.computes.insert(launch.place.agent_id, compute);
+        state.launches.push(launch);
+        Ok(())
+    }
+
+    async fn stop(&self, place: Place) -> Result<()> {
+        self.state().computes.remove(&place.agent_id);
+        Ok(())
+    }
+
+    async fn shut_down(&self) {
+        self.lose_everything();
+    }
+
+    fn observe(&self, agent: AgentId) -> Option<Compute> {
+        self.state().computes.get(&agent).cloned()
+    }
+
+    async fn ended(&self) -> AgentId {
+        match self.ended_out.lock().await.recv().await {
+            Some(agent) => agent,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn archive(&self, place: Place, mut output: Box<dyn Write + Send>) -> Result<()> {
+        let content = {
+            let state = self.state();
+            if state.broken_archives {
+                return Err(Error::precondition("BACKUP_FAILED", "the workspace could not be archived: as asked"));
+            }
+            state.workspaces.get(&place).cloned().unwrap_or_default()
+        };
+        let write = move || output.write_all(&content).and_then(|()| output.flush());
+        tokio::task::spawn_blocking(write).await.map_err(Error::internal)?.map_err(Error::internal)
+    }
+
+    async fn remove(&self, place: Place) -> Result<()> {
+        let mut state = self.state();
+        state.computes.remove(&place.agent_id);
+        state.workspaces.remove(&place);
+        Ok(())
+    }
+
+    async fn remove_office(&self, office: OfficeId) -> Result<()> {
+        self.state().workspaces.retain(|place, _| place.office_id != office);
+        Ok(())
+    }
+}

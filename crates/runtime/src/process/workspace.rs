@@ -1,0 +1,159 @@
+//! Workspaces on disk: made, archived, restored, removed.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use mi_kernel::{Error, Result};
+
+use super::make_private;
+
+const COMPRESSION_LEVEL: i32 = 3;
+
+/// The agent's own directory.
+pub(super) fn workspace(home: &Path) -> PathBuf {
+    home.join("workspace")
+}
+
+/// Where the agent keeps its key.
+pub(super) fn identity(home: &Path) -> PathBuf {
+    home.join("identity")
+}
+
+/// Makes the workspace unless it is there; filled from the archive in a place of its own first, so that a crash never
+/// leaves half of one.
+pub(super) fn prepare(home: &Path, archive: Option<Box<dyn Read + Send>>) -> Result<()> {
+    make_private(home)?;
+    make_private(&identity(home))?;
+    let target = workspace(home);
+    if target.is_dir() {
+        return Ok(());
+    }
+    let Some(archive) = archive else {
+        return make_private(&target);
+    };
+    let draft = home.join("restoring");
+    remove(&draft)?;
+    make_private(&draft)?;
+    let unpack = || -> io::Result<()> {
+        let mut archive = tar::Archive::new(zstd::Decoder::new(archive)?);
+        archive.set_preserve_permissions(true);
+        archive.unpack(&draft)?;
+        // The archive's root entry brings its own mode.
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o700))?;
+        fs::rename(&draft, &target)
+    };
+    unpack().map_err(|error| Error::precondition("RESTORE_FAILED", "the backup could not be unpacked").caused_by(error))
+}
+
+/// Writes a tar archive of the workspace: links as links, sockets left out.
+pub(super) fn archive(home: &Path, output: Box<dyn Write + Send>) -> Result<()> {
+    let source = workspace(home);
+    let pack = || -> io::Result<()> {
+        let mut builder = tar::Builder::new(zstd::Encoder::new(output, COMPRESSION_LEVEL)?);
+        builder.follow_symlinks(false);
+        if source.is_dir() {
+            builder.append_dir_all(".", &source)?;
+        }
+        builder.into_inner()?.finish()?.flush()
+    };
+    pack().map_err(|error| {
+        let text = format!("the workspace could not be archived: {error}");
+        Error::precondition("BACKUP_FAILED", text).caused_by(error)
+    })
+}
+
+/// Removes a directory and what is in it, also what its owner had made unwritable.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    let outcome = match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            make_writable(path).and_then(|()| fs::remove_dir_all(path))
+        }
+        outcome => outcome,
+    };
+    match outcome {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            let text = format!("the directory {} could not be removed", path.display());
+            Err(Error::unavailable(text).caused_by(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn make_writable(directory: &Path) -> io::Result<()> {
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        // file_type does not follow links: nothing outside is touched.
+        if entry.file_type()?.is_dir() {
+            make_writable(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::fs::symlink,
+        sync::{Arc, Mutex},
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("test").write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_workspace_survives_archive_and_restore_and_links_do_not_escape() {
+        let root = tempfile::tempdir().expect("directory");
+        let (old, new) = (root.path().join("old"), root.path().join("new"));
+        prepare(&old, None).expect("made");
+        let secret = root.path().join("secret");
+        fs::write(&secret, "outside").expect("written");
+        let files = workspace(&old);
+        fs::create_dir(files.join("deep")).expect("made");
+        fs::write(files.join("deep/ünï.txt"), "inside").expect("written");
+        fs::set_permissions(files.join("deep/ünï.txt"), fs::Permissions::from_mode(0o640)).expect("set");
+        symlink(&secret, files.join("link")).expect("linked");
+        std::os::unix::net::UnixListener::bind(files.join("socket")).expect("bound");
+
+        let memory = Memory::default();
+        archive(&old, Box::new(memory.clone())).expect("archived");
+        let bytes = memory.0.lock().expect("test").clone();
+        prepare(&new, Some(Box::new(io::Cursor::new(bytes)))).expect("restored");
+
+        let restored = workspace(&new).join("deep/ünï.txt");
+        assert_eq!(fs::read_to_string(&restored).expect("there"), "inside");
+        assert_eq!(fs::metadata(&restored).expect("there").permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_link(workspace(&new).join("link")).expect("a link"), secret);
+        assert!(!workspace(&new).join("socket").exists());
+        assert_eq!(fs::metadata(workspace(&new)).expect("there").permissions().mode() & 0o777, 0o700);
+
+        fs::set_permissions(workspace(&new).join("deep"), fs::Permissions::from_mode(0o500)).expect("set");
+        remove(&new).expect("removed");
+        assert!(!new.exists() && secret.exists());
+        remove(&new).expect("removed twice");
+    }
+
+    #[test]
+    fn a_broken_archive_leaves_no_workspace() {
+        let root = tempfile::tempdir().expect("directory");
+        let home = root.path().join("agent");
+        let error = prepare(&home, Some(Box::new(io::Cursor::new(b"not zstd".to_vec())))).expect_err("broken");
+        assert_eq!(error.reason, "RESTORE_FAILED");
+        assert!(!workspace(&home).exists());
+    }
+}

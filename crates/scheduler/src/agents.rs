@@ -1,0 +1,225 @@
+//! Agents: what they should be, what was seen of them, and how the two are told apart.
+
+pub(crate) mod grpc;
+pub(crate) mod intent;
+pub(crate) mod repo;
+pub(crate) mod rules;
+pub(crate) mod watch;
+pub(crate) mod wire;
+
+use std::collections::BTreeMap;
+
+use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Time};
+use serde::{Deserialize, Serialize};
+
+/// What an agent is made of; a change restarts its compute.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// Model tier.
+    pub model_tier: String,
+    /// Model provider.
+    pub provider: String,
+    /// Role template; may be empty.
+    pub role: String,
+    /// Skills.
+    pub skills: Vec<String>,
+    /// Instructions.
+    pub system_prompt: String,
+    /// Environment of the compute.
+    pub env: BTreeMap<String, String>,
+    /// Bounds of the compute; 0: the default.
+    pub resources: Resources,
+}
+
+/// Bounds of a compute; 0: the runtime's default.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Thousandths of a core.
+    pub cpu_millis: i32,
+    /// Bytes of memory.
+    pub memory_bytes: i64,
+    /// Processes and threads.
+    pub pids: i32,
+    /// Bytes of the largest file.
+    pub file_bytes: i64,
+}
+
+/// What should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "want")]
+pub enum Desired {
+    /// It should compute, while its office is active.
+    Run,
+    /// It should not.
+    Stop,
+    /// It should be gone.
+    Fire {
+        /// Also when the workspace cannot be backed up.
+        force: bool,
+        /// Id of the backup, chosen with the intent, so that a repeated try makes no second one.
+        backup_id: BackupId,
+    },
+}
+
+/// What was last recorded of an agent's compute.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum State {
+    /// Nothing was started since it was last wanted.
+    Pending,
+    /// A compute was started and has not reported yet.
+    Starting {
+        /// Which.
+        instance: InstanceId,
+        /// With which generation.
+        generation: i64,
+        /// Since when.
+        since: Time,
+    },
+    /// The compute reported ready.
+    Running {
+        /// Which.
+        instance: InstanceId,
+        /// With which generation.
+        generation: i64,
+        /// Since when.
+        since: Time,
+    },
+    /// The compute ended unasked; the next one waits.
+    BackingOff {
+        /// Until when.
+        retry_at: Time,
+        /// Why it ended.
+        reason: String,
+    },
+    /// Too many ended in a row, or a fire could not be finished.
+    Failed {
+        /// Why.
+        reason: String,
+    },
+    /// Ended as wanted.
+    Stopped,
+    /// Ended because the office is suspended.
+    Suspended,
+    /// Being fired.
+    Terminating {
+        /// When to try again; none: at once.
+        retry_at: Option<Time>,
+        /// Why the last try failed.
+        reason: String,
+    },
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Itself.
+    pub id: AgentId,
+    /// Its office.
+    pub office_id: OfficeId,
+    /// Its name.
+    pub name: String,
+    /// Name of the agent that hired it; empty: an operator.
+    pub hired_by: String,
+    /// Ids of its hirer, the hirer's hirer and so on, nearest first.
+    pub lineage: Vec<AgentId>,
+    /// What it is made of.
+    pub spec: Spec,
+    /// What should be.
+    pub desired: Desired,
+    /// Grows with every change of spec or desired.
+    pub generation: i64,
+    /// Backup that fills its workspace.
+    pub restore_from: Option<BackupId>,
+    /// What was last recorded.
+    pub state: State,
+    /// Computes that ended unasked in a row, or tries of a backup that failed.
+    pub failures: i32,
+    /// Computes that ended unasked, ever.
+    pub restarts: i32,
+    /// Newest generation that was reached.
+    pub observed_generation: i64,
+    /// Raw Ed25519 public key, once enrolled.
+    pub public_key: Option<Vec<u8>>,
+    /// SHA-256 of the single-use enrolment token, until it is used.
+    pub enrol_sha256: Option<Vec<u8>>,
+    /// When the token dies.
+    pub enrol_expires_at: Option<Time>,
+    /// Last sign of life.
+    pub last_seen_at: Option<Time>,
+    /// Grows with every write of the row, for optimistic concurrency.
+    pub revision: i64,
+    /// When it was hired.
+    pub created_at: Time,
+}
+
+/// Where an agent stands, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "the protocol documents the phases")]
+pub enum Phase {
+    Pending,
+    Running,
+    Restarting,
+    Stopped,
+    Suspended,
+    Failed,
+    Terminating,
+}
+
+impl Phase {
+    /// All phases.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Running,
+        Self::Restarting,
+        Self::Stopped,
+        Self::Suspended,
+        Self::Failed,
+        Self::Terminating,
+    ];
+
+    /// The name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+            Self::Failed => "failed",
+            Self::Terminating => "terminating",
+        }
+    }
+}
+
+impl Agent {
+    /// The phase that follows from state and history.
+    pub fn phase(&self) -> Phase {
+        match self.state {
+            State::Pending | State::Starting { .. } if self.observed_generation == 0 => Phase::Pending,
+            State::Pending | State::Starting { .. } | State::BackingOff { .. } => Phase::Restarting,
+            State::Running { .. } => Phase::Running,
+            State::Failed { .. } => Phase::Failed,
+            State::Stopped => Phase::Stopped,
+            State::Suspended => Phase::Suspended,
+            State::Terminating { .. } => Phase::Terminating,
+        }
+    }
+
+    /// Why it is in its phase, where that is not obvious.
+    pub fn message(&self) -> &str {
+        match &self.state {
+            State::BackingOff { reason, .. } | State::Failed { reason } | State::Terminating { reason, .. } => reason,
+            _ => "",
+        }
+    }
+
+    /// Whether this compute is the one that should run now.
+    pub fn wants(&self, instance: InstanceId) -> bool {
+        let current = match &self.state {
+            State::Starting { instance, .. } | State::Running { instance, .. } => Some(*instance),
+            _ => None,
+        };
+        current == Some(instance) && self.desired == Desired::Run
+    }
+}

@@ -1,0 +1,252 @@
+//! `mi.v1.AgentService`.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures::{Stream, StreamExt};
+use mi_kernel::{Actor, Error, InstanceId, OfficeId, Result, page::Page};
+use mi_proto::v1::{self, agent_service_server::AgentService};
+use mi_rpc::{Caller, convert::timestamp, status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Agent, repo, watch, wire};
+use crate::{Scheduler, backups::Backup};
+
+/// Serves agents.
+pub(crate) struct Handler {
+    scheduler: Arc<Scheduler>,
+}
+
+impl Handler {
+    pub(crate) fn new(scheduler: Arc<Scheduler>) -> Self {
+        Self { scheduler }
+    }
+
+    fn wire(&self, agent: Agent) -> Option<v1::Agent> {
+        Some(wire::agent(&self.scheduler.seen.freshen(agent)))
+    }
+}
+
+fn backup_to_wire(backup: Backup) -> v1::Backup {
+    v1::Backup {
+        id: backup.id.to_string(),
+        agent: backup.agent,
+        size_bytes: backup.size_bytes,
+        sha256: backup.sha256,
+        created_at: Some(timestamp(backup.created_at)),
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Handler {
+    type WatchAgentsStream = ReceiverStream<Result<v1::WatchAgentsResponse, Status>>;
+    type ConnectAgentStream = ReceiverStream<Result<v1::ConnectAgentResponse, Status>>;
+    type DownloadBackupStream = Answers<v1::DownloadBackupResponse>;
+
+    async fn hire_agent(&self, request: Request<v1::HireAgentRequest>) -> Result<Response<v1::HireAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let agent = self.scheduler.hire(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::HireAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let listed = async {
+            let office_id = OfficeId::parse(&body.office_id)?;
+            let mut conn = self.scheduler.db.read().await?;
+            self.scheduler.enter(&mut conn, &caller, office_id).await?;
+            let page = Page::parse(body.page_size, &body.page_token)?;
+            let rows = repo::agent_list(&mut conn, office_id, &page).await?;
+            Ok(page.finish(rows, |agent| agent.name.clone()))
+        };
+        let (agents, next_page_token) = listed.await.map_err(status)?;
+        Ok(Response::new(v1::ListAgentsResponse {
+            agents: agents.into_iter().filter_map(|agent| self.wire(agent)).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn get_agent(&self, request: Request<v1::GetAgentRequest>) -> Result<Response<v1::GetAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let agent = self.scheduler.get(&caller, &body.office_id, &body.name).await.map_err(status)?;
+        Ok(Response::new(v1::GetAgentResponse { agent: Some(agent) }))
+    }
+
+    async fn watch_agents(
+        &self,
+        request: Request<v1::WatchAgentsRequest>,
+    ) -> Result<Response<Self::WatchAgentsStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let entered = async {
+            let office_id = OfficeId::parse(&request.get_ref().office_id)?;
+            self.scheduler.enter(&mut self.scheduler.db.read().await?, &caller, office_id).await?;
+            Ok(office_id)
+        };
+        let office_id = entered.await.map_err(status)?;
+        Ok(Response::new(watch::watch(self.scheduler.clone(), office_id).into()))
+    }
+
+    async fn promote_agent(
+        &self,
+        request: Request<v1::PromoteAgentRequest>,
+    ) -> Result<Response<v1::PromoteAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let agent = self.scheduler.promote(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::PromoteAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn update_agent(
+        &self,
+        request: Request<v1::UpdateAgentRequest>,
+    ) -> Result<Response<v1::UpdateAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let agent = self.scheduler.update(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::UpdateAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn start_agent(
+        &self,
+        request: Request<v1::StartAgentRequest>,
+    ) -> Result<Response<v1::StartAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let agent = self.scheduler.start(&caller, &body.office_id, &body.name).await.map_err(status)?;
+        Ok(Response::new(v1::StartAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn stop_agent(&self, request: Request<v1::StopAgentRequest>) -> Result<Response<v1::StopAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let agent = self.scheduler.stop(&caller, &body.office_id, &body.name).await.map_err(status)?;
+        Ok(Response::new(v1::StopAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn restart_agent(
+        &self,
+        request: Request<v1::RestartAgentRequest>,
+    ) -> Result<Response<v1::RestartAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let agent = self.scheduler.restart(&caller, &body.office_id, &body.name).await.map_err(status)?;
+        Ok(Response::new(v1::RestartAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn fire_agent(&self, request: Request<v1::FireAgentRequest>) -> Result<Response<v1::FireAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let agent = self.scheduler.fire(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::FireAgentResponse { agent: self.wire(agent) }))
+    }
+
+    async fn rotate_agent_identity(
+        &self,
+        request: Request<v1::RotateAgentIdentityRequest>,
+    ) -> Result<Response<v1::RotateAgentIdentityResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let agent = self.scheduler.rotate(&caller, &body.office_id, &body.name).await.map_err(status)?;
+        Ok(Response::new(v1::RotateAgentIdentityResponse { agent: self.wire(agent) }))
+    }
+
+    async fn connect_agent(
+        &self,
+        request: Request<Streaming<v1::ConnectAgentRequest>>,
+    ) -> Result<Response<Self::ConnectAgentStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let Actor::Agent(agent) = caller.actor.clone() else {
+            return Err(status(Error::denied("only agents hold a session")));
+        };
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.ok_or_else(|| Status::cancelled("the session ended before it began"))?;
+        let opened = async {
+            let office_id = OfficeId::parse(&first.office_id)?;
+            caller.actor.member(office_id).ok_or_else(|| Error::not_found("office", office_id))?;
+            let instance = InstanceId::parse(&first.instance_id)?;
+            let ready = self.scheduler.report_ready(&caller, agent.agent_id, instance).await?;
+            Ok((instance, ready))
+        };
+        let (instance, ready) = opened.await.map_err(status)?;
+        let (output, answers) = mpsc::channel(1);
+        let welcome = v1::ConnectAgentResponse { agent: self.wire(ready) };
+        let scheduler = self.scheduler.clone();
+        tokio::spawn(async move {
+            let mut answer = Ok(welcome);
+            // Ends with the client, with the first refusal, or when the agent's compute is replaced.
+            while output.send(answer).await.is_ok() {
+                let Some(Ok(_)) = messages.next().await else { return };
+                let beat = scheduler.heartbeat(agent.agent_id, instance).await;
+                answer = beat.map(|()| v1::ConnectAgentResponse { agent: None }).map_err(status);
+                if let Err(refused) = answer {
+                    let _ = output.send(Err(refused)).await;
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(answers.into()))
+    }
+
+    async fn list_backups(
+        &self,
+        request: Request<v1::ListBackupsRequest>,
+    ) -> Result<Response<v1::ListBackupsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
+        let listed = self.scheduler.list_backups(&caller, &body.office_id, &page).await;
+        let (backups, next_page_token) = listed.map_err(status)?;
+        Ok(Response::new(v1::ListBackupsResponse {
+            backups: backups.into_iter().map(backup_to_wire).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn download_backup(
+        &self,
+        request: Request<v1::DownloadBackupRequest>,
+    ) -> Result<Response<Self::DownloadBackupStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let opened = self.scheduler.open_backup(&caller, &body.office_id, &body.backup_id).await;
+        let (backup, bytes) = opened.map_err(status)?;
+        let first = v1::DownloadBackupResponse {
+            backup: Some(backup_to_wire(backup)),
+            chunk: Default::default(),
+        };
+        let chunks = bytes.map(|piece| match piece {
+            Ok(chunk) => Ok(v1::DownloadBackupResponse { backup: None, chunk }),
+            Err(error) => Err(status(Error::unavailable("object storage stopped in the middle").caused_by(error))),
+        });
+        Ok(Response::new(Box::pin(futures::stream::iter([Ok(first)]).chain(chunks))))
+    }
+
+    async fn delete_backup(
+        &self,
+        request: Request<v1::DeleteBackupRequest>,
+    ) -> Result<Response<v1::DeleteBackupResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        self.scheduler.delete_backup(&caller, &body.office_id, &body.backup_id).await.map_err(status)?;
+        Ok(Response::new(v1::DeleteBackupResponse {}))
+    }
+
+    async fn list_roles(&self, _: Request<v1::ListRolesRequest>) -> Result<Response<v1::ListRolesResponse>, Status> {
+        let mut roles: Vec<v1::Role> = self.scheduler.catalogue.roles.iter().map(wire::role).collect();
+        roles.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Response::new(v1::ListRolesResponse { roles }))
+    }
+
+    async fn list_model_tiers(
+        &self,
+        _: Request<v1::ListModelTiersRequest>,
+    ) -> Result<Response<v1::ListModelTiersResponse>, Status> {
+        let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
+        Ok(Response::new(v1::ListModelTiersResponse { model_tiers }))
+    }
+}

@@ -1,0 +1,292 @@
+//! The changes of what should be: hire, promote, update, start, stop, restart, rotate, fire. Each is one transaction; the
+//! reconciler does the rest.
+
+use mi_kernel::{Actor, AgentId, BackupId, Error, OfficeId, Result, event::{Category, Event}, text};
+use mi_proto::v1;
+use mi_rpc::{Caller, Entry};
+use mi_store::{Tx, idempotency, outbox};
+use prost::Message;
+use serde_json::json;
+
+use super::{Agent, Desired, State, repo, rules, wire};
+use crate::{Scheduler, backups, offices};
+
+/// A change of one agent that its row still waits for.
+struct Change {
+    tx: Tx,
+    agent: Agent,
+    trace_id: String,
+}
+
+impl Scheduler {
+    /// Hires an agent.
+    pub(crate) async fn hire(&self, caller: &Caller, request: v1::HireAgentRequest) -> Result<Agent> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        let mut tx = self.db.begin().await?;
+        let office = offices::repo::office_lock(&mut tx, office_id).await?;
+        let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
+        let entry = caller.enter(office_id, office.account_id)?;
+
+        let scope = format!("{}/HireAgent", caller.actor.key());
+        let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
+        if let Some(replay) = &replay
+            && let Some(id) = replay.replayed(&mut tx).await?
+        {
+            let agent = repo::agent_get(&mut tx, id.into()).await?;
+            return agent.ok_or_else(|| Error::not_found("agent", &request.name));
+        }
+        let name = text::agent_name("name", &request.name)?;
+        rules::office_hires(&office)?;
+        let spec = rules::spec_of(&request, &office.settings, &self.catalogue)?;
+        let restore_from = match request.restore_from_backup.as_str() {
+            "" => None,
+            id => Some(backups::find(&mut tx, office_id, id).await?.id),
+        };
+        let now = self.clock.now();
+        let id = AgentId::new();
+        let (mut hired_by, mut lineage) = (String::new(), Vec::new());
+        if let Entry::Member(member) = &entry {
+            let hirer = repo::agent_get(&mut tx, member.agent_id).await?;
+            let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
+            let recent = offices::repo::hire_count(&mut tx, office_id, now - rules::HIRE_WINDOW).await?;
+            rules::agent_may_hire(&office.settings, hirer.lineage.len(), recent)?;
+            offices::repo::hire_insert(&mut tx, office_id, id, now).await?;
+            lineage.push(hirer.id);
+            lineage.extend(hirer.lineage);
+            hired_by = hirer.name;
+        }
+        rules::room(&office.settings, repo::agent_count(&mut tx, office_id).await?)?;
+
+        let agent = Agent {
+            id,
+            office_id,
+            name,
+            hired_by,
+            lineage,
+            spec,
+            desired: Desired::Run,
+            generation: 1,
+            restore_from,
+            state: State::Pending,
+            failures: 0,
+            restarts: 0,
+            observed_generation: 0,
+            public_key: None,
+            enrol_sha256: None,
+            enrol_expires_at: None,
+            last_seen_at: None,
+            revision: 1,
+            created_at: now,
+        };
+        let inserted = repo::agent_insert(&mut tx, &agent).await;
+        inserted.map_err(|error| error.unique_or(|| Error::already_exists("agent", &agent.name)))?;
+        if let Some(replay) = &replay {
+            replay.remember(&mut tx, id.0, now).await?;
+        }
+        let by = if agent.hired_by.is_empty() { "an operator".to_owned() } else { format!("{:?}", agent.hired_by) };
+        let summary = format!("Agent {:?} hired by {by} with model {}", agent.name, agent.spec.model_tier);
+        let event = Event::lifecycle(office_id, &agent.name, "agent.hired", summary, now).with(json!({
+            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "role": agent.spec.role,
+            "hired_by": agent.hired_by, "restored_from": agent.restore_from,
+        }));
+        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        tx.commit().await?;
+        self.changed(&agent);
+        Ok(agent)
+    }
+
+    /// Locks an agent that the caller may act on and that is not being fired.
+    async fn change(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Change> {
+        let office_id = OfficeId::parse(office_id)?;
+        let mut tx = self.db.begin().await?;
+        let (office, entry) = self.enter(&mut tx, caller, office_id).await?;
+        let name = text::lookup_name("name", name)?;
+        let agent = repo::agent_lock_by_name(&mut tx, office.id, &name).await?;
+        let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
+        rules::may_act_on(&entry, &caller.rule.callers, &agent)?;
+        let trace_id = caller.trace_id.clone();
+        Ok(Change { tx, agent, trace_id })
+    }
+
+    /// Writes a changed agent with its event, and lets the reconciler loose.
+    async fn save(&self, mut change: Change, kind: &str, summary: String, metadata: serde_json::Value) -> Result<Agent> {
+        if !repo::agent_update(&mut change.tx, &mut change.agent).await? {
+            return Err(Error::internal("a locked row was changed by somebody else"));
+        }
+        let agent = change.agent;
+        let mut event = Event::lifecycle(agent.office_id, &agent.name, kind, summary, self.clock.now()).with(metadata);
+        if kind == "agent.identity_rotated" {
+            event = event.category(Category::Security);
+        }
+        outbox::push(&mut change.tx, &event.traced(&change.trace_id)).await?;
+        change.tx.commit().await?;
+        self.changed(&agent);
+        Ok(agent)
+    }
+
+    /// Changes tier and provider.
+    pub(crate) async fn promote(&self, caller: &Caller, request: v1::PromoteAgentRequest) -> Result<Agent> {
+        let mut change = self.change(caller, &request.office_id, &request.name).await?;
+        let agent = &mut change.agent;
+        agent.renew()?;
+        let before = agent.spec.model_tier.clone();
+        let tier = match request.model_tier.as_str() {
+            "" if request.provider.is_empty() => {
+                return Err(Error::invalid("model_tier", "is required unless a provider is given"));
+            }
+            "" => before.as_str(),
+            tier => tier,
+        };
+        let tier = self.catalogue.tier("model_tier", tier)?;
+        agent.spec.provider = rules::configured(&request.provider, &tier.provider)?;
+        agent.spec.model_tier.clone_from(&tier.name);
+        let summary = format!("Agent {:?} promoted from {before} to {}", agent.name, tier.name);
+        let metadata = json!({ "from": before, "to": tier.name, "provider": agent.spec.provider, "generation": agent.generation });
+        self.save(change, "agent.promoted", summary, metadata).await
+    }
+
+    /// Changes the fields in the mask.
+    pub(crate) async fn update(&self, caller: &Caller, request: v1::UpdateAgentRequest) -> Result<Agent> {
+        let mut change = self.change(caller, &request.office_id, &request.name).await?;
+        let agent = &mut change.agent;
+        agent.renew()?;
+        let given = request.agent.unwrap_or_default();
+        let paths = request.update_mask.unwrap_or_default().paths;
+        if paths.is_empty() {
+            return Err(Error::invalid("update_mask", "must name at least one of skills, system_prompt, env, resources"));
+        }
+        for path in &paths {
+            match path.as_str() {
+                "skills" => agent.spec.skills = rules::skills(&given.skills)?,
+                "system_prompt" => agent.spec.system_prompt = rules::system_prompt(&given.system_prompt)?,
+                "env" => agent.spec.env = rules::env(&given.env)?,
+                "resources" => agent.spec.resources = rules::resources(given.resources.as_ref())?,
+                other => {
+                    let shown: String = other.chars().take(80).collect();
+                    let problem = format!("names {shown:?}; it may name skills, system_prompt, env, resources");
+                    return Err(Error::invalid("update_mask", problem));
+                }
+            }
+        }
+        let summary = format!("Agent {:?} updated: {}", agent.name, paths.join(", "));
+        let metadata = json!({ "fields": paths, "generation": agent.generation });
+        self.save(change, "agent.updated", summary, metadata).await
+    }
+
+    /// Starts a stopped or failed agent.
+    pub(crate) async fn start(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
+        let mut change = self.change(caller, office_id, name).await?;
+        let agent = &mut change.agent;
+        if agent.desired == Desired::Run && !matches!(agent.state, State::Failed { .. } | State::BackingOff { .. }) {
+            return Ok(change.agent);
+        }
+        agent.renew()?;
+        agent.desired = Desired::Run;
+        let summary = format!("Agent {:?} is to start", agent.name);
+        let metadata = json!({ "generation": agent.generation });
+        self.save(change, "agent.start_requested", summary, metadata).await
+    }
+
+    /// Stops an agent.
+    pub(crate) async fn stop(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
+        let mut change = self.change(caller, office_id, name).await?;
+        let agent = &mut change.agent;
+        if agent.desired == Desired::Stop && !matches!(agent.state, State::Failed { .. }) {
+            return Ok(change.agent);
+        }
+        agent.renew()?;
+        agent.desired = Desired::Stop;
+        let summary = format!("Agent {:?} is to stop", agent.name);
+        let metadata = json!({ "generation": agent.generation });
+        self.save(change, "agent.stop_requested", summary, metadata).await
+    }
+
+    /// Replaces the compute.
+    pub(crate) async fn restart(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
+        let mut change = self.change(caller, office_id, name).await?;
+        let agent = &mut change.agent;
+        agent.renew()?;
+        agent.desired = Desired::Run;
+        let summary = format!("Agent {:?} is to restart", agent.name);
+        let metadata = json!({ "generation": agent.generation });
+        self.save(change, "agent.restart_requested", summary, metadata).await
+    }
+
+    /// Kills the key; the next compute makes a new one.
+    pub(crate) async fn rotate(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
+        let mut change = self.change(caller, office_id, name).await?;
+        let agent = &mut change.agent;
+        agent.renew()?;
+        agent.public_key = None;
+        agent.enrol_sha256 = None;
+        let summary = format!("The key of agent {:?} was revoked; it makes a new one", agent.name);
+        let metadata = json!({ "generation": agent.generation });
+        self.save(change, "agent.identity_rotated", summary, metadata).await
+    }
+
+    /// Fires an agent. Firing one that is being fired changes nothing, except that it may become forced.
+    pub(crate) async fn fire(&self, caller: &Caller, request: v1::FireAgentRequest) -> Result<Agent> {
+        let mut change = self.change(caller, &request.office_id, &request.name).await?;
+        let already = change.agent.begin_fire(request.force);
+        if already {
+            return Ok(change.agent);
+        }
+        let by = match &caller.actor {
+            Actor::Agent(agent) => agent.name.clone(),
+            _ => String::new(),
+        };
+        let summary = format!("Agent {:?} is being fired", change.agent.name);
+        let metadata = json!({ "force": request.force, "fired_by": by });
+        self.save(change, "agent.fire_requested", summary, metadata).await
+    }
+
+    /// The agent with this name, for a caller that may read in the office.
+    pub(crate) async fn get(&self, caller: &Caller, office_id: &str, name: &str) -> Result<v1::Agent> {
+        let office_id = OfficeId::parse(office_id)?;
+        let mut conn = self.db.read().await?;
+        self.enter(&mut conn, caller, office_id).await?;
+        let name = text::lookup_name("name", name)?;
+        let agent = repo::agent_get_by_name(&mut conn, office_id, &name).await?;
+        let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
+        Ok(wire::agent(&self.seen.freshen(agent)))
+    }
+}
+
+impl Agent {
+    /// A new generation, tried from the start.
+    fn renew(&mut self) -> Result<()> {
+        if matches!(self.desired, Desired::Fire { .. }) {
+            return Err(Error::precondition("AGENT_TERMINATING", format!("agent {:?} is being fired", self.name)));
+        }
+        self.generation += 1;
+        self.failures = 0;
+        if matches!(self.state, State::Failed { .. } | State::BackingOff { .. }) {
+            self.state = State::Pending;
+        }
+        Ok(())
+    }
+
+    /// Turns the intent into a fire; true: it already was one, and nothing changed.
+    pub(crate) fn begin_fire(&mut self, force: bool) -> bool {
+        if let Desired::Fire { force: forced, backup_id } = self.desired {
+            if forced || !force {
+                return true;
+            }
+            self.desired = Desired::Fire { force, backup_id };
+        } else {
+            self.desired = Desired::Fire {
+                force,
+                backup_id: BackupId::new(),
+            };
+        }
+        self.generation += 1;
+        self.failures = 0;
+        self.public_key = None;
+        self.enrol_sha256 = None;
+        self.state = State::Terminating {
+            retry_at: None,
+            reason: String::new(),
+        };
+        false
+    }
+}

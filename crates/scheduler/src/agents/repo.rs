@@ -1,0 +1,232 @@
+//! Table `agents`.
+
+use std::collections::HashMap;
+
+use mi_kernel::{AgentId, OfficeId, Time, page::Page};
+use mi_store::{Conn, DbError, DbResult, on};
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use super::{Agent, Desired, Phase, Spec, State};
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    office_id: Uuid,
+    name: String,
+    hired_by: String,
+    lineage: Json<Vec<AgentId>>,
+    spec: Json<Spec>,
+    desired: Json<Desired>,
+    generation: i64,
+    restore_from: Option<Uuid>,
+    state: Json<State>,
+    failures: i32,
+    restarts: i32,
+    observed_generation: i64,
+    public_key: Option<Vec<u8>>,
+    enrol_sha256: Option<Vec<u8>>,
+    enrol_expires_at: Option<Time>,
+    last_seen_at: Option<Time>,
+    revision: i64,
+    created_at: Time,
+}
+
+impl From<Row> for Agent {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id.into(),
+            office_id: row.office_id.into(),
+            name: row.name,
+            hired_by: row.hired_by,
+            lineage: row.lineage.0,
+            spec: row.spec.0,
+            desired: row.desired.0,
+            generation: row.generation,
+            restore_from: row.restore_from.map(Into::into),
+            state: row.state.0,
+            failures: row.failures,
+            restarts: row.restarts,
+            observed_generation: row.observed_generation,
+            public_key: row.public_key,
+            enrol_sha256: row.enrol_sha256,
+            enrol_expires_at: row.enrol_expires_at,
+            last_seen_at: row.last_seen_at,
+            revision: row.revision,
+            created_at: row.created_at,
+        }
+    }
+}
+
+pub(crate) async fn agent_insert(tx: &mut Conn, agent: &Agent) -> DbResult<()> {
+    on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO agents
+             (id, office_id, name, hired_by, lineage, spec, desired, generation, restore_from, state, phase, failures,
+              restarts, observed_generation, revision, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+        )
+        .bind(agent.id.0)
+        .bind(agent.office_id.0)
+        .bind(&agent.name)
+        .bind(&agent.hired_by)
+        .bind(Json(&agent.lineage))
+        .bind(Json(&agent.spec))
+        .bind(Json(&agent.desired))
+        .bind(agent.generation)
+        .bind(agent.restore_from.map(|id| id.0))
+        .bind(Json(&agent.state))
+        .bind(agent.phase().as_str())
+        .bind(agent.failures)
+        .bind(agent.restarts)
+        .bind(agent.observed_generation)
+        .bind(agent.revision)
+        .bind(agent.created_at)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Writes everything that can change, if nobody wrote the row since it was read; false: somebody did.
+pub(crate) async fn agent_update(tx: &mut Conn, agent: &mut Agent) -> DbResult<bool> {
+    let updated = on!(tx, |c| {
+        sqlx::query(
+            "UPDATE agents SET spec = $3, desired = $4, generation = $5, state = $6, phase = $7, failures = $8,
+             restarts = $9, observed_generation = $10, public_key = $11, enrol_sha256 = $12, enrol_expires_at = $13,
+             last_seen_at = $14, revision = revision + 1 WHERE id = $1 AND revision = $2",
+        )
+        .bind(agent.id.0)
+        .bind(agent.revision)
+        .bind(Json(&agent.spec))
+        .bind(Json(&agent.desired))
+        .bind(agent.generation)
+        .bind(Json(&agent.state))
+        .bind(agent.phase().as_str())
+        .bind(agent.failures)
+        .bind(agent.restarts)
+        .bind(agent.observed_generation)
+        .bind(&agent.public_key)
+        .bind(&agent.enrol_sha256)
+        .bind(agent.enrol_expires_at)
+        .bind(agent.last_seen_at)
+        .execute(&mut *c)
+        .await
+        .map(|done| done.rows_affected() == 1)
+    })?;
+    agent.revision += i64::from(updated);
+    Ok(updated)
+}
+
+pub(crate) async fn agent_delete(tx: &mut Conn, id: AgentId) -> DbResult<()> {
+    on!(tx, |c| sqlx::query("DELETE FROM agents WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+pub(crate) async fn agent_get(conn: &mut Conn, id: AgentId) -> DbResult<Option<Agent>> {
+    let row: Option<Row> = on!(conn, |c| {
+        sqlx::query_as("SELECT * FROM agents WHERE id = $1").bind(id.0).fetch_optional(&mut *c).await
+    })?;
+    Ok(row.map(Agent::from))
+}
+
+async fn by_name(conn: &mut Conn, sql: &'static str, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
+    let row: Option<Row> =
+        on!(conn, |c| sqlx::query_as(sql).bind(office.0).bind(name).fetch_optional(&mut *c).await)?;
+    Ok(row.map(Agent::from))
+}
+
+pub(crate) async fn agent_get_by_name(conn: &mut Conn, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
+    by_name(conn, "SELECT * FROM agents WHERE office_id = $1 AND name = $2", office, name).await
+}
+
+/// The agent, which nobody else changes until the transaction ends.
+pub(crate) async fn agent_lock_by_name(tx: &mut Conn, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
+    let sql = tx.pick(
+        "SELECT * FROM agents WHERE office_id = $1 AND name = $2",
+        "SELECT * FROM agents WHERE office_id = $1 AND name = $2 FOR UPDATE",
+    );
+    by_name(tx, sql, office, name).await
+}
+
+/// The agent that holds an unused enrolment token, locked: of two users of one token, one wins.
+pub(crate) async fn agent_lock_by_token(tx: &mut Conn, office: OfficeId, sha256: &[u8]) -> DbResult<Option<Agent>> {
+    let sql = tx.pick(
+        "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2",
+        "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2 FOR UPDATE",
+    );
+    let row: Option<Row> =
+        on!(tx, |c| sqlx::query_as(sql).bind(office.0).bind(sha256).fetch_optional(&mut *c).await)?;
+    Ok(row.map(Agent::from))
+}
+
+pub(crate) async fn agent_list(conn: &mut Conn, office: OfficeId, page: &Page<String>) -> DbResult<Vec<Agent>> {
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as("SELECT * FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3")
+            .bind(office.0)
+            .bind(page.after.as_deref().unwrap_or_default())
+            .bind(page.fetch())
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(Agent::from).collect())
+}
+
+/// Every agent of the office with the version of its row.
+pub(crate) async fn agent_revisions(conn: &mut Conn, office: OfficeId) -> DbResult<HashMap<AgentId, i64>> {
+    let rows: Vec<(Uuid, i64)> = on!(conn, |c| {
+        sqlx::query_as("SELECT id, revision FROM agents WHERE office_id = $1").bind(office.0).fetch_all(&mut *c).await
+    })?;
+    Ok(rows.into_iter().map(|(id, revision)| (id.into(), revision)).collect())
+}
+
+pub(crate) async fn agent_count(conn: &mut Conn, office: OfficeId) -> DbResult<i64> {
+    let (count,): (i64,) = on!(conn, |c| {
+        sqlx::query_as("SELECT count(*) FROM agents WHERE office_id = $1").bind(office.0).fetch_one(&mut *c).await
+    })?;
+    Ok(count)
+}
+
+pub(crate) async fn agent_count_by_phase(conn: &mut Conn, office: OfficeId) -> DbResult<Vec<(Phase, i64)>> {
+    let rows: Vec<(String, i64)> = on!(conn, |c| {
+        sqlx::query_as("SELECT phase, count(*) FROM agents WHERE office_id = $1 GROUP BY phase ORDER BY phase")
+            .bind(office.0)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    let phase = |name: &str| Phase::ALL.into_iter().find(|phase| phase.as_str() == name);
+    rows.into_iter()
+        .map(|(name, count)| Ok((phase(&name).ok_or_else(|| sqlx::Error::Decode(format!("phase {name:?}").into()))?, count)))
+        .collect::<Result<_, sqlx::Error>>()
+        .map_err(DbError::from)
+}
+
+/// Ids after a key of agents that are not at rest by themselves.
+pub(crate) async fn agent_unsettled(conn: &mut Conn, after: Option<AgentId>, limit: i64) -> DbResult<Vec<AgentId>> {
+    let rows: Vec<(Uuid,)> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT id FROM agents WHERE phase NOT IN ('stopped', 'failed', 'suspended') AND id > $1 ORDER BY id LIMIT $2",
+        )
+        .bind(after.map_or(Uuid::nil(), |id| id.0))
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+}
+
+/// Writes signs of life; no change of the row's version, since nothing else reads it for a decision.
+pub(crate) async fn agent_seen(tx: &mut Conn, seen: &[(AgentId, Time)]) -> DbResult<()> {
+    for (id, time) in seen {
+        on!(tx, |c| {
+            sqlx::query("UPDATE agents SET last_seen_at = $2 WHERE id = $1 AND (last_seen_at IS NULL OR last_seen_at < $2)")
+                .bind(id.0)
+                .bind(time)
+                .execute(&mut *c)
+                .await
+                .map(drop)
+        })?;
+    }
+    Ok(())
+}

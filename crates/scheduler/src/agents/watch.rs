@@ -1,0 +1,81 @@
+//! WatchAgents: every agent as it is, then each that changes or goes.
+//!
+//! Level-triggered: each round compares the rows with what was sent, so a lost signal delays and loses nothing.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use mi_kernel::{AgentId, OfficeId, Result};
+use mi_proto::v1::{self, WatchAgentsResponse};
+use mi_rpc::status;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::{repo, wire};
+use crate::Scheduler;
+
+/// Changes by another process give no signal here.
+const SHARED_INTERVAL: Duration = Duration::from_secs(1);
+const BUFFER: usize = 64;
+
+/// What was last sent of each agent.
+type Sent = HashMap<AgentId, (i64, v1::Agent)>;
+
+pub(crate) fn watch(scheduler: Arc<Scheduler>, office: OfficeId) -> mpsc::Receiver<Result<WatchAgentsResponse, Status>> {
+    let (output, stream) = mpsc::channel(BUFFER);
+    tokio::spawn(async move {
+        let mut changes = scheduler.changes.subscribe();
+        let mut sent = Sent::new();
+        loop {
+            // Before the round, so that what changes during it is seen in the next one.
+            changes.mark_unchanged();
+            let round = match round(&scheduler, office, &mut sent).await {
+                Ok(round) => round,
+                Err(error) => {
+                    let _ = output.send(Err(status(error))).await;
+                    return;
+                }
+            };
+            for message in round {
+                if output.send(Ok(message)).await.is_err() {
+                    return;
+                }
+            }
+            let limit = if scheduler.db.is_shared() { SHARED_INTERVAL } else { Duration::MAX };
+            tokio::select! {
+                _ = tokio::time::timeout(limit, changes.changed()) => {}
+                () = output.closed() => return,
+            }
+        }
+    });
+    stream
+}
+
+async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Result<Vec<WatchAgentsResponse>> {
+    let mut conn = scheduler.db.read().await?;
+    let revisions = repo::agent_revisions(&mut conn, office).await?;
+    let mut messages = Vec::new();
+    sent.retain(|id, (_, agent)| {
+        let stays = revisions.contains_key(id);
+        if !stays {
+            messages.push(WatchAgentsResponse {
+                agent: Some(agent.clone()),
+                deleted: true,
+            });
+        }
+        stays
+    });
+    for (id, revision) in revisions {
+        if sent.get(&id).is_some_and(|(known, _)| *known == revision) {
+            continue;
+        }
+        if let Some(agent) = repo::agent_get(&mut conn, id).await? {
+            let message = wire::agent(&scheduler.seen.freshen(agent.clone()));
+            sent.insert(id, (agent.revision, message.clone()));
+            messages.push(WatchAgentsResponse {
+                agent: Some(message),
+                deleted: false,
+            });
+        }
+    }
+    Ok(messages)
+}

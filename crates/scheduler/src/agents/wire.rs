@@ -1,0 +1,72 @@
+//! Agents and catalogue entries for the wire.
+
+use mi_proto::v1;
+use mi_rpc::convert::timestamp;
+
+use super::{Agent, Phase};
+use crate::catalogue::{Role, Tier};
+
+pub(crate) fn phase(phase: Phase) -> v1::AgentPhase {
+    match phase {
+        Phase::Pending => v1::AgentPhase::Pending,
+        Phase::Running => v1::AgentPhase::Running,
+        Phase::Restarting => v1::AgentPhase::Restarting,
+        Phase::Stopped => v1::AgentPhase::Stopped,
+        Phase::Suspended => v1::AgentPhase::Suspended,
+        Phase::Failed => v1::AgentPhase::Failed,
+        Phase::Terminating => v1::AgentPhase::Terminating,
+    }
+}
+
+pub(crate) fn agent(agent: &Agent) -> v1::Agent {
+    let spec = &agent.spec;
+    v1::Agent {
+        id: agent.id.to_string(),
+        name: agent.name.clone(),
+        employee_type: v1::EmployeeType::Process.into(),
+        model_tier: spec.model_tier.clone(),
+        provider: spec.provider.clone(),
+        role: spec.role.clone(),
+        skills: spec.skills.clone(),
+        system_prompt: spec.system_prompt.clone(),
+        env: spec.env.clone().into_iter().collect(),
+        resources: Some(v1::Resources {
+            cpu_millis: spec.resources.cpu_millis,
+            memory_bytes: spec.resources.memory_bytes,
+            pids: spec.resources.pids,
+            file_bytes: spec.resources.file_bytes,
+        }),
+        hired_by: agent.hired_by.clone(),
+        public_key: agent.public_key.clone().unwrap_or_default().into(),
+        status: Some(v1::AgentStatus {
+            phase: phase(agent.phase()).into(),
+            ready: agent.phase() == Phase::Running && agent.observed_generation == agent.generation,
+            message: agent.message().to_owned(),
+            restarts: agent.restarts,
+            last_seen_at: agent.last_seen_at.map(timestamp),
+            observed_generation: agent.observed_generation,
+        }),
+        generation: agent.generation,
+        created_at: Some(timestamp(agent.created_at)),
+    }
+}
+
+pub(crate) fn role(role: &Role) -> v1::Role {
+    v1::Role {
+        name: role.name.clone(),
+        description: role.description.clone(),
+        model_tier: role.tier.clone(),
+        skills: role.skills.clone(),
+        system_prompt: role.system_prompt.trim().to_owned(),
+    }
+}
+
+pub(crate) fn tier(tier: &Tier) -> v1::ModelTier {
+    v1::ModelTier {
+        name: tier.name.clone(),
+        provider: tier.provider.clone(),
+        model_id: tier.model_id.clone(),
+        input_price: tier.input_price,
+        output_price: tier.output_price,
+    }
+}

@@ -1,0 +1,237 @@
+//! Backups: archives of workspaces in object storage, checked by reading them back.
+
+pub(crate) mod repo;
+
+use std::io::{self, Write};
+
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
+use mi_rpc::Caller;
+use mi_store::{Conn, outbox};
+use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
+use ring::digest::{self, Digest};
+use serde_json::json;
+use tokio::{io::AsyncWriteExt, sync::mpsc};
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+use crate::{Scheduler, agents::Agent};
+
+/// Pieces of an archive on the way to storage, each at most [`PIECE`] large.
+const PIECES: usize = 8;
+const PIECE: usize = 256 << 10;
+
+/// An archive of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Backup {
+    pub(crate) id: BackupId,
+    pub(crate) office_id: OfficeId,
+    pub(crate) agent: String,
+    pub(crate) size_bytes: i64,
+    pub(crate) sha256: String,
+    pub(crate) created_at: Time,
+}
+
+impl Backup {
+    fn path(office_id: OfficeId, id: BackupId) -> Path {
+        Path::from(format!("backups/{office_id}/{id}.tar.zst"))
+    }
+
+    fn object(&self) -> Path {
+        Self::path(self.office_id, self.id)
+    }
+}
+
+/// A backup of the office by the id in a request.
+pub(crate) async fn find(conn: &mut Conn, office: OfficeId, id: &str) -> Result<Backup> {
+    let id = BackupId::parse(id)?;
+    repo::backup_get(conn, office, id).await?.ok_or_else(|| Error::not_found("backup", id))
+}
+
+impl Scheduler {
+    /// Makes the agent's workspace, from its backup when it has one.
+    pub(crate) async fn prepare(&self, agent: &Agent) -> Result<()> {
+        let place = agent.place();
+        let (Some(id), false) = (agent.restore_from, self.runtime.prepared(place).await?) else {
+            return self.runtime.prepare(place, None).await;
+        };
+        let backup = find(&mut self.db.read().await?, agent.office_id, &id.to_string()).await?;
+        // Checked whole before anything is unpacked: half a damaged workspace helps nobody.
+        self.verify(&backup).await?;
+        let stream = self.read(&backup).await?.map_err(io::Error::other);
+        let archive = SyncIoBridge::new(StreamReader::new(stream));
+        self.runtime.prepare(place, Some(Box::new(archive))).await
+    }
+
+    /// Archives the workspace, reads the archive back, and records it. Done already: nothing happens.
+    pub(crate) async fn back_up(&self, agent: &Agent, id: BackupId) -> Result<()> {
+        let known = repo::backup_get(&mut self.db.read().await?, agent.office_id, id).await?;
+        if known.is_some() || !self.runtime.prepared(agent.place()).await? {
+            return Ok(());
+        }
+        let (size_bytes, sha256) = self.upload(agent, id).await?;
+        let backup = Backup {
+            id,
+            office_id: agent.office_id,
+            agent: agent.name.clone(),
+            size_bytes,
+            sha256,
+            created_at: self.clock.now(),
+        };
+        self.verify(&backup).await?;
+        let mut tx = self.db.begin().await?;
+        repo::backup_insert(&mut tx, &backup).await?;
+        let summary = format!("Workspace of {:?} backed up, {size_bytes} bytes", agent.name);
+        let event = Event::lifecycle(agent.office_id, &agent.name, "agent.backed_up", summary, backup.created_at)
+            .with(json!({ "backup_id": id, "size_bytes": size_bytes, "sha256": backup.sha256 }));
+        outbox::push(&mut tx, &event).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        Ok(())
+    }
+
+    async fn upload(&self, agent: &Agent, id: BackupId) -> Result<(i64, String)> {
+        let (pieces_in, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+        let objects = self.objects.clone();
+        let path = Backup::path(agent.office_id, id);
+        let store = async move {
+            let mut hash = digest::Context::new(&digest::SHA256);
+            let mut size = 0;
+            let mut object = BufWriter::new(objects, path);
+            while let Some(piece) = pieces.recv().await {
+                hash.update(&piece);
+                size += i64::try_from(piece.len()).unwrap_or_default();
+                object.write_all(&piece).await?;
+            }
+            Ok::<_, io::Error>((size, hash, object))
+        };
+        let archive = self.runtime.archive(agent.place(), Box::new(PieceWriter(pieces_in)));
+        let (archived, stored) = tokio::join!(archive, store);
+        let unstored = |error| Error::unavailable("the backup could not be written to object storage").caused_by(error);
+        let (size, hash, mut object) = stored.map_err(unstored)?;
+        if let Err(error) = archived {
+            let _ = object.abort().await;
+            return Err(error);
+        }
+        object.shutdown().await.map_err(unstored)?;
+        Ok((size, hex(&hash.finish())))
+    }
+
+    async fn read(&self, backup: &Backup) -> Result<BoxStream<'static, object_store::Result<Bytes>>> {
+        let object = self.objects.get(&backup.object()).await;
+        Ok(object.map_err(|error| unreadable(backup).caused_by(error))?.into_stream())
+    }
+
+    /// Reads the archive back and compares size and checksum.
+    pub(crate) async fn verify(&self, backup: &Backup) -> Result<()> {
+        let mut stream = self.read(backup).await?;
+        let mut hash = digest::Context::new(&digest::SHA256);
+        let mut size = 0;
+        while let Some(piece) = stream.next().await {
+            let piece = piece.map_err(|error| unreadable(backup).caused_by(error))?;
+            hash.update(&piece);
+            size += i64::try_from(piece.len()).unwrap_or_default();
+        }
+        if size != backup.size_bytes || hex(&hash.finish()) != backup.sha256 {
+            let text = format!("backup {} does not have the checksum it was written with", backup.id);
+            return Err(Error::precondition("BACKUP_DAMAGED", text));
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn list_backups(
+        &self,
+        caller: &Caller,
+        office_id: &str,
+        page: &Page<BackupId>,
+    ) -> Result<(Vec<Backup>, String)> {
+        let office_id = OfficeId::parse(office_id)?;
+        let mut conn = self.db.read().await?;
+        self.enter(&mut conn, caller, office_id).await?;
+        let rows = repo::backup_list(&mut conn, office_id, page).await?;
+        Ok(page.finish(rows, |backup| backup.id))
+    }
+
+    /// The backup and its bytes.
+    pub(crate) async fn open_backup(
+        &self,
+        caller: &Caller,
+        office_id: &str,
+        id: &str,
+    ) -> Result<(Backup, BoxStream<'static, object_store::Result<Bytes>>)> {
+        let office_id = OfficeId::parse(office_id)?;
+        let mut conn = self.db.read().await?;
+        self.enter(&mut conn, caller, office_id).await?;
+        let backup = find(&mut conn, office_id, id).await?;
+        let stream = self.read(&backup).await?;
+        Ok((backup, stream))
+    }
+
+    /// Hides the backup first, then deletes its object, then its row: a crash between is finished by the sweep.
+    pub(crate) async fn delete_backup(&self, caller: &Caller, office_id: &str, id: &str) -> Result<()> {
+        let office_id = OfficeId::parse(office_id)?;
+        let mut tx = self.db.begin().await?;
+        self.enter(&mut tx, caller, office_id).await?;
+        let backup = find(&mut tx, office_id, id).await?;
+        repo::backup_hide(&mut tx, backup.id).await?;
+        let summary = format!("Backup of {:?} deleted", backup.agent);
+        let event = Event::lifecycle(office_id, &backup.agent, "backup.deleted", summary, self.clock.now())
+            .with(json!({ "backup_id": backup.id }))
+            .traced(&caller.trace_id);
+        outbox::push(&mut tx, &event).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.finish_backup_removals().await
+    }
+
+    /// Hides all backups of an office and removes them.
+    pub(crate) async fn delete_backups_of(&self, office_id: OfficeId) -> Result<()> {
+        let mut tx = self.db.begin().await?;
+        repo::backup_hide_all(&mut tx, office_id).await?;
+        tx.commit().await?;
+        self.finish_backup_removals().await
+    }
+
+    /// Deletes objects and rows of hidden backups.
+    pub(crate) async fn finish_backup_removals(&self) -> Result<()> {
+        let hidden = repo::backup_hidden(&mut self.db.read().await?).await?;
+        for (office_id, id) in hidden {
+            match self.objects.delete(&Backup::path(office_id, id)).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => {
+                    let text = format!("backup {id} could not be deleted from object storage; it will be tried again");
+                    return Err(Error::unavailable(text).caused_by(error));
+                }
+            }
+            let mut tx = self.db.begin().await?;
+            repo::backup_delete(&mut tx, id).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+fn unreadable(backup: &Backup) -> Error {
+    Error::unavailable(format!("backup {} cannot be read from object storage", backup.id))
+}
+
+fn hex(digest: &Digest) -> String {
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Hands what a blocking thread writes to the task that stores it, which slows the thread down to its own pace.
+struct PieceWriter(mpsc::Sender<Bytes>);
+
+impl Write for PieceWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Bytes::copy_from_slice(&bytes[..bytes.len().min(PIECE)]);
+        let written = piece.len();
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "object storage stopped taking the archive");
+        self.0.blocking_send(piece).map_err(gone)?;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

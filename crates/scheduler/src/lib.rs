@@ -1,0 +1,151 @@
+//! The scheduler role: agents from intent to compute, their identities and their backups.
+//!
+//! [`agents::intent`] writes what should be, [`plan`] says what to do next, [`reconcile`] does it and records what is.
+
+pub mod agents;
+mod backups;
+pub mod catalogue;
+mod logs;
+mod offices;
+pub mod plan;
+mod reconcile;
+mod registry;
+mod sessions;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use agents::Agent;
+use catalogue::Catalogue;
+use mi_base::Tasks;
+use mi_kernel::{Clock, Error, OfficeId, Result};
+use mi_proto::{
+    internal::v1::{
+        AppendEventsRequest, agent_registry_service_server::AgentRegistryServiceServer,
+        ingest_service_client::IngestServiceClient, office_replica_service_server::OfficeReplicaServiceServer,
+    },
+    v1::agent_service_server::AgentServiceServer,
+};
+use mi_rpc::{Caller, Entry, RoleClient, Transport, convert, status::from_status};
+use mi_runtime::{CapturedLine, Runtime};
+use mi_store::{Conn, Db, DbTarget, Migrations, idempotency, outbox, step};
+use object_store::ObjectStore;
+use tokio::sync::{Notify, mpsc, watch};
+use tonic::service::Routes;
+
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "agents")];
+/// How often old request ids and half-deleted backups are cleared away.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// What the role needs to start.
+pub struct SchedulerConfig {
+    /// Where its tables are.
+    pub database: DbTarget,
+    /// Where backups are kept.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Where agents compute.
+    pub runtime: Arc<dyn Runtime>,
+    /// What the runtime's computes print.
+    pub lines: mpsc::Receiver<CapturedLine>,
+    /// URL under which agents reach the gateway.
+    pub agent_endpoint: String,
+    /// File with tiers and roles; none: the built-in one.
+    pub catalogue: Option<PathBuf>,
+    /// Names this process among those over the same database; the same after a restart.
+    pub holder: String,
+    /// The activity role.
+    pub activity: Transport,
+}
+
+/// The role's state, shared by its services and tasks.
+pub(crate) struct Scheduler {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    catalogue: Catalogue,
+    runtime: Arc<dyn Runtime>,
+    objects: Arc<dyn ObjectStore>,
+    agent_endpoint: String,
+    holder: String,
+    outbox: Notify,
+    queue: reconcile::Queue,
+    seen: sessions::Seen,
+    changes: watch::Sender<()>,
+}
+
+impl Scheduler {
+    /// The office and how the caller entered it.
+    async fn enter(&self, conn: &mut Conn, caller: &Caller, id: OfficeId) -> Result<(offices::Office, Entry)> {
+        let office = offices::repo::office_get(conn, id).await?.ok_or_else(|| Error::not_found("office", id))?;
+        let entry = caller.enter(id, office.account_id)?;
+        Ok((office, entry))
+    }
+
+    /// A row of this agent was committed: wakes whoever waits for that.
+    fn changed(&self, agent: &Agent) {
+        self.outbox.notify_one();
+        self.queue.push(agent.id);
+        self.changes.send_replace(());
+    }
+}
+
+/// Opens the database, starts the background tasks and builds the services.
+///
+/// # Errors
+/// What [`Db::open`] and [`Catalogue::load`] answer.
+pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Routes> {
+    let catalogue = Catalogue::load(config.catalogue.as_deref())?;
+    let ingest = IngestServiceClient::new(RoleClient::new(config.activity, "scheduler"));
+    let scheduler = Arc::new(Scheduler {
+        db: Db::open(&config.database, MIGRATIONS).await?,
+        clock,
+        catalogue,
+        runtime: config.runtime,
+        objects: config.objects,
+        agent_endpoint: config.agent_endpoint,
+        holder: config.holder,
+        outbox: Notify::new(),
+        queue: reconcile::Queue::default(),
+        seen: sessions::Seen::default(),
+        changes: watch::Sender::new(()),
+    });
+
+    tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
+    tasks.spawn("scheduler-heartbeats", sessions::flush(scheduler.clone()));
+    tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest.clone()));
+    tasks.spawn("scheduler-sweep", sweep(scheduler.clone()));
+    let relayed = scheduler.clone();
+    tasks.spawn("scheduler-outbox", async move {
+        outbox::relay(relayed.db.clone(), &relayed.outbox, |events| {
+            let mut ingest = ingest.clone();
+            async move {
+                let events = events.into_iter().map(convert::event_to_wire).collect();
+                ingest.append_events(AppendEventsRequest { events }).await.map_err(|status| from_status(&status))?;
+                Ok(())
+            }
+        })
+        .await;
+    });
+    let (ending, shutdown) = (scheduler.runtime.clone(), tasks.shutdown());
+    tasks.spawn_to_end("scheduler-computes", async move {
+        shutdown.cancelled().await;
+        ending.shut_down().await;
+    });
+
+    Ok(Routes::new(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone())))
+        .add_service(AgentRegistryServiceServer::new(registry::Handler::new(scheduler.clone())))
+        .add_service(OfficeReplicaServiceServer::new(offices::grpc::Handler::new(scheduler))))
+}
+
+async fn sweep(scheduler: Arc<Scheduler>) {
+    loop {
+        let swept = async {
+            let mut tx = scheduler.db.begin().await?;
+            idempotency::sweep(&mut tx, scheduler.clock.now()).await?;
+            tx.commit().await?;
+            scheduler.finish_backup_removals().await
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(target: "mi::scheduler", error = %error.chain(), "clearing away failed; next try in an hour");
+        }
+        tokio::time::sleep(SWEEP_INTERVAL).await;
+    }
+}

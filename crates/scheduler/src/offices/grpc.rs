@@ -1,0 +1,116 @@
+//! `mi.internal.v1.OfficeReplicaService`: the office role says what offices there are.
+
+use std::sync::Arc;
+
+use mi_kernel::{AccountId, OfficeId, Result, page::Page};
+use mi_proto::{
+    internal::v1::{
+        ApplyOfficeRequest, ApplyOfficeResponse, RemoveOfficeRequest, RemoveOfficeResponse,
+        office_replica_service_server::OfficeReplicaService,
+    },
+    v1::OfficeStatus,
+};
+use mi_rpc::status;
+use tonic::{Request, Response, Status};
+
+use super::{Office, repo};
+use crate::{
+    Scheduler,
+    agents::{self, Agent},
+};
+
+/// Serves the office role.
+pub(crate) struct Handler {
+    scheduler: Arc<Scheduler>,
+}
+
+impl Handler {
+    pub(crate) fn new(scheduler: Arc<Scheduler>) -> Self {
+        Self { scheduler }
+    }
+}
+
+const PAGE: i32 = 200;
+
+impl Scheduler {
+    async fn apply_office(&self, request: ApplyOfficeRequest) -> Result<()> {
+        let office = Office {
+            id: OfficeId::parse(&request.office_id)?,
+            account_id: AccountId::parse(&request.account_id)?,
+            version: request.version,
+            active: request.status() == OfficeStatus::Active,
+            removing: false,
+            settings: request.settings.unwrap_or_default().into(),
+        };
+        let mut tx = self.db.begin().await?;
+        let before = repo::office_lock(&mut tx, office.id).await?;
+        let applied = repo::office_apply(&mut tx, &office).await?;
+        tx.commit().await?;
+        if applied && before.is_some_and(|before| before.active != office.active) {
+            self.for_each_agent(office.id, |agent| self.queue.push(agent.id)).await?;
+        }
+        Ok(())
+    }
+
+    /// Fires everybody; once nobody is left, removes backups, directories and the office itself. True: nothing is left.
+    async fn remove_office(&self, id: OfficeId) -> Result<bool> {
+        let mut tx = self.db.begin().await?;
+        if repo::office_lock(&mut tx, id).await?.is_none() {
+            return Ok(true);
+        }
+        repo::office_begin_removal(&mut tx, id).await?;
+        tx.commit().await?;
+        let mut to_fire = Vec::new();
+        self.for_each_agent(id, |agent| to_fire.push(agent)).await?;
+        if !to_fire.is_empty() {
+            for mut agent in to_fire {
+                // Already being fired: nothing to write, but somebody should look at it.
+                if !agent.begin_fire(false) {
+                    self.record(&mut agent, None).await?;
+                }
+                self.queue.push(agent.id);
+            }
+            return Ok(false);
+        }
+        self.delete_backups_of(id).await?;
+        self.runtime.remove_office(id).await?;
+        let mut tx = self.db.begin().await?;
+        repo::office_delete(&mut tx, id).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn for_each_agent(&self, office: OfficeId, mut visit: impl FnMut(Agent)) -> Result<()> {
+        let mut page = Page {
+            size: PAGE,
+            after: None,
+        };
+        loop {
+            let rows = agents::repo::agent_list(&mut self.db.read().await?, office, &page).await?;
+            let more = i64::try_from(rows.len()).unwrap_or_default() == page.fetch();
+            page.after = rows.last().map(|agent| agent.name.clone());
+            rows.into_iter().for_each(&mut visit);
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl OfficeReplicaService for Handler {
+    async fn apply_office(&self, request: Request<ApplyOfficeRequest>) -> Result<Response<ApplyOfficeResponse>, Status> {
+        self.scheduler.apply_office(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(ApplyOfficeResponse {}))
+    }
+
+    async fn remove_office(
+        &self,
+        request: Request<RemoveOfficeRequest>,
+    ) -> Result<Response<RemoveOfficeResponse>, Status> {
+        let id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
+        let done = self.scheduler.remove_office(id).await.map_err(status)?;
+        let message = if done { String::new() } else { "agents are being fired".into() };
+        Ok(Response::new(RemoveOfficeResponse { done, message }))
+    }
+}

@@ -1,0 +1,109 @@
+//! Tables `offices` and `hires`.
+
+use mi_kernel::{AgentId, OfficeId, Time};
+use mi_store::{Conn, DbResult, on};
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use super::{HiringRules, Office};
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    account_id: Uuid,
+    version: i64,
+    active: bool,
+    removing: bool,
+    settings: Json<HiringRules>,
+}
+
+impl From<Row> for Office {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.id.into(),
+            account_id: row.account_id.into(),
+            version: row.version,
+            active: row.active,
+            removing: row.removing,
+            settings: row.settings.0,
+        }
+    }
+}
+
+async fn one(conn: &mut Conn, sql: &'static str, id: OfficeId) -> DbResult<Option<Office>> {
+    let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql).bind(id.0).fetch_optional(&mut *c).await)?;
+    Ok(row.map(Office::from))
+}
+
+pub(crate) async fn office_get(conn: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
+    one(conn, "SELECT * FROM offices WHERE id = $1", id).await
+}
+
+/// The office, locked: hires of one office happen one after the other.
+pub(crate) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
+    let sql = tx.pick(
+        "SELECT * FROM offices WHERE id = $1",
+        "SELECT * FROM offices WHERE id = $1 FOR UPDATE",
+    );
+    one(tx, sql, id).await
+}
+
+/// Makes the copy at least as new as this one; false: it was already.
+pub(crate) async fn office_apply(tx: &mut Conn, office: &Office) -> DbResult<bool> {
+    Ok(on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO offices (id, account_id, version, active, removing, settings) VALUES ($1, $2, $3, $4, $5, $6)
+             ON CONFLICT (id) DO UPDATE SET version = excluded.version, active = excluded.active,
+             settings = excluded.settings WHERE offices.version < excluded.version",
+        )
+        .bind(office.id.0)
+        .bind(office.account_id.0)
+        .bind(office.version)
+        .bind(office.active)
+        .bind(office.removing)
+        .bind(Json(&office.settings))
+        .execute(&mut *c)
+        .await
+        .map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+pub(crate) async fn office_begin_removal(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+    on!(tx, |c| sqlx::query("UPDATE offices SET removing = TRUE WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+pub(crate) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+    on!(tx, |c| sqlx::query("DELETE FROM hires WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+    on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+/// Hires by agents since a time; older ones are forgotten.
+pub(crate) async fn hire_count(tx: &mut Conn, id: OfficeId, since: Time) -> DbResult<i64> {
+    on!(tx, |c| {
+        sqlx::query("DELETE FROM hires WHERE office_id = $1 AND hired_at < $2")
+            .bind(id.0)
+            .bind(since)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    let (count,): (i64,) = on!(tx, |c| {
+        sqlx::query_as("SELECT count(*) FROM hires WHERE office_id = $1").bind(id.0).fetch_one(&mut *c).await
+    })?;
+    Ok(count)
+}
+
+pub(crate) async fn hire_insert(tx: &mut Conn, id: OfficeId, agent: AgentId, now: Time) -> DbResult<()> {
+    on!(tx, |c| {
+        sqlx::query("INSERT INTO hires (agent_id, office_id, hired_at) VALUES ($1, $2, $3)")
+            .bind(agent.0)
+            .bind(id.0)
+            .bind(now)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}

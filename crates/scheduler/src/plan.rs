@@ -1,0 +1,287 @@
+//! The pure half of the scheduler: from what should be and what is seen to the one next step. No IO; time is passed in.
+
+use std::time::Duration;
+
+use mi_kernel::{Time, backoff::Backoff};
+use mi_runtime::Compute;
+
+use crate::agents::{Agent, Desired, State};
+
+/// A compute that has not reported for this long after its start is given up.
+pub const START_LIMIT: Duration = Duration::from_secs(60);
+/// A compute that was silent for this long is given up.
+pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// A compute that ran for this long was healthy: its end starts a new count of failures.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// After this many ends in a row the agent is `Failed`.
+pub const MAX_FAILURES: i32 = 10;
+/// After this many failed backups in a row a fire is given up, or goes on without one when it is forced.
+pub const MAX_BACKUP_FAILURES: i32 = 5;
+/// Waits between computes that end.
+pub const RESTART_BACKOFF: Backoff = Backoff {
+    first: Duration::from_secs(1),
+    most: Duration::from_secs(60),
+};
+
+/// What to do next for one agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until something changes.
+    Rest,
+    /// Nothing, until this time.
+    Wait(Time),
+    /// End what runs and start a compute of the current generation. The text says what was lost, if anything was.
+    Launch {
+        /// Why an earlier compute is missing.
+        lost: Option<&'static str>,
+    },
+    /// End what runs, then record this state.
+    Halt(State),
+    /// End what is left of the compute and record that it failed.
+    GiveUp {
+        /// What happened to it.
+        reason: String,
+    },
+    /// End what runs, back the workspace up, and remove the agent.
+    Release,
+}
+
+/// The next step. Safe to ask again at any time: a step that was done is not planned again.
+pub fn plan(agent: &Agent, office_active: bool, compute: Option<&Compute>, now: Time) -> Step {
+    let settled = |state: State| match agent.state == state && agent.observed_generation == agent.generation {
+        true if compute.is_none() => Step::Rest,
+        _ => Step::Halt(state),
+    };
+    match agent.desired {
+        Desired::Fire { .. } => match agent.state {
+            State::Terminating { retry_at: Some(at), .. } if at > now => Step::Wait(at),
+            _ => Step::Release,
+        },
+        Desired::Stop if matches!(agent.state, State::Failed { .. }) && compute.is_none() => Step::Rest,
+        Desired::Stop => settled(State::Stopped),
+        Desired::Run if !office_active => settled(State::Suspended),
+        Desired::Run => run(agent, compute, now),
+    }
+}
+
+fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
+    let (instance, generation, since) = match &agent.state {
+        State::Failed { .. } if compute.is_none() => return Step::Rest,
+        State::Failed { .. } => return Step::Halt(agent.state.clone()),
+        State::BackingOff { retry_at, .. } if *retry_at > now => return Step::Wait(*retry_at),
+        State::Pending
+        | State::Stopped
+        | State::Suspended
+        | State::BackingOff { .. }
+        // A fire that was taken back; the row says Run, so it runs.
+        | State::Terminating { .. } => return Step::Launch { lost: None },
+        State::Starting {
+            instance,
+            generation,
+            since,
+        }
+        | State::Running {
+            instance,
+            generation,
+            since,
+        } => (*instance, *generation, *since),
+    };
+    match compute {
+        _ if generation != agent.generation => Step::Launch { lost: None },
+        None => Step::Launch {
+            lost: Some("the platform was restarted"),
+        },
+        Some(compute) if compute.instance != instance => Step::Launch { lost: None },
+        Some(Compute { exit: Some(reason), .. }) => Step::GiveUp { reason: reason.clone() },
+        Some(Compute { exit: None, .. }) => {
+            let (last_sign, limit, problem) = match agent.state {
+                State::Running { .. } => (agent.last_seen_at.unwrap_or(since).max(since), SILENCE_LIMIT, "was silent for"),
+                _ => (since, START_LIMIT, "did not report ready within"),
+            };
+            match last_sign + limit {
+                until if until > now => Step::Wait(until),
+                _ => Step::GiveUp {
+                    reason: format!("{problem} {} seconds", limit.as_secs()),
+                },
+            }
+        }
+    }
+}
+
+/// What is recorded of a compute that ended unasked: the new state and count of failures.
+pub fn after_failure(agent: &Agent, reason: &str, now: Time) -> (State, i32) {
+    let healthy = matches!(agent.state, State::Running { since, .. } if since + HEALTHY_AFTER <= now);
+    let failures = if healthy { 1 } else { agent.failures.saturating_add(1) };
+    let state = if failures >= MAX_FAILURES {
+        State::Failed {
+            reason: format!("{reason}; given up after {failures} tries in a row"),
+        }
+    } else {
+        State::BackingOff {
+            retry_at: now + RESTART_BACKOFF.after(failures.unsigned_abs()),
+            reason: reason.to_owned(),
+        }
+    };
+    (state, failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId};
+
+    use super::*;
+    use crate::agents::Spec;
+
+    fn at(second: i64) -> Time {
+        Time::from_timestamp(1_700_000_000 + second, 0).expect("in range")
+    }
+
+    fn agent(desired: Desired, state: State) -> Agent {
+        Agent {
+            id: AgentId::new(),
+            office_id: OfficeId::new(),
+            name: "analyst".into(),
+            hired_by: String::new(),
+            lineage: Vec::new(),
+            spec: Spec::default(),
+            desired,
+            generation: 2,
+            restore_from: None,
+            state,
+            failures: 0,
+            restarts: 0,
+            observed_generation: 2,
+            public_key: None,
+            enrol_sha256: None,
+            enrol_expires_at: None,
+            last_seen_at: None,
+            revision: 1,
+            created_at: at(0),
+        }
+    }
+
+    fn started(instance: InstanceId, generation: i64) -> State {
+        State::Starting {
+            instance,
+            generation,
+            since: at(0),
+        }
+    }
+
+    fn running(instance: InstanceId, generation: i64) -> State {
+        State::Running {
+            instance,
+            generation,
+            since: at(0),
+        }
+    }
+
+    fn compute(instance: InstanceId, exit: Option<&str>) -> Compute {
+        Compute {
+            instance,
+            exit: exit.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn a_wanted_agent_is_launched_watched_and_replaced() {
+        let id = InstanceId::new();
+        let (alive, dead, other) = (compute(id, None), compute(id, Some("exited with code 1")), compute(InstanceId::new(), None));
+        let launch = Step::Launch { lost: None };
+        let lost = Step::Launch {
+            lost: Some("the platform was restarted"),
+        };
+        let gave_up = Step::GiveUp {
+            reason: "exited with code 1".into(),
+        };
+        let backing_off = State::BackingOff {
+            retry_at: at(10),
+            reason: String::new(),
+        };
+        let failed = State::Failed { reason: "tired".into() };
+        let cases = [
+            (State::Pending, None, 0, launch.clone()),
+            (State::Stopped, None, 0, launch.clone()),
+            (State::Suspended, None, 0, launch.clone()),
+            (backing_off.clone(), None, 5, Step::Wait(at(10))),
+            (backing_off, None, 10, launch.clone()),
+            (started(id, 2), Some(&alive), 30, Step::Wait(at(60))),
+            (started(id, 2), Some(&alive), 60, Step::GiveUp { reason: "did not report ready within 60 seconds".into() }),
+            (started(id, 2), Some(&dead), 1, gave_up.clone()),
+            (started(id, 2), None, 1, lost.clone()),
+            (started(id, 1), Some(&alive), 1, launch.clone()),
+            (running(id, 2), Some(&alive), 30, Step::Wait(at(60))),
+            (running(id, 2), Some(&alive), 61, Step::GiveUp { reason: "was silent for 60 seconds".into() }),
+            (running(id, 2), Some(&dead), 1, gave_up),
+            (running(id, 2), None, 1, lost),
+            (running(id, 2), Some(&other), 1, launch.clone()),
+            (running(id, 1), Some(&alive), 1, launch),
+            (failed.clone(), None, 99, Step::Rest),
+            (failed.clone(), Some(&alive), 99, Step::Halt(failed)),
+        ];
+        for (state, seen, now, expected) in cases {
+            assert_eq!(plan(&agent(Desired::Run, state.clone()), true, seen, at(now)), expected, "{state:?} {seen:?} {now}");
+        }
+    }
+
+    #[test]
+    fn heartbeats_keep_a_compute() {
+        let id = InstanceId::new();
+        let mut agent = agent(Desired::Run, running(id, 2));
+        agent.last_seen_at = Some(at(50));
+        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(100)), Step::Wait(at(110)));
+    }
+
+    #[test]
+    fn unwanted_compute_ends_whatever_it_was_doing() {
+        let id = InstanceId::new();
+        let alive = compute(id, None);
+        for state in [State::Pending, started(id, 2), running(id, 2)] {
+            assert_eq!(plan(&agent(Desired::Stop, state.clone()), true, Some(&alive), at(0)), Step::Halt(State::Stopped));
+            assert_eq!(plan(&agent(Desired::Run, state), false, Some(&alive), at(0)), Step::Halt(State::Suspended));
+        }
+        assert_eq!(plan(&agent(Desired::Stop, State::Stopped), true, None, at(0)), Step::Rest);
+        assert_eq!(plan(&agent(Desired::Run, State::Suspended), false, None, at(0)), Step::Rest);
+        let mut behind = agent(Desired::Stop, State::Stopped);
+        behind.observed_generation = 1;
+        assert_eq!(plan(&behind, true, None, at(0)), Step::Halt(State::Stopped));
+    }
+
+    #[test]
+    fn a_fire_goes_on_from_any_state_and_waits_only_for_its_retry() {
+        let fire = Desired::Fire {
+            force: false,
+            backup_id: BackupId::new(),
+        };
+        let id = InstanceId::new();
+        let waiting = State::Terminating {
+            retry_at: Some(at(10)),
+            reason: String::new(),
+        };
+        for state in [State::Pending, running(id, 2), State::Stopped, State::Suspended] {
+            assert_eq!(plan(&agent(fire, state), false, None, at(0)), Step::Release);
+        }
+        assert_eq!(plan(&agent(fire, waiting.clone()), true, None, at(9)), Step::Wait(at(10)));
+        assert_eq!(plan(&agent(fire, waiting), true, None, at(10)), Step::Release);
+    }
+
+    #[test]
+    fn ten_failures_in_a_row_are_the_end_and_health_resets_the_count() {
+        let mut subject = agent(Desired::Run, started(InstanceId::new(), 2));
+        let mut waits = Vec::new();
+        for _ in 0..9 {
+            let (state, failures) = after_failure(&subject, "exited with code 1", at(0));
+            let State::BackingOff { retry_at, .. } = state else { panic!("{state:?}") };
+            waits.push((retry_at - at(0)).num_seconds());
+            subject.failures = failures;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        let (state, failures) = after_failure(&subject, "exited with code 1", at(0));
+        let reason = "exited with code 1; given up after 10 tries in a row".into();
+        assert_eq!((state, failures), (State::Failed { reason }, 10));
+
+        subject.state = running(InstanceId::new(), 2);
+        assert_eq!(after_failure(&subject, "x", at(60)).1, 1);
+        assert_eq!(after_failure(&subject, "x", at(59)).1, 10);
+    }
+}

@@ -1,0 +1,368 @@
+//! The working half of the scheduler: asks [`plan`] for the next step of an agent, does it, records it, and asks again.
+//!
+//! It takes no hint about what changed. It wakes on signals, on ends of computes, on the timers that plans name, and on a
+//! slow full pass, so that a lost signal costs time and nothing else. Every record is conditional on the row being what
+//! the plan was made from.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use mi_kernel::{AgentId, InstanceId, Result, Time, event::Event, secret::Secret};
+use mi_runtime::{Launch, Limits, Place};
+use mi_store::{lease, outbox};
+use ring::digest;
+use serde_json::json;
+use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
+
+use crate::{
+    Scheduler,
+    agents::{Agent, Desired, State, repo},
+    offices,
+    plan::{self, Step, plan},
+};
+
+/// Agents worked on at the same time.
+const CONCURRENCY: usize = 32;
+/// How often every unsettled agent is looked at without a signal.
+const FULL_PASS: Duration = Duration::from_secs(30);
+/// How long after an error an agent is looked at again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Of several schedulers over one database, one reconciles: it renews this often, and is replaced after this long.
+const LEASE_RENEWAL: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_secs(10);
+/// How long an enrolment token is good for.
+const ENROLMENT: Duration = Duration::from_secs(300);
+const PAGE: i64 = 1000;
+
+/// Agents to look at, each once.
+#[derive(Default)]
+pub(crate) struct Queue {
+    waiting: Mutex<(VecDeque<AgentId>, HashSet<AgentId>)>,
+    wake: Notify,
+}
+
+impl Queue {
+    pub(crate) fn push(&self, agent: AgentId) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.1.insert(agent) {
+            waiting.0.push_back(agent);
+            self.wake.notify_one();
+        }
+    }
+
+    fn pop(&self) -> Option<AgentId> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let agent = waiting.0.pop_front()?;
+        waiting.1.remove(&agent);
+        Some(agent)
+    }
+}
+
+/// Reconciles for ever.
+pub(crate) async fn run(scheduler: Arc<Scheduler>) {
+    let mut jobs: JoinSet<(AgentId, Option<Time>)> = JoinSet::new();
+    let mut active: HashSet<AgentId> = HashSet::new();
+    let mut again: HashSet<AgentId> = HashSet::new();
+    let mut timers = Timers::default();
+    let mut leading = !scheduler.db.is_shared();
+    let mut lease_tick = tokio::time::interval(LEASE_RENEWAL);
+    let mut pass_tick = tokio::time::interval(FULL_PASS);
+    lease_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pass_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        while leading && active.len() < CONCURRENCY {
+            let Some(agent) = scheduler.queue.pop() else { break };
+            timers.remove(agent);
+            if !active.insert(agent) {
+                again.insert(agent);
+                continue;
+            }
+            let scheduler = scheduler.clone();
+            jobs.spawn(async move { (agent, scheduler.settle(agent).await) });
+        }
+        let due_in = timers.next().map(|time| (time - scheduler.clock.now()).to_std().unwrap_or_default());
+        tokio::select! {
+            () = scheduler.queue.wake.notified() => {}
+            agent = scheduler.runtime.ended() => scheduler.queue.push(agent),
+            Some(done) = jobs.join_next(), if !jobs.is_empty() => match done {
+                Ok((agent, wait)) => {
+                    active.remove(&agent);
+                    if again.remove(&agent) {
+                        scheduler.queue.push(agent);
+                    } else if let Some(time) = wait {
+                        timers.set(agent, time);
+                    }
+                }
+                // Cancellation happens only at shutdown; a panic must not leave its agent marked active for ever.
+                Err(error) => std::panic::resume_unwind(error.into_panic()),
+            },
+            () = tokio::time::sleep(due_in.unwrap_or(FULL_PASS)), if due_in.is_some() => {
+                for agent in timers.due(scheduler.clock.now()) {
+                    scheduler.queue.push(agent);
+                }
+            }
+            _ = pass_tick.tick() => {
+                if let Err(error) = scheduler.enqueue_unsettled().await {
+                    tracing::warn!(target: "mi::scheduler", error = %error.chain(), "the full pass failed; the next one tries again");
+                }
+            }
+            _ = lease_tick.tick(), if scheduler.db.is_shared() => {
+                let held = lease::hold(&scheduler.db, "reconciler", &scheduler.holder, scheduler.clock.now(), LEASE).await;
+                let now_leading = held.unwrap_or(false);
+                if now_leading != leading {
+                    tracing::info!(target: "mi::scheduler", leading = now_leading, "reconciler lease");
+                    leading = now_leading;
+                    pass_tick.reset_immediately();
+                }
+            }
+        }
+    }
+}
+
+/// When to look at an agent again, at most one time each.
+#[derive(Default)]
+struct Timers {
+    by_time: BTreeSet<(Time, AgentId)>,
+    by_agent: HashMap<AgentId, Time>,
+}
+
+impl Timers {
+    fn set(&mut self, agent: AgentId, time: Time) {
+        self.remove(agent);
+        self.by_time.insert((time, agent));
+        self.by_agent.insert(agent, time);
+    }
+
+    fn remove(&mut self, agent: AgentId) {
+        if let Some(time) = self.by_agent.remove(&agent) {
+            self.by_time.remove(&(time, agent));
+        }
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.by_time.first().map(|(time, _)| *time)
+    }
+
+    fn due(&mut self, now: Time) -> Vec<AgentId> {
+        let due: Vec<AgentId> = self.by_time.iter().take_while(|(time, _)| *time <= now).map(|(_, agent)| *agent).collect();
+        due.iter().for_each(|agent| self.remove(*agent));
+        due
+    }
+}
+
+impl Scheduler {
+    async fn enqueue_unsettled(&self) -> Result<()> {
+        let mut after = None;
+        loop {
+            let ids = repo::agent_unsettled(&mut self.db.read().await?, after, PAGE).await?;
+            ids.iter().for_each(|id| self.queue.push(*id));
+            match ids.last() {
+                Some(last) if ids.len() == usize::try_from(PAGE).unwrap_or_default() => after = Some(*last),
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Works on one agent until it rests; answers when to look again.
+    async fn settle(&self, id: AgentId) -> Option<Time> {
+        loop {
+            match self.step(id).await {
+                Ok(Some(Step::Wait(time))) => return Some(time),
+                Ok(Some(Step::Rest) | None) => return None,
+                Ok(Some(_)) => {}
+                Err(error) => {
+                    tracing::warn!(target: "mi::scheduler", agent = %id, error = %error.chain(), "a step failed; trying again");
+                    return Some(self.clock.now() + RETRY);
+                }
+            }
+        }
+    }
+
+    /// Plans and does one step; none: the agent is gone.
+    pub(crate) async fn step(&self, id: AgentId) -> Result<Option<Step>> {
+        let mut conn = self.db.read().await?;
+        let Some(agent) = repo::agent_get(&mut conn, id).await? else {
+            return Ok(None);
+        };
+        let office = offices::repo::office_get(&mut conn, agent.office_id).await?;
+        drop(conn);
+        let agent = self.seen.freshen(agent);
+        let active = office.as_ref().is_some_and(|office| office.active);
+        let removing = office.is_none_or(|office| office.removing);
+        let compute = self.runtime.observe(id);
+        let step = plan(&agent, active, compute.as_ref(), self.clock.now());
+        match &step {
+            Step::Rest | Step::Wait(_) => {}
+            Step::Launch { lost } => self.launch(agent, *lost).await?,
+            Step::Halt(state) => self.halt(agent, state.clone()).await?,
+            Step::GiveUp { reason } => self.give_up(agent, reason).await?,
+            Step::Release => self.release(agent, removing).await?,
+        }
+        Ok(Some(step))
+    }
+
+    /// Records what became of an agent, if its row is still the one that was planned with; false: it is not.
+    pub(crate) async fn record(&self, agent: &mut Agent, event: Option<Event>) -> Result<bool> {
+        let mut tx = self.db.begin().await?;
+        if !repo::agent_update(&mut tx, agent).await? {
+            return Ok(false);
+        }
+        if let Some(event) = &event {
+            outbox::push(&mut tx, event).await?;
+        }
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.changes.send_replace(());
+        Ok(true)
+    }
+
+    fn event(&self, agent: &Agent, kind: &str, summary: String) -> Event {
+        Event::lifecycle(agent.office_id, &agent.name, kind, summary, self.clock.now())
+    }
+
+    async fn launch(&self, mut agent: Agent, lost: Option<&'static str>) -> Result<()> {
+        let place = agent.place();
+        self.runtime.stop(place).await?;
+        if let Err(error) = self.prepare(&agent).await {
+            return self.give_up(agent, &error.chain()).await;
+        }
+        let (instance, token, now) = (InstanceId::new(), Secret::random(""), self.clock.now());
+        agent.state = State::Starting {
+            instance,
+            generation: agent.generation,
+            since: now,
+        };
+        agent.enrol_sha256 = Some(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref().to_vec());
+        agent.enrol_expires_at = Some(now + ENROLMENT);
+        let event = lost.map(|reason| {
+            agent.restarts += 1;
+            let summary = format!("Agent {:?} starts again: {reason}", agent.name);
+            self.event(&agent, "agent.restarted", summary).with(json!({ "reason": reason }))
+        });
+        if !self.record(&mut agent, event).await? {
+            return Ok(());
+        }
+        let launch = self.launch_of(&agent, instance, &token);
+        if let Err(error) = self.runtime.start(launch).await {
+            return self.give_up(agent, &error.chain()).await;
+        }
+        Ok(())
+    }
+
+    fn launch_of(&self, agent: &Agent, instance: InstanceId, token: &Secret) -> Launch {
+        let mut env = agent.spec.env.clone();
+        let own = [
+            ("MI_ENDPOINT", self.agent_endpoint.clone()),
+            ("MI_OFFICE_ID", agent.office_id.to_string()),
+            ("MI_AGENT_ID", agent.id.to_string()),
+            ("MI_AGENT_NAME", agent.name.clone()),
+            ("MI_GENERATION", agent.generation.to_string()),
+            ("MI_INSTANCE_ID", instance.to_string()),
+            ("MI_ENROL_TOKEN", token.expose().to_owned()),
+        ];
+        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        if agent.public_key.is_none() {
+            // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
+            env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());
+        }
+        let positive = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
+        Launch {
+            place: agent.place(),
+            name: agent.name.clone(),
+            instance,
+            env,
+            limits: Limits {
+                memory_bytes: positive(agent.spec.resources.memory_bytes),
+                file_bytes: positive(agent.spec.resources.file_bytes),
+            },
+        }
+    }
+
+    async fn halt(&self, mut agent: Agent, state: State) -> Result<()> {
+        self.runtime.stop(agent.place()).await?;
+        let event = match state {
+            State::Stopped => Some(self.event(&agent, "agent.stopped", format!("Agent {:?} stopped", agent.name))),
+            State::Suspended => {
+                let summary = format!("Agent {:?} suspended with its office", agent.name);
+                Some(self.event(&agent, "agent.suspended", summary))
+            }
+            _ => None,
+        };
+        // A failed agent has not reached its generation, it only has nothing running.
+        if !matches!(state, State::Failed { .. }) {
+            agent.observed_generation = agent.generation;
+        }
+        agent.state = state;
+        agent.enrol_sha256 = None;
+        self.record(&mut agent, event).await?;
+        Ok(())
+    }
+
+    async fn give_up(&self, mut agent: Agent, reason: &str) -> Result<()> {
+        self.runtime.stop(agent.place()).await?;
+        let (state, failures) = plan::after_failure(&agent, reason, self.clock.now());
+        let (kind, outcome) = match state {
+            State::Failed { .. } => ("agent.failed", "is given up"),
+            _ => ("agent.crashed", "ended unasked"),
+        };
+        agent.state = state;
+        agent.failures = failures;
+        agent.restarts += 1;
+        agent.enrol_sha256 = None;
+        let summary = format!("Agent {:?} {outcome}: {reason}", agent.name);
+        let event = self.event(&agent, kind, summary).with(json!({ "reason": reason, "failures": failures }));
+        self.record(&mut agent, Some(event)).await?;
+        Ok(())
+    }
+
+    /// Fires: ends, backs up, removes, forgets, in this order; each part may be done again.
+    async fn release(&self, mut agent: Agent, office_removing: bool) -> Result<()> {
+        let Desired::Fire { force, backup_id } = agent.desired else {
+            return Ok(());
+        };
+        self.runtime.stop(agent.place()).await?;
+        if let Err(error) = self.back_up(&agent, backup_id).await {
+            let reason = format!("the backup failed: {}", error.chain());
+            agent.failures += 1;
+            if agent.failures < plan::MAX_BACKUP_FAILURES {
+                agent.state = State::Terminating {
+                    retry_at: Some(self.clock.now() + plan::RESTART_BACKOFF.after(agent.failures.unsigned_abs())),
+                    reason,
+                };
+                self.record(&mut agent, None).await?;
+                return Ok(());
+            }
+            if !force && !office_removing {
+                agent.desired = Desired::Stop;
+                let summary = format!("Agent {:?} could not be fired: {reason}", agent.name);
+                agent.state = State::Failed { reason };
+                let event = self.event(&agent, "agent.fire_failed", summary);
+                self.record(&mut agent, Some(event)).await?;
+                return Ok(());
+            }
+            tracing::warn!(target: "mi::scheduler", agent = %agent.id, reason, "fired without a backup, as asked");
+        }
+        self.runtime.remove(agent.place()).await?;
+        let mut tx = self.db.begin().await?;
+        repo::agent_delete(&mut tx, agent.id).await?;
+        let event = self.event(&agent, "agent.fired", format!("Agent {:?} fired", agent.name));
+        outbox::push(&mut tx, &event.with(json!({ "backup_id": backup_id }))).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.changes.send_replace(());
+        Ok(())
+    }
+}
+
+impl Agent {
+    /// Where it computes.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            office_id: self.office_id,
+            agent_id: self.id,
+        }
+    }
+}
