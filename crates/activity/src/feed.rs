@@ -1,0 +1,178 @@
+//! The activity feed of each office: every event once, in the order of its cursors.
+
+pub(crate) mod repo;
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration, vec};
+
+use futures::{Stream, stream};
+use mi_kernel::{
+    Clock, Error, OfficeId, Result, Time,
+    event::{Category, Event},
+    page::Page,
+};
+use mi_store::Db;
+
+use crate::{offices::Offices, signals::Signals};
+
+/// Events that a watch reads, and holds, at a time.
+const BATCH: i64 = 200;
+/// How often a watch looks for what other processes wrote.
+const POLL: Duration = Duration::from_secs(1);
+/// Events deleted in one transaction.
+pub(crate) const DELETE: i64 = 1000;
+
+/// Key of the paging: newest first by time, then by cursor.
+pub(crate) type FeedKey = (Time, i64);
+
+/// An event and its place in the feed.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct FeedEvent {
+    /// What happened.
+    pub(crate) event: Event,
+    /// Position, from 1 without gaps.
+    pub(crate) cursor: i64,
+}
+
+/// What a reader wants to see.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter {
+    /// This agent; empty: all.
+    pub(crate) agent: String,
+    /// These categories; empty: all.
+    pub(crate) categories: Vec<Category>,
+}
+
+impl Filter {
+    fn takes(&self, event: &Event) -> bool {
+        (self.agent.is_empty() || self.agent == event.agent)
+            && (self.categories.is_empty() || self.categories.contains(&event.category))
+    }
+}
+
+/// The feeds.
+#[derive(Clone)]
+pub(crate) struct Feed {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    offices: Offices,
+    retention_age: Duration,
+    signals: Signals<OfficeId>,
+}
+
+impl Feed {
+    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, offices: Offices, retention_age: Duration) -> Self {
+        let signals = Signals::new();
+        Self {
+            db,
+            clock,
+            offices,
+            retention_age,
+            signals,
+        }
+    }
+
+    /// Takes events in. Those already there, those of removed offices and those past the retention time are left out.
+    pub(crate) async fn append(&self, events: Vec<Event>) -> Result<()> {
+        // Kept events are younger than this, so forgetting old ones cannot let a late delivery in a second time.
+        let oldest = self.clock.now() - self.retention_age;
+        // Offices are locked in the order of their ids: two batches cannot wait for each other.
+        let mut by_office: BTreeMap<OfficeId, Vec<Event>> = BTreeMap::new();
+        for event in events.into_iter().filter(|event| event.time >= oldest) {
+            by_office.entry(event.office_id).or_default().push(event);
+        }
+        if by_office.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.db.begin().await?;
+        for (office_id, events) in &by_office {
+            let Some(first) = crate::offices::repo::feed_lock(&mut tx, *office_id).await? else {
+                continue;
+            };
+            let mut next = first;
+            for event in events {
+                next += i64::from(repo::event_insert(&mut tx, event, next).await?);
+            }
+            if next > first {
+                crate::offices::repo::feed_advance(&mut tx, *office_id, next).await?;
+            }
+        }
+        tx.commit().await?;
+        by_office.keys().for_each(|office_id| self.signals.wake(office_id));
+        Ok(())
+    }
+
+    /// One page, newest first, and the token of the next.
+    pub(crate) async fn list(
+        &self,
+        office_id: OfficeId,
+        filter: &Filter,
+        span: Range<Time>,
+        page: &Page<FeedKey>,
+    ) -> Result<(Vec<FeedEvent>, String)> {
+        let mut conn = self.db.read().await?;
+        let rows = repo::event_list(&mut conn, office_id, filter, &span, page).await?;
+        Ok(page.finish(rows, |row| (row.event.time, row.cursor)))
+    }
+
+    /// Events after a cursor, for ever; none: what is taken in after this call. Holds one batch at a time and reads the
+    /// next when that is handed on, so a slow reader costs no more than that.
+    pub(crate) async fn watch(
+        &self,
+        office_id: OfficeId,
+        filter: Filter,
+        after: Option<i64>,
+    ) -> Result<impl Stream<Item = Result<FeedEvent>> + Send + use<>> {
+        let mut subscription = self.signals.subscribe(office_id);
+        let mut position = match after {
+            Some(cursor) => cursor,
+            None => crate::offices::repo::feed_end(&mut self.db.read().await?, office_id).await?,
+        };
+        let feed = self.clone();
+        let poll = feed.db.is_shared().then_some(POLL);
+        let mut batch: vec::IntoIter<FeedEvent> = Vec::new().into_iter();
+        let next = async move || loop {
+            if let Some(event) = batch.find(|event| filter.takes(&event.event)) {
+                return Ok::<_, Error>(event);
+            }
+            let rows = repo::event_after(&mut feed.db.read().await?, office_id, position, BATCH).await?;
+            match rows.last() {
+                Some(last) => position = last.cursor,
+                None => {
+                    feed.offices.still_there(office_id).await?;
+                    subscription.changed(poll).await;
+                }
+            }
+            batch = rows.into_iter();
+        };
+        Ok(stream::try_unfold(next, |mut next| async move {
+            Ok(Some((next().await?, next)))
+        }))
+    }
+
+    /// Deletes events past the retention time.
+    pub(crate) async fn retain(&self) -> Result<()> {
+        let oldest = self.clock.now() - self.retention_age;
+        loop {
+            let mut tx = self.db.begin().await?;
+            let deleted = repo::event_delete_before(&mut tx, oldest, DELETE).await?;
+            tx.commit().await?;
+            if deleted < DELETE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Deletes events of an office that was buried, at most `batches` batches; true: none is left.
+    pub(crate) async fn remove(&self, office_id: OfficeId, batches: usize) -> Result<bool> {
+        self.signals.wake(&office_id);
+        for _ in 0..batches {
+            let mut tx = self.db.begin().await?;
+            let deleted = repo::event_delete_office(&mut tx, office_id, DELETE).await?;
+            tx.commit().await?;
+            if deleted < DELETE {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

@@ -1,0 +1,158 @@
+//! Table `events`.
+
+use std::ops::Range;
+
+use mi_kernel::{
+    EventId, OfficeId, Result, Time,
+    event::{Category, Event},
+    page::Page,
+};
+use mi_rpc::convert;
+use mi_store::{Conn, DbError, DbResult, on};
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use super::{FeedEvent, FeedKey, Filter};
+
+#[derive(FromRow)]
+struct Row {
+    event_id: Uuid,
+    office_id: Uuid,
+    seq: i64,
+    time: Time,
+    agent: String,
+    category: String,
+    r#type: String,
+    summary: String,
+    metadata: Json<serde_json::Value>,
+    trace_id: String,
+}
+
+impl TryFrom<Row> for FeedEvent {
+    type Error = mi_kernel::Error;
+    fn try_from(row: Row) -> Result<Self> {
+        let event = Event {
+            id: EventId(row.event_id),
+            office_id: OfficeId(row.office_id),
+            agent: row.agent,
+            category: convert::category("category", &row.category).map_err(mi_kernel::Error::internal)?,
+            kind: row.r#type,
+            summary: row.summary,
+            time: row.time,
+            metadata: row.metadata.0,
+            trace_id: row.trace_id,
+        };
+        Ok(Self { event, cursor: row.seq })
+    }
+}
+
+/// False: it was there already.
+pub(crate) async fn event_insert(tx: &mut Conn, event: &Event, seq: i64) -> DbResult<bool> {
+    Ok(on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO events
+             (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             ON CONFLICT (event_id) DO NOTHING",
+        )
+        .bind(event.id.0)
+        .bind(event.office_id.0)
+        .bind(seq)
+        .bind(event.time)
+        .bind(&event.agent)
+        .bind(event.category.as_str())
+        .bind(&event.kind)
+        .bind(&event.summary)
+        .bind(Json(&event.metadata))
+        .bind(&event.trace_id)
+        .execute(&mut *c)
+        .await
+        .map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+/// The rows of one page and one more.
+pub(crate) async fn event_list(
+    conn: &mut Conn,
+    office_id: OfficeId,
+    filter: &Filter,
+    span: &Range<Time>,
+    page: &Page<FeedKey>,
+) -> Result<Vec<FeedEvent>> {
+    // Two texts, because a condition that may be off keeps either database from using the index of the agent.
+    let sql = if filter.agent.is_empty() {
+        "SELECT * FROM events
+         WHERE office_id = $1 AND $2 = '' AND time >= $3 AND time < $4 AND (time, seq) < ($5, $6)
+         AND category IN ($7, $8, $9, $10, $11, $12, $13, $14)
+         ORDER BY time DESC, seq DESC LIMIT $15"
+    } else {
+        "SELECT * FROM events
+         WHERE office_id = $1 AND agent = $2 AND time >= $3 AND time < $4 AND (time, seq) < ($5, $6)
+         AND category IN ($7, $8, $9, $10, $11, $12, $13, $14)
+         ORDER BY time DESC, seq DESC LIMIT $15"
+    };
+    let (time, seq) = page.after.unwrap_or((span.end, i64::MAX));
+    // Always eight, repeated when there are fewer: one text for every choice.
+    let wanted = if filter.categories.is_empty() {
+        &Category::ALL[..]
+    } else {
+        &filter.categories
+    };
+    let categories: [&str; 8] = std::array::from_fn(|i| wanted[i % wanted.len()].as_str());
+    let rows: Vec<Row> = on!(conn, |c| {
+        let mut query = sqlx::query_as(sql)
+            .bind(office_id.0)
+            .bind(&filter.agent)
+            .bind(span.start)
+            .bind(span.end)
+            .bind(time)
+            .bind(seq);
+        for category in categories {
+            query = query.bind(category);
+        }
+        query.bind(page.fetch()).fetch_all(&mut *c).await
+    })
+    .map_err(DbError::from)?;
+    rows.into_iter().map(FeedEvent::try_from).collect()
+}
+
+/// Events after a cursor, oldest first.
+pub(crate) async fn event_after(conn: &mut Conn, office_id: OfficeId, seq: i64, limit: i64) -> Result<Vec<FeedEvent>> {
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as("SELECT * FROM events WHERE office_id = $1 AND seq > $2 ORDER BY seq LIMIT $3")
+            .bind(office_id.0)
+            .bind(seq)
+            .bind(limit)
+            .fetch_all(&mut *c)
+            .await
+    })
+    .map_err(DbError::from)?;
+    rows.into_iter().map(FeedEvent::try_from).collect()
+}
+
+/// Returns how many were deleted.
+pub(crate) async fn event_delete_before(tx: &mut Conn, time: Time, limit: i64) -> DbResult<i64> {
+    Ok(on!(tx, |c| {
+        sqlx::query(
+            "DELETE FROM events WHERE event_id IN
+             (SELECT event_id FROM events WHERE time < $1 ORDER BY time LIMIT $2)",
+        )
+        .bind(time)
+        .bind(limit)
+        .execute(&mut *c)
+        .await
+        .map(|done| done.rows_affected().try_into().unwrap_or(i64::MAX))
+    })?)
+}
+
+/// Returns how many were deleted.
+pub(crate) async fn event_delete_office(tx: &mut Conn, office_id: OfficeId, limit: i64) -> DbResult<i64> {
+    Ok(on!(tx, |c| {
+        sqlx::query("DELETE FROM events WHERE event_id IN (SELECT event_id FROM events WHERE office_id = $1 LIMIT $2)")
+            .bind(office_id.0)
+            .bind(limit)
+            .execute(&mut *c)
+            .await
+            .map(|done| done.rows_affected().try_into().unwrap_or(i64::MAX))
+    })?)
+}

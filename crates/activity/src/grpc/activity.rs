@@ -1,0 +1,107 @@
+//! `mi.v1.ActivityService`.
+
+use futures::TryStreamExt;
+use mi_base::Tasks;
+use mi_kernel::{Error, Result, event::Category, page::Page, text};
+use mi_proto::v1::{
+    ActivityEvent, ListActivityRequest, ListActivityResponse, WatchActivityRequest, WatchActivityResponse,
+    activity_service_server::ActivityService,
+};
+use mi_rpc::{Caller, convert, status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+use super::{outgoing, time_span};
+use crate::{
+    feed::{Feed, FeedEvent, Filter},
+    offices::Offices,
+};
+
+/// The feed as its readers see it.
+pub(super) struct Activity {
+    pub(super) offices: Offices,
+    pub(super) feed: Feed,
+    pub(super) tasks: Tasks,
+}
+
+#[tonic::async_trait]
+impl ActivityService for Activity {
+    async fn list_activity(
+        &self,
+        request: Request<ListActivityRequest>,
+    ) -> Result<Response<ListActivityResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.list(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
+    }
+
+    type WatchActivityStream = BoxStream<WatchActivityResponse>;
+
+    async fn watch_activity(
+        &self,
+        request: Request<WatchActivityRequest>,
+    ) -> Result<Response<Self::WatchActivityStream>, Status> {
+        let caller = Caller::of(&request)?;
+        self.watch(&caller, request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
+    }
+}
+
+impl Activity {
+    async fn list(&self, caller: &Caller, request: ListActivityRequest) -> Result<ListActivityResponse> {
+        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let filter = filter(&request.agent, &request.categories)?;
+        let span = time_span(request.start_time.as_ref(), request.end_time.as_ref())?;
+        let page = Page::parse(request.page_size, &request.page_token)?;
+        let (events, next_page_token) = self.feed.list(office_id, &filter, span, &page).await?;
+        Ok(ListActivityResponse {
+            events: events.into_iter().map(wire).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn watch(&self, caller: &Caller, request: WatchActivityRequest) -> Result<BoxStream<WatchActivityResponse>> {
+        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let filter = filter(&request.agent, &request.categories)?;
+        if request.after_cursor.is_some_and(|cursor| cursor < 0) {
+            return Err(Error::invalid(
+                "after_cursor",
+                "must be a cursor of an event, or 0 for the whole feed",
+            ));
+        }
+        let events = self.feed.watch(office_id, filter, request.after_cursor).await?;
+        let messages = events.map_ok(|event| WatchActivityResponse {
+            event: Some(wire(event)),
+        });
+        Ok(outgoing(&self.tasks, messages.map_err(status)))
+    }
+}
+
+fn filter(agent: &str, categories: &[String]) -> Result<Filter> {
+    let agent = if agent.is_empty() {
+        String::new()
+    } else {
+        text::lookup_name("agent", agent)?
+    };
+    let mut wanted: Vec<Category> = Vec::new();
+    for name in categories.iter().flat_map(|entry| entry.split(',')).map(str::trim) {
+        let category = convert::category("categories", name)?;
+        if !wanted.contains(&category) {
+            wanted.push(category);
+        }
+    }
+    Ok(Filter {
+        agent,
+        categories: wanted,
+    })
+}
+
+fn wire(event: FeedEvent) -> ActivityEvent {
+    ActivityEvent {
+        cursor: event.cursor,
+        ..convert::event_to_wire(event.event)
+    }
+}

@@ -1,0 +1,52 @@
+//! `mi.internal.v1.OfficeReplicaService`.
+
+use mi_kernel::{AccountId, Error, OfficeId, Result};
+use mi_proto::internal::v1::{
+    ApplyOfficeRequest, ApplyOfficeResponse, RemoveOfficeRequest, RemoveOfficeResponse,
+    office_replica_service_server::OfficeReplicaService,
+};
+use mi_rpc::{Caller, status};
+use tonic::{Request, Response, Status};
+
+use crate::removal::Removal;
+
+/// What the office role tells about offices.
+pub(super) struct Replica {
+    pub(super) removal: Removal,
+}
+
+#[tonic::async_trait]
+impl OfficeReplicaService for Replica {
+    async fn apply_office(
+        &self,
+        request: Request<ApplyOfficeRequest>,
+    ) -> Result<Response<ApplyOfficeResponse>, Status> {
+        Caller::of(&request)?;
+        self.apply(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(ApplyOfficeResponse {}))
+    }
+
+    async fn remove_office(
+        &self,
+        request: Request<RemoveOfficeRequest>,
+    ) -> Result<Response<RemoveOfficeResponse>, Status> {
+        Caller::of(&request)?;
+        let office_id = OfficeId::parse(&request.get_ref().office_id).map_err(status)?;
+        let left = self.removal.remove(office_id).await.map_err(status)?;
+        Ok(Response::new(RemoveOfficeResponse {
+            done: left.is_none(),
+            message: left.map(|what| format!("{what} are being removed")).unwrap_or_default(),
+        }))
+    }
+}
+
+impl Replica {
+    async fn apply(&self, request: ApplyOfficeRequest) -> Result<()> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        let account_id = AccountId::parse(&request.account_id)?;
+        if request.version < 0 {
+            return Err(Error::invalid("version", "must not be negative"));
+        }
+        self.removal.offices.apply(office_id, account_id, request.version).await
+    }
+}

@@ -1,0 +1,90 @@
+//! The activity role: the feed of what happened in each office, and the logs of its agents.
+//!
+//! Other roles report events and captured lines, agents append their own; operators and agents list and follow.
+//! Events and fresh lines live in the role's database, older lines in object storage.
+
+mod config;
+mod feed;
+mod grpc;
+mod logs;
+mod maintenance;
+mod offices;
+mod removal;
+mod signals;
+mod span;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use mi_base::Tasks;
+use mi_kernel::{Clock, Result};
+use mi_store::{Db, Migrations, step};
+
+pub use config::ActivityConfig;
+use feed::Feed;
+use logs::Logs;
+use maintenance::Maintenance;
+use offices::Offices;
+
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "activity")];
+
+/// The role, ready to be served.
+#[derive(Debug)]
+pub struct ActivityRole {
+    /// LogService, ActivityService and the internal IngestService and OfficeReplicaService; to be put behind a guard.
+    pub routes: tonic::service::Routes,
+}
+
+/// The parts of the role, before anything is served.
+struct Parts {
+    db: Db,
+    offices: Offices,
+    feed: Feed,
+    logs: Logs,
+}
+
+impl Parts {
+    /// Opens the database and starts the writer of the logs.
+    async fn open(config: &ActivityConfig, clock: &Arc<dyn Clock>, tasks: &Tasks) -> Result<Self> {
+        let db = Db::open(&config.db, MIGRATIONS).await?;
+        let offices = Offices::new(db.clone());
+        let feed = Feed::new(db.clone(), clock.clone(), offices.clone(), config.retention_age);
+        let logs = Logs::new(
+            db.clone(),
+            config.objects.clone(),
+            clock.clone(),
+            offices.clone(),
+            tasks,
+        );
+        Ok(Self {
+            db,
+            offices,
+            feed,
+            logs,
+        })
+    }
+
+    fn routes(&self, clock: &Arc<dyn Clock>, tasks: &Tasks) -> tonic::service::Routes {
+        grpc::routes(&self.offices, &self.feed, &self.logs, clock, tasks)
+    }
+}
+
+/// Opens the role's database, brings it up to date, and starts its background tasks.
+///
+/// # Errors
+/// `Unavailable` when the database cannot be opened, `FailedPrecondition` when a newer binary migrated it.
+pub async fn build(config: ActivityConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<ActivityRole> {
+    let parts = Parts::open(&config, &clock, tasks).await?;
+    let routes = parts.routes(&clock, tasks);
+    let maintenance = Maintenance {
+        db: parts.db,
+        clock,
+        feed: parts.feed,
+        logs: parts.logs,
+        retention_age: config.retention_age,
+        retention_bytes: config.retention_bytes,
+    };
+    tasks.spawn("activity-maintenance", maintenance.run());
+    Ok(ActivityRole { routes })
+}

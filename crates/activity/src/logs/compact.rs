@@ -1,0 +1,110 @@
+//! Compaction: joins the blocks of a log's tail into a segment in object storage.
+//!
+//! The object is written first, then one transaction swaps the blocks for the segment's row. A crash in between leaves
+//! an object that no row names, under a name that is never used again; [`Logs::sweep`] removes it. Two processes that
+//! compact the same log at once write two objects, and the one whose blocks are gone at the swap takes its own back.
+
+use std::time::Duration;
+
+use mi_kernel::{AgentId, OfficeId, Result};
+use object_store::{ObjectStoreExt, path::Path};
+use uuid::Uuid;
+
+use super::{
+    Logs, block,
+    repo::{self, SegmentRow},
+};
+use crate::offices::repo::office_hold;
+
+/// A tail this large, before compression, becomes a segment.
+pub(crate) const DUE_BYTES: i64 = 1 << 20;
+/// A tail of more blocks than this becomes a segment.
+pub(crate) const DUE_BLOCKS: i64 = 64;
+/// Blocks older than this become a segment.
+pub(crate) const DUE_AGE: Duration = Duration::from_secs(3600);
+/// A segment holds about this much before compression, and more only when a single block does.
+const SEGMENT_BYTES: i64 = 4 << 20;
+/// Blocks of one segment.
+const SEGMENT_BLOCKS: i64 = 1024;
+/// Logs looked up at a time.
+const LOGS: i64 = 100;
+
+impl Logs {
+    /// Compacts until no tail is due. A log that fails is left for the next time.
+    pub(crate) async fn compact(&self) -> Result<()> {
+        loop {
+            let due = self.clock.now() - DUE_AGE;
+            let mut conn = self.db.read().await?;
+            let backlog = repo::tail_backlog(&mut conn, DUE_BYTES, DUE_BLOCKS, due, LOGS).await?;
+            drop(conn);
+            let mut progress = false;
+            for (office_id, agent_id) in backlog {
+                match self.compact_one(office_id, agent_id).await {
+                    Ok(compacted) => progress |= compacted,
+                    Err(error) => tracing::warn!(
+                        target: "mi::logs", %office_id, %agent_id, error = %error.chain(), "a log is not compacted"
+                    ),
+                }
+            }
+            if !progress {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes one segment of a log's oldest blocks; false: they were gone, or the office is.
+    pub(crate) async fn compact_one(&self, office_id: OfficeId, agent_id: AgentId) -> Result<bool> {
+        let mut conn = self.db.read().await?;
+        let sizes = repo::tail_sizes(&mut conn, agent_id, SEGMENT_BLOCKS).await?;
+        let mut total = 0;
+        let fitting = sizes.iter().take_while(|(_, bytes)| {
+            total += bytes;
+            total <= SEGMENT_BYTES
+        });
+        let Some((up_to, _)) = fitting.last().or(sizes.first()) else {
+            return Ok(false);
+        };
+        let rows = repo::tail_list(&mut conn, agent_id, *up_to).await?;
+        drop(conn);
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else {
+            return Ok(false);
+        };
+        let (first_seq, last_seq) = (first.first_seq, last.last_seq);
+        let times = rows
+            .iter()
+            .fold((first.first_time, first.last_time), |(earliest, latest), row| {
+                (earliest.min(row.first_time), latest.max(row.last_time))
+            });
+        let written_at = rows
+            .iter()
+            .fold(first.written_at, |latest, row| latest.max(row.written_at));
+        let (count, raw_bytes) = (block::int(rows.len()), rows.iter().map(|row| row.raw_bytes).sum());
+        let data = block::join(rows.into_iter().map(|row| (row.lines, row.raw_bytes)).collect()).await?;
+
+        let unique = Uuid::now_v7().simple();
+        let path = Path::from(format!(
+            "logs/{office_id}/{agent_id}/{first_seq}-{last_seq}-{unique}.zst"
+        ));
+        let segment = SegmentRow {
+            agent_id,
+            seqs: (first_seq, last_seq),
+            times,
+            written_at,
+            raw_bytes,
+            stored_bytes: block::int(data.len()),
+            path: path.to_string(),
+        };
+        self.objects.put(&path, data.into()).await.map_err(super::storage)?;
+        let mut tx = self.db.begin().await?;
+        if office_hold(&mut tx, office_id).await?
+            && i64::try_from(repo::tail_delete(&mut tx, agent_id, last_seq).await?) == Ok(count)
+        {
+            repo::segment_insert(&mut tx, &segment).await?;
+            tx.commit().await?;
+            return Ok(true);
+        }
+        drop(tx);
+        self.delete_objects(&[segment.path]).await?;
+        Ok(false)
+    }
+}

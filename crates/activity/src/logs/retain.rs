@@ -1,0 +1,115 @@
+//! What ends the life of log lines: age, size, and the removal of their office.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mi_kernel::{OfficeId, Result, Time};
+use object_store::{ObjectStore, ObjectStoreExt, path::Path};
+
+use super::{Logs, block, repo};
+
+/// Segments deleted at a time.
+const BATCH: i64 = 100;
+/// An object without an index row is left alone for this long: its row may be about to come.
+pub(crate) const ORPHAN_AGE: Duration = Duration::from_secs(3600);
+const ROOT: &str = "logs";
+
+impl Logs {
+    /// Deletes segments past the retention time, and the oldest of logs that take too much room. Index rows go before
+    /// objects, so that a row always names something readable; objects left by a crash in between are swept.
+    pub(crate) async fn retain(&self, age: Duration, bytes: u64) -> Result<()> {
+        let oldest = self.clock.now() - age;
+        loop {
+            let paths = repo::segment_list_before(&mut self.db.read().await?, oldest, BATCH).await?;
+            if paths.is_empty() {
+                break;
+            }
+            self.delete_segments(&paths).await?;
+        }
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let oversize = repo::segment_oversize(&mut self.db.read().await?, bytes).await?;
+        for (agent_id, mut excess) in oversize {
+            while excess > 0 {
+                let mut paths = Vec::new();
+                for (size, path) in repo::segment_list(&mut self.db.read().await?, agent_id, BATCH).await? {
+                    if excess > 0 {
+                        excess -= size;
+                        paths.push(path);
+                    }
+                }
+                if paths.is_empty() {
+                    break;
+                }
+                self.delete_segments(&paths).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_segments(&self, paths: &[String]) -> Result<()> {
+        let mut tx = self.db.begin().await?;
+        repo::segment_delete(&mut tx, paths).await?;
+        tx.commit().await?;
+        self.delete_objects(paths).await
+    }
+
+    /// Deletes objects; those that are gone already are fine.
+    pub(crate) async fn delete_objects(&self, paths: &[String]) -> Result<()> {
+        for path in paths {
+            match self.objects.delete(&Path::from(path.as_str())).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => return Err(super::storage(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes objects that no index row names, left by a crash between the two.
+    pub(crate) async fn sweep(&self) -> Result<()> {
+        let before: Time = self.clock.now() - ORPHAN_AGE;
+        let mut objects = self.objects.list(Some(&Path::from(ROOT)));
+        while let Some(object) = objects.try_next().await.map_err(super::storage)? {
+            if object.last_modified < before
+                && !repo::segment_exists(&mut self.db.read().await?, object.location.as_ref()).await?
+            {
+                tracing::info!(target: "mi::logs", path = %object.location, "an orphaned segment is deleted");
+                self.delete_objects(&[object.location.to_string()]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes logs of an office that was buried, at most `logs` of them and of other objects; true: nothing is left.
+    pub(crate) async fn remove(&self, office_id: OfficeId, logs: i64) -> Result<bool> {
+        self.signals.wake_all(|name| name.0 == office_id);
+        let agents = repo::stream_list(&mut self.db.read().await?, office_id, logs).await?;
+        for agent_id in &agents {
+            // Objects first: nobody reads them any more, and the rows are what is found again after a crash.
+            loop {
+                let segments = repo::segment_list(&mut self.db.read().await?, *agent_id, BATCH).await?;
+                if segments.is_empty() {
+                    break;
+                }
+                let paths: Vec<String> = segments.into_iter().map(|(_, path)| path).collect();
+                self.delete_objects(&paths).await?;
+                let mut tx = self.db.begin().await?;
+                repo::segment_delete(&mut tx, &paths).await?;
+                tx.commit().await?;
+            }
+            let mut tx = self.db.begin().await?;
+            repo::stream_delete(&mut tx, *agent_id).await?;
+            tx.commit().await?;
+        }
+        if block::int(agents.len()) == logs {
+            return Ok(false);
+        }
+        let mut left = self.objects.list(Some(&Path::from(format!("{ROOT}/{office_id}"))));
+        for _ in 0..logs {
+            match left.try_next().await.map_err(super::storage)? {
+                Some(object) => self.delete_objects(&[object.location.to_string()]).await?,
+                None => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+}
