@@ -1,0 +1,237 @@
+//! Who calls: API keys of operators and tokens of agents become actors, by asking the role that keeps them.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use mi_kernel::{Actor, AgentId, Clock, Error, ErrorKind, Result};
+use mi_proto::{
+    internal::v1::{
+        ResolveAgentKeyRequest, ResolveApiKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
+        credential_service_client::CredentialServiceClient,
+    },
+    v1::Principal,
+};
+use mi_rpc::{RoleClient, convert, status::from_status};
+use moka::{Expiry, future::Cache};
+use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use tonic::{Code, Request, Status};
+
+use crate::{Backends, token::Token};
+
+/// How API keys begin; everything else is an agent's token.
+const API_KEY: &str = "mi_";
+/// How long an answer counts, from when the question was asked: so long does a revoked credential live on at most.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long a refusal counts: enough to blunt a loop, short enough for a key that was made just now.
+const REFUSED_FRESH: Duration = Duration::from_millis(200);
+/// Credentials remembered at once.
+const CAPACITY: u64 = 100_000;
+/// How long to wait for the role that knows.
+const LOOKUP: Duration = Duration::from_secs(5);
+
+type Hash = [u8; SHA256_OUTPUT_LEN];
+
+/// A value that stops being good at a moment.
+#[derive(Clone)]
+struct Fresh<T> {
+    value: T,
+    until: Instant,
+}
+
+struct UntilStale;
+
+impl<K, T> Expiry<K, Fresh<T>> for UntilStale {
+    fn expire_after_create(&self, _: &K, fresh: &Fresh<T>, created: Instant) -> Option<Duration> {
+        Some(fresh.until.saturating_duration_since(created))
+    }
+}
+
+/// Who holds a credential and until when (Unix seconds), or why nobody does.
+type Verdict = Result<(Arc<Actor>, f64), &'static str>;
+
+/// An agent with its public key, or why there is none.
+type AgentKey = Result<(Arc<Actor>, Arc<[u8]>), &'static str>;
+
+/// Resolves credentials.
+pub(crate) struct Authenticator {
+    api_keys: CredentialServiceClient<RoleClient>,
+    agents: AgentRegistryServiceClient<RoleClient>,
+    clock: Arc<dyn Clock>,
+    anonymous: Arc<Actor>,
+    verdicts: Cache<Hash, Fresh<Verdict>>,
+    agent_keys: Cache<(AgentId, String), Fresh<AgentKey>>,
+}
+
+impl Authenticator {
+    pub(crate) fn new(backends: &Backends, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            api_keys: CredentialServiceClient::new(RoleClient::new(backends.office.clone(), "gateway")),
+            agents: AgentRegistryServiceClient::new(RoleClient::new(backends.scheduler.clone(), "gateway")),
+            clock,
+            anonymous: Arc::new(Actor::Anonymous),
+            verdicts: Cache::builder().max_capacity(CAPACITY).expire_after(UntilStale).build(),
+            agent_keys: Cache::builder().max_capacity(CAPACITY).expire_after(UntilStale).build(),
+        }
+    }
+
+    /// Nobody in particular.
+    pub(crate) fn anonymous(&self) -> Arc<Actor> {
+        self.anonymous.clone()
+    }
+
+    /// Who the headers say that calls. Without a credential that is nobody; the role decides whether it needs one.
+    ///
+    /// # Errors
+    /// `Unauthenticated` for a credential that is malformed or that nobody holds, `Unavailable` when the role that
+    /// knows cannot be asked.
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Actor>> {
+        let Some(credential) = bearer(headers)? else {
+            return Ok(self.anonymous());
+        };
+        let mut hash = Hash::default();
+        hash.copy_from_slice(digest(&SHA256, credential.as_bytes()).as_ref());
+        let verdict = match self.verdicts.get(&hash).await {
+            Some(known) => known.value,
+            None => {
+                let asked = self.verdicts.try_get_with(hash, self.resolve(credential, hash)).await;
+                asked.map_err(lookup_failed)?.value
+            }
+        };
+        let (actor, expires) = verdict.map_err(|why| refused(credential, why))?;
+        // A remembered token runs out by the clock like any other.
+        if expires < self.clock.now().timestamp_millis() as f64 / 1000.0 {
+            return Err(refused(credential, "it has expired"));
+        }
+        Ok(actor)
+    }
+
+    async fn resolve(&self, credential: &str, hash: Hash) -> Result<Fresh<Verdict>> {
+        let asked = Instant::now();
+        let (verdict, until) = if credential.starts_with(API_KEY) {
+            (self.api_key(hash).await?, asked + FRESH)
+        } else {
+            match Token::parse(credential, self.clock.now()) {
+                Ok(token) => self.agent(&token, asked).await?,
+                Err(why) => (Err(why), asked + FRESH),
+            }
+        };
+        let until = if verdict.is_ok() {
+            until
+        } else {
+            until.min(asked + REFUSED_FRESH)
+        };
+        Ok(Fresh { value: verdict, until })
+    }
+
+    async fn api_key(&self, hash: Hash) -> Result<Verdict> {
+        let question = request(ResolveApiKeyRequest {
+            sha256: hash.to_vec().into(),
+        });
+        match self.api_keys.clone().resolve_api_key(question).await {
+            Ok(answer) => Ok(Ok((actor(answer.into_inner().principal)?, f64::INFINITY))),
+            Err(status) => unknown(&status, "no such API key").map(Err),
+        }
+    }
+
+    /// The key behind a token is asked for apart from the token, since agents make themselves a new one each few
+    /// minutes. The answer about the token is never good for longer than the one about the key.
+    async fn agent(&self, token: &Token<'_>, asked: Instant) -> Result<(Verdict, Instant)> {
+        let name = (token.agent_id, token.key_id.clone());
+        let key = self
+            .agent_keys
+            .try_get_with(name, self.agent_key(token, asked))
+            .await
+            .map_err(lookup_failed)?;
+        let verdict = key.value.and_then(|(actor, public)| match token.signed_by(&public) {
+            true => Ok((actor, token.expires)),
+            false => Err("the signature is not the agent's"),
+        });
+        Ok((verdict, key.until))
+    }
+
+    async fn agent_key(&self, token: &Token<'_>, asked: Instant) -> Result<Fresh<AgentKey>> {
+        let question = request(ResolveAgentKeyRequest {
+            agent_id: token.agent_id.to_string(),
+            key_id: token.key_id.clone(),
+        });
+        let value = match self.agents.clone().resolve_agent_key(question).await {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                let actor = actor(answer.principal)?;
+                match &*actor {
+                    Actor::Agent(agent) if agent.agent_id == token.agent_id => {}
+                    _ => return Err(Error::internal("the registry answered for somebody else")),
+                }
+                Ok((actor, Arc::from(&answer.public_key[..])))
+            }
+            Err(status) => Err(unknown(&status, "no such agent, or not its key")?),
+        };
+        let until = asked + if value.is_ok() { FRESH } else { REFUSED_FRESH };
+        Ok(Fresh { value, until })
+    }
+}
+
+/// The one credential of the headers.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let malformed = || {
+        Error::unauthenticated(
+            "the authorization header must be one `Bearer` and a credential: an API key (`mi_...`) or an agent's token",
+        )
+    };
+    if values.next().is_some() {
+        return Err(malformed());
+    }
+    let (scheme, credential) = value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .ok_or_else(malformed)?;
+    let credential = credential.trim_matches(' ');
+    if !scheme.eq_ignore_ascii_case("bearer") || credential.is_empty() || credential.contains(' ') {
+        return Err(malformed());
+    }
+    Ok(Some(credential))
+}
+
+fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(LOOKUP);
+    request
+}
+
+fn actor(principal: Option<Principal>) -> Result<Arc<Actor>> {
+    let principal = principal.ok_or_else(|| Error::internal("a role resolved a credential to nobody"))?;
+    convert::actor(&principal).map(Arc::new).map_err(Error::internal)
+}
+
+/// That nobody holds a credential is an answer; everything else is a failure to get one.
+fn unknown(status: &Status, why: &'static str) -> Result<&'static str> {
+    match status.code() {
+        Code::Unauthenticated => Ok(why),
+        _ => Err(from_status(status)),
+    }
+}
+
+/// What the caller learns about a bad credential: the same, whatever is wrong with it.
+fn refused(credential: &str, why: &'static str) -> Error {
+    let text = match credential.starts_with(API_KEY) {
+        true => "the API key is unknown or revoked",
+        false => "the credential is neither an API key (`mi_...`) nor a valid agent's token",
+    };
+    Error::unauthenticated(text).caused_by(why)
+}
+
+/// A lookup that failed, for all who waited for it.
+fn lookup_failed(error: Arc<Error>) -> Error {
+    match error.kind {
+        ErrorKind::Internal => Error::internal(error),
+        _ => Error::unavailable("credentials cannot be checked right now; try again").caused_by(error),
+    }
+}

@@ -1,0 +1,113 @@
+//! `grpc.health.v1`: whether the roles behind the edge answer, asked every two seconds.
+
+use std::time::Duration;
+
+use mi_base::Tasks;
+use mi_proto::internal::v1::{
+    AppendEventsRequest, ResolveAgentKeyRequest, ResolveApiKeyRequest,
+    agent_registry_service_client::AgentRegistryServiceClient, credential_service_client::CredentialServiceClient,
+    ingest_service_client::IngestServiceClient,
+};
+use mi_rpc::{RoleClient, Transport};
+use tokio::time::{MissedTickBehavior, interval};
+use tonic::{Code, Request};
+use tonic_health::{
+    ServingStatus,
+    pb::health_server::{Health, HealthServer},
+    server::{HealthReporter, health_reporter},
+};
+
+use crate::{Backends, route::Role};
+
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// The health service, kept true by a background task. The whole counts as serving until a probe fails.
+pub(crate) fn start(backends: &Backends, tasks: &Tasks) -> HealthServer<impl Health> {
+    let (reporter, server) = health_reporter();
+    tasks.spawn("gateway-health", watch(reporter, backends.clone()));
+    server
+}
+
+async fn watch(reporter: HealthReporter, backends: Backends) {
+    let mut serving = Role::ALL.map(|_| true);
+    for role in Role::ALL {
+        report(&reporter, role, true).await;
+    }
+    let mut timer = interval(PERIOD);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let probed = tokio::join!(
+            reachable(Role::Office, &backends),
+            reachable(Role::Scheduler, &backends),
+            reachable(Role::Activity, &backends),
+        );
+        let now = [probed.0, probed.1, probed.2];
+        // Watchers are woken by each report, so only changes are reported.
+        for ((role, was), is) in Role::ALL.into_iter().zip(serving).zip(now) {
+            if was != is {
+                tracing::warn!(target: "mi::gateway", role = role.as_str(), reachable = is, "a role changed its health");
+                report(&reporter, role, is).await;
+            }
+        }
+        let (was, is) = (serving.iter().all(|up| *up), now.iter().all(|up| *up));
+        if was != is {
+            reporter.set_service_status("", status(is)).await;
+        }
+        serving = now;
+    }
+}
+
+async fn report(reporter: &HealthReporter, role: Role, up: bool) {
+    for service in role.services() {
+        reporter.set_service_status(service, status(up)).await;
+    }
+}
+
+fn status(up: bool) -> ServingStatus {
+    if up {
+        ServingStatus::Serving
+    } else {
+        ServingStatus::NotServing
+    }
+}
+
+/// Asks the role for something that is not there: any answer will do, also a refusal.
+async fn reachable(role: Role, backends: &Backends) -> bool {
+    let client = RoleClient::new(Transport::clone(backends.of(role)), "gateway");
+    let refused = match role {
+        Role::Office => {
+            let question = ResolveApiKeyRequest {
+                sha256: vec![0; 32].into(),
+            };
+            CredentialServiceClient::new(client)
+                .resolve_api_key(within(question))
+                .await
+                .err()
+        }
+        Role::Scheduler => {
+            let question = ResolveAgentKeyRequest {
+                agent_id: "00000000-0000-0000-0000-000000000000".into(),
+                key_id: "k0000000000000000".into(),
+            };
+            AgentRegistryServiceClient::new(client)
+                .resolve_agent_key(within(question))
+                .await
+                .err()
+        }
+        Role::Activity => {
+            let nothing = AppendEventsRequest::default();
+            IngestServiceClient::new(client)
+                .append_events(within(nothing))
+                .await
+                .err()
+        }
+    };
+    !refused.is_some_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))
+}
+
+fn within<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(PERIOD);
+    request
+}

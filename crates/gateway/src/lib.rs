@@ -1,0 +1,150 @@
+//! The edge: authentication, limits, routing of bytes, gRPC-Web, reflection and health.
+//!
+//! A call is routed by its path and forwarded as it came; messages are never decoded here. There is no database: who
+//! holds a credential is asked of the roles that keep them, and remembered for a second.
+
+mod auth;
+mod forward;
+mod health;
+mod limits;
+mod route;
+mod token;
+mod web;
+
+use std::{
+    convert::Infallible,
+    future::{Future, ready},
+    num::NonZeroU32,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use mi_base::Tasks;
+use mi_kernel::Clock;
+use mi_rpc::{HttpRequest, HttpResponse, Transport};
+use tower::{Service, ServiceExt};
+
+use crate::{auth::Authenticator, forward::Forwarder, limits::Limiter, web::Traffic};
+
+/// What one principal may do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Calls a second, in the long run.
+    pub per_second: NonZeroU32,
+    /// Calls at once after a pause.
+    pub burst: NonZeroU32,
+    /// Unary calls and streams open at the same time.
+    pub concurrent: usize,
+}
+
+/// How the edge behaves.
+#[derive(Debug, Clone, Copy)]
+pub struct GatewayConfig {
+    /// For each account and each agent.
+    pub limits: Limits,
+    /// For each address that calls without a credential.
+    pub anonymous: Limits,
+    /// For unary calls that ask for none.
+    pub default_deadline: Duration,
+    /// The longest that a unary call gets.
+    pub max_deadline: Duration,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        // Literals that the compiler checks.
+        const KNOWN: Limits = Limits {
+            per_second: NonZeroU32::new(2000).unwrap(),
+            burst: NonZeroU32::new(4000).unwrap(),
+            concurrent: 512,
+        };
+        const ANONYMOUS: Limits = Limits {
+            per_second: NonZeroU32::new(50).unwrap(),
+            burst: NonZeroU32::new(200).unwrap(),
+            concurrent: 64,
+        };
+        Self {
+            limits: KNOWN,
+            anonymous: ANONYMOUS,
+            default_deadline: Duration::from_secs(30),
+            max_deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The ways to the roles.
+#[derive(Clone)]
+pub struct Backends {
+    /// Offices, accounts and keys.
+    pub office: Transport,
+    /// Agents.
+    pub scheduler: Transport,
+    /// Feed and logs.
+    pub activity: Transport,
+}
+
+/// The edge as a service: for [`mi_rpc::server::serve`], and for calls within the process.
+#[derive(Clone)]
+pub struct Gateway {
+    grpc: Grpc,
+    web: Arc<web::Web>,
+}
+
+/// Builds the edge and starts its health probes. Must be called inside a tokio runtime.
+pub fn build(config: GatewayConfig, backends: Backends, clock: Arc<dyn Clock>, tasks: &Tasks) -> Gateway {
+    let own = route::own_services(health::start(&backends, tasks));
+    let forwarder = Forwarder {
+        config,
+        auth: Authenticator::new(&backends, clock),
+        limits: Limiter::new(config.limits, config.anonymous),
+        own,
+        backends,
+        shutdown: tasks.shutdown(),
+    };
+    let grpc = Grpc(Arc::new(forwarder));
+    Gateway {
+        web: Arc::new(web::layered(grpc.clone())),
+        grpc,
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<HttpResponse, Infallible>> + Send>>;
+
+impl Service<HttpRequest> for Gateway {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Answer {
+        match Traffic::of(&request) {
+            Traffic::Grpc => self.grpc.call(request),
+            Traffic::Web => Box::pin(web::Web::clone(&self.web).oneshot(request)),
+            Traffic::Other => Box::pin(ready(Ok(web::refusal(request.method())))),
+        }
+    }
+}
+
+/// The part of the edge that speaks gRPC proper.
+#[derive(Clone)]
+struct Grpc(Arc<Forwarder>);
+
+impl Service<HttpRequest> for Grpc {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Answer {
+        let forwarder = self.0.clone();
+        Box::pin(async move { Ok(forwarder.handle(request).await) })
+    }
+}

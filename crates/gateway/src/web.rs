@@ -1,0 +1,90 @@
+//! What browsers send: gRPC-Web with CORS, and everything that is not gRPC at all.
+
+use std::time::Duration;
+
+use http::{
+    HeaderName, HeaderValue, Method, StatusCode,
+    header::{self, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE},
+};
+use mi_rpc::{HttpRequest, HttpResponse};
+use tonic::body::Body;
+use tonic_web::{GrpcWebLayer, GrpcWebService};
+use tower::Layer;
+use tower_http::cors::{Any, Cors, CorsLayer};
+
+use crate::Grpc;
+
+/// The edge behind gRPC-Web and CORS.
+pub(crate) type Web = Cors<GrpcWebService<Grpc>>;
+
+/// What kind of request it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Traffic {
+    /// gRPC proper: the hot path.
+    Grpc,
+    /// gRPC-Web, and the preflights of browsers.
+    Web,
+    /// Nothing we speak.
+    Other,
+}
+
+impl Traffic {
+    pub(crate) fn of(request: &HttpRequest) -> Self {
+        let headers = request.headers();
+        if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+            return Self::Web;
+        }
+        if request.method() != Method::POST {
+            return Self::Other;
+        }
+        match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+            Some(b"application/grpc" | b"application/grpc+proto") => Self::Grpc,
+            // The spellings that tonic-web knows; it would pass others on undecoded.
+            Some(
+                b"application/grpc-web"
+                | b"application/grpc-web+proto"
+                | b"application/grpc-web-text"
+                | b"application/grpc-web-text+proto",
+            ) => Self::Web,
+            Some(other) if other.starts_with(b"application/grpc+") || other.starts_with(b"application/grpc;") => {
+                Self::Grpc
+            }
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Any origin may call: credentials are tokens that a page must hold itself, never cookies.
+pub(crate) fn layered(grpc: Grpc) -> Web {
+    let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::POST])
+        // By name: a wildcard would not cover `authorization`.
+        .allow_headers([
+            header::AUTHORIZATION,
+            CONTENT_TYPE,
+            HeaderName::from_static("x-grpc-web"),
+            HeaderName::from_static("x-user-agent"),
+            HeaderName::from_static("grpc-timeout"),
+            HeaderName::from_static("traceparent"),
+        ])
+        .expose_headers(exposed)
+        .max_age(Duration::from_secs(3600))
+        .layer(GrpcWebLayer::new().layer(grpc))
+}
+
+/// The answer to what is not gRPC.
+pub(crate) fn refusal(method: &Method) -> HttpResponse {
+    const TEXT: &str = "This is the gRPC endpoint of mi. Call it with the `mi` command, grpcurl or gRPC-Web.\n";
+    let status = if *method == Method::POST {
+        StatusCode::UNSUPPORTED_MEDIA_TYPE
+    } else {
+        StatusCode::NOT_FOUND
+    };
+    let mut response = HttpResponse::new(Body::new(axum::body::Body::from(TEXT)));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}

@@ -1,0 +1,286 @@
+//! Roles that know a few credentials and tell who called them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use mi_base::Tasks;
+use mi_gateway::{Backends, Gateway, GatewayConfig};
+use mi_kernel::{AccountId, AgentId, ApiKeyId, OfficeId, SystemClock};
+use mi_proto::{
+    internal::v1::{
+        self as internal, agent_registry_service_server as registry, credential_service_server as credentials,
+        ingest_service_server as ingest,
+    },
+    v1::{self, activity_service_client::ActivityServiceClient, activity_service_server as activity},
+};
+use mi_rpc::{Caller, Guard, PrincipalKey, Transport, server};
+use ring::{
+    digest::{SHA256, digest},
+    rand::SystemRandom,
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tonic::{
+    Request, Response, Status,
+    service::Routes,
+    transport::{Channel, Endpoint},
+};
+
+/// What the fake roles know and saw.
+pub(crate) struct World {
+    pub(crate) api_keys: Mutex<HashMap<Vec<u8>, v1::Principal>>,
+    pub(crate) agents: Mutex<HashMap<(String, String), internal::ResolveAgentKeyResponse>>,
+    pub(crate) lookups: AtomicUsize,
+    pub(crate) down: AtomicBool,
+    /// Calls that are inside the handler now.
+    pub(crate) inside: watch::Sender<usize>,
+}
+
+/// The services of all roles.
+#[derive(Clone)]
+pub(crate) struct Fake(pub(crate) Arc<World>);
+
+/// An agent that the fake scheduler knows.
+pub(crate) struct Agent {
+    pub(crate) id: AgentId,
+    pub(crate) kid: String,
+    pub(crate) pair: Ed25519KeyPair,
+}
+
+/// A gateway with its fakes. Dropping it leaves the tasks running, which end with the test.
+pub(crate) struct Edge {
+    pub(crate) gateway: Gateway,
+    pub(crate) world: Arc<World>,
+    pub(crate) tasks: Tasks,
+}
+
+impl Edge {
+    /// Roles in this process.
+    pub(crate) fn local() -> Self {
+        Self::with(GatewayConfig::default())
+    }
+
+    pub(crate) fn with(config: GatewayConfig) -> Self {
+        let (tasks, world) = (Tasks::new(), World::new());
+        let key = PrincipalKey::random();
+        let role = |name| Transport::local(guard(name, &world, &key, &tasks));
+        let backends = Backends {
+            office: role("office"),
+            scheduler: role("scheduler"),
+            activity: role("activity"),
+        };
+        let gateway = mi_gateway::build(config, backends, SystemClock::shared(), &tasks);
+        Self { gateway, world, tasks }
+    }
+
+    /// Roles behind one listener.
+    pub(crate) async fn remote(config: GatewayConfig) -> Self {
+        let (tasks, world) = (Tasks::new(), World::new());
+        let key = PrincipalKey::random();
+        let url = serve(&tasks, guard("remote", &world, &key, &tasks)).await;
+        let role = Transport::remote("roles", &url, key, SystemClock::shared()).expect("a URL");
+        let backends = Backends {
+            office: role.clone(),
+            scheduler: role.clone(),
+            activity: role,
+        };
+        let gateway = mi_gateway::build(config, backends, SystemClock::shared(), &tasks);
+        Self { gateway, world, tasks }
+    }
+
+    /// The gateway's own listener.
+    pub(crate) async fn listen(&self) -> String {
+        serve(&self.tasks, self.gateway.clone()).await
+    }
+
+    /// A client over the gateway's own listener.
+    pub(crate) async fn connected(&self) -> ActivityServiceClient<Channel> {
+        let endpoint = Endpoint::from_shared(self.listen().await).expect("a URL");
+        ActivityServiceClient::new(endpoint.connect().await.expect("listens"))
+    }
+
+    /// A client in this process.
+    pub(crate) fn activity(&self) -> ActivityServiceClient<Gateway> {
+        ActivityServiceClient::new(self.gateway.clone())
+    }
+
+    /// Calls with this `authorization` header; answers who the role saw, as [`mi_kernel::Actor::key`] has it.
+    pub(crate) async fn who(&self, authorization: &str) -> Result<String, Status> {
+        let mut request = Request::new(v1::ListActivityRequest::default());
+        let value = authorization.parse().expect("a header value");
+        request.metadata_mut().insert("authorization", value);
+        Ok(seen(self.activity().list_activity(request).await?).summary)
+    }
+}
+
+/// What the fake activity role saw of the call.
+pub(crate) fn seen(response: Response<v1::ListActivityResponse>) -> v1::ActivityEvent {
+    response
+        .into_inner()
+        .events
+        .pop()
+        .expect("the fake answers with one event")
+}
+
+/// Adds the header to a request.
+pub(crate) fn bearer<T>(message: T, credential: &str) -> Request<T> {
+    let mut request = Request::new(message);
+    let value = format!("Bearer {credential}").parse().expect("a header value");
+    request.metadata_mut().insert("authorization", value);
+    request
+}
+
+/// Asks the fake to keep the call inside its handler.
+pub(crate) fn hang() -> v1::ListActivityRequest {
+    v1::ListActivityRequest {
+        agent: "hang".into(),
+        ..Default::default()
+    }
+}
+
+async fn serve<S>(tasks: &Tasks, service: S) -> String
+where
+    S: tower::Service<mi_rpc::HttpRequest, Response = mi_rpc::HttpResponse, Error = std::convert::Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    S::Future: Send + 'static,
+{
+    let listener = server::bind("test", ([127, 0, 0, 1], 0).into())
+        .await
+        .expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("bound"));
+    server::serve(tasks, "test", listener, true, service);
+    url
+}
+
+fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tasks) -> Guard {
+    let fake = Fake(world.clone());
+    let routes = Routes::new(credentials::CredentialServiceServer::new(fake.clone()))
+        .add_service(registry::AgentRegistryServiceServer::new(fake.clone()))
+        .add_service(ingest::IngestServiceServer::new(fake.clone()))
+        .add_service(activity::ActivityServiceServer::new(fake));
+    // Methods that the tests need no answer of: the status names the caller and the path.
+    let told = |request: axum::extract::Request| async move {
+        let caller = request.extensions().get::<Caller>().expect("the guard puts it there");
+        let told = format!("{} {}", caller.actor.key(), request.uri().path());
+        Status::already_exists(told).into_http::<axum::body::Body>()
+    };
+    let routes = routes.into_axum_router().fallback(told);
+    Guard::new(
+        name,
+        Routes::from(routes),
+        key.clone(),
+        SystemClock::shared(),
+        tasks.shutdown(),
+    )
+}
+
+impl World {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            api_keys: Mutex::default(),
+            agents: Mutex::default(),
+            lookups: AtomicUsize::new(0),
+            down: AtomicBool::new(false),
+            inside: watch::Sender::new(0),
+        })
+    }
+
+    /// A new account with this key; answers what [`Edge::who`] says of it.
+    pub(crate) fn operator(&self, secret: &str) -> String {
+        let account = AccountId::new();
+        let principal = v1::Principal {
+            kind: v1::PrincipalKind::Operator.into(),
+            account_id: account.to_string(),
+            api_key_id: ApiKeyId::new().to_string(),
+            ..Default::default()
+        };
+        self.api_keys
+            .lock()
+            .expect("unpoisoned")
+            .insert(sha256(secret), principal);
+        format!("account:{account}")
+    }
+
+    pub(crate) fn revoke(&self, secret: &str) {
+        self.api_keys.lock().expect("unpoisoned").remove(&sha256(secret));
+    }
+
+    pub(crate) fn agent(&self) -> Agent {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("randomness");
+        let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("own key");
+        let public = pair.public_key().as_ref().to_vec();
+        let hex: String = digest(&SHA256, &public).as_ref()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let (id, kid) = (AgentId::new(), format!("k{hex}"));
+        let principal = v1::Principal {
+            kind: v1::PrincipalKind::Agent.into(),
+            office_id: OfficeId::new().to_string(),
+            agent_id: id.to_string(),
+            agent: "analyst".into(),
+            ..Default::default()
+        };
+        let known = internal::ResolveAgentKeyResponse {
+            principal: Some(principal),
+            public_key: public.into(),
+        };
+        self.agents
+            .lock()
+            .expect("unpoisoned")
+            .insert((id.to_string(), kid.clone()), known);
+        Agent { id, kid, pair }
+    }
+
+    pub(crate) async fn inside(&self, calls: usize) {
+        let mut inside = self.inside.subscribe();
+        let waited = tokio::time::timeout(Duration::from_secs(10), inside.wait_for(|now| *now == calls)).await;
+        assert!(waited.is_ok(), "there are never {calls} calls inside");
+    }
+
+    /// Refuses while the fakes are down.
+    pub(crate) fn up(&self) -> Result<(), Status> {
+        match self.down.load(Ordering::SeqCst) {
+            true => Err(Status::unavailable("as meant")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Agent {
+    pub(crate) fn header(&self) -> Value {
+        json!({"alg": "EdDSA", "typ": "JWT", "kid": self.kid})
+    }
+
+    pub(crate) fn claims(&self) -> Value {
+        let now = mi_kernel::Clock::now(&SystemClock).timestamp();
+        json!({"iss": self.id.to_string(), "aud": "mi", "iat": now, "exp": now + 240, "jti": "1"})
+    }
+
+    pub(crate) fn token(&self, header: &Value, claims: &Value) -> String {
+        let message = unsigned(header, claims);
+        let signature = self.pair.sign(message.as_bytes());
+        format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+/// The first two parts of a token.
+pub(crate) fn unsigned(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", part(header), part(claims))
+}
+
+fn sha256(text: &str) -> Vec<u8> {
+    digest(&SHA256, text.as_bytes()).as_ref().to_vec()
+}
