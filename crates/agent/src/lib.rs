@@ -1,0 +1,78 @@
+//! The worker that runs beside an agent's workspace: it enrols, keeps its session, and ships what it has to say.
+//!
+//! It is small on purpose: a machine runs thousands of these. One connection, one thread, and nothing that wakes up by
+//! itself but the heartbeat.
+
+pub mod config;
+mod error;
+mod identity;
+mod logs;
+mod session;
+
+use std::{io::Write, time::Duration};
+
+use mi_client::{Client, Credential};
+use mi_kernel::backoff::Backoff;
+use mi_proto::v1::Agent;
+
+pub use config::AgentConfig;
+pub use error::AgentError;
+
+use crate::logs::Log;
+
+/// Waits between tries to reach the platform, before jitter.
+const BACKOFF: Backoff = Backoff {
+    first: Duration::from_millis(100),
+    most: Duration::from_secs(5),
+};
+/// How long the last log lines may take at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// Works until `stop` resolves or the platform no longer wants this compute.
+///
+/// # Errors
+/// When the agent cannot become what its environment says it is: a broken key, a refused token.
+pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    tokio::pin!(stop);
+    let anonymous = Client::connect(&config.endpoint, Credential::None)?;
+    let (agent, client) = tokio::select! {
+        biased;
+        () = &mut stop => return Ok(()),
+        enrolled = identity::enrol(&config, &anonymous) => enrolled?,
+    };
+    let (log, shipper) = logs::start(client.clone(), &config);
+    let ready = ready_line(&config, &agent);
+    let on_ready = || {
+        // The platform captures standard output; when it is gone there is nobody to tell.
+        let _ = writeln!(std::io::stdout(), "{ready}");
+        log.say(ready.clone());
+    };
+    let ended = tokio::select! {
+        biased;
+        () = &mut stop => Ok(()),
+        ended = session::keep(&client, &config, on_ready) => ended,
+    };
+    log.say("stopping".into());
+    finish(log, shipper).await;
+    ended
+}
+
+fn ready_line(config: &AgentConfig, agent: &Agent) -> String {
+    format!(
+        "ready: {} generation {}, model {}",
+        config.agent_name, config.generation, agent.model_tier
+    )
+}
+
+async fn finish(log: Log, shipper: tokio::task::JoinHandle<()>) {
+    // The shipper ends once the last handle is gone and everything is durable.
+    drop(log);
+    if tokio::time::timeout(FLUSH_LIMIT, shipper).await.is_err() {
+        complain("the last log lines did not reach the platform in time");
+    }
+}
+
+/// Says on standard error, which the platform captures, what cannot be said by the log itself.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,175 @@
+//! The command line at its top level; each command's own arguments live with the command.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{
+    commands::{
+        access::{AccountsCommand, KeysCommand},
+        agents::AgentsCommand,
+        backups::BackupsCommand,
+        offices::OfficesCommand,
+    },
+    serve::{ServeArgs, UpArgs},
+};
+
+/// Companies of AI agents, on your own machines.
+#[derive(Debug, Parser)]
+#[command(name = "mi", version, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Global {
+    /// Where the platform listens [default: http://127.0.0.1:7400]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        env = "MI_ENDPOINT",
+        help_heading = "Global options"
+    )]
+    pub(crate) endpoint: Option<String>,
+    /// API key to call with; better in the environment or the configuration than here, where `ps` shows it
+    #[arg(
+        long,
+        global = true,
+        value_name = "KEY",
+        env = "MI_API_KEY",
+        hide_env_values = true,
+        help_heading = "Global options"
+    )]
+    pub(crate) api_key: Option<String>,
+    /// Directory of the configuration [default: ~/.config/mi]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "MI_CONFIG_DIR",
+        help_heading = "Global options"
+    )]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Tables for people, JSON for programs
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_name = "FORMAT",
+        default_value = "table",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Format,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables.
+    #[default]
+    Table,
+    /// Proto3 JSON with snake_case names; a list is an array, a stream one object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Colonies: isolated workspaces with agents of their own (the API calls them offices)
+    #[command(subcommand, visible_alias = "offices")]
+    Colonies(OfficesCommand),
+    /// Agents: AI workers hired into a colony
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Backups of fired agents' workspaces
+    #[command(subcommand)]
+    Backups(BackupsCommand),
+    /// API keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
+    /// Accounts, for the administrator
+    #[command(subcommand)]
+    Accounts(AccountsCommand),
+    /// Show who the API key belongs to
+    Whoami,
+    /// Check an API key and store it with the endpoint; without --api-key it is read from standard input
+    Login,
+    /// Show whether the platform is up, what of it, and what it holds
+    Status,
+    /// Start the whole platform in this process
+    Up(UpArgs),
+    /// Start one service of the platform
+    Serve(ServeArgs),
+    /// What the platform runs beside an agent's workspace
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Print a completion script
+    Completions {
+        /// For which shell
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// Run the agent that the environment describes (MI_AGENT_ID, ...); the platform calls this, not you
+    Run,
+}
+
+/// The colony of a command that takes it as an option.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ColonyArg {
+    /// The colony: its id, a unique start of it, or its name
+    #[arg(long, visible_alias = "office", value_name = "ID", env = "MI_COLONY")]
+    pub(crate) colony: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_documented_spellings_parse() {
+        for line in [
+            "mi colonies create --name X",
+            "mi offices list -o json",
+            "mi colonies settings ID --set allow_agent_hiring=true --set max_agents=5",
+            "mi colonies delete ID --no-wait",
+            "mi agents hire --colony ID --name analyst --model sonnet --skill github --env A=b=c --wait",
+            "mi agents list --office ID",
+            "mi agents logs ID analyst -f --limit 5",
+            "mi agents activity ID analyst --category task,lifecycle --limit 50 -f",
+            "mi agents promote ID analyst --model opus --provider anthropic",
+            "mi agents fire ID analyst --force",
+            "mi agents watch --colony ID",
+            "mi agents models",
+            "mi backups get ID B -O out.tar.zst",
+            "mi keys create --name ci --account A",
+            "mi --config-dir /tmp/x up --listen 127.0.0.1:0 --runtime process",
+            "mi serve gateway --office-url http://a --internal-key-file k",
+            "mi agent run",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+        for line in [
+            "mi agents hire --name x --env novalue",
+            "mi colonies create",
+            "mi nonsense",
+            "mi colonies settings ID --set x",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

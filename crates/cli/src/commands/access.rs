@@ -1,0 +1,168 @@
+//! `mi keys`, `mi accounts`, `mi whoami` and `mi login`.
+
+use std::io::{self, BufRead, IsTerminal, Read};
+
+use clap::Subcommand;
+use mi_client::{Client, Credential, once, retry};
+use mi_kernel::secret::Secret;
+use mi_proto::v1::{
+    Account, ApiKey, CreateAccountRequest, CreateAccountResponse, CreateApiKeyRequest, CreateApiKeyResponse, Principal,
+    RevokeApiKeyRequest, WhoAmIRequest,
+};
+
+use crate::{
+    args::Global,
+    commands::resource,
+    config::ConfigFile,
+    context::{Context, full_id},
+    failure::Failure,
+    output::Resource,
+    resolve,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Create an API key; its secret is shown this once
+    Create {
+        /// What it is for
+        #[arg(long)]
+        name: String,
+        /// Account it acts for, by id; for the administrator [default: your own]
+        #[arg(long, value_name = "ID")]
+        account: Option<String>,
+    },
+    /// List API keys
+    List {
+        /// Account, by id; for the administrator [default: your own]
+        #[arg(long, value_name = "ID")]
+        account: Option<String>,
+    },
+    /// Revoke an API key for good
+    Revoke {
+        /// The key's id or a unique start of it
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountsCommand {
+    /// Create an account with its first API key; its secret is shown this once
+    Create {
+        /// Display name
+        #[arg(long)]
+        name: String,
+    },
+    /// List all accounts
+    List,
+}
+
+pub(crate) async fn keys(command: KeysCommand, context: &Context) -> Result<(), Failure> {
+    let (client, out) = (&context.client, context.out);
+    match command {
+        KeysCommand::Create { name, account } => {
+            let account_id = account.unwrap_or_default();
+            // Not tried again: a key whose secret got lost would stay behind.
+            let answer = once(client.access().create_api_key(CreateApiKeyRequest { name, account_id })).await?;
+            out.one(&answer.into_inner())
+        }
+        KeysCommand::List { account } => out.list(&client.all_api_keys(&account.unwrap_or_default()).await?),
+        KeysCommand::Revoke { id } => {
+            let api_key_id = match full_id(&id) {
+                Some(id) => id,
+                None => {
+                    let keys = client.all_api_keys("").await?;
+                    resolve::pick("API key", &id, &keys, |key| &key.id, |_| None)?
+                        .id
+                        .clone()
+                }
+            };
+            let request = RevokeApiKeyRequest { api_key_id };
+            let answer = retry(async || client.access().revoke_api_key(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.api_key)?)
+        }
+    }
+}
+
+pub(crate) async fn accounts(command: AccountsCommand, context: &Context) -> Result<(), Failure> {
+    match command {
+        AccountsCommand::Create { name } => {
+            // Not tried again, for the same reason as keys.
+            let answer = once(context.client.access().create_account(CreateAccountRequest { name })).await?;
+            context.out.one(&answer.into_inner())
+        }
+        AccountsCommand::List => context.out.list(&context.client.all_accounts().await?),
+    }
+}
+
+pub(crate) async fn whoami(context: &Context) -> Result<(), Failure> {
+    context.out.one(&principal(&context.client).await?)
+}
+
+/// Who the platform takes this client for.
+pub(crate) async fn principal(client: &Client) -> Result<Principal, Failure> {
+    let answer = retry(async || client.access().who_am_i(WhoAmIRequest {}).await).await?;
+    resource(answer, |answer| answer.principal)
+}
+
+pub(crate) async fn login(global: &Global, context: &Context) -> Result<(), Failure> {
+    let key = match global.api_key.as_deref().filter(|key| !key.is_empty()) {
+        Some(key) => Secret::new(key),
+        None => read_key()?,
+    };
+    let client = context.client.with_credential(Credential::ApiKey(key.clone()))?;
+    let principal = principal(&client)
+        .await
+        .map_err(|failure| failure.hint("nothing was stored; check the key and --endpoint"))?;
+    let mut file = ConfigFile::load(&context.settings.dir)?;
+    file.endpoint = Some(context.settings.endpoint.clone());
+    file.api_key = Some(key.expose().to_owned());
+    let path = file.save(&context.settings.dir)?;
+    context.out.note(&format!(
+        "logged in to {}; stored in {}",
+        context.settings.endpoint,
+        path.display()
+    ));
+    context.out.one(&principal)
+}
+
+fn read_key() -> Result<Secret, Failure> {
+    let stdin = io::stdin();
+    let mut text = String::new();
+    let read = if stdin.is_terminal() {
+        eprint!("API key: ");
+        stdin.lock().read_line(&mut text)
+    } else {
+        stdin.lock().read_to_string(&mut text)
+    };
+    read.map_err(|error| Failure::io("standard input cannot be read", &error))?;
+    match text.trim() {
+        "" => {
+            Err(Failure::new("no API key was given")
+                .hint("pass --api-key, set MI_API_KEY, or write it to standard input"))
+        }
+        key => Ok(Secret::new(key)),
+    }
+}
+
+// The secret is shown with what it opens: it cannot be asked for again.
+impl Resource for CreateApiKeyResponse {
+    const TYPE: &'static str = "mi.v1.CreateApiKeyResponse";
+    const PLURAL: &'static str = "API keys";
+    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "SECRET"];
+
+    fn row(&self) -> Vec<String> {
+        let ApiKey { id, name, .. } = self.api_key.clone().unwrap_or_default();
+        vec![id, name, self.secret.clone()]
+    }
+}
+
+impl Resource for CreateAccountResponse {
+    const TYPE: &'static str = "mi.v1.CreateAccountResponse";
+    const PLURAL: &'static str = "accounts";
+    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "SECRET"];
+
+    fn row(&self) -> Vec<String> {
+        let Account { id, name, .. } = self.account.clone().unwrap_or_default();
+        vec![id, name, self.secret.clone()]
+    }
+}

@@ -1,0 +1,128 @@
+//! `mi agents`.
+
+mod change;
+mod feed;
+mod hire;
+
+use clap::{Args, Subcommand};
+use mi_client::{once, retry};
+use mi_proto::v1::{
+    Agent, GetAgentRequest, ListModelTiersRequest, ListRolesRequest, RestartAgentRequest, RotateAgentIdentityRequest,
+    StartAgentRequest, StopAgentRequest,
+};
+
+use crate::{args::ColonyArg, commands::resource, context::Context, failure::Failure};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentsCommand {
+    /// Hire an agent
+    Hire(hire::HireArgs),
+    /// List the agents of a colony
+    List(ColonyArg),
+    /// Show one agent
+    Get(AgentArg),
+    /// Show what an agent printed and said
+    Logs(feed::LogsArgs),
+    /// Show what happened to an agent and by it
+    Activity(feed::ActivityArgs),
+    /// Change model and provider; the agent restarts with them and keeps its workspace
+    Promote(change::PromoteArgs),
+    /// Change skills, instructions or environment; the agent restarts with them
+    Update(change::UpdateArgs),
+    /// Start a stopped or failed agent
+    Start(AgentArg),
+    /// Stop an agent's compute and keep its workspace
+    Stop(AgentArg),
+    /// Replace an agent's compute by a fresh one
+    Restart(AgentArg),
+    /// Back an agent's workspace up and delete the agent
+    Fire(change::FireArgs),
+    /// Kill an agent's key at once; it makes itself a new one
+    Rotate(AgentArg),
+    /// Show every agent of a colony, then each change as it happens
+    Watch(ColonyArg),
+    /// List the roles to hire by
+    Roles,
+    /// List the model tiers to hire by
+    Models,
+}
+
+/// An agent of a colony.
+#[derive(Debug, Args)]
+pub(crate) struct AgentArg {
+    /// The colony: its id, a unique start of it, or its name
+    #[arg(value_name = "ID")]
+    office: String,
+    /// The agent's name
+    #[arg(value_name = "NAME")]
+    name: String,
+}
+
+pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(), Failure> {
+    let (client, out) = (&context.client, context.out);
+    match command {
+        AgentsCommand::Hire(args) => hire::run(args, context).await,
+        AgentsCommand::List(arg) => {
+            let office_id = context.colony(&arg).await?;
+            out.list(&client.all_agents(&office_id).await?)
+        }
+        AgentsCommand::Get(arg) => {
+            let (office_id, name) = target(arg, context).await?;
+            out.one(&get(context, &office_id, &name).await?)
+        }
+        AgentsCommand::Logs(args) => feed::logs(args, context).await,
+        AgentsCommand::Activity(args) => feed::activity(args, context).await,
+        AgentsCommand::Promote(args) => change::promote(args, context).await,
+        AgentsCommand::Update(args) => change::update(args, context).await,
+        AgentsCommand::Start(arg) => {
+            let (office_id, name) = target(arg, context).await?;
+            let request = StartAgentRequest { office_id, name };
+            let answer = retry(async || client.agents().start_agent(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.agent)?)
+        }
+        AgentsCommand::Stop(arg) => {
+            let (office_id, name) = target(arg, context).await?;
+            let request = StopAgentRequest { office_id, name };
+            let answer = retry(async || client.agents().stop_agent(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.agent)?)
+        }
+        AgentsCommand::Restart(arg) => {
+            let (office_id, name) = target(arg, context).await?;
+            let request = RestartAgentRequest { office_id, name };
+            // Not tried again: two restarts are not one.
+            let answer = once(client.agents().restart_agent(request)).await?;
+            out.one(&resource(answer, |answer| answer.agent)?)
+        }
+        AgentsCommand::Fire(args) => change::fire(args, context).await,
+        AgentsCommand::Rotate(arg) => {
+            let (office_id, name) = target(arg, context).await?;
+            let request = RotateAgentIdentityRequest { office_id, name };
+            // Not tried again: a second rotation would kill the key that the first one made room for.
+            let answer = once(client.agents().rotate_agent_identity(request)).await?;
+            out.one(&resource(answer, |answer| answer.agent)?)
+        }
+        AgentsCommand::Watch(arg) => feed::watch(arg, context).await,
+        AgentsCommand::Roles => {
+            let answer = retry(async || client.agents().list_roles(ListRolesRequest {}).await).await?;
+            out.list(&answer.into_inner().roles)
+        }
+        AgentsCommand::Models => {
+            let answer = retry(async || client.agents().list_model_tiers(ListModelTiersRequest {}).await).await?;
+            out.list(&answer.into_inner().model_tiers)
+        }
+    }
+}
+
+/// The id of the colony, and the agent's name.
+async fn target(arg: AgentArg, context: &Context) -> Result<(String, String), Failure> {
+    Ok((context.office_id(&arg.office).await?, arg.name))
+}
+
+async fn get(context: &Context, office_id: &str, name: &str) -> Result<Agent, Failure> {
+    let request = GetAgentRequest {
+        office_id: office_id.to_owned(),
+        name: name.to_owned(),
+    };
+    let answer = retry(async || context.client.agents().get_agent(request.clone()).await).await?;
+    resource(answer, |answer| answer.agent)
+}

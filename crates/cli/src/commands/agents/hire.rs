@@ -1,0 +1,110 @@
+//! `mi agents hire`.
+
+use std::{fs, io::Read};
+
+use clap::Args;
+use mi_client::retry;
+use mi_proto::v1::HireAgentRequest;
+use uuid::Uuid;
+
+use crate::{
+    args::ColonyArg,
+    commands::{agents::change, backups, offices::key_value, resource},
+    context::Context,
+    failure::Failure,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct HireArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// Name, unique in the colony: 1 to 40 letters, digits and hyphens
+    #[arg(long)]
+    name: String,
+    /// Model tier; `mi agents models` lists them [default: the role's, else the colony's]
+    #[arg(long, value_name = "TIER")]
+    model: Option<String>,
+    /// Model provider [default: the tier's own]
+    #[arg(long)]
+    provider: Option<String>,
+    /// Role template; `mi agents roles` lists them
+    #[arg(long)]
+    role: Option<String>,
+    /// Skill to start with, beside the role's; may be repeated
+    #[arg(long = "skill", value_name = "SKILL")]
+    skills: Vec<String>,
+    /// Instructions in place of the role's; @FILE reads them from a file, @- from standard input
+    #[arg(long, value_name = "TEXT|@FILE")]
+    system_prompt: Option<String>,
+    /// Environment variable for its compute; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    env: Vec<(String, String)>,
+    /// Backup that fills its workspace: its id or a unique start of it
+    #[arg(long, value_name = "BACKUP")]
+    restore_from_backup: Option<String>,
+    /// Wait until it is ready
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(crate) async fn run(args: HireArgs, context: &Context) -> Result<(), Failure> {
+    let system_prompt = args.system_prompt.as_deref().map(text_or_file).transpose()?;
+    let office_id = context.colony(&args.colony).await?;
+    let restore_from_backup = match &args.restore_from_backup {
+        Some(given) => backups::backup_id(context, &office_id, given).await?,
+        None => String::new(),
+    };
+    let request = HireAgentRequest {
+        office_id: office_id.clone(),
+        name: args.name,
+        model_tier: args.model.unwrap_or_default(),
+        provider: args.provider.unwrap_or_default(),
+        role: args.role.unwrap_or_default(),
+        skills: args.skills,
+        system_prompt: system_prompt.unwrap_or_default(),
+        env: args.env.into_iter().collect(),
+        resources: None,
+        restore_from_backup,
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let answer = retry(async || context.client.agents().hire_agent(request.clone()).await).await?;
+    let agent = resource(answer, |answer| answer.agent)?;
+    match args.wait {
+        true => context.out.one(&change::settled(context, &office_id, agent).await?),
+        false => context.out.one(&agent),
+    }
+}
+
+/// The text itself, or what `@FILE` holds.
+pub(crate) fn text_or_file(given: &str) -> Result<String, Failure> {
+    let Some(path) = given.strip_prefix('@') else {
+        return Ok(given.to_owned());
+    };
+    let read = match path {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map(|_| text)
+        }
+        path => fs::read_to_string(path),
+    };
+    read.map_err(|error| Failure::io(format!("{path} cannot be read"), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_come_as_text_or_from_a_file() {
+        assert_eq!(text_or_file("Be brief.").expect("text"), "Be brief.");
+        let dir = tempfile::tempdir().expect("temp dir");
+        let path = dir.path().join("prompt.txt");
+        fs::write(&path, "Be\nthorough.").expect("written");
+        assert_eq!(
+            text_or_file(&format!("@{}", path.display())).expect("file"),
+            "Be\nthorough."
+        );
+        let told = text_or_file("@/no/such/file").expect_err("missing").to_string();
+        assert!(told.contains("/no/such/file cannot be read"), "{told}");
+    }
+}

@@ -1,0 +1,187 @@
+//! `mi backups`.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, Subcommand};
+use mi_client::retry;
+use mi_proto::v1::{Backup, DeleteBackupRequest, DownloadBackupRequest};
+use ring::digest::{Context as Digest, SHA256};
+
+use crate::{
+    args::ColonyArg,
+    context::{Context, full_id},
+    failure::Failure,
+    resolve,
+    text::hex,
+    wait::bytes_bar,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupsCommand {
+    /// List the backups of a colony
+    #[command(visible_alias = "list")]
+    Ls(ColonyArg),
+    /// Download a backup, a zstd-compressed tar archive, and check it
+    Get(GetArgs),
+    /// Delete a backup for good
+    Rm(BackupArg),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArg {
+    /// The colony: its id, a unique start of it, or its name
+    #[arg(value_name = "ID")]
+    office: String,
+    /// The backup: its id or a unique start of it
+    #[arg(value_name = "BACKUP")]
+    backup: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    #[command(flatten)]
+    target: BackupArg,
+    /// File to write [default: AGENT-BACKUP.tar.zst]
+    #[arg(short = 'O', long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+}
+
+pub(crate) async fn run(command: BackupsCommand, context: &Context) -> Result<(), Failure> {
+    match command {
+        BackupsCommand::Ls(arg) => {
+            let office_id = context.colony(&arg).await?;
+            context.out.list(&context.client.all_backups(&office_id).await?)
+        }
+        BackupsCommand::Get(args) => {
+            let office_id = context.office_id(&args.target.office).await?;
+            let backup_id = backup_id(context, &office_id, &args.target.backup).await?;
+            let request = DownloadBackupRequest { office_id, backup_id };
+            tokio::select! {
+                done = download(context, request, args.output_file) => done,
+                // Lets the unfinished file be removed.
+                _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted; nothing was written")),
+            }
+        }
+        BackupsCommand::Rm(arg) => {
+            let office_id = context.office_id(&arg.office).await?;
+            let backup_id = backup_id(context, &office_id, &arg.backup).await?;
+            let request = DeleteBackupRequest {
+                office_id,
+                backup_id: backup_id.clone(),
+            };
+            retry(async || context.client.agents().delete_backup(request.clone()).await).await?;
+            context.out.note(&format!("backup {backup_id} is deleted"));
+            Ok(())
+        }
+    }
+}
+
+/// The id of a backup given by id or by a unique start of it.
+pub(crate) async fn backup_id(context: &Context, office_id: &str, given: &str) -> Result<String, Failure> {
+    if let Some(id) = full_id(given) {
+        return Ok(id);
+    }
+    let backups = context.client.all_backups(office_id).await?;
+    Ok(resolve::pick("backup", given, &backups, |backup| &backup.id, |_| None)?
+        .id
+        .clone())
+}
+
+async fn download(context: &Context, request: DownloadBackupRequest, file: Option<PathBuf>) -> Result<(), Failure> {
+    let mut stream = retry(async || context.client.agents().download_backup(request.clone()).await)
+        .await?
+        .into_inner();
+    let mut message = stream.message().await?;
+    let nameless = || Failure::new("the platform sent no description of the backup").hint("try again");
+    let backup = message
+        .as_mut()
+        .and_then(|first| first.backup.take())
+        .ok_or_else(nameless)?;
+    let path = match file {
+        Some(path) => path,
+        None => default_path(&backup)?,
+    };
+    let failed = |error: &std::io::Error| Failure::io(format!("{} cannot be written", path.display()), error);
+    // Beside the target, so that the rename at the end is one step; removed when anything goes wrong before.
+    let dir = path
+        .parent()
+        .filter(|dir| !dir.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let mut partial = tempfile::Builder::new()
+        .prefix(".mi-backup-")
+        .tempfile_in(dir)
+        .map_err(|error| failed(&error))?;
+    let bar = bytes_bar(u64::try_from(backup.size_bytes).unwrap_or_default());
+    let mut digest = Digest::new(&SHA256);
+    let mut size = 0;
+    while let Some(part) = message {
+        digest.update(&part.chunk);
+        partial.write_all(&part.chunk).map_err(|error| failed(&error))?;
+        size += part.chunk.len() as i64;
+        bar.inc(part.chunk.len() as u64);
+        message = stream.message().await?;
+    }
+    bar.finish_and_clear();
+    verify(&backup, size, &hex(digest.finish().as_ref()))?;
+    partial.as_file().sync_all().map_err(|error| failed(&error))?;
+    partial.persist(&path).map_err(|error| failed(&error.error))?;
+    context.out.note(&format!(
+        "{} holds the workspace of {}; unpack it with `tar --zstd -xf`",
+        path.display(),
+        backup.agent
+    ));
+    context.out.one(&backup)
+}
+
+fn verify(backup: &Backup, size: i64, sha256: &str) -> Result<(), Failure> {
+    if size == backup.size_bytes && sha256 == backup.sha256 {
+        return Ok(());
+    }
+    let message = format!(
+        "the download is not the backup: {size} bytes of {}, SHA-256 {sha256} for {}",
+        backup.size_bytes, backup.sha256
+    );
+    Err(Failure::new(message).hint("nothing was written; try again"))
+}
+
+/// Names come from the platform: one that is no agent name could lead out of the directory.
+fn default_path(backup: &Backup) -> Result<PathBuf, Failure> {
+    let plain = mi_kernel::text::agent_name("agent", &backup.agent).is_ok() && full_id(&backup.id).is_some();
+    match plain {
+        true => Ok(PathBuf::from(format!("{}-{}.tar.zst", backup.agent, backup.id))),
+        false => Err(Failure::new("the backup's name makes no file name").hint("give one with -O FILE")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_stays_in_its_directory() {
+        let mut backup = Backup {
+            id: "019aa0b4-7c1e-7d0a-b3a5-000000000001".into(),
+            agent: "analyst".into(),
+            ..Backup::default()
+        };
+        let path = default_path(&backup).expect("plain");
+        assert_eq!(path, Path::new("analyst-019aa0b4-7c1e-7d0a-b3a5-000000000001.tar.zst"));
+        backup.agent = "../../etc/x".into();
+        assert!(default_path(&backup).is_err());
+    }
+
+    #[test]
+    fn a_download_that_differs_is_refused() {
+        let backup = Backup {
+            size_bytes: 3,
+            sha256: "aa".into(),
+            ..Backup::default()
+        };
+        assert!(verify(&backup, 3, "aa").is_ok());
+        assert!(verify(&backup, 2, "aa").is_err());
+        assert!(verify(&backup, 3, "ab").is_err());
+    }
+}

@@ -1,0 +1,207 @@
+//! `mi colonies`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use mi_client::retry;
+use mi_proto::v1::{
+    CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, GetOfficeSettingsRequest, GetOfficeStatusRequest,
+    Office, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, UpdateOfficeSettingsRequest,
+};
+use uuid::Uuid;
+
+use crate::{
+    commands::{resource, settings},
+    context::Context,
+    failure::Failure,
+    text::escape,
+    wait,
+};
+
+/// How long `create` waits for a colony to become active.
+const ACTIVE_LIMIT: Duration = Duration::from_secs(10);
+/// How long `delete` waits for a colony to be gone.
+const DELETE_LIMIT: Duration = Duration::from_secs(600);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OfficesCommand {
+    /// Create a colony and wait until it is active
+    Create(CreateArgs),
+    /// List all colonies
+    List,
+    /// Show one colony
+    Get(OfficeArg),
+    /// Show what a colony needs and how many agents are in which phase
+    Status(OfficeArg),
+    /// Show the settings, or change those given
+    Settings(SettingsArgs),
+    /// Stop the compute of every agent and keep all data
+    Suspend(OfficeArg),
+    /// Bring the agents of a suspended colony back
+    Resume(OfficeArg),
+    /// Fire every agent and delete everything, backups included
+    Delete(DeleteArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OfficeArg {
+    /// The colony: its id, a unique start of it, or its name
+    #[arg(value_name = "ID")]
+    office: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Display name, 1 to 80 characters
+    #[arg(long)]
+    name: String,
+    /// Wait until it is active, at most 10 s; the default
+    #[arg(long, hide = true, conflicts_with = "no_wait")]
+    wait: bool,
+    /// Do not wait until it is active
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SettingsArgs {
+    #[command(flatten)]
+    office: OfficeArg,
+    /// Change a setting, e.g. allow_agent_hiring=true; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    office: OfficeArg,
+    /// Return as soon as the deletion is recorded
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// `KEY=VALUE`; the value may hold more equals signs.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE".to_owned()),
+    }
+}
+
+pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<(), Failure> {
+    let (client, out) = (&context.client, context.out);
+    match command {
+        OfficesCommand::Create(args) => create(args, context).await,
+        OfficesCommand::List => out.list(&client.all_offices().await?),
+        OfficesCommand::Get(arg) => {
+            let office_id = context.office_id(&arg.office).await?;
+            out.one(&get(context, &office_id).await?)
+        }
+        OfficesCommand::Status(arg) => {
+            let office_id = context.office_id(&arg.office).await?;
+            let request = GetOfficeStatusRequest { office_id };
+            let answer = retry(async || client.offices().get_office_status(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.status)?)
+        }
+        OfficesCommand::Settings(args) => settings(args, context).await,
+        OfficesCommand::Suspend(arg) => {
+            let office_id = context.office_id(&arg.office).await?;
+            let request = SuspendOfficeRequest { office_id };
+            let answer = retry(async || client.offices().suspend_office(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.office)?)
+        }
+        OfficesCommand::Resume(arg) => {
+            let office_id = context.office_id(&arg.office).await?;
+            let request = ResumeOfficeRequest { office_id };
+            let answer = retry(async || client.offices().resume_office(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.office)?)
+        }
+        OfficesCommand::Delete(args) => delete(args, context).await,
+    }
+}
+
+async fn get(context: &Context, office_id: &str) -> Result<Office, Failure> {
+    let request = GetOfficeRequest {
+        office_id: office_id.to_owned(),
+    };
+    let answer = retry(async || context.client.offices().get_office(request.clone()).await).await?;
+    resource(answer, |answer| answer.office)
+}
+
+async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
+    let request = CreateOfficeRequest {
+        name: args.name,
+        request_id: Uuid::new_v4().to_string(),
+    };
+    let answer = retry(async || context.client.offices().create_office(request.clone()).await).await?;
+    let office = resource(answer, |answer| answer.office)?;
+    if args.no_wait || office.status() != OfficeStatus::Provisioning {
+        return context.out.one(&office);
+    }
+    let settled = wait::until(
+        "waiting for the colony to become active".into(),
+        ACTIVE_LIMIT,
+        async || {
+            let office = get(context, &office.id).await?;
+            Ok((office.status() != OfficeStatus::Provisioning).then_some(office))
+        },
+    );
+    match settled.await? {
+        Some(office) => context.out.one(&office),
+        None => {
+            // It was created, and gets there by itself: not an error.
+            context.out.note(&format!(
+                "still provisioning; `mi colonies status {}` says what it waits for",
+                office.id
+            ));
+            context.out.one(&office)
+        }
+    }
+}
+
+async fn settings(args: SettingsArgs, context: &Context) -> Result<(), Failure> {
+    let client = &context.client;
+    if args.set.is_empty() {
+        let office_id = context.office_id(&args.office.office).await?;
+        let request = GetOfficeSettingsRequest { office_id };
+        let answer = retry(async || client.offices().get_office_settings(request.clone()).await).await?;
+        return context.out.one(&resource(answer, |answer| answer.settings)?);
+    }
+    // Before the first call: a misspelt setting needs no platform to be refused.
+    let (settings, mask) = settings::parse(&args.set)?;
+    let request = UpdateOfficeSettingsRequest {
+        office_id: context.office_id(&args.office.office).await?,
+        settings: Some(settings),
+        update_mask: Some(mask),
+    };
+    let answer = retry(async || client.offices().update_office_settings(request.clone()).await).await?;
+    context.out.one(&resource(answer, |answer| answer.settings)?)
+}
+
+async fn delete(args: DeleteArgs, context: &Context) -> Result<(), Failure> {
+    let office_id = context.office_id(&args.office.office).await?;
+    let request = DeleteOfficeRequest {
+        office_id: office_id.clone(),
+    };
+    retry(async || context.client.offices().delete_office(request.clone()).await).await?;
+    let shown = escape(&args.office.office).into_owned();
+    if args.no_wait {
+        context.out.note(&format!("colony {shown} is being deleted"));
+        return Ok(());
+    }
+    let gone = wait::until(format!("deleting colony {shown}"), DELETE_LIMIT, async || {
+        match get(context, &office_id).await {
+            Ok(_) => Ok(None),
+            Err(failure) if failure.is_not_found() => Ok(Some(())),
+            Err(failure) => Err(failure),
+        }
+    });
+    match gone.await? {
+        Some(()) => {
+            context.out.note(&format!("colony {shown} is deleted"));
+            Ok(())
+        }
+        None => Err(Failure::new("the colony is still being deleted").hint("the deletion goes on by itself")),
+    }
+}

@@ -1,0 +1,114 @@
+//! `mi status`: whether the platform is up, what of it, and what it holds.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use mi_client::{Client, retry};
+use mi_proto::{
+    rules,
+    v1::{Principal, PrincipalKind},
+};
+use serde::Serialize;
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
+
+use crate::{commands::access, context::Context, failure::Failure, json::Json, output::Resource, text::word};
+
+#[derive(Serialize)]
+struct Report {
+    endpoint: String,
+    latency_ms: u64,
+    services: Vec<Service>,
+    principal: Json,
+    offices: usize,
+    agents: usize,
+}
+
+#[derive(Serialize)]
+struct Service {
+    name: &'static str,
+    health: String,
+}
+
+pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
+    let client = &context.client;
+    let started = Instant::now();
+    let whole = health(client, "").await?;
+    let latency = started.elapsed();
+    let mut services = vec![Service {
+        name: "platform",
+        health: whole,
+    }];
+    for name in public_services() {
+        let health = health(client, name).await?;
+        services.push(Service { name, health });
+    }
+    let principal = access::principal(client).await?;
+    let (offices, agents) = counts(client, &principal).await?;
+    if context.out.is_json() {
+        return context.out.json(&Report {
+            endpoint: client.endpoint().to_owned(),
+            latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
+            services,
+            principal: Json::new(Principal::TYPE, &principal)?,
+            offices,
+            agents,
+        });
+    }
+    let mut pairs = vec![(
+        "endpoint",
+        format!("{} ({:.1} ms)", client.endpoint(), latency.as_secs_f64() * 1000.0),
+    )];
+    pairs.extend(services.into_iter().map(|service| (service.name, service.health)));
+    pairs.push(("you", word(principal.kind().as_str_name(), "PRINCIPAL_KIND_")));
+    pairs.push(("colonies", offices.to_string()));
+    pairs.push(("agents", agents.to_string()));
+    context.out.pairs(pairs)
+}
+
+fn public_services() -> BTreeSet<&'static str> {
+    rules::all()
+        .map(|method| method.service)
+        .filter(|service| service.starts_with("mi.v1."))
+        .collect()
+}
+
+/// What the platform says of one of its services; the empty name is the whole of it.
+async fn health(client: &Client, service: &str) -> Result<String, Failure> {
+    let request = HealthCheckRequest {
+        service: service.to_owned(),
+    };
+    match retry(async || client.health().check(request.clone()).await).await {
+        Ok(answer) => {
+            let status = answer.into_inner().status();
+            Ok(match status {
+                ServingStatus::Serving => "ok".to_owned(),
+                other => word(other.as_str_name(), ""),
+            })
+        }
+        Err(status) if unknown(&status) => Ok("unknown".to_owned()),
+        Err(status) => Err(status.into()),
+    }
+}
+
+/// A platform that knows no such service, or has no health service, is still up.
+fn unknown(status: &Status) -> bool {
+    matches!(status.code(), Code::NotFound | Code::Unimplemented)
+}
+
+/// Offices and agents within the caller's sight.
+async fn counts(client: &Client, principal: &Principal) -> Result<(usize, usize), Failure> {
+    if principal.kind() == PrincipalKind::Agent {
+        return Ok((1, client.all_agents(&principal.office_id).await?.len()));
+    }
+    let offices = client.all_offices().await?;
+    let mut agents = 0;
+    for office in &offices {
+        // One that was deleted meanwhile has none.
+        agents += match client.all_agents(&office.id).await {
+            Ok(all) => all.len(),
+            Err(error) if error.code() == Some(Code::NotFound) => 0,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    Ok((offices.len(), agents))
+}

@@ -1,0 +1,70 @@
+//! What every client command works with: the connection, the output, the settings.
+
+use mi_client::{Client, Credential};
+use uuid::Uuid;
+
+use crate::{
+    args::{ColonyArg, Global},
+    config::Settings,
+    failure::Failure,
+    output::Output,
+    resolve,
+};
+
+/// What every client command works with.
+pub(crate) struct Context {
+    pub(crate) client: Client,
+    pub(crate) out: Output,
+    pub(crate) settings: Settings,
+}
+
+impl Context {
+    pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
+        let settings = Settings::load(global)?;
+        let credential = settings.api_key.clone().map_or(Credential::None, Credential::ApiKey);
+        Ok(Self {
+            client: Client::connect(&settings.endpoint, credential)?,
+            out: Output::new(global.output),
+            settings,
+        })
+    }
+
+    /// The id of a colony given by id, by a unique start of it, or by name.
+    pub(crate) async fn office_id(&self, given: &str) -> Result<String, Failure> {
+        if let Some(id) = full_id(given) {
+            return Ok(id);
+        }
+        let offices = self.client.all_offices().await?;
+        let found = resolve::pick(
+            "colony",
+            given,
+            &offices,
+            |office| &office.id,
+            |office| Some(&office.name),
+        )?;
+        Ok(found.id.clone())
+    }
+
+    /// The same for a command that takes the colony as an option.
+    pub(crate) async fn colony(&self, arg: &ColonyArg) -> Result<String, Failure> {
+        let given = arg
+            .colony
+            .as_ref()
+            .filter(|given| !given.is_empty())
+            .or(self.settings.colony.as_ref());
+        match given {
+            Some(given) => self.office_id(given).await,
+            None => Err(Failure::Usage(
+                "which colony? give --colony ID, or set MI_COLONY".into(),
+            )),
+        }
+    }
+}
+
+/// The text as an id, when it is a whole one.
+pub(crate) fn full_id(text: &str) -> Option<String> {
+    match Uuid::try_parse(text) {
+        Ok(id) if text.len() == 36 => Some(id.to_string()),
+        _ => None,
+    }
+}

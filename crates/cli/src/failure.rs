@@ -1,0 +1,103 @@
+//! How a command fails: a sentence, a hint, an exit code.
+
+use std::{fmt, io};
+
+use mi_client::ClientError;
+use tonic::{Code, Status};
+
+use crate::text::escape;
+
+/// How a command fails.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It did not work.
+    Told {
+        message: String,
+        hint: Option<String>,
+        /// What the platform answered, if it was the platform.
+        code: Option<Code>,
+    },
+    /// The command line makes no sense.
+    Usage(String),
+    /// Standard output is gone.
+    Closed,
+}
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self::Told {
+            message: message.into(),
+            hint: None,
+            code: None,
+        }
+    }
+
+    /// What could not be done, and what the system said.
+    pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
+        Self::new(format!("{what}: {error}"))
+    }
+
+    /// The same with a hint in place of the one it has.
+    pub(crate) fn hint(self, text: impl Into<String>) -> Self {
+        match self {
+            Self::Told { message, code, .. } => Self::Told {
+                message,
+                hint: Some(text.into()),
+                code,
+            },
+            other => other,
+        }
+    }
+
+    /// Whether the platform answered NOT_FOUND.
+    pub(crate) fn is_not_found(&self) -> bool {
+        matches!(
+            self,
+            Self::Told {
+                code: Some(Code::NotFound),
+                ..
+            }
+        )
+    }
+
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Self::Told { .. } => 1,
+            Self::Usage(_) => 2,
+            Self::Closed => 0,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Messages may quote what strangers wrote.
+        match self {
+            Self::Told { message, hint, .. } => {
+                writeln!(f, "error: {}", escape(message))?;
+                match hint {
+                    Some(hint) => writeln!(f, "hint: {}", escape(hint)),
+                    None => Ok(()),
+                }
+            }
+            Self::Usage(message) => writeln!(f, "error: {}\n\nFor more information, try '--help'.", escape(message)),
+            Self::Closed => Ok(()),
+        }
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        Self::Told {
+            message: error.to_string(),
+            hint: error.hint().map(str::to_owned),
+            code: error.code(),
+        }
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        ClientError::from(status).into()
+    }
+}

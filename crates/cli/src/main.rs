@@ -1,0 +1,96 @@
+//! `mi`: the platform, its agents and their operators, in one binary.
+
+mod args;
+mod commands;
+mod config;
+mod context;
+mod failure;
+mod follow;
+mod json;
+mod output;
+mod resolve;
+mod rows;
+mod serve;
+mod text;
+mod wait;
+
+use std::{io::Write, process::ExitCode};
+
+use clap::Parser;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    args::{AgentCommand, Cli, Command},
+    failure::Failure,
+};
+
+/// Threads of a server unless `TOKIO_WORKER_THREADS` says otherwise.
+const SERVER_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    // Fails only when a provider is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let outcome = match is_agent_run() {
+        true => client_runtime().and_then(|runtime| runtime.block_on(run_agent())),
+        false => run(Cli::parse()),
+    };
+    match outcome {
+        // Whoever read our output has seen enough.
+        Ok(()) | Err(Failure::Closed) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = write!(std::io::stderr(), "{failure}");
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Whether this is exactly `mi agent run`. There are hundreds of those on a machine: the command line with all its
+/// texts, which they do not need, would be a tenth of each one's memory and start.
+fn is_agent_run() -> bool {
+    std::env::args_os().skip(1).eq(["agent", "run"])
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Up(args) => server_runtime()?.block_on(serve::up(args, &global)),
+        Command::Serve(args) => server_runtime()?.block_on(serve::serve(args, &global)),
+        Command::Agent(AgentCommand::Run) => client_runtime()?.block_on(run_agent()),
+        Command::Completions { shell } => commands::completions::run(shell),
+        command => client_runtime()?.block_on(commands::run(command, global)),
+    }
+}
+
+fn client_runtime() -> Result<Runtime, Failure> {
+    started(Builder::new_current_thread().enable_all().build())
+}
+
+fn server_runtime() -> Result<Runtime, Failure> {
+    let mut builder = Builder::new_multi_thread();
+    if std::env::var_os("TOKIO_WORKER_THREADS").is_none() {
+        builder.worker_threads(SERVER_THREADS);
+    }
+    started(builder.enable_all().build())
+}
+
+fn started(runtime: std::io::Result<Runtime>) -> Result<Runtime, Failure> {
+    runtime.map_err(|error| Failure::io("the runtime cannot start", &error))
+}
+
+async fn run_agent() -> Result<(), Failure> {
+    let told = |error: mi_agent::AgentError| Failure::new(error.to_string());
+    let config = mi_agent::AgentConfig::from_env().map_err(told)?;
+    let no_signals = |error: std::io::Error| Failure::io("signals cannot be received", &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    mi_agent::run(config, stop).await.map_err(told)
+}

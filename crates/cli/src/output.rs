@@ -1,0 +1,134 @@
+//! Results on standard output, remarks on standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{Table, presets};
+use prost::Message;
+use serde::Serialize;
+
+use crate::{args::Format, failure::Failure, json::Json, text::escape};
+
+/// A message that commands show.
+pub(crate) trait Resource: Message {
+    /// Full name of its descriptor.
+    const TYPE: &'static str;
+    /// Plural for people, lower case.
+    const PLURAL: &'static str;
+    /// Heads of the columns of a list.
+    const COLUMNS: &'static [&'static str];
+
+    /// Its cells in a list.
+    fn row(&self) -> Vec<String>;
+
+    /// What is shown of a single one; the row, unless there is more to say.
+    fn details(&self) -> Vec<(&'static str, String)> {
+        Self::COLUMNS.iter().copied().zip(self.row()).collect()
+    }
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    format: Format,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.format == Format::Json
+    }
+
+    /// A single resource.
+    pub(crate) fn one<R: Resource>(self, resource: &R) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(&Json::new(R::TYPE, resource)?),
+            Format::Table => self.pairs(resource.details()),
+        }
+    }
+
+    /// A list.
+    pub(crate) fn list<R: Resource>(self, resources: &[R]) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => {
+                let all: Result<Vec<Json>, Failure> =
+                    resources.iter().map(|resource| Json::new(R::TYPE, resource)).collect();
+                self.json(&all?)
+            }
+            Format::Table if resources.is_empty() => {
+                self.note(&format!("no {}", R::PLURAL));
+                Ok(())
+            }
+            Format::Table => {
+                let mut table = table();
+                table.set_header(R::COLUMNS.to_vec());
+                table.add_rows(resources.iter().map(|resource| cells(resource.row())));
+                self.print(&table.trim_fmt())
+            }
+        }
+    }
+
+    /// The next item of a stream: a line for people, a compact object for programs.
+    pub(crate) fn next<R: Resource>(self, resource: &R) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.compact(&Json::new(R::TYPE, resource)?),
+            Format::Table => self.print(cells(resource.row()).join("  ").trim_end()),
+        }
+    }
+
+    /// Names and values, one pair a line.
+    pub(crate) fn pairs(self, pairs: Vec<(&'static str, String)>) -> Result<(), Failure> {
+        let mut table = table();
+        table.add_rows(
+            pairs
+                .into_iter()
+                .map(|(name, value)| [name.to_owned(), escape(&value).into_owned()]),
+        );
+        self.print(&table.trim_fmt())
+    }
+
+    /// Any value as indented JSON.
+    pub(crate) fn json<T: Serialize>(self, value: &T) -> Result<(), Failure> {
+        self.print(&serde_json::to_string_pretty(value).map_err(unserialisable)?)
+    }
+
+    /// Any value as JSON on one line.
+    pub(crate) fn compact<T: Serialize>(self, value: &T) -> Result<(), Failure> {
+        self.print(&serde_json::to_string(value).map_err(unserialisable)?)
+    }
+
+    /// A line on standard output.
+    pub(crate) fn print(self, text: &str) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::BrokenPipe => Failure::Closed,
+                _ => Failure::io("standard output cannot be written", &error),
+            })
+    }
+
+    /// A remark for people, beside the result.
+    pub(crate) fn note(self, text: &str) {
+        if self.format == Format::Table || io::stderr().is_terminal() {
+            let _ = writeln!(io::stderr(), "{}", escape(text));
+        }
+    }
+}
+
+fn unserialisable(error: serde_json::Error) -> Failure {
+    Failure::new(format!("the result cannot be shown as JSON: {error}"))
+}
+
+/// No lines and no wrapping: ids are copied, columns are cut by other programs.
+fn table() -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table
+}
+
+fn cells(row: Vec<String>) -> Vec<String> {
+    row.into_iter().map(|cell| escape(&cell).into_owned()).collect()
+}

@@ -1,0 +1,323 @@
+//! How each resource looks in a table.
+
+use mi_proto::v1::{
+    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, EmployeeType, LogLine, LogStream,
+    ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal, PrincipalKind, Role, Verification,
+    WatchAgentsResponse,
+};
+
+use crate::{
+    output::Resource,
+    text::{hex, precise_time, size, time, word},
+};
+
+/// `Running`, as the user documentation writes phases.
+pub(crate) fn phase(phase: AgentPhase) -> String {
+    let lower = word(phase.as_str_name(), "AGENT_PHASE_");
+    let mut chars = lower.chars();
+    chars.next().map_or_else(String::new, |first| {
+        first.to_ascii_uppercase().to_string() + chars.as_str()
+    })
+}
+
+fn office_status(status: OfficeStatus) -> String {
+    word(status.as_str_name(), "OFFICE_STATUS_")
+}
+
+impl Resource for Office {
+    const TYPE: &'static str = "mi.v1.Office";
+    const PLURAL: &'static str = "colonies";
+    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "STATUS", "CREATED"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.name.clone(),
+            office_status(self.status()),
+            time(self.created_at.as_ref()),
+        ]
+    }
+}
+
+impl Resource for OfficeStatusReport {
+    const TYPE: &'static str = "mi.v1.OfficeStatusReport";
+    const PLURAL: &'static str = "reports";
+    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS"];
+
+    fn row(&self) -> Vec<String> {
+        let conditions: Vec<String> = self
+            .conditions
+            .iter()
+            .map(|it| match it.ok {
+                true => format!("{}: ok", it.r#type),
+                false => format!("{}: {}", it.r#type, it.message),
+            })
+            .collect();
+        let agents: Vec<String> = self
+            .agents
+            .iter()
+            .map(|it| format!("{} {}", it.count, phase(it.phase())))
+            .collect();
+        let agents = if agents.is_empty() {
+            "none".to_owned()
+        } else {
+            agents.join(", ")
+        };
+        vec![office_status(self.status()), conditions.join("; "), agents]
+    }
+}
+
+impl Resource for OfficeSettings {
+    const TYPE: &'static str = "mi.v1.OfficeSettings";
+    const PLURAL: &'static str = "settings";
+    // By the names that `--set` takes.
+    const COLUMNS: &'static [&'static str] = &[
+        "allow_agent_hiring",
+        "max_agents",
+        "max_hire_depth",
+        "hires_per_10_minutes",
+        "default_model_tier",
+        "default_provider",
+        "idle_fire_after",
+        "verification",
+        "model_budget_per_task",
+    ];
+
+    fn row(&self) -> Vec<String> {
+        let count = |value: Option<i32>| value.map(|value| value.to_string()).unwrap_or_default();
+        vec![
+            self.allow_agent_hiring.to_string(),
+            count(self.max_agents),
+            count(self.max_hire_depth),
+            count(self.hires_per_10_minutes),
+            self.default_model_tier.clone(),
+            self.default_provider.clone(),
+            self.idle_fire_after
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            match self.verification() {
+                Verification::Unspecified => String::new(),
+                set => word(set.as_str_name(), "VERIFICATION_"),
+            },
+            self.model_budget_per_task.to_string(),
+        ]
+    }
+}
+
+impl Resource for Agent {
+    const TYPE: &'static str = "mi.v1.Agent";
+    const PLURAL: &'static str = "agents";
+    const COLUMNS: &'static [&'static str] = &["NAME", "PHASE", "TYPE", "MODEL", "PROVIDER", "ROLE", "ID"];
+
+    fn row(&self) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        let behind = status.observed_generation < self.generation && status.phase() == AgentPhase::Running;
+        vec![
+            self.name.clone(),
+            // A running agent that has yet to reach its newest generation says so.
+            phase(status.phase()) + if behind { "*" } else { "" },
+            word(self.employee_type().as_str_name(), "EMPLOYEE_TYPE_"),
+            self.model_tier.clone(),
+            self.provider.clone(),
+            self.role.clone(),
+            self.id.clone(),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let status = self.status.clone().unwrap_or_default();
+        let kind = match self.employee_type() {
+            EmployeeType::Unspecified => String::new(),
+            kind => word(kind.as_str_name(), "EMPLOYEE_TYPE_"),
+        };
+        let mut env: Vec<String> = self.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        env.sort();
+        let mut details = vec![
+            ("ID", self.id.clone()),
+            ("NAME", self.name.clone()),
+            ("PHASE", phase(status.phase())),
+            ("READY", status.ready.to_string()),
+            ("MESSAGE", status.message),
+            ("TYPE", kind),
+            ("MODEL", self.model_tier.clone()),
+            ("PROVIDER", self.provider.clone()),
+            ("ROLE", self.role.clone()),
+            ("SKILLS", self.skills.join(", ")),
+            ("SYSTEM PROMPT", self.system_prompt.clone()),
+            ("ENV", env.join(", ")),
+            ("HIRED BY", self.hired_by.clone()),
+            ("PUBLIC KEY", hex(&self.public_key)),
+            (
+                "GENERATION",
+                format!("{} ({} observed)", self.generation, status.observed_generation),
+            ),
+            ("RESTARTS", status.restarts.to_string()),
+            ("LAST SEEN", time(status.last_seen_at.as_ref())),
+            ("CREATED", time(self.created_at.as_ref())),
+        ];
+        details.retain(|(_, value)| !value.is_empty());
+        details
+    }
+}
+
+impl Resource for WatchAgentsResponse {
+    const TYPE: &'static str = "mi.v1.WatchAgentsResponse";
+    const PLURAL: &'static str = "agents";
+    const COLUMNS: &'static [&'static str] = &["NAME", "PHASE", "GENERATION", "MODEL", "MESSAGE"];
+
+    fn row(&self) -> Vec<String> {
+        let agent = self.agent.clone().unwrap_or_default();
+        let AgentStatus {
+            phase: _,
+            ref message,
+            observed_generation,
+            ..
+        } = agent.status.clone().unwrap_or_default();
+        let shown = match self.deleted {
+            true => "gone".to_owned(),
+            false => phase(agent.status.as_ref().map(AgentStatus::phase).unwrap_or_default()),
+        };
+        vec![
+            format!("{:<20}", agent.name),
+            format!("{shown:<11}"),
+            format!("{observed_generation}/{}", agent.generation),
+            agent.model_tier.clone(),
+            message.clone(),
+        ]
+    }
+}
+
+impl Resource for Backup {
+    const TYPE: &'static str = "mi.v1.Backup";
+    const PLURAL: &'static str = "backups";
+    const COLUMNS: &'static [&'static str] = &["ID", "AGENT", "SIZE", "CREATED", "SHA-256"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.agent.clone(),
+            size(self.size_bytes),
+            time(self.created_at.as_ref()),
+            self.sha256.clone(),
+        ]
+    }
+}
+
+impl Resource for Role {
+    const TYPE: &'static str = "mi.v1.Role";
+    const PLURAL: &'static str = "roles";
+    const COLUMNS: &'static [&'static str] = &["NAME", "MODEL", "SKILLS", "DESCRIPTION"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.model_tier.clone(),
+            self.skills.join(", "),
+            self.description.clone(),
+        ]
+    }
+}
+
+impl Resource for ModelTier {
+    const TYPE: &'static str = "mi.v1.ModelTier";
+    const PLURAL: &'static str = "model tiers";
+    const COLUMNS: &'static [&'static str] = &["NAME", "PROVIDER", "MODEL", "INPUT/MTOK", "OUTPUT/MTOK"];
+
+    fn row(&self) -> Vec<String> {
+        let credits = |micro: i64| format!("{}.{:02}", micro / 1_000_000, micro % 1_000_000 / 10_000);
+        vec![
+            self.name.clone(),
+            self.provider.clone(),
+            self.model_id.clone(),
+            credits(self.input_price),
+            credits(self.output_price),
+        ]
+    }
+}
+
+impl Resource for LogLine {
+    const TYPE: &'static str = "mi.v1.LogLine";
+    const PLURAL: &'static str = "log lines";
+    const COLUMNS: &'static [&'static str] = &["TIME", "STREAM", "TEXT"];
+
+    fn row(&self) -> Vec<String> {
+        let stream = match self.stream() {
+            LogStream::Unspecified => String::new(),
+            stream => word(stream.as_str_name(), "LOG_STREAM_"),
+        };
+        vec![
+            precise_time(self.time.as_ref()),
+            format!("{stream:<6}"),
+            self.text.clone(),
+        ]
+    }
+}
+
+impl Resource for ActivityEvent {
+    const TYPE: &'static str = "mi.v1.ActivityEvent";
+    const PLURAL: &'static str = "events";
+    const COLUMNS: &'static [&'static str] = &["TIME", "TYPE", "AGENT", "SUMMARY"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            precise_time(self.time.as_ref()),
+            format!("{:<18}", self.r#type),
+            format!("{:<12}", self.agent),
+            self.summary.clone(),
+        ]
+    }
+}
+
+impl Resource for ApiKey {
+    const TYPE: &'static str = "mi.v1.ApiKey";
+    const PLURAL: &'static str = "API keys";
+    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "PREFIX", "ACCOUNT", "CREATED", "REVOKED"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            self.name.clone(),
+            self.prefix.clone(),
+            self.account_id.clone(),
+            time(self.created_at.as_ref()),
+            time(self.revoked_at.as_ref()),
+        ]
+    }
+}
+
+impl Resource for Account {
+    const TYPE: &'static str = "mi.v1.Account";
+    const PLURAL: &'static str = "accounts";
+    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "CREATED"];
+
+    fn row(&self) -> Vec<String> {
+        vec![self.id.clone(), self.name.clone(), time(self.created_at.as_ref())]
+    }
+}
+
+impl Resource for Principal {
+    const TYPE: &'static str = "mi.v1.Principal";
+    const PLURAL: &'static str = "principals";
+    const COLUMNS: &'static [&'static str] = &["KIND", "ACCOUNT", "API KEY", "COLONY", "AGENT"];
+
+    fn row(&self) -> Vec<String> {
+        let kind = match self.kind() {
+            PrincipalKind::Unspecified => String::new(),
+            kind => word(kind.as_str_name(), "PRINCIPAL_KIND_"),
+        };
+        vec![
+            kind,
+            self.account_id.clone(),
+            self.api_key_id.clone(),
+            self.office_id.clone(),
+            self.agent.clone(),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let mut details: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        details.retain(|(_, value)| !value.is_empty());
+        details
+    }
+}

@@ -1,0 +1,204 @@
+//! `mi up` and `mi serve`: the command lines of the platform itself.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum};
+use mi_base::telemetry;
+use mi_server::{PlatformConfig, Ready, RoleName, ServeConfig};
+
+use crate::{
+    args::Global,
+    config::{ConfigFile, Settings},
+    failure::Failure,
+};
+
+/// `mi up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    platform: PlatformArgs,
+    /// File to write when it serves: endpoint, metrics endpoint, API key and process id as JSON, mode 0600
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+}
+
+/// `mi serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// Which service
+    role: Role,
+    #[command(flatten)]
+    platform: PlatformArgs,
+    /// File to write when it serves: endpoint, metrics endpoint and process id as JSON, mode 0600
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Key that all services of a platform share, in a file that only they can read
+    #[arg(long, value_name = "FILE")]
+    internal_key_file: Option<PathBuf>,
+    /// Where the office service listens
+    #[arg(long, value_name = "URL")]
+    office_url: Option<String>,
+    /// Where the scheduler listens
+    #[arg(long, value_name = "URL")]
+    scheduler_url: Option<String>,
+    /// Where the activity service listens
+    #[arg(long, value_name = "URL")]
+    activity_url: Option<String>,
+    /// Where agents reach the gateway
+    #[arg(long, value_name = "URL")]
+    agent_endpoint: Option<String>,
+    /// The administrator's API key, in a file
+    #[arg(long, value_name = "FILE")]
+    admin_key_file: Option<PathBuf>,
+}
+
+/// What `mi up` and `mi serve` share.
+#[derive(Debug, Args)]
+pub(crate) struct PlatformArgs {
+    /// Directory of the data [default: ~/.local/share/mi]
+    #[arg(long, value_name = "DIR", env = "MI_DATA_DIR")]
+    data_dir: Option<PathBuf>,
+    /// Address of the API; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    listen: SocketAddr,
+    /// Address of metrics and liveness; port 0 picks a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
+    metrics_listen: SocketAddr,
+    /// Database, postgres://... [default: SQLite in the data directory]
+    #[arg(long, value_name = "URL", env = "MI_DATABASE", hide_env_values = true)]
+    database: Option<String>,
+    /// Backups and log segments, file:///DIR or s3://BUCKET/PREFIX [default: a directory in the data directory]
+    #[arg(long, value_name = "URL")]
+    object_store: Option<String>,
+    /// Where agents compute
+    #[arg(long, default_value = "process")]
+    runtime: RuntimeKind,
+    /// Roles and model tiers [default: built in]
+    #[arg(long, value_name = "FILE")]
+    catalogue: Option<PathBuf>,
+    /// OTLP/gRPC collector of traces [default: none]
+    #[arg(long, value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+/// A service of the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Role {
+    /// Takes calls from outside, checks who calls, hands them on.
+    Gateway,
+    /// Keeps offices, accounts and keys.
+    Office,
+    /// Keeps agents and gets them where they should be.
+    Scheduler,
+    /// Keeps logs and the activity feed.
+    Activity,
+}
+
+/// Where agents compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuntimeKind {
+    /// In sandboxed child processes.
+    Process,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl PlatformArgs {
+    fn config(self, data_dir: PathBuf, ready_file: Option<PathBuf>) -> PlatformConfig {
+        let RuntimeKind::Process = self.runtime;
+        PlatformConfig {
+            data_dir,
+            listen: self.listen,
+            metrics_listen: self.metrics_listen,
+            database: self.database,
+            object_store: self.object_store,
+            catalogue: self.catalogue,
+            ready_file,
+            otlp_endpoint: self.otlp_endpoint,
+            log_format: match self.log_format {
+                LogFormat::Text => telemetry::LogFormat::Text,
+                LogFormat::Json => telemetry::LogFormat::Json,
+            },
+        }
+    }
+}
+
+/// What keeps the platform from starting: the sentence, and the causes below it.
+fn told(error: mi_kernel::Error) -> Failure {
+    Failure::new(error.chain())
+}
+
+pub(crate) async fn up(args: UpArgs, global: &Global) -> Result<(), Failure> {
+    let settings = Settings::load(global)?;
+    let data_dir = match &args.platform.data_dir {
+        Some(dir) => dir.clone(),
+        None => settings.data_dir()?,
+    };
+    let data_dir = std::path::absolute(&data_dir).map_err(|error| Failure::io(data_dir.display(), &error))?;
+    let config = args.platform.config(data_dir.clone(), args.ready_file);
+    let configure = |ready: &Ready| {
+        // A platform serves whether or not a client configuration could be written for it.
+        if let Err(failure) = remember(&settings.dir, &data_dir, ready) {
+            tracing::warn!(target: "mi::cli", "no configuration for the next command: {failure}");
+        }
+        Ok(())
+    };
+    mi_server::up(config, configure).await.map_err(told)
+}
+
+/// Writes a configuration that makes the next command work, unless there is one for another platform.
+fn remember(dir: &Path, data_dir: &Path, ready: &Ready) -> Result<(), Failure> {
+    let before = ConfigFile::load(dir)?;
+    let other = before.data_dir.as_deref().is_some_and(|known| known != data_dir);
+    let by_hand = before.data_dir.is_none() && (before.endpoint.is_some() || before.api_key.is_some());
+    if other || by_hand {
+        tracing::info!(target: "mi::cli", "the configuration names another platform and stays; use --endpoint and --api-key");
+        return Ok(());
+    }
+    let after = ConfigFile {
+        endpoint: Some(ready.endpoint.clone()),
+        api_key: ready.api_key.as_ref().map(|key| key.expose().to_owned()),
+        data_dir: Some(data_dir.to_owned()),
+        colony: before.colony.clone(),
+    };
+    if after != before {
+        after.save(dir)?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn serve(args: ServeArgs, global: &Global) -> Result<(), Failure> {
+    let data_dir = match &args.platform.data_dir {
+        Some(dir) => dir.clone(),
+        None => Settings::load(global)?.data_dir()?,
+    };
+    let config = ServeConfig {
+        role: match args.role {
+            Role::Gateway => RoleName::Gateway,
+            Role::Office => RoleName::Office,
+            Role::Scheduler => RoleName::Scheduler,
+            Role::Activity => RoleName::Activity,
+        },
+        platform: args.platform.config(data_dir, args.ready_file),
+        internal_key_file: args.internal_key_file,
+        office_url: args.office_url,
+        scheduler_url: args.scheduler_url,
+        activity_url: args.activity_url,
+        agent_endpoint: args.agent_endpoint,
+        admin_key_file: args.admin_key_file,
+    };
+    mi_server::serve(config, |_| Ok(())).await.map_err(told)
+}

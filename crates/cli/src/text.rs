@@ -1,0 +1,95 @@
+//! Text from elsewhere, made fit for a terminal.
+
+use std::borrow::Cow;
+
+use prost_types::Timestamp;
+
+/// Shows what would move the cursor, change colours or reorder text as an escape instead. Tabs stay.
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
+    if !text.contains(dangerous) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if dangerous(c) {
+            safe.extend(c.escape_default());
+        } else {
+            safe.push(c);
+        }
+    }
+    Cow::Owned(safe)
+}
+
+/// Control characters, and the marks that reorder or hide text (Unicode Standard Annex 9).
+fn dangerous(c: char) -> bool {
+    c != '\t'
+        && (c.is_control()
+            || matches!(c, '\u{200E}' | '\u{200F}' | '\u{061C}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}'))
+}
+
+/// A time in UTC, to the second.
+pub(crate) fn time(time: Option<&Timestamp>) -> String {
+    time.map_or_else(String::new, |time| Timestamp { nanos: 0, ..*time }.to_string())
+}
+
+/// A time in UTC, to the millisecond.
+pub(crate) fn precise_time(time: Option<&Timestamp>) -> String {
+    let Some(time) = time else { return String::new() };
+    let whole = Timestamp { nanos: 0, ..*time }.to_string();
+    format!("{}.{:03}Z", whole.trim_end_matches('Z'), time.nanos / 1_000_000)
+}
+
+/// The name of an enum value as people say it: `AGENT_PHASE_RUNNING` is `running`.
+pub(crate) fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix)
+        .unwrap_or(name)
+        .to_lowercase()
+        .replace('_', "-")
+}
+
+/// Bytes as people say them.
+pub(crate) fn size(bytes: i64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+/// Lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_reaches_the_terminal_but_text() {
+        assert_eq!(escape("plain\tté 👩‍💻"), "plain\tté 👩‍💻");
+        assert_eq!(escape("a\x1b[31mb\r\nc"), "a\\u{1b}[31mb\\r\\nc");
+        assert_eq!(escape("\u{9b}2J\u{202e}x"), "\\u{9b}2J\\u{202e}x");
+    }
+
+    #[test]
+    fn times_and_sizes() {
+        let at = Timestamp {
+            seconds: 1_767_225_600,
+            nanos: 12_345_678,
+        };
+        assert_eq!(time(Some(&at)), "2026-01-01T00:00:00Z");
+        assert_eq!(precise_time(Some(&at)), "2026-01-01T00:00:00.012Z");
+        assert_eq!(time(None), "");
+        for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")] {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(word("AGENT_PHASE_RUNNING", "AGENT_PHASE_"), "running");
+    }
+}

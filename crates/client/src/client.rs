@@ -1,0 +1,118 @@
+//! One connection to the platform and the typed clients over it.
+
+use std::{fmt, time::Duration};
+
+use mi_proto::v1::{
+    access_service_client::AccessServiceClient, activity_service_client::ActivityServiceClient,
+    agent_service_client::AgentServiceClient, log_service_client::LogServiceClient,
+    office_service_client::OfficeServiceClient,
+};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Channel, ClientTlsConfig, Endpoint},
+};
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::{ClientError, Credential, Result, credential::Bearer};
+
+/// What the typed clients speak over: the shared connection, with the credential added to each call.
+pub type Wire = InterceptedService<Channel, Bearer>;
+
+/// A page of agents with long prompts, or of log lines, is larger than tonic's default of 4 MiB.
+const MAX_MESSAGE: usize = 64 << 20;
+
+/// A connection to the platform. Cheap to clone; all clones share one HTTP/2 connection.
+#[derive(Clone)]
+pub struct Client {
+    endpoint: String,
+    channel: Channel,
+    bearer: Bearer,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// A client of the platform at this URL. Connects at the first call, and again whenever the connection is lost.
+    ///
+    /// # Errors
+    /// When the URL or the credential cannot be used; nothing is sent yet. Must be called inside a tokio runtime.
+    pub fn connect(endpoint: &str, credential: Credential) -> Result<Self> {
+        let invalid = |source| ClientError::Endpoint {
+            endpoint: endpoint.to_owned(),
+            source,
+        };
+        let mut target = Endpoint::from_shared(endpoint.to_owned())
+            .and_then(|target| target.user_agent(concat!("mi/", env!("CARGO_PKG_VERSION"))))
+            .map_err(invalid)?
+            .connect_timeout(Duration::from_secs(5))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .tcp_nodelay(true);
+        if target.uri().scheme_str() == Some("https") {
+            target = target
+                .tls_config(ClientTlsConfig::new().with_enabled_roots())
+                .map_err(invalid)?;
+        }
+        Ok(Self {
+            endpoint: endpoint.to_owned(),
+            channel: target.connect_lazy(),
+            bearer: Bearer::new(credential)?,
+        })
+    }
+
+    /// The same connection with another credential.
+    ///
+    /// # Errors
+    /// When the credential cannot be used.
+    pub fn with_credential(&self, credential: Credential) -> Result<Self> {
+        Ok(Self {
+            bearer: Bearer::new(credential)?,
+            ..self.clone()
+        })
+    }
+
+    /// The URL given to [`Client::connect`].
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    fn wire(&self) -> Wire {
+        InterceptedService::new(self.channel.clone(), self.bearer.clone())
+    }
+
+    /// Offices.
+    pub fn offices(&self) -> OfficeServiceClient<Wire> {
+        OfficeServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Agents and their backups.
+    pub fn agents(&self) -> AgentServiceClient<Wire> {
+        AgentServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Logs.
+    pub fn logs(&self) -> LogServiceClient<Wire> {
+        LogServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The activity feed.
+    pub fn activity(&self) -> ActivityServiceClient<Wire> {
+        ActivityServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Accounts, API keys and identities.
+    pub fn access(&self) -> AccessServiceClient<Wire> {
+        AccessServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// `grpc.health.v1`.
+    pub fn health(&self) -> HealthClient<Wire> {
+        HealthClient::new(self.wire())
+    }
+}

@@ -1,0 +1,137 @@
+//! Reading lists to their end.
+
+use mi_kernel::page::MAX_PAGE_SIZE;
+use mi_proto::v1::{
+    Account, Agent, ApiKey, Backup, ListAccountsRequest, ListAgentsRequest, ListApiKeysRequest, ListBackupsRequest,
+    ListOfficesRequest, Office,
+};
+use tonic::Status;
+
+use crate::{Client, Result, retry};
+
+/// Reads all pages: `page` gets a page token, empty at first, and answers the items with the next token.
+///
+/// # Errors
+/// The first error of `page`.
+pub async fn list_all<T>(mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, String), Status>) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    let mut token = String::new();
+    loop {
+        let (items, next) = retry(async || page(token.clone()).await).await?;
+        all.extend(items);
+        if next.is_empty() {
+            return Ok(all);
+        }
+        token = next;
+    }
+}
+
+impl Client {
+    /// All offices of the caller's account, oldest first; for the administrator, all there are.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_offices(&self) -> Result<Vec<Office>> {
+        list_all(async |page_token| {
+            let page_size = Some(MAX_PAGE_SIZE);
+            let page = self
+                .offices()
+                .list_offices(ListOfficesRequest { page_size, page_token })
+                .await?
+                .into_inner();
+            Ok((page.offices, page.next_page_token))
+        })
+        .await
+    }
+
+    /// All agents of an office, by name.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_agents(&self, office_id: &str) -> Result<Vec<Agent>> {
+        list_all(async |page_token| {
+            let request = ListAgentsRequest {
+                office_id: office_id.to_owned(),
+                page_size: Some(MAX_PAGE_SIZE),
+                page_token,
+            };
+            let page = self.agents().list_agents(request).await?.into_inner();
+            Ok((page.agents, page.next_page_token))
+        })
+        .await
+    }
+
+    /// All backups of an office, newest first.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_backups(&self, office_id: &str) -> Result<Vec<Backup>> {
+        list_all(async |page_token| {
+            let request = ListBackupsRequest {
+                office_id: office_id.to_owned(),
+                page_size: Some(MAX_PAGE_SIZE),
+                page_token,
+            };
+            let page = self.agents().list_backups(request).await?.into_inner();
+            Ok((page.backups, page.next_page_token))
+        })
+        .await
+    }
+
+    /// All API keys of an account; of the caller's own when `account_id` is empty.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_api_keys(&self, account_id: &str) -> Result<Vec<ApiKey>> {
+        list_all(async |page_token| {
+            let request = ListApiKeysRequest {
+                account_id: account_id.to_owned(),
+                page_size: Some(MAX_PAGE_SIZE),
+                page_token,
+            };
+            let page = self.access().list_api_keys(request).await?.into_inner();
+            Ok((page.api_keys, page.next_page_token))
+        })
+        .await
+    }
+
+    /// All accounts, oldest first.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_accounts(&self) -> Result<Vec<Account>> {
+        list_all(async |page_token| {
+            let page_size = Some(MAX_PAGE_SIZE);
+            let page = self
+                .access()
+                .list_accounts(ListAccountsRequest { page_size, page_token })
+                .await?
+                .into_inner();
+            Ok((page.accounts, page.next_page_token))
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reads_to_the_last_page() {
+        let mut tokens = Vec::new();
+        let all = list_all(async |token: String| {
+            let next = match token.as_str() {
+                "" => "b",
+                "b" => "c",
+                _ => "",
+            };
+            tokens.push(token);
+            Ok((vec![tokens.len()], next.to_owned()))
+        })
+        .await
+        .expect("all pages");
+        assert_eq!(all, [1, 2, 3]);
+        assert_eq!(tokens, ["", "b", "c"]);
+    }
+}
