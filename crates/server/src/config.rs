@@ -1,0 +1,105 @@
+//! What the platform is started with.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use mi_base::telemetry::LogFormat;
+use mi_kernel::{Error, Result};
+use mi_store::DbTarget;
+
+/// What `mi up` and `mi serve` share.
+#[derive(Debug, Clone)]
+pub struct PlatformConfig {
+    /// Databases, objects, agents' directories and the administrator's key. One process at a time.
+    pub data_dir: PathBuf,
+    /// Where the API (or the role) listens.
+    pub listen: SocketAddr,
+    /// Where metrics and liveness are served.
+    pub metrics_listen: SocketAddr,
+    /// `postgres://...`; none: SQLite files in the data directory.
+    pub database: Option<String>,
+    /// URL of the object storage; none: a directory in the data directory.
+    pub object_store: Option<String>,
+    /// File with tiers and roles; none: the built-in one.
+    pub catalogue: Option<PathBuf>,
+    /// File to write when it serves.
+    pub ready_file: Option<PathBuf>,
+    /// OTLP/gRPC collector; none: traces are not exported.
+    pub otlp_endpoint: Option<String>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl PlatformConfig {
+    /// Where a role's tables are.
+    pub(crate) fn database_of(&self, role: RoleName) -> Result<DbTarget> {
+        match self.database.as_deref() {
+            None => Ok(DbTarget::Sqlite {
+                path: self.data_dir.join(format!("{}.db", role.as_str())),
+            }),
+            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Ok(DbTarget::Postgres {
+                url: url.to_owned(),
+                schema: role.schema(),
+            }),
+            // Never printed: it may hold a password.
+            Some(_) => Err(Error::invalid(
+                "database",
+                "must be a postgres:// URL; leave it out for SQLite in the data directory",
+            )),
+        }
+    }
+}
+
+/// A role of the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleName {
+    /// The edge.
+    Gateway,
+    /// Offices, accounts and keys.
+    Office,
+    /// Agents.
+    Scheduler,
+    /// Feed and logs.
+    Activity,
+}
+
+impl RoleName {
+    /// The name in flags, metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Office => "office",
+            Self::Scheduler => "scheduler",
+            Self::Activity => "activity",
+        }
+    }
+
+    fn schema(self) -> &'static str {
+        match self {
+            Self::Gateway => "mi_gateway",
+            Self::Office => "mi_office",
+            Self::Scheduler => "mi_scheduler",
+            Self::Activity => "mi_activity",
+        }
+    }
+}
+
+/// What `mi serve ROLE` needs besides.
+#[derive(Debug, Clone)]
+pub struct ServeConfig {
+    /// Which role.
+    pub role: RoleName,
+    /// What all share.
+    pub platform: PlatformConfig,
+    /// File with the key that all roles share.
+    pub internal_key_file: Option<PathBuf>,
+    /// Where the office role listens.
+    pub office_url: Option<String>,
+    /// Where the scheduler listens.
+    pub scheduler_url: Option<String>,
+    /// Where the activity role listens.
+    pub activity_url: Option<String>,
+    /// Where agents reach the gateway.
+    pub agent_endpoint: Option<String>,
+    /// Where the administrator's key is kept, created when missing.
+    pub admin_key_file: Option<PathBuf>,
+}

@@ -1,0 +1,94 @@
+//! The data directory: private, and used by one process at a time.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::Path,
+};
+
+use mi_kernel::{Error, Result};
+use nix::fcntl::{Flock, FlockArg};
+
+/// Holds the lock of a data directory; the kernel releases it when the process ends, however it ends.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    _lock: Flock<File>,
+    /// Names this installation among those over one database; the same after a restart.
+    pub(crate) node_id: String,
+}
+
+impl DataDir {
+    /// Makes the directory if needed and locks it.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let unusable = |error: std::io::Error| {
+            let text = format!("cannot use the data directory {}: {error}; choose another with --data-dir", path.display());
+            Error::precondition("DATA_DIR", text).caused_by(error)
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let file = options.open(path.join("lock")).map_err(unusable)?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
+            let holder = fs::read_to_string(path.join("lock")).unwrap_or_default();
+            let text = format!(
+                "the data directory {} is in use by process {}; stop that one, or choose another with --data-dir",
+                path.display(),
+                if holder.is_empty() { "?" } else { holder.trim() },
+            );
+            Error::precondition("DATA_DIR_LOCKED", text)
+        })?;
+        let mut file: &File = &lock;
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(unusable)?;
+        let node_file = path.join("node-id");
+        let node_id = match fs::read_to_string(&node_file) {
+            Ok(id) if !id.trim().is_empty() => id.trim().to_owned(),
+            _ => {
+                let id = uuid::Uuid::now_v7().to_string();
+                write_private(&node_file, id.as_bytes()).map_err(unusable)?;
+                id
+            }
+        };
+        Ok(Self { _lock: lock, node_id })
+    }
+}
+
+/// Writes a file that only this user reads, whole or not at all.
+pub(crate) fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let draft = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_and_private() {
+        let root = tempfile::tempdir().expect("directory");
+        let path = root.path().join("data");
+        let first = DataDir::open(&path).expect("free");
+        assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o700);
+        let error = DataDir::open(&path).expect_err("in use");
+        assert_eq!(error.reason, "DATA_DIR_LOCKED");
+        assert!(error.message.contains(&std::process::id().to_string()), "{error}");
+        let id = first.node_id.clone();
+        drop(first);
+        assert_eq!(DataDir::open(&path).expect("free again").node_id, id);
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_named() {
+        let root = tempfile::tempdir().expect("directory");
+        let path = root.path().join("data");
+        fs::write(&path, "").expect("written");
+        let error = DataDir::open(&path).expect_err("no directory");
+        assert!(error.message.contains("--data-dir"), "{error}");
+    }
+}

@@ -1,0 +1,12 @@
+//! Composition root: roles become services, services become listeners. The only crate that knows all of them.
+
+mod config;
+mod data_dir;
+mod objects;
+mod ready;
+mod roles;
+mod run;
+
+pub use config::{PlatformConfig, RoleName, ServeConfig};
+pub use ready::Ready;
+pub use run::{serve, up};

@@ -1,0 +1,186 @@
+//! Starts a whole platform in one process, or one role of it, and ends it in order.
+
+use std::{sync::Arc, time::Duration};
+
+use mi_base::{
+    Tasks, metrics,
+    telemetry::{self, TelemetryConfig},
+};
+use mi_gateway::Backends;
+use mi_kernel::{Error, Result, SystemClock, secret::Secret};
+use mi_rpc::{PrincipalKey, Transport, server};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::{
+    config::{PlatformConfig, RoleName, ServeConfig},
+    data_dir::DataDir,
+    objects,
+    ready::{Ready, reachable},
+    roles::Parts,
+};
+
+/// How long shutdown may take in all: the drain of the listeners and the grace of the agents fit in.
+const SHUTDOWN: Duration = Duration::from_secs(15);
+
+/// The addresses of a process, taken before anything else is started: a port in use is the likeliest thing to go wrong.
+struct Listeners {
+    api: TcpListener,
+    metrics: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &PlatformConfig) -> Result<Self> {
+        Ok(Self {
+            api: server::bind("--listen", config.listen).await?,
+            metrics: server::bind("--metrics-listen", config.metrics_listen).await?,
+        })
+    }
+
+    fn ready(&self, api_key: Option<Secret>) -> Result<Ready> {
+        let api = self.api.local_addr().map_err(Error::internal)?;
+        let metrics = self.metrics.local_addr().map_err(Error::internal)?;
+        Ok(Ready::new(api, metrics, api_key))
+    }
+}
+
+fn telemetry_of(config: &PlatformConfig, service: &str) -> TelemetryConfig {
+    TelemetryConfig {
+        service: service.to_owned(),
+        format: config.log_format,
+        otlp_endpoint: config.otlp_endpoint.clone(),
+    }
+}
+
+/// Runs the whole platform until SIGTERM or SIGINT. `told` is called once it serves.
+///
+/// # Errors
+/// What keeps it from starting, in a sentence for the operator.
+pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
+    let _telemetry = telemetry::init(&telemetry_of(&config, "mi"))?;
+    let data_dir = DataDir::open(&config.data_dir)?;
+    let listeners = Listeners::bind(&config).await?;
+    let objects = objects::open(config.object_store.as_deref(), &config.data_dir)?;
+    let tasks = Tasks::new();
+    let parts = Parts {
+        config: &config,
+        node_id: &data_dir.node_id,
+        key: PrincipalKey::random(),
+        clock: SystemClock::shared(),
+        tasks: &tasks,
+    };
+    let agent_endpoint = reachable(listeners.api.local_addr().map_err(Error::internal)?);
+    let activity = Transport::local(parts.activity(objects.clone()).await?);
+    let scheduler = Transport::local(parts.scheduler(objects, activity.clone(), agent_endpoint).await?);
+    let key_file = config.data_dir.join("admin.key");
+    let (office, key) = parts.office(scheduler.clone(), activity.clone(), &key_file).await?;
+    let gateway = parts.gateway(Backends {
+        office: Transport::local(office),
+        scheduler,
+        activity,
+    });
+    let ready = listeners.ready(Some(key))?;
+    server::serve(&tasks, "gateway", listeners.api, true, gateway);
+    run(&tasks, listeners.metrics, &config, &ready, told).await
+}
+
+/// Runs one role until SIGTERM or SIGINT. `told` is called once it serves.
+///
+/// # Errors
+/// What keeps it from starting, in a sentence for the operator.
+pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
+    let platform = &config.platform;
+    let _telemetry = telemetry::init(&telemetry_of(platform, &format!("mi-{}", config.role.as_str())))?;
+    let key_file = config.internal_key_file.as_deref();
+    let key_file = key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
+    let key = PrincipalKey::from_file(key_file)?;
+    let data_dir = DataDir::open(&platform.data_dir)?;
+    let listeners = Listeners::bind(platform).await?;
+    let tasks = Tasks::new();
+    let clock = SystemClock::shared();
+    let peer = |field: &'static str, flag: &str, url: &Option<String>| {
+        let url = url.as_deref().ok_or_else(|| missing(field, &format!("{flag} http://HOST:PORT")))?;
+        Transport::remote(field, url, key.clone(), clock.clone())
+    };
+    let office = || peer("office_url", "--office-url", &config.office_url);
+    let scheduler = || peer("scheduler_url", "--scheduler-url", &config.scheduler_url);
+    let activity = || peer("activity_url", "--activity-url", &config.activity_url);
+    let objects = || objects::open(platform.object_store.as_deref(), &platform.data_dir);
+    let parts = Parts {
+        config: platform,
+        node_id: &data_dir.node_id,
+        key: key.clone(),
+        clock: Arc::clone(&clock),
+        tasks: &tasks,
+    };
+    let mut admin_key = None;
+    let guard = match config.role {
+        RoleName::Gateway => {
+            let gateway = parts.gateway(Backends {
+                office: office()?,
+                scheduler: scheduler()?,
+                activity: activity()?,
+            });
+            let ready = listeners.ready(None)?;
+            server::serve(&tasks, "gateway", listeners.api, true, gateway);
+            return run(&tasks, listeners.metrics, platform, &ready, told).await;
+        }
+        RoleName::Activity => parts.activity(objects()?).await?,
+        RoleName::Scheduler => {
+            let endpoint = config.agent_endpoint.clone();
+            let endpoint = endpoint.ok_or_else(|| missing("agent_endpoint", "--agent-endpoint URL, where agents reach the gateway"))?;
+            parts.scheduler(objects()?, activity()?, endpoint).await?
+        }
+        RoleName::Office => {
+            let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));
+            let (guard, key) = parts.office(scheduler()?, activity()?, &key_file).await?;
+            admin_key = Some(key);
+            guard
+        }
+    };
+    let ready = listeners.ready(admin_key)?;
+    server::serve(&tasks, config.role.as_str(), listeners.api, false, guard);
+    run(&tasks, listeners.metrics, platform, &ready, told).await
+}
+
+fn missing(field: &'static str, flag: &str) -> Error {
+    Error::invalid(field, format!("is required for this role: give {flag}"))
+}
+
+/// Serves metrics, tells the world, waits for the end to be asked for, and ends in order.
+async fn run(
+    tasks: &Tasks,
+    metrics_listener: TcpListener,
+    config: &PlatformConfig,
+    ready: &Ready,
+    told: impl FnOnce(&Ready) -> Result<()>,
+) -> Result<()> {
+    let shutdown = tasks.shutdown();
+    let stopping = shutdown.clone();
+    tasks.spawn_to_end("metrics", async move {
+        let serving = axum::serve(metrics_listener, metrics::router());
+        if let Err(error) = serving.with_graceful_shutdown(stopping.cancelled_owned()).await {
+            tracing::error!(target: "mi::server", %error, "the metrics listener failed");
+        }
+    });
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
+    if let Some(file) = &config.ready_file {
+        ready.write(file)?;
+    }
+    tracing::info!(target: "mi::server", endpoint = ready.endpoint, metrics = ready.metrics_endpoint, "serving");
+    told(ready)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        // A background task panicked.
+        () = shutdown.cancelled() => {}
+    }
+    tracing::info!(target: "mi::server", "stopping");
+    match tasks.stop(SHUTDOWN).await {
+        None => Ok(()),
+        Some(task) => Err(Error::internal(format!("the background task {task} panicked"))),
+    }
+}
