@@ -21,7 +21,9 @@ pub fn timestamp(time: Time) -> Timestamp {
 /// # Errors
 /// `Invalid`, naming the field, when it is out of range.
 pub fn time(field: &'static str, timestamp: &Timestamp) -> Result<Time> {
-    let nanos = u32::try_from(timestamp.nanos).ok();
+    // google.protobuf.Timestamp; beyond these years its text forms do not sort either.
+    const YEARS: std::ops::RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+    let nanos = u32::try_from(timestamp.nanos).ok().filter(|_| YEARS.contains(&timestamp.seconds));
     nanos
         .and_then(|nanos| Time::from_timestamp(timestamp.seconds, nanos))
         .ok_or_else(|| Error::invalid(field, "is not a time between the years 1 and 9999"))

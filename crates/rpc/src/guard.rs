@@ -27,7 +27,7 @@ use tracing::Instrument;
 use crate::{
     Caller, HttpRequest, HttpResponse, PrincipalKey, deadline,
     principal::PRINCIPAL_HEADER,
-    status,
+    status::{status, unlogged},
 };
 
 /// The actor of an in-process call: an extension, which nothing from the wire can set.
@@ -216,7 +216,7 @@ impl<H> WatchedBody<H> {
 
     fn end(&mut self, error: Error) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut trailers = HeaderMap::new();
-        let wire = status(error);
+        let wire = unlogged(error);
         self.done = true;
         self.code = code_name(Some(&HeaderValue::from(wire.code() as i32)));
         self.body = Body::empty();

@@ -31,6 +31,11 @@ pub fn status(error: Error) -> Status {
         ErrorKind::Unavailable => tracing::warn!(target: "mi::rpc", error = %error.chain(), "unavailable"),
         _ => tracing::debug!(target: "mi::rpc", error = %error.chain(), "refused"),
     }
+    unlogged(error)
+}
+
+/// What goes on the wire, for an error that is no news to the operator.
+pub(crate) fn unlogged(error: Error) -> Status {
     let mut details = ErrorDetails::with_error_info(error.reason, DOMAIN, []);
     if let Some(field) = error.field {
         details.add_bad_request_violation(field, &error.message);

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error as _,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +15,10 @@ use futures::future::BoxFuture;
 use http::HeaderValue;
 use mi_base::trace::{TRACEPARENT, TraceContext};
 use mi_kernel::{Actor, Clock, Error, Result};
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    TimeoutExpired,
+    transport::{Channel, Endpoint},
+};
 use tower::{Service, ServiceExt};
 
 use crate::{
@@ -35,7 +39,7 @@ pub struct Transport(Kind);
 
 #[derive(Clone)]
 enum Kind {
-    Local(Guard),
+    Local(Box<Guard>),
     Remote(Arc<Remote>),
 }
 
@@ -49,7 +53,7 @@ struct Remote {
 impl Transport {
     /// A role of this process.
     pub fn local(guard: Guard) -> Self {
-        Self(Kind::Local(guard))
+        Self(Kind::Local(Box::new(guard)))
     }
 
     /// A role at `http://host:port`. Connects at the first call, and again whenever a connection is lost.
@@ -81,7 +85,7 @@ impl Transport {
         match &self.0 {
             Kind::Local(guard) => {
                 request.extensions_mut().insert(LocalActor(actor));
-                let response = guard.clone().oneshot(request).await;
+                let response = Guard::clone(guard).oneshot(request).await;
                 response.unwrap_or_else(|never: Infallible| match never {})
             }
             Kind::Remote(remote) => {
@@ -92,6 +96,10 @@ impl Transport {
                 let index = remote.next.fetch_add(1, Ordering::Relaxed) % remote.channels.len();
                 match remote.channels[index].clone().oneshot(request).await {
                     Ok(response) => response,
+                    // Tonic watches the deadline of a channel itself.
+                    Err(error) if error.source().is_some_and(|cause| cause.is::<TimeoutExpired>()) => {
+                        status(deadline::exceeded()).into_http()
+                    }
                     Err(error) => {
                         let error = Error::unavailable("a part of the platform cannot be reached; try again").caused_by(error);
                         status(error).into_http()

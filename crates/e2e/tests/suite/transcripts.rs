@@ -1,0 +1,127 @@
+//! The command line as people see it: whole sessions, compared with reviewed snapshots.
+
+use std::{fmt::Write, process::Stdio};
+
+use mi_e2e::{LIMIT, World};
+use mi_testkit::{Arrangement, Backend, Platform};
+
+/// A terminal session: every command with what it printed, ids and times replaced by names.
+struct Session<'a> {
+    platform: &'a Platform,
+    known: Vec<(String, String)>,
+    transcript: String,
+}
+
+impl Session<'_> {
+    /// Runs `mi` with these arguments, `{name}` standing for an id that was named.
+    async fn run(&mut self, line: &str) -> String {
+        let filled = self.known.iter().fold(line.to_owned(), |line, (id, name)| line.replace(&format!("{{{name}}}"), id));
+        let args = split(&filled);
+        let mut command = tokio::process::Command::new(mi_testkit::platform::binary());
+        command
+            .args(&args)
+            .env("MI_CONFIG_DIR", self.platform.config_dir())
+            .env_remove("MI_ENDPOINT")
+            .env_remove("MI_API_KEY")
+            .env("COLUMNS", "200")
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let output = tokio::time::timeout(LIMIT, command.output()).await.expect("ends by itself").expect("ran");
+        let stdout = String::from_utf8(output.stdout).expect("text");
+        let stderr = String::from_utf8(output.stderr).expect("text");
+        let _ = writeln!(self.transcript, "$ mi {line}");
+        self.transcript.push_str(&self.mask(&stdout));
+        self.transcript.push_str(&self.mask(&stderr));
+        if let Some(code @ 1..) = output.status.code() {
+            let _ = writeln!(self.transcript, "[exit {code}]");
+        }
+        stdout
+    }
+
+    /// Gives an id a name from now on.
+    fn name(&mut self, id: &str, name: &str) {
+        self.known.push((id.to_owned(), name.to_owned()));
+    }
+
+    /// Replaces what differs from run to run: ids, times, hashes, addresses, durations.
+    fn mask(&self, text: &str) -> String {
+        let named = self.known.iter().fold(text.to_owned(), |text, (id, name)| {
+            // Kept as wide as it was, so that tables stay tables.
+            text.replace(id, &format!("{:<width$}", format!("<{name}>"), width = id.len()))
+        });
+        let lines = named.replace(self.platform.endpoint(), "<endpoint>");
+        lines.split_inclusive('\n').map(|line| line.split_inclusive(' ').map(mask_word).collect::<String>()).collect()
+    }
+}
+
+fn mask_word(word: &str) -> String {
+    let text = word.trim_end();
+    let is_uuid = uuid::Uuid::try_parse(text).is_ok();
+    let is_time = text.len() >= 20 && text.ends_with('Z') && text.as_bytes()[4] == b'-' && text.contains('T');
+    let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let name = match (is_uuid, is_time, is_hex) {
+        (true, ..) => "<id>",
+        (_, true, _) => "<time>",
+        (.., true) => "<hex>",
+        _ => return word.to_owned(),
+    };
+    format!("{name:<width$}", width = text.len()) + &word[text.len()..]
+}
+
+/// Splits a command line at spaces, outside of double quotes.
+fn split(line: &str) -> Vec<String> {
+    let pieces = line.split('"').enumerate();
+    pieces
+        .flat_map(|(index, piece)| match index % 2 {
+            1 => vec![piece.to_owned()],
+            _ => piece.split_whitespace().map(str::to_owned).collect(),
+        })
+        .collect()
+}
+
+fn field(json: &str, path: &str) -> String {
+    let value: serde_json::Value = serde_json::from_str(json).expect("JSON");
+    value.pointer(path).and_then(|value| value.as_str()).expect("a text").to_owned()
+}
+
+#[tokio::test]
+async fn a_first_session() {
+    let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    let mut session = Session {
+        platform: &world.platform,
+        known: Vec::new(),
+        transcript: String::new(),
+    };
+    let json = session.run("colonies create --name \"My Colony\" -o json").await;
+    session.transcript.clear();
+    let colony = field(&json, "/id");
+    session.name(&colony, "colony");
+    for line in [
+        "colonies list",
+        "colonies get {colony}",
+        "colonies get \"My Colony\"",
+        "colonies get \"Your Colony\"",
+        "colonies settings {colony} --set allow_agent_hiring=true --set max_agents=7",
+        "colonies settings {colony} --set max_agents=many",
+        "colonies settings {colony} --set nonsense=1",
+        "agents hire --colony {colony} --name analyst --model sonnet --role research-analyst --skill github --wait",
+        "agents hire --colony {colony} --name Analyst",
+        "agents hire --colony {colony} --name b --model nope",
+        "agents list --colony {colony}",
+        "agents get {colony} nobody",
+        "colonies status {colony}",
+        "agents promote {colony} analyst --model opus --wait",
+        "agents fire {colony} analyst",
+        "agents list --colony {colony}",
+        "agents models",
+        "colonies suspend {colony}",
+        "agents hire --colony {colony} --name late",
+        "colonies resume {colony}",
+        "keys create --name laptop --bogus",
+        "colonies delete {colony}",
+        "colonies list",
+    ] {
+        session.run(line).await;
+    }
+    insta::assert_snapshot!(session.transcript);
+}

@@ -1,0 +1,14 @@
+//! Dev only: fresh databases, a clock to turn, waiting on a condition, and the `mi` binary as a user runs it.
+//!
+//! Knows no service: a suite that needs one brings it along, so that every service can use this crate in its own tests.
+
+mod clock;
+mod db;
+pub mod platform;
+mod process;
+mod until;
+
+pub use clock::ManualClock;
+pub use db::{Backend, OnBackend, TestDb, run_on};
+pub use platform::{Arrangement, Platform};
+pub use until::until;
