@@ -9,6 +9,7 @@ use mi_base::{
 use mi_gateway::Backends;
 use mi_kernel::{Error, Result, SystemClock, secret::Secret};
 use mi_rpc::{PrincipalKey, Transport, server};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -54,12 +55,22 @@ fn telemetry_of(config: &PlatformConfig, service: &str) -> TelemetryConfig {
     }
 }
 
+/// Allows as many open files as the system lets us: an agent takes about three, and the usual soft limit is 1024.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
+    if let Err(error) = raised {
+        tracing::warn!(target: "mi::server", %error, "the limit of open files stays as it is");
+    }
+}
+
 /// Runs the whole platform until SIGTERM or SIGINT. `told` is called once it serves.
 ///
 /// # Errors
 /// What keeps it from starting, in a sentence for the operator.
 pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let _telemetry = telemetry::init(&telemetry_of(&config, "mi"))?;
+    raise_file_limit();
     let data_dir = DataDir::open(&config.data_dir)?;
     let listeners = Listeners::bind(&config).await?;
     let objects = objects::open(config.object_store.as_deref(), &config.data_dir)?;
@@ -93,6 +104,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
 pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let platform = &config.platform;
     let _telemetry = telemetry::init(&telemetry_of(platform, &format!("mi-{}", config.role.as_str())))?;
+    raise_file_limit();
     let key_file = config.internal_key_file.as_deref();
     let key_file = key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
     let key = PrincipalKey::from_file(key_file)?;

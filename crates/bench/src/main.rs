@@ -1,0 +1,126 @@
+//! Dev only: measures the platform against its goals. `mi-bench [NAME]...` prints Markdown; no name: all benchmarks.
+
+mod compare;
+mod compose;
+mod customer;
+mod daemon;
+mod gateway;
+mod gateway_process;
+mod hire;
+mod latency;
+mod list;
+mod logs;
+mod proc;
+mod proxy;
+mod report;
+mod start;
+
+use std::{env, fs, process::ExitCode, thread, time::Duration};
+
+use mi_base::telemetry::{self, TelemetryConfig};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::report::Table;
+
+/// What went wrong, as a sentence for people.
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What a benchmark answers.
+type Result<T = (), E = Error> = std::result::Result<T, E>;
+
+/// Every benchmark, in the order of a whole run.
+const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list"];
+/// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
+const ROUNDS: usize = 7;
+/// The longest that one benchmark may take.
+const LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Threads of the proxy: as many as `mi serve` has.
+const PROXY_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    let done = match args.split_first() {
+        Some((name, args)) if name == "proxy" => {
+            runtime(PROXY_THREADS).and_then(|runtime| runtime.block_on(proxy::run(args)))
+        }
+        _ => bench(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn runtime(threads: usize) -> Result<Runtime> {
+    Ok(Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?)
+}
+
+fn bench(args: &[String]) -> Result {
+    if let Some(unknown) = args.iter().find(|name| !NAMES.contains(&name.as_str())) {
+        return Err(format!("no benchmark `{unknown}`; there are {}", NAMES.join(", ")).into());
+    }
+    // As the platform has it: spans cost what they cost there.
+    let _telemetry = telemetry::init(&TelemetryConfig::default())?;
+    let cores = thread::available_parallelism()?.get();
+    println!("{}\n", machine(cores));
+    let mut failed = Vec::new();
+    for name in NAMES
+        .iter()
+        .filter(|name| args.is_empty() || args.iter().any(|arg| arg == *name))
+    {
+        eprintln!("{name} ...");
+        // A runtime each: what one leaves running cannot be measured by the next.
+        let runtime = runtime(cores)?;
+        match runtime.block_on(async { tokio::time::timeout(LIMIT, run(name)).await }) {
+            Ok(Ok(table)) => println!("{table}"),
+            Ok(Err(error)) => failed.push(format!("{name}: {error}")),
+            Err(_) => failed.push(format!("{name}: not done after {} minutes", LIMIT.as_secs() / 60)),
+        }
+        runtime.shutdown_background();
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(failed.join("\nerror: ").into()),
+    }
+}
+
+async fn run(name: &str) -> Result<Table> {
+    match name {
+        "start" => start::run().await,
+        "hire" => hire::run().await,
+        "gateway" => gateway::run().await,
+        "gateway-process" => gateway_process::run().await,
+        "logs" => logs::run().await,
+        "list" => list::run().await,
+        // Checked before the first one ran.
+        other => Err(format!("no benchmark `{other}`").into()),
+    }
+}
+
+/// What it was measured on.
+fn machine(cores: usize) -> String {
+    let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let cpu = cpus
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .unwrap_or_default();
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let debug = if cfg!(debug_assertions) {
+        "; **a debug build, worth nothing**"
+    } else {
+        ""
+    };
+    format!(
+        "{cores} cores, {}, Linux {}, load before {}{debug}",
+        cpu.trim_start_matches([':', '\t', ' ']),
+        kernel.trim(),
+        load.split(' ').next().unwrap_or_default(),
+    )
+}

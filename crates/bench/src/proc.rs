@@ -1,0 +1,100 @@
+//! What the kernel says about processes: memory, processor time, children.
+
+use std::fs;
+
+use nix::sys::resource::{UsageWho, getrusage};
+
+use crate::Result;
+
+/// Clock ticks a second in /proc, the same on every Linux.
+const TICKS: f64 = 100.0;
+
+/// Memory of a process, in MB of 10^6 bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// Resident, pages of files and of others included.
+    pub(crate) rss: f64,
+    /// Resident and of its own making: what one more process really costs.
+    pub(crate) anon: f64,
+    /// Resident, with shared pages counted in parts.
+    pub(crate) pss: f64,
+}
+
+/// Memory of a process now.
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    Ok(Memory {
+        rss: megabytes(&status, "VmRSS:")?,
+        anon: megabytes(&status, "RssAnon:")?,
+        pss: megabytes(&rollup, "Pss:")?,
+    })
+}
+
+fn megabytes(text: &str, field: &str) -> Result<f64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(field));
+    let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
+    let kib: f64 = value
+        .ok_or_else(|| format!("the kernel tells no {field}"))?
+        .trim()
+        .parse()?;
+    Ok(kib * 1024.0 / 1e6)
+}
+
+/// Processor time that a process has used, in seconds, to a hundredth.
+pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
+    let (user, system): (f64, f64) = (stat(pid, 14)?.parse()?, stat(pid, 15)?.parse()?);
+    Ok((user + system) / TICKS)
+}
+
+/// The processes whose parent this one is.
+pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Ok(child) = entry?.file_name().to_string_lossy().parse() else {
+            continue;
+        };
+        // One that ends meanwhile is nobody's child.
+        if stat(child, 4).is_ok_and(|parent| parent == pid.to_string()) {
+            found.push(child);
+        }
+    }
+    Ok(found)
+}
+
+/// A field of /proc/PID/stat by its number in proc(5), from 3 on.
+fn stat(pid: u32, number: usize) -> Result<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The second field is the program's name, which may hold anything.
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = rest.split_whitespace().nth(number - 3);
+    Ok(field.ok_or("the kernel tells less than proc(5) says")?.to_owned())
+}
+
+/// Processor time of this process, or of the calling thread alone, in seconds.
+pub(crate) fn own_cpu_seconds(who: UsageWho) -> Result<f64> {
+    let usage = getrusage(who)?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, id};
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_knows_this_process_and_its_child() {
+        let memory = memory(id()).expect("readable");
+        assert!(
+            memory.rss > memory.anon && memory.anon > 0.0 && memory.pss > 0.0,
+            "{memory:?}"
+        );
+        assert!(cpu_seconds(id()).expect("readable") < 60.0);
+        assert!(own_cpu_seconds(UsageWho::RUSAGE_SELF).expect("readable") > 0.0);
+        let mut child = Command::new("sleep").arg("60").spawn().expect("started");
+        assert!(children(id()).expect("readable").contains(&child.id()));
+        child.kill().and_then(|()| child.wait()).expect("ended");
+    }
+}
