@@ -24,8 +24,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.open_file("mi/internal/v1/internal.proto")?;
     fs::write(out.join("all.bin"), compiler.encode_file_descriptor_set())?;
 
-    tonic_prost_build::configure()
-        .bytes(".")
-        .compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure().bytes(".").compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

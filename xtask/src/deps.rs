@@ -23,11 +23,7 @@ pub(crate) fn run() -> Result {
     if faults.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "check-deps: {} faults\n  {}",
-        faults.len(),
-        faults.join("\n  ")
-    ))
+    Err(format!("check-deps: {} faults\n  {}", faults.len(), faults.join("\n  ")))
 }
 
 fn banned(metadata: &Value) -> impl Iterator<Item = String> {
@@ -130,10 +126,7 @@ mod tests {
         let mut packages: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
         for arrow in arrows {
             let words: Vec<&str> = arrow.split(' ').collect();
-            packages
-                .entry(words[0])
-                .or_default()
-                .push(json!({"name": words[1], "kind": words.get(2)}));
+            packages.entry(words[0]).or_default().push(json!({"name": words[1], "kind": words.get(2)}));
             if words[1].starts_with("mi-") {
                 packages.entry(words[1]).or_default();
             }

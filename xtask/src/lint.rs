@@ -5,10 +5,8 @@ use std::{path::PathBuf, process::Command};
 use crate::{Result, deps, process, target_directory, tidy};
 
 /// Tools that not everybody has: checked with where installed.
-const OPTIONAL: &[(&str, &[&str])] = &[
-    ("cargo-deny", &["deny", "check", "licenses", "bans", "sources"]),
-    ("cargo-machete", &["machete"]),
-];
+const OPTIONAL: &[(&str, &[&str])] =
+    &[("cargo-deny", &["deny", "check", "licenses", "bans", "sources"]), ("cargo-machete", &["machete"])];
 
 pub(crate) fn run() -> Result {
     let mut failures = Vec::new();
@@ -33,11 +31,7 @@ pub(crate) fn run() -> Result {
     match buf() {
         Ok(buf) => {
             note(process::run(process::at_root(&buf).arg("lint")));
-            note(process::run(process::at_root(&buf).args([
-                "format",
-                "--diff",
-                "--exit-code",
-            ])));
+            note(process::run(process::at_root(&buf).args(["format", "--diff", "--exit-code"])));
         }
         Err(error) => note(Err(error)),
     }

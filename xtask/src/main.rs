@@ -109,9 +109,7 @@ fn usage() -> String {
 /// The root of the workspace.
 fn root() -> &'static Path {
     // The folder of the build is the folder of the run: `cargo xtask` builds, then runs.
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies in a folder of the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in a folder of the workspace")
 }
 
 /// What `cargo metadata` says; with `deps` about the whole resolved graph, else about the workspace alone.
@@ -128,9 +126,7 @@ fn metadata(deps: bool) -> Result<serde_json::Value> {
 fn target_directory() -> Result<PathBuf> {
     let metadata = metadata(false)?;
     let target = metadata["target_directory"].as_str();
-    target
-        .map(PathBuf::from)
-        .ok_or_else(|| "cargo metadata names no target directory".to_owned())
+    target.map(PathBuf::from).ok_or_else(|| "cargo metadata names no target directory".to_owned())
 }
 
 #[cfg(test)]
@@ -147,9 +143,6 @@ mod tests {
 
     #[test]
     fn a_task_without_arguments_refuses_them() {
-        assert_eq!(
-            alone(&["--fast".to_owned()], || Ok(())).expect_err("refused"),
-            "unexpected argument `--fast`"
-        );
+        assert_eq!(alone(&["--fast".to_owned()], || Ok(())).expect_err("refused"), "unexpected argument `--fast`");
     }
 }

@@ -88,9 +88,7 @@ fn serve(command: &impl Fn(&str) -> Command, dir: &Path) -> Result<(Child, u16)>
         .port();
     let log = dir.join("log");
     let file = fs::File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
-    let errors = file
-        .try_clone()
-        .map_err(|error| format!("{}: {error}", log.display()))?;
+    let errors = file.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
 
     let mut postgres = command("postgres");
     postgres.arg("-D").arg(dir.join("data"));
@@ -184,27 +182,21 @@ fn binaries() -> Result<PathBuf> {
     if Uid::effective().is_root() && process::works(Command::new("apt-get").arg("--version")) {
         process::run(Command::new("apt-get").arg("update"))?;
         let mut install = Command::new("apt-get");
-        install
-            .args(["install", "-y", "postgresql"])
-            .env("DEBIAN_FRONTEND", "noninteractive");
+        install.args(["install", "-y", "postgresql"]).env("DEBIAN_FRONTEND", "noninteractive");
         process::run(&mut install)?;
         if let Some(found) = find() {
             return Ok(found);
         }
     }
-    Err(
-        "no Postgres server found: install one (Debian: `apt-get install postgresql`), \
+    Err("no Postgres server found: install one (Debian: `apt-get install postgresql`), \
          or name a running one in MI_TEST_POSTGRES, as postgres://USER@HOST:PORT/DATABASE"
-            .to_owned(),
-    )
+        .to_owned())
 }
 
 fn find() -> Option<PathBuf> {
     // `pg_config` also comes with the client library alone: it may name a folder that holds no server.
     let named = process::output(Command::new("pg_config").arg("--bindir")).ok();
-    let named = named
-        .map(|text| PathBuf::from(text.trim()))
-        .filter(|bin| is_server(bin));
+    let named = named.map(|text| PathBuf::from(text.trim())).filter(|bin| is_server(bin));
     named.or_else(|| newest(Path::new("/usr/lib/postgresql")))
 }
 
@@ -223,9 +215,7 @@ fn newest(versions: &Path) -> Option<PathBuf> {
 }
 
 fn is_server(bin: &Path) -> bool {
-    ["initdb", "postgres", "pg_isready"]
-        .iter()
-        .all(|program| bin.join(program).is_file())
+    ["initdb", "postgres", "pg_isready"].iter().all(|program| bin.join(program).is_file())
 }
 
 #[cfg(test)]

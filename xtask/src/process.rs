@@ -115,9 +115,7 @@ pub(crate) fn spawn(command: &mut Command) -> Result<Child> {
     if interrupted() {
         return Err("interrupted".to_owned());
     }
-    command
-        .spawn()
-        .map_err(|error| format!("`{}` cannot be started: {error}", line(command)))
+    command.spawn().map_err(|error| format!("`{}` cannot be started: {error}", line(command)))
 }
 
 /// Waits for a child, and passes on the signals that only this process got.
@@ -150,10 +148,8 @@ pub(crate) fn send(child: &Child, signal: Signal) {
 /// Standard output of a command that must succeed.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let line = line(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|error| format!("`{line}` cannot be started: {error}"))?;
+    let output =
+        command.stdin(Stdio::null()).output().map_err(|error| format!("`{line}` cannot be started: {error}"))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => {

@@ -40,11 +40,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let run = start.elapsed();
     drop(server);
 
-    eprintln!(
-        "mi built in {}, tests built and run in {}",
-        seconds(build),
-        seconds(run)
-    );
+    eprintln!("mi built in {}, tests built and run in {}", seconds(build), seconds(run));
     Ok(process::exit_code(status))
 }
 
@@ -70,13 +66,7 @@ mod tests {
     #[test]
     fn packages_are_named_in_every_way_that_cargo_knows() {
         let names = |line: &str| names_packages(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        for line in [
-            "-p mi-kernel",
-            "-pmi-kernel",
-            "x --package mi-kernel",
-            "--package=mi-kernel",
-            "--workspace",
-        ] {
+        for line in ["-p mi-kernel", "-pmi-kernel", "x --package mi-kernel", "--package=mi-kernel", "--workspace"] {
             assert!(names(line), "{line}");
         }
         for line in ["", "backoff", "--profile ci", "backoff -- -p", "--no-capture"] {

@@ -90,10 +90,7 @@ fn unguarded(proto: &str) -> Vec<String> {
     let mut found = Vec::new();
     let mut open: Option<String> = None;
     for line in proto.lines().map(str::trim) {
-        if ["rpc ", "service ", "message ", "enum "]
-            .iter()
-            .any(|start| line.starts_with(start))
-        {
+        if ["rpc ", "service ", "message ", "enum "].iter().any(|start| line.starts_with(start)) {
             found.extend(open.take());
         }
         if let Some(method) = line.strip_prefix("rpc ") {

@@ -88,11 +88,7 @@ impl Client {
             Some(text) => Ok(text.to_owned()),
             None => Err(format!("the ready file has no {name}")),
         };
-        Ok(Self {
-            mi,
-            endpoint: text("endpoint")?,
-            api_key: text("api_key")?,
-        })
+        Ok(Self { mi, endpoint: text("endpoint")?, api_key: text("api_key")? })
     }
 
     /// Makes sure of a colony with an agent, and shows what there is to see of it.
@@ -100,16 +96,11 @@ impl Client {
         let colonies = self.json(&["colonies", "list", "-o", "json"])?;
         let id = match named(&colonies, COLONY) {
             Some(colony) => text(colony, "id")?,
-            None => text(
-                &self.json(&["colonies", "create", "--name", COLONY, "-o", "json"])?,
-                "id",
-            )?,
+            None => text(&self.json(&["colonies", "create", "--name", COLONY, "-o", "json"])?, "id")?,
         };
         let agents = self.json(&["agents", "list", "--colony", &id, "-o", "json"])?;
         if named(&agents, AGENT).is_none() {
-            self.run(&[
-                "agents", "hire", "--colony", &id, "--name", AGENT, "--model", "sonnet", "--wait",
-            ])?;
+            self.run(&["agents", "hire", "--colony", &id, "--name", AGENT, "--model", "sonnet", "--wait"])?;
         }
         self.run(&["agents", "list", "--colony", &id])?;
         self.run(&["agents", "logs", &id, AGENT])?;
@@ -120,11 +111,7 @@ impl Client {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.mi);
         // The environment, not the arguments: those are printed, and `ps` shows them.
-        command
-            .args(args)
-            .env("MI_ENDPOINT", &self.endpoint)
-            .env("MI_API_KEY", &self.api_key)
-            .stdin(Stdio::null());
+        command.args(args).env("MI_ENDPOINT", &self.endpoint).env("MI_API_KEY", &self.api_key).stdin(Stdio::null());
         command
     }
 
@@ -148,10 +135,7 @@ fn named<'a>(list: &'a Value, name: &str) -> Option<&'a Value> {
 }
 
 fn text(resource: &Value, field: &str) -> Result<String> {
-    resource[field]
-        .as_str()
-        .map(str::to_owned)
-        .ok_or_else(|| format!("`mi` shows no {field}: {resource}"))
+    resource[field].as_str().map(str::to_owned).ok_or_else(|| format!("`mi` shows no {field}: {resource}"))
 }
 
 #[cfg(test)]
@@ -164,10 +148,7 @@ mod tests {
     fn a_ready_file_says_where_and_with_which_key() {
         let ready = json!({"endpoint": "http://127.0.0.1:1", "metrics_endpoint": "x", "api_key": "k", "pid": 2});
         let client = Client::new(PathBuf::from("mi"), &ready.to_string()).expect("whole");
-        assert_eq!(
-            (client.endpoint.as_str(), client.api_key.as_str()),
-            ("http://127.0.0.1:1", "k")
-        );
+        assert_eq!((client.endpoint.as_str(), client.api_key.as_str()), ("http://127.0.0.1:1", "k"));
         let error = Client::new(PathBuf::from("mi"), r#"{"endpoint": "x"}"#).err();
         assert_eq!(error.as_deref(), Some("the ready file has no api_key"));
     }
@@ -175,10 +156,7 @@ mod tests {
     #[test]
     fn a_platform_that_ends_before_it_serves_is_an_error() {
         let child = process::spawn(Command::new("sh").args(["-c", "exit 3"])).expect("started");
-        let error = Platform(child)
-            .ready(Path::new("no-such-file"), PathBuf::from("mi"))
-            .err()
-            .expect("not served");
+        let error = Platform(child).ready(Path::new("no-such-file"), PathBuf::from("mi")).err().expect("not served");
         assert!(error.ends_with("exit status: 3"), "{error}");
     }
 

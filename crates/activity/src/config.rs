@@ -21,11 +21,6 @@ pub struct ActivityConfig {
 impl ActivityConfig {
     /// 30 days, and 256 MiB of log an agent.
     pub fn new(db: DbTarget, objects: Arc<dyn ObjectStore>) -> Self {
-        Self {
-            db,
-            objects,
-            retention_age: Duration::from_secs(30 * 24 * 3600),
-            retention_bytes: 256 << 20,
-        }
+        Self { db, objects, retention_age: Duration::from_secs(30 * 24 * 3600), retention_bytes: 256 << 20 }
     }
 }

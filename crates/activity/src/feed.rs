@@ -62,13 +62,7 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, offices: Offices, retention_age: Duration) -> Self {
         let signals = Signals::new();
-        Self {
-            db,
-            clock,
-            offices,
-            retention_age,
-            signals,
-        }
+        Self { db, clock, offices, retention_age, signals }
     }
 
     /// Takes events in. Those already there, those of removed offices and those past the retention time are left out.
@@ -144,9 +138,7 @@ impl Feed {
             }
             batch = rows.into_iter();
         };
-        Ok(stream::try_unfold(next, |mut next| async move {
-            Ok(Some((next().await?, next)))
-        }))
+        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
     }
 
     /// Deletes events past the retention time.

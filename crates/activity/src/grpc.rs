@@ -34,22 +34,9 @@ const BUFFER: usize = 64;
 /// All services of the role.
 pub(crate) fn routes(offices: &Offices, feed: &Feed, logs: &Logs, clock: &Arc<dyn Clock>, tasks: &Tasks) -> Routes {
     let (offices, feed, logs, clock) = (offices.clone(), feed.clone(), logs.clone(), clock.clone());
-    let removal = Removal {
-        offices: offices.clone(),
-        feed: feed.clone(),
-        logs: logs.clone(),
-    };
-    let activity = activity::Activity {
-        offices: offices.clone(),
-        feed: feed.clone(),
-        tasks: tasks.clone(),
-    };
-    let own_logs = logs::LogApi {
-        offices,
-        logs: logs.clone(),
-        clock: clock.clone(),
-        tasks: tasks.clone(),
-    };
+    let removal = Removal { offices: offices.clone(), feed: feed.clone(), logs: logs.clone() };
+    let activity = activity::Activity { offices: offices.clone(), feed: feed.clone(), tasks: tasks.clone() };
+    let own_logs = logs::LogApi { offices, logs: logs.clone(), clock: clock.clone(), tasks: tasks.clone() };
     let ingest = ingest::Ingest { feed, logs, clock };
     Routes::new(ActivityServiceServer::new(activity))
         .add_service(LogServiceServer::new(own_logs).max_decoding_message_size(MAX_REQUEST))

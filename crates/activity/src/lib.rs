@@ -50,19 +50,8 @@ impl Parts {
         let db = Db::open(&config.db, MIGRATIONS).await?;
         let offices = Offices::new(db.clone());
         let feed = Feed::new(db.clone(), clock.clone(), offices.clone(), config.retention_age);
-        let logs = Logs::new(
-            db.clone(),
-            config.objects.clone(),
-            clock.clone(),
-            offices.clone(),
-            tasks,
-        );
-        Ok(Self {
-            db,
-            offices,
-            feed,
-            logs,
-        })
+        let logs = Logs::new(db.clone(), config.objects.clone(), clock.clone(), offices.clone(), tasks);
+        Ok(Self { db, offices, feed, logs })
     }
 
     fn routes(&self, clock: &Arc<dyn Clock>, tasks: &Tasks) -> tonic::service::Routes {

@@ -57,21 +57,14 @@ impl Batch {
         lines: Vec<LogLine>,
         clock: &dyn Clock,
     ) -> Result<Self> {
-        let last = i64::try_from(lines.len())
-            .ok()
-            .and_then(|count| first_index.checked_add(count));
+        let last = i64::try_from(lines.len()).ok().and_then(|count| first_index.checked_add(count));
         if first_index < 1 || last.is_none() {
             return Err(Error::invalid(
                 "first_index",
                 "must be the number of the batch's first line in its source, from 1",
             ));
         }
-        Ok(Self {
-            agent,
-            source,
-            first_index,
-            block: Block::new(lines, clock.now()).await?,
-        })
+        Ok(Self { agent, source, first_index, block: Block::new(lines, clock.now()).await? })
     }
 }
 
@@ -85,14 +78,7 @@ impl Logs {
     ) -> Self {
         let signals = Signals::new();
         let writer = Writer::spawn(db.clone(), clock.clone(), signals.clone(), tasks);
-        Self {
-            db,
-            objects,
-            clock,
-            offices,
-            writer,
-            signals,
-        }
+        Self { db, objects, clock, offices, writer, signals }
     }
 
     /// Stores a batch and answers, once it is durable, up to which index its source is. Lines stored before are left

@@ -43,16 +43,8 @@ impl<K: Eq + Hash + Clone> Signals<K> {
 
     /// Everything committed after this call wakes the subscription.
     pub(crate) fn subscribe(&self, key: K) -> Subscription<K> {
-        let receiver = self
-            .lock()
-            .entry(key.clone())
-            .or_insert_with(|| watch::channel(()).0)
-            .subscribe();
-        Subscription {
-            receiver,
-            key,
-            signals: self.clone(),
-        }
+        let receiver = self.lock().entry(key.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
+        Subscription { receiver, key, signals: self.clone() }
     }
 
     // The map is whole between any two statements: a panic elsewhere does not spoil it.
@@ -85,10 +77,7 @@ impl<K: Eq + Hash + Clone> Drop for Subscription<K> {
     fn drop(&mut self) {
         let mut senders = self.signals.lock();
         // Under the lock nobody else can subscribe: the last one takes the entry along.
-        if senders
-            .get(&self.key)
-            .is_some_and(|sender| sender.receiver_count() == 1)
-        {
+        if senders.get(&self.key).is_some_and(|sender| sender.receiver_count() == 1) {
             senders.remove(&self.key);
         }
     }

@@ -75,9 +75,7 @@ struct World {
 impl World {
     async fn new(db: TestDb) -> Self {
         let dir = tempfile::tempdir().expect("directory");
-        let objects = LocalFileSystem::new_with_prefix(dir.path())
-            .expect("directory")
-            .with_automatic_cleanup(true);
+        let objects = LocalFileSystem::new_with_prefix(dir.path()).expect("directory").with_automatic_cleanup(true);
         let config = ActivityConfig::new(db.target().clone(), Arc::new(objects));
         // The real time to begin with: the files of the objects have it.
         let clock = ManualClock::at(SystemClock.now());
@@ -88,21 +86,9 @@ impl World {
         let tasks = Tasks::new();
         let shared = clock.shared();
         let parts = Parts::open(&config, &shared, &tasks).await.expect("database");
-        let guard = Guard::new(
-            "activity",
-            parts.routes(&shared, &tasks),
-            PrincipalKey::random(),
-            shared,
-            tasks.shutdown(),
-        );
-        Self {
-            parts,
-            config,
-            clock,
-            tasks,
-            transport: Transport::local(guard),
-            kept,
-        }
+        let guard =
+            Guard::new("activity", parts.routes(&shared, &tasks), PrincipalKey::random(), shared, tasks.shutdown());
+        Self { parts, config, clock, tasks, transport: Transport::local(guard), kept }
     }
 
     /// The process dies, without a word to anybody, and another one starts over the same data.
@@ -155,21 +141,14 @@ impl World {
             version,
             ..Default::default()
         };
-        OfficeReplicaServiceClient::new(self.service())
-            .apply_office(request)
-            .await
-            .expect("applied");
+        OfficeReplicaServiceClient::new(self.service()).apply_office(request).await.expect("applied");
     }
 
     /// Removes an office to the end.
     async fn remove(&self, office_id: OfficeId) {
-        let request = RemoveOfficeRequest {
-            office_id: office_id.to_string(),
-        };
+        let request = RemoveOfficeRequest { office_id: office_id.to_string() };
         for _ in 0..1000 {
-            let answer = OfficeReplicaServiceClient::new(self.service())
-                .remove_office(request.clone())
-                .await;
+            let answer = OfficeReplicaServiceClient::new(self.service()).remove_office(request.clone()).await;
             if answer.expect("removed").into_inner().done {
                 return;
             }
@@ -179,33 +158,18 @@ impl World {
 
     async fn append_events(&self, events: &[Event]) {
         let events = events.iter().cloned().map(convert::event_to_wire).collect();
-        self.ingest()
-            .append_events(AppendEventsRequest { events })
-            .await
-            .expect("appended");
+        self.ingest().append_events(AppendEventsRequest { events }).await.expect("appended");
     }
 
     fn event(&self, office_id: OfficeId, agent: &str, category: Category) -> Event {
-        Event::lifecycle(
-            office_id,
-            agent,
-            "thing.happened",
-            "something happened",
-            self.clock.now(),
-        )
-        .category(category)
-        .with(serde_json::json!({"count": 3, "tags": ["a", null]}))
+        Event::lifecycle(office_id, agent, "thing.happened", "something happened", self.clock.now())
+            .category(category)
+            .with(serde_json::json!({"count": 3, "tags": ["a", null]}))
     }
 
     /// The texts of the last lines and their sequences.
     async fn list(&self, owner: &Actor, request: ListLogsRequest) -> Vec<(i64, String)> {
-        let lines = self
-            .logs(owner)
-            .list_logs(request)
-            .await
-            .expect("listed")
-            .into_inner()
-            .lines;
+        let lines = self.logs(owner).list_logs(request).await.expect("listed").into_inner().lines;
         lines.into_iter().map(|line| (line.sequence, line.text)).collect()
     }
 
@@ -213,11 +177,8 @@ impl World {
     async fn objects(&self) -> Vec<String> {
         use futures::TryStreamExt;
         let list = self.config.objects.list(Some(&"logs".into()));
-        let mut paths: Vec<String> = list
-            .map_ok(|object| object.location.to_string())
-            .try_collect()
-            .await
-            .expect("list");
+        let mut paths: Vec<String> =
+            list.map_ok(|object| object.location.to_string()).try_collect().await.expect("list");
         paths.sort();
         paths
     }
@@ -230,33 +191,19 @@ impl Drop for World {
 }
 
 fn owner(account_id: AccountId) -> Actor {
-    Actor::Operator {
-        account_id,
-        api_key_id: ApiKeyId::new(),
-        administrator: false,
-    }
+    Actor::Operator { account_id, api_key_id: ApiKeyId::new(), administrator: false }
 }
 
 fn agent(office_id: OfficeId, name: &str) -> Actor {
-    Actor::Agent(AgentActor {
-        office_id,
-        agent_id: AgentId::new(),
-        name: name.into(),
-    })
+    Actor::Agent(AgentActor { office_id, agent_id: AgentId::new(), name: name.into() })
 }
 
 fn line(text: impl Into<String>) -> LogLine {
-    LogLine {
-        stream: LogStream::Stdout.into(),
-        text: text.into(),
-        ..Default::default()
-    }
+    LogLine { stream: LogStream::Stdout.into(), text: text.into(), ..Default::default() }
 }
 
 /// The next message of a stream that does not end.
 async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
-    let message = tokio::time::timeout(LIMIT, stream.message())
-        .await
-        .expect("a message in time")?;
+    let message = tokio::time::timeout(LIMIT, stream.message()).await.expect("a message in time")?;
     Ok(message.expect("the stream goes on"))
 }

@@ -41,22 +41,15 @@ impl AgentConfig {
     fn read(get: impl Fn(&str) -> Option<String>) -> Result<Self, AgentError> {
         let required = |name: &'static str| {
             let value = get(name).filter(|value| !value.is_empty());
-            value.ok_or(AgentError::Environment {
-                name,
-                problem: "is missing",
-            })
+            value.ok_or(AgentError::Environment { name, problem: "is missing" })
         };
         let wrong = |name, problem| AgentError::Environment { name, problem };
         Ok(Self {
             endpoint: required("MI_ENDPOINT")?,
             office_id: required("MI_OFFICE_ID")?,
-            agent_id: required("MI_AGENT_ID")?
-                .parse()
-                .map_err(|_| wrong("MI_AGENT_ID", "is no UUID"))?,
+            agent_id: required("MI_AGENT_ID")?.parse().map_err(|_| wrong("MI_AGENT_ID", "is no UUID"))?,
             agent_name: required("MI_AGENT_NAME")?,
-            generation: required("MI_GENERATION")?
-                .parse()
-                .map_err(|_| wrong("MI_GENERATION", "is no number"))?,
+            generation: required("MI_GENERATION")?.parse().map_err(|_| wrong("MI_GENERATION", "is no number"))?,
             instance_id: required("MI_INSTANCE_ID")?,
             enrol_token: Secret::new(required("MI_ENROL_TOKEN")?),
             identity_dir: required("MI_IDENTITY_DIR")?.into(),
@@ -92,11 +85,7 @@ mod tests {
         assert_eq!(config.agent_id.to_string(), variables["MI_AGENT_ID"]);
         assert!(!config.new_identity);
         variables.insert("MI_NEW_IDENTITY", "1".to_owned());
-        assert!(
-            AgentConfig::read(|name| variables.get(name).cloned())
-                .expect("complete")
-                .new_identity
-        );
+        assert!(AgentConfig::read(|name| variables.get(name).cloned()).expect("complete").new_identity);
         assert!(!format!("{config:?}").contains("\"t\""));
     }
 

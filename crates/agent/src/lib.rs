@@ -21,10 +21,7 @@ pub use error::AgentError;
 use crate::logs::Log;
 
 /// Waits between tries to reach the platform, before jitter.
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(100),
-    most: Duration::from_secs(5),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 /// How long the last log lines may take at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -58,10 +55,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
 }
 
 fn ready_line(config: &AgentConfig, agent: &Agent) -> String {
-    format!(
-        "ready: {} generation {}, model {}",
-        config.agent_name, config.generation, agent.model_tier
-    )
+    format!("ready: {} generation {}, model {}", config.agent_name, config.generation, agent.model_tier)
 }
 
 async fn finish(log: Log, shipper: tokio::task::JoinHandle<()>) {

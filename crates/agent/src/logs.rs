@@ -48,12 +48,7 @@ impl Log {
 }
 
 fn line(text: String) -> LogLine {
-    LogLine {
-        sequence: 0,
-        time: Some(SystemTime::now().into()),
-        stream: LogStream::Agent.into(),
-        text,
-    }
+    LogLine { sequence: 0, time: Some(SystemTime::now().into()), stream: LogStream::Agent.into(), text }
 }
 
 /// Starts the shipper. It ends when the last [`Log`] is gone and every line is durable.
@@ -61,11 +56,7 @@ pub(crate) fn start(client: Client, config: &AgentConfig) -> (Log, JoinHandle<()
     let (send, lines) = mpsc::channel(WAITING);
     let dropped = Arc::new(AtomicU64::new(0));
     let shipper = Shipper {
-        queue: Queue {
-            lines,
-            dropped: dropped.clone(),
-            over: VecDeque::new(),
-        },
+        queue: Queue { lines, dropped: dropped.clone(), over: VecDeque::new() },
         office_id: config.office_id.clone(),
         source: config.instance_id.clone(),
         client,
@@ -94,8 +85,7 @@ impl Queue {
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            self.over
-                .push_back(line(format!("{dropped} log lines were dropped: too many at once")));
+            self.over.push_back(line(format!("{dropped} log lines were dropped: too many at once")));
         }
         let mut bytes = 0;
         let fits = self.over.iter().take_while(|line| {
@@ -196,12 +186,7 @@ impl Shipper {
                 let (send, requests) = mpsc::channel(1);
                 // Queued before the call: the platform may answer the call only once it has seen a message.
                 send.send(request).await.map_err(|_| ended())?;
-                let answers = self
-                    .client
-                    .logs()
-                    .append_logs(ReceiverStream::new(requests))
-                    .await?
-                    .into_inner();
+                let answers = self.client.logs().append_logs(ReceiverStream::new(requests)).await?.into_inner();
                 open.insert(Open { send, answers })
             }
         };
@@ -221,10 +206,7 @@ mod tests {
     fn queue(capacity: usize) -> (Log, Queue) {
         let (send, lines) = mpsc::channel(capacity);
         let dropped = Arc::new(AtomicU64::new(0));
-        let log = Log {
-            lines: send,
-            dropped: dropped.clone(),
-        };
+        let log = Log { lines: send, dropped: dropped.clone() };
         let over = VecDeque::new();
         (log, Queue { lines, dropped, over })
     }
@@ -251,10 +233,7 @@ mod tests {
         for text in ["a", "b", "c", "d"] {
             log.say(text.into());
         }
-        assert_eq!(
-            texts(queue.batch().await),
-            ["a", "b", "2 log lines were dropped: too many at once"]
-        );
+        assert_eq!(texts(queue.batch().await), ["a", "b", "2 log lines were dropped: too many at once"]);
     }
 
     #[tokio::test]

@@ -84,11 +84,7 @@ async fn once(client: &Client, hello: &ConnectAgentRequest, mut answered: impl F
     // Queued before the call, since the platform answers the call only once it has seen the first message.
     // The channel is empty and its receiver is alive: this cannot fail.
     let _ = send.try_send(hello.clone());
-    let mut answers = client
-        .agents()
-        .connect_agent(ReceiverStream::new(messages))
-        .await?
-        .into_inner();
+    let mut answers = client.agents().connect_agent(ReceiverStream::new(messages)).await?.into_inner();
     let mut heartbeat = interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     // After a pause of the whole machine one message is enough.
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -53,22 +53,15 @@ impl Platform {
         }
         assert_eq!(request.token, "token");
         *self.public_key.lock().expect("lock") = request.public_key.to_vec();
-        let agent = Agent {
-            model_tier: "sonnet".into(),
-            ..Agent::default()
-        };
+        let agent = Agent { model_tier: "sonnet".into(), ..Agent::default() };
         Ok(EnrolAgentResponse { agent: Some(agent) })
     }
 
     /// Checks the token of a call the way the gateway does.
     fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let bearer = request
-            .metadata()
-            .get("authorization")
-            .and_then(|value| value.to_str().ok());
-        let token = bearer
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or(Status::unauthenticated("no token"))?;
+        let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let token =
+            bearer.and_then(|value| value.strip_prefix("Bearer ")).ok_or(Status::unauthenticated("no token"))?;
         mi_client::eddsa::install();
         let mut rules = Validation::new(Algorithm::EdDSA);
         rules.set_audience(&["mi"]);
@@ -84,10 +77,7 @@ impl Platform {
     ) -> Result<Response<Answers<ConnectAgentResponse>>, Status> {
         self.authenticate(&request)?;
         let mut messages = request.into_inner();
-        let hello = messages
-            .message()
-            .await?
-            .ok_or(Status::invalid_argument("no first message"))?;
+        let hello = messages.message().await?.ok_or(Status::invalid_argument("no first message"))?;
         self.sessions.lock().expect("lock").push(hello);
         let (send, answers) = mpsc::channel(4);
         send.send(Ok(ConnectAgentResponse::default())).await.expect("open");
@@ -120,10 +110,7 @@ impl Platform {
             while let Ok(Some(batch)) = messages.message().await {
                 assert_eq!(batch.source, "instance");
                 let durable_index = batch.first_index + batch.lines.len() as i64 - 1;
-                self.batches
-                    .lock()
-                    .expect("lock")
-                    .push((batch.first_index, batch.lines));
+                self.batches.lock().expect("lock").push((batch.first_index, batch.lines));
                 let left = self.log_streams_broken.load(Ordering::Relaxed);
                 if left > 0 {
                     self.log_streams_broken.store(left - 1, Ordering::Relaxed);
@@ -195,9 +182,7 @@ fn config(endpoint: String, dir: &tempfile::TempDir) -> AgentConfig {
 }
 
 async fn limited<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), work)
-        .await
-        .expect("ends in time")
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("ends in time")
 }
 
 const READY: &str = "ready: analyst generation 7, model sonnet";
@@ -212,24 +197,14 @@ async fn survives_lost_calls_on_one_connection_and_leaves_when_it_is_no_longer_w
     });
     let dir = tempfile::tempdir().expect("temp dir");
     let config = config(platform.serve().await, &dir);
-    limited(mi_agent::run(config, std::future::pending()))
-        .await
-        .expect("no longer wanted is no error");
+    limited(mi_agent::run(config, std::future::pending())).await.expect("no longer wanted is no error");
 
     let sessions = platform.sessions.lock().expect("lock").clone();
-    let hello = ConnectAgentRequest {
-        office_id: "office".into(),
-        generation: 7,
-        instance_id: "instance".into(),
-    };
+    let hello = ConnectAgentRequest { office_id: "office".into(), generation: 7, instance_id: "instance".into() };
     assert_eq!(sessions, [hello.clone(), hello]);
     // The batch whose answer was lost came again under its own number, with nothing before or after it changed.
     let texts = platform.texts();
-    assert_eq!(
-        texts.iter().filter(|line| **line == (1, READY.to_owned())).count(),
-        2,
-        "{texts:?}"
-    );
+    assert_eq!(texts.iter().filter(|line| **line == (1, READY.to_owned())).count(), 2, "{texts:?}");
     assert_eq!(texts.last(), Some(&(2, "stopping".to_owned())));
     assert_eq!(platform.connections.load(Ordering::Relaxed), 1);
 }
@@ -251,15 +226,10 @@ async fn stops_when_told_and_says_so() {
 
 #[tokio::test]
 async fn a_refused_token_is_fatal() {
-    let platform = Arc::new(Platform {
-        enrolment_code: Some(Code::Unauthenticated),
-        ..Platform::default()
-    });
+    let platform = Arc::new(Platform { enrolment_code: Some(Code::Unauthenticated), ..Platform::default() });
     let dir = tempfile::tempdir().expect("temp dir");
     let config = config(platform.serve().await, &dir);
-    let error = limited(mi_agent::run(config, std::future::pending()))
-        .await
-        .expect_err("fatal");
+    let error = limited(mi_agent::run(config, std::future::pending())).await.expect_err("fatal");
     assert!(matches!(error, AgentError::Enrolment(_)));
     assert_eq!(error.to_string(), "enrolment was refused: the token is not valid");
 }

@@ -52,9 +52,7 @@ impl Drop for OpenStream {
 /// `/metrics` for Prometheus and `/healthz` for liveness probes.
 pub fn router() -> Router {
     let metrics = || async {
-        TextEncoder::new()
-            .encode_to_string(&REGISTRY.gather())
-            .map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+        TextEncoder::new().encode_to_string(&REGISTRY.gather()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     };
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" }))
 }

@@ -52,7 +52,8 @@ pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard> {
     let levels = std::env::var("MI_LOG").unwrap_or_else(|_| "info,sqlx=warn,h2=warn,hyper=warn".into());
     let filter = EnvFilter::try_new(&levels)
         .map_err(|error| Error::invalid("MI_LOG", "does not parse; try info or mi=debug").caused_by(error))?;
-    let output = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let output =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
     let output = match config.format {
         LogFormat::Text => output.with_target(true).boxed(),
         LogFormat::Json => output.json().boxed(),
@@ -65,11 +66,10 @@ pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard> {
 }
 
 fn exporter(service: &str, endpoint: &str) -> Result<SdkTracerProvider> {
-    let exporter = opentelemetry_otlp::SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .build()
-        .map_err(|error| Error::invalid("otlp_endpoint", "must be a URL such as http://127.0.0.1:4317").caused_by(error))?;
+    let exporter =
+        opentelemetry_otlp::SpanExporter::builder().with_tonic().with_endpoint(endpoint).build().map_err(|error| {
+            Error::invalid("otlp_endpoint", "must be a URL such as http://127.0.0.1:4317").caused_by(error)
+        })?;
     Ok(SdkTracerProvider::builder()
         .with_batch_exporter(exporter)
         .with_resource(Resource::builder().with_service_name(service.to_owned()).build())

@@ -31,10 +31,7 @@ impl Reader {
         let client = connection.with_credential(Credential::ApiKey(customer.key.clone()))?;
         Ok(Self {
             agents: client.agents(),
-            request: GetAgentRequest {
-                office_id: customer.office.clone(),
-                name: AGENT.into(),
-            },
+            request: GetAgentRequest { office_id: customer.office.clone(), name: AGENT.into() },
         })
     }
 
@@ -55,24 +52,15 @@ impl Side {
         let connect = || Client::connect(endpoint, Credential::None);
         let connections = (0..CONNECTIONS).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;
         let many = connections.iter().cycle().zip(customers.iter().cycle());
-        let many = many
-            .take(CONNECTIONS * STREAMS)
-            .map(|(connection, customer)| Reader::new(connection, customer));
+        let many = many.take(CONNECTIONS * STREAMS).map(|(connection, customer)| Reader::new(connection, customer));
         let first = customers.first().ok_or("nobody to call as")?;
-        Ok(Self {
-            single: Reader::new(&connect()?, first)?,
-            many: many.collect::<Result<_>>()?,
-        })
+        Ok(Self { single: Reader::new(&connect()?, first)?, many: many.collect::<Result<_>>()? })
     }
 
     async fn measure(&self) -> Result<Sample> {
         let mut single = self.single.clone();
         let latency = Latency::of(CALLS, async || Ok(single.call().await?)).await?;
-        Ok(Sample {
-            p50: latency.micros(0.5),
-            p99: latency.micros(0.99),
-            per_second: self.throughput().await?,
-        })
+        Ok(Sample { p50: latency.micros(0.5), p99: latency.micros(0.99), per_second: self.throughput().await? })
     }
 
     async fn throughput(&self) -> Result<f64> {
@@ -138,10 +126,7 @@ impl Comparison {
 
     /// Calls a second of ours and theirs.
     pub(crate) fn per_second(&self) -> (Vec<f64>, Vec<f64>) {
-        self.0
-            .iter()
-            .map(|(ours, theirs)| (ours.per_second, theirs.per_second))
-            .unzip()
+        self.0.iter().map(|(ours, theirs)| (ours.per_second, theirs.per_second)).unzip()
     }
 }
 

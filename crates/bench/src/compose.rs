@@ -49,9 +49,7 @@ impl Composition {
     /// Starts all roles, and serves the gateway.
     pub(crate) async fn start() -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let database = |role: &str| DbTarget::Sqlite {
-            path: dir.path().join(format!("{role}.db")),
-        };
+        let database = |role: &str| DbTarget::Sqlite { path: dir.path().join(format!("{role}.db")) };
         let (tasks, clock, key) = (Tasks::new(), SystemClock::shared(), PrincipalKey::random());
         let objects = Arc::new(InMemory::new());
         let local = |role: &'static str, routes: Routes| {
@@ -77,38 +75,16 @@ impl Composition {
         let bare = mi_scheduler::build(config, clock.clone(), &tasks).await?;
         let scheduler = local("scheduler", bare.clone());
 
-        let config = OfficeConfig {
-            database: database("office"),
-        };
-        let peers = Peers {
-            scheduler: scheduler.clone(),
-            activity: activity.clone(),
-        };
+        let config = OfficeConfig { database: database("office") };
+        let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;
-        let admin_key = office
-            .accounts
-            .ensure_administrator(&dir.path().join("admin.key"))
-            .await?;
+        let admin_key = office.accounts.ensure_administrator(&dir.path().join("admin.key")).await?;
 
-        let backends = Backends {
-            office: local("office", office.routes),
-            scheduler,
-            activity,
-        };
-        let config = GatewayConfig {
-            limits: UNREACHED,
-            ..GatewayConfig::default()
-        };
+        let backends = Backends { office: local("office", office.routes), scheduler, activity };
+        let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, &tasks);
         server::serve(&tasks, "gateway", listener, true, gateway);
-        Ok(Self {
-            endpoint,
-            admin_key,
-            scheduler: bare,
-            tasks,
-            _lines: lines_in,
-            _dir: dir,
-        })
+        Ok(Self { endpoint, admin_key, scheduler: bare, tasks, _lines: lines_in, _dir: dir })
     }
 
     /// Ends all roles.

@@ -29,31 +29,19 @@ impl Customer {
         let request = v1::CreateAccountRequest { name: "bench".into() };
         let key = Secret::new(admin.access().create_account(request).await?.into_inner().secret);
         let client = Client::connect(endpoint, Credential::ApiKey(key.clone()))?;
-        let request = v1::CreateOfficeRequest {
-            name: "bench".into(),
-            ..Default::default()
-        };
+        let request = v1::CreateOfficeRequest { name: "bench".into(), ..Default::default() };
         let office = client.offices().create_office(request).await?.into_inner().office;
         let office = office.ok_or("an answer without its office")?.id;
         let request = v1::UpdateOfficeSettingsRequest {
             office_id: office.clone(),
-            settings: Some(v1::OfficeSettings {
-                max_agents: Some(max_agents),
-                ..Default::default()
-            }),
-            update_mask: Some(FieldMask {
-                paths: vec!["max_agents".into()],
-            }),
+            settings: Some(v1::OfficeSettings { max_agents: Some(max_agents), ..Default::default() }),
+            update_mask: Some(FieldMask { paths: vec!["max_agents".into()] }),
         };
         client.offices().update_office_settings(request).await?;
         until("the office is active", PATIENCE, async || {
-            let request = v1::GetOfficeRequest {
-                office_id: office.clone(),
-            };
+            let request = v1::GetOfficeRequest { office_id: office.clone() };
             let answer = client.offices().get_office(request).await?.into_inner();
-            let active = answer
-                .office
-                .is_some_and(|office| office.status() == v1::OfficeStatus::Active);
+            let active = answer.office.is_some_and(|office| office.status() == v1::OfficeStatus::Active);
             Ok::<_, Status>(active.then_some(()))
         })
         .await;
@@ -62,11 +50,7 @@ impl Customer {
 
     /// Hires with all defaults.
     pub(crate) async fn hire(&self, name: &str) -> Result {
-        let request = v1::HireAgentRequest {
-            office_id: self.office.clone(),
-            name: name.into(),
-            ..Default::default()
-        };
+        let request = v1::HireAgentRequest { office_id: self.office.clone(), name: name.into(), ..Default::default() };
         self.client.agents().hire_agent(request).await?;
         Ok(())
     }
@@ -75,16 +59,10 @@ impl Customer {
     pub(crate) async fn hire_at_rest(&self, name: &str) -> Result {
         self.hire(name).await?;
         let (office_id, name) = (self.office.clone(), name.to_owned());
-        let request = v1::StopAgentRequest {
-            office_id: office_id.clone(),
-            name: name.clone(),
-        };
+        let request = v1::StopAgentRequest { office_id: office_id.clone(), name: name.clone() };
         self.client.agents().stop_agent(request).await?;
         until("the agent is stopped", PATIENCE, async || {
-            let request = v1::GetAgentRequest {
-                office_id: office_id.clone(),
-                name: name.clone(),
-            };
+            let request = v1::GetAgentRequest { office_id: office_id.clone(), name: name.clone() };
             let agent = self.client.agents().get_agent(request).await?.into_inner().agent;
             let phase = agent.and_then(|agent| agent.status).map(|status| status.phase());
             Ok::<_, Status>((phase == Some(AgentPhase::Stopped)).then_some(()))

@@ -17,11 +17,7 @@ pub(crate) async fn run() -> Result<Table> {
     let customer = Customer::open(&platform.endpoint, platform.admin_key.expose(), 1).await?;
     customer.hire_at_rest(AGENT).await?;
     let caller = Caller {
-        actor: Actor::Operator {
-            account_id: AccountId::new(),
-            api_key_id: ApiKeyId::new(),
-            administrator: true,
-        },
+        actor: Actor::Operator { account_id: AccountId::new(), api_key_id: ApiKeyId::new(), administrator: true },
         rule: rules::rule("/mi.v1.AgentService/GetAgent").ok_or("GetAgent has no rule")?,
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
     };

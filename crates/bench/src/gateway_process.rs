@@ -19,10 +19,7 @@ use crate::{
 const CUSTOMERS: usize = 32;
 
 pub(crate) async fn run() -> Result<Table> {
-    let mut platform = Platform::builder()
-        .arrangement(Arrangement::FourProcesses)
-        .start()
-        .await;
+    let mut platform = Platform::builder().arrangement(Arrangement::FourProcesses).start().await;
     let mut customers = Vec::new();
     for _ in 0..CUSTOMERS {
         let customer = Customer::open(platform.endpoint(), platform.admin_key(), 1).await?;
@@ -66,11 +63,7 @@ fn scheduler(platform: &Platform) -> Result<String> {
 async fn start_proxy(backend: &str, key_file: &Path) -> Result<(Child, String)> {
     let mut command = Command::new(env::current_exe()?);
     command.arg("proxy").arg(backend).arg(key_file);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
     let output = child.stdout.take().ok_or("the proxy has no output")?;
     let address = BufReader::new(output).lines().next_line().await?;
     let address = address.ok_or("the proxy ended before it served")?;

@@ -33,12 +33,8 @@ pub(crate) async fn run() -> Result<Table> {
     for _ in 0..ROUNDS {
         // A platform each: a round finds none of the agents and events of the one before.
         let mut platform = Platform::builder().start().await;
-        let customer = Customer::open(
-            platform.endpoint(),
-            platform.admin_key(),
-            i32::try_from(SEQUENTIAL + CROWD)?,
-        )
-        .await?;
+        let customer =
+            Customer::open(platform.endpoint(), platform.admin_key(), i32::try_from(SEQUENTIAL + CROWD)?).await?;
         let mut running = Running::watch(&customer).await?;
 
         let mut hired = 0;
@@ -69,12 +65,7 @@ pub(crate) async fn run() -> Result<Table> {
     table.goal("HireAgent sent to Running seen, p50", "ms", &p50, Goal::AtMost(50.0));
     table.goal("HireAgent sent to Running seen, p99", "ms", &p99, Goal::AtMost(150.0));
     table.row(&format!("{CROWD} hired at once, all Running"), "s", &crowd);
-    table.goal(
-        "VmRSS of an agent, the largest",
-        "MB",
-        &weights(|round| round.largest),
-        Goal::AtMost(8.0),
-    );
+    table.goal("VmRSS of an agent, the largest", "MB", &weights(|round| round.largest), Goal::AtMost(8.0));
     table.row("VmRSS of an agent, mean", "MB", &weights(|round| round.rss));
     table.row("RssAnon of an agent, mean", "MB", &weights(|round| round.anon));
     table.row("Pss of an agent, mean", "MB", &weights(|round| round.pss));
@@ -91,9 +82,7 @@ struct Running(mpsc::UnboundedReceiver<String>);
 
 impl Running {
     async fn watch(customer: &Customer) -> Result<Self> {
-        let request = WatchAgentsRequest {
-            office_id: customer.office.clone(),
-        };
+        let request = WatchAgentsRequest { office_id: customer.office.clone() };
         let mut changes = customer.client.agents().watch_agents(request).await?.into_inner();
         let (seen, names) = mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -131,10 +120,7 @@ struct Weight {
 
 impl Weight {
     fn of(platform: u32) -> Result<Self> {
-        let agents = proc::children(platform)?
-            .into_iter()
-            .map(proc::memory)
-            .collect::<Result<Vec<_>>>()?;
+        let agents = proc::children(platform)?.into_iter().map(proc::memory).collect::<Result<Vec<_>>>()?;
         if agents.len() != SEQUENTIAL + CROWD {
             return Err(format!("{} processes of {} agents", agents.len(), SEQUENTIAL + CROWD).into());
         }

@@ -58,10 +58,6 @@ mod tests {
             latency.record(Duration::from_millis(millis));
         }
         assert!((latency.millis(0.5) - 50.0).abs() < 0.1, "{}", latency.millis(0.5));
-        assert!(
-            (latency.micros(0.99) - 99_000.0).abs() < 100.0,
-            "{}",
-            latency.micros(0.99)
-        );
+        assert!((latency.micros(0.99) - 99_000.0).abs() < 100.0, "{}", latency.micros(0.99));
     }
 }

@@ -52,35 +52,20 @@ pub(crate) async fn run() -> Result<Table> {
     table.row("first page, p99", "ms", &first.p99);
     table.goal("page in the middle, p50", "ms", &later.p50, Goal::AtMost(2.0));
     table.row("page in the middle, p99", "ms", &later.p99);
-    table.row(
-        "HireAgent, 16 at once, with a runtime in memory",
-        "calls/s",
-        &[per_second],
-    );
+    table.row("HireAgent, 16 at once, with a runtime in memory", "calls/s", &[per_second]);
     Ok(table)
 }
 
 /// Puts all agents to rest: the runtime in memory has no agents that report, so starts would be tried again and again.
 async fn suspend(customer: &Customer) -> Result {
     let office_id = customer.office.clone();
-    customer
-        .client
-        .offices()
-        .suspend_office(SuspendOfficeRequest { office_id })
-        .await?;
+    customer.client.offices().suspend_office(SuspendOfficeRequest { office_id }).await?;
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let office_id = customer.office.clone();
-        let answer = customer
-            .client
-            .offices()
-            .get_office_status(GetOfficeStatusRequest { office_id })
-            .await?;
+        let answer = customer.client.offices().get_office_status(GetOfficeStatusRequest { office_id }).await?;
         let counts = answer.into_inner().status.unwrap_or_default().agents;
-        if counts
-            .iter()
-            .any(|count| count.phase() == AgentPhase::Suspended && count.count == AGENTS)
-        {
+        if counts.iter().any(|count| count.phase() == AgentPhase::Suspended && count.count == AGENTS) {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -90,11 +75,8 @@ async fn suspend(customer: &Customer) -> Result {
 
 /// Reads a page and returns the token of the next.
 async fn page(customer: &Customer, token: &str) -> Result<String> {
-    let request = ListAgentsRequest {
-        office_id: customer.office.clone(),
-        page_size: Some(PAGE),
-        page_token: token.to_owned(),
-    };
+    let request =
+        ListAgentsRequest { office_id: customer.office.clone(), page_size: Some(PAGE), page_token: token.to_owned() };
     let page = customer.client.agents().list_agents(request).await?.into_inner();
     match i32::try_from(page.agents.len())? == PAGE {
         true => Ok(page.next_page_token),

@@ -49,18 +49,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) async fn run() -> Result<Table> {
     let dir = tempfile::tempdir()?;
     let tasks = Tasks::new();
-    let database = DbTarget::Sqlite {
-        path: dir.path().join("activity.db"),
-    };
+    let database = DbTarget::Sqlite { path: dir.path().join("activity.db") };
     let objects = Arc::new(LocalFileSystem::new_with_prefix(dir.path())?);
     let role = mi_activity::build(ActivityConfig::new(database, objects), SystemClock::shared(), &tasks).await?;
     let office_id = OfficeId::new();
     let caller = Caller {
-        actor: Actor::Agent(AgentActor {
-            office_id,
-            agent_id: AgentId::new(),
-            name: AGENT.into(),
-        }),
+        actor: Actor::Agent(AgentActor { office_id, agent_id: AgentId::new(), name: AGENT.into() }),
         rule: rules::rule("/mi.v1.LogService/AppendLogs").ok_or("AppendLogs has no rule")?,
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
     };
@@ -72,38 +66,16 @@ pub(crate) async fn run() -> Result<Table> {
     let (appended, followed) = measured.await??;
     stop(&tasks).await?;
 
-    let per = |pick: fn(&Appended) -> f64| {
-        appended
-            .iter()
-            .map(|round| round.megabytes / pick(round))
-            .collect::<Vec<_>>()
-    };
+    let per =
+        |pick: fn(&Appended) -> f64| appended.iter().map(|round| round.megabytes / pick(round)).collect::<Vec<_>>();
     let quantiles = |share| followed.iter().map(|latency| latency.millis(share)).collect::<Vec<_>>();
     let mut table = Table::new("logs");
-    table.row(
-        "appended, durable when acknowledged",
-        "MB/s",
-        &per(|round| round.seconds),
-    );
+    table.row("appended, durable when acknowledged", "MB/s", &per(|round| round.seconds));
     let per_core = per(|round| round.cpu);
-    table.goal(
-        "a second of processor, the load's included",
-        "MB",
-        &per_core,
-        Goal::AtLeast(50.0),
-    );
-    table.row(
-        "a second of processor, the platform's alone",
-        "MB",
-        &per(|round| round.cpu - round.cpu_of_load),
-    );
+    table.goal("a second of processor, the load's included", "MB", &per_core, Goal::AtLeast(50.0));
+    table.row("a second of processor, the platform's alone", "MB", &per(|round| round.cpu - round.cpu_of_load));
     table.row("a followed line is seen, p50", "ms", &quantiles(0.5));
-    table.goal(
-        "a followed line is seen, p99",
-        "ms",
-        &quantiles(0.99),
-        Goal::AtMost(100.0),
-    );
+    table.goal("a followed line is seen, p99", "ms", &quantiles(0.99), Goal::AtMost(100.0));
     Ok(table)
 }
 
@@ -129,14 +101,8 @@ fn load(endpoint: String, office_id: String) -> Result<Measured> {
             status: OfficeStatus::Active.into(),
             settings: None,
         };
-        OfficeReplicaServiceClient::new(channel.clone())
-            .apply_office(request)
-            .await?;
-        let mut writer = Writer {
-            logs: LogServiceClient::new(channel),
-            office_id,
-            next: 1,
-        };
+        OfficeReplicaServiceClient::new(channel.clone()).apply_office(request).await?;
+        let mut writer = Writer { logs: LogServiceClient::new(channel), office_id, next: 1 };
         // The first round warms up.
         writer.append().await?;
         let (mut appended, mut followed) = (Vec::new(), Vec::new());
@@ -160,20 +126,11 @@ struct Writer {
 
 impl Writer {
     fn batch(&mut self, texts: impl Iterator<Item = String>) -> Result<AppendLogsRequest> {
-        let line = |text| LogLine {
-            stream: LogStream::Agent.into(),
-            text,
-            ..Default::default()
-        };
+        let line = |text| LogLine { stream: LogStream::Agent.into(), text, ..Default::default() };
         let lines: Vec<LogLine> = texts.map(line).collect();
         let first_index = self.next;
         self.next += i64::try_from(lines.len())?;
-        Ok(AppendLogsRequest {
-            office_id: self.office_id.clone(),
-            source: "bench".into(),
-            first_index,
-            lines,
-        })
+        Ok(AppendLogsRequest { office_id: self.office_id.clone(), source: "bench".into(), first_index, lines })
     }
 
     /// Appends the batches of a round on one stream and waits until the last one is durable.
@@ -181,10 +138,7 @@ impl Writer {
         let batches = (0..BATCHES).map(|_| self.batch((0..LINES).map(|_| text())));
         let batches = batches.collect::<Result<Vec<_>>>()?;
         let cpu = || {
-            Ok::<_, crate::Error>((
-                own_cpu_seconds(UsageWho::RUSAGE_SELF)?,
-                own_cpu_seconds(UsageWho::RUSAGE_THREAD)?,
-            ))
+            Ok::<_, crate::Error>((own_cpu_seconds(UsageWho::RUSAGE_SELF)?, own_cpu_seconds(UsageWho::RUSAGE_THREAD)?))
         };
         let (before, start) = (cpu()?, Instant::now());
         let mut answers = self.logs.append_logs(tokio_stream::iter(batches)).await?.into_inner();

@@ -55,10 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn runtime(threads: usize) -> Result<Runtime> {
-    Ok(Builder::new_multi_thread()
-        .worker_threads(threads)
-        .enable_all()
-        .build()?)
+    Ok(Builder::new_multi_thread().worker_threads(threads).enable_all().build()?)
 }
 
 fn bench(args: &[String]) -> Result {
@@ -70,10 +67,7 @@ fn bench(args: &[String]) -> Result {
     let cores = thread::available_parallelism()?.get();
     println!("{}\n", machine(cores));
     let mut failed = Vec::new();
-    for name in NAMES
-        .iter()
-        .filter(|name| args.is_empty() || args.iter().any(|arg| arg == *name))
-    {
+    for name in NAMES.iter().filter(|name| args.is_empty() || args.iter().any(|arg| arg == *name)) {
         eprintln!("{name} ...");
         // A runtime each: what one leaves running cannot be measured by the next.
         let runtime = runtime(cores)?;
@@ -106,17 +100,10 @@ async fn run(name: &str) -> Result<Table> {
 /// What it was measured on.
 fn machine(cores: usize) -> String {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let cpu = cpus
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .unwrap_or_default();
+    let cpu = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let debug = if cfg!(debug_assertions) {
-        "; **a debug build, worth nothing**"
-    } else {
-        ""
-    };
+    let debug = if cfg!(debug_assertions) { "; **a debug build, worth nothing**" } else { "" };
     format!(
         "{cores} cores, {}, Linux {}, load before {}{debug}",
         cpu.trim_start_matches([':', '\t', ' ']),

@@ -34,10 +34,7 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
 fn megabytes(text: &str, field: &str) -> Result<f64> {
     let value = text.lines().find_map(|line| line.strip_prefix(field));
     let value = value.and_then(|value| value.trim().strip_suffix(" kB"));
-    let kib: f64 = value
-        .ok_or_else(|| format!("the kernel tells no {field}"))?
-        .trim()
-        .parse()?;
+    let kib: f64 = value.ok_or_else(|| format!("the kernel tells no {field}"))?.trim().parse()?;
     Ok(kib * 1024.0 / 1e6)
 }
 
@@ -87,10 +84,7 @@ mod tests {
     #[test]
     fn the_kernel_knows_this_process_and_its_child() {
         let memory = memory(id()).expect("readable");
-        assert!(
-            memory.rss > memory.anon && memory.anon > 0.0 && memory.pss > 0.0,
-            "{memory:?}"
-        );
+        assert!(memory.rss > memory.anon && memory.anon > 0.0 && memory.pss > 0.0, "{memory:?}");
         assert!(cpu_seconds(id()).expect("readable") < 60.0);
         assert!(own_cpu_seconds(UsageWho::RUSAGE_SELF).expect("readable") > 0.0);
         let mut child = Command::new("sleep").arg("60").spawn().expect("started");

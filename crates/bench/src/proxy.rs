@@ -78,9 +78,7 @@ impl Backend {
             let stream = TcpStream::connect(authority).await?;
             stream.set_nodelay(true)?;
             let mut http2 = client::Builder::new(TokioExecutor::new());
-            http2
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .initial_stream_window_size(STREAM_WINDOW);
+            http2.initial_connection_window_size(CONNECTION_WINDOW).initial_stream_window_size(STREAM_WINDOW);
             let (sender, connection) = http2.handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
             senders.push(sender);
@@ -107,11 +105,7 @@ impl Backend {
 
 /// A token that is always fresh.
 fn tokens(key: PrincipalKey) -> Result<watch::Receiver<HeaderValue>> {
-    let actor = Actor::Operator {
-        account_id: AccountId::new(),
-        api_key_id: ApiKeyId::new(),
-        administrator: true,
-    };
+    let actor = Actor::Operator { account_id: AccountId::new(), api_key_id: ApiKeyId::new(), administrator: true };
     let sign = move || HeaderValue::try_from(key.sign(&actor, SystemClock.now()));
     let (sender, token) = watch::channel(sign()?);
     tokio::spawn(async move {

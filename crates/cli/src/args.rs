@@ -29,13 +29,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Global {
     /// Where the platform listens [default: http://127.0.0.1:7400]
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "MI_ENDPOINT",
-        help_heading = "Global options"
-    )]
+    #[arg(long, global = true, value_name = "URL", env = "MI_ENDPOINT", help_heading = "Global options")]
     pub(crate) endpoint: Option<String>,
     /// API key to call with; better in the environment or the configuration than here, where `ps` shows it
     #[arg(
@@ -48,23 +42,10 @@ pub(crate) struct Global {
     )]
     pub(crate) api_key: Option<String>,
     /// Directory of the configuration [default: ~/.config/mi]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "MI_CONFIG_DIR",
-        help_heading = "Global options"
-    )]
+    #[arg(long, global = true, value_name = "DIR", env = "MI_CONFIG_DIR", help_heading = "Global options")]
     pub(crate) config_dir: Option<PathBuf>,
     /// Tables for people, JSON for programs
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FORMAT",
-        default_value = "table",
-        help_heading = "Global options"
-    )]
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table", help_heading = "Global options")]
     pub(crate) output: Format,
 }
 

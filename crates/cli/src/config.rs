@@ -89,12 +89,8 @@ impl Settings {
         let given = |value: &Option<String>| value.clone().filter(|value| !value.is_empty());
         Ok(Self {
             dir,
-            endpoint: given(&global.endpoint)
-                .or(file.endpoint)
-                .unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
-            api_key: given(&global.api_key)
-                .or(file.api_key)
-                .map(|key| Secret::new(key.trim())),
+            endpoint: given(&global.endpoint).or(file.endpoint).unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
+            api_key: given(&global.api_key).or(file.api_key).map(|key| Secret::new(key.trim())),
             colony: file.colony,
             data_dir: file.data_dir,
         })
@@ -134,10 +130,7 @@ mod tests {
     use super::*;
 
     fn global(dir: &Path) -> Global {
-        Global {
-            config_dir: Some(dir.to_owned()),
-            ..Global::default()
-        }
+        Global { config_dir: Some(dir.to_owned()), ..Global::default() }
     }
 
     #[test]
@@ -158,11 +151,8 @@ mod tests {
         assert_eq!(settings.api_key.expect("from the file").expose(), "mi_file");
         assert_eq!(settings.colony.as_deref(), Some("home"));
 
-        let flags = Global {
-            endpoint: Some("http://flag:2".into()),
-            api_key: Some(String::new()),
-            ..global(dir.path())
-        };
+        let flags =
+            Global { endpoint: Some("http://flag:2".into()), api_key: Some(String::new()), ..global(dir.path()) };
         let settings = Settings::load(&flags).expect("flags");
         assert_eq!(settings.endpoint, "http://flag:2");
         assert_eq!(settings.api_key.expect("an empty flag is none").expose(), "mi_file");
@@ -172,10 +162,7 @@ mod tests {
     fn the_file_is_private_and_leaves_nothing_beside_it() {
         let dir = tempfile::tempdir().expect("temp dir");
         let sub = dir.path().join("deep/mi");
-        let file = ConfigFile {
-            api_key: Some("mi_1".into()),
-            ..ConfigFile::default()
-        };
+        let file = ConfigFile { api_key: Some("mi_1".into()), ..ConfigFile::default() };
         file.save(&sub).expect("saved");
         let path = file.save(&sub).expect("saved over the old one");
         assert_eq!(fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);

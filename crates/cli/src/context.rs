@@ -22,11 +22,7 @@ impl Context {
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
         let settings = Settings::load(global)?;
         let credential = settings.api_key.clone().map_or(Credential::None, Credential::ApiKey);
-        Ok(Self {
-            client: Client::connect(&settings.endpoint, credential)?,
-            out: Output::new(global.output),
-            settings,
-        })
+        Ok(Self { client: Client::connect(&settings.endpoint, credential)?, out: Output::new(global.output), settings })
     }
 
     /// The id of a colony given by id, by a unique start of it, or by name.
@@ -35,28 +31,16 @@ impl Context {
             return Ok(id);
         }
         let offices = self.client.all_offices().await?;
-        let found = resolve::pick(
-            "colony",
-            given,
-            &offices,
-            |office| &office.id,
-            |office| Some(&office.name),
-        )?;
+        let found = resolve::pick("colony", given, &offices, |office| &office.id, |office| Some(&office.name))?;
         Ok(found.id.clone())
     }
 
     /// The same for a command that takes the colony as an option.
     pub(crate) async fn colony(&self, arg: &ColonyArg) -> Result<String, Failure> {
-        let given = arg
-            .colony
-            .as_ref()
-            .filter(|given| !given.is_empty())
-            .or(self.settings.colony.as_ref());
+        let given = arg.colony.as_ref().filter(|given| !given.is_empty()).or(self.settings.colony.as_ref());
         match given {
             Some(given) => self.office_id(given).await,
-            None => Err(Failure::Usage(
-                "which colony? give --colony ID, or set MI_COLONY".into(),
-            )),
+            None => Err(Failure::Usage("which colony? give --colony ID, or set MI_COLONY".into())),
         }
     }
 }

@@ -25,11 +25,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self::Told {
-            message: message.into(),
-            hint: None,
-            code: None,
-        }
+        Self::Told { message: message.into(), hint: None, code: None }
     }
 
     /// What could not be done, and what the system said.
@@ -40,24 +36,14 @@ impl Failure {
     /// The same with a hint in place of the one it has.
     pub(crate) fn hint(self, text: impl Into<String>) -> Self {
         match self {
-            Self::Told { message, code, .. } => Self::Told {
-                message,
-                hint: Some(text.into()),
-                code,
-            },
+            Self::Told { message, code, .. } => Self::Told { message, hint: Some(text.into()), code },
             other => other,
         }
     }
 
     /// Whether the platform answered NOT_FOUND.
     pub(crate) fn is_not_found(&self) -> bool {
-        matches!(
-            self,
-            Self::Told {
-                code: Some(Code::NotFound),
-                ..
-            }
-        )
+        matches!(self, Self::Told { code: Some(Code::NotFound), .. })
     }
 
     pub(crate) fn exit_code(&self) -> u8 {
@@ -88,11 +74,7 @@ impl fmt::Display for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::Told {
-            message: error.to_string(),
-            hint: error.hint().map(str::to_owned),
-            code: error.code(),
-        }
+        Self::Told { message: error.to_string(), hint: error.hint().map(str::to_owned), code: error.code() }
     }
 }
 

@@ -8,10 +8,7 @@ use tonic::{Code, Response, Status, Streaming};
 
 use crate::{failure::Failure, output::Output};
 
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(200),
-    most: Duration::from_secs(5),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Duration::from_secs(5) };
 
 /// Hands each message of a stream to `take`, and opens the stream again when the connection is lost; `open` resumes
 /// after what was taken. Ends when the platform ends the stream.
@@ -47,8 +44,5 @@ pub(crate) async fn follow<T>(
 
 /// What a lost connection looks like, depending on where it broke.
 fn connection_lost(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled
-    )
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
 }

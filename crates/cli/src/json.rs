@@ -15,22 +15,16 @@ impl Json {
     pub(crate) fn new<M: Message>(type_name: &str, message: &M) -> Result<Self, Failure> {
         let unknown =
             |error: &dyn std::fmt::Display| Failure::new(format!("{type_name} cannot be shown as JSON: {error}"));
-        let descriptor = POOL
-            .get_message_by_name(type_name)
-            .ok_or_else(|| unknown(&"no such message"))?;
+        let descriptor = POOL.get_message_by_name(type_name).ok_or_else(|| unknown(&"no such message"))?;
         let encoded = message.encode_to_vec();
-        DynamicMessage::decode(descriptor, encoded.as_slice())
-            .map(Self)
-            .map_err(|error| unknown(&error))
+        DynamicMessage::decode(descriptor, encoded.as_slice()).map(Self).map_err(|error| unknown(&error))
     }
 }
 
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         // Programs look a field up by its name: one that is there only sometimes is a trap.
-        let options = SerializeOptions::new()
-            .use_proto_field_name(true)
-            .skip_default_fields(false);
+        let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
         self.0.serialize_with_options(serializer, &options)
     }
 }
@@ -49,10 +43,7 @@ mod tests {
             id: "019aa0b4-7c1e-7d0a-b3a5-000000000001".into(),
             name: "My Colony".into(),
             status: OfficeStatus::Active.into(),
-            created_at: Some(Timestamp {
-                seconds: 1_767_225_600,
-                nanos: 0,
-            }),
+            created_at: Some(Timestamp { seconds: 1_767_225_600, nanos: 0 }),
             updated_at: None,
         };
         let value = serde_json::to_value(Json::new("mi.v1.Office", &office).expect("known")).expect("serialises");
@@ -71,10 +62,7 @@ mod tests {
             name: "analyst".into(),
             public_key: vec![0xff; 3].into(),
             generation: 3,
-            status: Some(AgentStatus {
-                phase: AgentPhase::Pending.into(),
-                ..AgentStatus::default()
-            }),
+            status: Some(AgentStatus { phase: AgentPhase::Pending.into(), ..AgentStatus::default() }),
             ..Agent::default()
         };
         let value = serde_json::to_value(Json::new("mi.v1.Agent", &agent).expect("known")).expect("serialises");

@@ -81,11 +81,7 @@ impl Output {
     /// Names and values, one pair a line.
     pub(crate) fn pairs(self, pairs: Vec<(&'static str, String)>) -> Result<(), Failure> {
         let mut table = table();
-        table.add_rows(
-            pairs
-                .into_iter()
-                .map(|(name, value)| [name.to_owned(), escape(&value).into_owned()]),
-        );
+        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape(&value).into_owned()]));
         self.print(&table.trim_fmt())
     }
 
@@ -102,12 +98,10 @@ impl Output {
     /// A line on standard output.
     pub(crate) fn print(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        writeln!(out, "{text}")
-            .and_then(|()| out.flush())
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::BrokenPipe => Failure::Closed,
-                _ => Failure::io("standard output cannot be written", &error),
-            })
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Closed,
+            _ => Failure::io("standard output cannot be written", &error),
+        })
     }
 
     /// A remark for people, beside the result.

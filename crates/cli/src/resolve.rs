@@ -13,17 +13,11 @@ pub(crate) fn pick<'a, T>(
     id: impl Fn(&T) -> &str,
     name: impl Fn(&T) -> Option<&str>,
 ) -> Result<&'a T, Failure> {
-    let exact: Vec<&T> = items
-        .iter()
-        .filter(|item| id(item) == given || name(item) == Some(given))
-        .collect();
+    let exact: Vec<&T> = items.iter().filter(|item| id(item) == given || name(item) == Some(given)).collect();
     let start = given.to_ascii_lowercase();
     let candidates = if exact.is_empty() {
         // An empty text is the start of everything and means nothing.
-        items
-            .iter()
-            .filter(|item| !start.is_empty() && id(item).starts_with(&start))
-            .collect()
+        items.iter().filter(|item| !start.is_empty() && id(item).starts_with(&start)).collect()
     } else {
         exact
     };

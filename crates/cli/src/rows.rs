@@ -15,9 +15,7 @@ use crate::{
 pub(crate) fn phase(phase: AgentPhase) -> String {
     let lower = word(phase.as_str_name(), "AGENT_PHASE_");
     let mut chars = lower.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_ascii_uppercase().to_string() + chars.as_str()
-    })
+    chars.next().map_or_else(String::new, |first| first.to_ascii_uppercase().to_string() + chars.as_str())
 }
 
 fn office_status(status: OfficeStatus) -> String {
@@ -30,12 +28,7 @@ impl Resource for Office {
     const COLUMNS: &'static [&'static str] = &["ID", "NAME", "STATUS", "CREATED"];
 
     fn row(&self) -> Vec<String> {
-        vec![
-            self.id.clone(),
-            self.name.clone(),
-            office_status(self.status()),
-            time(self.created_at.as_ref()),
-        ]
+        vec![self.id.clone(), self.name.clone(), office_status(self.status()), time(self.created_at.as_ref())]
     }
 }
 
@@ -53,16 +46,8 @@ impl Resource for OfficeStatusReport {
                 false => format!("{}: {}", it.r#type, it.message),
             })
             .collect();
-        let agents: Vec<String> = self
-            .agents
-            .iter()
-            .map(|it| format!("{} {}", it.count, phase(it.phase())))
-            .collect();
-        let agents = if agents.is_empty() {
-            "none".to_owned()
-        } else {
-            agents.join(", ")
-        };
+        let agents: Vec<String> = self.agents.iter().map(|it| format!("{} {}", it.count, phase(it.phase()))).collect();
+        let agents = if agents.is_empty() { "none".to_owned() } else { agents.join(", ") };
         vec![office_status(self.status()), conditions.join("; "), agents]
     }
 }
@@ -92,10 +77,7 @@ impl Resource for OfficeSettings {
             count(self.hires_per_10_minutes),
             self.default_model_tier.clone(),
             self.default_provider.clone(),
-            self.idle_fire_after
-                .as_ref()
-                .map(ToString::to_string)
-                .unwrap_or_default(),
+            self.idle_fire_after.as_ref().map(ToString::to_string).unwrap_or_default(),
             match self.verification() {
                 Verification::Unspecified => String::new(),
                 set => word(set.as_str_name(), "VERIFICATION_"),
@@ -148,10 +130,7 @@ impl Resource for Agent {
             ("ENV", env.join(", ")),
             ("HIRED BY", self.hired_by.clone()),
             ("PUBLIC KEY", hex(&self.public_key)),
-            (
-                "GENERATION",
-                format!("{} ({} observed)", self.generation, status.observed_generation),
-            ),
+            ("GENERATION", format!("{} ({} observed)", self.generation, status.observed_generation)),
             ("RESTARTS", status.restarts.to_string()),
             ("LAST SEEN", time(status.last_seen_at.as_ref())),
             ("CREATED", time(self.created_at.as_ref())),
@@ -168,12 +147,7 @@ impl Resource for WatchAgentsResponse {
 
     fn row(&self) -> Vec<String> {
         let agent = self.agent.clone().unwrap_or_default();
-        let AgentStatus {
-            phase: _,
-            ref message,
-            observed_generation,
-            ..
-        } = agent.status.clone().unwrap_or_default();
+        let AgentStatus { phase: _, ref message, observed_generation, .. } = agent.status.clone().unwrap_or_default();
         let shown = match self.deleted {
             true => "gone".to_owned(),
             false => phase(agent.status.as_ref().map(AgentStatus::phase).unwrap_or_default()),
@@ -210,12 +184,7 @@ impl Resource for Role {
     const COLUMNS: &'static [&'static str] = &["NAME", "MODEL", "SKILLS", "DESCRIPTION"];
 
     fn row(&self) -> Vec<String> {
-        vec![
-            self.name.clone(),
-            self.model_tier.clone(),
-            self.skills.join(", "),
-            self.description.clone(),
-        ]
+        vec![self.name.clone(), self.model_tier.clone(), self.skills.join(", "), self.description.clone()]
     }
 }
 
@@ -246,11 +215,7 @@ impl Resource for LogLine {
             LogStream::Unspecified => String::new(),
             stream => word(stream.as_str_name(), "LOG_STREAM_"),
         };
-        vec![
-            precise_time(self.time.as_ref()),
-            format!("{stream:<6}"),
-            self.text.clone(),
-        ]
+        vec![precise_time(self.time.as_ref()), format!("{stream:<6}"), self.text.clone()]
     }
 }
 
@@ -306,13 +271,7 @@ impl Resource for Principal {
             PrincipalKind::Unspecified => String::new(),
             kind => word(kind.as_str_name(), "PRINCIPAL_KIND_"),
         };
-        vec![
-            kind,
-            self.account_id.clone(),
-            self.api_key_id.clone(),
-            self.office_id.clone(),
-            self.agent.clone(),
-        ]
+        vec![kind, self.account_id.clone(), self.api_key_id.clone(), self.office_id.clone(), self.agent.clone()]
     }
 
     fn details(&self) -> Vec<(&'static str, String)> {

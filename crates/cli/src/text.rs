@@ -41,10 +41,7 @@ pub(crate) fn precise_time(time: Option<&Timestamp>) -> String {
 
 /// The name of an enum value as people say it: `AGENT_PHASE_RUNNING` is `running`.
 pub(crate) fn word(name: &str, prefix: &str) -> String {
-    name.strip_prefix(prefix)
-        .unwrap_or(name)
-        .to_lowercase()
-        .replace('_', "-")
+    name.strip_prefix(prefix).unwrap_or(name).to_lowercase().replace('_', "-")
 }
 
 /// Bytes as people say them.
@@ -80,10 +77,7 @@ mod tests {
 
     #[test]
     fn times_and_sizes() {
-        let at = Timestamp {
-            seconds: 1_767_225_600,
-            nanos: 12_345_678,
-        };
+        let at = Timestamp { seconds: 1_767_225_600, nanos: 12_345_678 };
         assert_eq!(time(Some(&at)), "2026-01-01T00:00:00Z");
         assert_eq!(precise_time(Some(&at)), "2026-01-01T00:00:00.012Z");
         assert_eq!(time(None), "");

@@ -9,10 +9,7 @@ use tokio::time::Instant;
 
 use crate::failure::Failure;
 
-const POLL: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(1),
-};
+const POLL: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
 
 /// Asks again and again until `check` has an answer; none: the time is up.
 pub(crate) async fn until<T>(
@@ -68,10 +65,7 @@ mod tests {
         assert_eq!(found.await.expect("no error"), Some(3));
         let never = until("x".into(), Duration::from_millis(1), async || Ok(None::<()>)).await;
         assert_eq!(never.expect("no error"), None);
-        let failed = until("x".into(), Duration::from_secs(5), async || {
-            Err::<Option<()>, _>(Failure::new("no"))
-        })
-        .await;
+        let failed = until("x".into(), Duration::from_secs(5), async || Err::<Option<()>, _>(Failure::new("no"))).await;
         assert_eq!(failed.expect_err("passed on").exit_code(), 1);
     }
 }

@@ -31,9 +31,7 @@ pub struct Client {
 
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client")
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -43,10 +41,7 @@ impl Client {
     /// # Errors
     /// When the URL or the credential cannot be used; nothing is sent yet. Must be called inside a tokio runtime.
     pub fn connect(endpoint: &str, credential: Credential) -> Result<Self> {
-        let invalid = |source| ClientError::Endpoint {
-            endpoint: endpoint.to_owned(),
-            source,
-        };
+        let invalid = |source| ClientError::Endpoint { endpoint: endpoint.to_owned(), source };
         let mut target = Endpoint::from_shared(endpoint.to_owned())
             .and_then(|target| target.user_agent(concat!("mi/", env!("CARGO_PKG_VERSION"))))
             .map_err(invalid)?
@@ -55,15 +50,9 @@ impl Client {
             .keep_alive_timeout(Duration::from_secs(10))
             .tcp_nodelay(true);
         if target.uri().scheme_str() == Some("https") {
-            target = target
-                .tls_config(ClientTlsConfig::new().with_enabled_roots())
-                .map_err(invalid)?;
+            target = target.tls_config(ClientTlsConfig::new().with_enabled_roots()).map_err(invalid)?;
         }
-        Ok(Self {
-            endpoint: endpoint.to_owned(),
-            channel: target.connect_lazy(),
-            bearer: Bearer::new(credential)?,
-        })
+        Ok(Self { endpoint: endpoint.to_owned(), channel: target.connect_lazy(), bearer: Bearer::new(credential)? })
     }
 
     /// The same connection with another credential.
@@ -71,10 +60,7 @@ impl Client {
     /// # Errors
     /// When the credential cannot be used.
     pub fn with_credential(&self, credential: Credential) -> Result<Self> {
-        Ok(Self {
-            bearer: Bearer::new(credential)?,
-            ..self.clone()
-        })
+        Ok(Self { bearer: Bearer::new(credential)?, ..self.clone() })
     }
 
     /// The URL given to [`Client::connect`].

@@ -61,11 +61,9 @@ impl Bearer {
         Ok(Self(match credential {
             Credential::None => Kind::None,
             Credential::ApiKey(key) => Kind::Fixed(header(key.expose()).ok_or(ClientError::Credential)?),
-            Credential::Agent { agent_id, key } => Kind::Signed(Arc::new(Signed {
-                agent_id,
-                key,
-                current: Mutex::default(),
-            })),
+            Credential::Agent { agent_id, key } => {
+                Kind::Signed(Arc::new(Signed { agent_id, key, current: Mutex::default() }))
+            }
         }))
     }
 }
@@ -117,11 +115,7 @@ mod tests {
     fn a_token_is_signed_once_until_it_nears_its_end() {
         let dir = tempfile::tempdir().expect("temp dir");
         let key = AgentKey::generate(&dir.path().join("identity.key")).expect("key");
-        let signed = Signed {
-            agent_id: AgentId::new(),
-            key: Arc::new(key),
-            current: Mutex::default(),
-        };
+        let signed = Signed { agent_id: AgentId::new(), key: Arc::new(key), current: Mutex::default() };
         let start = SystemClock.now();
         let first = signed.value(start).expect("token");
         let last = start + (TOKEN_LIFE - RENEW_BEFORE);

@@ -63,10 +63,7 @@ fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> JwtResult<Box<dyn JwtVe
     if *algorithm != Algorithm::EdDSA {
         return Err(ErrorKind::InvalidAlgorithm.into());
     }
-    let raw = key
-        .try_get_as_bytes()?
-        .try_into()
-        .map_err(|_| ErrorKind::InvalidKeyFormat)?;
+    let raw = key.try_get_as_bytes()?.try_into().map_err(|_| ErrorKind::InvalidKeyFormat)?;
     Ok(Box::new(RingVerifier(UnparsedPublicKey::new(&ED25519, raw))))
 }
 
@@ -89,10 +86,7 @@ mod tests {
         install();
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("key");
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("own key");
-        let claims = Claims {
-            exp: jsonwebtoken::get_current_timestamp() + 60,
-            aud: "mi".into(),
-        };
+        let claims = Claims { exp: jsonwebtoken::get_current_timestamp() + 60, aud: "mi".into() };
         let signing = EncodingKey::from_ed_der(pkcs8.as_ref());
         let token = encode(&Header::new(Algorithm::EdDSA), &claims, &signing).expect("signs");
         let mut rules = Validation::new(Algorithm::EdDSA);

@@ -96,10 +96,7 @@ fn hint(status: &Status) -> Option<&'static str> {
     if unreachable(status).is_some() {
         return Some("start the platform with `mi up`, or name another one with --endpoint or MI_ENDPOINT");
     }
-    let reason = status
-        .get_details_error_info()
-        .map(|info| info.reason)
-        .unwrap_or_default();
+    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
     match (reason.as_str(), status.code()) {
         ("INTEGRATION_NOT_CONFIGURED", _) => {
             Some("set a secret for that provider in this office first, or choose another provider")
@@ -129,19 +126,13 @@ mod tests {
         let error = ClientError::from(status);
         assert_eq!(error.to_string(), "office has no secret for openai");
         assert!(error.hint().expect("known reason").contains("secret"));
-        assert_eq!(
-            ClientError::from(Status::not_found("agent \"x\" not found")).hint(),
-            None
-        );
+        assert_eq!(ClientError::from(Status::not_found("agent \"x\" not found")).hint(), None);
     }
 
     #[tokio::test]
     async fn a_refused_connection_says_so_and_what_to_do() {
         // A port that was free a moment ago: nobody listens there.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
-            .and_then(|it| it.local_addr())
-            .expect("port")
-            .port();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("port").port();
         let client = Client::connect(&format!("http://127.0.0.1:{port}"), Credential::None).expect("well-formed");
         let error = client.all_offices().await.expect_err("nobody listens");
         assert_eq!(error.code(), Some(Code::Unavailable));

@@ -55,10 +55,7 @@ impl AgentKey {
             path: path.to_owned(),
             problem: "the operating system gave no randomness",
         })?;
-        store(path, pkcs8.as_ref()).map_err(|source| ClientError::KeyFile {
-            path: path.to_owned(),
-            source,
-        })?;
+        store(path, pkcs8.as_ref()).map_err(|source| ClientError::KeyFile { path: path.to_owned(), source })?;
         Self::parse(path, pkcs8.as_ref())
     }
 
@@ -70,29 +67,15 @@ impl AgentKey {
         match fs::read(path) {
             Ok(pkcs8) => Self::parse(path, &pkcs8).map(Some),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(ClientError::KeyFile {
-                path: path.to_owned(),
-                source,
-            }),
+            Err(source) => Err(ClientError::KeyFile { path: path.to_owned(), source }),
         }
     }
 
     fn parse(path: &Path, pkcs8: &[u8]) -> Result<Self> {
-        let bad = |problem| ClientError::Key {
-            path: path.to_owned(),
-            problem,
-        };
+        let bad = |problem| ClientError::Key { path: path.to_owned(), problem };
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8).map_err(|_| bad("it holds no Ed25519 key in PKCS#8"))?;
-        let public = pair
-            .public_key()
-            .as_ref()
-            .try_into()
-            .map_err(|_| bad("its public key is not 32 bytes"))?;
-        Ok(Self {
-            signing: EncodingKey::from_ed_der(pkcs8),
-            public,
-            kid: key_id(&public),
-        })
+        let public = pair.public_key().as_ref().try_into().map_err(|_| bad("its public key is not 32 bytes"))?;
+        Ok(Self { signing: EncodingKey::from_ed_der(pkcs8), public, kid: key_id(&public) })
     }
 
     /// The raw public key.
@@ -106,10 +89,7 @@ impl AgentKey {
     /// `Sign` when the key cannot sign.
     pub fn token(&self, agent_id: AgentId, now: Time) -> Result<String> {
         eddsa::install();
-        let header = Header {
-            kid: Some(self.kid.clone()),
-            ..Header::new(Algorithm::EdDSA)
-        };
+        let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) };
         let claims = Claims {
             iss: agent_id,
             sub: agent_id,
@@ -125,9 +105,7 @@ impl AgentKey {
 /// Names a public key in the header of a token: `k` and the first 16 hex digits of its SHA-256.
 pub fn key_id(public: &[u8]) -> String {
     let digest = digest::digest(&digest::SHA256, public);
-    digest.as_ref()[..8]
-        .iter()
-        .fold("k".to_owned(), |id, byte| id + &format!("{byte:02x}"))
+    digest.as_ref()[..8].iter().fold("k".to_owned(), |id, byte| id + &format!("{byte:02x}"))
 }
 
 /// Written aside (created anew, mode 0600) and renamed, so that a crash leaves the old file or the new one.

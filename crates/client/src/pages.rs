@@ -34,11 +34,7 @@ impl Client {
     pub async fn all_offices(&self) -> Result<Vec<Office>> {
         list_all(async |page_token| {
             let page_size = Some(MAX_PAGE_SIZE);
-            let page = self
-                .offices()
-                .list_offices(ListOfficesRequest { page_size, page_token })
-                .await?
-                .into_inner();
+            let page = self.offices().list_offices(ListOfficesRequest { page_size, page_token }).await?.into_inner();
             Ok((page.offices, page.next_page_token))
         })
         .await
@@ -50,11 +46,8 @@ impl Client {
     /// The status of the call.
     pub async fn all_agents(&self, office_id: &str) -> Result<Vec<Agent>> {
         list_all(async |page_token| {
-            let request = ListAgentsRequest {
-                office_id: office_id.to_owned(),
-                page_size: Some(MAX_PAGE_SIZE),
-                page_token,
-            };
+            let request =
+                ListAgentsRequest { office_id: office_id.to_owned(), page_size: Some(MAX_PAGE_SIZE), page_token };
             let page = self.agents().list_agents(request).await?.into_inner();
             Ok((page.agents, page.next_page_token))
         })
@@ -67,11 +60,8 @@ impl Client {
     /// The status of the call.
     pub async fn all_backups(&self, office_id: &str) -> Result<Vec<Backup>> {
         list_all(async |page_token| {
-            let request = ListBackupsRequest {
-                office_id: office_id.to_owned(),
-                page_size: Some(MAX_PAGE_SIZE),
-                page_token,
-            };
+            let request =
+                ListBackupsRequest { office_id: office_id.to_owned(), page_size: Some(MAX_PAGE_SIZE), page_token };
             let page = self.agents().list_backups(request).await?.into_inner();
             Ok((page.backups, page.next_page_token))
         })
@@ -84,11 +74,8 @@ impl Client {
     /// The status of the call.
     pub async fn all_api_keys(&self, account_id: &str) -> Result<Vec<ApiKey>> {
         list_all(async |page_token| {
-            let request = ListApiKeysRequest {
-                account_id: account_id.to_owned(),
-                page_size: Some(MAX_PAGE_SIZE),
-                page_token,
-            };
+            let request =
+                ListApiKeysRequest { account_id: account_id.to_owned(), page_size: Some(MAX_PAGE_SIZE), page_token };
             let page = self.access().list_api_keys(request).await?.into_inner();
             Ok((page.api_keys, page.next_page_token))
         })
@@ -102,11 +89,7 @@ impl Client {
     pub async fn all_accounts(&self) -> Result<Vec<Account>> {
         list_all(async |page_token| {
             let page_size = Some(MAX_PAGE_SIZE);
-            let page = self
-                .access()
-                .list_accounts(ListAccountsRequest { page_size, page_token })
-                .await?
-                .into_inner();
+            let page = self.access().list_accounts(ListAccountsRequest { page_size, page_token }).await?.into_inner();
             Ok((page.accounts, page.next_page_token))
         })
         .await

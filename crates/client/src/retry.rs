@@ -13,10 +13,7 @@ const TRY_LIMIT: Duration = Duration::from_secs(30);
 /// The longest the platform may ask to wait: beyond it the caller hears the error instead.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(100),
-    most: Duration::from_secs(1),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1) };
 
 /// Sends a unary call, and again while the platform answers UNAVAILABLE.
 ///
@@ -42,10 +39,7 @@ pub async fn retry<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Resul
 
 /// How long to wait before the next try; none: this was the last.
 fn pause(status: &Status, failures: u32) -> Option<Duration> {
-    let asked = status
-        .get_details_retry_info()
-        .and_then(|info| info.retry_delay)
-        .unwrap_or_default();
+    let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
     let again = status.code() == Code::Unavailable && failures < TRIES && asked <= PATIENCE;
     // The jitter comes on top of what was asked for, so that callers who were told the same do not return together.
     again.then(|| asked + jittered(BACKOFF.after(failures)))
@@ -62,10 +56,7 @@ pub async fn once<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T,
 async fn limited<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     match tokio::time::timeout(TRY_LIMIT, call).await {
         Ok(answer) => answer,
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer within {} s",
-            TRY_LIMIT.as_secs()
-        ))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", TRY_LIMIT.as_secs()))),
     }
 }
 
@@ -89,12 +80,9 @@ mod tests {
             let wait = wait.expect("tries again").as_millis();
             assert!(wait >= most / 2 && wait <= most, "{wait} of {most}");
         }
-        for other in [
-            Status::internal("x"),
-            Status::aborted("x"),
-            Status::resource_exhausted("x"),
-            Status::unknown("x"),
-        ] {
+        for other in
+            [Status::internal("x"), Status::aborted("x"), Status::resource_exhausted("x"), Status::unknown("x")]
+        {
             assert_eq!(pause(&other, 1), None);
         }
     }
@@ -114,11 +102,7 @@ mod tests {
         let mut tries = 0;
         let answer = retry(async || {
             tries += 1;
-            if tries < 2 {
-                Err(Status::unavailable("down"))
-            } else {
-                Ok(tries)
-            }
+            if tries < 2 { Err(Status::unavailable("down")) } else { Ok(tries) }
         })
         .await;
         assert_eq!(answer.expect("recovers"), 2);

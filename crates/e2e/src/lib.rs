@@ -34,12 +34,7 @@ impl World {
         let admin = connect(&platform, Secret::new(platform.admin_key()));
         let owner_key = account(&admin, "acme").await;
         let owner = connect(&platform, owner_key.clone());
-        Self {
-            platform,
-            admin,
-            owner,
-            owner_key,
-        }
+        Self { platform, admin, owner, owner_key }
     }
 
     /// Calls as an operator of another account.
@@ -57,10 +52,7 @@ impl World {
 
     /// An active office of the owner.
     pub async fn office(&self, name: &str) -> String {
-        let request = v1::CreateOfficeRequest {
-            name: name.into(),
-            ..Default::default()
-        };
+        let request = v1::CreateOfficeRequest { name: name.into(), ..Default::default() };
         let office = self.owner.offices().create_office(request).await.expect("created").into_inner().office;
         let id = office.expect("answered").id;
         until("the office is active", LIMIT, async || {
@@ -80,12 +72,7 @@ impl World {
 
     /// Hires with all defaults.
     pub async fn hire(&self, office: &str, name: &str) -> Result<v1::Agent, Status> {
-        self.hire_as(v1::HireAgentRequest {
-            office_id: office.into(),
-            name: name.into(),
-            ..Default::default()
-        })
-        .await
+        self.hire_as(v1::HireAgentRequest { office_id: office.into(), name: name.into(), ..Default::default() }).await
     }
 
     /// Hires.
@@ -96,10 +83,7 @@ impl World {
 
     /// The agent as the owner sees it.
     pub async fn agent(&self, office: &str, name: &str) -> Result<v1::Agent, Status> {
-        let request = v1::GetAgentRequest {
-            office_id: office.into(),
-            name: name.into(),
-        };
+        let request = v1::GetAgentRequest { office_id: office.into(), name: name.into() };
         let answer = self.owner.agents().get_agent(request).await?.into_inner();
         Ok(answer.agent.expect("an answer has its agent"))
     }
@@ -129,11 +113,7 @@ impl World {
 
     /// Fires.
     pub async fn fire(&self, office: &str, name: &str) -> Result<(), Status> {
-        let request = v1::FireAgentRequest {
-            office_id: office.into(),
-            name: name.into(),
-            force: false,
-        };
+        let request = v1::FireAgentRequest { office_id: office.into(), name: name.into(), force: false };
         self.owner.agents().fire_agent(request).await.map(drop)
     }
 

@@ -118,18 +118,12 @@ impl Authenticator {
                 Err(why) => (Err(why), asked + FRESH),
             }
         };
-        let until = if verdict.is_ok() {
-            until
-        } else {
-            until.min(asked + REFUSED_FRESH)
-        };
+        let until = if verdict.is_ok() { until } else { until.min(asked + REFUSED_FRESH) };
         Ok(Fresh { value: verdict, until })
     }
 
     async fn api_key(&self, hash: Hash) -> Result<Verdict> {
-        let question = request(ResolveApiKeyRequest {
-            sha256: hash.to_vec().into(),
-        });
+        let question = request(ResolveApiKeyRequest { sha256: hash.to_vec().into() });
         match self.api_keys.clone().resolve_api_key(question).await {
             Ok(answer) => Ok(Ok((actor(answer.into_inner().principal)?, f64::INFINITY))),
             Err(status) => unknown(&status, "no such API key").map(Err),
@@ -140,11 +134,7 @@ impl Authenticator {
     /// minutes. The answer about the token is never good for longer than the one about the key.
     async fn agent(&self, token: &Token<'_>, asked: Instant) -> Result<(Verdict, Instant)> {
         let name = (token.agent_id, token.key_id.clone());
-        let key = self
-            .agent_keys
-            .try_get_with(name, self.agent_key(token, asked))
-            .await
-            .map_err(lookup_failed)?;
+        let key = self.agent_keys.try_get_with(name, self.agent_key(token, asked)).await.map_err(lookup_failed)?;
         let verdict = key.value.and_then(|(actor, public)| match token.signed_by(&public) {
             true => Ok((actor, token.expires)),
             false => Err("the signature is not the agent's"),
@@ -153,10 +143,8 @@ impl Authenticator {
     }
 
     async fn agent_key(&self, token: &Token<'_>, asked: Instant) -> Result<Fresh<AgentKey>> {
-        let question = request(ResolveAgentKeyRequest {
-            agent_id: token.agent_id.to_string(),
-            key_id: token.key_id.clone(),
-        });
+        let question =
+            request(ResolveAgentKeyRequest { agent_id: token.agent_id.to_string(), key_id: token.key_id.clone() });
         let value = match self.agents.clone().resolve_agent_key(question).await {
             Ok(answer) => {
                 let answer = answer.into_inner();
@@ -188,11 +176,7 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
     if values.next().is_some() {
         return Err(malformed());
     }
-    let (scheme, credential) = value
-        .to_str()
-        .ok()
-        .and_then(|text| text.split_once(' '))
-        .ok_or_else(malformed)?;
+    let (scheme, credential) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(malformed)?;
     let credential = credential.trim_matches(' ');
     if !scheme.eq_ignore_ascii_case("bearer") || credential.is_empty() || credential.contains(' ') {
         return Err(malformed());

@@ -55,9 +55,7 @@ impl Forwarder {
                 .into_http();
         };
         let incoming = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
-        let trace = incoming
-            .and_then(TraceContext::parse)
-            .unwrap_or_else(TraceContext::fresh);
+        let trace = incoming.and_then(TraceContext::parse).unwrap_or_else(TraceContext::fresh);
         let span = tracing::info_span!(target: "mi::rpc", "rpc", role = ROLE, method = rule.path);
         let trace = trace.adopt(&span);
         self.run(request, rule, target, trace).instrument(span).await
@@ -116,19 +114,12 @@ impl Forwarder {
         let asked = deadline::parse(headers)?;
         Ok(match rule.streaming {
             true => asked,
-            false => Some(
-                asked
-                    .unwrap_or(self.config.default_deadline)
-                    .min(self.config.max_deadline),
-            ),
+            false => Some(asked.unwrap_or(self.config.default_deadline).min(self.config.max_deadline)),
         })
     }
 
     async fn pass(&self, mut request: HttpRequest, target: Target) -> Result<(HttpResponse, OwnedSemaphorePermit)> {
-        let address = request
-            .extensions()
-            .get::<TcpConnectInfo>()
-            .and_then(TcpConnectInfo::remote_addr);
+        let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
         let actor = match target {
             Target::Role(_) => self.auth.authenticate(request.headers()).await?,
             Target::Own => self.auth.anonymous(),

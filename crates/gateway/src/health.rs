@@ -65,11 +65,7 @@ async fn report(reporter: &HealthReporter, role: Role, up: bool) {
 }
 
 fn status(up: bool) -> ServingStatus {
-    if up {
-        ServingStatus::Serving
-    } else {
-        ServingStatus::NotServing
-    }
+    if up { ServingStatus::Serving } else { ServingStatus::NotServing }
 }
 
 /// Asks the role for something that is not there: any answer will do, also a refusal.
@@ -77,30 +73,19 @@ async fn reachable(role: Role, backends: &Backends) -> bool {
     let client = RoleClient::new(Transport::clone(backends.of(role)), "gateway");
     let refused = match role {
         Role::Office => {
-            let question = ResolveApiKeyRequest {
-                sha256: vec![0; 32].into(),
-            };
-            CredentialServiceClient::new(client)
-                .resolve_api_key(within(question))
-                .await
-                .err()
+            let question = ResolveApiKeyRequest { sha256: vec![0; 32].into() };
+            CredentialServiceClient::new(client).resolve_api_key(within(question)).await.err()
         }
         Role::Scheduler => {
             let question = ResolveAgentKeyRequest {
                 agent_id: "00000000-0000-0000-0000-000000000000".into(),
                 key_id: "k0000000000000000".into(),
             };
-            AgentRegistryServiceClient::new(client)
-                .resolve_agent_key(within(question))
-                .await
-                .err()
+            AgentRegistryServiceClient::new(client).resolve_agent_key(within(question)).await.err()
         }
         Role::Activity => {
             let nothing = AppendEventsRequest::default();
-            IngestServiceClient::new(client)
-                .append_events(within(nothing))
-                .await
-                .err()
+            IngestServiceClient::new(client).append_events(within(nothing)).await.err()
         }
     };
     !refused.is_some_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))

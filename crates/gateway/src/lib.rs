@@ -60,11 +60,8 @@ impl Default for GatewayConfig {
             burst: NonZeroU32::new(4000).unwrap(),
             concurrent: 512,
         };
-        const ANONYMOUS: Limits = Limits {
-            per_second: NonZeroU32::new(50).unwrap(),
-            burst: NonZeroU32::new(200).unwrap(),
-            concurrent: 64,
-        };
+        const ANONYMOUS: Limits =
+            Limits { per_second: NonZeroU32::new(50).unwrap(), burst: NonZeroU32::new(200).unwrap(), concurrent: 64 };
         Self {
             limits: KNOWN,
             anonymous: ANONYMOUS,
@@ -104,10 +101,7 @@ pub fn build(config: GatewayConfig, backends: Backends, clock: Arc<dyn Clock>, t
         shutdown: tasks.shutdown(),
     };
     let grpc = Grpc(Arc::new(forwarder));
-    Gateway {
-        web: Arc::new(web::layered(grpc.clone())),
-        grpc,
-    }
+    Gateway { web: Arc::new(web::layered(grpc.clone())), grpc }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<HttpResponse, Infallible>> + Send>>;

@@ -45,11 +45,7 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(limits: Limits, anonymous: Limits) -> Self {
-        Self {
-            limits,
-            anonymous,
-            buckets: Cache::builder().max_capacity(PRINCIPALS).time_to_idle(IDLE).build(),
-        }
+        Self { limits, anonymous, buckets: Cache::builder().max_capacity(PRINCIPALS).time_to_idle(IDLE).build() }
     }
 
     /// Lets a call in. It counts as open until the permit is dropped.
@@ -61,25 +57,14 @@ impl Limiter {
         };
         let bucket = match self.buckets.get(&key).await {
             Some(bucket) => bucket,
-            None => {
-                self.buckets
-                    .get_with(key, async { Arc::new(Bucket::new(limits)) })
-                    .await
-            }
+            None => self.buckets.get_with(key, async { Arc::new(Bucket::new(limits)) }).await,
         };
         if let Err(refused) = bucket.rate.check() {
             let wait = refused.wait_time_from(DefaultClock::default().now());
-            return Err(Error::exhausted(
-                "RATE_LIMITED",
-                "too many calls in a short time; slow down",
-                wait,
-            ));
+            return Err(Error::exhausted("RATE_LIMITED", "too many calls in a short time; slow down", wait));
         }
         Arc::clone(&bucket.slots).try_acquire_owned().map_err(|_| {
-            let message = format!(
-                "{} calls and streams are open already; end some first",
-                limits.concurrent
-            );
+            let message = format!("{} calls and streams are open already; end some first", limits.concurrent);
             Error::exhausted("TOO_MANY_CALLS", message, Duration::from_secs(1))
         })
     }
@@ -88,10 +73,7 @@ impl Limiter {
 impl Bucket {
     fn new(limits: Limits) -> Self {
         let quota = Quota::per_second(limits.per_second).allow_burst(limits.burst);
-        Self {
-            rate: RateLimiter::direct(quota),
-            slots: Arc::new(Semaphore::new(limits.concurrent)),
-        }
+        Self { rate: RateLimiter::direct(quota), slots: Arc::new(Semaphore::new(limits.concurrent)) }
     }
 }
 
@@ -112,19 +94,11 @@ mod tests {
     use super::*;
 
     fn limits(burst: u32, concurrent: usize) -> Limits {
-        Limits {
-            per_second: NonZeroU32::MIN,
-            burst: NonZeroU32::new(burst).expect("not zero"),
-            concurrent,
-        }
+        Limits { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(burst).expect("not zero"), concurrent }
     }
 
     fn operator(account_id: AccountId) -> Actor {
-        Actor::Operator {
-            account_id,
-            api_key_id: ApiKeyId::new(),
-            administrator: false,
-        }
+        Actor::Operator { account_id, api_key_id: ApiKeyId::new(), administrator: false }
     }
 
     #[tokio::test]
@@ -134,51 +108,25 @@ mod tests {
         let first = limiter.admit(&operator(mine), None).await.expect("within limits");
         let _second = limiter.admit(&operator(mine), None).await.expect("within limits");
         let refused = limiter.admit(&operator(mine), None).await.expect_err("a third at once");
-        assert_eq!(
-            (refused.reason, refused.retry_after),
-            ("TOO_MANY_CALLS", Some(Duration::from_secs(1)))
-        );
+        assert_eq!((refused.reason, refused.retry_after), ("TOO_MANY_CALLS", Some(Duration::from_secs(1))));
         drop(first);
-        let refused = limiter
-            .admit(&operator(mine), None)
-            .await
-            .expect_err("a fourth in a second");
+        let refused = limiter.admit(&operator(mine), None).await.expect_err("a fourth in a second");
         assert_eq!(refused.reason, "RATE_LIMITED");
-        assert!(
-            refused
-                .retry_after
-                .is_some_and(|wait| !wait.is_zero() && wait <= Duration::from_secs(1))
-        );
-        let _free = limiter
-            .admit(&operator(other), None)
-            .await
-            .expect("an account of its own");
+        assert!(refused.retry_after.is_some_and(|wait| !wait.is_zero() && wait <= Duration::from_secs(1)));
+        let _free = limiter.admit(&operator(other), None).await.expect("an account of its own");
     }
 
     #[tokio::test]
     async fn strangers_are_told_apart_by_network() {
         let limiter = Limiter::new(limits(9, 9), limits(1, 9));
         let mut refused = Vec::new();
-        for address in [
-            "10.0.0.1",
-            "10.0.0.2",
-            "::ffff:10.0.0.1",
-            "2001:db8::1",
-            "2001:db8::2",
-            "2001:db8:0:1::1",
-        ] {
+        for address in ["10.0.0.1", "10.0.0.2", "::ffff:10.0.0.1", "2001:db8::1", "2001:db8::2", "2001:db8:0:1::1"] {
             let address = Some(address.parse().expect("an address"));
             if limiter.admit(&Actor::Anonymous, address).await.is_err() {
                 refused.push(address.map(|address: IpAddr| address.to_string()));
             }
         }
-        assert_eq!(
-            refused,
-            [Some("::ffff:10.0.0.1".to_owned()), Some("2001:db8::2".to_owned())]
-        );
-        let _free = limiter
-            .admit(&Actor::Anonymous, None)
-            .await
-            .expect("callers within the process");
+        assert_eq!(refused, [Some("::ffff:10.0.0.1".to_owned()), Some("2001:db8::2".to_owned())]);
+        let _free = limiter.admit(&Actor::Anonymous, None).await.expect("callers within the process");
     }
 }

@@ -37,10 +37,8 @@ impl Role {
 
     /// Names of the public services of the role.
     pub(crate) fn services(self) -> Vec<&'static str> {
-        let mut names: Vec<_> = rules::all()
-            .map(|rule| rule.service)
-            .filter(|service| Self::serving(service) == Some(self))
-            .collect();
+        let mut names: Vec<_> =
+            rules::all().map(|rule| rule.service).filter(|service| Self::serving(service) == Some(self)).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -68,11 +66,7 @@ pub(crate) enum Target {
 static OWN: [MethodRule; 4] = [
     own("/grpc.health.v1.Health/Check", "grpc.health.v1.Health", false),
     own("/grpc.health.v1.Health/Watch", "grpc.health.v1.Health", true),
-    own(
-        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-        "grpc.reflection.v1.ServerReflection",
-        true,
-    ),
+    own("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", "grpc.reflection.v1.ServerReflection", true),
     own(
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
         "grpc.reflection.v1alpha.ServerReflection",
@@ -81,12 +75,7 @@ static OWN: [MethodRule; 4] = [
 ];
 
 const fn own(path: &'static str, service: &'static str, streaming: bool) -> MethodRule {
-    MethodRule {
-        path,
-        service,
-        callers: Vec::new(),
-        streaming,
-    }
+    MethodRule { path, service, callers: Vec::new(), streaming }
 }
 
 /// The method at a path. Internal ones are as unknown as those that do not exist.
@@ -107,11 +96,7 @@ pub(crate) fn own_services(health: HealthServer<impl Health>) -> axum::Router {
     // The descriptors are made by the builds of this project and of tonic-health; every test would show a bad one.
     let v1 = reflection().build_v1().expect("descriptor sets are valid");
     let v1alpha = reflection().build_v1alpha().expect("descriptor sets are valid");
-    Routes::new(health)
-        .add_service(v1)
-        .add_service(v1alpha)
-        .prepare()
-        .into_axum_router()
+    Routes::new(health).add_service(v1).add_service(v1alpha).prepare().into_axum_router()
 }
 
 #[cfg(test)]
@@ -134,13 +119,9 @@ mod tests {
         ] {
             assert_eq!(find(path).map(|(_, target)| target), Some(target), "{path}");
         }
-        for path in [
-            "",
-            "/",
-            "/mi.v1.OfficeService/Nope",
-            "/grpc.health.v1.Health/Nope",
-            "//mi.v1.AccessService/WhoAmI",
-        ] {
+        for path in
+            ["", "/", "/mi.v1.OfficeService/Nope", "/grpc.health.v1.Health/Nope", "//mi.v1.AccessService/WhoAmI"]
+        {
             assert!(find(path).is_none(), "{path}");
         }
     }

@@ -61,10 +61,7 @@ impl<'a> Token<'a> {
         if header.crit.is_some() {
             return Err("crit names something unknown");
         }
-        let key_id = header
-            .kid
-            .filter(|kid| well_formed(kid))
-            .ok_or("kid is missing or malformed")?;
+        let key_id = header.kid.filter(|kid| well_formed(kid)).ok_or("kid is missing or malformed")?;
         let agent_id = AgentId::parse(&claims.iss).map_err(|_| "iss is no agent id")?;
         let for_us = match &claims.aud {
             Audience::One(one) => one == AUDIENCE,
@@ -89,16 +86,8 @@ impl<'a> Token<'a> {
             return Err("it has expired");
         }
         let (signed, signature) = text.rsplit_once('.').ok_or("it does not parse")?;
-        let signature = URL_SAFE_NO_PAD
-            .decode(signature)
-            .map_err(|_| "the signature does not parse")?;
-        Ok(Self {
-            agent_id,
-            key_id,
-            expires,
-            signed,
-            signature,
-        })
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| "the signature does not parse")?;
+        Ok(Self { agent_id, key_id, expires, signed, signature })
     }
 
     /// Whether the holder of this key signed it.

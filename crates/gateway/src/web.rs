@@ -77,11 +77,7 @@ pub(crate) fn layered(grpc: Grpc) -> Web {
 /// The answer to what is not gRPC.
 pub(crate) fn refusal(method: &Method) -> HttpResponse {
     const TEXT: &str = "This is the gRPC endpoint of mi. Call it with the `mi` command, grpcurl or gRPC-Web.\n";
-    let status = if *method == Method::POST {
-        StatusCode::UNSUPPORTED_MEDIA_TYPE
-    } else {
-        StatusCode::NOT_FOUND
-    };
+    let status = if *method == Method::POST { StatusCode::UNSUPPORTED_MEDIA_TYPE } else { StatusCode::NOT_FOUND };
     let mut response = HttpResponse::new(Body::new(axum::body::Body::from(TEXT)));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");

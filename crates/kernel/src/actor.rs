@@ -43,11 +43,7 @@ impl Actor {
     /// Whether the actor may act in an office of this account as its owner.
     pub fn owns(&self, owner: AccountId) -> bool {
         match self {
-            Self::Operator {
-                account_id,
-                administrator,
-                ..
-            } => *administrator || *account_id == owner,
+            Self::Operator { account_id, administrator, .. } => *administrator || *account_id == owner,
             _ => false,
         }
     }

@@ -28,10 +28,7 @@ mod tests {
 
     #[test]
     fn doubles_to_the_cap() {
-        let backoff = Backoff {
-            first: Duration::from_secs(1),
-            most: Duration::from_secs(60),
-        };
+        let backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
         let seconds: Vec<u64> = (0..9).map(|n| backoff.after(n).as_secs()).collect();
         assert_eq!(seconds, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(backoff.after(u32::MAX).as_secs(), 60);

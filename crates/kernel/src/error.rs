@@ -56,23 +56,12 @@ pub struct Error {
 impl Error {
     /// An error with nothing but kind, reason and message.
     pub fn new(kind: ErrorKind, reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            reason,
-            message: message.into(),
-            field: None,
-            resource: None,
-            retry_after: None,
-            source: None,
-        }
+        Self { kind, reason, message: message.into(), field: None, resource: None, retry_after: None, source: None }
     }
 
     /// A field of the request is wrong; `problem` completes the sentence that starts with the field's name.
     pub fn invalid(field: &'static str, problem: impl fmt::Display) -> Self {
-        Self {
-            field: Some(field),
-            ..Self::new(ErrorKind::Invalid, "INVALID_ARGUMENT", format!("{field} {problem}"))
-        }
+        Self { field: Some(field), ..Self::new(ErrorKind::Invalid, "INVALID_ARGUMENT", format!("{field} {problem}")) }
     }
 
     /// There is no such thing, or it is not the caller's: the two must not be told apart.
@@ -89,11 +78,7 @@ impl Error {
         let name = name.to_string();
         Self {
             resource: Some((resource, name.clone())),
-            ..Self::new(
-                ErrorKind::AlreadyExists,
-                "ALREADY_EXISTS",
-                format!("{resource} {name:?} exists already"),
-            )
+            ..Self::new(ErrorKind::AlreadyExists, "ALREADY_EXISTS", format!("{resource} {name:?} exists already"))
         }
     }
 
@@ -114,23 +99,18 @@ impl Error {
 
     /// A limit is reached.
     pub fn exhausted(reason: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
-        Self {
-            retry_after: Some(retry_after),
-            ..Self::new(ErrorKind::Exhausted, reason, message)
-        }
+        Self { retry_after: Some(retry_after), ..Self::new(ErrorKind::Exhausted, reason, message) }
     }
 
     /// A part of the platform cannot be reached.
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self {
-            retry_after: Some(Duration::from_secs(1)),
-            ..Self::new(ErrorKind::Unavailable, "UNAVAILABLE", message)
-        }
+        Self { retry_after: Some(Duration::from_secs(1)), ..Self::new(ErrorKind::Unavailable, "UNAVAILABLE", message) }
     }
 
     /// A fault of ours; the caller learns only that.
     pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(ErrorKind::Internal, "INTERNAL", "internal error; the platform's log has the details").caused_by(source)
+        Self::new(ErrorKind::Internal, "INTERNAL", "internal error; the platform's log has the details")
+            .caused_by(source)
     }
 
     /// Attaches the cause.

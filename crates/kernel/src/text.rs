@@ -20,10 +20,7 @@ pub fn display_name(field: &'static str, text: &str) -> Result<String> {
         return Err(Error::invalid(field, format!("must have at most {MAX_DISPLAY_NAME} characters")));
     }
     if name.chars().any(|c| c.is_control() || is_format(c)) {
-        return Err(Error::invalid(
-            field,
-            "must not contain control, line-breaking or text-direction characters",
-        ));
+        return Err(Error::invalid(field, "must not contain control, line-breaking or text-direction characters"));
     }
     Ok(name.to_owned())
 }
@@ -47,7 +44,9 @@ pub fn agent_name(field: &'static str, text: &str) -> Result<String> {
     if name.len() > MAX_AGENT_NAME || !inner || !edge(name.chars().next()) || !edge(name.chars().last()) {
         return Err(Error::invalid(
             field,
-            format!("must be 1 to {MAX_AGENT_NAME} letters, digits and hyphens, starting and ending with a letter or digit"),
+            format!(
+                "must be 1 to {MAX_AGENT_NAME} letters, digits and hyphens, starting and ending with a letter or digit"
+            ),
         ));
     }
     Ok(name)
@@ -61,7 +60,8 @@ pub fn lookup_name(field: &'static str, text: &str) -> Result<String> {
     if text.is_empty() {
         return Err(Error::invalid(field, "is required"));
     }
-    agent_name(field, text).map_err(|_| Error::not_found("agent", text.chars().take(MAX_AGENT_NAME).collect::<String>()))
+    agent_name(field, text)
+        .map_err(|_| Error::not_found("agent", text.chars().take(MAX_AGENT_NAME).collect::<String>()))
 }
 
 #[cfg(test)]
@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn display_names() {
-        for (given, kept) in [("My Colony", "My Colony"), ("  a ", "a"), ("משרד", "משרד"), ("👩‍💻 crew", "👩‍💻 crew")] {
+        for (given, kept) in [("My Colony", "My Colony"), ("  a ", "a"), ("משרד", "משרד"), ("👩‍💻 crew", "👩‍💻 crew")]
+        {
             assert_eq!(display_name("name", given).expect(given), kept);
         }
         assert!(display_name("name", &"é".repeat(80)).is_ok());

@@ -7,10 +7,7 @@ mod repo;
 use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use mi_kernel::{
-    AccountId, Actor, ApiKeyId, Clock, Error, Result, Time,
-    page::Page,
-    secret::Secret,
-    text::display_name,
+    AccountId, Actor, ApiKeyId, Clock, Error, Result, Time, page::Page, secret::Secret, text::display_name,
 };
 use mi_store::Db;
 use ring::digest;
@@ -83,23 +80,14 @@ impl Accounts {
 
     /// The account a request means: the caller's own, or, for the administrator, any. Others' are not found.
     fn account_of(actor: &Actor, asked: &str) -> Result<AccountId> {
-        let Actor::Operator {
-            account_id,
-            administrator,
-            ..
-        } = actor
-        else {
+        let Actor::Operator { account_id, administrator, .. } = actor else {
             return Err(Error::denied("only operators have an account"));
         };
         if asked.is_empty() {
             return Ok(*account_id);
         }
         let asked = AccountId::parse(asked)?;
-        if *administrator || asked == *account_id {
-            Ok(asked)
-        } else {
-            Err(Error::not_found("account", asked))
-        }
+        if *administrator || asked == *account_id { Ok(asked) } else { Err(Error::not_found("account", asked)) }
     }
 
     async fn create_key(&self, actor: &Actor, account: &str, name: &str) -> Result<(ApiKey, Secret)> {
@@ -142,11 +130,9 @@ impl Accounts {
     async fn resolve(&self, sha256: &[u8]) -> Result<Actor> {
         let found = repo::key_by_hash(&mut self.db.read().await?, sha256).await?;
         match found {
-            Some((key, administrator)) if key.revoked_at.is_none() => Ok(Actor::Operator {
-                account_id: key.account_id,
-                api_key_id: key.id,
-                administrator,
-            }),
+            Some((key, administrator)) if key.revoked_at.is_none() => {
+                Ok(Actor::Operator { account_id: key.account_id, api_key_id: key.id, administrator })
+            }
             _ => Err(Error::unauthenticated("the API key is unknown or revoked")),
         }
     }
@@ -179,7 +165,7 @@ impl Accounts {
             Error::precondition("KEY_FILE", text).caused_by(error)
         };
         let kept = match fs::read_to_string(file) {
-            Ok(text) => Some(Secret::new(text.trim())).filter(|secret| secret.expose().len() >= 40),
+            Ok(text) => Some(Secret::new(text.trim())).filter(looks_like_key),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(unusable(error)),
         };
@@ -219,6 +205,12 @@ impl Accounts {
         tx.commit().await?;
         Ok(secret)
     }
+}
+
+/// Whether a text can be an API key at all: what the gateway would not take must not be made one.
+fn looks_like_key(secret: &Secret) -> bool {
+    let text = secret.expose();
+    text.len() >= 40 && text.starts_with(KEY_PREFIX) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 fn hash(secret: &Secret) -> Vec<u8> {

@@ -4,6 +4,8 @@
 
 pub mod accounts;
 pub mod offices;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
@@ -11,9 +13,8 @@ use mi_base::Tasks;
 use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
-        agent_registry_service_client::AgentRegistryServiceClient,
-        credential_service_server::CredentialServiceServer, ingest_service_client::IngestServiceClient,
-        office_replica_service_client::OfficeReplicaServiceClient,
+        agent_registry_service_client::AgentRegistryServiceClient, credential_service_server::CredentialServiceServer,
+        ingest_service_client::IngestServiceClient, office_replica_service_client::OfficeReplicaServiceClient,
     },
     v1::{access_service_server::AccessServiceServer, office_service_server::OfficeServiceServer},
 };

@@ -11,9 +11,7 @@ use std::{
 };
 
 use mi_base::Tasks;
-use mi_kernel::{
-    AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name,
-};
+use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
 use mi_proto::v1;
 use mi_rpc::Caller;
 use mi_store::{Db, Tx, idempotency, outbox};
@@ -126,14 +124,7 @@ impl Offices {
         outbox: Arc<Notify>,
         tasks: Tasks,
     ) -> Self {
-        Self {
-            db,
-            clock,
-            replicas,
-            outbox,
-            tasks,
-            driven: Arc::default(),
-        }
+        Self { db, clock, replicas, outbox, tasks, driven: Arc::default() }
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {

@@ -25,9 +25,7 @@ pub static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 });
 
 static RULES: LazyLock<HashMap<&'static str, MethodRule>> = LazyLock::new(|| {
-    let option = POOL
-        .get_extension_by_name("mi.v1.access")
-        .expect("the build compiles mi/v1/access.proto");
+    let option = POOL.get_extension_by_name("mi.v1.access").expect("the build compiles mi/v1/access.proto");
     let mut rules = HashMap::new();
     for service in POOL.services() {
         for method in service.methods() {
@@ -40,15 +38,7 @@ static RULES: LazyLock<HashMap<&'static str, MethodRule>> = LazyLock::new(|| {
                 None => Vec::new(),
             };
             let streaming = method.is_client_streaming() || method.is_server_streaming();
-            rules.insert(
-                path,
-                MethodRule {
-                    path,
-                    service,
-                    callers,
-                    streaming,
-                },
-            );
+            rules.insert(path, MethodRule { path, service, callers, streaming });
         }
     }
     rules
@@ -56,10 +46,7 @@ static RULES: LazyLock<HashMap<&'static str, MethodRule>> = LazyLock::new(|| {
 
 fn callers(field: Option<&Value>) -> Vec<Caller> {
     let numbers = field.and_then(Value::as_list).unwrap_or_default();
-    numbers
-        .iter()
-        .filter_map(|number| Caller::try_from(number.as_enum_number()?).ok())
-        .collect()
+    numbers.iter().filter_map(|number| Caller::try_from(number.as_enum_number()?).ok()).collect()
 }
 
 /// The rule of the RPC with this path; none: there is no such RPC.

@@ -65,7 +65,9 @@ impl Caller {
     /// Whether the caller passes the part of the rule that needs no office. RPCs about an office are left to
     /// [`Caller::enter`], which knows whose it is.
     pub(crate) fn admitted(actor: &Actor, rule: &MethodRule) -> Result<()> {
-        use v1::Caller::{Administrator, Ancestor, Anyone, Authenticated, Member, Operator, Owner, Self_, Service, Unspecified};
+        use v1::Caller::{
+            Administrator, Ancestor, Anyone, Authenticated, Member, Operator, Owner, Self_, Service, Unspecified,
+        };
         let passes = rule.callers.iter().any(|kind| match (kind, actor) {
             (Anyone, _) => true,
             (Unspecified, _) | (_, Actor::Anonymous) => false,

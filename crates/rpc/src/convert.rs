@@ -10,10 +10,7 @@ use serde_json::{Map, Value as Json};
 
 /// A time for the wire.
 pub fn timestamp(time: Time) -> Timestamp {
-    Timestamp {
-        seconds: time.timestamp(),
-        nanos: time.timestamp_subsec_nanos().try_into().unwrap_or_default(),
-    }
+    Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos().try_into().unwrap_or_default() }
 }
 
 /// A time of a request.
@@ -32,11 +29,7 @@ pub fn time(field: &'static str, timestamp: &Timestamp) -> Result<Time> {
 /// Who a caller is, for WhoAmI and between roles.
 pub fn principal(actor: &Actor) -> v1::Principal {
     match actor {
-        Actor::Operator {
-            account_id,
-            api_key_id,
-            administrator,
-        } => v1::Principal {
+        Actor::Operator { account_id, api_key_id, administrator } => v1::Principal {
             kind: if *administrator { v1::PrincipalKind::Administrator } else { v1::PrincipalKind::Operator }.into(),
             account_id: account_id.to_string(),
             api_key_id: api_key_id.to_string(),
@@ -128,9 +121,9 @@ pub fn category(field: &'static str, name: &str) -> Result<Category> {
 /// A JSON object as a protobuf Struct; anything but an object becomes an empty one.
 pub fn json_to_struct(json: Json) -> Struct {
     match json {
-        Json::Object(map) => Struct {
-            fields: map.into_iter().map(|(key, value)| (key, json_to_value(value))).collect(),
-        },
+        Json::Object(map) => {
+            Struct { fields: map.into_iter().map(|(key, value)| (key, json_to_value(value))).collect() }
+        }
         _ => Struct::default(),
     }
 }
@@ -141,9 +134,7 @@ fn json_to_value(json: Json) -> Value {
         Json::Bool(value) => Kind::BoolValue(value),
         Json::Number(value) => Kind::NumberValue(value.as_f64().unwrap_or_default()),
         Json::String(value) => Kind::StringValue(value),
-        Json::Array(values) => Kind::ListValue(ListValue {
-            values: values.into_iter().map(json_to_value).collect(),
-        }),
+        Json::Array(values) => Kind::ListValue(ListValue { values: values.into_iter().map(json_to_value).collect() }),
         object @ Json::Object(_) => Kind::StructValue(json_to_struct(object)),
     };
     Value { kind: Some(kind) }

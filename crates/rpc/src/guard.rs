@@ -55,13 +55,7 @@ impl Guard {
         shutdown: CancellationToken,
     ) -> Self {
         let routes = routes.prepare().into_axum_router();
-        Self {
-            routes,
-            role,
-            key,
-            clock,
-            shutdown,
-        }
+        Self { routes, role, key, clock, shutdown }
     }
 
     fn caller(&self, request: &HttpRequest, rule: &'static MethodRule, trace: &TraceContext) -> Result<Caller> {
@@ -74,11 +68,7 @@ impl Guard {
             }
         };
         Caller::admitted(&actor, rule)?;
-        Ok(Caller {
-            actor,
-            rule,
-            trace_id: trace.trace_id(),
-        })
+        Ok(Caller { actor, rule, trace_id: trace.trace_id() })
     }
 
     async fn handle(self, mut request: HttpRequest, rule: &'static MethodRule) -> HttpResponse {
@@ -108,13 +98,7 @@ impl Guard {
             return self.finish_unary(rule, started, response);
         }
         let until = time_left.map(|limit| limit.saturating_sub(started.elapsed()));
-        let watch = Watch {
-            role: self.role,
-            path: rule.path,
-            started,
-            left: until,
-            shutdown: self.shutdown,
-        };
+        let watch = Watch { role: self.role, path: rule.path, started, left: until, shutdown: self.shutdown };
         response.map(|body| Body::new(WatchedBody::new(body, watch, ())))
     }
 
@@ -137,7 +121,8 @@ impl Service<HttpRequest> for Guard {
         let guard = self.clone();
         Box::pin(async move {
             let Some(rule) = rules::rule(request.uri().path()) else {
-                return Ok(Status::unimplemented("there is no such method; `grpcurl HOST list` shows what there is").into_http());
+                return Ok(Status::unimplemented("there is no such method; `grpcurl HOST list` shows what there is")
+                    .into_http());
             };
             Ok(guard.handle(request, rule).await)
         })

@@ -54,10 +54,7 @@ impl PrincipalKey {
 
     /// A token for this actor.
     pub fn sign(&self, actor: &Actor, now: Time) -> String {
-        let claims = Claims {
-            actor: actor.clone(),
-            exp: now.timestamp() + LIFETIME_SECONDS,
-        };
+        let claims = Claims { actor: actor.clone(), exp: now.timestamp() + LIFETIME_SECONDS };
         // Actors are ids, names and flags: their JSON cannot fail.
         let body = URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap_or_default());
         let tag = hmac::sign(&self.0, body.as_bytes());
@@ -102,7 +99,9 @@ mod tests {
         assert_eq!(key.verify(&token, now).expect("own"), actor);
         let later = now + std::time::Duration::from_secs(91);
         let forged = format!("{}.{}", token.split_once('.').expect("two parts").0, "AAAA");
-        for (verifier, token, at) in [(&other, &token, now), (&key, &token, later), (&key, &forged, now), (&key, &String::new(), now)] {
+        for (verifier, token, at) in
+            [(&other, &token, now), (&key, &token, later), (&key, &forged, now), (&key, &String::new(), now)]
+        {
             assert!(verifier.verify(token, at).is_err());
         }
     }

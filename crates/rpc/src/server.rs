@@ -20,7 +20,9 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 pub async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "it is in use; stop what listens there, or choose another port (0 picks a free one)",
+            std::io::ErrorKind::AddrInUse => {
+                "it is in use; stop what listens there, or choose another port (0 picks a free one)"
+            }
             std::io::ErrorKind::PermissionDenied => "ports below 1024 need privileges; choose a higher one",
             _ => "check that the address belongs to this machine",
         };

@@ -60,7 +60,9 @@ pub fn from_status(status: &Status) -> Error {
         Code::FailedPrecondition => ErrorKind::FailedPrecondition,
         Code::ResourceExhausted => ErrorKind::Exhausted,
         Code::Aborted => ErrorKind::Aborted,
-        Code::Unavailable | Code::Cancelled => return Error::unavailable("a part of the platform cannot be reached").caused_by(status.clone()),
+        Code::Unavailable | Code::Cancelled => {
+            return Error::unavailable("a part of the platform cannot be reached").caused_by(status.clone());
+        }
         Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
         Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
             return Error::internal(status.clone());

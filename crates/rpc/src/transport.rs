@@ -22,10 +22,7 @@ use tonic::{
 use tower::{Service, ServiceExt};
 
 use crate::{
-    Guard, HttpRequest, HttpResponse, PrincipalKey, deadline,
-    guard::LocalActor,
-    principal::PRINCIPAL_HEADER,
-    status,
+    Guard, HttpRequest, HttpResponse, PrincipalKey, deadline, guard::LocalActor, principal::PRINCIPAL_HEADER, status,
 };
 
 /// Connections to one remote role: one HTTP/2 connection serialises its frames behind a lock, several do not.
@@ -72,12 +69,7 @@ impl Transport {
             .tcp_nodelay(true);
         let channels = (0..CONNECTIONS).map(|_| endpoint.connect_lazy()).collect();
         let next = AtomicUsize::new(0);
-        Ok(Self(Kind::Remote(Arc::new(Remote {
-            channels,
-            next,
-            key,
-            clock,
-        }))))
+        Ok(Self(Kind::Remote(Arc::new(Remote { channels, next, key, clock }))))
     }
 
     /// Sends a call on behalf of the actor. What fails on the way answers UNAVAILABLE.
@@ -101,7 +93,8 @@ impl Transport {
                         status(deadline::exceeded()).into_http()
                     }
                     Err(error) => {
-                        let error = Error::unavailable("a part of the platform cannot be reached; try again").caused_by(error);
+                        let error =
+                            Error::unavailable("a part of the platform cannot be reached; try again").caused_by(error);
                         status(error).into_http()
                     }
                 }
@@ -120,10 +113,7 @@ pub struct RoleClient {
 impl RoleClient {
     /// Calls go out as the role `own`.
     pub fn new(transport: Transport, own: &str) -> Self {
-        Self {
-            transport,
-            actor: Arc::new(Actor::Service { role: own.to_owned() }),
-        }
+        Self { transport, actor: Arc::new(Actor::Service { role: own.to_owned() }) }
     }
 }
 

@@ -30,11 +30,7 @@ struct State {
 impl Default for FakeRuntime {
     fn default() -> Self {
         let (ended_in, ended_out) = mpsc::unbounded_channel();
-        Self {
-            state: Mutex::default(),
-            ended_in,
-            ended_out: tokio::sync::Mutex::new(ended_out),
-        }
+        Self { state: Mutex::default(), ended_in, ended_out: tokio::sync::Mutex::new(ended_out) }
     }
 }
 
@@ -89,7 +85,9 @@ impl Runtime for FakeRuntime {
     async fn prepare(&self, place: Place, archive: Option<Box<dyn Read + Send>>) -> Result<()> {
         let mut content = Vec::new();
         if let Some(mut archive) = archive {
-            archive.read_to_end(&mut content).map_err(Error::internal)?;
+            // As the trait allows, on a thread that may block: the reader may wait for this very runtime.
+            let read = move || archive.read_to_end(&mut content).map(|_| content);
+            content = tokio::task::spawn_blocking(read).await.map_err(Error::internal)?.map_err(Error::internal)?;
         }
         self.state().workspaces.entry(place).or_insert(content);
         Ok(())
@@ -101,10 +99,7 @@ impl Runtime for FakeRuntime {
 
     async fn start(&self, launch: Launch) -> Result<()> {
         let mut state = self.state();
-        let compute = Compute {
-            instance: launch.instance,
-            exit: None,
-        };
+        let compute = Compute { instance: launch.instance, exit: None };
         state.computes.insert(launch.place.agent_id, compute);
         state.launches.push(launch);
         Ok(())

@@ -83,7 +83,14 @@ impl ProcessRuntime {
     }
 
     /// Waits for the child, then kills what is left of its group and tells the scheduler.
-    fn supervise(&self, mut child: Child, group: Pid, place: Place, home: PathBuf, exit: watch::Sender<Option<String>>) {
+    fn supervise(
+        &self,
+        mut child: Child,
+        group: Pid,
+        place: Place,
+        home: PathBuf,
+        exit: watch::Sender<Option<String>>,
+    ) {
         let ended = self.ended_in.clone();
         tokio::spawn(async move {
             let reason = match child.wait().await {
@@ -124,23 +131,10 @@ impl Runtime for ProcessRuntime {
         let pid = child.id().and_then(|id| i32::try_from(id).ok());
         let group = Pid::from_raw(pid.ok_or_else(|| Error::internal("a fresh child has no process id"))?);
         leftover::remember(&home, group);
-        let source = capture::Source {
-            place,
-            name,
-            instance,
-            lines: self.lines.clone(),
-            clock: self.clock.clone(),
-        };
+        let source = capture::Source { place, name, instance, lines: self.lines.clone(), clock: self.clock.clone() };
         capture::start(&mut child, &source);
         let (exit_in, exit) = watch::channel(None);
-        self.running().insert(
-            place.agent_id,
-            Running {
-                instance,
-                group,
-                exit,
-            },
-        );
+        self.running().insert(place.agent_id, Running { instance, group, exit });
         self.supervise(child, group, place, home, exit_in);
         Ok(())
     }
@@ -163,10 +157,7 @@ impl Runtime for ProcessRuntime {
     fn observe(&self, agent: AgentId) -> Option<Compute> {
         let running = self.running();
         let compute = running.get(&agent)?;
-        Some(Compute {
-            instance: compute.instance,
-            exit: compute.exit.borrow().clone(),
-        })
+        Some(Compute { instance: compute.instance, exit: compute.exit.borrow().clone() })
     }
 
     async fn ended(&self) -> AgentId {

@@ -184,25 +184,47 @@ impl Scheduler {
         self.finish_backup_removals().await
     }
 
-    /// Hides all backups of an office and removes them.
+    /// Hides all backups of an office and removes them, and archives that never became one.
     pub(crate) async fn delete_backups_of(&self, office_id: OfficeId) -> Result<()> {
         let mut tx = self.db.begin().await?;
         repo::backup_hide_all(&mut tx, office_id).await?;
         tx.commit().await?;
-        self.finish_backup_removals().await
+        self.finish_backup_removals().await?;
+        let left = self.objects.list(Some(&Path::from(format!("backups/{office_id}"))));
+        let removed =
+            left.try_for_each_concurrent(8, |object| async move { self.delete_object(&object.location).await });
+        removed
+            .await
+            .map_err(|error| Error::unavailable("archives of the office could not be deleted").caused_by(error))
+    }
+
+    /// Removes what was uploaded of a backup that is given up, unless it became one after all.
+    pub(crate) async fn discard_upload(&self, agent: &Agent, id: BackupId) -> Result<()> {
+        if repo::backup_get(&mut self.db.read().await?, agent.office_id, id).await?.is_none()
+            && let Err(error) = self.delete_object(&Backup::path(agent.office_id, id)).await
+        {
+            // The removal of the office finds it.
+            tracing::warn!(target: "mi::scheduler", agent = %agent.id, %error, "an archive without a backup stays behind");
+        }
+        Ok(())
+    }
+
+    /// Deletes an object, if it is there.
+    async fn delete_object(&self, path: &Path) -> object_store::Result<()> {
+        match self.objects.delete(path).await {
+            Err(object_store::Error::NotFound { .. }) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     /// Deletes objects and rows of hidden backups.
     pub(crate) async fn finish_backup_removals(&self) -> Result<()> {
         let hidden = repo::backup_hidden(&mut self.db.read().await?).await?;
         for (office_id, id) in hidden {
-            match self.objects.delete(&Backup::path(office_id, id)).await {
-                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => {
-                    let text = format!("backup {id} could not be deleted from object storage; it will be tried again");
-                    return Err(Error::unavailable(text).caused_by(error));
-                }
-            }
+            self.delete_object(&Backup::path(office_id, id)).await.map_err(|error| {
+                let text = format!("backup {id} could not be deleted from object storage; it will be tried again");
+                Error::unavailable(text).caused_by(error)
+            })?;
             let mut tx = self.db.begin().await?;
             repo::backup_delete(&mut tx, id).await?;
             tx.commit().await?;

@@ -67,8 +67,9 @@ impl Catalogue {
     }
 
     fn parse(text: &str) -> Result<Self> {
-        let catalogue: Self = toml::from_str(text)
-            .map_err(|error| Error::invalid("catalogue", format!("does not parse: {}", error.message())).caused_by(error))?;
+        let catalogue: Self = toml::from_str(text).map_err(|error| {
+            Error::invalid("catalogue", format!("does not parse: {}", error.message())).caused_by(error)
+        })?;
         let mut names: Vec<&str> = catalogue.tiers.iter().map(|tier| tier.name.as_str()).collect();
         names.sort_unstable();
         if names.is_empty() || names.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -77,7 +78,9 @@ impl Catalogue {
         if catalogue.tiers.iter().any(|tier| tier.input_price < 0 || tier.output_price < 0) {
             return Err(Error::invalid("catalogue", "has a negative price"));
         }
-        if let Some(role) = catalogue.roles.iter().find(|role| !role.tier.is_empty() && !names.contains(&role.tier.as_str())) {
+        if let Some(role) =
+            catalogue.roles.iter().find(|role| !role.tier.is_empty() && !names.contains(&role.tier.as_str()))
+        {
             return Err(Error::invalid("catalogue", format!("has the role {:?} with an unknown tier", role.name)));
         }
         Ok(catalogue)
@@ -88,7 +91,10 @@ impl Catalogue {
     /// # Errors
     /// `Invalid`, listing the tiers there are.
     pub fn tier(&self, field: &'static str, name: &str) -> Result<&Tier> {
-        self.tiers.iter().find(|tier| tier.name == name).ok_or_else(|| unknown(field, name, self.tiers.iter().map(|t| &t.name)))
+        self.tiers
+            .iter()
+            .find(|tier| tier.name == name)
+            .ok_or_else(|| unknown(field, name, self.tiers.iter().map(|t| &t.name)))
     }
 
     /// A role by name.
@@ -96,7 +102,10 @@ impl Catalogue {
     /// # Errors
     /// `Invalid`, listing the roles there are.
     pub fn role(&self, field: &'static str, name: &str) -> Result<&Role> {
-        self.roles.iter().find(|role| role.name == name).ok_or_else(|| unknown(field, name, self.roles.iter().map(|r| &r.name)))
+        self.roles
+            .iter()
+            .find(|role| role.name == name)
+            .ok_or_else(|| unknown(field, name, self.roles.iter().map(|r| &r.name)))
     }
 }
 

@@ -11,6 +11,8 @@ pub mod plan;
 mod reconcile;
 mod registry;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

@@ -15,10 +15,7 @@ use tokio::sync::mpsc;
 const BATCH_LINES: usize = 200;
 /// Writers whose position is kept; beyond, all are forgotten but those of the batch at hand.
 const MAX_SOURCES: usize = 20_000;
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(5),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 
 /// Ships for ever. While the activity role cannot be reached the channel fills up, and computes wait with printing.
 pub(crate) async fn ship(mut lines: mpsc::Receiver<CapturedLine>, ingest: IngestServiceClient<RoleClient>) {
@@ -28,9 +25,7 @@ pub(crate) async fn ship(mut lines: mpsc::Receiver<CapturedLine>, ingest: Ingest
         if positions.len() > MAX_SOURCES {
             positions.retain(|instance, _| received.iter().any(|line| line.instance == *instance));
         }
-        let request = AppendCapturedLogsRequest {
-            batches: batches(received.drain(..), &mut positions),
-        };
+        let request = AppendCapturedLogsRequest { batches: batches(received.drain(..), &mut positions) };
         let mut failures = 0;
         // The same batch until it is taken: the other end leaves out what it has.
         while let Err(status) = ingest.clone().append_captured_logs(request.clone()).await {

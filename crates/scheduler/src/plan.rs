@@ -18,10 +18,7 @@ pub const MAX_FAILURES: i32 = 10;
 /// After this many failed backups in a row a fire is given up, or goes on without one when it is forced.
 pub const MAX_BACKUP_FAILURES: i32 = 5;
 /// Waits between computes that end.
-pub const RESTART_BACKOFF: Backoff = Backoff {
-    first: Duration::from_secs(1),
-    most: Duration::from_secs(60),
-};
+pub const RESTART_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
 
 /// What to do next for one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,21 +85,19 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
     };
     match compute {
         _ if generation != agent.generation => Step::Launch { lost: None },
-        None => Step::Launch {
-            lost: Some("the platform was restarted"),
-        },
+        None => Step::Launch { lost: Some("the platform was restarted") },
         Some(compute) if compute.instance != instance => Step::Launch { lost: None },
         Some(Compute { exit: Some(reason), .. }) => Step::GiveUp { reason: reason.clone() },
         Some(Compute { exit: None, .. }) => {
             let (last_sign, limit, problem) = match agent.state {
-                State::Running { .. } => (agent.last_seen_at.unwrap_or(since).max(since), SILENCE_LIMIT, "was silent for"),
+                State::Running { .. } => {
+                    (agent.last_seen_at.unwrap_or(since).max(since), SILENCE_LIMIT, "was silent for")
+                }
                 _ => (since, START_LIMIT, "did not report ready within"),
             };
             match last_sign + limit {
                 until if until > now => Step::Wait(until),
-                _ => Step::GiveUp {
-                    reason: format!("{problem} {} seconds", limit.as_secs()),
-                },
+                _ => Step::GiveUp { reason: format!("{problem} {} seconds", limit.as_secs()) },
             }
         }
     }
@@ -113,14 +108,9 @@ pub fn after_failure(agent: &Agent, reason: &str, now: Time) -> (State, i32) {
     let healthy = matches!(agent.state, State::Running { since, .. } if since + HEALTHY_AFTER <= now);
     let failures = if healthy { 1 } else { agent.failures.saturating_add(1) };
     let state = if failures >= MAX_FAILURES {
-        State::Failed {
-            reason: format!("{reason}; given up after {failures} tries in a row"),
-        }
+        State::Failed { reason: format!("{reason}; given up after {failures} tries in a row") }
     } else {
-        State::BackingOff {
-            retry_at: now + RESTART_BACKOFF.after(failures.unsigned_abs()),
-            reason: reason.to_owned(),
-        }
+        State::BackingOff { retry_at: now + RESTART_BACKOFF.after(failures.unsigned_abs()), reason: reason.to_owned() }
     };
     (state, failures)
 }
@@ -161,43 +151,26 @@ mod tests {
     }
 
     fn started(instance: InstanceId, generation: i64) -> State {
-        State::Starting {
-            instance,
-            generation,
-            since: at(0),
-        }
+        State::Starting { instance, generation, since: at(0) }
     }
 
     fn running(instance: InstanceId, generation: i64) -> State {
-        State::Running {
-            instance,
-            generation,
-            since: at(0),
-        }
+        State::Running { instance, generation, since: at(0) }
     }
 
     fn compute(instance: InstanceId, exit: Option<&str>) -> Compute {
-        Compute {
-            instance,
-            exit: exit.map(str::to_owned),
-        }
+        Compute { instance, exit: exit.map(str::to_owned) }
     }
 
     #[test]
     fn a_wanted_agent_is_launched_watched_and_replaced() {
         let id = InstanceId::new();
-        let (alive, dead, other) = (compute(id, None), compute(id, Some("exited with code 1")), compute(InstanceId::new(), None));
+        let (alive, dead, other) =
+            (compute(id, None), compute(id, Some("exited with code 1")), compute(InstanceId::new(), None));
         let launch = Step::Launch { lost: None };
-        let lost = Step::Launch {
-            lost: Some("the platform was restarted"),
-        };
-        let gave_up = Step::GiveUp {
-            reason: "exited with code 1".into(),
-        };
-        let backing_off = State::BackingOff {
-            retry_at: at(10),
-            reason: String::new(),
-        };
+        let lost = Step::Launch { lost: Some("the platform was restarted") };
+        let gave_up = Step::GiveUp { reason: "exited with code 1".into() };
+        let backing_off = State::BackingOff { retry_at: at(10), reason: String::new() };
         let failed = State::Failed { reason: "tired".into() };
         let cases = [
             (State::Pending, None, 0, launch.clone()),
@@ -206,7 +179,12 @@ mod tests {
             (backing_off.clone(), None, 5, Step::Wait(at(10))),
             (backing_off, None, 10, launch.clone()),
             (started(id, 2), Some(&alive), 30, Step::Wait(at(60))),
-            (started(id, 2), Some(&alive), 60, Step::GiveUp { reason: "did not report ready within 60 seconds".into() }),
+            (
+                started(id, 2),
+                Some(&alive),
+                60,
+                Step::GiveUp { reason: "did not report ready within 60 seconds".into() },
+            ),
             (started(id, 2), Some(&dead), 1, gave_up.clone()),
             (started(id, 2), None, 1, lost.clone()),
             (started(id, 1), Some(&alive), 1, launch.clone()),
@@ -220,7 +198,11 @@ mod tests {
             (failed.clone(), Some(&alive), 99, Step::Halt(failed)),
         ];
         for (state, seen, now, expected) in cases {
-            assert_eq!(plan(&agent(Desired::Run, state.clone()), true, seen, at(now)), expected, "{state:?} {seen:?} {now}");
+            assert_eq!(
+                plan(&agent(Desired::Run, state.clone()), true, seen, at(now)),
+                expected,
+                "{state:?} {seen:?} {now}"
+            );
         }
     }
 
@@ -237,7 +219,10 @@ mod tests {
         let id = InstanceId::new();
         let alive = compute(id, None);
         for state in [State::Pending, started(id, 2), running(id, 2)] {
-            assert_eq!(plan(&agent(Desired::Stop, state.clone()), true, Some(&alive), at(0)), Step::Halt(State::Stopped));
+            assert_eq!(
+                plan(&agent(Desired::Stop, state.clone()), true, Some(&alive), at(0)),
+                Step::Halt(State::Stopped)
+            );
             assert_eq!(plan(&agent(Desired::Run, state), false, Some(&alive), at(0)), Step::Halt(State::Suspended));
         }
         assert_eq!(plan(&agent(Desired::Stop, State::Stopped), true, None, at(0)), Step::Rest);
@@ -249,15 +234,9 @@ mod tests {
 
     #[test]
     fn a_fire_goes_on_from_any_state_and_waits_only_for_its_retry() {
-        let fire = Desired::Fire {
-            force: false,
-            backup_id: BackupId::new(),
-        };
+        let fire = Desired::Fire { force: false, backup_id: BackupId::new() };
         let id = InstanceId::new();
-        let waiting = State::Terminating {
-            retry_at: Some(at(10)),
-            reason: String::new(),
-        };
+        let waiting = State::Terminating { retry_at: Some(at(10)), reason: String::new() };
         for state in [State::Pending, running(id, 2), State::Stopped, State::Suspended] {
             assert_eq!(plan(&agent(fire, state), false, None, at(0)), Step::Release);
         }

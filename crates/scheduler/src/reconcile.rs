@@ -147,7 +147,8 @@ impl Timers {
     }
 
     fn due(&mut self, now: Time) -> Vec<AgentId> {
-        let due: Vec<AgentId> = self.by_time.iter().take_while(|(time, _)| *time <= now).map(|(_, agent)| *agent).collect();
+        let due: Vec<AgentId> =
+            self.by_time.iter().take_while(|(time, _)| *time <= now).map(|(_, agent)| *agent).collect();
         due.iter().for_each(|agent| self.remove(*agent));
         due
     }
@@ -167,7 +168,7 @@ impl Scheduler {
     }
 
     /// Works on one agent until it rests; answers when to look again.
-    async fn settle(&self, id: AgentId) -> Option<Time> {
+    pub(crate) async fn settle(&self, id: AgentId) -> Option<Time> {
         loop {
             match self.step(id).await {
                 Ok(Some(Step::Wait(time))) => return Some(time),
@@ -230,11 +231,7 @@ impl Scheduler {
             return self.give_up(agent, &error.chain()).await;
         }
         let (instance, token, now) = (InstanceId::new(), Secret::random(""), self.clock.now());
-        agent.state = State::Starting {
-            instance,
-            generation: agent.generation,
-            since: now,
-        };
+        agent.state = State::Starting { instance, generation: agent.generation, since: now };
         agent.enrol_sha256 = Some(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref().to_vec());
         agent.enrol_expires_at = Some(now + ENROLMENT);
         let event = lost.map(|reason| {
@@ -335,6 +332,7 @@ impl Scheduler {
                 self.record(&mut agent, None).await?;
                 return Ok(());
             }
+            self.discard_upload(&agent, backup_id).await?;
             if !force && !office_removing {
                 agent.desired = Desired::Stop;
                 let summary = format!("Agent {:?} could not be fired: {reason}", agent.name);
@@ -360,9 +358,6 @@ impl Scheduler {
 impl Agent {
     /// Where it computes.
     pub(crate) fn place(&self) -> Place {
-        Place {
-            office_id: self.office_id,
-            agent_id: self.id,
-        }
+        Place { office_id: self.office_id, agent_id: self.id }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use mi_kernel::{Actor, AgentActor, AgentId, Error, OfficeId, Result, event::{Category, Event}};
+use mi_kernel::{
+    Actor, AgentActor, AgentId, Error, OfficeId, Result,
+    event::{Category, Event},
+};
 use mi_proto::{
     internal::v1::{
         CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
@@ -86,11 +89,7 @@ impl AgentRegistryService for Handler {
         let body = request.into_inner();
         let resolved = self.scheduler.resolve_key(&body.agent_id, &body.key_id).await;
         let (agent, public_key) = resolved.map_err(status)?;
-        let actor = Actor::Agent(AgentActor {
-            office_id: agent.office_id,
-            agent_id: agent.id,
-            name: agent.name,
-        });
+        let actor = Actor::Agent(AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name });
         Ok(Response::new(ResolveAgentKeyResponse {
             principal: Some(convert::principal(&actor)),
             public_key: public_key.into(),
@@ -103,9 +102,7 @@ impl AgentRegistryService for Handler {
     ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let registered = self.scheduler.register_key(request.into_inner(), &caller.trace_id).await;
-        Ok(Response::new(RegisterAgentKeyResponse {
-            agent: Some(wire::agent(&registered.map_err(status)?)),
-        }))
+        Ok(Response::new(RegisterAgentKeyResponse { agent: Some(wire::agent(&registered.map_err(status)?)) }))
     }
 
     async fn record_heartbeat(

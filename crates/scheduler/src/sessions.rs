@@ -81,11 +81,7 @@ impl Scheduler {
                 // A reconnect: the row says Running already.
                 return Ok(self.seen.freshen(agent));
             };
-            agent.state = State::Running {
-                instance,
-                generation,
-                since: now,
-            };
+            agent.state = State::Running { instance, generation, since: now };
             agent.observed_generation = generation;
             agent.last_seen_at = Some(now);
             if !repo::agent_update(&mut tx, &mut agent).await? {

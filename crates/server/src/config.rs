@@ -33,13 +33,10 @@ impl PlatformConfig {
     /// Where a role's tables are.
     pub(crate) fn database_of(&self, role: RoleName) -> Result<DbTarget> {
         match self.database.as_deref() {
-            None => Ok(DbTarget::Sqlite {
-                path: self.data_dir.join(format!("{}.db", role.as_str())),
-            }),
-            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => Ok(DbTarget::Postgres {
-                url: url.to_owned(),
-                schema: role.schema(),
-            }),
+            None => Ok(DbTarget::Sqlite { path: self.data_dir.join(format!("{}.db", role.as_str())) }),
+            Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
+                Ok(DbTarget::Postgres { url: url.to_owned(), schema: role.schema() })
+            }
             // Never printed: it may hold a password.
             Some(_) => Err(Error::invalid(
                 "database",

@@ -22,7 +22,8 @@ impl DataDir {
     /// Makes the directory if needed and locks it.
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let unusable = |error: std::io::Error| {
-            let text = format!("cannot use the data directory {}: {error}; choose another with --data-dir", path.display());
+            let text =
+                format!("cannot use the data directory {}: {error}; choose another with --data-dir", path.display());
             Error::precondition("DATA_DIR", text).caused_by(error)
         };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;

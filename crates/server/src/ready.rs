@@ -20,11 +20,7 @@ pub struct Ready {
 
 impl Ready {
     pub(crate) fn new(listen: SocketAddr, metrics: SocketAddr, api_key: Option<Secret>) -> Self {
-        Self {
-            endpoint: reachable(listen),
-            metrics_endpoint: reachable(metrics),
-            api_key,
-        }
+        Self { endpoint: reachable(listen), metrics_endpoint: reachable(metrics), api_key }
     }
 
     /// Writes the ready file, whole and only for this user.

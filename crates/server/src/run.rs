@@ -87,11 +87,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let scheduler = Transport::local(parts.scheduler(objects, activity.clone(), agent_endpoint).await?);
     let key_file = config.data_dir.join("admin.key");
     let (office, key) = parts.office(scheduler.clone(), activity.clone(), &key_file).await?;
-    let gateway = parts.gateway(Backends {
-        office: Transport::local(office),
-        scheduler,
-        activity,
-    });
+    let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
     let ready = listeners.ready(Some(key))?;
     server::serve(&tasks, "gateway", listeners.api, true, gateway);
     run(&tasks, listeners.metrics, &config, &ready, told).await
@@ -106,7 +102,8 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let _telemetry = telemetry::init(&telemetry_of(platform, &format!("mi-{}", config.role.as_str())))?;
     raise_file_limit();
     let key_file = config.internal_key_file.as_deref();
-    let key_file = key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
+    let key_file =
+        key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
     let key = PrincipalKey::from_file(key_file)?;
     let data_dir = DataDir::open(&platform.data_dir)?;
     let listeners = Listeners::bind(platform).await?;
@@ -130,11 +127,7 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let mut admin_key = None;
     let guard = match config.role {
         RoleName::Gateway => {
-            let gateway = parts.gateway(Backends {
-                office: office()?,
-                scheduler: scheduler()?,
-                activity: activity()?,
-            });
+            let gateway = parts.gateway(Backends { office: office()?, scheduler: scheduler()?, activity: activity()? });
             let ready = listeners.ready(None)?;
             server::serve(&tasks, "gateway", listeners.api, true, gateway);
             return run(&tasks, listeners.metrics, platform, &ready, told).await;
@@ -142,7 +135,8 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         RoleName::Activity => parts.activity(objects()?).await?,
         RoleName::Scheduler => {
             let endpoint = config.agent_endpoint.clone();
-            let endpoint = endpoint.ok_or_else(|| missing("agent_endpoint", "--agent-endpoint URL, where agents reach the gateway"))?;
+            let endpoint = endpoint
+                .ok_or_else(|| missing("agent_endpoint", "--agent-endpoint URL, where agents reach the gateway"))?;
             parts.scheduler(objects()?, activity()?, endpoint).await?
         }
         RoleName::Office => {

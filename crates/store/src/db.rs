@@ -40,7 +40,10 @@ pub struct Db(Pools);
 #[derive(Debug, Clone)]
 enum Pools {
     /// SQLite takes one writer at a time: a pool of one makes writers queue here, in order, instead of failing busy.
-    Sqlite { read: SqlitePool, write: SqlitePool },
+    Sqlite {
+        read: SqlitePool,
+        write: SqlitePool,
+    },
     Postgres(PgPool),
 }
 
@@ -76,7 +79,12 @@ impl Db {
             ))
             .caused_by(crate::DbError::from(error))
         };
-        let write = pool.clone().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
+        let write = pool.clone().max_connections(1).before_acquire(|connection, _| {
+            // A full disk makes SQLite roll back by itself, which sqlx does not notice: it would take this connection to
+            // be in a transaction for ever. A new one takes its place.
+            Box::pin(async move { Ok(!connection.is_in_transaction()) })
+        });
+        let write = write.connect_with(options.clone()).await.map_err(open)?;
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
         Ok(Self(Pools::Sqlite { read, write }))
     }
@@ -87,7 +95,8 @@ impl Db {
             .options([("search_path", schema)])
             .application_name(schema);
         let unreachable = |error| {
-            Error::unavailable("cannot reach the Postgres database of --database").caused_by(crate::DbError::from(error))
+            Error::unavailable("cannot reach the Postgres database of --database")
+                .caused_by(crate::DbError::from(error))
         };
         let pool = PgPoolOptions::new()
             .max_connections(16)
@@ -137,15 +146,20 @@ impl Db {
         }
     }
 
-    pub(crate) async fn migrator_run(&self, migrator: &sqlx::migrate::Migrator) -> Result<(), sqlx::migrate::MigrateError> {
+    pub(crate) async fn migrator_run(
+        &self,
+        migrator: &sqlx::migrate::Migrator,
+    ) -> Result<(), sqlx::migrate::MigrateError> {
         match &self.0 {
             Pools::Sqlite { write, .. } => migrator.run(write).await,
             Pools::Postgres(pool) => {
                 // The schema is the first entry of the search path; it has to be there before the migration table.
-                sqlx::query("DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
-                             EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$")
-                    .execute(pool)
-                    .await?;
+                sqlx::query(
+                    "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
+                             EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$",
+                )
+                .execute(pool)
+                .await?;
                 migrator.run(pool).await
             }
         }

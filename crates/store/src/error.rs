@@ -34,7 +34,8 @@ impl DbError {
                 // Postgres, SQLSTATE: https://www.postgresql.org/docs/current/errcodes-appendix.html
                 Some("40001" | "40P01") => Class::Aborted,
                 Some("53100" | "53200") => Class::Full,
-                Some("53300" | "57P01" | "57P02" | "57P03") => Class::Unavailable,
+                // 55000 and 3D000: the database takes no connections, or is gone, while it is being restored.
+                Some("53300" | "55000" | "3D000" | "57P01" | "57P02" | "57P03") => Class::Unavailable,
                 Some(code) if code.len() == 5 && code.starts_with("08") => Class::Unavailable,
                 // SQLite, primary result code in the low byte: https://www.sqlite.org/rescode.html
                 Some(code) if code.len() != 5 => match code.parse::<u32>().map(|code| code & 0xff) {
@@ -69,12 +70,10 @@ impl From<DbError> for Error {
             Class::Unavailable => {
                 Self::unavailable("the database cannot be reached at the moment; try again").caused_by(error)
             }
-            Class::Aborted => Self::new(
-                ErrorKind::Aborted,
-                "CONFLICT",
-                "another change was faster; read again and retry",
-            )
-            .caused_by(error),
+            Class::Aborted => {
+                Self::new(ErrorKind::Aborted, "CONFLICT", "another change was faster; read again and retry")
+                    .caused_by(error)
+            }
             Class::Full => Self::exhausted(
                 "STORAGE_FULL",
                 "the platform's database has no space left; nothing was changed",

@@ -79,15 +79,17 @@ impl Request {
     /// Remembers what the request created, in the transaction that creates it and has asked [`Request::replayed`].
     pub async fn remember(&self, tx: &mut Tx, resource: Uuid, now: Time) -> DbResult<()> {
         on!(tx, |c| {
-            sqlx::query("INSERT INTO idempotency (scope, request_id, digest, resource, created_at) VALUES ($1, $2, $3, $4, $5)")
-                .bind(&self.scope)
-                .bind(&self.request_id)
-                .bind(&self.digest)
-                .bind(resource)
-                .bind(now)
-                .execute(&mut *c)
-                .await
-                .map(drop)
+            sqlx::query(
+                "INSERT INTO idempotency (scope, request_id, digest, resource, created_at) VALUES ($1, $2, $3, $4, $5)",
+            )
+            .bind(&self.scope)
+            .bind(&self.request_id)
+            .bind(&self.digest)
+            .bind(resource)
+            .bind(now)
+            .execute(&mut *c)
+            .await
+            .map(drop)
         })?;
         Ok(())
     }

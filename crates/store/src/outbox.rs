@@ -10,10 +10,7 @@ use tokio::sync::Notify;
 use crate::{Conn, Db, DbResult, on};
 
 const BATCH: i64 = 500;
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(50),
-    most: Duration::from_secs(5),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// How often the table is looked at without a signal: another process may have written to it.
 const INTERVAL: Duration = Duration::from_secs(2);
 

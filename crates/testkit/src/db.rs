@@ -48,13 +48,8 @@ impl TestDb {
         match backend {
             Backend::Sqlite => {
                 let dir = TempDir::with_prefix("mi-test-").expect("a temporary directory can be made");
-                let target = DbTarget::Sqlite {
-                    path: dir.path().join("test.db"),
-                };
-                Self {
-                    target,
-                    keep: Keep::File(dir),
-                }
+                let target = DbTarget::Sqlite { path: dir.path().join("test.db") };
+                Self { target, keep: Keep::File(dir) }
             }
             Backend::Postgres => Self::on_server(&server(env::var(SERVER).ok()), schema).await,
         }
@@ -74,15 +69,8 @@ impl TestDb {
         let mut url = server.clone();
         url.set_path(&name);
         Self {
-            target: DbTarget::Postgres {
-                url: url.to_string(),
-                schema,
-            },
-            keep: Keep::Database {
-                server: server.clone(),
-                name,
-                url,
-            },
+            target: DbTarget::Postgres { url: url.to_string(), schema },
+            keep: Keep::Database { server: server.clone(), name, url },
         }
     }
 
@@ -234,10 +222,7 @@ mod tests {
         let open = with_a_row(&db).await;
         let other = TestDb::plain(db.backend()).await;
         let other = Db::open(other.target(), &[]).await.expect("opens");
-        assert!(
-            rows(&other).await.is_err(),
-            "the other database has the table of this one"
-        );
+        assert!(rows(&other).await.is_err(), "the other database has the table of this one");
         assert_eq!(rows(&open).await.expect("the table is there"), 1);
     }
 

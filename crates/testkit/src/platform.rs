@@ -132,12 +132,7 @@ pub struct Platform {
 impl Platform {
     /// What to start can be told before [`Builder::start`].
     pub fn builder() -> Builder {
-        Builder {
-            backend: Backend::Sqlite,
-            arrangement: Arrangement::OneProcess,
-            args: Vec::new(),
-            envs: Vec::new(),
-        }
+        Builder { backend: Backend::Sqlite, arrangement: Arrangement::OneProcess, args: Vec::new(), envs: Vec::new() }
     }
 
     /// Starts it again over the same data, after [`kill9`](Self::kill9) or [`stop`](Self::stop).
@@ -191,10 +186,7 @@ impl Platform {
         command.env("MI_CONFIG_DIR", self.config_dir());
         match name {
             UP => command.arg(UP).arg("--data-dir").arg(&self.data_dir),
-            role => command
-                .args(["serve", role])
-                .arg("--data-dir")
-                .arg(self.data_dir.join(role)),
+            role => command.args(["serve", role]).arg("--data-dir").arg(self.data_dir.join(role)),
         };
         command.args(["--listen", listen, "--metrics-listen", ANY_PORT]);
         for (flag, value) in flags {
@@ -204,9 +196,7 @@ impl Platform {
         if let Some(url) = self.db.as_ref().and_then(TestDb::url).filter(|_| name != GATEWAY) {
             command.args(["--database", url]);
         }
-        command
-            .args(&self.what.args)
-            .envs(self.what.envs.iter().map(|(name, value)| (name, value)));
+        command.args(&self.what.args).envs(self.what.envs.iter().map(|(name, value)| (name, value)));
         let process = Process::start(name, &mut command, self.dir.path()).await;
         let endpoint = process.ready.endpoint.clone();
         self.processes.push(process);
@@ -326,12 +316,8 @@ fn free_port() -> u16 {
 /// The key that `mi serve` wants to find; text, so that it survives editors and Kubernetes secrets.
 fn write_internal_key(path: &Path) {
     let key = format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple());
-    let mut file = fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .expect("the key file can be made");
+    let mut file =
+        fs::File::options().write(true).create_new(true).mode(0o600).open(path).expect("the key file can be made");
     std::io::Write::write_all(&mut file, key.as_bytes()).expect("the key file can be written");
 }
 
@@ -365,32 +351,19 @@ mod tests {
         let binary = dir.path().join("mi");
         fs::write(&binary, STAND_IN).expect("written");
         fs::set_permissions(&binary, fs::Permissions::from_mode(0o700)).expect("made executable");
-        (
-            what.env("EXTRA", "told")
-                .arg("--log-format=json")
-                .start_binary(binary)
-                .await,
-            dir,
-        )
+        (what.env("EXTRA", "told").arg("--log-format=json").start_binary(binary).await, dir)
     }
 
     /// The arguments of every start, in the order of the log.
     fn args(platform: &Platform) -> Vec<String> {
-        platform
-            .log()
-            .lines()
-            .filter_map(|line| line.strip_prefix("args: ").map(str::to_owned))
-            .collect()
+        platform.log().lines().filter_map(|line| line.strip_prefix("args: ").map(str::to_owned)).collect()
     }
 
     #[tokio::test]
     async fn one_process_is_killed_started_and_stopped_over_one_directory() {
         let (mut platform, _dir) = start(Platform::builder()).await;
         let first = platform.pid();
-        assert_eq!(
-            (platform.admin_key(), platform.metrics_endpoint()),
-            ("mi_up", "http://m")
-        );
+        assert_eq!((platform.admin_key(), platform.metrics_endpoint()), ("mi_up", "http://m"));
 
         platform.kill9();
         assert!(!platform.log().contains("stopped"), "{}", platform.log());
@@ -403,11 +376,7 @@ mod tests {
         let args = args(&platform);
         let data = format!("up --data-dir {} --listen 127.0.0.1:0 ", platform.data_dir().display());
         assert_eq!(args.len(), 3);
-        assert!(
-            args.iter()
-                .all(|args| args.starts_with(&data) && args.contains(" --log-format=json")),
-            "{args:?}"
-        );
+        assert!(args.iter().all(|args| args.starts_with(&data) && args.contains(" --log-format=json")), "{args:?}");
         assert!(platform.log().contains("extra: told"));
     }
 
@@ -421,37 +390,17 @@ mod tests {
         let wanted: [(&str, &[&str]); 4] = [
             ("serve activity ", &[]),
             ("serve scheduler ", &["--activity-url", "--agent-endpoint"]),
-            (
-                "serve office ",
-                &["--activity-url", "--scheduler-url", "--admin-key-file"],
-            ),
+            ("serve office ", &["--activity-url", "--scheduler-url", "--admin-key-file"]),
             ("serve gateway ", &["--activity-url", "--scheduler-url", "--office-url"]),
         ];
         for (args, (start, flags)) in args.iter().zip(wanted) {
-            assert!(
-                args.starts_with(start) && args.contains("--internal-key-file "),
-                "{args}"
-            );
-            let known = [
-                "--activity-url",
-                "--scheduler-url",
-                "--office-url",
-                "--agent-endpoint",
-                "--admin-key-file",
-            ];
+            assert!(args.starts_with(start) && args.contains("--internal-key-file "), "{args}");
+            let known = ["--activity-url", "--scheduler-url", "--office-url", "--agent-endpoint", "--admin-key-file"];
             for flag in known {
-                assert_eq!(
-                    args.contains(&format!(" {flag} ")),
-                    flags.contains(&flag),
-                    "{flag} in {args}"
-                );
+                assert_eq!(args.contains(&format!(" {flag} ")), flags.contains(&flag), "{flag} in {args}");
             }
         }
-        assert!(
-            args[1].contains(&format!("--agent-endpoint {endpoint} ")),
-            "{}",
-            args[1]
-        );
+        assert!(args[1].contains(&format!("--agent-endpoint {endpoint} ")), "{}", args[1]);
 
         platform.kill9();
         platform.restart().await;
@@ -461,15 +410,10 @@ mod tests {
 
     #[tokio::test]
     async fn on_postgres_all_but_the_gateway_get_a_database_that_goes_with_the_platform() {
-        let what = Platform::builder()
-            .backend(Backend::Postgres)
-            .arrangement(Arrangement::FourProcesses);
+        let what = Platform::builder().backend(Backend::Postgres).arrangement(Arrangement::FourProcesses);
         let (platform, _dir) = start(what).await;
         let url = platform.db.as_ref().and_then(TestDb::url).expect("Postgres");
-        let given: Vec<bool> = args(&platform)
-            .iter()
-            .map(|args| args.contains(&format!("--database {url}")))
-            .collect();
+        let given: Vec<bool> = args(&platform).iter().map(|args| args.contains(&format!("--database {url}"))).collect();
         assert_eq!(given, [true, true, true, false]);
 
         let dir = platform.data_dir().to_owned();

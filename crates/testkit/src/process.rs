@@ -50,19 +50,10 @@ impl Process {
         let ready_file = dir.join(format!("{name}.ready.json"));
         // One of an earlier start tells of a process that is gone.
         if let Err(error) = fs::remove_file(&ready_file) {
-            assert_eq!(
-                error.kind(),
-                std::io::ErrorKind::NotFound,
-                "{}: {error}",
-                ready_file.display()
-            );
+            assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", ready_file.display());
         }
         let log = dir.join(format!("{name}.log"));
-        let output = File::options()
-            .create(true)
-            .append(true)
-            .open(&log)
-            .expect("the log can be written");
+        let output = File::options().create(true).append(true).open(&log).expect("the log can be written");
         let child = command
             .arg("--ready-file")
             .arg(&ready_file)
@@ -71,25 +62,13 @@ impl Process {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let placeholder = Ready {
-            endpoint: String::new(),
-            metrics_endpoint: String::new(),
-            pid: child.id(),
-            api_key: None,
-        };
+        let placeholder =
+            Ready { endpoint: String::new(), metrics_endpoint: String::new(), pid: child.id(), api_key: None };
         // Owned before the first wait, so that a failed start leaves no process behind.
-        let mut process = Self {
-            name,
-            child,
-            log,
-            ready: placeholder,
-        };
+        let mut process = Self { name, child, log, ready: placeholder };
         process.ready = until(&format!("mi ({name}) serves"), START, async || {
             if let Some(status) = process.exited() {
-                panic!(
-                    "{}",
-                    process.tail(&format!("mi ({name}) ended with {status} before it served"))
-                );
+                panic!("{}", process.tail(&format!("mi ({name}) ended with {status} before it served")));
             }
             match fs::read(&ready_file) {
                 Ok(json) => serde_json::from_slice(&json)
@@ -99,11 +78,7 @@ impl Process {
             }
         })
         .await;
-        assert_eq!(
-            process.ready.pid,
-            process.child.id(),
-            "the ready file names another process"
-        );
+        assert_eq!(process.ready.pid, process.child.id(), "the ready file names another process");
         process
     }
 
@@ -130,13 +105,7 @@ impl Process {
     pub(crate) async fn stop(mut self) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("process ids fit"));
         if let Some(status) = self.exited() {
-            panic!(
-                "{}",
-                self.tail(&format!(
-                    "mi ({}) had ended with {status} before it was stopped",
-                    self.name
-                ))
-            );
+            panic!("{}", self.tail(&format!("mi ({}) had ended with {status} before it was stopped", self.name)));
         }
         // The child is not waited for yet, so that the id cannot belong to another process.
         signal::kill(pid, Signal::SIGTERM).expect("the process can be signalled");
@@ -146,11 +115,7 @@ impl Process {
             None => Err(self.tail("still there")),
         })
         .await;
-        assert!(
-            status.success(),
-            "{}",
-            self.tail(&format!("mi ({}) stopped with {status}", self.name))
-        );
+        assert!(status.success(), "{}", self.tail(&format!("mi ({}) stopped with {status}", self.name)));
     }
 
     fn exited(&mut self) -> Option<ExitStatus> {
@@ -185,11 +150,7 @@ pub fn binary() -> PathBuf {
     }
     // Tests are in target/PROFILE/deps, the binary is in target/PROFILE.
     let test = env::current_exe().expect("a test knows its own file");
-    let path = test
-        .ancestors()
-        .nth(2)
-        .expect("tests are in a folder of the target directory")
-        .join("mi");
+    let path = test.ancestors().nth(2).expect("tests are in a folder of the target directory").join("mi");
     assert!(
         path.is_file(),
         "{} is not built: run the test with `cargo xtask test`, or `cargo build --bin mi` first, or set MI_BIN",
@@ -239,9 +200,6 @@ mod tests {
     async fn a_stop_with_an_error_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
         let serve = SERVE.replace("exit 0", "exit 4");
-        Process::start("one", &mut script(&serve), dir.path())
-            .await
-            .stop()
-            .await;
+        Process::start("one", &mut script(&serve), dir.path()).await.stop().await;
     }
 }

@@ -34,10 +34,7 @@ pub fn until<T, E: Display>(
                 Ok(Err(status)) => last = status.to_string(),
                 Err(_) => {}
             }
-            assert!(
-                start.elapsed() < limit,
-                "{caller}: waited {limit:?} until {what}, in vain; last status: {last}"
-            );
+            assert!(start.elapsed() < limit, "{caller}: waited {limit:?} until {what}, in vain; last status: {last}");
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -80,10 +77,7 @@ mod tests {
         })
         .await;
         assert!(text.contains("until.rs:"), "{text}");
-        assert!(
-            text.ends_with("until the agent runs, in vain; last status: phase Pending"),
-            "{text}"
-        );
+        assert!(text.ends_with("until the agent runs, in vain; last status: phase Pending"), "{text}");
     }
 
     #[tokio::test]
@@ -96,9 +90,6 @@ mod tests {
             .await;
         })
         .await;
-        assert!(
-            text.ends_with("last status: the first look did not come back"),
-            "{text}"
-        );
+        assert!(text.ends_with("last status: the first look did not come back"), "{text}");
     }
 }

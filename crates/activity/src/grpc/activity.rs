@@ -30,10 +30,7 @@ impl ActivityService for Activity {
         request: Request<ListActivityRequest>,
     ) -> Result<Response<ListActivityResponse>, Status> {
         let caller = Caller::of(&request)?;
-        self.list(&caller, request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(status)
+        self.list(&caller, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type WatchActivityStream = BoxStream<WatchActivityResponse>;
@@ -43,10 +40,7 @@ impl ActivityService for Activity {
         request: Request<WatchActivityRequest>,
     ) -> Result<Response<Self::WatchActivityStream>, Status> {
         let caller = Caller::of(&request)?;
-        self.watch(&caller, request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(status)
+        self.watch(&caller, request.into_inner()).await.map(Response::new).map_err(status)
     }
 }
 
@@ -57,35 +51,23 @@ impl Activity {
         let span = time_span(request.start_time.as_ref(), request.end_time.as_ref())?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         let (events, next_page_token) = self.feed.list(office_id, &filter, span, &page).await?;
-        Ok(ListActivityResponse {
-            events: events.into_iter().map(wire).collect(),
-            next_page_token,
-        })
+        Ok(ListActivityResponse { events: events.into_iter().map(wire).collect(), next_page_token })
     }
 
     async fn watch(&self, caller: &Caller, request: WatchActivityRequest) -> Result<BoxStream<WatchActivityResponse>> {
         let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
         let filter = filter(&request.agent, &request.categories)?;
         if request.after_cursor.is_some_and(|cursor| cursor < 0) {
-            return Err(Error::invalid(
-                "after_cursor",
-                "must be a cursor of an event, or 0 for the whole feed",
-            ));
+            return Err(Error::invalid("after_cursor", "must be a cursor of an event, or 0 for the whole feed"));
         }
         let events = self.feed.watch(office_id, filter, request.after_cursor).await?;
-        let messages = events.map_ok(|event| WatchActivityResponse {
-            event: Some(wire(event)),
-        });
+        let messages = events.map_ok(|event| WatchActivityResponse { event: Some(wire(event)) });
         Ok(outgoing(&self.tasks, messages.map_err(status)))
     }
 }
 
 fn filter(agent: &str, categories: &[String]) -> Result<Filter> {
-    let agent = if agent.is_empty() {
-        String::new()
-    } else {
-        text::lookup_name("agent", agent)?
-    };
+    let agent = if agent.is_empty() { String::new() } else { text::lookup_name("agent", agent)? };
     let mut wanted: Vec<Category> = Vec::new();
     for name in categories.iter().flat_map(|entry| entry.split(',')).map(str::trim) {
         let category = convert::category("categories", name)?;
@@ -93,15 +75,9 @@ fn filter(agent: &str, categories: &[String]) -> Result<Filter> {
             wanted.push(category);
         }
     }
-    Ok(Filter {
-        agent,
-        categories: wanted,
-    })
+    Ok(Filter { agent, categories: wanted })
 }
 
 fn wire(event: FeedEvent) -> ActivityEvent {
-    ActivityEvent {
-        cursor: event.cursor,
-        ..convert::event_to_wire(event.event)
-    }
+    ActivityEvent { cursor: event.cursor, ..convert::event_to_wire(event.event) }
 }

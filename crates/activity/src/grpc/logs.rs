@@ -36,20 +36,14 @@ pub(super) struct LogApi {
 impl LogService for LogApi {
     async fn list_logs(&self, request: Request<ListLogsRequest>) -> Result<Response<ListLogsResponse>, Status> {
         let caller = Caller::of(&request)?;
-        self.list(&caller, request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(status)
+        self.list(&caller, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type TailLogsStream = BoxStream<TailLogsResponse>;
 
     async fn tail_logs(&self, request: Request<TailLogsRequest>) -> Result<Response<Self::TailLogsStream>, Status> {
         let caller = Caller::of(&request)?;
-        self.tail(&caller, request.into_inner())
-            .await
-            .map(Response::new)
-            .map_err(status)
+        self.tail(&caller, request.into_inner()).await.map(Response::new).map_err(status)
     }
 
     type AppendLogsStream = BoxStream<AppendLogsResponse>;
@@ -86,10 +80,7 @@ impl LogApi {
         let agent = text::lookup_name("agent", &request.agent)?;
         let limit = page::bounded("limit", request.limit, DEFAULT_LINES, MAX_LINES)?;
         let span = time_span(request.start_time.as_ref(), request.end_time.as_ref())?;
-        let lines = self
-            .logs
-            .last(&(office_id, agent), usize::try_from(limit).unwrap_or_default(), span)
-            .await?;
+        let lines = self.logs.last(&(office_id, agent), usize::try_from(limit).unwrap_or_default(), span).await?;
         Ok(ListLogsResponse { lines })
     }
 
@@ -99,10 +90,7 @@ impl LogApi {
         let start = match (request.after_sequence, request.limit) {
             (Some(sequence), _) if sequence >= 0 => Start::After(sequence),
             (Some(_), _) => {
-                return Err(Error::invalid(
-                    "after_sequence",
-                    "must be the sequence of a line, or 0 for the whole log",
-                ));
+                return Err(Error::invalid("after_sequence", "must be the sequence of a line, or 0 for the whole log"));
             }
             (None, Some(0)) => Start::Last(0),
             (None, limit) => {
@@ -131,10 +119,7 @@ impl Appender {
         let agent = self.agent(&request.office_id).await?;
         // Counted before anything is copied.
         if request.lines.iter().map(|line| line.text.len() + 1).sum::<usize>() > MAX_BATCH {
-            return Err(Error::invalid(
-                "lines",
-                "must have at most 1 MiB together; send them in several batches",
-            ));
+            return Err(Error::invalid("lines", "must have at most 1 MiB together; send them in several batches"));
         }
         let source = Source::Agent(request.source).checked()?;
         let batch = Batch::new(agent, source, request.first_index, request.lines, self.clock.as_ref()).await?;

@@ -80,13 +80,7 @@ impl Block {
         let count = int(lines.lines.len());
         let seal = move || compress(&lines.encode_to_vec(), FAST);
         let data = if raw <= INLINE { seal()? } else { blocking(seal).await? };
-        Ok(Self {
-            count,
-            first_time,
-            last_time,
-            raw_bytes: int(raw),
-            data,
-        })
+        Ok(Self { count, first_time, last_time, raw_bytes: int(raw), data })
     }
 }
 
@@ -144,20 +138,11 @@ mod tests {
     use super::*;
 
     fn line(text: &str) -> LogLine {
-        LogLine {
-            sequence: 77,
-            time: None,
-            stream: LogStream::Stdout.into(),
-            text: text.into(),
-        }
+        LogLine { sequence: 77, time: None, stream: LogStream::Stdout.into(), text: text.into() }
     }
 
     fn texts(data: &[u8], raw_bytes: i64) -> Vec<String> {
-        open(data, raw_bytes)
-            .expect("own block")
-            .into_iter()
-            .map(|line| line.text)
-            .collect()
+        open(data, raw_bytes).expect("own block").into_iter().map(|line| line.text).collect()
     }
 
     #[tokio::test]
@@ -166,30 +151,20 @@ mod tests {
         let one = Block::new(vec![line("a"), line("")], now).await.expect("valid");
         let two = Block::new(vec![line("b")], now).await.expect("valid");
         let raw = one.raw_bytes + two.raw_bytes;
-        let joined = join(vec![(one.data.clone(), one.raw_bytes), (two.data, two.raw_bytes)])
-            .await
-            .expect("own blocks");
+        let joined =
+            join(vec![(one.data.clone(), one.raw_bytes), (two.data, two.raw_bytes)]).await.expect("own blocks");
         assert_eq!(texts(&joined, raw), ["a", "", "b"]);
         let rest = one.without_first(1, now).await.expect("own block");
-        assert_eq!(
-            (rest.count, texts(&rest.data, rest.raw_bytes)),
-            (1, vec![String::new()])
-        );
+        assert_eq!((rest.count, texts(&rest.data, rest.raw_bytes)), (1, vec![String::new()]));
     }
 
     #[tokio::test]
     async fn long_lines_are_cut_at_a_character_and_say_so() {
         let now = SystemClock.now();
         let fits = "x".repeat(MAX_LINE);
-        let block = Block::new(vec![line(&"é".repeat(40_000)), line(&fits)], now)
-            .await
-            .expect("valid");
+        let block = Block::new(vec![line(&"é".repeat(40_000)), line(&fits)], now).await.expect("valid");
         let lines = texts(&block.data, block.raw_bytes);
-        assert!(
-            lines[0].len() <= MAX_LINE && lines[0].len() > MAX_LINE - 4,
-            "{}",
-            lines[0].len()
-        );
+        assert!(lines[0].len() <= MAX_LINE && lines[0].len() > MAX_LINE - 4, "{}", lines[0].len());
         assert!(lines[0].ends_with(CUT) && lines[0].starts_with("éé"));
         assert_eq!(lines[1], fits);
     }
@@ -211,18 +186,10 @@ mod tests {
         let now = SystemClock.now();
         let no_stream = LogLine { stream: 0, ..line("x") };
         let unknown_stream = LogLine { stream: 9, ..line("x") };
-        let year_10000 = LogLine {
-            time: Some(prost_types::Timestamp {
-                seconds: 253_402_300_800,
-                nanos: 0,
-            }),
-            ..line("x")
-        };
-        for (bad, field) in [
-            (no_stream, "lines.stream"),
-            (unknown_stream, "lines.stream"),
-            (year_10000, "lines.time"),
-        ] {
+        let year_10000 =
+            LogLine { time: Some(prost_types::Timestamp { seconds: 253_402_300_800, nanos: 0 }), ..line("x") };
+        for (bad, field) in [(no_stream, "lines.stream"), (unknown_stream, "lines.stream"), (year_10000, "lines.time")]
+        {
             assert_eq!(Block::new(vec![bad], now).await.expect_err(field).field, Some(field));
         }
     }

@@ -70,21 +70,15 @@ impl Logs {
             return Ok(false);
         };
         let (first_seq, last_seq) = (first.first_seq, last.last_seq);
-        let times = rows
-            .iter()
-            .fold((first.first_time, first.last_time), |(earliest, latest), row| {
-                (earliest.min(row.first_time), latest.max(row.last_time))
-            });
-        let written_at = rows
-            .iter()
-            .fold(first.written_at, |latest, row| latest.max(row.written_at));
+        let times = rows.iter().fold((first.first_time, first.last_time), |(earliest, latest), row| {
+            (earliest.min(row.first_time), latest.max(row.last_time))
+        });
+        let written_at = rows.iter().fold(first.written_at, |latest, row| latest.max(row.written_at));
         let (count, raw_bytes) = (block::int(rows.len()), rows.iter().map(|row| row.raw_bytes).sum());
         let data = block::join(rows.into_iter().map(|row| (row.lines, row.raw_bytes)).collect()).await?;
 
         let unique = Uuid::now_v7().simple();
-        let path = Path::from(format!(
-            "logs/{office_id}/{agent_id}/{first_seq}-{last_seq}-{unique}.zst"
-        ));
+        let path = Path::from(format!("logs/{office_id}/{agent_id}/{first_seq}-{last_seq}-{unique}.zst"));
         let segment = SegmentRow {
             agent_id,
             seqs: (first_seq, last_seq),

@@ -48,12 +48,7 @@ impl Logs {
             for chunk in chunks {
                 let first_seq = chunk.first_seq;
                 // A chunk may reach past `before`: blocks become segments between two reads.
-                let lines = self
-                    .lines(chunk)
-                    .await?
-                    .into_iter()
-                    .rev()
-                    .filter(|line| line.sequence < before);
+                let lines = self.lines(chunk).await?.into_iter().rev().filter(|line| line.sequence < before);
                 for line in lines.filter(|line| block::line_time(line).is_some_and(|time| span.contains(&time))) {
                     bytes += line.encoded_len() + 8;
                     if newest_first.len() == limit || (bytes > MAX_ANSWER && !newest_first.is_empty()) {
@@ -114,9 +109,7 @@ impl Logs {
                 }
             }
         };
-        Ok(stream::try_unfold(next, |mut next| async move {
-            Ok(Some((next().await?, next)))
-        }))
+        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
     }
 
     /// The lines of a chunk, numbered; none when retention was faster.

@@ -120,11 +120,7 @@ pub(crate) async fn stream_delete(tx: &mut Conn, agent_id: AgentId) -> DbResult<
         "DELETE FROM log_segments WHERE agent_id = $1",
         "DELETE FROM log_streams WHERE agent_id = $1",
     ] {
-        on!(tx, |c| sqlx::query(sql)
-            .bind(agent_id.0)
-            .execute(&mut *c)
-            .await
-            .map(drop))?;
+        on!(tx, |c| sqlx::query(sql).bind(agent_id.0).execute(&mut *c).await.map(drop))?;
     }
     Ok(())
 }
@@ -178,10 +174,7 @@ pub(crate) async fn tail_backlog(
         .fetch_all(&mut *c)
         .await
     })?;
-    Ok(rows
-        .into_iter()
-        .map(|(office_id, agent_id)| (OfficeId(office_id), AgentId(agent_id)))
-        .collect())
+    Ok(rows.into_iter().map(|(office_id, agent_id)| (OfficeId(office_id), AgentId(agent_id))).collect())
 }
 
 /// Last sequence and size of a log's oldest blocks.
@@ -236,11 +229,7 @@ pub(crate) async fn chunk_after(conn: &mut Conn, agent_id: AgentId, seq: i64) ->
          WHERE agent_id = $1 AND last_seq > $2
          ORDER BY last_seq LIMIT 1",
     );
-    Ok(on!(conn, |c| sqlx::query_as(sql)
-        .bind(agent_id.0)
-        .bind(seq)
-        .fetch_optional(&mut *c)
-        .await)?)
+    Ok(on!(conn, |c| sqlx::query_as(sql).bind(agent_id.0).bind(seq).fetch_optional(&mut *c).await)?)
 }
 
 /// The last chunks that begin before this sequence and may hold lines of the time span, newest first.
@@ -320,10 +309,7 @@ pub(crate) async fn segment_oversize(conn: &mut Conn, bytes: i64) -> DbResult<Ve
         .fetch_all(&mut *c)
         .await
     })?;
-    Ok(rows
-        .into_iter()
-        .map(|(agent_id, excess)| (AgentId(agent_id), excess))
-        .collect())
+    Ok(rows.into_iter().map(|(agent_id, excess)| (AgentId(agent_id), excess)).collect())
 }
 
 /// Size and path of a log's oldest segments.
@@ -340,11 +326,7 @@ pub(crate) async fn segment_list(conn: &mut Conn, agent_id: AgentId, limit: i64)
 pub(crate) async fn segment_delete(tx: &mut Conn, paths: &[String]) -> DbResult<()> {
     for path in paths {
         on!(tx, |c| {
-            sqlx::query("DELETE FROM log_segments WHERE path = $1")
-                .bind(path)
-                .execute(&mut *c)
-                .await
-                .map(drop)
+            sqlx::query("DELETE FROM log_segments WHERE path = $1").bind(path).execute(&mut *c).await.map(drop)
         })?;
     }
     Ok(())
@@ -353,10 +335,7 @@ pub(crate) async fn segment_delete(tx: &mut Conn, paths: &[String]) -> DbResult<
 /// Whether an index row names the object.
 pub(crate) async fn segment_exists(conn: &mut Conn, path: &str) -> DbResult<bool> {
     let found: Option<i64> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT last_seq FROM log_segments WHERE path = $1")
-            .bind(path)
-            .fetch_optional(&mut *c)
-            .await
+        sqlx::query_scalar("SELECT last_seq FROM log_segments WHERE path = $1").bind(path).fetch_optional(&mut *c).await
     })?;
     Ok(found.is_some())
 }

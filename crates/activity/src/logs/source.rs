@@ -51,10 +51,7 @@ pub(crate) struct Sources(Vec<(Source, i64)>);
 impl Sources {
     /// 0: nothing of it is stored.
     pub(crate) fn last(&self, source: &Source) -> i64 {
-        self.0
-            .iter()
-            .find(|(known, _)| known == source)
-            .map_or(0, |(_, last)| *last)
+        self.0.iter().find(|(known, _)| known == source).map_or(0, |(_, last)| *last)
     }
 
     /// Remembers how far the source got, and forgets the one of the same origin that was silent the longest.
@@ -93,10 +90,7 @@ mod tests {
     fn names_are_checked() {
         assert!(Source::Agent("x".repeat(64)).checked().is_ok());
         for bad in ["", "a\0b", &"x".repeat(65)] {
-            assert_eq!(
-                Source::Agent(bad.into()).checked().expect_err(bad).field,
-                Some("source")
-            );
+            assert_eq!(Source::Agent(bad.into()).checked().expect_err(bad).field, Some("source"));
         }
     }
 }

@@ -46,25 +46,16 @@ impl Writer {
         let (queue, batches) = mpsc::channel(QUEUE);
         let task = Task { db, clock, signals };
         tasks.spawn("log-writer", task.run(batches));
-        Self {
-            queue,
-            room: Arc::new(Semaphore::new(QUEUE_KIB as usize)),
-        }
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB as usize)) }
     }
 
     /// Waits for room, then for the commit.
     pub(crate) async fn append(&self, batch: Batch) -> Result<i64> {
         let gone = || Error::unavailable("the platform is shutting down; send the lines again");
-        let kib = u32::try_from(batch.block.data.len() >> 10)
-            .unwrap_or(QUEUE_KIB)
-            .clamp(1, QUEUE_KIB);
+        let kib = u32::try_from(batch.block.data.len() >> 10).unwrap_or(QUEUE_KIB).clamp(1, QUEUE_KIB);
         let room = self.room.clone().acquire_many_owned(kib).await.map_err(|_| gone())?;
         let (answer, answered) = oneshot::channel();
-        let pending = Pending {
-            batch,
-            answer,
-            _room: room,
-        };
+        let pending = Pending { batch, answer, _room: room };
         self.queue.send(pending).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
@@ -104,11 +95,7 @@ impl Task {
         let mut tx = self.db.begin().await?;
         // Offices, then logs, each in the order of their ids: two writers on one database cannot wait for each other.
         let mut removed = BTreeSet::new();
-        for office_id in group
-            .iter()
-            .map(|pending| pending.batch.agent.office_id)
-            .collect::<BTreeSet<OfficeId>>()
-        {
+        for office_id in group.iter().map(|pending| pending.batch.agent.office_id).collect::<BTreeSet<OfficeId>>() {
             if !office_hold(&mut tx, office_id).await? {
                 removed.insert(office_id);
             }

@@ -58,10 +58,7 @@ pub(crate) async fn office_bury(tx: &mut Conn, office_id: OfficeId) -> DbResult<
         "SELECT next_seq FROM offices WHERE office_id = $1",
         "SELECT next_seq FROM offices WHERE office_id = $1 FOR UPDATE",
     );
-    let _: Option<i64> = on!(tx, |c| sqlx::query_scalar(wait)
-        .bind(office_id.0)
-        .fetch_optional(&mut *c)
-        .await)?;
+    let _: Option<i64> = on!(tx, |c| sqlx::query_scalar(wait).bind(office_id.0).fetch_optional(&mut *c).await)?;
     Ok(())
 }
 
@@ -72,10 +69,8 @@ pub(crate) async fn office_hold(tx: &mut Conn, office_id: OfficeId) -> DbResult<
         "SELECT removed FROM offices WHERE office_id = $1 FOR KEY SHARE",
     );
     loop {
-        let removed: Option<bool> = on!(tx, |c| sqlx::query_scalar(sql)
-            .bind(office_id.0)
-            .fetch_optional(&mut *c)
-            .await)?;
+        let removed: Option<bool> =
+            on!(tx, |c| sqlx::query_scalar(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
         match removed {
             Some(removed) => return Ok(!removed),
             None => office_expect(tx, office_id).await?,

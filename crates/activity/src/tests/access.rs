@@ -22,26 +22,10 @@ async fn answers(world: &World, actor: &Actor, office_id: OfficeId) -> Vec<(&'st
         page_token: "nonsense".into(),
         ..Default::default()
     };
-    let watch = WatchActivityRequest {
-        office_id: office_id.clone(),
-        ..Default::default()
-    };
-    let list_logs = ListLogsRequest {
-        office_id: office_id.clone(),
-        agent: "analyst".into(),
-        ..Default::default()
-    };
-    let tail = TailLogsRequest {
-        office_id: office_id.clone(),
-        agent: "analyst".into(),
-        ..Default::default()
-    };
-    let append = AppendLogsRequest {
-        office_id,
-        source: "run".into(),
-        first_index: 1,
-        lines: vec![line("x")],
-    };
+    let watch = WatchActivityRequest { office_id: office_id.clone(), ..Default::default() };
+    let list_logs = ListLogsRequest { office_id: office_id.clone(), agent: "analyst".into(), ..Default::default() };
+    let tail = TailLogsRequest { office_id: office_id.clone(), agent: "analyst".into(), ..Default::default() };
+    let append = AppendLogsRequest { office_id, source: "run".into(), first_index: 1, lines: vec![line("x")] };
     let appended = match logs.append_logs(futures::stream::iter([append])).await {
         Ok(answers) => answers.into_inner().message().await.map(drop),
         Err(status) => Err(status),
@@ -74,11 +58,7 @@ async fn strangers_cannot_tell_an_office_from_none(db: TestDb) {
         for (rpc, status) in answers(&world, actor, office_id).await {
             let status = status.unwrap_or_else(|| panic!("{rpc} let {actor:?} in"));
             let expected = format!("office {:?} not found", office_id.to_string());
-            assert_eq!(
-                (status.code(), status.message()),
-                (Code::NotFound, expected.as_str()),
-                "{rpc} {actor:?}"
-            );
+            assert_eq!((status.code(), status.message()), (Code::NotFound, expected.as_str()), "{rpc} {actor:?}");
         }
     }
 }
@@ -87,27 +67,12 @@ async fn owners_and_members_read_and_only_members_append(db: TestDb) {
     let world = World::new(db).await;
     let (office_id, owner) = world.office().await;
     let codes = |answers: Vec<(&'static str, Option<Status>)>| {
-        answers
-            .into_iter()
-            .map(|(_, status)| status.map_or(Code::Ok, |status| status.code()))
-            .collect::<Vec<_>>()
+        answers.into_iter().map(|(_, status)| status.map_or(Code::Ok, |status| status.code())).collect::<Vec<_>>()
     };
     let as_owner = codes(answers(&world, &owner, office_id).await);
-    assert_eq!(
-        as_owner,
-        [
-            Code::InvalidArgument,
-            Code::Ok,
-            Code::Ok,
-            Code::Ok,
-            Code::PermissionDenied
-        ]
-    );
+    assert_eq!(as_owner, [Code::InvalidArgument, Code::Ok, Code::Ok, Code::Ok, Code::PermissionDenied]);
     let as_member = codes(answers(&world, &agent(office_id, "analyst"), office_id).await);
-    assert_eq!(
-        as_member,
-        [Code::InvalidArgument, Code::Ok, Code::Ok, Code::Ok, Code::Ok]
-    );
+    assert_eq!(as_member, [Code::InvalidArgument, Code::Ok, Code::Ok, Code::Ok, Code::Ok]);
 }
 
 async fn an_older_version_of_an_office_changes_nothing(db: TestDb) {
@@ -116,11 +81,8 @@ async fn an_older_version_of_an_office_changes_nothing(db: TestDb) {
     world.apply(office_id, first, 3).await;
     world.apply(office_id, second, 2).await;
     let enter = async |account| {
-        let request = ListLogsRequest {
-            office_id: office_id.to_string(),
-            agent: "analyst".into(),
-            ..Default::default()
-        };
+        let request =
+            ListLogsRequest { office_id: office_id.to_string(), agent: "analyst".into(), ..Default::default() };
         world.logs(&owner(account)).list_logs(request).await.is_ok()
     };
     assert!(enter(first).await && !enter(second).await);

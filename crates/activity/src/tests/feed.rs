@@ -27,27 +27,12 @@ fn own_ids<'a>(events: impl IntoIterator<Item = &'a Event>) -> Vec<String> {
 }
 
 async fn list(world: &World, owner: &Actor, request: ListActivityRequest) -> Vec<ActivityEvent> {
-    world
-        .activity(owner)
-        .list_activity(request)
-        .await
-        .expect("listed")
-        .into_inner()
-        .events
+    world.activity(owner).list_activity(request).await.expect("listed").into_inner().events
 }
 
 async fn watch(world: &World, owner: &Actor, office_id: OfficeId, after: Option<i64>) -> Streaming<Watched> {
-    let request = WatchActivityRequest {
-        office_id: office_id.to_string(),
-        after_cursor: after,
-        ..Default::default()
-    };
-    world
-        .activity(owner)
-        .watch_activity(request)
-        .await
-        .expect("watched")
-        .into_inner()
+    let request = WatchActivityRequest { office_id: office_id.to_string(), after_cursor: after, ..Default::default() };
+    world.activity(owner).watch_activity(request).await.expect("watched").into_inner()
 }
 
 type Watched = mi_proto::v1::WatchActivityResponse;
@@ -57,11 +42,7 @@ async fn next_event(stream: &mut Streaming<Watched>) -> ActivityEvent {
 }
 
 fn of(office_id: OfficeId) -> ListActivityRequest {
-    ListActivityRequest {
-        office_id: office_id.to_string(),
-        page_size: Some(200),
-        ..Default::default()
-    }
+    ListActivityRequest { office_id: office_id.to_string(), page_size: Some(200), ..Default::default() }
 }
 
 async fn doubled_and_concurrent_deliveries_are_in_the_feed_once(db: TestDb) {
@@ -69,13 +50,7 @@ async fn doubled_and_concurrent_deliveries_are_in_the_feed_once(db: TestDb) {
     let (office_id, owner) = world.office().await;
     let (other_office, other_owner) = world.office().await;
     let events: Vec<Event> = (0..60)
-        .map(|i| {
-            world.event(
-                if i % 3 == 0 { other_office } else { office_id },
-                "analyst",
-                Category::Task,
-            )
-        })
+        .map(|i| world.event(if i % 3 == 0 { other_office } else { office_id }, "analyst", Category::Task))
         .collect();
     // Four relays that overlap, in different orders, through two replicas, all at once.
     let replica = world.replica().await;
@@ -112,14 +87,9 @@ async fn doubled_and_concurrent_deliveries_are_in_the_feed_once(db: TestDb) {
 async fn an_event_comes_back_as_it_was_reported(db: TestDb) {
     let world = World::new(db).await;
     let (office_id, owner) = world.office().await;
-    let event = world
-        .event(office_id, "analyst", Category::Security)
-        .traced("4bf92f3577b34da6a3ce929d0e0e4736");
+    let event = world.event(office_id, "analyst", Category::Security).traced("4bf92f3577b34da6a3ce929d0e0e4736");
     world.append_events(std::slice::from_ref(&event)).await;
-    let expected = ActivityEvent {
-        cursor: 1,
-        ..convert::event_to_wire(event)
-    };
+    let expected = ActivityEvent { cursor: 1, ..convert::event_to_wire(event) };
     assert_eq!(list(&world, &owner, of(office_id)).await, [expected]);
 }
 
@@ -143,13 +113,7 @@ async fn a_watch_that_resumes_misses_nothing_and_sees_nothing_twice(db: TestDb) 
         let mut seen: Vec<ActivityEvent> = Vec::new();
         while seen.len() < 90 {
             // Breaks off after every few events and comes back with the last cursor.
-            let mut stream = watch(
-                &world,
-                &owner,
-                office_id,
-                Some(seen.last().map_or(0, |event| event.cursor)),
-            )
-            .await;
+            let mut stream = watch(&world, &owner, office_id, Some(seen.last().map_or(0, |event| event.cursor))).await;
             for _ in 0..7.min(90 - seen.len()) {
                 seen.push(next_event(&mut stream).await);
             }
@@ -165,9 +129,7 @@ async fn a_watch_that_resumes_misses_nothing_and_sees_nothing_twice(db: TestDb) 
 async fn a_watch_without_a_cursor_begins_with_what_is_new(db: TestDb) {
     let world = World::new(db).await;
     let (office_id, owner) = world.office().await;
-    world
-        .append_events(&[world.event(office_id, "a", Category::Task)])
-        .await;
+    world.append_events(&[world.event(office_id, "a", Category::Task)]).await;
     let mut stream = watch(&world, &owner, office_id, None).await;
     // Not read from yet: what comes now is new all the same.
     let new = world.event(office_id, "b", Category::Task);
@@ -181,12 +143,9 @@ async fn filters_choose_by_agent_category_and_time(db: TestDb) {
     let (office_id, owner) = world.office().await;
     let start = world.clock.now();
     let mut events = Vec::new();
-    for (name, category) in [
-        ("ann", Category::Task),
-        ("bob", Category::Task),
-        ("ann", Category::Chat),
-        ("", Category::Credit),
-    ] {
+    for (name, category) in
+        [("ann", Category::Task), ("bob", Category::Task), ("ann", Category::Chat), ("", Category::Credit)]
+    {
         events.push(world.event(office_id, name, category));
         world.clock.advance(Duration::from_secs(1));
     }
@@ -194,17 +153,10 @@ async fn filters_choose_by_agent_category_and_time(db: TestDb) {
     let at = |seconds| Some(convert::timestamp(start + TimeDelta::seconds(seconds)));
     let check = async |request: ListActivityRequest, expect: &[usize]| {
         let expected = own_ids(expect.iter().map(|i| &events[*i]));
-        assert_eq!(
-            ids(&list(&world, &owner, request.clone()).await),
-            expected,
-            "{request:?}"
-        );
+        assert_eq!(ids(&list(&world, &owner, request.clone()).await), expected, "{request:?}");
     };
     let all = of(office_id);
-    let agent = |name: &str| ListActivityRequest {
-        agent: name.into(),
-        ..all.clone()
-    };
+    let agent = |name: &str| ListActivityRequest { agent: name.into(), ..all.clone() };
     let categories = |names: &[&str]| ListActivityRequest {
         categories: names.iter().map(|name| (*name).into()).collect(),
         ..all.clone()
@@ -215,35 +167,13 @@ async fn filters_choose_by_agent_category_and_time(db: TestDb) {
     check(agent("eve"), &[]).await;
     check(categories(&["chat"]), &[2]).await;
     check(categories(&["credit, chat", "file"]), &[3, 2]).await;
-    check(
-        ListActivityRequest {
-            agent: "ann".into(),
-            ..categories(&["task"])
-        },
-        &[0],
-    )
-    .await;
-    check(
-        ListActivityRequest {
-            start_time: at(1),
-            end_time: at(3),
-            ..all.clone()
-        },
-        &[2, 1],
-    )
-    .await;
+    check(ListActivityRequest { agent: "ann".into(), ..categories(&["task"]) }, &[0]).await;
+    check(ListActivityRequest { start_time: at(1), end_time: at(3), ..all.clone() }, &[2, 1]).await;
 
     let unknown = categories(&["task,gossip"]);
-    let status = world
-        .activity(&owner)
-        .list_activity(unknown)
-        .await
-        .expect_err("unknown category");
+    let status = world.activity(&owner).list_activity(unknown).await.expect_err("unknown category");
     assert_eq!(status.code(), tonic::Code::InvalidArgument);
-    assert!(
-        status.message().contains("gossip") && status.message().contains("task, lifecycle"),
-        "{status:?}"
-    );
+    assert!(status.message().contains("gossip") && status.message().contains("task, lifecycle"), "{status:?}");
 
     let watch = WatchActivityRequest {
         office_id: office_id.to_string(),
@@ -251,12 +181,7 @@ async fn filters_choose_by_agent_category_and_time(db: TestDb) {
         categories: vec!["chat".into(), "task".into()],
         after_cursor: Some(1),
     };
-    let mut stream = world
-        .activity(&owner)
-        .watch_activity(watch)
-        .await
-        .expect("watched")
-        .into_inner();
+    let mut stream = world.activity(&owner).watch_activity(watch).await.expect("watched").into_inner();
     assert_eq!(next_event(&mut stream).await.id, events[2].id.to_string());
 }
 
@@ -267,26 +192,16 @@ async fn pages_stay_put_while_events_come_in(db: TestDb) {
     let mut events: Vec<Event> = (0..25).map(|_| world.event(office_id, "ann", Category::Task)).collect();
     world.append_events(&events).await;
     events.reverse();
-    let mut request = ListActivityRequest {
-        page_size: Some(10),
-        ..of(office_id)
-    };
+    let mut request = ListActivityRequest { page_size: Some(10), ..of(office_id) };
     let mut seen = Vec::new();
     loop {
-        let page = world
-            .activity(&owner)
-            .list_activity(request.clone())
-            .await
-            .expect("page")
-            .into_inner();
+        let page = world.activity(&owner).list_activity(request.clone()).await.expect("page").into_inner();
         seen.extend(ids(&page.events));
         if page.next_page_token.is_empty() {
             break;
         }
         request.page_token = page.next_page_token;
-        world
-            .append_events(&[world.event(office_id, "ann", Category::Task)])
-            .await;
+        world.append_events(&[world.event(office_id, "ann", Category::Task)]).await;
     }
     assert_eq!(seen, own_ids(&events));
 }
@@ -297,18 +212,13 @@ async fn events_may_come_before_their_office(db: TestDb) {
     let event = world.event(office_id, "", Category::Lifecycle);
     world.append_events(std::slice::from_ref(&event)).await;
     world.apply(office_id, account_id, 0).await;
-    assert_eq!(
-        ids(&list(&world, &owner(account_id), of(office_id)).await),
-        [event.id.to_string()]
-    );
+    assert_eq!(ids(&list(&world, &owner(account_id), of(office_id)).await), [event.id.to_string()]);
 }
 
 async fn old_events_are_deleted_and_do_not_come_back(db: TestDb) {
     let world = World::new(db).await;
     let (office_id, owner) = world.office().await;
-    let mut old: Vec<Event> = (0..1500)
-        .map(|_| world.event(office_id, "ann", Category::Task))
-        .collect();
+    let mut old: Vec<Event> = (0..1500).map(|_| world.event(office_id, "ann", Category::Task)).collect();
     world.append_events(&old).await;
     world.clock.advance(29 * DAY);
     let young = world.event(office_id, "ann", Category::Task);

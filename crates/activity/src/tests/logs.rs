@@ -30,29 +30,16 @@ impl Log {
     /// An agent `analyst` in an office of its own.
     pub(super) async fn new(world: &World) -> Self {
         let (office_id, owner) = world.office().await;
-        Self {
-            office_id,
-            owner,
-            agent: agent(office_id, "analyst"),
-            source: "run-1",
-        }
+        Self { office_id, owner, agent: agent(office_id, "analyst"), source: "run-1" }
     }
 
     fn batch(&self, first_index: i64, lines: Vec<LogLine>) -> AppendLogsRequest {
-        AppendLogsRequest {
-            office_id: self.office_id.to_string(),
-            source: self.source.into(),
-            first_index,
-            lines,
-        }
+        AppendLogsRequest { office_id: self.office_id.to_string(), source: self.source.into(), first_index, lines }
     }
 
     pub(super) async fn send(&self, world: &World, first_index: i64, lines: Vec<LogLine>) -> Result<i64, Status> {
         let batch = self.batch(first_index, lines);
-        let answers = world
-            .logs(&self.agent)
-            .append_logs(futures::stream::iter([batch]))
-            .await?;
+        let answers = world.logs(&self.agent).append_logs(futures::stream::iter([batch])).await?;
         Ok(next(&mut answers.into_inner()).await?.durable_index)
     }
 
@@ -73,12 +60,7 @@ impl Log {
     }
 
     pub(super) async fn texts(&self, world: &World) -> Vec<String> {
-        world
-            .list(&self.owner, self.all())
-            .await
-            .into_iter()
-            .map(|(_, text)| text)
-            .collect()
+        world.list(&self.owner, self.all()).await.into_iter().map(|(_, text)| text).collect()
     }
 
     async fn tail(
@@ -87,18 +69,9 @@ impl Log {
         after_sequence: Option<i64>,
         limit: Option<i32>,
     ) -> Streaming<TailLogsResponse> {
-        let request = TailLogsRequest {
-            office_id: self.office_id.to_string(),
-            agent: "analyst".into(),
-            after_sequence,
-            limit,
-        };
-        world
-            .logs(&self.owner)
-            .tail_logs(request)
-            .await
-            .expect("tailed")
-            .into_inner()
+        let request =
+            TailLogsRequest { office_id: self.office_id.to_string(), agent: "analyst".into(), after_sequence, limit };
+        world.logs(&self.owner).tail_logs(request).await.expect("tailed").into_inner()
     }
 }
 
@@ -149,18 +122,11 @@ async fn many_agents_write_at_once_each_into_its_own_log(db: TestDb) {
             // Two runs of each agent at the same time.
             futures::future::join_all(["a", "b"].map(|source| {
                 let (office_id, owner, agent) = (office_id, agent.clone(), agent.clone());
-                let log = Log {
-                    office_id,
-                    owner,
-                    agent,
-                    source,
-                };
+                let log = Log { office_id, owner, agent, source };
                 async move {
                     for i in 1..=8 {
-                        let lines = vec![
-                            line(format!("{name} {source} {i} 1")),
-                            line(format!("{name} {source} {i} 2")),
-                        ];
+                        let lines =
+                            vec![line(format!("{name} {source} {i} 1")), line(format!("{name} {source} {i} 2"))];
                         assert_eq!(log.send(world, 2 * i - 1, lines).await.expect("appended"), 2 * i);
                     }
                 }
@@ -170,22 +136,12 @@ async fn many_agents_write_at_once_each_into_its_own_log(db: TestDb) {
     }))
     .await;
     for name in names {
-        let request = ListLogsRequest {
-            office_id: office_id.to_string(),
-            agent: name.clone(),
-            ..Default::default()
-        };
+        let request = ListLogsRequest { office_id: office_id.to_string(), agent: name.clone(), ..Default::default() };
         let lines = world.list(&owner, request).await;
-        assert_eq!(
-            lines.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(),
-            (1..=32).collect::<Vec<_>>()
-        );
+        assert_eq!(lines.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=32).collect::<Vec<_>>());
         for source in ["a", "b"] {
             let prefix = format!("{name} {source} ");
-            let own: Vec<&str> = lines
-                .iter()
-                .filter_map(|(_, text)| text.strip_prefix(&prefix))
-                .collect();
+            let own: Vec<&str> = lines.iter().filter_map(|(_, text)| text.strip_prefix(&prefix)).collect();
             let expected: Vec<String> = (1..=8).flat_map(|i| [format!("{i} 1"), format!("{i} 2")]).collect();
             assert_eq!(own, expected, "{name} {source}");
         }
@@ -208,23 +164,14 @@ async fn wrong_batches_are_refused_and_nothing_of_them_is_stored(db: TestDb) {
         assert!(status.message().starts_with(field), "{status:?}");
     }
     let nameless = Log { source: "", ..log };
-    assert!(
-        nameless
-            .send(&world, 1, vec![line("x")])
-            .await
-            .expect_err("source")
-            .message()
-            .starts_with("source")
-    );
+    assert!(nameless.send(&world, 1, vec![line("x")]).await.expect_err("source").message().starts_with("source"));
     assert_eq!(nameless.texts(&world).await, Vec::<String>::new());
 }
 
 async fn captured_lines_join_the_agents_own_and_are_stored_once(db: TestDb) {
     let world = World::new(db).await;
     let log = Log::new(&world).await;
-    let Actor::Agent(actor) = &log.agent else {
-        panic!("an agent")
-    };
+    let Actor::Agent(actor) = &log.agent else { panic!("an agent") };
     let captured = |first_index, texts: &[&str]| CapturedLogs {
         office_id: log.office_id.to_string(),
         agent_id: actor.agent_id.to_string(),
@@ -234,14 +181,8 @@ async fn captured_lines_join_the_agents_own_and_are_stored_once(db: TestDb) {
         first_index,
         lines: texts.iter().map(|text| line(*text)).collect(),
     };
-    let request = AppendCapturedLogsRequest {
-        batches: vec![captured(1, &["a", "b"]), captured(3, &["c"])],
-    };
-    world
-        .ingest()
-        .append_captured_logs(request.clone())
-        .await
-        .expect("captured");
+    let request = AppendCapturedLogsRequest { batches: vec![captured(1, &["a", "b"]), captured(3, &["c"])] };
+    world.ingest().append_captured_logs(request.clone()).await.expect("captured");
     log.numbers(&world, 1..=2).await;
     world.ingest().append_captured_logs(request).await.expect("captured");
     assert_eq!(log.texts(&world).await, ["a", "b", "c", "1", "2"]);
@@ -252,10 +193,7 @@ async fn a_name_stands_for_its_newest_agent(db: TestDb) {
     let fired = Log::new(&world).await;
     fired.numbers(&world, 1..=2).await;
     assert_eq!(fired.texts(&world).await, ["1", "2"]);
-    let hired = Log {
-        agent: agent(fired.office_id, "analyst"),
-        ..fired
-    };
+    let hired = Log { agent: agent(fired.office_id, "analyst"), ..fired };
     hired.send(&world, 1, vec![line("new")]).await.expect("appended");
     assert_eq!(world.list(&hired.owner, hired.all()).await, [(1, "new".to_owned())]);
 }
@@ -267,13 +205,9 @@ async fn a_tail_starts_where_it_is_told_and_follows(db: TestDb) {
     log.numbers(&world, 1..=20).await;
     assert_eq!(next_line(&mut waiting).await, (1, "1".to_owned()));
     let mut tails = vec![];
-    for (after, limit, first) in [
-        (None, None, 11),
-        (None, Some(3), 18),
-        (None, Some(0), 21),
-        (Some(0), None, 1),
-        (Some(20), Some(5), 21),
-    ] {
+    for (after, limit, first) in
+        [(None, None, 11), (None, Some(3), 18), (None, Some(0), 21), (Some(0), None, 1), (Some(20), Some(5), 21)]
+    {
         tails.push((log.tail(&world, after, limit).await, first));
     }
     log.numbers(&world, 21..=22).await;
@@ -287,28 +221,19 @@ async fn a_tail_starts_where_it_is_told_and_follows(db: TestDb) {
 async fn a_tail_that_resumes_misses_nothing_while_lines_become_segments(db: TestDb) {
     let world = World::new(db).await;
     let log = Log::new(&world).await;
-    let Actor::Agent(actor) = &log.agent else {
-        panic!("an agent")
-    };
+    let Actor::Agent(actor) = &log.agent else { panic!("an agent") };
     let writer = async {
         for i in 0..60 {
             log.numbers(&world, 5 * i + 1..=5 * i + 5).await;
             if i % 7 == 0 {
-                world
-                    .parts
-                    .logs
-                    .compact_one(log.office_id, actor.agent_id)
-                    .await
-                    .expect("compacted");
+                world.parts.logs.compact_one(log.office_id, actor.agent_id).await.expect("compacted");
             }
         }
     };
     let reader = async {
         let mut seen: Vec<(i64, String)> = Vec::new();
         while seen.len() < 300 {
-            let mut tail = log
-                .tail(&world, Some(seen.last().map_or(0, |(seq, _)| *seq)), None)
-                .await;
+            let mut tail = log.tail(&world, Some(seen.last().map_or(0, |(seq, _)| *seq)), None).await;
             for _ in 0..23.min(300 - seen.len()) {
                 seen.push(next_line(&mut tail).await);
             }

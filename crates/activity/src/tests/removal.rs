@@ -33,22 +33,11 @@ async fn rows(world: &World) -> Vec<i64> {
 }
 
 async fn fill(world: &World, log: &Log) {
-    let events: Vec<Event> = (0..5)
-        .map(|_| world.event(log.office_id, "analyst", Category::Task))
-        .collect();
+    let events: Vec<Event> = (0..5).map(|_| world.event(log.office_id, "analyst", Category::Task)).collect();
     world.append_events(&events).await;
     log.numbers(world, 1..=5).await;
-    let Actor::Agent(actor) = &log.agent else {
-        panic!("an agent")
-    };
-    assert!(
-        world
-            .parts
-            .logs
-            .compact_one(log.office_id, actor.agent_id)
-            .await
-            .expect("compacted")
-    );
+    let Actor::Agent(actor) = &log.agent else { panic!("an agent") };
+    assert!(world.parts.logs.compact_one(log.office_id, actor.agent_id).await.expect("compacted"));
     log.numbers(world, 6..=8).await;
 }
 
@@ -63,19 +52,11 @@ async fn a_removed_office_leaves_nothing_and_nothing_comes_back(db: TestDb) {
     let before = world.objects().await;
     assert_eq!(before.len(), 3);
     world.remove(gone.office_id).await;
-    let left: Vec<String> = before
-        .into_iter()
-        .filter(|path| path.contains(&kept.office_id.to_string()))
-        .collect();
-    assert_eq!(
-        (world.objects().await, rows(&world).await),
-        (left.clone(), vec![5, 1, 1, 1])
-    );
+    let left: Vec<String> = before.into_iter().filter(|path| path.contains(&kept.office_id.to_string())).collect();
+    assert_eq!((world.objects().await, rows(&world).await), (left.clone(), vec![5, 1, 1, 1]));
 
     // Late deliveries are taken and dropped, so that their senders come to an end.
-    world
-        .append_events(&[world.event(gone.office_id, "analyst", Category::Lifecycle)])
-        .await;
+    world.append_events(&[world.event(gone.office_id, "analyst", Category::Lifecycle)]).await;
     let late = CapturedLogs {
         office_id: gone.office_id.to_string(),
         agent_id: AgentId::new().to_string(),
@@ -84,16 +65,9 @@ async fn a_removed_office_leaves_nothing_and_nothing_comes_back(db: TestDb) {
         first_index: 1,
         lines: vec![line("late")],
     };
-    world
-        .ingest()
-        .append_captured_logs(AppendCapturedLogsRequest { batches: vec![late] })
-        .await
-        .expect("dropped");
+    world.ingest().append_captured_logs(AppendCapturedLogsRequest { batches: vec![late] }).await.expect("dropped");
     world.apply(gone.office_id, mi_kernel::AccountId::new(), 99).await;
-    assert_eq!(
-        gone.send(&world, 9, vec![line("late")]).await.expect_err("gone").code(),
-        Code::NotFound
-    );
+    assert_eq!(gone.send(&world, 9, vec![line("late")]).await.expect_err("gone").code(), Code::NotFound);
     // Again: nothing to do.
     world.remove(gone.office_id).await;
     assert_eq!((world.objects().await, rows(&world).await), (left, vec![5, 1, 1, 1]));
@@ -112,17 +86,9 @@ async fn a_large_office_goes_in_several_calls(db: TestDb) {
         };
         log.numbers(&world, 1..=1).await;
     }
-    let request = RemoveOfficeRequest {
-        office_id: office_id.to_string(),
-    };
-    let first = OfficeReplicaServiceClient::new(world.service())
-        .remove_office(request)
-        .await
-        .expect("begun");
-    assert!(
-        !first.get_ref().done && first.get_ref().message.contains("logs"),
-        "{first:?}"
-    );
+    let request = RemoveOfficeRequest { office_id: office_id.to_string() };
+    let first = OfficeReplicaServiceClient::new(world.service()).remove_office(request).await.expect("begun");
+    assert!(!first.get_ref().done && first.get_ref().message.contains("logs"), "{first:?}");
     world.remove(office_id).await;
     assert_eq!(rows(&world).await, [0, 0, 0, 0]);
 }
@@ -130,27 +96,10 @@ async fn a_large_office_goes_in_several_calls(db: TestDb) {
 async fn open_streams_of_a_removed_office_end(db: TestDb) {
     let world = World::new(db).await;
     let log = Log::new(&world).await;
-    let watch = WatchActivityRequest {
-        office_id: log.office_id.to_string(),
-        ..Default::default()
-    };
-    let tail = TailLogsRequest {
-        office_id: log.office_id.to_string(),
-        agent: "analyst".into(),
-        ..Default::default()
-    };
-    let mut watch = world
-        .activity(&log.owner)
-        .watch_activity(watch)
-        .await
-        .expect("watched")
-        .into_inner();
-    let mut tail = world
-        .logs(&log.owner)
-        .tail_logs(tail)
-        .await
-        .expect("tailed")
-        .into_inner();
+    let watch = WatchActivityRequest { office_id: log.office_id.to_string(), ..Default::default() };
+    let tail = TailLogsRequest { office_id: log.office_id.to_string(), agent: "analyst".into(), ..Default::default() };
+    let mut watch = world.activity(&log.owner).watch_activity(watch).await.expect("watched").into_inner();
+    let mut tail = world.logs(&log.owner).tail_logs(tail).await.expect("tailed").into_inner();
     let removal = world.remove(log.office_id);
     let (watched, tailed, ()) = futures::join!(next(&mut watch), next(&mut tail), removal);
     assert_eq!(watched.expect_err("ended").code(), Code::NotFound);
@@ -162,22 +111,13 @@ async fn what_comes_while_an_office_is_removed_does_not_stay(db: TestDb) {
     let replica = world.replica().await;
     for _ in 0..5 {
         let log = Log::new(&world).await;
-        let Actor::Agent(actor) = &log.agent else {
-            panic!("an agent")
-        };
+        let Actor::Agent(actor) = &log.agent else { panic!("an agent") };
         let other = world.other(&replica);
         let writes = async {
             for i in 1..=20 {
-                other
-                    .append_events(&[world.event(log.office_id, "analyst", Category::Task)])
-                    .await;
+                other.append_events(&[world.event(log.office_id, "analyst", Category::Task)]).await;
                 if log.send(other, i, vec![line("x")]).await.is_ok() {
-                    other
-                        .parts
-                        .logs
-                        .compact_one(log.office_id, actor.agent_id)
-                        .await
-                        .expect("compacted or refused");
+                    other.parts.logs.compact_one(log.office_id, actor.agent_id).await.expect("compacted or refused");
                 }
             }
         };
@@ -189,9 +129,6 @@ async fn what_comes_while_an_office_is_removed_does_not_stay(db: TestDb) {
             world.remove(log.office_id).await;
         };
         futures::join!(writes, removal);
-        assert_eq!(
-            (rows(&world).await, world.objects().await),
-            (vec![0, 0, 0, 0], Vec::new())
-        );
+        assert_eq!((rows(&world).await, world.objects().await), (vec![0, 0, 0, 0], Vec::new()));
     }
 }

@@ -27,12 +27,7 @@ fn agent_id(log: &Log) -> AgentId {
 }
 
 async fn compact(world: &World, log: &Log) -> bool {
-    world
-        .parts
-        .logs
-        .compact_one(log.office_id, agent_id(log))
-        .await
-        .expect("compacted")
+    world.parts.logs.compact_one(log.office_id, agent_id(log)).await.expect("compacted")
 }
 
 async fn acknowledged_lines_survive_a_crash(db: TestDb) {
@@ -50,21 +45,9 @@ async fn acknowledged_lines_survive_a_crash(db: TestDb) {
     assert_eq!(log.numbers(&world, 6..=10).await, 10);
     assert_eq!(world.list(&log.owner, log.all()).await, numbered(1..=10));
     world.append_events(std::slice::from_ref(&event)).await;
-    let request = mi_proto::v1::ListActivityRequest {
-        office_id: log.office_id.to_string(),
-        ..Default::default()
-    };
-    let events = world
-        .activity(&log.owner)
-        .list_activity(request)
-        .await
-        .expect("listed")
-        .into_inner()
-        .events;
-    assert_eq!(
-        events.iter().map(|event| event.id.clone()).collect::<Vec<_>>(),
-        [event.id.to_string()]
-    );
+    let request = mi_proto::v1::ListActivityRequest { office_id: log.office_id.to_string(), ..Default::default() };
+    let events = world.activity(&log.owner).list_activity(request).await.expect("listed").into_inner().events;
+    assert_eq!(events.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), [event.id.to_string()]);
 }
 
 async fn the_last_lines_are_found_across_segments_and_tail(db: TestDb) {
@@ -77,19 +60,14 @@ async fn the_last_lines_are_found_across_segments_and_tail(db: TestDb) {
             time: Some(convert::timestamp(start + TimeDelta::seconds(i))),
             ..line(i.to_string())
         });
-        log.send(&world, block * 5 + 1, lines.collect())
-            .await
-            .expect("appended");
+        log.send(&world, block * 5 + 1, lines.collect()).await.expect("appended");
         if block % 2 == 1 && block < 6 {
             assert!(compact(&world, &log).await);
         }
     }
     assert_eq!(world.objects().await.len(), 3);
     for limit in [1, 5, 6, 9, 10, 11, 19, 20, 21, 39, 40, 41] {
-        let request = ListLogsRequest {
-            limit: Some(limit),
-            ..log.all()
-        };
+        let request = ListLogsRequest { limit: Some(limit), ..log.all() };
         let expected = numbered((41 - i64::from(limit)).max(1)..=40);
         assert_eq!(world.list(&log.owner, request).await, expected, "last {limit}");
     }
@@ -104,35 +82,20 @@ async fn the_last_lines_are_found_across_segments_and_tail(db: TestDb) {
         (40, 99, 100, 40..=40),
         (41, 99, 100, none.clone()),
     ] {
-        let request = ListLogsRequest {
-            limit: Some(limit),
-            start_time: at(from),
-            end_time: at(to),
-            ..log.all()
-        };
-        assert_eq!(
-            world.list(&log.owner, request).await,
-            numbered(expected),
-            "{from}..{to}"
-        );
+        let request = ListLogsRequest { limit: Some(limit), start_time: at(from), end_time: at(to), ..log.all() };
+        assert_eq!(world.list(&log.owner, request).await, numbered(expected), "{from}..{to}");
     }
 }
 
 async fn compaction_takes_what_is_due_and_changes_no_line(db: TestDb) {
     let world = World::new(db).await;
-    let [large, many, old, young] = [
-        Log::new(&world).await,
-        Log::new(&world).await,
-        Log::new(&world).await,
-        Log::new(&world).await,
-    ];
+    let [large, many, old, young] =
+        [Log::new(&world).await, Log::new(&world).await, Log::new(&world).await, Log::new(&world).await];
     old.numbers(&world, 1..=3).await;
     world.clock.advance(compact::DUE_AGE + Duration::from_secs(1));
     // Six MiB: more than one segment holds.
     for i in 0..6 {
-        let lines = (0..17)
-            .map(|j| line(format!("{i} {j} {}", "x".repeat(61_000))))
-            .collect();
+        let lines = (0..17).map(|j| line(format!("{i} {j} {}", "x".repeat(61_000)))).collect();
         large.send(&world, i * 17 + 1, lines).await.expect("appended");
     }
     for i in 1..=compact::DUE_BLOCKS + 1 {
@@ -142,18 +105,11 @@ async fn compaction_takes_what_is_due_and_changes_no_line(db: TestDb) {
     let all = [&large, &many, &old, &young];
     let before = futures::future::join_all(all.map(|log| log.texts(&world))).await;
     world.parts.logs.compact().await.expect("compacted");
-    let of = |objects: &[String], log: &Log| {
-        objects
-            .iter()
-            .filter(|path| path.contains(&agent_id(log).to_string()))
-            .count()
-    };
+    let of =
+        |objects: &[String], log: &Log| objects.iter().filter(|path| path.contains(&agent_id(log).to_string())).count();
     let objects = world.objects().await;
     assert_eq!(all.map(|log| of(&objects, log)), [2, 1, 1, 0], "{objects:?}");
-    assert_eq!(
-        futures::future::join_all(all.map(|log| log.texts(&world))).await,
-        before
-    );
+    assert_eq!(futures::future::join_all(all.map(|log| log.texts(&world))).await, before);
     // Nothing is due any more.
     world.parts.logs.compact().await.expect("compacted");
     assert_eq!(world.objects().await, objects);
@@ -163,9 +119,7 @@ async fn answers_stay_below_what_clients_take(db: TestDb) {
     let world = World::new(db).await;
     let log = Log::new(&world).await;
     for i in 0..6 {
-        let lines = (0..15)
-            .map(|j| line(format!("{:05}{}", i * 15 + j, "x".repeat(MAX_LINE - 5))))
-            .collect();
+        let lines = (0..15).map(|j| line(format!("{:05}{}", i * 15 + j, "x".repeat(MAX_LINE - 5)))).collect();
         log.send(&world, i * 15 + 1, lines).await.expect("appended");
     }
     let lines = world.list(&log.owner, log.all()).await;

@@ -71,9 +71,7 @@ pub(crate) async fn keys(command: KeysCommand, context: &Context) -> Result<(), 
                 Some(id) => id,
                 None => {
                     let keys = client.all_api_keys("").await?;
-                    resolve::pick("API key", &id, &keys, |key| &key.id, |_| None)?
-                        .id
-                        .clone()
+                    resolve::pick("API key", &id, &keys, |key| &key.id, |_| None)?.id.clone()
                 }
             };
             let request = RevokeApiKeyRequest { api_key_id };
@@ -110,18 +108,13 @@ pub(crate) async fn login(global: &Global, context: &Context) -> Result<(), Fail
         None => read_key()?,
     };
     let client = context.client.with_credential(Credential::ApiKey(key.clone()))?;
-    let principal = principal(&client)
-        .await
-        .map_err(|failure| failure.hint("nothing was stored; check the key and --endpoint"))?;
+    let principal =
+        principal(&client).await.map_err(|failure| failure.hint("nothing was stored; check the key and --endpoint"))?;
     let mut file = ConfigFile::load(&context.settings.dir)?;
     file.endpoint = Some(context.settings.endpoint.clone());
     file.api_key = Some(key.expose().to_owned());
     let path = file.save(&context.settings.dir)?;
-    context.out.note(&format!(
-        "logged in to {}; stored in {}",
-        context.settings.endpoint,
-        path.display()
-    ));
+    context.out.note(&format!("logged in to {}; stored in {}", context.settings.endpoint, path.display()));
     context.out.one(&principal)
 }
 

@@ -119,10 +119,7 @@ async fn target(arg: AgentArg, context: &Context) -> Result<(String, String), Fa
 }
 
 async fn get(context: &Context, office_id: &str, name: &str) -> Result<Agent, Failure> {
-    let request = GetAgentRequest {
-        office_id: office_id.to_owned(),
-        name: name.to_owned(),
-    };
+    let request = GetAgentRequest { office_id: office_id.to_owned(), name: name.to_owned() };
     let answer = retry(async || context.client.agents().get_agent(request.clone()).await).await?;
     resource(answer, |answer| answer.agent)
 }

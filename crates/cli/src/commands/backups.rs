@@ -68,10 +68,7 @@ pub(crate) async fn run(command: BackupsCommand, context: &Context) -> Result<()
         BackupsCommand::Rm(arg) => {
             let office_id = context.office_id(&arg.office).await?;
             let backup_id = backup_id(context, &office_id, &arg.backup).await?;
-            let request = DeleteBackupRequest {
-                office_id,
-                backup_id: backup_id.clone(),
-            };
+            let request = DeleteBackupRequest { office_id, backup_id: backup_id.clone() };
             retry(async || context.client.agents().delete_backup(request.clone()).await).await?;
             context.out.note(&format!("backup {backup_id} is deleted"));
             Ok(())
@@ -85,35 +82,23 @@ pub(crate) async fn backup_id(context: &Context, office_id: &str, given: &str) -
         return Ok(id);
     }
     let backups = context.client.all_backups(office_id).await?;
-    Ok(resolve::pick("backup", given, &backups, |backup| &backup.id, |_| None)?
-        .id
-        .clone())
+    Ok(resolve::pick("backup", given, &backups, |backup| &backup.id, |_| None)?.id.clone())
 }
 
 async fn download(context: &Context, request: DownloadBackupRequest, file: Option<PathBuf>) -> Result<(), Failure> {
-    let mut stream = retry(async || context.client.agents().download_backup(request.clone()).await)
-        .await?
-        .into_inner();
+    let mut stream = retry(async || context.client.agents().download_backup(request.clone()).await).await?.into_inner();
     let mut message = stream.message().await?;
     let nameless = || Failure::new("the platform sent no description of the backup").hint("try again");
-    let backup = message
-        .as_mut()
-        .and_then(|first| first.backup.take())
-        .ok_or_else(nameless)?;
+    let backup = message.as_mut().and_then(|first| first.backup.take()).ok_or_else(nameless)?;
     let path = match file {
         Some(path) => path,
         None => default_path(&backup)?,
     };
     let failed = |error: &std::io::Error| Failure::io(format!("{} cannot be written", path.display()), error);
     // Beside the target, so that the rename at the end is one step; removed when anything goes wrong before.
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let mut partial = tempfile::Builder::new()
-        .prefix(".mi-backup-")
-        .tempfile_in(dir)
-        .map_err(|error| failed(&error))?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut partial =
+        tempfile::Builder::new().prefix(".mi-backup-").tempfile_in(dir).map_err(|error| failed(&error))?;
     let bar = bytes_bar(u64::try_from(backup.size_bytes).unwrap_or_default());
     let mut digest = Digest::new(&SHA256);
     let mut size = 0;
@@ -162,11 +147,8 @@ mod tests {
 
     #[test]
     fn a_file_name_stays_in_its_directory() {
-        let mut backup = Backup {
-            id: "019aa0b4-7c1e-7d0a-b3a5-000000000001".into(),
-            agent: "analyst".into(),
-            ..Backup::default()
-        };
+        let mut backup =
+            Backup { id: "019aa0b4-7c1e-7d0a-b3a5-000000000001".into(), agent: "analyst".into(), ..Backup::default() };
         let path = default_path(&backup).expect("plain");
         assert_eq!(path, Path::new("analyst-019aa0b4-7c1e-7d0a-b3a5-000000000001.tar.zst"));
         backup.agent = "../../etc/x".into();
@@ -175,11 +157,7 @@ mod tests {
 
     #[test]
     fn a_download_that_differs_is_refused() {
-        let backup = Backup {
-            size_bytes: 3,
-            sha256: "aa".into(),
-            ..Backup::default()
-        };
+        let backup = Backup { size_bytes: 3, sha256: "aa".into(), ..Backup::default() };
         assert!(verify(&backup, 3, "aa").is_ok());
         assert!(verify(&backup, 2, "aa").is_err());
         assert!(verify(&backup, 3, "ab").is_err());

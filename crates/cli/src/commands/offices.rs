@@ -122,39 +122,27 @@ pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<()
 }
 
 async fn get(context: &Context, office_id: &str) -> Result<Office, Failure> {
-    let request = GetOfficeRequest {
-        office_id: office_id.to_owned(),
-    };
+    let request = GetOfficeRequest { office_id: office_id.to_owned() };
     let answer = retry(async || context.client.offices().get_office(request.clone()).await).await?;
     resource(answer, |answer| answer.office)
 }
 
 async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
-    let request = CreateOfficeRequest {
-        name: args.name,
-        request_id: Uuid::new_v4().to_string(),
-    };
+    let request = CreateOfficeRequest { name: args.name, request_id: Uuid::new_v4().to_string() };
     let answer = retry(async || context.client.offices().create_office(request.clone()).await).await?;
     let office = resource(answer, |answer| answer.office)?;
     if args.no_wait || office.status() != OfficeStatus::Provisioning {
         return context.out.one(&office);
     }
-    let settled = wait::until(
-        "waiting for the colony to become active".into(),
-        ACTIVE_LIMIT,
-        async || {
-            let office = get(context, &office.id).await?;
-            Ok((office.status() != OfficeStatus::Provisioning).then_some(office))
-        },
-    );
+    let settled = wait::until("waiting for the colony to become active".into(), ACTIVE_LIMIT, async || {
+        let office = get(context, &office.id).await?;
+        Ok((office.status() != OfficeStatus::Provisioning).then_some(office))
+    });
     match settled.await? {
         Some(office) => context.out.one(&office),
         None => {
             // It was created, and gets there by itself: not an error.
-            context.out.note(&format!(
-                "still provisioning; `mi colonies status {}` says what it waits for",
-                office.id
-            ));
+            context.out.note(&format!("still provisioning; `mi colonies status {}` says what it waits for", office.id));
             context.out.one(&office)
         }
     }
@@ -181,22 +169,19 @@ async fn settings(args: SettingsArgs, context: &Context) -> Result<(), Failure> 
 
 async fn delete(args: DeleteArgs, context: &Context) -> Result<(), Failure> {
     let office_id = context.office_id(&args.office.office).await?;
-    let request = DeleteOfficeRequest {
-        office_id: office_id.clone(),
-    };
+    let request = DeleteOfficeRequest { office_id: office_id.clone() };
     retry(async || context.client.offices().delete_office(request.clone()).await).await?;
     let shown = escape(&args.office.office).into_owned();
     if args.no_wait {
         context.out.note(&format!("colony {shown} is being deleted"));
         return Ok(());
     }
-    let gone = wait::until(format!("deleting colony {shown}"), DELETE_LIMIT, async || {
-        match get(context, &office_id).await {
+    let gone =
+        wait::until(format!("deleting colony {shown}"), DELETE_LIMIT, async || match get(context, &office_id).await {
             Ok(_) => Ok(None),
             Err(failure) if failure.is_not_found() => Ok(Some(())),
             Err(failure) => Err(failure),
-        }
-    });
+        });
     match gone.await? {
         Some(()) => {
             context.out.note(&format!("colony {shown} is deleted"));

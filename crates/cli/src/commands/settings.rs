@@ -11,23 +11,16 @@ use crate::{failure::Failure, output::Resource};
 /// The settings to write and the mask that names them.
 pub(crate) fn parse(pairs: &[(String, String)]) -> Result<(OfficeSettings, FieldMask), Failure> {
     let broken = |error: &dyn std::fmt::Display| Failure::new(format!("the settings cannot be sent: {error}"));
-    let descriptor = POOL
-        .get_message_by_name(OfficeSettings::TYPE)
-        .ok_or_else(|| broken(&"no descriptor"))?;
+    let descriptor = POOL.get_message_by_name(OfficeSettings::TYPE).ok_or_else(|| broken(&"no descriptor"))?;
     let mut object = Map::new();
     for (name, text) in pairs {
         let Some(field) = descriptor.get_field_by_name(name) else {
             let known: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
-            return Err(Failure::Usage(format!(
-                "there is no setting {name:?}; known are {}",
-                known.join(", ")
-            )));
+            return Err(Failure::Usage(format!("there is no setting {name:?}; known are {}", known.join(", "))));
         };
         object.insert(name.clone(), value(&field, text)?);
     }
-    let mask = FieldMask {
-        paths: object.keys().cloned().collect(),
-    };
+    let mask = FieldMask { paths: object.keys().cloned().collect() };
     // Values are checked above except for their range, which the message's own reader checks.
     let message = DynamicMessage::deserialize(descriptor, Value::Object(object))
         .map_err(|error| Failure::Usage(error.to_string()))?;
@@ -42,17 +35,12 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Value, Failure> {
         Kind::Int32 | Kind::Int64 => Value::from(text.parse::<i64>().map_err(|_| wants("a whole number"))?),
         Kind::Enum(kind) => {
             // VERIFICATION_PEER is `peer` here; the zero value means nothing and cannot be chosen.
-            let prefix = kind
-                .values()
-                .next()
-                .and_then(|zero| zero.name().strip_suffix("UNSPECIFIED").map(str::to_owned));
+            let prefix =
+                kind.values().next().and_then(|zero| zero.name().strip_suffix("UNSPECIFIED").map(str::to_owned));
             let prefix = prefix.unwrap_or_default();
             let name = format!("{prefix}{}", text.to_uppercase());
-            let choices: Vec<String> = kind
-                .values()
-                .skip(1)
-                .map(|it| it.name().trim_start_matches(&prefix).to_lowercase())
-                .collect();
+            let choices: Vec<String> =
+                kind.values().skip(1).map(|it| it.name().trim_start_matches(&prefix).to_lowercase()).collect();
             match kind.values().skip(1).any(|it| it.name() == name) {
                 true => Value::String(name),
                 false => return Err(wants(&choices.join(" or "))),
@@ -91,22 +79,17 @@ mod tests {
     fn set(text: &str) -> Result<(OfficeSettings, FieldMask), String> {
         let pairs: Vec<_> = text
             .split(' ')
-            .map(|pair| {
-                pair.split_once('=')
-                    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                    .expect("k=v")
-            })
+            .map(|pair| pair.split_once('=').map(|(k, v)| (k.to_owned(), v.to_owned())).expect("k=v"))
             .collect();
         parse(&pairs).map_err(|failure| failure.to_string())
     }
 
     #[test]
     fn every_kind_of_value() {
-        let (settings, mask) = set(
-            "allow_agent_hiring=true max_agents=0 default_model_tier=opus idle_fire_after=10m verification=peer \
-             model_budget_per_task=5000000000",
-        )
-        .expect("valid");
+        let (settings, mask) =
+            set("allow_agent_hiring=true max_agents=0 default_model_tier=opus idle_fire_after=10m verification=peer \
+             model_budget_per_task=5000000000")
+            .expect("valid");
         let expect = OfficeSettings {
             allow_agent_hiring: true,
             max_agents: Some(0),

@@ -34,10 +34,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let started = Instant::now();
     let whole = health(client, "").await?;
     let latency = started.elapsed();
-    let mut services = vec![Service {
-        name: "platform",
-        health: whole,
-    }];
+    let mut services = vec![Service { name: "platform", health: whole }];
     for name in public_services() {
         let health = health(client, name).await?;
         services.push(Service { name, health });
@@ -54,10 +51,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
             agents,
         });
     }
-    let mut pairs = vec![(
-        "endpoint",
-        format!("{} ({:.1} ms)", client.endpoint(), latency.as_secs_f64() * 1000.0),
-    )];
+    let mut pairs = vec![("endpoint", format!("{} ({:.1} ms)", client.endpoint(), latency.as_secs_f64() * 1000.0))];
     pairs.extend(services.into_iter().map(|service| (service.name, service.health)));
     pairs.push(("you", word(principal.kind().as_str_name(), "PRINCIPAL_KIND_")));
     pairs.push(("colonies", offices.to_string()));
@@ -66,17 +60,12 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
 }
 
 fn public_services() -> BTreeSet<&'static str> {
-    rules::all()
-        .map(|method| method.service)
-        .filter(|service| service.starts_with("mi.v1."))
-        .collect()
+    rules::all().map(|method| method.service).filter(|service| service.starts_with("mi.v1.")).collect()
 }
 
 /// What the platform says of one of its services; the empty name is the whole of it.
 async fn health(client: &Client, service: &str) -> Result<String, Failure> {
-    let request = HealthCheckRequest {
-        service: service.to_owned(),
-    };
+    let request = HealthCheckRequest { service: service.to_owned() };
     match retry(async || client.health().check(request.clone()).await).await {
         Ok(answer) => {
             let status = answer.into_inner().status();

@@ -10,10 +10,7 @@ on_both! { names_tiers_and_pages, request_ids, one_of_many_hires_wins }
 async fn names_tiers_and_pages(backend: Backend) {
     let world = World::start(backend, Arrangement::OneProcess).await;
     let offices = || world.owner.offices();
-    let create = |name: &str| v1::CreateOfficeRequest {
-        name: name.into(),
-        ..Default::default()
-    };
+    let create = |name: &str| v1::CreateOfficeRequest { name: name.into(), ..Default::default() };
     for bad in ["", "   ", "a\0b", "a\nb", "a\u{202e}b", "\u{200b}", &"x".repeat(10_000)] {
         assert_eq!(wrong_field(offices().create_office(create(bad)).await), "name", "{bad:?}");
     }
@@ -23,11 +20,7 @@ async fn names_tiers_and_pages(backend: Backend) {
     }
 
     let office = world.office("Strict").await;
-    let hire = |name: &str| v1::HireAgentRequest {
-        office_id: office.clone(),
-        name: name.into(),
-        ..Default::default()
-    };
+    let hire = |name: &str| v1::HireAgentRequest { office_id: office.clone(), name: name.into(), ..Default::default() };
     for bad in ["", " ", "-a", "a_b", "a.b", "ä", "a\0", "../../etc", &"a".repeat(10_000)] {
         assert_eq!(wrong_field(world.hire_as(hire(bad)).await), "name", "{bad:?}");
     }
@@ -95,10 +88,7 @@ async fn request_ids(backend: Backend) {
     assert_eq!(wrong_field(world.hire_as(hire("other", &"x".repeat(200))).await), "request_id");
     assert_eq!(world.owner.all_agents(&office).await.expect("listed").len(), 1);
 
-    let create = || v1::CreateOfficeRequest {
-        name: "Twice".into(),
-        request_id: "one".into(),
-    };
+    let create = || v1::CreateOfficeRequest { name: "Twice".into(), request_id: "one".into() };
     let first = world.owner.offices().create_office(create()).await.expect("created").into_inner().office;
     let second = world.owner.offices().create_office(create()).await.expect("answered").into_inner().office;
     assert_eq!(first.expect("answered").id, second.expect("answered").id);

@@ -36,7 +36,8 @@ async fn a_killed_agent_comes_back(backend: Backend) {
     world.happened(&office, "analyst", "agent.crashed").await;
     let back = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!((back.status.expect("has one").restarts, back.generation), (1, 1));
-    let crash = world.feed(&office).await.into_iter().find(|event| event.r#type == "agent.crashed").expect("seen above");
+    let crash =
+        world.feed(&office).await.into_iter().find(|event| event.r#type == "agent.crashed").expect("seen above");
     assert_eq!(crash.summary, "Agent \"analyst\" ended unasked: killed by SIGKILL");
 }
 
@@ -58,11 +59,8 @@ async fn a_client_that_leaves_costs_nothing(backend: Backend) {
 async fn streams_resume(backend: Backend) {
     let mut world = World::start(backend, Arrangement::OneProcess).await;
     let office = world.office("Stream").await;
-    let watch = |after| v1::WatchActivityRequest {
-        office_id: office.clone(),
-        after_cursor: Some(after),
-        ..Default::default()
-    };
+    let watch =
+        |after| v1::WatchActivityRequest { office_id: office.clone(), after_cursor: Some(after), ..Default::default() };
     let mut stream = world.owner.activity().watch_activity(watch(0)).await.expect("opened").into_inner();
     world.hire(&office, "one").await.expect("hired");
     let mut cursors = Vec::new();
@@ -183,10 +181,7 @@ async fn a_role_that_is_down_is_unavailable_not_a_hang() {
     let office = world.office("Partial").await;
     let activity = world.platform.pid_of("activity");
     kill(Pid::from_raw(i32::try_from(activity).expect("a pid")), Signal::SIGKILL).expect("killed");
-    let list = || v1::ListActivityRequest {
-        office_id: office.clone(),
-        ..Default::default()
-    };
+    let list = || v1::ListActivityRequest { office_id: office.clone(), ..Default::default() };
     until("the feed is unavailable", LIMIT, async || match world.owner.activity().list_activity(list()).await {
         Err(status) if status.code() == Code::Unavailable => Ok(Some(())),
         other => Err(format!("{other:?}")),

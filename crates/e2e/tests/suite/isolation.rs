@@ -29,7 +29,10 @@ async fn foreign_is_not_found(backend: Backend) {
     assert_eq!((agent.generation, agent.status.expect("has one").restarts), (1, 0));
     // The administrator may.
     let get = v1::GetOfficeRequest { office_id: office.clone() };
-    assert_eq!(world.admin.offices().get_office(get).await.expect("seen").into_inner().office.expect("there").id, office);
+    assert_eq!(
+        world.admin.offices().get_office(get).await.expect("seen").into_inner().office.expect("there").id,
+        office
+    );
 }
 
 /// Every RPC about an office, as a stranger.
@@ -42,19 +45,14 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
             })),*]
         };
     }
-    let mask = Some(prost_types::FieldMask {
-        paths: vec!["max_agents".into()],
-    });
-    let settings = Some(v1::OfficeSettings {
-        max_agents: Some(1),
-        ..Default::default()
-    });
+    let mask = Some(prost_types::FieldMask { paths: vec!["max_agents".into()] });
+    let wanted = Some(v1::OfficeSettings { max_agents: Some(1), ..Default::default() });
     #[allow(clippy::needless_update, reason = "requests with no other field")]
     let refused = refused![
         offices.get_office(GetOfficeRequest {}),
         offices.get_office_status(GetOfficeStatusRequest {}),
         offices.get_office_settings(GetOfficeSettingsRequest {}),
-        offices.update_office_settings(UpdateOfficeSettingsRequest { settings: settings, update_mask: mask }),
+        offices.update_office_settings(UpdateOfficeSettingsRequest { settings: wanted, update_mask: mask }),
         offices.suspend_office(SuspendOfficeRequest {}),
         offices.resume_office(ResumeOfficeRequest {}),
         offices.delete_office(DeleteOfficeRequest {}),
@@ -83,18 +81,12 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
 async fn keys_are_of_one_account(backend: Backend) {
     let world = World::start(backend, Arrangement::OneProcess).await;
     let stranger = world.stranger().await;
-    let create = || v1::CreateApiKeyRequest {
-        name: "laptop".into(),
-        ..Default::default()
-    };
+    let create = || v1::CreateApiKeyRequest { name: "laptop".into(), ..Default::default() };
     let created = world.owner.access().create_api_key(create()).await.expect("created").into_inner();
     let key = created.api_key.expect("answered");
     let revoke = || v1::RevokeApiKeyRequest { api_key_id: key.id.clone() };
     assert_eq!(refusal(stranger.access().revoke_api_key(revoke()).await).0, Code::NotFound);
-    let foreign = v1::ListApiKeysRequest {
-        account_id: key.account_id.clone(),
-        ..Default::default()
-    };
+    let foreign = v1::ListApiKeysRequest { account_id: key.account_id.clone(), ..Default::default() };
     assert_eq!(refusal(stranger.access().list_api_keys(foreign).await).0, Code::NotFound);
     let create_account = v1::CreateAccountRequest { name: "mine".into() };
     assert_eq!(refusal(stranger.access().create_account(create_account).await).0, Code::PermissionDenied);

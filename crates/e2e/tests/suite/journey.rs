@@ -35,16 +35,10 @@ async fn journey(mut world: World) {
     assert_eq!((promoted.model_tier.as_str(), promoted.generation), ("opus", 2));
     let running = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!((running.model_tier.as_str(), running.id), ("opus", hired.id.clone()));
-    let by_name = || v1::StopAgentRequest {
-        office_id: office.clone(),
-        name: "analyst".into(),
-    };
+    let by_name = || v1::StopAgentRequest { office_id: office.clone(), name: "analyst".into() };
     world.owner.agents().stop_agent(by_name()).await.expect("stopped");
     world.settled(&office, "analyst", AgentPhase::Stopped).await;
-    let again = v1::RestartAgentRequest {
-        office_id: office.clone(),
-        name: "analyst".into(),
-    };
+    let again = v1::RestartAgentRequest { office_id: office.clone(), name: "analyst".into() };
     world.owner.agents().restart_agent(again).await.expect("restarted");
     world.settled(&office, "analyst", AgentPhase::Running).await;
     suspend_and_resume(&world, &office).await;
@@ -81,11 +75,7 @@ async fn journey(mut world: World) {
 
 async fn logs(world: &World, office: &str) {
     let lines = until("both of its lines are in the log", mi_e2e::LIMIT, async || {
-        let request = v1::ListLogsRequest {
-            office_id: office.into(),
-            agent: "analyst".into(),
-            ..Default::default()
-        };
+        let request = v1::ListLogsRequest { office_id: office.into(), agent: "analyst".into(), ..Default::default() };
         let lines = world.owner.logs().list_logs(request).await?.into_inner().lines;
         Ok::<_, tonic::Status>((lines.len() >= 2).then_some(lines))
     })
@@ -102,10 +92,7 @@ async fn suspend_and_resume(world: &World, office: &str) {
     let request = v1::SuspendOfficeRequest { office_id: office.into() };
     let suspended = world.owner.offices().suspend_office(request).await.expect("suspended").into_inner();
     assert_eq!(suspended.office.expect("answered").status(), v1::OfficeStatus::Suspended);
-    assert_eq!(
-        refusal(world.hire(office, "late").await),
-        (Code::FailedPrecondition, "OFFICE_NOT_ACTIVE".to_owned())
-    );
+    assert_eq!(refusal(world.hire(office, "late").await), (Code::FailedPrecondition, "OFFICE_NOT_ACTIVE".to_owned()));
     world.settled(office, "analyst", AgentPhase::Suspended).await;
     let request = v1::ResumeOfficeRequest { office_id: office.into() };
     world.owner.offices().resume_office(request).await.expect("resumed");
@@ -113,10 +100,7 @@ async fn suspend_and_resume(world: &World, office: &str) {
 }
 
 async fn check_download(world: &World, office: &str, backup: &v1::Backup) {
-    let request = v1::DownloadBackupRequest {
-        office_id: office.into(),
-        backup_id: backup.id.clone(),
-    };
+    let request = v1::DownloadBackupRequest { office_id: office.into(), backup_id: backup.id.clone() };
     let mut stream = world.owner.agents().download_backup(request).await.expect("opened").into_inner();
     let first = stream.message().await.expect("read").expect("a first message");
     assert_eq!(first.backup.as_ref(), Some(backup));
@@ -168,7 +152,8 @@ async fn feed(world: &World, office: &str, agent_id: &str) {
     let metadata = hired.metadata.as_ref().expect("has details");
     assert!(format!("{metadata:?}").contains(agent_id), "{metadata:?}");
     assert_eq!(hired.trace_id.len(), 32);
-    let own: Vec<&str> = feed.iter().filter(|event| event.agent.is_empty()).map(|event| event.r#type.as_str()).collect();
+    let own: Vec<&str> =
+        feed.iter().filter(|event| event.agent.is_empty()).map(|event| event.r#type.as_str()).collect();
     assert_eq!(own, ["office.created", "office.activated", "office.suspended", "office.resumed"]);
 }
 
@@ -184,15 +169,9 @@ async fn delete(world: &World, office: &str, backup: &str) {
     assert_eq!(refusal(world.owner.offices().delete_office(request()).await), not_found);
     assert_eq!(refusal(world.agent(office, "successor").await), not_found);
     assert_eq!(refusal(world.hire(office, "late").await), not_found);
-    let request = v1::DownloadBackupRequest {
-        office_id: office.into(),
-        backup_id: backup.into(),
-    };
+    let request = v1::DownloadBackupRequest { office_id: office.into(), backup_id: backup.into() };
     assert_eq!(refusal(world.owner.agents().download_backup(request).await), not_found);
-    let request = v1::ListActivityRequest {
-        office_id: office.into(),
-        ..Default::default()
-    };
+    let request = v1::ListActivityRequest { office_id: office.into(), ..Default::default() };
     assert_eq!(refusal(world.owner.activity().list_activity(request).await), not_found);
     assert_eq!(world.homes(), Vec::<std::path::PathBuf>::new());
 }

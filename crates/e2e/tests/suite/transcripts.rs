@@ -15,7 +15,8 @@ struct Session<'a> {
 impl Session<'_> {
     /// Runs `mi` with these arguments, `{name}` standing for an id that was named.
     async fn run(&mut self, line: &str) -> String {
-        let filled = self.known.iter().fold(line.to_owned(), |line, (id, name)| line.replace(&format!("{{{name}}}"), id));
+        let filled =
+            self.known.iter().fold(line.to_owned(), |line, (id, name)| line.replace(&format!("{{{name}}}"), id));
         let args = split(&filled);
         let mut command = tokio::process::Command::new(mi_testkit::platform::binary());
         command
@@ -87,11 +88,7 @@ fn field(json: &str, path: &str) -> String {
 #[tokio::test]
 async fn a_first_session() {
     let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
-    let mut session = Session {
-        platform: &world.platform,
-        known: Vec::new(),
-        transcript: String::new(),
-    };
+    let mut session = Session { platform: &world.platform, known: Vec::new(), transcript: String::new() };
     let json = session.run("colonies create --name \"My Colony\" -o json").await;
     session.transcript.clear();
     let colony = field(&json, "/id");

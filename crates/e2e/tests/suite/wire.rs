@@ -61,7 +61,10 @@ async fn broken_frames_and_foreign_metadata() {
     ] {
         assert_eq!(raw(&world, internal, &[0, 0, 0, 0, 0], &known).await, Code::Unimplemented as i32, "{internal}");
     }
-    assert_eq!(raw(&world, list, &[0, 0, 0, 0, 0], &[known[0], ("grpc-timeout", "soon")]).await, Code::InvalidArgument as i32);
+    assert_eq!(
+        raw(&world, list, &[0, 0, 0, 0, 0], &[known[0], ("grpc-timeout", "soon")]).await,
+        Code::InvalidArgument as i32
+    );
 }
 
 #[tokio::test]
@@ -77,6 +80,24 @@ async fn oversized_messages_are_refused_and_the_connection_lives() {
     let (code, _) = refusal(world.hire_as(request).await);
     assert!(matches!(code, Code::OutOfRange | Code::ResourceExhausted), "{code:?}");
     world.hire(&office, "small").await.expect("hired");
+}
+
+#[tokio::test]
+async fn a_trace_goes_from_the_client_into_the_feed() {
+    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let office = world.office("Traced").await;
+    let mut request = tonic::Request::new(v1::HireAgentRequest {
+        office_id: office.clone(),
+        name: "analyst".into(),
+        ..Default::default()
+    });
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    request.metadata_mut().insert("traceparent", parent.parse().expect("ASCII"));
+    world.owner.agents().hire_agent(request).await.expect("hired");
+    world.happened(&office, "analyst", "agent.hired").await;
+    let hired = world.feed(&office).await.into_iter().find(|event| event.r#type == "agent.hired").expect("seen above");
+    assert_eq!(hired.trace_id, trace);
 }
 
 #[tokio::test]
@@ -100,8 +121,20 @@ async fn the_enrolment_token_of_an_agent_is_used_up_and_its_environment_is_its_o
     assert_eq!(
         names,
         [
-            "GREETING", "HOME", "LANG", "MI_AGENT_ID", "MI_AGENT_NAME", "MI_ENDPOINT", "MI_ENROL_TOKEN", "MI_GENERATION",
-            "MI_IDENTITY_DIR", "MI_INSTANCE_ID", "MI_NEW_IDENTITY", "MI_OFFICE_ID", "MI_WORKSPACE", "PATH",
+            "GREETING",
+            "HOME",
+            "LANG",
+            "MI_AGENT_ID",
+            "MI_AGENT_NAME",
+            "MI_ENDPOINT",
+            "MI_ENROL_TOKEN",
+            "MI_GENERATION",
+            "MI_IDENTITY_DIR",
+            "MI_INSTANCE_ID",
+            "MI_NEW_IDENTITY",
+            "MI_OFFICE_ID",
+            "MI_WORKSPACE",
+            "PATH",
         ]
     );
     let anonymous = world.owner.with_credential(mi_client::Credential::None).expect("good");
@@ -113,7 +146,9 @@ async fn the_enrolment_token_of_an_agent_is_used_up_and_its_environment_is_its_o
     assert_eq!(refusal(anonymous.access().enrol_agent(enrol).await).0, Code::Unauthenticated);
     // The key that enrolled is the one in the agent's own storage, which only it may read.
     let identity = world.workspace(&agent).with_file_name("identity");
-    let mode = |path: &std::path::Path| std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).expect("there").permissions()) & 0o777;
+    let mode = |path: &std::path::Path| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).expect("there").permissions()) & 0o777
+    };
     assert_eq!((mode(&identity), mode(&identity.join("identity.key"))), (0o700, 0o600));
 }
 

@@ -16,30 +16,16 @@ use crate::fake::{Edge, unsigned};
 async fn headers_that_are_no_credential_are_refused_with_a_hint() {
     let edge = Edge::local();
     edge.world.operator("mi_a");
-    for bad in [
-        "",
-        "Bearer",
-        "Bearer ",
-        "Basic bWk6YQ==",
-        "mi_a",
-        "Bearer mi_a mi_a",
-        "Bearermi_a",
-    ] {
+    for bad in ["", "Bearer", "Bearer ", "Basic bWk6YQ==", "mi_a", "Bearer mi_a mi_a", "Bearermi_a"] {
         let refused = edge.who(bad).await.expect_err(bad);
         assert_eq!(refused.code(), Code::Unauthenticated, "{bad:?}");
         assert!(refused.message().contains("Bearer"), "{bad:?}: {}", refused.message());
     }
     let mut request = tonic::Request::new(mi_proto::v1::ListActivityRequest::default());
     for _ in 0..2 {
-        request
-            .metadata_mut()
-            .append("authorization", "Bearer mi_a".parse().expect("a value"));
+        request.metadata_mut().append("authorization", "Bearer mi_a".parse().expect("a value"));
     }
-    let refused = edge
-        .activity()
-        .list_activity(request)
-        .await
-        .expect_err("two credentials");
+    let refused = edge.activity().list_activity(request).await.expect_err("two credentials");
     assert_eq!(refused.code(), Code::Unauthenticated);
     assert_eq!(edge.world.lookups.load(Ordering::SeqCst), 0);
 }
@@ -64,10 +50,7 @@ async fn an_api_key_is_asked_for_once_a_second_and_a_revoked_one_dies_within_it(
         }
         tokio::task::yield_now().await;
     };
-    assert_eq!(
-        (refused.code(), refused.message()),
-        (Code::Unauthenticated, "the API key is unknown or revoked")
-    );
+    assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "the API key is unknown or revoked"));
     assert_eq!(edge.who("Bearer mi_b").await.expect("untouched"), other);
 }
 
@@ -77,10 +60,7 @@ async fn an_unknown_key_is_refused_and_does_not_reach_the_office_each_time() {
     for _ in 0..20 {
         let refused = edge.who("Bearer mi_unknown").await.expect_err("unknown");
         assert_eq!(refused.code(), Code::Unauthenticated);
-        assert!(
-            !format!("{refused:?}").contains("mi_unknown"),
-            "credentials are never echoed"
-        );
+        assert!(!format!("{refused:?}").contains("mi_unknown"), "credentials are never echoed");
     }
     assert!(edge.world.lookups.load(Ordering::SeqCst) < 20);
     // Made a moment later, it works a moment later.
@@ -168,10 +148,7 @@ async fn a_token_that_is_wrong_in_anything_is_refused_alike() {
         ("alg none", format!("{none}.")),
         ("alg none, signed", format!("{none}.{signature}")),
         ("HS256 with the public key as secret", format!("{hs256}.{tag}")),
-        (
-            "alg HS256 signed by EdDSA",
-            header(&|header| header["alg"] = json!("HS256")),
-        ),
+        ("alg HS256 signed by EdDSA", header(&|header| header["alg"] = json!("HS256"))),
         ("crit", header(&|header| header["crit"] = json!(["b64"]))),
         ("no kid", header(&remove("kid"))),
         ("malformed kid", header(&|header| header["kid"] = json!("k' or 1=1"))),
@@ -181,24 +158,15 @@ async fn a_token_that_is_wrong_in_anything_is_refused_alike() {
         ("no aud", claims(&remove("aud"))),
         ("no iss", claims(&remove("iss"))),
         ("iss no id", claims(&|claims| claims["iss"] = json!("analyst"))),
-        (
-            "other's iss",
-            claims(&|claims| claims["iss"] = json!(other.id.to_string())),
-        ),
+        ("other's iss", claims(&|claims| claims["iss"] = json!(other.id.to_string()))),
         ("no jti", claims(&remove("jti"))),
         ("empty jti", claims(&|claims| claims["jti"] = json!(""))),
         ("no iat", claims(&remove("iat"))),
         ("no exp", claims(&remove("exp"))),
         ("exp too far", claims(&|claims| claims["exp"] = json!(iat + 301))),
         ("exp as text", claims(&|claims| claims["exp"] = json!("soon"))),
-        (
-            "expired",
-            claims(&|claims| (claims["iat"], claims["exp"]) = (json!(iat - 200), json!(iat - 40))),
-        ),
-        (
-            "from the future",
-            claims(&|claims| (claims["iat"], claims["exp"]) = (json!(iat + 60), json!(iat + 120))),
-        ),
+        ("expired", claims(&|claims| (claims["iat"], claims["exp"]) = (json!(iat - 200), json!(iat - 40)))),
+        ("from the future", claims(&|claims| (claims["iat"], claims["exp"]) = (json!(iat + 60), json!(iat + 120)))),
         ("not yet", claims(&|claims| claims["nbf"] = json!(iat + 60))),
         ("other's signature", other.token(&agent.header(), &agent.claims())),
         ("tampered", format!("{others_claims}.{signature}")),
@@ -235,11 +203,7 @@ async fn a_key_that_was_rotated_dies_within_a_second() {
     let gone = Instant::now();
     // Neither the remembered token nor new ones outlive the key.
     for again in [true, false] {
-        while edge
-            .who(&format!("Bearer {}", if again { kept.clone() } else { fresh() }))
-            .await
-            .is_ok()
-        {
+        while edge.who(&format!("Bearer {}", if again { kept.clone() } else { fresh() })).await.is_ok() {
             assert!(gone.elapsed() < Duration::from_millis(1100), "it still works");
             tokio::task::yield_now().await;
         }

@@ -72,11 +72,7 @@ impl Edge {
         let (tasks, world) = (Tasks::new(), World::new());
         let key = PrincipalKey::random();
         let role = |name| Transport::local(guard(name, &world, &key, &tasks));
-        let backends = Backends {
-            office: role("office"),
-            scheduler: role("scheduler"),
-            activity: role("activity"),
-        };
+        let backends = Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity") };
         let gateway = mi_gateway::build(config, backends, SystemClock::shared(), &tasks);
         Self { gateway, world, tasks }
     }
@@ -87,11 +83,7 @@ impl Edge {
         let key = PrincipalKey::random();
         let url = serve(&tasks, guard("remote", &world, &key, &tasks)).await;
         let role = Transport::remote("roles", &url, key, SystemClock::shared()).expect("a URL");
-        let backends = Backends {
-            office: role.clone(),
-            scheduler: role.clone(),
-            activity: role,
-        };
+        let backends = Backends { office: role.clone(), scheduler: role.clone(), activity: role };
         let gateway = mi_gateway::build(config, backends, SystemClock::shared(), &tasks);
         Self { gateway, world, tasks }
     }
@@ -123,11 +115,7 @@ impl Edge {
 
 /// What the fake activity role saw of the call.
 pub(crate) fn seen(response: Response<v1::ListActivityResponse>) -> v1::ActivityEvent {
-    response
-        .into_inner()
-        .events
-        .pop()
-        .expect("the fake answers with one event")
+    response.into_inner().events.pop().expect("the fake answers with one event")
 }
 
 /// Adds the header to a request.
@@ -140,10 +128,7 @@ pub(crate) fn bearer<T>(message: T, credential: &str) -> Request<T> {
 
 /// Asks the fake to keep the call inside its handler.
 pub(crate) fn hang() -> v1::ListActivityRequest {
-    v1::ListActivityRequest {
-        agent: "hang".into(),
-        ..Default::default()
-    }
+    v1::ListActivityRequest { agent: "hang".into(), ..Default::default() }
 }
 
 async fn serve<S>(tasks: &Tasks, service: S) -> String
@@ -155,9 +140,7 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
-    let listener = server::bind("test", ([127, 0, 0, 1], 0).into())
-        .await
-        .expect("a free port");
+    let listener = server::bind("test", ([127, 0, 0, 1], 0).into()).await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
     server::serve(tasks, "test", listener, true, service);
     url
@@ -176,13 +159,7 @@ fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tas
         Status::already_exists(told).into_http::<axum::body::Body>()
     };
     let routes = routes.into_axum_router().fallback(told);
-    Guard::new(
-        name,
-        Routes::from(routes),
-        key.clone(),
-        SystemClock::shared(),
-        tasks.shutdown(),
-    )
+    Guard::new(name, Routes::from(routes), key.clone(), SystemClock::shared(), tasks.shutdown())
 }
 
 impl World {
@@ -205,10 +182,7 @@ impl World {
             api_key_id: ApiKeyId::new().to_string(),
             ..Default::default()
         };
-        self.api_keys
-            .lock()
-            .expect("unpoisoned")
-            .insert(sha256(secret), principal);
+        self.api_keys.lock().expect("unpoisoned").insert(sha256(secret), principal);
         format!("account:{account}")
     }
 
@@ -220,10 +194,7 @@ impl World {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).expect("randomness");
         let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).expect("own key");
         let public = pair.public_key().as_ref().to_vec();
-        let hex: String = digest(&SHA256, &public).as_ref()[..8]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = digest(&SHA256, &public).as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
         let (id, kid) = (AgentId::new(), format!("k{hex}"));
         let principal = v1::Principal {
             kind: v1::PrincipalKind::Agent.into(),
@@ -232,14 +203,8 @@ impl World {
             agent: "analyst".into(),
             ..Default::default()
         };
-        let known = internal::ResolveAgentKeyResponse {
-            principal: Some(principal),
-            public_key: public.into(),
-        };
-        self.agents
-            .lock()
-            .expect("unpoisoned")
-            .insert((id.to_string(), kid.clone()), known);
+        let known = internal::ResolveAgentKeyResponse { principal: Some(principal), public_key: public.into() };
+        self.agents.lock().expect("unpoisoned").insert((id.to_string(), kid.clone()), known);
         Agent { id, kid, pair }
     }
 

@@ -17,9 +17,7 @@ fn service(name: &str) -> HealthCheckRequest {
 
 async fn next(stream: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
     let limit = Duration::from_secs(20);
-    let message = tokio::time::timeout(limit, stream.message())
-        .await
-        .expect("a change is seen");
+    let message = tokio::time::timeout(limit, stream.message()).await.expect("a change is seen");
     message.expect("open").expect("more").status()
 }
 
@@ -44,10 +42,7 @@ async fn a_role_that_dies_shows_and_so_does_its_return() {
     }
     edge.world.down.store(false, Ordering::SeqCst);
     assert_eq!(next(&mut whole).await, ServingStatus::Serving);
-    let unknown = client
-        .check(service("mi.internal.v1.CredentialService"))
-        .await
-        .expect_err("internal");
+    let unknown = client.check(service("mi.internal.v1.CredentialService")).await.expect_err("internal");
     assert_eq!(unknown.code(), Code::NotFound);
 }
 
@@ -56,9 +51,7 @@ async fn reflection_lists_what_is_public_in_both_versions() {
     let edge = Edge::local();
     let request = v1::ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(
-            String::new(),
-        )),
+        message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),
     };
     let mut client = v1::server_reflection_client::ServerReflectionClient::new(edge.gateway.clone());
     let mut answers = client
@@ -66,13 +59,7 @@ async fn reflection_lists_what_is_public_in_both_versions() {
         .await
         .expect("opened")
         .into_inner();
-    let answer = answers
-        .message()
-        .await
-        .expect("open")
-        .expect("answered")
-        .message_response
-        .expect("set");
+    let answer = answers.message().await.expect("open").expect("answered").message_response.expect("set");
     let v1::server_reflection_response::MessageResponse::ListServicesResponse(list) = answer else {
         panic!("not a list: {answer:?}");
     };
@@ -93,17 +80,11 @@ async fn reflection_lists_what_is_public_in_both_versions() {
 
     let request = v1alpha::ServerReflectionRequest {
         host: String::new(),
-        message_request: Some(
-            v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
-                "mi.internal.v1.CredentialService".into(),
-            ),
-        ),
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::FileContainingSymbol(
+            "mi.internal.v1.CredentialService".into(),
+        )),
     };
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(edge.gateway.clone());
-    let mut answers = client
-        .server_reflection_info(stream::iter([request]))
-        .await
-        .expect("opened")
-        .into_inner();
+    let mut answers = client.server_reflection_info(stream::iter([request])).await.expect("opened").into_inner();
     assert_eq!(answers.message().await.expect_err("internal").code(), Code::NotFound);
 }

@@ -11,11 +11,7 @@ use crate::fake::{Edge, bearer, hang};
 
 fn edge(burst: u32, concurrent: usize) -> Edge {
     Edge::with(GatewayConfig {
-        limits: Limits {
-            per_second: NonZeroU32::MIN,
-            burst: NonZeroU32::new(burst).expect("not zero"),
-            concurrent,
-        },
+        limits: Limits { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(burst).expect("not zero"), concurrent },
         ..Default::default()
     })
 }
@@ -23,11 +19,7 @@ fn edge(burst: u32, concurrent: usize) -> Edge {
 fn assert_limited(status: &Status, reason: &str) {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
     assert_eq!(status.get_details_error_info().expect("always there").reason, reason);
-    let retry = status
-        .get_details_retry_info()
-        .expect("says when")
-        .retry_delay
-        .expect("set");
+    let retry = status.get_details_retry_info().expect("says when").retry_delay.expect("set");
     assert!(!retry.is_zero() && retry <= Duration::from_secs(1), "{retry:?}");
 }
 
@@ -48,12 +40,7 @@ async fn open_calls_and_streams_count_until_they_end() {
     let edge = edge(100, 2);
     edge.world.operator("mi_a");
     let request = bearer(v1::WatchActivityRequest::default(), "mi_a");
-    let stream = edge
-        .activity()
-        .watch_activity(request)
-        .await
-        .expect("opened")
-        .into_inner();
+    let stream = edge.activity().watch_activity(request).await.expect("opened").into_inner();
     let mut client = edge.activity();
     let hung = tokio::spawn(async move { client.list_activity(bearer(hang(), "mi_a")).await });
     edge.world.inside(2).await;

@@ -44,9 +44,7 @@ impl registry::AgentRegistryService for Fake {
         self.0.up()?;
         let name = (request.get_ref().agent_id.clone(), request.get_ref().key_id.clone());
         let known = self.0.agents.lock().expect("unpoisoned").get(&name).cloned();
-        known
-            .map(Response::new)
-            .ok_or_else(|| Status::unauthenticated("unknown"))
+        known.map(Response::new).ok_or_else(|| Status::unauthenticated("unknown"))
     }
 
     async fn register_agent_key(
@@ -106,21 +104,9 @@ impl Drop for Inside {
 
 fn describe<T>(request: &Request<T>) -> Result<v1::ActivityEvent, Status> {
     let caller = Caller::of(request)?;
-    let mut names: Vec<_> = request
-        .metadata()
-        .clone()
-        .into_headers()
-        .keys()
-        .map(ToString::to_string)
-        .collect();
+    let mut names: Vec<_> = request.metadata().clone().into_headers().keys().map(ToString::to_string).collect();
     names.sort();
-    let text = |name| {
-        request
-            .metadata()
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    };
+    let text = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Ok(v1::ActivityEvent {
         summary: caller.actor.key(),
         trace_id: caller.trace_id,
@@ -143,10 +129,7 @@ impl activity::ActivityService for Fake {
             std::future::pending::<()>().await;
         }
         let events = vec![describe(&request)?];
-        Ok(Response::new(v1::ListActivityResponse {
-            events,
-            ..Default::default()
-        }))
+        Ok(Response::new(v1::ListActivityResponse { events, ..Default::default() }))
     }
 
     async fn watch_activity(

@@ -30,10 +30,7 @@ async fn send(
     let response = client.request(request).await.expect("answered");
     let (head, body) = response.into_parts();
     let body = body.collect().await.expect("a whole body").to_bytes();
-    (
-        Response::from_parts(head, ()),
-        String::from_utf8_lossy(&body).into_owned(),
-    )
+    (Response::from_parts(head, ()), String::from_utf8_lossy(&body).into_owned())
 }
 
 #[tokio::test]
@@ -51,10 +48,7 @@ async fn a_browser_calls_over_http_1() {
     assert_eq!(head.headers()["content-type"], "application/grpc-web+proto");
     assert_eq!(head.headers()["access-control-allow-origin"], "*");
     assert!(
-        head.headers()["access-control-expose-headers"]
-            .to_str()
-            .expect("text")
-            .contains("grpc-status-details-bin")
+        head.headers()["access-control-expose-headers"].to_str().expect("text").contains("grpc-status-details-bin")
     );
     assert!(body.contains(&operator), "{body:?}");
     assert!(body.contains("grpc-status:0"), "trailers are in the body: {body:?}");
@@ -68,11 +62,8 @@ async fn the_listener_answers_late_calls_with_our_code() {
     for edge in [Edge::local(), Edge::remote(GatewayConfig::default()).await] {
         edge.world.operator("mi_a");
         let url = edge.listen().await;
-        let headers = [
-            ("content-type", "application/grpc-web"),
-            ("authorization", "Bearer mi_a"),
-            ("grpc-timeout", "40m"),
-        ];
+        let headers =
+            [("content-type", "application/grpc-web"), ("authorization", "Bearer mi_a"), ("grpc-timeout", "40m")];
         // Tonic has timers of its own at the listener and at the channel to a role, with other answers. This client has none.
         for _ in 0..10 {
             let hang = b"\0\0\0\0\x06\x12\x04hang";
@@ -90,20 +81,12 @@ async fn a_browser_may_ask_first() {
     let headers = [
         ("origin", "https://console.example"),
         ("access-control-request-method", "POST"),
-        (
-            "access-control-request-headers",
-            "authorization,content-type,x-grpc-web",
-        ),
+        ("access-control-request-headers", "authorization,content-type,x-grpc-web"),
     ];
     let (head, _) = send(&url, Method::OPTIONS, LIST, &headers, b"").await;
     assert_eq!(head.status(), StatusCode::OK);
     assert_eq!(head.headers()["access-control-allow-origin"], "*");
-    assert!(
-        head.headers()["access-control-allow-headers"]
-            .to_str()
-            .expect("text")
-            .contains("authorization")
-    );
+    assert!(head.headers()["access-control-allow-headers"].to_str().expect("text").contains("authorization"));
     assert!(!head.headers().contains_key("access-control-allow-credentials"));
 }
 
@@ -114,18 +97,8 @@ async fn what_is_not_grpc_gets_a_short_answer() {
     for (method, path, content_type, status) in [
         (Method::GET, "/", "text/html", StatusCode::NOT_FOUND),
         (Method::GET, LIST, "application/grpc-web", StatusCode::NOT_FOUND),
-        (
-            Method::POST,
-            LIST,
-            "application/json",
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ),
-        (
-            Method::POST,
-            LIST,
-            "application/grpc-web+thrift",
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ),
+        (Method::POST, LIST, "application/json", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        (Method::POST, LIST, "application/grpc-web+thrift", StatusCode::UNSUPPORTED_MEDIA_TYPE),
         (Method::OPTIONS, "/", "text/plain", StatusCode::NOT_FOUND),
     ] {
         let (head, body) = send(&url, method.clone(), path, &[("content-type", content_type)], b"").await;

@@ -1,6 +1,8 @@
 //! `mi.internal.v1.CredentialService`: the gateway asks whose a key is.
 
-use mi_proto::internal::v1::{ResolveApiKeyRequest, ResolveApiKeyResponse, credential_service_server::CredentialService};
+use mi_proto::internal::v1::{
+    ResolveApiKeyRequest, ResolveApiKeyResponse, credential_service_server::CredentialService,
+};
 use mi_rpc::{convert, status};
 use tonic::{Request, Response, Status};
 
@@ -24,8 +26,6 @@ impl CredentialService for Handler {
         request: Request<ResolveApiKeyRequest>,
     ) -> Result<Response<ResolveApiKeyResponse>, Status> {
         let actor = self.accounts.resolve(&request.into_inner().sha256).await.map_err(status)?;
-        Ok(Response::new(ResolveApiKeyResponse {
-            principal: Some(convert::principal(&actor)),
-        }))
+        Ok(Response::new(ResolveApiKeyResponse { principal: Some(convert::principal(&actor)) }))
     }
 }

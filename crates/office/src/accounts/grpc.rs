@@ -48,9 +48,7 @@ fn key_to_wire(key: ApiKey) -> v1::ApiKey {
 impl AccessService for Handler {
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let caller = Caller::of(&request)?;
-        Ok(Response::new(v1::WhoAmIResponse {
-            principal: Some(convert::principal(&caller.actor)),
-        }))
+        Ok(Response::new(v1::WhoAmIResponse { principal: Some(convert::principal(&caller.actor)) }))
     }
 
     async fn create_account(
@@ -112,9 +110,7 @@ impl AccessService for Handler {
     ) -> Result<Response<v1::RevokeApiKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let revoked = self.accounts.revoke_key(&caller.actor, &request.into_inner().api_key_id).await;
-        Ok(Response::new(v1::RevokeApiKeyResponse {
-            api_key: Some(key_to_wire(revoked.map_err(status)?)),
-        }))
+        Ok(Response::new(v1::RevokeApiKeyResponse { api_key: Some(key_to_wire(revoked.map_err(status)?)) }))
     }
 
     async fn enrol_agent(
@@ -147,10 +143,8 @@ impl AccessService for Handler {
                 _ => Error::not_found("office", office_id),
             }));
         };
-        let record = RecordHeartbeatRequest {
-            office_id: agent.office_id.to_string(),
-            agent_id: agent.agent_id.to_string(),
-        };
+        let record =
+            RecordHeartbeatRequest { office_id: agent.office_id.to_string(), agent_id: agent.agent_id.to_string() };
         self.registry.clone().record_heartbeat(record).await?;
         Ok(Response::new(v1::HeartbeatResponse {}))
     }

@@ -17,12 +17,7 @@ struct AccountRow {
 
 impl From<AccountRow> for Account {
     fn from(row: AccountRow) -> Self {
-        Self {
-            id: row.id.into(),
-            name: row.name,
-            administrator: row.administrator,
-            created_at: row.created_at,
-        }
+        Self { id: row.id.into(), name: row.name, administrator: row.administrator, created_at: row.created_at }
     }
 }
 

@@ -20,10 +20,7 @@ use super::{Condition, Move, Office, Offices, State, repo};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
 const PATIENCE: Duration = Duration::from_secs(3);
-const BACKOFF: Backoff = Backoff {
-    first: Duration::from_millis(20),
-    most: Duration::from_secs(5),
-};
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), most: Duration::from_secs(5) };
 /// How often unfinished offices are looked for: after a crash, or when another process left off.
 const INTERVAL: Duration = Duration::from_secs(10);
 const BATCH: i64 = 1000;
@@ -65,7 +62,8 @@ impl Offices {
 
     /// Repeats passes until nothing is left to do, unless somebody in this process does already.
     fn drive(&self, id: OfficeId) {
-        let driven = |offices: &Self| offices.driven.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id);
+        let driven =
+            |offices: &Self| offices.driven.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(id);
         if !driven(self) {
             return;
         }
@@ -76,7 +74,9 @@ impl Offices {
                 match offices.pass(id).await {
                     Ok(true) => break,
                     Ok(false) => tracing::debug!(target: "mi::office", office = %id, "not finished yet"),
-                    Err(error) => tracing::warn!(target: "mi::office", office = %id, error = %error.chain(), "not converged yet"),
+                    Err(error) => {
+                        tracing::warn!(target: "mi::office", office = %id, error = %error.chain(), "not converged yet")
+                    }
                 }
                 tries += 1;
                 tokio::time::sleep(BACKOFF.after(tries)).await;
@@ -147,9 +147,7 @@ impl Offices {
     async fn remove(&self, office: Office) -> Result<bool> {
         // Agents first: while they are fired their events and logs still have a place to go.
         for mut replica in [self.replicas.scheduler.clone(), self.replicas.activity.clone()] {
-            let request = RemoveOfficeRequest {
-                office_id: office.id.to_string(),
-            };
+            let request = RemoveOfficeRequest { office_id: office.id.to_string() };
             let answer = replica.remove_office(request).await.map_err(|status| from_status(&status))?.into_inner();
             if !answer.done {
                 tracing::debug!(target: "mi::office", office = %office.id, left = answer.message, "being removed");

@@ -65,9 +65,7 @@ impl OfficeService for Handler {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
         let office = self.offices.create(&caller, &body, &body.encode_to_vec()).await.map_err(status)?;
-        Ok(Response::new(v1::CreateOfficeResponse {
-            office: Some(to_wire(&office)),
-        }))
+        Ok(Response::new(v1::CreateOfficeResponse { office: Some(to_wire(&office)) }))
     }
 
     async fn list_offices(
@@ -78,10 +76,7 @@ impl OfficeService for Handler {
         let body = request.into_inner();
         let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
         let (offices, next_page_token) = self.offices.list(&caller, &page).await.map_err(status)?;
-        Ok(Response::new(v1::ListOfficesResponse {
-            offices: offices.iter().map(to_wire).collect(),
-            next_page_token,
-        }))
+        Ok(Response::new(v1::ListOfficesResponse { offices: offices.iter().map(to_wire).collect(), next_page_token }))
     }
 
     async fn get_office(
@@ -90,9 +85,7 @@ impl OfficeService for Handler {
     ) -> Result<Response<v1::GetOfficeResponse>, Status> {
         let caller = Caller::of(&request)?;
         let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        Ok(Response::new(v1::GetOfficeResponse {
-            office: Some(to_wire(&office)),
-        }))
+        Ok(Response::new(v1::GetOfficeResponse { office: Some(to_wire(&office)) }))
     }
 
     async fn get_office_status(
@@ -101,9 +94,7 @@ impl OfficeService for Handler {
     ) -> Result<Response<v1::GetOfficeStatusResponse>, Status> {
         let caller = Caller::of(&request)?;
         let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        let count = CountAgentsRequest {
-            office_id: office.id.to_string(),
-        };
+        let count = CountAgentsRequest { office_id: office.id.to_string() };
         let agents = self.registry.clone().count_agents(count).await?.into_inner().agents;
         Ok(Response::new(v1::GetOfficeStatusResponse {
             status: Some(v1::OfficeStatusReport {
@@ -120,9 +111,7 @@ impl OfficeService for Handler {
     ) -> Result<Response<v1::GetOfficeSettingsResponse>, Status> {
         let caller = Caller::of(&request)?;
         let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        Ok(Response::new(v1::GetOfficeSettingsResponse {
-            settings: Some(office.settings.to_wire()),
-        }))
+        Ok(Response::new(v1::GetOfficeSettingsResponse { settings: Some(office.settings.to_wire()) }))
     }
 
     async fn update_office_settings(
@@ -131,9 +120,7 @@ impl OfficeService for Handler {
     ) -> Result<Response<v1::UpdateOfficeSettingsResponse>, Status> {
         let caller = Caller::of(&request)?;
         let settings = self.offices.update_settings(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::UpdateOfficeSettingsResponse {
-            settings: Some(settings.to_wire()),
-        }))
+        Ok(Response::new(v1::UpdateOfficeSettingsResponse { settings: Some(settings.to_wire()) }))
     }
 
     async fn suspend_office(

@@ -85,10 +85,7 @@ pub(super) async fn office_get(conn: &mut Conn, id: OfficeId) -> DbResult<Option
 
 /// The office, which nobody else changes until the transaction ends.
 pub(super) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
-    let sql = tx.pick(
-        "SELECT * FROM offices WHERE id = $1",
-        "SELECT * FROM offices WHERE id = $1 FOR UPDATE",
-    );
+    let sql = tx.pick("SELECT * FROM offices WHERE id = $1", "SELECT * FROM offices WHERE id = $1 FOR UPDATE");
     one(tx, sql, id).await
 }
 

@@ -66,7 +66,9 @@ impl Settings {
                 "hires_per_10_minutes" => {
                     next.hires_per_10_minutes = within("hires_per_10_minutes", given.hires_per_10_minutes, 1000)?;
                 }
-                "default_model_tier" => next.default_model_tier = word("default_model_tier", &given.default_model_tier)?,
+                "default_model_tier" => {
+                    next.default_model_tier = word("default_model_tier", &given.default_model_tier)?
+                }
                 "default_provider" if given.default_provider.is_empty() => next.default_provider.clear(),
                 "default_provider" => next.default_provider = word("default_provider", &given.default_provider)?,
                 "idle_fire_after" => next.idle_fire_after_seconds = idle(given.idle_fire_after.as_ref())?,
@@ -77,7 +79,10 @@ impl Settings {
                 "model_budget_per_task" => next.model_budget_per_task = given.model_budget_per_task,
                 unknown => {
                     let shown: String = unknown.chars().take(80).collect();
-                    return Err(Error::invalid("update_mask", format!("names {shown:?}, which is no field of the settings")));
+                    return Err(Error::invalid(
+                        "update_mask",
+                        format!("names {shown:?}, which is no field of the settings"),
+                    ));
                 }
             }
         }
@@ -95,10 +100,7 @@ impl Settings {
             hires_per_10_minutes: Some(self.hires_per_10_minutes),
             default_model_tier: self.default_model_tier.clone(),
             default_provider: self.default_provider.clone(),
-            idle_fire_after: Some(prost_types::Duration {
-                seconds: self.idle_fire_after_seconds,
-                nanos: 0,
-            }),
+            idle_fire_after: Some(prost_types::Duration { seconds: self.idle_fire_after_seconds, nanos: 0 }),
             verification: verification.into(),
             model_budget_per_task: self.model_budget_per_task,
         }
@@ -157,11 +159,7 @@ mod tests {
             max_hire_depth: Some(9),
             ..Default::default()
         };
-        let expected = Settings {
-            allow_agent_hiring: true,
-            max_agents: 7,
-            ..Settings::default()
-        };
+        let expected = Settings { allow_agent_hiring: true, max_agents: 7, ..Settings::default() };
         assert_eq!(update(given, &["allow_agent_hiring", "max_agents"]).expect("valid"), expected);
     }
 

@@ -110,10 +110,7 @@ fn confine(parent: u32, limits: &[(libc::__rlimit_resource_t, u64)]) -> io::Resu
         }
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
         for (resource, most) in limits {
-            let mut limit = libc::rlimit {
-                rlim_cur: 0,
-                rlim_max: 0,
-            };
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
             check(libc::getrlimit(*resource, &mut limit))?;
             // Never above what the platform itself may use.
             limit.rlim_max = limit.rlim_max.min(*most);

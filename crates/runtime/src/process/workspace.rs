@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     io::{Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -56,7 +56,7 @@ pub(super) fn archive(home: &Path, output: Box<dyn Write + Send>) -> Result<()> 
         let mut builder = tar::Builder::new(zstd::Encoder::new(output, COMPRESSION_LEVEL)?);
         builder.follow_symlinks(false);
         if source.is_dir() {
-            builder.append_dir_all(".", &source)?;
+            append_tree(&mut builder, &source)?;
         }
         builder.into_inner()?.finish()?.flush()
     };
@@ -64,6 +64,24 @@ pub(super) fn archive(home: &Path, output: Box<dyn Write + Send>) -> Result<()> 
         let text = format!("the workspace could not be archived: {error}");
         Error::precondition("BACKUP_FAILED", text).caused_by(error)
     })
+}
+
+/// As tar's own `append_dir_all`, which fails at the first socket.
+fn append_tree<W: Write>(builder: &mut tar::Builder<W>, root: &Path) -> io::Result<()> {
+    let mut directories = vec![PathBuf::from(".")];
+    while let Some(directory) = directories.pop() {
+        builder.append_dir(&directory, root.join(&directory))?;
+        for entry in fs::read_dir(root.join(&directory))? {
+            let entry = entry?;
+            let (kind, name) = (entry.file_type()?, directory.join(entry.file_name()));
+            if kind.is_dir() {
+                directories.push(name);
+            } else if !kind.is_socket() {
+                builder.append_path_with_name(entry.path(), &name)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Removes a directory and what is in it, also what its owner had made unwritable.
@@ -127,6 +145,11 @@ mod tests {
         fs::create_dir(files.join("deep")).expect("made");
         fs::write(files.join("deep/ünï.txt"), "inside").expect("written");
         fs::set_permissions(files.join("deep/ünï.txt"), fs::Permissions::from_mode(0o640)).expect("set");
+        let far = format!("deep/{}/{}", "d".repeat(120), "e".repeat(120));
+        fs::create_dir_all(files.join(&far)).expect("made");
+        fs::write(files.join(&far).join("far"), vec![7; 300_000]).expect("written");
+        symlink("nowhere/at/all", files.join("dangling")).expect("linked");
+        fs::create_dir(files.join("empty")).expect("made");
         symlink(&secret, files.join("link")).expect("linked");
         std::os::unix::net::UnixListener::bind(files.join("socket")).expect("bound");
 
@@ -140,6 +163,9 @@ mod tests {
         assert_eq!(fs::metadata(&restored).expect("there").permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_link(workspace(&new).join("link")).expect("a link"), secret);
         assert!(!workspace(&new).join("socket").exists());
+        assert_eq!(fs::read(workspace(&new).join(&far).join("far")).expect("there"), vec![7; 300_000]);
+        assert_eq!(fs::read_link(workspace(&new).join("dangling")).expect("a link"), Path::new("nowhere/at/all"));
+        assert!(workspace(&new).join("empty").is_dir());
         assert_eq!(fs::metadata(workspace(&new)).expect("there").permissions().mode() & 0o777, 0o700);
 
         fs::set_permissions(workspace(&new).join("deep"), fs::Permissions::from_mode(0o500)).expect("set");

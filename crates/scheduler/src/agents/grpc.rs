@@ -46,7 +46,10 @@ impl AgentService for Handler {
     type ConnectAgentStream = ReceiverStream<Result<v1::ConnectAgentResponse, Status>>;
     type DownloadBackupStream = Answers<v1::DownloadBackupResponse>;
 
-    async fn hire_agent(&self, request: Request<v1::HireAgentRequest>) -> Result<Response<v1::HireAgentResponse>, Status> {
+    async fn hire_agent(
+        &self,
+        request: Request<v1::HireAgentRequest>,
+    ) -> Result<Response<v1::HireAgentResponse>, Status> {
         let caller = Caller::of(&request)?;
         let agent = self.scheduler.hire(&caller, request.into_inner()).await.map_err(status)?;
         Ok(Response::new(v1::HireAgentResponse { agent: self.wire(agent) }))
@@ -122,7 +125,10 @@ impl AgentService for Handler {
         Ok(Response::new(v1::StartAgentResponse { agent: self.wire(agent) }))
     }
 
-    async fn stop_agent(&self, request: Request<v1::StopAgentRequest>) -> Result<Response<v1::StopAgentResponse>, Status> {
+    async fn stop_agent(
+        &self,
+        request: Request<v1::StopAgentRequest>,
+    ) -> Result<Response<v1::StopAgentResponse>, Status> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
         let agent = self.scheduler.stop(&caller, &body.office_id, &body.name).await.map_err(status)?;
@@ -139,7 +145,10 @@ impl AgentService for Handler {
         Ok(Response::new(v1::RestartAgentResponse { agent: self.wire(agent) }))
     }
 
-    async fn fire_agent(&self, request: Request<v1::FireAgentRequest>) -> Result<Response<v1::FireAgentResponse>, Status> {
+    async fn fire_agent(
+        &self,
+        request: Request<v1::FireAgentRequest>,
+    ) -> Result<Response<v1::FireAgentResponse>, Status> {
         let caller = Caller::of(&request)?;
         let agent = self.scheduler.fire(&caller, request.into_inner()).await.map_err(status)?;
         Ok(Response::new(v1::FireAgentResponse { agent: self.wire(agent) }))
@@ -215,10 +224,7 @@ impl AgentService for Handler {
         let body = request.into_inner();
         let opened = self.scheduler.open_backup(&caller, &body.office_id, &body.backup_id).await;
         let (backup, bytes) = opened.map_err(status)?;
-        let first = v1::DownloadBackupResponse {
-            backup: Some(backup_to_wire(backup)),
-            chunk: Default::default(),
-        };
+        let first = v1::DownloadBackupResponse { backup: Some(backup_to_wire(backup)), chunk: Default::default() };
         let chunks = bytes.map(|piece| match piece {
             Ok(chunk) => Ok(v1::DownloadBackupResponse { backup: None, chunk }),
             Err(error) => Err(status(Error::unavailable("object storage stopped in the middle").caused_by(error))),

@@ -1,7 +1,11 @@
 //! The changes of what should be: hire, promote, update, start, stop, restart, rotate, fire. Each is one transaction; the
 //! reconciler does the rest.
 
-use mi_kernel::{Actor, AgentId, BackupId, Error, OfficeId, Result, event::{Category, Event}, text};
+use mi_kernel::{
+    Actor, AgentId, BackupId, Error, OfficeId, Result,
+    event::{Category, Event},
+    text,
+};
 use mi_proto::v1;
 use mi_rpc::{Caller, Entry};
 use mi_store::{Tx, idempotency, outbox};
@@ -28,7 +32,7 @@ impl Scheduler {
         let entry = caller.enter(office_id, office.account_id)?;
 
         let scope = format!("{}/HireAgent", caller.actor.key());
-        let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
+        let replay = idempotency::Request::new(scope, &request.request_id, &content_of(&request))?;
         if let Some(replay) = &replay
             && let Some(id) = replay.replayed(&mut tx).await?
         {
@@ -109,7 +113,13 @@ impl Scheduler {
     }
 
     /// Writes a changed agent with its event, and lets the reconciler loose.
-    async fn save(&self, mut change: Change, kind: &str, summary: String, metadata: serde_json::Value) -> Result<Agent> {
+    async fn save(
+        &self,
+        mut change: Change,
+        kind: &str,
+        summary: String,
+        metadata: serde_json::Value,
+    ) -> Result<Agent> {
         if !repo::agent_update(&mut change.tx, &mut change.agent).await? {
             return Err(Error::internal("a locked row was changed by somebody else"));
         }
@@ -141,7 +151,8 @@ impl Scheduler {
         agent.spec.provider = rules::configured(&request.provider, &tier.provider)?;
         agent.spec.model_tier.clone_from(&tier.name);
         let summary = format!("Agent {:?} promoted from {before} to {}", agent.name, tier.name);
-        let metadata = json!({ "from": before, "to": tier.name, "provider": agent.spec.provider, "generation": agent.generation });
+        let metadata =
+            json!({ "from": before, "to": tier.name, "provider": agent.spec.provider, "generation": agent.generation });
         self.save(change, "agent.promoted", summary, metadata).await
     }
 
@@ -153,7 +164,10 @@ impl Scheduler {
         let given = request.agent.unwrap_or_default();
         let paths = request.update_mask.unwrap_or_default().paths;
         if paths.is_empty() {
-            return Err(Error::invalid("update_mask", "must name at least one of skills, system_prompt, env, resources"));
+            return Err(Error::invalid(
+                "update_mask",
+                "must name at least one of skills, system_prompt, env, resources",
+            ));
         }
         for path in &paths {
             match path.as_str() {
@@ -252,6 +266,16 @@ impl Scheduler {
     }
 }
 
+/// The encoded request; the same bytes each time, though a map has no order.
+fn content_of(request: &v1::HireAgentRequest) -> Vec<u8> {
+    let mut plain = request.clone();
+    let mut env: Vec<(String, String)> = plain.env.drain().collect();
+    env.sort_unstable();
+    let mut content = plain.encode_to_vec();
+    content.extend(json!(env).to_string().into_bytes());
+    content
+}
+
 impl Agent {
     /// A new generation, tried from the start.
     fn renew(&mut self) -> Result<()> {
@@ -274,19 +298,13 @@ impl Agent {
             }
             self.desired = Desired::Fire { force, backup_id };
         } else {
-            self.desired = Desired::Fire {
-                force,
-                backup_id: BackupId::new(),
-            };
+            self.desired = Desired::Fire { force, backup_id: BackupId::new() };
         }
         self.generation += 1;
         self.failures = 0;
         self.public_key = None;
         self.enrol_sha256 = None;
-        self.state = State::Terminating {
-            retry_at: None,
-            reason: String::new(),
-        };
+        self.state = State::Terminating { retry_at: None, reason: String::new() };
         false
     }
 }

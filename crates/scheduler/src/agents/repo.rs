@@ -132,8 +132,7 @@ pub(crate) async fn agent_get(conn: &mut Conn, id: AgentId) -> DbResult<Option<A
 }
 
 async fn by_name(conn: &mut Conn, sql: &'static str, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
-    let row: Option<Row> =
-        on!(conn, |c| sqlx::query_as(sql).bind(office.0).bind(name).fetch_optional(&mut *c).await)?;
+    let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql).bind(office.0).bind(name).fetch_optional(&mut *c).await)?;
     Ok(row.map(Agent::from))
 }
 
@@ -156,8 +155,7 @@ pub(crate) async fn agent_lock_by_token(tx: &mut Conn, office: OfficeId, sha256:
         "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2",
         "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2 FOR UPDATE",
     );
-    let row: Option<Row> =
-        on!(tx, |c| sqlx::query_as(sql).bind(office.0).bind(sha256).fetch_optional(&mut *c).await)?;
+    let row: Option<Row> = on!(tx, |c| sqlx::query_as(sql).bind(office.0).bind(sha256).fetch_optional(&mut *c).await)?;
     Ok(row.map(Agent::from))
 }
 
@@ -197,16 +195,22 @@ pub(crate) async fn agent_count_by_phase(conn: &mut Conn, office: OfficeId) -> D
     })?;
     let phase = |name: &str| Phase::ALL.into_iter().find(|phase| phase.as_str() == name);
     rows.into_iter()
-        .map(|(name, count)| Ok((phase(&name).ok_or_else(|| sqlx::Error::Decode(format!("phase {name:?}").into()))?, count)))
+        .map(|(name, count)| {
+            Ok((phase(&name).ok_or_else(|| sqlx::Error::Decode(format!("phase {name:?}").into()))?, count))
+        })
         .collect::<Result<_, sqlx::Error>>()
         .map_err(DbError::from)
 }
 
-/// Ids after a key of agents that are not at rest by themselves.
+/// Ids after a key of agents that are not at rest: on their way, behind their intent, or suspended in an office that is
+/// active again.
 pub(crate) async fn agent_unsettled(conn: &mut Conn, after: Option<AgentId>, limit: i64) -> DbResult<Vec<AgentId>> {
     let rows: Vec<(Uuid,)> = on!(conn, |c| {
         sqlx::query_as(
-            "SELECT id FROM agents WHERE phase NOT IN ('stopped', 'failed', 'suspended') AND id > $1 ORDER BY id LIMIT $2",
+            "SELECT a.id FROM agents a JOIN offices o ON o.id = a.office_id
+             WHERE a.id > $1 AND (a.phase NOT IN ('stopped', 'failed', 'suspended')
+             OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
+             OR (a.phase = 'suspended' AND o.active)) ORDER BY a.id LIMIT $2",
         )
         .bind(after.map_or(Uuid::nil(), |id| id.0))
         .bind(limit)
@@ -220,12 +224,14 @@ pub(crate) async fn agent_unsettled(conn: &mut Conn, after: Option<AgentId>, lim
 pub(crate) async fn agent_seen(tx: &mut Conn, seen: &[(AgentId, Time)]) -> DbResult<()> {
     for (id, time) in seen {
         on!(tx, |c| {
-            sqlx::query("UPDATE agents SET last_seen_at = $2 WHERE id = $1 AND (last_seen_at IS NULL OR last_seen_at < $2)")
-                .bind(id.0)
-                .bind(time)
-                .execute(&mut *c)
-                .await
-                .map(drop)
+            sqlx::query(
+                "UPDATE agents SET last_seen_at = $2 WHERE id = $1 AND (last_seen_at IS NULL OR last_seen_at < $2)",
+            )
+            .bind(id.0)
+            .bind(time)
+            .execute(&mut *c)
+            .await
+            .map(drop)
         })?;
     }
     Ok(())

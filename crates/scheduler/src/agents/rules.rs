@@ -75,7 +75,8 @@ pub(crate) fn skills(given: &[String]) -> Result<Vec<String>> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     let good = |skill: &String| (1..=64).contains(&skill.len()) && skill.chars().all(plain);
     if given.len() > MAX_SKILLS || !given.iter().all(good) {
-        let problem = format!("must be at most {MAX_SKILLS} words of 1 to 64 letters, digits, hyphens, dots and underscores");
+        let problem =
+            format!("must be at most {MAX_SKILLS} words of 1 to 64 letters, digits, hyphens, dots and underscores");
         return Err(Error::invalid("skills", problem));
     }
     Ok(given.to_vec())
@@ -84,7 +85,10 @@ pub(crate) fn skills(given: &[String]) -> Result<Vec<String>> {
 /// Instructions: any text of bounded size without NUL, which databases refuse.
 pub(crate) fn system_prompt(text: &str) -> Result<String> {
     if text.len() > MAX_PROMPT || text.contains('\0') {
-        return Err(Error::invalid("system_prompt", format!("must have at most {MAX_PROMPT} bytes and no NUL character")));
+        return Err(Error::invalid(
+            "system_prompt",
+            format!("must have at most {MAX_PROMPT} bytes and no NUL character"),
+        ));
     }
     Ok(text.to_owned())
 }
@@ -106,7 +110,8 @@ pub(crate) fn env(given: &HashMap<String, String>) -> Result<BTreeMap<String, St
     }
     let bytes: usize = given.iter().map(|(name, value)| name.len() + value.len()).sum();
     if given.len() > MAX_ENV || bytes > MAX_ENV_BYTES || given.values().any(|value| value.contains('\0')) {
-        let problem = format!("must have at most {MAX_ENV} variables of {MAX_ENV_BYTES} bytes together and no NUL character");
+        let problem =
+            format!("must have at most {MAX_ENV} variables of {MAX_ENV_BYTES} bytes together and no NUL character");
         return Err(Error::invalid("env", problem));
     }
     Ok(given.iter().map(|(name, value)| (name.clone(), value.clone())).collect())

@@ -20,7 +20,10 @@ const BUFFER: usize = 64;
 /// What was last sent of each agent.
 type Sent = HashMap<AgentId, (i64, v1::Agent)>;
 
-pub(crate) fn watch(scheduler: Arc<Scheduler>, office: OfficeId) -> mpsc::Receiver<Result<WatchAgentsResponse, Status>> {
+pub(crate) fn watch(
+    scheduler: Arc<Scheduler>,
+    office: OfficeId,
+) -> mpsc::Receiver<Result<WatchAgentsResponse, Status>> {
     let (output, stream) = mpsc::channel(BUFFER);
     tokio::spawn(async move {
         let mut changes = scheduler.changes.subscribe();
@@ -57,10 +60,7 @@ async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Resu
     sent.retain(|id, (_, agent)| {
         let stays = revisions.contains_key(id);
         if !stays {
-            messages.push(WatchAgentsResponse {
-                agent: Some(agent.clone()),
-                deleted: true,
-            });
+            messages.push(WatchAgentsResponse { agent: Some(agent.clone()), deleted: true });
         }
         stays
     });
@@ -71,10 +71,7 @@ async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Resu
         if let Some(agent) = repo::agent_get(&mut conn, id).await? {
             let message = wire::agent(&scheduler.seen.freshen(agent.clone()));
             sent.insert(id, (agent.revision, message.clone()));
-            messages.push(WatchAgentsResponse {
-                agent: Some(message),
-                deleted: false,
-            });
+            messages.push(WatchAgentsResponse { agent: Some(message), deleted: false });
         }
     }
     Ok(messages)

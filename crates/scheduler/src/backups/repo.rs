@@ -76,14 +76,14 @@ pub(super) async fn backup_list(conn: &mut Conn, office: OfficeId, page: &Page<B
     Ok(rows.into_iter().map(Backup::from).collect())
 }
 
-pub(super) async fn backup_hide(tx: &mut Conn, id: BackupId) -> DbResult<()> {
+pub(crate) async fn backup_hide(tx: &mut Conn, id: BackupId) -> DbResult<()> {
     on!(tx, |c| {
         sqlx::query("UPDATE backups SET removed = TRUE WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop)
     })?;
     Ok(())
 }
 
-pub(super) async fn backup_hide_all(tx: &mut Conn, office: OfficeId) -> DbResult<()> {
+pub(crate) async fn backup_hide_all(tx: &mut Conn, office: OfficeId) -> DbResult<()> {
     on!(tx, |c| {
         sqlx::query("UPDATE backups SET removed = TRUE WHERE office_id = $1")
             .bind(office.0)
@@ -95,9 +95,8 @@ pub(super) async fn backup_hide_all(tx: &mut Conn, office: OfficeId) -> DbResult
 }
 
 pub(super) async fn backup_hidden(conn: &mut Conn) -> DbResult<Vec<(OfficeId, BackupId)>> {
-    let rows: Vec<(Uuid, Uuid)> = on!(conn, |c| {
-        sqlx::query_as("SELECT office_id, id FROM backups WHERE removed").fetch_all(&mut *c).await
-    })?;
+    let rows: Vec<(Uuid, Uuid)> =
+        on!(conn, |c| { sqlx::query_as("SELECT office_id, id FROM backups WHERE removed").fetch_all(&mut *c).await })?;
     Ok(rows.into_iter().map(|(office, id)| (office.into(), id.into())).collect())
 }
 

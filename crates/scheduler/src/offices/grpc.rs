@@ -81,10 +81,7 @@ impl Scheduler {
     }
 
     async fn for_each_agent(&self, office: OfficeId, mut visit: impl FnMut(Agent)) -> Result<()> {
-        let mut page = Page {
-            size: PAGE,
-            after: None,
-        };
+        let mut page = Page { size: PAGE, after: None };
         loop {
             let rows = agents::repo::agent_list(&mut self.db.read().await?, office, &page).await?;
             let more = i64::try_from(rows.len()).unwrap_or_default() == page.fetch();
@@ -99,7 +96,10 @@ impl Scheduler {
 
 #[tonic::async_trait]
 impl OfficeReplicaService for Handler {
-    async fn apply_office(&self, request: Request<ApplyOfficeRequest>) -> Result<Response<ApplyOfficeResponse>, Status> {
+    async fn apply_office(
+        &self,
+        request: Request<ApplyOfficeRequest>,
+    ) -> Result<Response<ApplyOfficeResponse>, Status> {
         self.scheduler.apply_office(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(ApplyOfficeResponse {}))
     }

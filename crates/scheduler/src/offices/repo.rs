@@ -41,10 +41,7 @@ pub(crate) async fn office_get(conn: &mut Conn, id: OfficeId) -> DbResult<Option
 
 /// The office, locked: hires of one office happen one after the other.
 pub(crate) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
-    let sql = tx.pick(
-        "SELECT * FROM offices WHERE id = $1",
-        "SELECT * FROM offices WHERE id = $1 FOR UPDATE",
-    );
+    let sql = tx.pick("SELECT * FROM offices WHERE id = $1", "SELECT * FROM offices WHERE id = $1 FOR UPDATE");
     one(tx, sql, id).await
 }
 
@@ -69,7 +66,11 @@ pub(crate) async fn office_apply(tx: &mut Conn, office: &Office) -> DbResult<boo
 }
 
 pub(crate) async fn office_begin_removal(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
-    on!(tx, |c| sqlx::query("UPDATE offices SET removing = TRUE WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+    on!(tx, |c| sqlx::query("UPDATE offices SET removing = TRUE WHERE id = $1")
+        .bind(id.0)
+        .execute(&mut *c)
+        .await
+        .map(drop))?;
     Ok(())
 }
 

@@ -102,12 +102,7 @@ pub(crate) async fn update(args: UpdateArgs, context: &Context) -> Result<(), Fa
     names(!args.env.is_empty(), Clear::Env, "env");
     let agent = Agent {
         skills: args.skills,
-        system_prompt: args
-            .system_prompt
-            .as_deref()
-            .map(text_or_file)
-            .transpose()?
-            .unwrap_or_default(),
+        system_prompt: args.system_prompt.as_deref().map(text_or_file).transpose()?.unwrap_or_default(),
         env: args.env.into_iter().collect(),
         ..Agent::default()
     };
@@ -131,11 +126,7 @@ async fn finish(context: &Context, office_id: &str, agent: Agent, wait: bool) ->
 
 pub(crate) async fn fire(args: FireArgs, context: &Context) -> Result<(), Failure> {
     let (office_id, name) = target(args.agent, context).await?;
-    let request = FireAgentRequest {
-        office_id: office_id.clone(),
-        name,
-        force: args.force,
-    };
+    let request = FireAgentRequest { office_id: office_id.clone(), name, force: args.force };
     let answer = retry(async || context.client.agents().fire_agent(request.clone()).await).await?;
     let agent = resource(answer, |answer| answer.agent)?;
     if args.no_wait {
@@ -155,11 +146,7 @@ pub(crate) async fn fire(args: FireArgs, context: &Context) -> Result<(), Failur
     });
     match gone.await? {
         Some(()) => {
-            let kept = if args.force {
-                ""
-            } else {
-                "; its workspace is in `mi backups ls`"
-            };
+            let kept = if args.force { "" } else { "; its workspace is in `mi backups ls`" };
             context.out.note(&format!("{} is gone{kept}", agent.name));
             Ok(())
         }
@@ -177,10 +164,7 @@ pub(crate) async fn settled(context: &Context, office_id: &str, agent: Agent) ->
     });
     reached.await?.ok_or_else(|| {
         let late = Failure::new(format!("{} did not get there within {} s", agent.name, LIMIT.as_secs()));
-        late.hint(format!(
-            "it goes on by itself; `mi agents get {office_id} {}` shows where it stands",
-            agent.name
-        ))
+        late.hint(format!("it goes on by itself; `mi agents get {office_id} {}` shows where it stands", agent.name))
     })
 }
 
@@ -202,9 +186,7 @@ struct Failures {
 impl Failures {
     /// From the agent as the change answered it.
     fn new(before: &Agent) -> Self {
-        Self {
-            stale_until: failed(before).map(|_| Instant::now() + STALE_FAILURE),
-        }
+        Self { stale_until: failed(before).map(|_| Instant::now() + STALE_FAILURE) }
     }
 
     fn check(&self, agent: &Agent) -> Result<(), Failure> {
@@ -256,9 +238,7 @@ mod tests {
     fn an_old_failure_is_not_the_new_one() {
         let broken = agent(AgentPhase::Failed, false, 1);
         assert!(Failures::new(&broken).check(&broken).is_ok());
-        let told = Failures::new(&agent(AgentPhase::Pending, false, 0))
-            .check(&broken)
-            .expect_err("new");
+        let told = Failures::new(&agent(AgentPhase::Pending, false, 0)).check(&broken).expect_err("new");
         assert!(told.to_string().contains("failed: no room"), "{told}");
     }
 }

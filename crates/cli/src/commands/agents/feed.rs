@@ -43,23 +43,10 @@ pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failur
     let (client, out) = (&context.client, context.out);
     let (office_id, agent) = target(args.agent, context).await?;
     if !args.follow {
-        let request = ListLogsRequest {
-            office_id,
-            agent,
-            limit: Some(args.limit),
-            start_time: None,
-            end_time: None,
-        };
-        let lines = retry(async || client.logs().list_logs(request.clone()).await)
-            .await?
-            .into_inner()
-            .lines;
+        let request = ListLogsRequest { office_id, agent, limit: Some(args.limit), start_time: None, end_time: None };
+        let lines = retry(async || client.logs().list_logs(request.clone()).await).await?.into_inner().lines;
         // Lines are no table: nobody wants a head over them, and programs may cut them as they come.
-        return if out.is_json() {
-            out.list(&lines)
-        } else {
-            lines.iter().try_for_each(|line| out.next(line))
-        };
+        return if out.is_json() { out.list(&lines) } else { lines.iter().try_for_each(|line| out.next(line)) };
     }
     let seen = Cell::new(None);
     let open = async || {
@@ -85,11 +72,7 @@ pub(crate) async fn activity(args: ActivityArgs, context: &Context) -> Result<()
     let categories = args.category;
     let mut events = newest(context, &office_id, &agent, &categories, args.limit).await?;
     if !args.follow {
-        return if out.is_json() {
-            out.list(&events)
-        } else {
-            events.iter().try_for_each(|event| out.next(event))
-        };
+        return if out.is_json() { out.list(&events) } else { events.iter().try_for_each(|event| out.next(event)) };
     }
     events.reverse();
     events.iter().try_for_each(|event| out.next(event))?;
@@ -134,9 +117,7 @@ async fn newest(
             page_size: Some(left.min(MAX_PAGE_SIZE)),
             page_token,
         };
-        let page = retry(async || context.client.activity().list_activity(request.clone()).await)
-            .await?
-            .into_inner();
+        let page = retry(async || context.client.activity().list_activity(request.clone()).await).await?.into_inner();
         events.extend(page.events);
         events.truncate(limit);
         if page.next_page_token.is_empty() || events.len() == limit {
@@ -150,11 +131,7 @@ pub(crate) async fn watch(arg: ColonyArg, context: &Context) -> Result<(), Failu
     let office_id = context.colony(&arg).await?;
     let open = async || {
         let office_id = office_id.clone();
-        context
-            .client
-            .agents()
-            .watch_agents(WatchAgentsRequest { office_id })
-            .await
+        context.client.agents().watch_agents(WatchAgentsRequest { office_id }).await
     };
     // A resumed watch shows every agent again as it is now: what was missed meanwhile is in that.
     follow(context.out, open, |answer| context.out.next(&answer)).await

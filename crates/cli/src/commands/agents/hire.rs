@@ -100,10 +100,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temp dir");
         let path = dir.path().join("prompt.txt");
         fs::write(&path, "Be\nthorough.").expect("written");
-        assert_eq!(
-            text_or_file(&format!("@{}", path.display())).expect("file"),
-            "Be\nthorough."
-        );
+        assert_eq!(text_or_file(&format!("@{}", path.display())).expect("file"), "Be\nthorough.");
         let told = text_or_file("@/no/such/file").expect_err("missing").to_string();
         assert!(told.contains("/no/such/file cannot be read"), "{told}");
     }

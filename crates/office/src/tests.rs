@@ -1,0 +1,8 @@
+//! The office role as a whole, over both databases, with roles beside it that fail when told to.
+
+mod accounts;
+mod administrator;
+mod deletion;
+mod offices;
+mod peer;
+mod stage;

@@ -1,0 +1,117 @@
+//! API keys: good while they are not revoked, and never seen by another account.
+
+use mi_kernel::{Actor, ApiKeyId, secret::Secret};
+use mi_proto::v1::{
+    ApiKey, CreateAccountRequest, CreateApiKeyRequest, ListAccountsRequest, ListApiKeysRequest, RevokeApiKeyRequest,
+};
+use mi_testkit::on_both;
+use tonic::{Code, Status};
+
+use super::stage::{Stage, administrator};
+
+on_both! {
+    a_key_acts_for_its_account_until_it_is_revoked,
+    keys_of_other_accounts_are_not_found,
+    the_administrator_manages_every_account,
+    secrets_are_not_kept,
+}
+
+impl Stage {
+    async fn create_key(&self, actor: &Actor, account: &str) -> Result<(ApiKey, Secret), Status> {
+        let request = CreateApiKeyRequest { name: " laptop ".into(), account_id: account.into() };
+        let created = self.access(actor).create_api_key(request).await?.into_inner();
+        Ok((created.api_key.expect("always there"), Secret::new(created.secret)))
+    }
+
+    async fn list_keys(&self, actor: &Actor, account: &str) -> Result<Vec<ApiKey>, Status> {
+        let request = ListApiKeysRequest { account_id: account.into(), ..ListApiKeysRequest::default() };
+        Ok(self.access(actor).list_api_keys(request).await?.into_inner().api_keys)
+    }
+
+    async fn revoke(&self, actor: &Actor, key: &str) -> Result<ApiKey, Status> {
+        let request = RevokeApiKeyRequest { api_key_id: key.into() };
+        Ok(self.access(actor).revoke_api_key(request).await?.into_inner().api_key.expect("always there"))
+    }
+}
+
+fn account_of(actor: &Actor) -> String {
+    match actor {
+        Actor::Operator { account_id, .. } => account_id.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn a_key_acts_for_its_account_until_it_is_revoked(stage: Stage) {
+    let account = account_of(&stage.owner);
+    let (key, secret) = stage.create_key(&stage.owner, "").await.expect("creates");
+    assert_eq!((key.name.as_str(), &key.account_id), ("laptop", &account));
+    assert!(secret.expose().starts_with(&key.prefix) && secret.expose().starts_with("mi_"));
+    let resolved = stage.resolve(secret.expose()).await.expect("good");
+    let Actor::Operator { account_id, api_key_id, administrator: false } = resolved else { panic!("{resolved:?}") };
+    assert_eq!((account_id.to_string(), api_key_id.to_string()), (account.clone(), key.id.clone()));
+
+    let (other, other_secret) = stage.create_key(&stage.owner, &account).await.expect("creates");
+    let revoked = stage.revoke(&stage.owner, &key.id).await.expect("revokes");
+    assert!(revoked.revoked_at.is_some());
+    assert_eq!(stage.refusal(&secret).await, Code::Unauthenticated);
+    assert_eq!(stage.refusal(&other_secret).await, Code::Ok);
+    stage.clock.advance(std::time::Duration::from_secs(60));
+    assert_eq!(stage.revoke(&stage.owner, &key.id).await.expect("again"), revoked);
+    let listed = stage.list_keys(&stage.owner, "").await.expect("lists");
+    assert_eq!(listed[1..], [revoked, other]);
+    for wrong in [Secret::new(""), Secret::new("mi_"), Secret::random("mi_")] {
+        assert_eq!(stage.refusal(&wrong).await, Code::Unauthenticated);
+    }
+}
+
+async fn keys_of_other_accounts_are_not_found(stage: Stage) {
+    let (stranger, stranger_secret) = stage.account("Stranger").await;
+    let (key, secret) = stage.create_key(&stage.owner, "").await.expect("creates");
+    let owners = account_of(&stage.owner);
+    let refusals = [
+        stage.create_key(&stranger, &owners).await.map(drop),
+        stage.list_keys(&stranger, &owners).await.map(drop),
+        stage.revoke(&stranger, &key.id).await.map(drop),
+        stage.revoke(&stranger, &ApiKeyId::new().to_string()).await.map(drop),
+    ];
+    for refused in refusals {
+        assert_eq!(refused.expect_err("foreign").code(), Code::NotFound);
+    }
+    assert_eq!(stage.refusal(&secret).await, Code::Ok);
+    assert_eq!(stage.refusal(&Secret::new(stranger_secret)).await, Code::Ok);
+    let own = stage.list_keys(&stranger, "").await.expect("lists");
+    assert!(own.iter().all(|key| key.account_id == account_of(&stranger)) && own.len() == 1, "{own:?}");
+    let mut access = stage.access(&stranger);
+    let create = access.create_account(CreateAccountRequest { name: "Mine".into() }).await.err();
+    let list = access.list_accounts(ListAccountsRequest::default()).await.err();
+    for refused in [create, list] {
+        assert_eq!(refused.expect("for the administrator only").code(), Code::PermissionDenied);
+    }
+}
+
+async fn the_administrator_manages_every_account(stage: Stage) {
+    let owners = account_of(&stage.owner);
+    let (key, secret) = stage.create_key(&administrator(), &owners).await.expect("creates");
+    assert_eq!(key.account_id, owners);
+    assert_eq!(stage.refusal(&secret).await, Code::Ok);
+    stage.revoke(&administrator(), &key.id).await.expect("revokes");
+    assert_eq!(stage.refusal(&secret).await, Code::Unauthenticated);
+    let unknown = mi_kernel::AccountId::new().to_string();
+    for refused in [
+        stage.create_key(&administrator(), &unknown).await.map(drop),
+        stage.list_keys(&administrator(), &unknown).await.map(drop),
+    ] {
+        assert_eq!(refused.expect_err("no such account").code(), Code::NotFound);
+    }
+    let listed = stage.access(&administrator()).list_accounts(ListAccountsRequest::default()).await;
+    let names: Vec<String> =
+        listed.expect("lists").into_inner().accounts.into_iter().map(|account| account.name).collect();
+    assert_eq!(names, ["Owner"]);
+}
+
+async fn secrets_are_not_kept(stage: Stage) {
+    let (key, secret) = stage.create_key(&stage.owner, "").await.expect("creates");
+    assert!(key.prefix.len() < secret.expose().len() / 4, "{}", key.prefix);
+    let listed = format!("{:?}", stage.list_keys(&stage.owner, "").await.expect("lists"));
+    assert!(listed.contains(&key.id) && !listed.contains(secret.expose()));
+}

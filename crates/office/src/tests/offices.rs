@@ -1,0 +1,229 @@
+//! Offices come to be, change and pause, also while a peer cannot be reached.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use mi_kernel::Actor;
+use mi_proto::v1::{
+    AgentCount, AgentPhase, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeSettingsRequest, GetOfficeStatusRequest,
+    ListOfficesRequest, OfficeCondition, OfficeSettings, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest,
+    UpdateOfficeSettingsRequest,
+};
+use mi_rpc::convert::timestamp;
+use mi_testkit::{Backend, OnBackend, on_both};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use super::{
+    peer::Mood,
+    stage::{Stage, administrator},
+};
+
+on_both! {
+    a_new_office_is_active_at_once_when_its_peers_are_up,
+    a_new_office_says_what_it_waits_for_and_becomes_active_by_itself,
+    suspension_and_resumption_reach_a_peer_that_was_down,
+    settings_reach_the_peers_and_wrong_ones_change_nothing,
+    an_office_that_was_left_unfinished_is_finished_by_the_next_process,
+    foreign_offices_are_not_found,
+    a_creation_that_is_sent_again_creates_nothing_more,
+}
+
+impl Stage {
+    async fn conditions(&self, office: &str) -> Vec<OfficeCondition> {
+        let request = GetOfficeStatusRequest { office_id: office.into() };
+        let answer = self.offices(&self.owner).get_office_status(request).await.expect("answers").into_inner();
+        let report = answer.status.expect("always there");
+        assert_eq!(report.agents, [AgentCount { phase: AgentPhase::Running.into(), count: 3 }]);
+        report.conditions
+    }
+
+    async fn suspend(&self, office: &str) -> OfficeStatus {
+        let request = SuspendOfficeRequest { office_id: office.into() };
+        let answer = self.offices(&self.owner).suspend_office(request).await.expect("suspends").into_inner();
+        answer.office.expect("always there").status()
+    }
+
+    async fn resume(&self, office: &str) -> OfficeStatus {
+        let request = ResumeOfficeRequest { office_id: office.into() };
+        let answer = self.offices(&self.owner).resume_office(request).await.expect("resumes").into_inner();
+        answer.office.expect("always there").status()
+    }
+
+    fn condition(&self, kind: &str, problem: &str) -> OfficeCondition {
+        OfficeCondition {
+            r#type: kind.into(),
+            ok: problem.is_empty(),
+            message: problem.into(),
+            time: Some(timestamp(mi_kernel::Clock::now(&self.clock))),
+        }
+    }
+}
+
+async fn a_new_office_is_active_at_once_when_its_peers_are_up(stage: Stage) {
+    let office = stage.create("  My Colony ").await;
+    assert_eq!((office.name.as_str(), office.status()), ("My Colony", OfficeStatus::Active));
+    assert_eq!(stage.get(&office.id).await.expect("there"), office);
+    let Actor::Operator { account_id, .. } = stage.owner else { panic!("{:?}", stage.owner) };
+    for peer in [&stage.scheduler, &stage.activity] {
+        let copy = peer.known().offices[&office.id].clone();
+        assert_eq!((copy.version, copy.status()), (1, OfficeStatus::Active));
+        assert_eq!(copy.account_id, account_id.to_string());
+        let settings = copy.settings.expect("always there");
+        assert_eq!((settings.max_agents, settings.default_model_tier.as_str()), (Some(50), "sonnet"));
+    }
+    let expected = [stage.condition("SchedulerReady", ""), stage.condition("ActivityReady", "")];
+    assert_eq!(stage.conditions(&office.id).await, expected);
+    stage.until_events(&office.id, &["office.created", "office.activated"]).await;
+}
+
+async fn a_new_office_says_what_it_waits_for_and_becomes_active_by_itself(stage: Stage) {
+    stage.activity.be(Mood::Fails);
+    let office = stage.create("Patient").await;
+    assert_eq!(office.status(), OfficeStatus::Provisioning);
+    let problem = stage.condition("ActivityReady", "the peer is down, as asked");
+    assert_eq!(stage.conditions(&office.id).await, [stage.condition("SchedulerReady", ""), problem]);
+    for refused in [
+        stage.offices(&stage.owner).suspend_office(SuspendOfficeRequest { office_id: office.id.clone() }).await.err(),
+        stage.offices(&stage.owner).resume_office(ResumeOfficeRequest { office_id: office.id.clone() }).await.err(),
+    ] {
+        let refused = refused.expect("not yet");
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert_eq!(refused.get_details_error_info().expect("always there").reason, "OFFICE_NOT_ACTIVE");
+    }
+    stage.activity.be(Mood::Works);
+    stage.until_status(&office.id, Some(OfficeStatus::Active)).await;
+    let expected = [stage.condition("SchedulerReady", ""), stage.condition("ActivityReady", "")];
+    assert_eq!(stage.conditions(&office.id).await, expected);
+    stage.until_events(&office.id, &["office.created", "office.activated"]).await;
+}
+
+async fn suspension_and_resumption_reach_a_peer_that_was_down(stage: Stage) {
+    let (office, other) = (stage.create("Paused").await.id, stage.create("Running").await.id);
+    stage.scheduler.be(Mood::Fails);
+    assert_eq!(stage.suspend(&office).await, OfficeStatus::Suspended);
+    assert_eq!(stage.suspend(&office).await, OfficeStatus::Suspended);
+    stage.scheduler.be(Mood::Works);
+    stage.until_applied(&office, |copy| copy.version == 2 && copy.status() == OfficeStatus::Suspended).await;
+
+    stage.activity.be(Mood::Fails);
+    assert_eq!(stage.resume(&office).await, OfficeStatus::Active);
+    assert_eq!(stage.suspend(&office).await, OfficeStatus::Suspended);
+    assert_eq!(stage.resume(&office).await, OfficeStatus::Active);
+    assert_eq!(stage.resume(&office).await, OfficeStatus::Active);
+    stage.activity.be(Mood::Works);
+    stage.until_applied(&office, |copy| copy.version == 5 && copy.status() == OfficeStatus::Active).await;
+    stage.until_applied(&other, |copy| copy.version == 1 && copy.status() == OfficeStatus::Active).await;
+    let expected = [
+        "office.created",
+        "office.activated",
+        "office.suspended",
+        "office.resumed",
+        "office.suspended",
+        "office.resumed",
+    ];
+    stage.until_events(&office, &expected).await;
+    assert_eq!(stage.get(&office).await.expect("there").status(), OfficeStatus::Active);
+}
+
+async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
+    let office = stage.create("Configured").await.id;
+    let update = async |settings: OfficeSettings, paths: &[&str]| {
+        let request = UpdateOfficeSettingsRequest {
+            office_id: office.clone(),
+            settings: Some(settings),
+            update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() }),
+        };
+        let answer = stage.offices(&stage.owner).update_office_settings(request).await?;
+        Ok::<_, tonic::Status>(answer.into_inner().settings.expect("always there"))
+    };
+    let given = OfficeSettings { allow_agent_hiring: true, max_agents: Some(7), ..OfficeSettings::default() };
+    let changed = update(given.clone(), &["allow_agent_hiring", "max_agents"]).await.expect("updates");
+    assert_eq!((changed.allow_agent_hiring, changed.max_agents, changed.max_hire_depth), (true, Some(7), Some(2)));
+    stage.until_applied(&office, |copy| copy.version == 2 && copy.settings.as_ref() == Some(&changed)).await;
+
+    for (paths, field) in [(&["max_agents", "nonsense"][..], "update_mask"), (&["max_hire_depth"], "max_hire_depth")] {
+        let refused = update(given.clone(), paths).await.expect_err("wrong");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, field);
+    }
+    let request = GetOfficeSettingsRequest { office_id: office.clone() };
+    let kept = stage.offices(&stage.owner).get_office_settings(request).await.expect("answers").into_inner();
+    assert_eq!(kept.settings, Some(changed));
+    stage.until_events(&office, &["office.created", "office.activated", "office.settings_updated"]).await;
+}
+
+async fn an_office_that_was_left_unfinished_is_finished_by_the_next_process(mut stage: Stage) {
+    stage.scheduler.be(Mood::Fails);
+    let office = stage.create("Orphan").await;
+    assert_eq!(office.status(), OfficeStatus::Provisioning);
+    stage.end().await;
+    stage.scheduler.be(Mood::Works);
+    stage.start_again().await;
+    stage.until_status(&office.id, Some(OfficeStatus::Active)).await;
+    stage.until_applied(&office.id, |copy| copy.version == 1).await;
+    stage.until_events(&office.id, &["office.created", "office.activated"]).await;
+}
+
+async fn foreign_offices_are_not_found(stage: Stage) {
+    let office = stage.create("Private").await;
+    let (stranger, _) = stage.account("Stranger").await;
+    let mut client = stage.offices(&stranger);
+    let office_id = office.id.clone();
+    let settings = Some(OfficeSettings::default());
+    let refusals = [
+        client.get_office_status(GetOfficeStatusRequest { office_id: office_id.clone() }).await.err(),
+        client.get_office_settings(GetOfficeSettingsRequest { office_id: office_id.clone() }).await.err(),
+        client.suspend_office(SuspendOfficeRequest { office_id: office_id.clone() }).await.err(),
+        client.resume_office(ResumeOfficeRequest { office_id: office_id.clone() }).await.err(),
+        client.delete_office(DeleteOfficeRequest { office_id: office_id.clone() }).await.err(),
+        client
+            .update_office_settings(UpdateOfficeSettingsRequest {
+                office_id: office_id.clone(),
+                settings,
+                update_mask: None,
+            })
+            .await
+            .err(),
+    ];
+    for refused in refusals {
+        let refused = refused.expect("foreign");
+        assert_eq!((refused.code(), refused.message()), (Code::NotFound, &*format!("office {office_id:?} not found")));
+    }
+    let list = async |actor: &Actor| {
+        let listed = stage.offices(actor).list_offices(ListOfficesRequest::default()).await.expect("lists");
+        listed.into_inner().offices
+    };
+    assert_eq!(list(&stranger).await, []);
+    assert_eq!(list(&stage.owner).await, std::slice::from_ref(&office));
+    assert_eq!(list(&administrator()).await, std::slice::from_ref(&office));
+    assert_eq!(stage.get(&office_id).await.expect("untouched"), office);
+}
+
+async fn a_creation_that_is_sent_again_creates_nothing_more(stage: Stage) {
+    let request = |name: &str| CreateOfficeRequest { name: name.into(), request_id: "r-1".into() };
+    let create = async |name: &str| {
+        let answer = stage.offices(&stage.owner).create_office(request(name)).await?;
+        Ok::<_, tonic::Status>(answer.into_inner().office.expect("always there"))
+    };
+    let twins: Vec<_> = join_all((0..6).map(|_| create("Once"))).await;
+    let ids: Vec<String> = twins.into_iter().map(|twin| twin.expect("the same office").id).collect();
+    assert_eq!(ids, vec![ids[0].clone(); 6]);
+    assert_eq!(create("Once").await.expect("again").status(), OfficeStatus::Active);
+    let refused = create("Twice").await.expect_err("another content");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, "request_id");
+    stage.until_events(&ids[0], &["office.created", "office.activated"]).await;
+    assert_eq!(stage.scheduler.known().offices.keys().cloned().collect::<Vec<_>>(), [ids[0].clone()]);
+}
+
+/// The caller is not kept waiting for a peer that does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_hangs_does_not_hold_up_the_answer() {
+    let stage = Stage::on(Backend::Sqlite).await;
+    stage.scheduler.be(Mood::Hangs);
+    let started = Instant::now();
+    let office = stage.create("Impatient").await;
+    assert_eq!(office.status(), OfficeStatus::Provisioning);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}

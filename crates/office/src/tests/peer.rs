@@ -1,0 +1,178 @@
+//! A role that keeps copies of offices, as the office role sees it: it answers, fails or takes its time as told.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use mi_base::Tasks;
+use mi_kernel::{Error, event::Event};
+use mi_proto::{
+    internal::v1::{
+        AppendCapturedLogsRequest, AppendCapturedLogsResponse, AppendEventsRequest, AppendEventsResponse,
+        ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest,
+        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest,
+        RemoveOfficeResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse,
+        agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
+        ingest_service_server::{IngestService, IngestServiceServer},
+        office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
+    },
+    v1::{AgentCount, AgentPhase},
+};
+use mi_rpc::{Guard, PrincipalKey, Transport, convert, status};
+use mi_testkit::ManualClock;
+use tonic::{Request, Response, Status, service::Routes};
+
+/// What a peer does with the next calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Mood {
+    /// Does as asked.
+    #[default]
+    Works,
+    /// Answers UNAVAILABLE.
+    Fails,
+    /// Never answers.
+    Hangs,
+    /// Applies, and says of every removal that it is not done yet.
+    NotDone,
+}
+
+/// Everything that was asked of a peer and what it keeps.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    pub(super) mood: Mood,
+    /// Every office's newest copy.
+    pub(super) offices: BTreeMap<String, ApplyOfficeRequest>,
+    /// Versions of an office in the order in which they came.
+    pub(super) versions: Vec<(String, i64)>,
+    /// Offices whose removal was asked for, each time.
+    pub(super) removals: Vec<String>,
+    /// Calls that failed or hang on purpose.
+    pub(super) refused: usize,
+    /// Events of the feed.
+    pub(super) events: Vec<Event>,
+}
+
+/// See the module.
+#[derive(Clone, Default)]
+pub(super) struct Peer(Arc<Mutex<Known>>);
+
+impl Peer {
+    /// What it knows; to be looked at and changed by the test.
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().expect("no test panics with this lock")
+    }
+
+    /// Changes what it does from now on.
+    pub(super) fn be(&self, mood: Mood) {
+        self.known().mood = mood;
+    }
+
+    /// The way to it.
+    pub(super) fn transport(&self, clock: &ManualClock) -> Transport {
+        let routes = Routes::new(OfficeReplicaServiceServer::new(self.clone()))
+            .add_service(AgentRegistryServiceServer::new(self.clone()))
+            .add_service(IngestServiceServer::new(self.clone()));
+        let guard = Guard::new("peer", routes, PrincipalKey::random(), clock.shared(), Tasks::new().shutdown());
+        Transport::local(guard)
+    }
+
+    /// Fails or hangs, if it is in that mood.
+    async fn answer(&self) -> Result<Mood, Status> {
+        let mood = {
+            let mut known = self.known();
+            known.refused += usize::from(known.mood != Mood::Works);
+            known.mood
+        };
+        match mood {
+            Mood::Fails => Err(status(Error::unavailable("the peer is down, as asked"))),
+            Mood::Hangs => std::future::pending().await,
+            Mood::Works | Mood::NotDone => Ok(mood),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl OfficeReplicaService for Peer {
+    async fn apply_office(
+        &self,
+        request: Request<ApplyOfficeRequest>,
+    ) -> Result<Response<ApplyOfficeResponse>, Status> {
+        self.answer().await?;
+        let (office, mut known) = (request.into_inner(), self.known());
+        known.versions.push((office.office_id.clone(), office.version));
+        let newest = known.offices.get(&office.office_id).map_or(0, |known| known.version);
+        if office.version > newest {
+            known.offices.insert(office.office_id.clone(), office);
+        }
+        Ok(Response::new(ApplyOfficeResponse {}))
+    }
+
+    async fn remove_office(
+        &self,
+        request: Request<RemoveOfficeRequest>,
+    ) -> Result<Response<RemoveOfficeResponse>, Status> {
+        let id = request.into_inner().office_id;
+        self.known().removals.push(id.clone());
+        let done = self.answer().await? != Mood::NotDone;
+        if done {
+            self.known().offices.remove(&id);
+        }
+        Ok(Response::new(RemoveOfficeResponse { done, message: String::new() }))
+    }
+}
+
+#[tonic::async_trait]
+impl IngestService for Peer {
+    async fn append_events(
+        &self,
+        request: Request<AppendEventsRequest>,
+    ) -> Result<Response<AppendEventsResponse>, Status> {
+        self.answer().await?;
+        let mut known = self.known();
+        for event in request.into_inner().events {
+            let event = convert::event_from_wire(event).map_err(status)?;
+            // At least once is promised; the feed knows events by their id.
+            if known.events.iter().all(|other| other.id != event.id) {
+                known.events.push(event);
+            }
+        }
+        Ok(Response::new(AppendEventsResponse {}))
+    }
+
+    async fn append_captured_logs(
+        &self,
+        _: Request<AppendCapturedLogsRequest>,
+    ) -> Result<Response<AppendCapturedLogsResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+}
+
+#[tonic::async_trait]
+impl AgentRegistryService for Peer {
+    async fn count_agents(&self, _: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {
+        let agents = vec![AgentCount { phase: AgentPhase::Running.into(), count: 3 }];
+        Ok(Response::new(CountAgentsResponse { agents }))
+    }
+
+    async fn resolve_agent_key(
+        &self,
+        _: Request<ResolveAgentKeyRequest>,
+    ) -> Result<Response<ResolveAgentKeyResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn register_agent_key(
+        &self,
+        _: Request<RegisterAgentKeyRequest>,
+    ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn record_heartbeat(
+        &self,
+        _: Request<RecordHeartbeatRequest>,
+    ) -> Result<Response<RecordHeartbeatResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+}

@@ -1,0 +1,210 @@
+//! The role with its peers, and what every test asks of it.
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use mi_base::Tasks;
+use mi_kernel::{AccountId, Actor, ApiKeyId, secret::Secret};
+use mi_proto::{
+    internal::v1::{ApplyOfficeRequest, ResolveApiKeyRequest, credential_service_client::CredentialServiceClient},
+    v1::{
+        CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
+        access_service_client::AccessServiceClient, office_service_client::OfficeServiceClient,
+    },
+};
+use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
+use mi_testkit::{Backend, ManualClock, OnBackend, TestDb, until};
+use ring::digest;
+use tonic::{
+    Code, Status,
+    codegen::{BoxFuture, Service},
+};
+
+use super::peer::Peer;
+use crate::{OfficeConfig, Peers, accounts::Accounts};
+
+/// Far longer than anything here takes.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+
+/// See the module.
+pub(super) struct Stage {
+    database: TestDb,
+    pub(super) clock: ManualClock,
+    pub(super) scheduler: Peer,
+    pub(super) activity: Peer,
+    pub(super) accounts: Accounts,
+    transport: Transport,
+    tasks: Tasks,
+    /// An operator whose account exists.
+    pub(super) owner: Actor,
+}
+
+/// Calls the role as one actor.
+#[derive(Clone)]
+pub(super) struct Client(Transport, Arc<Actor>);
+
+impl Service<HttpRequest> for Client {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = BoxFuture<HttpResponse, Infallible>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Self::Future {
+        let Self(transport, actor) = self.clone();
+        Box::pin(async move { Ok(transport.call(actor, request).await) })
+    }
+}
+
+impl OnBackend for Stage {
+    async fn on(backend: Backend) -> Self {
+        let (database, clock, tasks) = (TestDb::plain(backend).await, ManualClock::new(), Tasks::new());
+        let (scheduler, activity) = (Peer::default(), Peer::default());
+        let (accounts, transport) = start(&database, &clock, &scheduler, &activity, &tasks).await;
+        let owner = Actor::Anonymous;
+        let mut stage = Self { database, clock, scheduler, activity, accounts, transport, tasks, owner };
+        stage.owner = stage.account("Owner").await.0;
+        stage
+    }
+}
+
+async fn start(
+    database: &TestDb,
+    clock: &ManualClock,
+    scheduler: &Peer,
+    activity: &Peer,
+    tasks: &Tasks,
+) -> (Accounts, Transport) {
+    let peers = Peers { scheduler: scheduler.transport(clock), activity: activity.transport(clock) };
+    let config = OfficeConfig { database: database.target().clone() };
+    let role = crate::build(config, peers, clock.shared(), tasks).await.expect("builds");
+    let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock.shared(), tasks.shutdown());
+    (role.accounts, Transport::local(guard))
+}
+
+impl Stage {
+    /// The process dies, and its background work with it; another one starts over the same database and peers.
+    pub(super) async fn crash(&mut self) {
+        self.end().await;
+        self.start_again().await;
+    }
+
+    /// The process dies.
+    pub(super) async fn end(&self) {
+        assert_eq!(self.tasks.stop(LONG).await, None);
+    }
+
+    /// A process starts.
+    pub(super) async fn start_again(&mut self) {
+        self.tasks = Tasks::new();
+        let started = start(&self.database, &self.clock, &self.scheduler, &self.activity, &self.tasks).await;
+        (self.accounts, self.transport) = started;
+    }
+
+    pub(super) fn offices(&self, actor: &Actor) -> OfficeServiceClient<Client> {
+        OfficeServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    pub(super) fn access(&self, actor: &Actor) -> AccessServiceClient<Client> {
+        AccessServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    /// A fresh account as its operator, and the secret of its first key.
+    pub(super) async fn account(&self, name: &str) -> (Actor, String) {
+        let request = CreateAccountRequest { name: name.into() };
+        let created = self.access(&administrator()).create_account(request).await.expect("creates").into_inner();
+        let account = created.account.expect("always there");
+        let resolved = self.resolve(&created.secret).await.expect("a good key");
+        assert!(matches!(resolved, Actor::Operator { account_id, .. } if account_id.to_string() == account.id));
+        (resolved, created.secret)
+    }
+
+    /// Whose key this is, as the gateway asks.
+    pub(super) async fn resolve(&self, secret: &str) -> Result<Actor, Status> {
+        let sha256 = digest::digest(&digest::SHA256, secret.as_bytes()).as_ref().to_vec();
+        let client = RoleClient::new(self.transport.clone(), "gateway");
+        let request = ResolveApiKeyRequest { sha256: sha256.into() };
+        let answer = CredentialServiceClient::new(client).resolve_api_key(request).await?.into_inner();
+        Ok(convert::actor(&answer.principal.expect("always there")).expect("own form"))
+    }
+
+    /// The code with which this secret is refused; OK: it is not.
+    pub(super) async fn refusal(&self, secret: &Secret) -> Code {
+        self.resolve(secret.expose()).await.err().map_or(Code::Ok, |status| status.code())
+    }
+
+    /// Creates an office of the owner.
+    pub(super) async fn create(&self, name: &str) -> Office {
+        let request = CreateOfficeRequest { name: name.into(), request_id: String::new() };
+        let created = self.offices(&self.owner).create_office(request).await.expect("creates");
+        created.into_inner().office.expect("always there")
+    }
+
+    /// Asks for the office's deletion.
+    pub(super) async fn delete(&self, office: &str) {
+        let request = DeleteOfficeRequest { office_id: office.into() };
+        self.offices(&self.owner).delete_office(request).await.expect("begins");
+    }
+
+    pub(super) async fn get(&self, office: &str) -> Result<Office, Status> {
+        let request = GetOfficeRequest { office_id: office.into() };
+        let answer = self.offices(&self.owner).get_office(request).await?;
+        Ok(answer.into_inner().office.expect("always there"))
+    }
+
+    /// Waits for a status of the office; none: until it is gone.
+    pub(super) async fn until_status(&self, office: &str, expected: Option<OfficeStatus>) {
+        until("the office has the status", LONG, async || {
+            let found = match self.get(office).await {
+                Ok(office) => Some(office.status()),
+                Err(status) if status.code() == Code::NotFound => None,
+                Err(status) => return Err(status.to_string()),
+            };
+            if found == expected { Ok(Some(())) } else { Err(format!("{found:?} instead of {expected:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until both peers keep the office as this tells.
+    pub(super) async fn until_applied(&self, office: &str, shows: impl Fn(&ApplyOfficeRequest) -> bool) {
+        until("both peers keep the newest office", LONG, async || {
+            let copies = [&self.scheduler, &self.activity].map(|peer| peer.known().offices.get(office).cloned());
+            match copies.iter().all(|copy| copy.as_ref().is_some_and(&shows)) {
+                true => Ok(Some(())),
+                false => Err(format!("{copies:?}")),
+            }
+        })
+        .await;
+    }
+
+    /// Waits until the feed has these types of events of the office, in this order, and no others.
+    pub(super) async fn until_events(&self, office: &str, expected: &[&str]) {
+        until("the feed has all events", LONG, async || {
+            let known = self.activity.known();
+            let of_office = known.events.iter().filter(|event| event.office_id.to_string() == office);
+            let kinds: Vec<&str> = of_office.map(|event| event.kind.as_str()).collect();
+            if kinds == expected { Ok(Some(())) } else { Err(format!("{kinds:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until the peer was asked in vain at least once more than by now.
+    pub(super) async fn until_refused(&self, peer: &Peer, before: usize) {
+        until("the peer was asked", LONG, async || {
+            let refused = peer.known().refused;
+            if refused > before { Ok(Some(())) } else { Err(format!("{refused} refused")) }
+        })
+        .await;
+    }
+}
+
+/// The administrator, as the gateway would name it.
+pub(super) fn administrator() -> Actor {
+    Actor::Operator { account_id: AccountId::new(), api_key_id: ApiKeyId::new(), administrator: true }
+}

@@ -1,0 +1,13 @@
+//! The scheduler as a whole, over both databases: real rows and rules, a runtime and object storage in memory, and a
+//! clock in the hand of the test.
+
+mod backups;
+mod convergence;
+mod fire;
+mod hire;
+mod identity;
+mod life;
+mod lying;
+mod offices;
+mod stage;
+mod watch;

@@ -1,0 +1,131 @@
+//! Backups after the agent is gone: filling another workspace, refusing damaged ones, and going away for good.
+
+use mi_kernel::{BackupId, ErrorKind};
+use mi_proto::v1::HireAgentRequest;
+use mi_testkit::on_both;
+use object_store::{ObjectStoreExt, path::Path};
+
+use super::stage::{Stage, place};
+use crate::{
+    agents::{Agent, Phase, State},
+    backups::Backup,
+};
+
+on_both! {
+    a_backup_fills_the_workspace_of_a_new_agent,
+    a_damaged_backup_starts_nobody_and_leaves_no_half_workspace,
+    only_an_own_and_present_backup_can_be_restored,
+    a_deleted_backup_is_gone_with_its_object,
+    a_deletion_that_was_cut_off_is_finished_later,
+}
+
+impl Stage {
+    /// A backup of a fired agent with this content.
+    async fn backup(&self, name: &str, content: &[u8]) -> Backup {
+        let agent = self.running(name).await;
+        self.runtime.fill(place(&agent), content);
+        self.fire(name, false).await;
+        self.settle(agent.id).await;
+        self.backups().await.into_iter().find(|backup| backup.agent == name).expect("backed up")
+    }
+
+    async fn hire_from(&self, name: &str, backup: BackupId) -> Agent {
+        let hired = self.scheduler.hire(&self.owner("HireAgent"), self.restoring(name, backup)).await;
+        hired.expect("hires")
+    }
+
+    fn restoring(&self, name: &str, backup: BackupId) -> HireAgentRequest {
+        HireAgentRequest { restore_from_backup: backup.to_string(), ..self.hiring(name) }
+    }
+
+    fn object(&self, backup: &Backup) -> Path {
+        Path::from(format!("backups/{}/{}.tar.zst", self.office, backup.id))
+    }
+}
+
+async fn a_backup_fills_the_workspace_of_a_new_agent(stage: Stage) {
+    let backup = stage.backup("old", b"what the old one knew").await;
+    let agent = stage.hire_from("new", backup.id).await;
+    stage.settle(agent.id).await;
+    assert_eq!(stage.runtime.content(place(&agent)).as_deref(), Some(&b"what the old one knew"[..]));
+    assert_eq!(stage.ready(agent.id).await.phase(), Phase::Running);
+
+    // Filled once: what the agent writes afterwards is its own.
+    stage.runtime.fill(place(&agent), b"and learned");
+    let office = stage.office.to_string();
+    stage.scheduler.restart(&stage.owner("RestartAgent"), &office, "new").await.expect("restarts");
+    stage.settle(agent.id).await;
+    assert_eq!(stage.runtime.content(place(&agent)).as_deref(), Some(&b"and learned"[..]));
+    assert_eq!(stage.backups().await, [backup]);
+}
+
+async fn a_damaged_backup_starts_nobody_and_leaves_no_half_workspace(stage: Stage) {
+    let content = vec![7; 300_000];
+    let backup = stage.backup("old", &content).await;
+    let mut flipped = content.clone();
+    flipped[299_999] ^= 1;
+    let short = content[..299_999].to_vec();
+    for (name, damaged) in [("flipped", flipped), ("short", short)] {
+        stage.objects.put(&stage.object(&backup), damaged.into()).await.expect("stored");
+        let agent = stage.hire_from(name, backup.id).await;
+        let launches = stage.runtime.launches().len();
+        let retry_at = stage.settle(agent.id).await.expect("waits");
+        let waiting = stage.agent(agent.id).await;
+        let reason = format!("backup {} does not have the checksum it was written with", backup.id);
+        assert_eq!(waiting.state, State::BackingOff { retry_at, reason });
+        assert_eq!(stage.runtime.content(place(&agent)), None);
+        assert_eq!(stage.runtime.launches().len(), launches);
+        let error = stage.scheduler.verify(&backup).await.expect_err("damaged");
+        assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "BACKUP_DAMAGED"));
+
+        // Put right, the next try succeeds.
+        stage.objects.put(&stage.object(&backup), content.clone().into()).await.expect("stored");
+        stage.clock.set(retry_at);
+        stage.settle(agent.id).await;
+        assert_eq!(stage.runtime.content(place(&agent)).as_ref(), Some(&content));
+        assert_eq!(stage.ready(agent.id).await.phase(), Phase::Running);
+    }
+}
+
+async fn only_an_own_and_present_backup_can_be_restored(stage: Stage) {
+    let backup = stage.backup("old", b"work").await;
+    let elsewhere = stage.open_office(1).await;
+    let foreign = HireAgentRequest { office_id: elsewhere.to_string(), ..stage.restoring("new", backup.id) };
+    for request in [foreign, stage.restoring("new", BackupId::new())] {
+        let error = stage.scheduler.hire(&stage.owner("HireAgent"), request).await.expect_err("not there");
+        assert_eq!((error.kind, error.resource.map(|(kind, _)| kind)), (ErrorKind::NotFound, Some("backup")));
+    }
+    let mut request = stage.hiring("new");
+    request.restore_from_backup = "nonsense".into();
+    let error = stage.scheduler.hire(&stage.owner("HireAgent"), request).await.expect_err("no id");
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert_eq!(stage.rows("agents").await, 0);
+}
+
+async fn a_deleted_backup_is_gone_with_its_object(stage: Stage) {
+    let (gone, kept) = (stage.backup("one", b"one").await, stage.backup("two", b"two").await);
+    let (caller, office) = (stage.owner("DeleteBackup"), stage.office.to_string());
+    stage.scheduler.delete_backup(&caller, &office, &gone.id.to_string()).await.expect("deletes");
+    let again = stage.scheduler.delete_backup(&caller, &office, &gone.id.to_string()).await.expect_err("gone");
+    assert_eq!(again.kind, ErrorKind::NotFound);
+    assert_eq!(stage.objects().await, [(stage.object(&kept).to_string(), b"two".to_vec())]);
+    assert_eq!(stage.rows("backups").await, 1);
+    assert_eq!(stage.event_counts("one").await["backup.deleted"], 1);
+    assert_eq!(stage.backups().await, [kept]);
+}
+
+async fn a_deletion_that_was_cut_off_is_finished_later(mut stage: Stage) {
+    let (hidden, kept) = (stage.backup("one", b"one").await, stage.backup("two", b"two").await);
+    // The row is hidden, and the process dies before the object goes.
+    let mut tx = stage.scheduler.db.begin().await.expect("begins");
+    crate::backups::repo::backup_hide(&mut tx, hidden.id).await.expect("hides");
+    tx.commit().await.expect("commits");
+    stage.crash().await;
+    assert_eq!(stage.backups().await, std::slice::from_ref(&kept));
+    assert_eq!(stage.objects().await.len(), 2);
+    for _ in 0..2 {
+        stage.scheduler.finish_backup_removals().await.expect("finishes");
+        assert_eq!(stage.objects().await, [(stage.object(&kept).to_string(), b"two".to_vec())]);
+        assert_eq!(stage.rows("backups").await, 1);
+    }
+}

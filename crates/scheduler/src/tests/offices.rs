@@ -1,0 +1,134 @@
+//! The scheduler's copy of offices: applied in order, and removed to the last row.
+
+use std::sync::Arc;
+
+use mi_kernel::OfficeId;
+use mi_proto::{
+    internal::v1::{
+        CountAgentsRequest, RemoveOfficeRequest, agent_registry_service_server::AgentRegistryService,
+        office_replica_service_server::OfficeReplicaService,
+    },
+    v1::{AgentCount, AgentPhase},
+};
+use mi_testkit::on_both;
+use object_store::{ObjectStoreExt, local::LocalFileSystem, path::Path};
+use tonic::Request;
+
+use super::stage::{Stage, place};
+use crate::{agents::Phase, offices, registry};
+
+on_both! {
+    a_removed_office_leaves_nothing_and_others_stay,
+    a_removal_goes_on_after_a_crash_at_any_step,
+    agents_are_counted_by_phase,
+    an_office_without_backups_is_removed_from_a_directory_too,
+}
+
+impl Stage {
+    async fn remove(&self, office: OfficeId) -> bool {
+        let handler = offices::grpc::Handler::new(self.scheduler.clone());
+        let request = RemoveOfficeRequest { office_id: office.to_string() };
+        handler.remove_office(Request::new(request)).await.expect("answers").into_inner().done
+    }
+
+    /// Agents in every stage of life, a backup, and the traces of a crash while one was made.
+    async fn populate(&self) -> Vec<crate::agents::Agent> {
+        let office = self.office.to_string();
+        let root = self.running("root").await;
+        self.runtime.fill(place(&root), b"roots work");
+        let hired = self.scheduler.hire(&self.member(&root, "HireAgent"), self.hiring("child")).await.expect("hires");
+        self.settle(hired.id).await;
+        let gone = self.running("gone").await;
+        self.fire("gone", false).await;
+        self.settle(gone.id).await;
+        let stopped = self.running("stopped").await;
+        self.scheduler.stop(&self.owner("StopAgent"), &office, "stopped").await.expect("stops");
+        self.settle(stopped.id).await;
+        let pending = self.hire("pending").await;
+        let orphan = Path::from(format!("backups/{}/{}.tar.zst", self.office, mi_kernel::BackupId::new()));
+        self.objects.put(&orphan, "half an archive".into()).await.expect("stored");
+        vec![root, hired, stopped, pending]
+    }
+
+    async fn assert_nothing_is_left_but(&self, survivor: &crate::agents::Agent) {
+        for table in ["offices", "agents"] {
+            assert_eq!(self.rows(table).await, 1, "{table}");
+        }
+        assert_eq!((self.rows("hires").await, self.rows("backups").await), (0, 0));
+        assert_eq!(self.objects().await, []);
+        assert_eq!(self.phase(survivor.id).await, Some(Phase::Running));
+        assert_eq!(self.runtime.content(place(survivor)).as_deref(), Some(&b"stays"[..]));
+    }
+
+    /// A running agent of another office.
+    async fn survivor(&self) -> crate::agents::Agent {
+        let mut request = self.hiring("survivor");
+        request.office_id = self.open_office(1).await.to_string();
+        let hired = self.scheduler.hire(&self.owner("HireAgent"), request).await.expect("hires");
+        self.settle(hired.id).await;
+        self.runtime.fill(place(&hired), b"stays");
+        self.ready(hired.id).await
+    }
+}
+
+async fn a_removed_office_leaves_nothing_and_others_stay(stage: Stage) {
+    let survivor = stage.survivor().await;
+    let agents = stage.populate().await;
+    assert!(!stage.remove(stage.office).await);
+    let late = stage.scheduler.hire(&stage.owner("HireAgent"), stage.hiring("late")).await.expect_err("removing");
+    assert_eq!(late.reason, "OFFICE_NOT_ACTIVE");
+    // A push that was on its way does not bring the office back.
+    stage.apply(stage.office, 9, true, super::stage::free_hiring()).await;
+    assert!(!stage.remove(stage.office).await);
+    for agent in &agents {
+        stage.settle(agent.id).await;
+        assert_eq!(stage.find(agent.id).await, None, "{}", agent.name);
+        assert_eq!(stage.runtime.content(place(agent)), None, "{}", agent.name);
+    }
+    assert!(stage.remove(stage.office).await);
+    stage.assert_nothing_is_left_but(&survivor).await;
+    assert!(stage.remove(stage.office).await, "again");
+    for agent in &agents {
+        assert_eq!(stage.event_counts(&agent.name).await["agent.fired"], 1, "{}", agent.name);
+    }
+}
+
+async fn a_removal_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
+    let survivor = stage.survivor().await;
+    let agents = stage.populate().await;
+    assert!(!stage.remove(stage.office).await);
+    for agent in &agents {
+        stage.crash().await;
+        assert!(!stage.remove(stage.office).await);
+        stage.settle(agent.id).await;
+    }
+    // Everybody is gone; the next crash falls between the hiding of the backups and their removal.
+    let mut tx = stage.scheduler.db.begin().await.expect("begins");
+    crate::backups::repo::backup_hide_all(&mut tx, stage.office).await.expect("hides");
+    tx.commit().await.expect("commits");
+    stage.crash().await;
+    assert!(stage.remove(stage.office).await);
+    stage.settle(survivor.id).await;
+    stage.ready(survivor.id).await;
+    stage.assert_nothing_is_left_but(&survivor).await;
+}
+
+async fn agents_are_counted_by_phase(stage: Stage) {
+    stage.survivor().await;
+    stage.populate().await;
+    let request = CountAgentsRequest { office_id: stage.office.to_string() };
+    let answer = registry::Handler::new(stage.scheduler.clone()).count_agents(Request::new(request)).await;
+    let mut counts = answer.expect("counts").into_inner().agents;
+    counts.sort_by_key(|count| count.phase);
+    let count = |phase: AgentPhase, count| AgentCount { phase: phase.into(), count };
+    let expected = [count(AgentPhase::Pending, 2), count(AgentPhase::Running, 1), count(AgentPhase::Stopped, 1)];
+    assert_eq!(counts, expected);
+}
+
+async fn an_office_without_backups_is_removed_from_a_directory_too(mut stage: Stage) {
+    let directory = tempfile::tempdir().expect("made");
+    let local = LocalFileSystem::new_with_prefix(directory.path()).expect("opens");
+    stage.restart_with(Arc::new(local)).await;
+    assert!(stage.remove(stage.office).await);
+    assert_eq!(stage.rows("offices").await, 0);
+}

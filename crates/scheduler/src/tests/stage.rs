@@ -1,0 +1,273 @@
+//! One office on a scheduler of its own, and what every test asks of it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use futures::TryStreamExt;
+use mi_kernel::{AccountId, Actor, AgentActor, AgentId, ApiKeyId, Clock, InstanceId, OfficeId, Time, event::Event};
+use mi_proto::{
+    internal::v1::{ApplyOfficeRequest, office_replica_service_server::OfficeReplicaService},
+    rules,
+    v1::{FireAgentRequest, HireAgentRequest, OfficeSettings, OfficeStatus},
+};
+use mi_rpc::Caller;
+use mi_runtime::{Place, fake::FakeRuntime};
+use mi_store::{Db, on};
+use mi_testkit::{Backend, ManualClock, OnBackend, TestDb};
+use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
+use sqlx::types::Json;
+use tonic::Request;
+
+use crate::{
+    MIGRATIONS, Scheduler,
+    agents::{Agent, Phase, State, repo},
+    backups::Backup,
+    catalogue::Catalogue,
+    offices, reconcile, sessions,
+};
+
+/// Long enough for any wait that is not meant to fail.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+/// Trace of every call of a test.
+pub(super) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// See the module.
+pub(super) struct Stage {
+    pub(super) database: TestDb,
+    pub(super) clock: ManualClock,
+    pub(super) runtime: Arc<FakeRuntime>,
+    pub(super) objects: Arc<InMemory>,
+    pub(super) scheduler: Arc<Scheduler>,
+    pub(super) account: AccountId,
+    pub(super) office: OfficeId,
+}
+
+/// Settings under which agents may hire freely.
+pub(super) fn free_hiring() -> OfficeSettings {
+    OfficeSettings {
+        allow_agent_hiring: true,
+        max_agents: Some(100),
+        max_hire_depth: Some(16),
+        hires_per_10_minutes: Some(1000),
+        default_model_tier: "sonnet".into(),
+        ..OfficeSettings::default()
+    }
+}
+
+impl OnBackend for Stage {
+    async fn on(backend: Backend) -> Self {
+        let database = TestDb::plain(backend).await;
+        let clock = ManualClock::new();
+        let (runtime, objects) = (Arc::new(FakeRuntime::default()), Arc::new(InMemory::new()));
+        let scheduler = scheduler(&database, &clock, &runtime, objects.clone()).await;
+        let mut stage =
+            Self { database, clock, runtime, objects, scheduler, account: AccountId::new(), office: OfficeId::new() };
+        stage.office = stage.open_office(1).await;
+        stage
+    }
+}
+
+/// A scheduler as after a fresh start of the platform, without its background tasks.
+async fn scheduler(
+    database: &TestDb,
+    clock: &ManualClock,
+    runtime: &Arc<FakeRuntime>,
+    objects: Arc<dyn ObjectStore>,
+) -> Arc<Scheduler> {
+    Arc::new(Scheduler {
+        db: Db::open(database.target(), MIGRATIONS).await.expect("opens"),
+        clock: clock.shared(),
+        catalogue: Catalogue::load(None).expect("built in"),
+        runtime: runtime.clone(),
+        objects,
+        agent_endpoint: "http://127.0.0.1:7400".into(),
+        holder: "test".into(),
+        outbox: tokio::sync::Notify::new(),
+        queue: reconcile::Queue::default(),
+        seen: sessions::Seen::default(),
+        changes: tokio::sync::watch::Sender::new(()),
+    })
+}
+
+impl Stage {
+    /// The process dies: a new scheduler over the same database, object storage and workspaces; no compute is left.
+    pub(super) async fn crash(&mut self) {
+        self.runtime.lose_everything();
+        self.restart_with(self.objects.clone()).await;
+    }
+
+    /// A new scheduler whose object storage is reached through this.
+    pub(super) async fn restart_with(&mut self, objects: Arc<dyn ObjectStore>) {
+        self.scheduler = scheduler(&self.database, &self.clock, &self.runtime, objects).await;
+    }
+
+    /// A further active office of the same account, under [`free_hiring`].
+    pub(super) async fn open_office(&self, version: i64) -> OfficeId {
+        let office = OfficeId::new();
+        self.apply(office, version, true, free_hiring()).await;
+        office
+    }
+
+    /// What the office role pushes.
+    pub(super) async fn apply(&self, office: OfficeId, version: i64, active: bool, settings: OfficeSettings) {
+        let status = if active { OfficeStatus::Active } else { OfficeStatus::Suspended };
+        let request = ApplyOfficeRequest {
+            office_id: office.to_string(),
+            account_id: self.account.to_string(),
+            version,
+            status: status.into(),
+            settings: Some(settings),
+        };
+        let handler = offices::grpc::Handler::new(self.scheduler.clone());
+        handler.apply_office(Request::new(request)).await.expect("applied");
+    }
+
+    /// The office's owner, calling this method of AgentService.
+    pub(super) fn owner(&self, method: &str) -> Caller {
+        caller(method, Actor::Operator { account_id: self.account, api_key_id: ApiKeyId::new(), administrator: false })
+    }
+
+    /// This agent, calling this method of AgentService.
+    pub(super) fn member(&self, agent: &Agent, method: &str) -> Caller {
+        caller(
+            method,
+            Actor::Agent(AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name.clone() }),
+        )
+    }
+
+    /// A request to hire in the stage's office.
+    pub(super) fn hiring(&self, name: &str) -> HireAgentRequest {
+        HireAgentRequest { office_id: self.office.to_string(), name: name.into(), ..HireAgentRequest::default() }
+    }
+
+    /// Hires for the owner; nothing is started yet.
+    pub(super) async fn hire(&self, name: &str) -> Agent {
+        let hired = self.scheduler.hire(&self.owner("HireAgent"), self.hiring(name)).await;
+        hired.unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// Hires for the owner, starts the compute and reports it ready.
+    pub(super) async fn running(&self, name: &str) -> Agent {
+        let hired = self.hire(name).await;
+        self.settle(hired.id).await;
+        self.ready(hired.id).await
+    }
+
+    /// Works on the agent until it rests; answers when to look again.
+    pub(super) async fn settle(&self, id: AgentId) -> Option<Time> {
+        self.scheduler.settle(id).await
+    }
+
+    /// Reports the newest compute ready.
+    pub(super) async fn ready(&self, id: AgentId) -> Agent {
+        let agent = self.agent(id).await;
+        let instance = instance_of(&agent);
+        let caller = self.member(&agent, "ConnectAgent");
+        self.scheduler.report_ready(&caller, id, instance).await.expect("ready")
+    }
+
+    /// Waits out what the agent waits for, and works on.
+    pub(super) async fn settle_after_waiting(&self, id: AgentId) {
+        if let Some(time) = self.settle(id).await {
+            self.clock.set(time);
+            self.settle(id).await;
+        }
+    }
+
+    /// The row; it must be there.
+    pub(super) async fn agent(&self, id: AgentId) -> Agent {
+        self.find(id).await.expect("the agent is there")
+    }
+
+    /// The row; none: it is gone.
+    pub(super) async fn find(&self, id: AgentId) -> Option<Agent> {
+        let mut conn = self.scheduler.db.read().await.expect("connects");
+        repo::agent_get(&mut conn, id).await.expect("reads")
+    }
+
+    /// Phase of the agent; none: it is gone.
+    pub(super) async fn phase(&self, id: AgentId) -> Option<Phase> {
+        self.find(id).await.map(|agent| agent.phase())
+    }
+
+    /// Fires for the owner; nothing is ended yet.
+    pub(super) async fn fire(&self, name: &str, force: bool) -> Agent {
+        self.scheduler.fire(&self.owner("FireAgent"), self.firing(name, force)).await.expect("fires")
+    }
+
+    /// A request to fire in the stage's office.
+    pub(super) fn firing(&self, name: &str, force: bool) -> FireAgentRequest {
+        FireAgentRequest { office_id: self.office.to_string(), name: name.into(), force }
+    }
+
+    /// Every event so far, oldest first.
+    pub(super) async fn events(&self) -> Vec<Event> {
+        let mut conn = self.scheduler.db.read().await.expect("connects");
+        let rows: Vec<(Json<Event>,)> =
+            on!(conn, |c| { sqlx::query_as("SELECT event FROM outbox ORDER BY position").fetch_all(&mut *c).await })
+                .expect("reads");
+        rows.into_iter().map(|(Json(event),)| event).collect()
+    }
+
+    /// How many events of each type this agent has.
+    pub(super) async fn event_counts(&self, name: &str) -> BTreeMap<String, usize> {
+        let mut counts = BTreeMap::new();
+        for event in self.events().await.into_iter().filter(|event| event.agent == name) {
+            *counts.entry(event.kind).or_default() += 1;
+        }
+        counts
+    }
+
+    /// All backups of the stage's office, newest first.
+    pub(super) async fn backups(&self) -> Vec<Backup> {
+        let page = mi_kernel::page::Page { size: 200, after: None };
+        let caller = self.owner("ListBackups");
+        let listed = self.scheduler.list_backups(&caller, &self.office.to_string(), &page).await;
+        listed.expect("lists").0
+    }
+
+    /// Everything in object storage.
+    pub(super) async fn objects(&self) -> Vec<(String, Vec<u8>)> {
+        let found: Vec<_> = self.objects.list(None).try_collect().await.expect("lists");
+        let mut objects = Vec::new();
+        for object in found {
+            let bytes = self.objects.get(&object.location).await.expect("there").bytes().await.expect("reads");
+            objects.push((object.location.to_string(), bytes.to_vec()));
+        }
+        objects
+    }
+
+    /// How many rows a table has.
+    pub(super) async fn rows(&self, table: &str) -> i64 {
+        let sql = format!("SELECT count(*) FROM {table}");
+        let mut conn = self.scheduler.db.read().await.expect("connects");
+        on!(conn, |c| sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *c).await).expect("reads")
+    }
+
+    /// Now, as the scheduler sees it.
+    pub(super) fn now(&self) -> Time {
+        self.clock.now()
+    }
+}
+
+/// Where the agent computes.
+pub(super) fn place(agent: &Agent) -> Place {
+    Place { office_id: agent.office_id, agent_id: agent.id }
+}
+
+/// The compute that the row names.
+pub(super) fn instance_of(agent: &Agent) -> InstanceId {
+    match agent.state {
+        State::Starting { instance, .. } | State::Running { instance, .. } => instance,
+        ref other => panic!("no compute is wanted: {other:?}"),
+    }
+}
+
+fn caller(method: &str, actor: Actor) -> Caller {
+    let rule = rules::rule(&format!("/mi.v1.AgentService/{method}"));
+    Caller { actor, rule: rule.unwrap_or_else(|| panic!("no method {method}")), trace_id: TRACE.into() }
+}
+
+/// Counts as [`Stage::event_counts`] gives them.
+pub(super) fn counts<const N: usize>(expected: [(&str, usize); N]) -> BTreeMap<String, usize> {
+    expected.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect()
+}

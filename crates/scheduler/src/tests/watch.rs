@@ -1,0 +1,70 @@
+//! WatchAgents: what is there, what changes, what goes; and nothing of other offices.
+
+use mi_kernel::Result;
+use mi_proto::v1::{AgentPhase, WatchAgentsResponse};
+use mi_testkit::{Backend, OnBackend, on_both};
+use tokio::{sync::mpsc::Receiver, time::timeout};
+use tonic::Status;
+
+use super::stage::{LONG, Stage};
+use crate::agents::{watch, wire};
+
+on_both! { a_watch_shows_the_present_then_each_change_then_the_end }
+
+type Stream = Receiver<Result<WatchAgentsResponse, Status>>;
+
+async fn next(stream: &mut Stream) -> WatchAgentsResponse {
+    timeout(LONG, stream.recv()).await.expect("in time").expect("goes on").expect("no error")
+}
+
+/// The next messages until one of them shows this.
+async fn until(stream: &mut Stream, shows: impl Fn(&WatchAgentsResponse) -> bool) -> WatchAgentsResponse {
+    loop {
+        let message = next(stream).await;
+        if shows(&message) {
+            return message;
+        }
+    }
+}
+
+fn phase(message: &WatchAgentsResponse) -> AgentPhase {
+    message.agent.as_ref().and_then(|agent| agent.status.as_ref()).expect("always there").phase()
+}
+
+async fn a_watch_shows_the_present_then_each_change_then_the_end(stage: Stage) {
+    let (analyst, other) = (stage.hire("analyst").await, stage.hire("other").await);
+    let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
+    let mut present = vec![next(&mut stream).await, next(&mut stream).await];
+    present.sort_by_key(|message| message.agent.as_ref().map(|agent| agent.name.clone()));
+    let expected =
+        [&analyst, &other].map(|agent| WatchAgentsResponse { agent: Some(wire::agent(agent)), deleted: false });
+    assert_eq!(present, expected);
+
+    let elsewhere = stage.open_office(1).await;
+    let mut request = stage.hiring("foreign");
+    request.office_id = elsewhere.to_string();
+    stage.scheduler.hire(&stage.owner("HireAgent"), request).await.expect("hires");
+
+    stage.settle(analyst.id).await;
+    stage.ready(analyst.id).await;
+    let running = until(&mut stream, |message| phase(message) == AgentPhase::Running).await;
+    assert_eq!(running.agent, Some(wire::agent(&stage.agent(analyst.id).await)));
+    stage.fire("analyst", false).await;
+    stage.settle(analyst.id).await;
+    let gone = until(&mut stream, |message| message.deleted).await;
+    assert_eq!(gone.agent.expect("the last known").id, analyst.id.to_string());
+
+    // The next thing to be heard of is the next thing that happens, so nothing foreign was in between.
+    let hired = stage.hire("late").await;
+    let message = next(&mut stream).await;
+    assert_eq!((message.agent, message.deleted), (Some(wire::agent(&hired)), false));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_by_another_process_is_seen_too() {
+    let mut stage = Stage::on(Backend::Postgres).await;
+    let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
+    stage.restart_with(stage.objects.clone()).await;
+    let hired = stage.hire("analyst").await;
+    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired)));
+}

@@ -1,0 +1,167 @@
+//! A full disk, a database that goes away, and clashes: each answers its own kind of error, and passes.
+
+use std::time::{Duration, Instant};
+
+use mi_kernel::{Error, ErrorKind};
+use mi_store::{Db, DbResult, Step, on};
+use mi_testkit::{Backend, TestDb, on_both, until};
+use sqlx::{Connection, Executor, PgConnection};
+use url::Url;
+
+const MIGRATIONS: &[Step] = &[Step {
+    version: 100,
+    name: "things",
+    sqlite: "CREATE TABLE things (id INTEGER PRIMARY KEY, content TEXT NOT NULL)",
+    postgres: "CREATE TABLE things (id INTEGER PRIMARY KEY, content TEXT NOT NULL)",
+}];
+const LONG: Duration = Duration::from_secs(60);
+
+on_both! { a_violated_uniqueness_is_the_callers_to_name, writers_take_turns }
+
+async fn open(database: &TestDb) -> Db {
+    Db::open(database.target(), MIGRATIONS).await.expect("opens")
+}
+
+async fn insert(db: &Db, id: i32, content: &str) -> DbResult<()> {
+    let mut tx = db.begin().await?;
+    on!(tx, |c| {
+        sqlx::query("INSERT INTO things VALUES ($1, $2)").bind(id).bind(content).execute(&mut *c).await.map(drop)
+    })?;
+    tx.commit().await
+}
+
+async fn ids(db: &Db) -> DbResult<Vec<i32>> {
+    let mut conn = db.read().await?;
+    Ok(on!(conn, |c| sqlx::query_scalar("SELECT id FROM things ORDER BY id").fetch_all(&mut *c).await)?)
+}
+
+async fn a_violated_uniqueness_is_the_callers_to_name(database: TestDb) {
+    let db = open(&database).await;
+    insert(&db, 1, "first").await.expect("inserts");
+    let named = || Error::already_exists("thing", 1);
+    let error = insert(&db, 1, "second").await.expect_err("doubled").unique_or(named);
+    assert_eq!((error.kind, error.resource), (ErrorKind::AlreadyExists, Some(("thing", "1".into()))));
+    let unnamed: Error = insert(&db, 1, "second").await.expect_err("doubled").into();
+    assert_eq!(unnamed.kind, ErrorKind::Internal);
+    assert!(!unnamed.message.contains("things"), "{unnamed}");
+    let mut conn = db.read().await.expect("connects");
+    let broken = on!(conn, |c| sqlx::query("SELECT nonsense").execute(&mut *c).await.map(drop));
+    let other = mi_store::DbError::from(broken.expect_err("no such column")).unique_or(named);
+    assert_eq!(other.kind, ErrorKind::Internal);
+}
+
+async fn writers_take_turns(database: TestDb) {
+    let db = open(&database).await;
+    let writers = (0..24).map(|id| {
+        let db = db.clone();
+        tokio::spawn(async move { insert(&db, id, "x").await })
+    });
+    for writer in futures::future::join_all(writers).await {
+        writer.expect("no panic").expect("no writer fails busy");
+    }
+    assert_eq!(ids(&db).await.expect("reads"), (0..24).collect::<Vec<_>>());
+}
+
+/// Forbids the writer's connection to let the file grow.
+async fn fill_up(db: &Db) {
+    let mut tx = db.begin().await.expect("begins");
+    // Below what is in use already: SQLite takes the size in use.
+    on!(tx, |c| sqlx::query("PRAGMA max_page_count = 1").execute(&mut *c).await.map(drop)).expect("sets");
+    tx.commit().await.expect("commits");
+}
+
+async fn insert_both(db: &Db, rows: [(i32, &str); 2]) -> DbResult<()> {
+    let mut tx = db.begin().await?;
+    for (id, content) in rows {
+        on!(tx, |c| {
+            sqlx::query("INSERT INTO things VALUES ($1, $2)").bind(id).bind(content).execute(&mut *c).await.map(drop)
+        })?;
+    }
+    tx.commit().await
+}
+
+#[tokio::test]
+async fn a_full_sqlite_says_so_changes_nothing_and_recovers() {
+    let database = TestDb::plain(Backend::Sqlite).await;
+    let db = open(&database).await;
+    insert(&db, 1, "fits").await.expect("inserts");
+    let large = "x".repeat(1 << 20);
+    let mut kept = vec![1];
+    for round in 10..13 {
+        fill_up(&db).await;
+        let error: Error = insert_both(&db, [(2, "small"), (3, &large)]).await.expect_err("full").into();
+        assert_eq!((error.kind, error.reason), (ErrorKind::Exhausted, "STORAGE_FULL"), "{round}: {}", error.chain());
+        assert!(error.retry_after.is_some());
+        assert_eq!(ids(&db).await.expect("reads work"), kept);
+        // There is room again: nothing of the failure is left, and the writer works.
+        insert(&db, round, &large).await.expect("inserts");
+        kept.push(round);
+        assert_eq!(ids(&db).await.expect("reads"), kept);
+    }
+}
+
+/// Takes a Postgres database away from everybody, and gives it back.
+struct Switch {
+    server: PgConnection,
+    name: String,
+}
+
+impl Switch {
+    async fn of(database: &TestDb) -> Self {
+        let mut url = Url::parse(database.url().expect("Postgres")).expect("a URL");
+        let name = url.path().trim_start_matches('/').to_owned();
+        url.set_path("/postgres");
+        let server = PgConnection::connect(url.as_str()).await.expect("connects");
+        Self { server, name }
+    }
+
+    async fn turn(&mut self, on: bool) {
+        let name = &self.name;
+        let allow = format!("ALTER DATABASE {name} ALLOW_CONNECTIONS {on}");
+        self.server.execute(sqlx::AssertSqlSafe(allow)).await.expect("alters");
+        if !on {
+            let end = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+            self.server.execute(sqlx::AssertSqlSafe(end)).await.expect("ends");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_is_gone_answers_unavailable_in_time_and_is_found_again() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let db = open(&database).await;
+    insert(&db, 1, "before").await.expect("inserts");
+    // Several connections that do not know yet that they are dead.
+    futures::future::join_all((0..6).map(|_| ids(&db))).await;
+    let mut switch = Switch::of(&database).await;
+    switch.turn(false).await;
+    for round in 0..3 {
+        let started = Instant::now();
+        let (read, write) = tokio::join!(ids(&db), insert(&db, 2, "meanwhile"));
+        let errors: [Error; 2] = [read.expect_err("gone").into(), write.expect_err("gone").into()];
+        for error in errors {
+            assert_eq!(error.kind, ErrorKind::Unavailable, "round {round}: {}", error.chain());
+            assert!(error.retryable());
+        }
+        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    }
+    let error = Db::open(database.target(), MIGRATIONS).await.expect_err("gone at the start, too");
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
+
+    switch.turn(true).await;
+    let back = until("the same pool works again", LONG, async || ids(&db).await.map(Some)).await;
+    assert_eq!(back, [1]);
+    insert(&db, 2, "after").await.expect("inserts");
+    assert_eq!(ids(&db).await.expect("reads"), [1, 2]);
+}
+
+#[tokio::test]
+async fn a_directory_that_is_not_there_is_named() {
+    let target = mi_store::DbTarget::Sqlite { path: "/nonexistent/mi/test.db".into() };
+    let error = Db::open(&target, MIGRATIONS).await.expect_err("no directory");
+    assert_eq!(error.kind, ErrorKind::Unavailable);
+    assert!(error.message.contains("/nonexistent/mi/test.db"), "{error}");
+    let target = mi_store::DbTarget::Postgres { url: "nonsense".into(), schema: "mi" };
+    let error = Db::open(&target, MIGRATIONS).await.expect_err("no URL");
+    assert_eq!((error.kind, error.field), (ErrorKind::Invalid, Some("database")));
+}

@@ -1,0 +1,93 @@
+//! Migrations: repeated, raced, and refused over a newer or different database.
+
+use mi_kernel::ErrorKind;
+use mi_store::{Db, DbTarget, Migrations, Step, on};
+use mi_testkit::{Backend, TestDb, on_both};
+
+on_both! {
+    opening_again_keeps_the_rows_and_adds_what_is_new,
+    a_newer_database_is_refused,
+    a_database_of_another_build_is_refused,
+    a_step_that_fails_is_tried_again_as_a_whole,
+}
+
+const fn step(version: i64, sql: &'static str) -> Step {
+    Step { version, name: "things", sqlite: sql, postgres: sql }
+}
+
+const FIRST: &Migrations = &[step(100, "CREATE TABLE things (id INTEGER NOT NULL)")];
+const SECOND: &Migrations = &[FIRST[0], step(101, "CREATE TABLE more (id INTEGER NOT NULL)")];
+
+async fn run(db: &Db, sql: &'static str) {
+    let mut tx = db.begin().await.expect("begins");
+    on!(tx, |c| sqlx::query(sql).execute(&mut *c).await.map(drop)).expect("runs");
+    tx.commit().await.expect("commits");
+}
+
+async fn count(db: &Db, sql: &'static str) -> sqlx::Result<i64> {
+    let mut conn = db.read().await.expect("connects");
+    on!(conn, |c| sqlx::query_scalar(sql).fetch_one(&mut *c).await)
+}
+
+async fn opening_again_keeps_the_rows_and_adds_what_is_new(database: TestDb) {
+    let db = Db::open(database.target(), FIRST).await.expect("opens");
+    run(&db, "INSERT INTO things VALUES (7)").await;
+    db.close().await;
+    for migrations in [FIRST, SECOND, SECOND] {
+        let db = Db::open(database.target(), migrations).await.expect("opens again");
+        assert_eq!(count(&db, "SELECT sum(id) FROM things").await.expect("kept"), 7);
+        let more = count(&db, "SELECT count(*) FROM more").await;
+        assert_eq!(more.ok(), (migrations.len() == 2).then_some(0));
+        db.close().await;
+    }
+}
+
+async fn a_newer_database_is_refused(database: TestDb) {
+    let db = Db::open(database.target(), SECOND).await.expect("opens");
+    run(&db, "INSERT INTO more VALUES (7)").await;
+    let error = Db::open(database.target(), FIRST).await.expect_err("newer than the binary");
+    assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "DATABASE_NEWER"));
+    assert!(error.message.contains("version 101"), "{error}");
+    assert_eq!(count(&db, "SELECT sum(id) FROM more").await.expect("untouched"), 7);
+}
+
+async fn a_database_of_another_build_is_refused(database: TestDb) {
+    Db::open(database.target(), FIRST).await.expect("opens").close().await;
+    let other = [step(100, "CREATE TABLE things (id INTEGER NOT NULL, name TEXT)")];
+    let error = Db::open(database.target(), &other).await.expect_err("other text under the same number");
+    assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "DATABASE_DIFFERS"));
+}
+
+async fn a_step_that_fails_is_tried_again_as_a_whole(database: TestDb) {
+    let broken = [step(100, "CREATE TABLE things (id INTEGER NOT NULL); INSERT INTO nowhere VALUES (1)")];
+    for _ in 0..2 {
+        let error = Db::open(database.target(), &broken).await.expect_err("the second statement fails");
+        assert_eq!(error.kind, ErrorKind::Internal);
+    }
+    let db = Db::open(database.target(), FIRST).await.expect("nothing of the broken step is left");
+    assert_eq!(count(&db, "SELECT count(*) FROM things").await.expect("made"), 0);
+}
+
+/// Several processes start at once over one fresh Postgres database: each service twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openers_at_the_same_time_migrate_once() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let url = database.url().expect("Postgres").to_owned();
+    let openers = ["one", "two", "one", "two", "one", "two"].map(|schema| {
+        let target = DbTarget::Postgres { url: url.clone(), schema };
+        tokio::spawn(async move { Db::open(&target, SECOND).await })
+    });
+    let mut dbs = Vec::new();
+    for opener in openers {
+        dbs.push(opener.await.expect("no panic").expect("opens"));
+    }
+    for db in &dbs {
+        let applied = count(db, "SELECT count(*) FROM _sqlx_migrations WHERE success").await;
+        assert_eq!(applied.expect("own schema"), 3);
+    }
+    // Each schema has its own tables.
+    run(&dbs[0], "INSERT INTO things VALUES (7)").await;
+    let counts = [&dbs[0], &dbs[1], &dbs[2]].map(|db| count(db, "SELECT count(*) FROM things"));
+    let counts: Vec<i64> = futures::future::try_join_all(counts).await.expect("counts");
+    assert_eq!(counts, [1, 0, 1]);
+}

@@ -1,0 +1,180 @@
+//! Events leave at least once, in order, and only delivered ones are forgotten.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use mi_kernel::{Clock, Error, EventId, OfficeId, event::Event};
+use mi_store::{Db, on, outbox};
+use mi_testkit::{ManualClock, TestDb, on_both, until};
+use tokio::{sync::Notify, task::JoinHandle};
+
+on_both! {
+    events_arrive_in_order_and_are_then_forgotten,
+    events_wait_while_delivery_fails,
+    a_crash_between_delivery_and_deletion_delivers_again,
+    a_change_that_rolled_back_reports_nothing,
+    more_than_a_batch_goes_out_without_further_signals,
+}
+
+const LONG: Duration = Duration::from_secs(30);
+
+/// The other end: what it took, and what it refused.
+#[derive(Clone, Default)]
+struct Feed {
+    taken: Arc<Mutex<Vec<Event>>>,
+    refusing: Arc<AtomicBool>,
+    refused: Arc<AtomicUsize>,
+}
+
+impl Feed {
+    fn taken(&self) -> Vec<EventId> {
+        self.taken.lock().expect("test").iter().map(|event| event.id).collect()
+    }
+
+    fn take(&self, events: Vec<Event>) -> Result<(), Error> {
+        if self.refusing.load(Ordering::SeqCst) {
+            self.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(Error::unavailable("as asked"));
+        }
+        self.taken.lock().expect("test").extend(events);
+        Ok(())
+    }
+
+    /// Relays to this feed until aborted.
+    fn relay(&self, db: &Db, wake: &Arc<Notify>) -> JoinHandle<()> {
+        let (feed, db, wake) = (self.clone(), db.clone(), wake.clone());
+        tokio::spawn(async move {
+            outbox::relay(db, &wake, |events| {
+                let outcome = feed.take(events);
+                async move { outcome }
+            })
+            .await;
+        })
+    }
+
+    async fn until_taken(&self, ids: &[EventId]) {
+        until("all events arrived", LONG, async || {
+            let taken = self.taken();
+            if taken == ids { Ok(Some(())) } else { Err(format!("{} of {}", taken.len(), ids.len())) }
+        })
+        .await;
+    }
+}
+
+async fn open(database: &TestDb) -> Db {
+    Db::open(database.target(), &[]).await.expect("opens")
+}
+
+async fn push(db: &Db, count: usize) -> Vec<EventId> {
+    let mut tx = db.begin().await.expect("begins");
+    let mut ids = Vec::new();
+    for n in 0..count {
+        let event =
+            Event::lifecycle(OfficeId::new(), "a", "thing.happened", format!("{n} ünï"), ManualClock::new().now())
+                .with(serde_json::json!({ "n": n, "deep": [null, { "a": 0.5 }] }));
+        outbox::push(&mut tx, &event).await.expect("pushes");
+        ids.push(event.id);
+    }
+    tx.commit().await.expect("commits");
+    ids
+}
+
+async fn waiting(db: &Db) -> i64 {
+    let mut conn = db.read().await.expect("connects");
+    on!(conn, |c| sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&mut *c).await).expect("counts")
+}
+
+async fn until_empty(db: &Db) {
+    until("the outbox is empty", LONG, async || match waiting(db).await {
+        0 => Ok(Some(())),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+}
+
+async fn events_arrive_in_order_and_are_then_forgotten(database: TestDb) {
+    let (db, feed, wake) = (open(&database).await, Feed::default(), Arc::default());
+    let mut ids = push(&db, 5).await;
+    let relay = feed.relay(&db, &wake);
+    feed.until_taken(&ids).await;
+    ids.extend(push(&db, 3).await);
+    wake.notify_one();
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+    let events = feed.taken.lock().expect("test").clone();
+    assert_eq!(events[4].summary, "4 ünï");
+    assert_eq!(events[4].metadata, serde_json::json!({ "n": 4, "deep": [null, { "a": 0.5 }] }));
+}
+
+async fn events_wait_while_delivery_fails(database: TestDb) {
+    let (db, feed, wake) = (open(&database).await, Feed::default(), Arc::default());
+    feed.refusing.store(true, Ordering::SeqCst);
+    let ids = push(&db, 3).await;
+    let relay = feed.relay(&db, &wake);
+    until("some refusals", LONG, async || Ok::<_, Error>((feed.refused.load(Ordering::SeqCst) >= 3).then_some(())))
+        .await;
+    assert_eq!((waiting(&db).await, feed.taken()), (3, vec![]));
+    feed.refusing.store(false, Ordering::SeqCst);
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+    assert_eq!(feed.taken(), ids);
+}
+
+async fn a_crash_between_delivery_and_deletion_delivers_again(database: TestDb) {
+    let db = open(&database).await;
+    let ids = push(&db, 2).await;
+    let first = Feed::default();
+    // The first process dies while the other end has the events and has not answered.
+    let dying = {
+        let (db, first) = (db.clone(), first.clone());
+        tokio::spawn(async move {
+            outbox::relay(db, &Notify::new(), |events| {
+                let taken = first.take(events);
+                async move {
+                    taken?;
+                    std::future::pending().await
+                }
+            })
+            .await;
+        })
+    };
+    first.until_taken(&ids).await;
+    dying.abort();
+    assert_eq!(waiting(&db).await, 2);
+    let second = Feed::default();
+    let relay = second.relay(&db, &Arc::default());
+    second.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+}
+
+async fn a_change_that_rolled_back_reports_nothing(database: TestDb) {
+    let (db, feed) = (open(&database).await, Feed::default());
+    let mut tx = db.begin().await.expect("begins");
+    let event = Event::lifecycle(OfficeId::new(), "a", "thing.undone", "never", ManualClock::new().now());
+    outbox::push(&mut tx, &event).await.expect("pushes");
+    drop(tx);
+    let ids = push(&db, 1).await;
+    let relay = feed.relay(&db, &Arc::default());
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+    assert_eq!(feed.taken(), ids);
+}
+
+async fn more_than_a_batch_goes_out_without_further_signals(database: TestDb) {
+    let (db, feed) = (open(&database).await, Feed::default());
+    let ids = push(&db, 1_203).await;
+    let relay = feed.relay(&db, &Arc::default());
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+    assert_eq!(feed.taken(), ids);
+}
