@@ -6,7 +6,12 @@ use mi_kernel::{Error, Result};
 use opentelemetry::trace::TracerProvider;
 use opentelemetry_otlp::WithExportConfig;
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer,
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -59,7 +64,11 @@ pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard> {
         LogFormat::Json => output.json().boxed(),
     };
     let provider = config.otlp_endpoint.as_deref().map(|endpoint| exporter(&config.service, endpoint)).transpose()?;
-    let export = provider.as_ref().map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("mi")));
+    // Our own spans only: the transport's would export themselves.
+    let own = Targets::new().with_target("mi::", LevelFilter::DEBUG);
+    let export = provider
+        .as_ref()
+        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer("mi")).with_filter(own));
     // A second initialisation in one process (tests) keeps the first.
     let _ = tracing_subscriber::registry().with(export).with(output.with_filter(filter)).try_init();
     Ok(TelemetryGuard(provider))

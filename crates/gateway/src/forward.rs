@@ -56,7 +56,7 @@ impl Forwarder {
         };
         let incoming = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
         let trace = incoming.and_then(TraceContext::parse).unwrap_or_else(TraceContext::fresh);
-        let span = tracing::info_span!(target: "mi::rpc", "rpc", role = ROLE, method = rule.path);
+        let span = tracing::debug_span!(target: "mi::rpc", "rpc", role = ROLE, method = rule.path);
         let trace = trace.adopt(&span);
         self.run(request, rule, target, trace).instrument(span).await
     }

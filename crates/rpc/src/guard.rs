@@ -38,6 +38,11 @@ pub(crate) struct LocalActor(pub(crate) Arc<Actor>);
 #[derive(Clone)]
 pub struct Guard {
     routes: axum::Router,
+    shared: Arc<Shared>,
+}
+
+/// Shared by all clones, of which each call makes one.
+struct Shared {
     role: &'static str,
     key: PrincipalKey,
     clock: Arc<dyn Clock>,
@@ -55,7 +60,7 @@ impl Guard {
         shutdown: CancellationToken,
     ) -> Self {
         let routes = routes.prepare().into_axum_router();
-        Self { routes, role, key, clock, shutdown }
+        Self { routes, shared: Arc::new(Shared { role, key, clock, shutdown }) }
     }
 
     fn caller(&self, request: &HttpRequest, rule: &'static MethodRule, trace: &TraceContext) -> Result<Caller> {
@@ -64,7 +69,7 @@ impl Guard {
             None => {
                 let token = request.headers().get(PRINCIPAL_HEADER).and_then(|value| value.to_str().ok());
                 let token = token.ok_or_else(|| Error::unauthenticated("the call does not come from the gateway"))?;
-                self.key.verify(token, self.clock.now())?
+                self.shared.key.verify(token, self.shared.clock.now())?
             }
         };
         Caller::admitted(&actor, rule)?;
@@ -75,7 +80,8 @@ impl Guard {
         let started = Instant::now();
         let incoming = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
         let trace = incoming.and_then(TraceContext::parse).unwrap_or_else(TraceContext::fresh);
-        let span = tracing::info_span!(target: "mi::rpc", "rpc", role = self.role, method = rule.path);
+        // At debug level: without export or MI_LOG=mi::rpc=debug a span costs nothing.
+        let span = tracing::debug_span!(target: "mi::rpc", "rpc", role = self.shared.role, method = rule.path);
         let trace = trace.adopt(&span);
         let admitted = self.caller(&request, rule, &trace).and_then(|caller| {
             request.extensions_mut().insert(caller);
@@ -94,16 +100,26 @@ impl Guard {
             },
         };
         let response = response.unwrap_or_else(|never: Infallible| match never {}).map(Body::new);
+        if code_name(response.headers().get("grpc-status")) == "INTERNAL" {
+            let (role, trace_id) = (self.shared.role, trace.trace_id());
+            tracing::error!(target: "mi::rpc", role, method = rule.path, trace_id, "answered INTERNAL; the cause is above");
+        }
         if !rule.streaming || response.headers().contains_key("grpc-status") {
             return self.finish_unary(rule, started, response);
         }
         let until = time_left.map(|limit| limit.saturating_sub(started.elapsed()));
-        let watch = Watch { role: self.role, path: rule.path, started, left: until, shutdown: self.shutdown };
+        let watch = Watch {
+            role: self.shared.role,
+            path: rule.path,
+            started,
+            left: until,
+            shutdown: self.shared.shutdown.clone(),
+        };
         response.map(|body| Body::new(WatchedBody::new(body, watch, ())))
     }
 
     fn finish_unary(&self, rule: &MethodRule, started: Instant, response: HttpResponse) -> HttpResponse {
-        metrics::rpc(self.role, rule.path, code_name(response.headers().get("grpc-status")), started.elapsed());
+        metrics::rpc(self.shared.role, rule.path, code_name(response.headers().get("grpc-status")), started.elapsed());
         response
     }
 }

@@ -38,6 +38,8 @@ pub enum Step {
     GiveUp {
         /// What happened to it.
         reason: String,
+        /// Whether it ended by itself, or was only not heard of.
+        ended: bool,
     },
     /// End what runs, back the workspace up, and remove the agent.
     Release,
@@ -87,7 +89,7 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
         _ if generation != agent.generation => Step::Launch { lost: None },
         None => Step::Launch { lost: Some("the platform was restarted") },
         Some(compute) if compute.instance != instance => Step::Launch { lost: None },
-        Some(Compute { exit: Some(reason), .. }) => Step::GiveUp { reason: reason.clone() },
+        Some(Compute { exit: Some(reason), .. }) => Step::GiveUp { reason: reason.clone(), ended: true },
         Some(Compute { exit: None, .. }) => {
             let (last_sign, limit, problem) = match agent.state {
                 State::Running { .. } => {
@@ -97,16 +99,20 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
             };
             match last_sign + limit {
                 until if until > now => Step::Wait(until),
-                _ => Step::GiveUp { reason: format!("{problem} {} seconds", limit.as_secs()) },
+                _ => Step::GiveUp { reason: format!("{problem} {} seconds", limit.as_secs()), ended: false },
             }
         }
     }
 }
 
-/// What is recorded of a compute that ended unasked: the new state and count of failures.
-pub fn after_failure(agent: &Agent, reason: &str, now: Time) -> (State, i32) {
+/// What is recorded of a compute that was given up: the new state and count of failures.
+///
+/// Only computes that ended by themselves lead to `Failed`. One that is not heard of may be well, and the way to it broken:
+/// it is replaced for ever, at the slowest pace, so that an outage of the gateway leaves no agent behind.
+pub fn after_failure(agent: &Agent, reason: &str, ended: bool, now: Time) -> (State, i32) {
     let healthy = matches!(agent.state, State::Running { since, .. } if since + HEALTHY_AFTER <= now);
     let failures = if healthy { 1 } else { agent.failures.saturating_add(1) };
+    let failures = if ended { failures } else { failures.min(MAX_FAILURES - 1) };
     let state = if failures >= MAX_FAILURES {
         State::Failed { reason: format!("{reason}; given up after {failures} tries in a row") }
     } else {
@@ -169,7 +175,7 @@ mod tests {
             (compute(id, None), compute(id, Some("exited with code 1")), compute(InstanceId::new(), None));
         let launch = Step::Launch { lost: None };
         let lost = Step::Launch { lost: Some("the platform was restarted") };
-        let gave_up = Step::GiveUp { reason: "exited with code 1".into() };
+        let gave_up = Step::GiveUp { reason: "exited with code 1".into(), ended: true };
         let backing_off = State::BackingOff { retry_at: at(10), reason: String::new() };
         let failed = State::Failed { reason: "tired".into() };
         let cases = [
@@ -183,13 +189,18 @@ mod tests {
                 started(id, 2),
                 Some(&alive),
                 60,
-                Step::GiveUp { reason: "did not report ready within 60 seconds".into() },
+                Step::GiveUp { reason: "did not report ready within 60 seconds".into(), ended: false },
             ),
             (started(id, 2), Some(&dead), 1, gave_up.clone()),
             (started(id, 2), None, 1, lost.clone()),
             (started(id, 1), Some(&alive), 1, launch.clone()),
             (running(id, 2), Some(&alive), 30, Step::Wait(at(60))),
-            (running(id, 2), Some(&alive), 61, Step::GiveUp { reason: "was silent for 60 seconds".into() }),
+            (
+                running(id, 2),
+                Some(&alive),
+                61,
+                Step::GiveUp { reason: "was silent for 60 seconds".into(), ended: false },
+            ),
             (running(id, 2), Some(&dead), 1, gave_up),
             (running(id, 2), None, 1, lost),
             (running(id, 2), Some(&other), 1, launch.clone()),
@@ -249,18 +260,23 @@ mod tests {
         let mut subject = agent(Desired::Run, started(InstanceId::new(), 2));
         let mut waits = Vec::new();
         for _ in 0..9 {
-            let (state, failures) = after_failure(&subject, "exited with code 1", at(0));
+            let (state, failures) = after_failure(&subject, "exited with code 1", true, at(0));
             let State::BackingOff { retry_at, .. } = state else { panic!("{state:?}") };
             waits.push((retry_at - at(0)).num_seconds());
             subject.failures = failures;
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        let (state, failures) = after_failure(&subject, "exited with code 1", at(0));
+        let (state, failures) = after_failure(&subject, "exited with code 1", true, at(0));
         let reason = "exited with code 1; given up after 10 tries in a row".into();
         assert_eq!((state, failures), (State::Failed { reason }, 10));
 
+        subject.failures = 50;
+        let (state, failures) = after_failure(&subject, "was silent", false, at(0));
+        assert_eq!((state, failures), (State::BackingOff { retry_at: at(60), reason: "was silent".into() }, 9));
+
+        subject.failures = 9;
         subject.state = running(InstanceId::new(), 2);
-        assert_eq!(after_failure(&subject, "x", at(60)).1, 1);
-        assert_eq!(after_failure(&subject, "x", at(59)).1, 10);
+        assert_eq!(after_failure(&subject, "x", true, at(60)).1, 1);
+        assert_eq!(after_failure(&subject, "x", true, at(59)).1, 10);
     }
 }

@@ -199,7 +199,7 @@ impl Scheduler {
             Step::Rest | Step::Wait(_) => {}
             Step::Launch { lost } => self.launch(agent, *lost).await?,
             Step::Halt(state) => self.halt(agent, state.clone()).await?,
-            Step::GiveUp { reason } => self.give_up(agent, reason).await?,
+            Step::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
             Step::Release => self.release(agent, removing).await?,
         }
         Ok(Some(step))
@@ -228,7 +228,7 @@ impl Scheduler {
         let place = agent.place();
         self.runtime.stop(place).await?;
         if let Err(error) = self.prepare(&agent).await {
-            return self.give_up(agent, &error.chain()).await;
+            return self.give_up(agent, &error.chain(), true).await;
         }
         let (instance, token, now) = (InstanceId::new(), Secret::random(""), self.clock.now());
         agent.state = State::Starting { instance, generation: agent.generation, since: now };
@@ -244,7 +244,7 @@ impl Scheduler {
         }
         let launch = self.launch_of(&agent, instance, &token);
         if let Err(error) = self.runtime.start(launch).await {
-            return self.give_up(agent, &error.chain()).await;
+            return self.give_up(agent, &error.chain(), true).await;
         }
         Ok(())
     }
@@ -298,9 +298,9 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn give_up(&self, mut agent: Agent, reason: &str) -> Result<()> {
+    async fn give_up(&self, mut agent: Agent, reason: &str, ended: bool) -> Result<()> {
         self.runtime.stop(agent.place()).await?;
-        let (state, failures) = plan::after_failure(&agent, reason, self.clock.now());
+        let (state, failures) = plan::after_failure(&agent, reason, ended, self.clock.now());
         let (kind, outcome) = match state {
             State::Failed { .. } => ("agent.failed", "is given up"),
             _ => ("agent.crashed", "ended unasked"),

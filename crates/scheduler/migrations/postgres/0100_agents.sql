@@ -31,7 +31,6 @@ CREATE TABLE agents (
     created_at          timestamptz NOT NULL,
     UNIQUE (office_id, name)
 );
-CREATE INDEX agents_unsettled ON agents (id) WHERE phase NOT IN ('stopped', 'failed', 'suspended');
 
 -- Hires by agents, for the rate limit; kept after the hired agent is gone.
 CREATE TABLE hires (
