@@ -1,17 +1,27 @@
 //! A listener and what it serves: one builder for the gateway and every role.
+//!
+//! Built on hyper, as tonic's own server is, and not on that: tonic ends calls by `grpc-timeout` itself at the listener, with
+//! another answer than ours, and whichever timer is first wins.
 
 use std::{convert::Infallible, net::SocketAddr, time::Duration};
 
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+    service::TowerToHyperService,
+};
 use mi_base::Tasks;
 use mi_kernel::{Error, Result};
-use tokio::net::TcpListener;
-use tonic::{service::Routes, transport::Server};
-use tower::Service;
+use tokio::{net::TcpListener, task::JoinSet};
+use tonic::{body::Body, transport::server::Connected};
+use tower::{Service, ServiceExt};
 
 use crate::{HttpRequest, HttpResponse};
 
 /// How long open calls may take to end once shutdown has begun.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// After a failed accept, such as for want of file descriptors, which need a moment to come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Binds a listener; port 0 picks a free one.
 ///
@@ -31,38 +41,68 @@ pub async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Serves until shutdown, then lets open calls end for at most [`DRAIN`]. HTTP/1.1 is taken for gRPC-Web when asked for.
+/// Requests carry the peer's address as tonic's `TcpConnectInfo`.
 pub fn serve<S>(tasks: &Tasks, name: &'static str, listener: TcpListener, http1: bool, service: S)
 where
     S: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    use tower::ServiceExt;
-    let service = service.map_request(|request: http::Request<axum::body::Body>| request.map(tonic::body::Body::new));
-    let routes = Routes::from(axum::Router::new().fallback_service(service));
     let shutdown = tasks.shutdown();
-    let begun = shutdown.clone();
+    let builder = connections(http1);
     tasks.spawn_to_end(name, async move {
-        let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-        let serving = Server::builder()
-            .accept_http1(http1)
-            .max_concurrent_streams(1024)
-            .initial_connection_window_size(4 << 20)
-            .initial_stream_window_size(1 << 20)
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .http2_keepalive_timeout(Some(Duration::from_secs(20)))
-            .http2_max_header_list_size(16 << 10)
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, async move { begun.cancelled().await });
-        let drained = async {
-            shutdown.cancelled().await;
-            tokio::time::sleep(DRAIN).await;
-        };
-        tokio::select! {
-            result = serving => if let Err(error) = result {
-                tracing::error!(target: "mi::rpc", listener = name, %error, "the listener failed");
-                shutdown.cancel();
-            },
-            () = drained => tracing::warn!(target: "mi::rpc", listener = name, "connections cut after the drain time"),
+        let open_calls = GracefulShutdown::new();
+        // Dropped at the end, and with it what the drain time was too short for.
+        let mut open = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                Some(_) = open.join_next(), if !open.is_empty() => continue,
+                () = shutdown.cancelled() => break,
+            };
+            let stream = match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    tracing::warn!(target: "mi::rpc", listener = name, %error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            // Frames are small and answers are waited for: nothing to gain from holding them back.
+            let _ = stream.set_nodelay(true);
+            let peer = stream.connect_info();
+            let service = service.clone().map_request(move |request: http::Request<hyper::body::Incoming>| {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer.clone());
+                request
+            });
+            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+            let connection = open_calls.watch(connection.into_owned());
+            open.spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(target: "mi::rpc", listener = name, error, "a connection broke");
+                }
+            });
+        }
+        drop(listener);
+        if tokio::time::timeout(DRAIN, open_calls.shutdown()).await.is_err() {
+            tracing::warn!(target: "mi::rpc", listener = name, "connections cut after the drain time");
         }
     });
+}
+
+/// How connections are spoken to.
+fn connections(http1: bool) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024)
+        .initial_connection_window_size(4 << 20)
+        .initial_stream_window_size(1 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20))
+        .max_header_list_size(16 << 10);
+    // A client that opens a connection and says nothing must not keep it for ever.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+    if http1 { builder } else { builder.http2_only() }
 }

@@ -8,6 +8,11 @@ CREATE TABLE offices (
     settings   jsonb NOT NULL
 );
 
+-- Offices that were removed: a push of one that is still on its way must not bring it back.
+CREATE TABLE removed_offices (
+    id uuid PRIMARY KEY
+);
+
 CREATE TABLE agents (
     id                  uuid PRIMARY KEY,
     office_id           uuid NOT NULL REFERENCES offices (id),

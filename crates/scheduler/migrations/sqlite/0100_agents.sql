@@ -8,6 +8,11 @@ CREATE TABLE offices (
     settings   TEXT NOT NULL
 ) STRICT;
 
+-- Offices that were removed: a push of one that is still on its way must not bring it back.
+CREATE TABLE removed_offices (
+    id BLOB PRIMARY KEY
+) STRICT;
+
 CREATE TABLE agents (
     id                  BLOB PRIMARY KEY,
     office_id           BLOB NOT NULL REFERENCES offices (id),

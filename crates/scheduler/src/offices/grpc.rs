@@ -56,6 +56,8 @@ impl Scheduler {
     async fn remove_office(&self, id: OfficeId) -> Result<bool> {
         let mut tx = self.db.begin().await?;
         if repo::office_lock(&mut tx, id).await?.is_none() {
+            repo::office_delete(&mut tx, id).await?;
+            tx.commit().await?;
             return Ok(true);
         }
         repo::office_begin_removal(&mut tx, id).await?;

@@ -1,4 +1,4 @@
-//! Tables `offices` and `hires`.
+//! Tables `offices`, `removed_offices` and `hires`.
 
 use mi_kernel::{AgentId, OfficeId, Time};
 use mi_store::{Conn, DbResult, on};
@@ -45,11 +45,12 @@ pub(crate) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<
     one(tx, sql, id).await
 }
 
-/// Makes the copy at least as new as this one; false: it was already.
+/// Makes the copy at least as new as this one; false: it was already, or the office was removed.
 pub(crate) async fn office_apply(tx: &mut Conn, office: &Office) -> DbResult<bool> {
     Ok(on!(tx, |c| {
         sqlx::query(
-            "INSERT INTO offices (id, account_id, version, active, removing, settings) VALUES ($1, $2, $3, $4, $5, $6)
+            "INSERT INTO offices (id, account_id, version, active, removing, settings) SELECT $1, $2, $3, $4, $5, $6
+             WHERE NOT EXISTS (SELECT 1 FROM removed_offices WHERE id = $1)
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, active = excluded.active,
              settings = excluded.settings WHERE offices.version < excluded.version",
         )
@@ -74,7 +75,13 @@ pub(crate) async fn office_begin_removal(tx: &mut Conn, id: OfficeId) -> DbResul
     Ok(())
 }
 
+/// Removes the office for good; one that was never heard of is noted as removed, too.
 pub(crate) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+    on!(tx, |c| sqlx::query("INSERT INTO removed_offices (id) VALUES ($1) ON CONFLICT (id) DO NOTHING")
+        .bind(id.0)
+        .execute(&mut *c)
+        .await
+        .map(drop))?;
     on!(tx, |c| sqlx::query("DELETE FROM hires WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     Ok(())

@@ -8,7 +8,7 @@ use mi_proto::{
         CountAgentsRequest, RemoveOfficeRequest, agent_registry_service_server::AgentRegistryService,
         office_replica_service_server::OfficeReplicaService,
     },
-    v1::{AgentCount, AgentPhase},
+    v1::{AgentCount, AgentPhase, OfficeSettings},
 };
 use mi_testkit::on_both;
 use object_store::{ObjectStoreExt, local::LocalFileSystem, path::Path};
@@ -22,6 +22,7 @@ on_both! {
     a_removal_goes_on_after_a_crash_at_any_step,
     agents_are_counted_by_phase,
     an_office_without_backups_is_removed_from_a_directory_too,
+    a_push_that_comes_too_late_brings_nothing_back,
 }
 
 impl Stage {
@@ -131,4 +132,16 @@ async fn an_office_without_backups_is_removed_from_a_directory_too(mut stage: St
     stage.restart_with(Arc::new(local)).await;
     assert!(stage.remove(stage.office).await);
     assert_eq!(stage.rows("offices").await, 0);
+}
+
+async fn a_push_that_comes_too_late_brings_nothing_back(stage: Stage) {
+    assert!(stage.remove(stage.office).await);
+    stage.apply(stage.office, 99, true, OfficeSettings::default()).await;
+    // Also when the push was so late that the office was never heard of before its removal.
+    let unheard = OfficeId::new();
+    assert!(stage.remove(unheard).await);
+    stage.apply(unheard, 1, true, OfficeSettings::default()).await;
+    assert_eq!(stage.rows("offices").await, 0);
+    let refused = stage.scheduler.hire(&stage.owner("HireAgent"), stage.hiring("late")).await.expect_err("refused");
+    assert_eq!(refused.reason, "NOT_FOUND");
 }
