@@ -86,8 +86,14 @@ impl World {
         let tasks = Tasks::new();
         let shared = clock.shared();
         let parts = Parts::open(&config, &shared, &tasks).await.expect("database");
-        let guard =
-            Guard::new("activity", parts.routes(&shared, &tasks), PrincipalKey::random(), shared, tasks.shutdown());
+        let guard = Guard::new(
+            "activity",
+            parts.routes(&shared, &tasks),
+            PrincipalKey::random(),
+            shared,
+            tasks.shutdown(),
+            mi_rpc::Refusals::default(),
+        );
         Self { parts, config, clock, tasks, transport: Transport::local(guard), kept }
     }
 

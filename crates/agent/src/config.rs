@@ -11,6 +11,8 @@ use crate::AgentError;
 pub struct AgentConfig {
     /// `MI_ENDPOINT`: where the platform listens.
     pub endpoint: String,
+    /// `MI_CA_PEM`: the CA that vouches for it; none: the public ones.
+    pub ca: Option<String>,
     /// `MI_OFFICE_ID`: the agent's office.
     pub office_id: String,
     /// `MI_AGENT_ID`: the agent.
@@ -46,6 +48,7 @@ impl AgentConfig {
         let wrong = |name, problem| AgentError::Environment { name, problem };
         Ok(Self {
             endpoint: required("MI_ENDPOINT")?,
+            ca: get("MI_CA_PEM").filter(|pem| !pem.is_empty()),
             office_id: required("MI_OFFICE_ID")?,
             agent_id: required("MI_AGENT_ID")?.parse().map_err(|_| wrong("MI_AGENT_ID", "is no UUID"))?,
             agent_name: required("MI_AGENT_NAME")?,

@@ -1,8 +1,9 @@
 //! Becoming somebody: the agent makes its key itself and enrols it against its single-use token.
 
-use std::{path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use mi_client::{AgentKey, Client, ClientError, Credential, jittered};
+use mi_client::{AgentKey, Client, ClientError, Credential, KeyRing, jittered};
+use mi_kernel::secret::Secret;
 use mi_proto::v1::{Agent, EnrolAgentRequest};
 use tonic::{Code, Status};
 
@@ -11,12 +12,56 @@ use crate::{AgentConfig, AgentError, BACKOFF};
 /// File of the key in the identity directory.
 const KEY_FILE: &str = "identity.key";
 
-/// Enrols the agent's key; answers the agent and a client that signs with the key, over the same connection.
-pub(crate) async fn enrol(config: &AgentConfig, anonymous: &Client) -> Result<(Agent, Client), AgentError> {
-    let key = Arc::new(key(&config.identity_dir, config.new_identity)?);
+/// Where the platform lays a token for a new key, in the identity directory.
+const TOKEN_FILE: &str = "enrol-token";
+/// How long to wait for it after the key was refused.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Enrols the agent's key; answers the agent, a client that signs with the key, over the same connection, and the key.
+pub(crate) async fn enrol(
+    config: &AgentConfig,
+    anonymous: &Client,
+) -> Result<(Agent, Client, Arc<KeyRing>), AgentError> {
+    let key = key(&config.identity_dir, config.new_identity)?;
+    let agent = register(config, anonymous, &config.enrol_token, &key).await?;
+    let key = Arc::new(KeyRing::new(key));
+    let credential = Credential::Agent { agent_id: config.agent_id, key: key.clone() };
+    Ok((agent, anonymous.with_credential(credential)?, key))
+}
+
+/// Makes and enrols a new key, once the platform has laid a token for it: the old one was revoked. False: it lays none,
+/// and this compute is no longer wanted.
+pub(crate) async fn renew(config: &AgentConfig, anonymous: &Client, ring: &KeyRing) -> Result<bool, AgentError> {
+    let file = config.identity_dir.join(TOKEN_FILE);
+    let waited = tokio::time::timeout(PATIENCE, async {
+        loop {
+            if let Ok(token) = fs::read_to_string(&file) {
+                return Secret::new(token);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+    let Ok(token) = waited.await else {
+        return Ok(false);
+    };
+    // It works once; what is left of it could only confuse.
+    let _ = fs::remove_file(&file);
+    let fresh = AgentKey::generate(&config.identity_dir.join(KEY_FILE))?;
+    register(config, anonymous, &token, &fresh).await?;
+    ring.replace(fresh);
+    Ok(true)
+}
+
+async fn register(
+    config: &AgentConfig,
+    anonymous: &Client,
+    token: &Secret,
+    key: &AgentKey,
+) -> Result<Agent, AgentError> {
     let request = EnrolAgentRequest {
         office_id: config.office_id.clone(),
-        token: config.enrol_token.expose().to_owned(),
+        token: token.expose().to_owned(),
         public_key: key.public_key().to_vec().into(),
     };
     let mut failures = 0;
@@ -31,10 +76,8 @@ pub(crate) async fn enrol(config: &AgentConfig, anonymous: &Client) -> Result<(A
             Err(status) => return Err(AgentError::Enrolment(status.into())),
         }
     };
-    let agent_id = config.agent_id;
-    let client = anonymous.with_credential(Credential::Agent { agent_id, key })?;
     let nobody = || AgentError::Enrolment(Status::internal("the answer names no agent").into());
-    Ok((answer.agent.ok_or_else(nobody)?, client))
+    answer.agent.ok_or_else(nobody)
 }
 
 fn key(dir: &Path, new: bool) -> Result<AgentKey, ClientError> {

@@ -31,8 +31,8 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// When the agent cannot become what its environment says it is: a broken key, a refused token.
 pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
     tokio::pin!(stop);
-    let anonymous = Client::connect(&config.endpoint, Credential::None)?;
-    let (agent, client) = tokio::select! {
+    let anonymous = Client::connect_trusting(&config.endpoint, config.ca.as_deref(), Credential::None)?;
+    let (agent, client, key) = tokio::select! {
         biased;
         () = &mut stop => return Ok(()),
         enrolled = identity::enrol(&config, &anonymous) => enrolled?,
@@ -47,7 +47,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     let ended = tokio::select! {
         biased;
         () = &mut stop => Ok(()),
-        ended = session::keep(&client, &config, on_ready) => ended,
+        ended = session::keep(&client, &config, on_ready, async || identity::renew(&config, &anonymous, &key).await) => ended,
     };
     log.say("stopping".into());
     finish(log, shipper).await;

@@ -161,6 +161,8 @@ impl Shipper {
                 | Code::Cancelled
                 | Code::DeadlineExceeded
                 | Code::ResourceExhausted
+                // Between two keys; whether there is a next one is the session's business.
+                | Code::Unauthenticated
                 | Code::Ok => {
                     failures += 1;
                     tokio::time::sleep(jittered(BACKOFF.after(failures))).await;

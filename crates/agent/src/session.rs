@@ -21,6 +21,8 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 enum Meaning {
     /// The platform is away for a moment.
     Reconnect,
+    /// The key is dead: there may be a new one to make, or this compute is no longer wanted.
+    Revoked,
     /// This compute is no longer the wanted one.
     Unwanted,
     /// Something is wrong that trying again does not cure.
@@ -28,8 +30,13 @@ enum Meaning {
 }
 
 /// Keeps the session up, whatever happens to the connection, until the platform ends it. `on_ready` runs once, when the
-/// platform has taken the agent in.
-pub(crate) async fn keep(client: &Client, config: &AgentConfig, on_ready: impl FnOnce()) -> Result<(), AgentError> {
+/// platform has taken the agent in; `renew` when its key is refused, and says whether there is a new one.
+pub(crate) async fn keep(
+    client: &Client,
+    config: &AgentConfig,
+    on_ready: impl FnOnce(),
+    renew: impl AsyncFn() -> Result<bool, AgentError>,
+) -> Result<(), AgentError> {
     let hello = ConnectAgentRequest {
         office_id: config.office_id.clone(),
         generation: config.generation,
@@ -49,6 +56,8 @@ pub(crate) async fn keep(client: &Client, config: &AgentConfig, on_ready: impl F
         };
         match meaning(status.code()) {
             Meaning::Unwanted => return Ok(()),
+            Meaning::Revoked if renew().await? => failures = 0,
+            Meaning::Revoked => return Ok(()),
             Meaning::Refused => return Err(AgentError::Session(status.into())),
             Meaning::Reconnect => {
                 failures += 1;
@@ -67,7 +76,8 @@ fn meaning(code: Code) -> Meaning {
         | Code::Cancelled
         | Code::DeadlineExceeded
         | Code::ResourceExhausted => Meaning::Reconnect,
-        Code::Ok | Code::Aborted | Code::Unauthenticated | Code::NotFound => Meaning::Unwanted,
+        Code::Unauthenticated => Meaning::Revoked,
+        Code::Ok | Code::Aborted | Code::NotFound => Meaning::Unwanted,
         Code::InvalidArgument
         | Code::AlreadyExists
         | Code::PermissionDenied
@@ -111,9 +121,8 @@ mod tests {
         for code in [Code::Unavailable, Code::Unknown, Code::Cancelled] {
             assert_eq!(meaning(code), Meaning::Reconnect);
         }
-        for code in [Code::Aborted, Code::Unauthenticated] {
-            assert_eq!(meaning(code), Meaning::Unwanted);
-        }
+        assert_eq!(meaning(Code::Aborted), Meaning::Unwanted);
+        assert_eq!(meaning(Code::Unauthenticated), Meaning::Revoked);
         assert_eq!(meaning(Code::InvalidArgument), Meaning::Refused);
     }
 }

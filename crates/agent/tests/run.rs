@@ -169,6 +169,7 @@ impl Platform {
 
 fn config(endpoint: String, dir: &tempfile::TempDir) -> AgentConfig {
     AgentConfig {
+        ca: None,
         endpoint,
         office_id: "office".into(),
         agent_id: AgentId::new(),

@@ -1,5 +1,6 @@
 //! What every role stands on: telemetry, metrics, supervised tasks and shutdown.
 
+pub mod files;
 pub mod metrics;
 pub mod tasks;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use mi_kernel::{SystemClock, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
 use mi_rpc::{Caller, Guard, PrincipalKey, Transport, server};
 use mi_runtime::{CapturedLine, fake::FakeRuntime};
-use mi_scheduler::SchedulerConfig;
+use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use mi_store::DbTarget;
 use object_store::memory::InMemory;
 use tempfile::TempDir;
@@ -53,7 +53,7 @@ impl Composition {
         let (tasks, clock, key) = (Tasks::new(), SystemClock::shared(), PrincipalKey::random());
         let objects = Arc::new(InMemory::new());
         let local = |role: &'static str, routes: Routes| {
-            Transport::local(Guard::new(role, routes, key.clone(), clock.clone(), tasks.shutdown()))
+            Transport::local(Guard::new(role, routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default()))
         };
         let (listener, endpoint) = listen().await?;
 
@@ -67,7 +67,7 @@ impl Composition {
             objects,
             runtime: Arc::new(FakeRuntime::default()),
             lines,
-            agent_endpoint: endpoint.clone(),
+            agent_endpoint: AgentEndpoint { url: endpoint.clone(), ca: None },
             catalogue: None,
             holder: "bench".into(),
             activity: activity.clone(),
@@ -82,8 +82,8 @@ impl Composition {
 
         let backends = Backends { office: local("office", office.routes), scheduler, activity };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
-        let gateway = mi_gateway::build(config, backends, clock, &tasks);
-        server::serve(&tasks, "gateway", listener, true, gateway);
+        let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
+        server::serve(&tasks, "gateway", listener, None, true, gateway);
         Ok(Self { endpoint, admin_key, scheduler: bare, tasks, _lines: lines_in, _dir: dir })
     }
 

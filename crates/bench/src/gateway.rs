@@ -20,6 +20,7 @@ pub(crate) async fn run() -> Result<Table> {
         actor: Actor::Operator { account_id: AccountId::new(), api_key_id: ApiKeyId::new(), administrator: true },
         rule: rules::rule("/mi.v1.AgentService/GetAgent").ok_or("GetAgent has no rule")?,
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+        refusals: Default::default(),
     };
     let bare = serve_bare(&platform.tasks, platform.scheduler.clone(), caller).await?;
 

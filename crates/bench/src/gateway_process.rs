@@ -55,7 +55,7 @@ pub(crate) async fn run() -> Result<Table> {
 fn scheduler(platform: &Platform) -> Result<String> {
     let dir = platform.data_dir().parent().ok_or("the data directory has no parent")?;
     let ready: serde_json::Value = serde_json::from_slice(&fs::read(dir.join("scheduler.ready.json"))?)?;
-    let endpoint = ready["endpoint"].as_str().and_then(|url| url.strip_prefix("http://"));
+    let endpoint = ready["endpoint"].as_str().and_then(|url| url.strip_prefix("https://"));
     Ok(endpoint.ok_or("the scheduler's ready file has no endpoint")?.to_owned())
 }
 

@@ -57,6 +57,7 @@ pub(crate) async fn run() -> Result<Table> {
         actor: Actor::Agent(AgentActor { office_id, agent_id: AgentId::new(), name: AGENT.into() }),
         rule: rules::rule("/mi.v1.LogService/AppendLogs").ok_or("AppendLogs has no rule")?,
         trace_id: "4bf92f3577b34da6a3ce929d0e0e4736".into(),
+        refusals: Default::default(),
     };
     let endpoint = serve_bare(&tasks, role.routes, caller).await?;
 

@@ -27,6 +27,14 @@ use tokio::{
     sync::watch,
 };
 
+use tokio_rustls::{
+    TlsConnector,
+    rustls::{
+        ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+
 use crate::Result;
 
 /// As many as the gateway has to each role.
@@ -73,10 +81,12 @@ pub(crate) async fn run(args: &[String]) -> Result {
 
 impl Backend {
     async fn connect(authority: &str, key_file: &Path) -> Result<Self> {
+        let tls = connector(&key_file.with_file_name("internal-tls"))?;
         let mut senders = Vec::new();
         for _ in 0..CONNECTIONS {
             let stream = TcpStream::connect(authority).await?;
             stream.set_nodelay(true)?;
+            let stream = tls.connect("scheduler.mi.internal".try_into()?, stream).await?;
             let mut http2 = client::Builder::new(TokioExecutor::new());
             http2.initial_connection_window_size(CONNECTION_WINDOW).initial_stream_window_size(STREAM_WINDOW);
             let (sender, connection) = http2.handshake(TokioIo::new(stream)).await?;
@@ -93,7 +103,7 @@ impl Backend {
 
     async fn pass(&self, mut request: Request<Incoming>) -> Result<Response<Incoming>> {
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(Scheme::HTTPS);
         uri.authority = Some(self.authority.parse()?);
         *request.uri_mut() = Uri::from_parts(uri)?;
         let token = self.token.borrow().clone();
@@ -101,6 +111,19 @@ impl Backend {
         let index = self.next.fetch_add(1, Ordering::Relaxed) % self.senders.len();
         Ok(self.senders[index].clone().send_request(request).await?)
     }
+}
+
+/// Shows the gateway's development certificate, as the gateway itself does.
+fn connector(dir: &Path) -> Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(dir.join("ca.pem"))?)?;
+    let cert = CertificateDer::from_pem_file(dir.join("gateway.pem"))?;
+    let key = PrivateKeyDer::from_pem_file(dir.join("gateway.key"))?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_root_certificates(roots).with_client_auth_cert(vec![cert], key)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// A token that is always fresh.

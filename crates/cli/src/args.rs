@@ -31,6 +31,9 @@ pub(crate) struct Global {
     /// Where the platform listens [default: http://127.0.0.1:7400]
     #[arg(long, global = true, value_name = "URL", env = "MI_ENDPOINT", help_heading = "Global options")]
     pub(crate) endpoint: Option<String>,
+    /// CA that vouches for an https:// endpoint, PEM [default: the public ones]
+    #[arg(long, global = true, value_name = "FILE", env = "MI_CA_FILE", help_heading = "Global options")]
+    pub(crate) ca_file: Option<PathBuf>,
     /// API key to call with; better in the environment or the configuration than here, where `ps` shows it
     #[arg(
         long,
@@ -85,7 +88,7 @@ pub(crate) enum Command {
     /// Start the whole platform in this process
     Up(UpArgs),
     /// Start one service of the platform
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// What the platform runs beside an agent's workspace
     #[command(subcommand)]
     Agent(AgentCommand),

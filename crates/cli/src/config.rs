@@ -24,6 +24,8 @@ pub(crate) struct ConfigFile {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) api_key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) colony: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) data_dir: Option<PathBuf>,
@@ -41,7 +43,7 @@ impl ConfigFile {
         toml::from_str(&text).map_err(|error| {
             let (line, problem) = (line_of(&text, error.span()), error.message());
             Failure::new(format!("{}, line {line}: {problem}", path.display()))
-                .hint("keys are endpoint, api_key, colony and data_dir; `mi login` writes the file")
+                .hint("keys are endpoint, api_key, ca_file, colony and data_dir; `mi login` writes the file")
         })
     }
 
@@ -76,6 +78,7 @@ pub(crate) struct Settings {
     pub(crate) dir: PathBuf,
     pub(crate) endpoint: String,
     pub(crate) api_key: Option<Secret>,
+    pub(crate) ca_file: Option<PathBuf>,
     pub(crate) colony: Option<String>,
     pub(crate) data_dir: Option<PathBuf>,
 }
@@ -91,6 +94,7 @@ impl Settings {
             dir,
             endpoint: given(&global.endpoint).or(file.endpoint).unwrap_or_else(|| DEFAULT_ENDPOINT.to_owned()),
             api_key: given(&global.api_key).or(file.api_key).map(|key| Secret::new(key.trim())),
+            ca_file: global.ca_file.clone().or(file.ca_file),
             colony: file.colony,
             data_dir: file.data_dir,
         })
@@ -142,6 +146,7 @@ mod tests {
         let file = ConfigFile {
             endpoint: Some("http://file:1".into()),
             api_key: Some("mi_file".into()),
+            ca_file: None,
             colony: Some("home".into()),
             data_dir: None,
         };

@@ -22,7 +22,13 @@ impl Context {
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
         let settings = Settings::load(global)?;
         let credential = settings.api_key.clone().map_or(Credential::None, Credential::ApiKey);
-        Ok(Self { client: Client::connect(&settings.endpoint, credential)?, out: Output::new(global.output), settings })
+        let ca = settings.ca_file.as_deref().map(|file| {
+            std::fs::read_to_string(file)
+                .map_err(|error| Failure::io(format!("{} cannot be read", file.display()), &error))
+        });
+        let ca = ca.transpose()?;
+        let client = Client::connect_trusting(&settings.endpoint, ca.as_deref(), credential)?;
+        Ok(Self { client, out: Output::new(global.output), settings })
     }
 
     /// The id of a colony given by id, by a unique start of it, or by name.

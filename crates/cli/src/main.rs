@@ -57,7 +57,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
         Command::Up(args) => server_runtime()?.block_on(serve::up(args, &global)),
-        Command::Serve(args) => server_runtime()?.block_on(serve::serve(args, &global)),
+        Command::Serve(args) => server_runtime()?.block_on(serve::serve(*args, &global)),
         Command::Agent(AgentCommand::Run) => client_runtime()?.block_on(run_agent()),
         Command::Completions { shell } => commands::completions::run(shell),
         command => client_runtime()?.block_on(commands::run(command, global)),

@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use mi_base::telemetry;
-use mi_server::{PlatformConfig, Ready, RoleName, ServeConfig};
+use mi_server::{KeyFiles, PlatformConfig, Ready, RoleName, ServeConfig};
 
 use crate::{
     args::Global,
@@ -38,6 +38,15 @@ pub(crate) struct ServeArgs {
     /// Key that all services of a platform share, in a file that only they can read
     #[arg(long, value_name = "FILE")]
     internal_key_file: Option<PathBuf>,
+    /// CA that vouches for the services, PEM [default: development certificates beside the internal key]
+    #[arg(long, value_name = "FILE", requires = "internal_tls_cert", requires = "internal_tls_key")]
+    internal_tls_ca: Option<PathBuf>,
+    /// Certificate of this service, for SERVICE.mi.internal, PEM
+    #[arg(long, value_name = "FILE", requires = "internal_tls_ca")]
+    internal_tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "internal_tls_ca")]
+    internal_tls_key: Option<PathBuf>,
     /// Where the office service listens
     #[arg(long, value_name = "URL")]
     office_url: Option<String>,
@@ -50,6 +59,9 @@ pub(crate) struct ServeArgs {
     /// Where agents reach the gateway
     #[arg(long, value_name = "URL")]
     agent_endpoint: Option<String>,
+    /// CA that vouches for that endpoint, PEM [default: the public ones]
+    #[arg(long, value_name = "FILE")]
+    agent_ca_file: Option<PathBuf>,
     /// The administrator's API key, in a file
     #[arg(long, value_name = "FILE")]
     admin_key_file: Option<PathBuf>,
@@ -64,6 +76,15 @@ pub(crate) struct PlatformArgs {
     /// Address of the API; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     listen: SocketAddr,
+    /// Certificate chain of the API's listener, PEM; with --tls-key
+    #[arg(long, value_name = "FILE", env = "MI_TLS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE", env = "MI_TLS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Serve the API in plaintext also where other machines reach it
+    #[arg(long)]
+    allow_plaintext: bool,
     /// Address of metrics and liveness; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
     metrics_listen: SocketAddr,
@@ -122,6 +143,8 @@ impl PlatformArgs {
         PlatformConfig {
             data_dir,
             listen: self.listen,
+            tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| KeyFiles { cert, key }),
+            allow_plaintext: self.allow_plaintext,
             metrics_listen: self.metrics_listen,
             database: self.database,
             object_store: self.object_store,
@@ -172,6 +195,7 @@ fn remember(dir: &Path, data_dir: &Path, ready: &Ready) -> Result<(), Failure> {
         endpoint: Some(ready.endpoint.clone()),
         api_key: ready.api_key.as_ref().map(|key| key.expose().to_owned()),
         data_dir: Some(data_dir.to_owned()),
+        ca_file: before.ca_file.clone(),
         colony: before.colony.clone(),
     };
     if after != before {
@@ -185,6 +209,7 @@ pub(crate) async fn serve(args: ServeArgs, global: &Global) -> Result<(), Failur
         Some(dir) => dir.clone(),
         None => Settings::load(global)?.data_dir()?,
     };
+    let internal = args.internal_tls_ca.zip(args.internal_tls_cert).zip(args.internal_tls_key);
     let config = ServeConfig {
         role: match args.role {
             Role::Gateway => RoleName::Gateway,
@@ -194,10 +219,12 @@ pub(crate) async fn serve(args: ServeArgs, global: &Global) -> Result<(), Failur
         },
         platform: args.platform.config(data_dir, args.ready_file),
         internal_key_file: args.internal_key_file,
+        internal_tls: internal.map(|((ca, cert), key)| (ca, KeyFiles { cert, key })),
         office_url: args.office_url,
         scheduler_url: args.scheduler_url,
         activity_url: args.activity_url,
         agent_endpoint: args.agent_endpoint,
+        agent_ca_file: args.agent_ca_file,
         admin_key_file: args.admin_key_file,
     };
     mi_server::serve(config, |_| Ok(())).await.map_err(told)

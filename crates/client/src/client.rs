@@ -9,7 +9,7 @@ use mi_proto::v1::{
 };
 use tonic::{
     service::interceptor::InterceptedService,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 use tonic_health::pb::health_client::HealthClient;
 
@@ -41,6 +41,14 @@ impl Client {
     /// # Errors
     /// When the URL or the credential cannot be used; nothing is sent yet. Must be called inside a tokio runtime.
     pub fn connect(endpoint: &str, credential: Credential) -> Result<Self> {
+        Self::connect_trusting(endpoint, None, credential)
+    }
+
+    /// The same, for an `https://` platform whose certificate a CA of its own vouches for, in PEM; none: the public CAs.
+    ///
+    /// # Errors
+    /// As [`Client::connect`], and when the PEM holds no certificate.
+    pub fn connect_trusting(endpoint: &str, ca: Option<&str>, credential: Credential) -> Result<Self> {
         let invalid = |source| ClientError::Endpoint { endpoint: endpoint.to_owned(), source };
         let mut target = Endpoint::from_shared(endpoint.to_owned())
             .and_then(|target| target.user_agent(concat!("mi/", env!("CARGO_PKG_VERSION"))))
@@ -50,7 +58,11 @@ impl Client {
             .keep_alive_timeout(Duration::from_secs(10))
             .tcp_nodelay(true);
         if target.uri().scheme_str() == Some("https") {
-            target = target.tls_config(ClientTlsConfig::new().with_enabled_roots()).map_err(invalid)?;
+            let tls = match ca {
+                Some(pem) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(pem)),
+                None => ClientTlsConfig::new().with_enabled_roots(),
+            };
+            target = target.tls_config(tls).map_err(invalid)?;
         }
         Ok(Self { endpoint: endpoint.to_owned(), channel: target.connect_lazy(), bearer: Bearer::new(credential)? })
     }

@@ -14,7 +14,7 @@ use tonic::{
 
 use crate::{
     AgentKey, ClientError, Result,
-    identity::{RENEW_BEFORE, TOKEN_LIFE},
+    identity::{KeyRing, RENEW_BEFORE, TOKEN_LIFE},
 };
 
 /// What a caller proves itself with.
@@ -28,8 +28,8 @@ pub enum Credential {
     Agent {
         /// The agent.
         agent_id: AgentId,
-        /// Its key.
-        key: Arc<AgentKey>,
+        /// Its key, which may be replaced while calls go on.
+        key: Arc<KeyRing>,
     },
 }
 
@@ -46,8 +46,15 @@ enum Kind {
 
 struct Signed {
     agent_id: AgentId,
+    key: Arc<KeyRing>,
+    current: Mutex<Option<Current>>,
+}
+
+/// A token in use.
+struct Current {
+    value: MetadataValue<Ascii>,
+    renew_at: Time,
     key: Arc<AgentKey>,
-    current: Mutex<Option<(MetadataValue<Ascii>, Time)>>,
 }
 
 impl fmt::Debug for Bearer {
@@ -85,15 +92,17 @@ impl Signed {
     fn value(&self, now: Time) -> Result<MetadataValue<Ascii>, Status> {
         // A poisoned lock still holds a whole value: the worst is a token that is signed anew.
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((value, renew_at)) = &*current
-            && now < *renew_at
+        let key = self.key.current();
+        if let Some(current) = &*current
+            && now < current.renew_at
+            && Arc::ptr_eq(&current.key, &key)
         {
-            return Ok(value.clone());
+            return Ok(current.value.clone());
         }
-        let signed = self.key.token(self.agent_id, now).ok().and_then(|token| header(&token));
+        let signed = key.token(self.agent_id, now).ok().and_then(|token| header(&token));
         let value = signed
             .ok_or_else(|| Status::unauthenticated("the agent's key cannot sign; rotate the agent's identity"))?;
-        *current = Some((value.clone(), now + (TOKEN_LIFE - RENEW_BEFORE)));
+        *current = Some(Current { value: value.clone(), renew_at: now + (TOKEN_LIFE - RENEW_BEFORE), key });
         Ok(value)
     }
 }
@@ -115,12 +124,16 @@ mod tests {
     fn a_token_is_signed_once_until_it_nears_its_end() {
         let dir = tempfile::tempdir().expect("temp dir");
         let key = AgentKey::generate(&dir.path().join("identity.key")).expect("key");
-        let signed = Signed { agent_id: AgentId::new(), key: Arc::new(key), current: Mutex::default() };
+        let ring = Arc::new(KeyRing::new(key));
+        let signed = Signed { agent_id: AgentId::new(), key: ring.clone(), current: Mutex::default() };
         let start = SystemClock.now();
         let first = signed.value(start).expect("token");
         let last = start + (TOKEN_LIFE - RENEW_BEFORE);
         assert_eq!(signed.value(last - Duration::from_secs(1)).expect("token"), first);
-        assert_ne!(signed.value(last).expect("token"), first);
+        let second = signed.value(last).expect("token");
+        assert_ne!(second, first);
+        ring.replace(AgentKey::generate(&dir.path().join("identity.key")).expect("key"));
+        assert_ne!(signed.value(last).expect("token"), second, "an old key signs nothing any more");
     }
 
     #[test]

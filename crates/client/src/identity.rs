@@ -1,6 +1,12 @@
 //! The identity of an agent: an Ed25519 key pair that never leaves the agent's own storage.
 
-use std::{fmt, fs, io::Write, path::Path, time::Duration};
+use std::{
+    fmt, fs,
+    io::Write,
+    path::Path,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mi_kernel::{AgentId, Time};
@@ -99,6 +105,27 @@ impl AgentKey {
             jti: Uuid::new_v4(),
         };
         jsonwebtoken::encode(&header, &claims, &self.signing).map_err(ClientError::Sign)
+    }
+}
+
+/// The key that an agent signs with at the moment.
+#[derive(Debug)]
+pub struct KeyRing(RwLock<Arc<AgentKey>>);
+
+impl KeyRing {
+    /// With this key, until it is replaced.
+    pub fn new(key: AgentKey) -> Self {
+        Self(RwLock::new(Arc::new(key)))
+    }
+
+    /// The key in use.
+    pub fn current(&self) -> Arc<AgentKey> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Signs with another key from now on.
+    pub fn replace(&self, key: AgentKey) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key);
     }
 }
 

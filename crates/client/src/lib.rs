@@ -27,6 +27,6 @@ pub mod retry;
 pub use client::{Client, Wire};
 pub use credential::Credential;
 pub use error::{ClientError, Result};
-pub use identity::AgentKey;
+pub use identity::{AgentKey, KeyRing};
 pub use pages::list_all;
 pub use retry::{jittered, once, retry};

@@ -1,11 +1,13 @@
 //! Who calls: API keys of operators and tokens of agents become actors, by asking the role that keeps them.
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use http::{HeaderMap, header::AUTHORIZATION};
+use mi_base::Tasks;
 use mi_kernel::{Actor, AgentId, Clock, Error, ErrorKind, Result};
 use mi_proto::{
     internal::v1::{
@@ -19,7 +21,12 @@ use moka::{Expiry, future::Cache};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tonic::{Code, Request, Status};
 
-use crate::{Backends, token::Token};
+use crate::{
+    Backends,
+    reports::Reports,
+    revocation::{Credential, Revocations},
+    token::{self, Token},
+};
 
 /// How API keys begin; everything else is an agent's token.
 const API_KEY: &str = "mi_";
@@ -49,8 +56,15 @@ impl<K, T> Expiry<K, Fresh<T>> for UntilStale {
     }
 }
 
+/// Who calls, and what they showed; nothing: nobody in particular.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) actor: Arc<Actor>,
+    pub(crate) credential: Option<Credential>,
+}
+
 /// Who holds a credential and until when (Unix seconds), or why nobody does.
-type Verdict = Result<(Arc<Actor>, f64), &'static str>;
+type Verdict = Result<(Identity, f64), &'static str>;
 
 /// An agent with its public key, or why there is none.
 type AgentKey = Result<(Arc<Actor>, Arc<[u8]>), &'static str>;
@@ -60,25 +74,30 @@ pub(crate) struct Authenticator {
     api_keys: CredentialServiceClient<RoleClient>,
     agents: AgentRegistryServiceClient<RoleClient>,
     clock: Arc<dyn Clock>,
-    anonymous: Arc<Actor>,
+    anonymous: Identity,
+    revocations: Revocations,
+    reports: Reports,
     verdicts: Cache<Hash, Fresh<Verdict>>,
     agent_keys: Cache<(AgentId, String), Fresh<AgentKey>>,
 }
 
 impl Authenticator {
-    pub(crate) fn new(backends: &Backends, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(backends: &Backends, clock: Arc<dyn Clock>, revocations: Revocations, tasks: &Tasks) -> Self {
+        let agents = AgentRegistryServiceClient::new(RoleClient::new(backends.scheduler.clone(), "gateway"));
         Self {
             api_keys: CredentialServiceClient::new(RoleClient::new(backends.office.clone(), "gateway")),
-            agents: AgentRegistryServiceClient::new(RoleClient::new(backends.scheduler.clone(), "gateway")),
+            reports: Reports::start(agents.clone(), tasks),
+            agents,
             clock,
-            anonymous: Arc::new(Actor::Anonymous),
+            anonymous: Identity { actor: Arc::new(Actor::Anonymous), credential: None },
+            revocations,
             verdicts: Cache::builder().max_capacity(CAPACITY).expire_after(UntilStale).build(),
             agent_keys: Cache::builder().max_capacity(CAPACITY).expire_after(UntilStale).build(),
         }
     }
 
     /// Nobody in particular.
-    pub(crate) fn anonymous(&self) -> Arc<Actor> {
+    pub(crate) fn anonymous(&self) -> Identity {
         self.anonymous.clone()
     }
 
@@ -87,7 +106,7 @@ impl Authenticator {
     /// # Errors
     /// `Unauthenticated` for a credential that is malformed or that nobody holds, `Unavailable` when the role that
     /// knows cannot be asked.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Arc<Actor>> {
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap, source: Option<IpAddr>) -> Result<Identity> {
         let Some(credential) = bearer(headers)? else {
             return Ok(self.anonymous());
         };
@@ -100,12 +119,22 @@ impl Authenticator {
                 asked.map_err(lookup_failed)?.value
             }
         };
-        let (actor, expires) = verdict.map_err(|why| refused(credential, why))?;
-        // A remembered token runs out by the clock like any other.
-        if expires < self.clock.now().timestamp_millis() as f64 / 1000.0 {
-            return Err(refused(credential, "it has expired"));
-        }
-        Ok(actor)
+        // A remembered token runs out by the clock like any other, and dies with its key.
+        let verdict = verdict.and_then(|(identity, expires)| {
+            if expires < self.clock.now().timestamp_millis() as f64 / 1000.0 {
+                return Err("it has expired");
+            }
+            match &identity.credential {
+                Some(shown) if self.revocations.is_revoked(shown) => Err("it was revoked"),
+                _ => Ok(identity),
+            }
+        });
+        verdict.map_err(|why| {
+            if let Some(agent_id) = token::claimed_agent(credential) {
+                self.reports.send(agent_id, why, source);
+            }
+            refused(credential, why)
+        })
     }
 
     async fn resolve(&self, credential: &str, hash: Hash) -> Result<Fresh<Verdict>> {
@@ -125,7 +154,14 @@ impl Authenticator {
     async fn api_key(&self, hash: Hash) -> Result<Verdict> {
         let question = request(ResolveApiKeyRequest { sha256: hash.to_vec().into() });
         match self.api_keys.clone().resolve_api_key(question).await {
-            Ok(answer) => Ok(Ok((actor(answer.into_inner().principal)?, f64::INFINITY))),
+            Ok(answer) => {
+                let actor = actor(answer.into_inner().principal)?;
+                let credential = match &*actor {
+                    Actor::Operator { api_key_id, .. } => Credential::ApiKey(*api_key_id),
+                    _ => return Err(Error::internal("an API key belongs to no operator")),
+                };
+                Ok(Ok((Identity { actor, credential: Some(credential) }, f64::INFINITY)))
+            }
             Err(status) => unknown(&status, "no such API key").map(Err),
         }
     }
@@ -135,8 +171,9 @@ impl Authenticator {
     async fn agent(&self, token: &Token<'_>, asked: Instant) -> Result<(Verdict, Instant)> {
         let name = (token.agent_id, token.key_id.clone());
         let key = self.agent_keys.try_get_with(name, self.agent_key(token, asked)).await.map_err(lookup_failed)?;
+        let credential = Credential::AgentKey(token.agent_id, token.key_id.clone());
         let verdict = key.value.and_then(|(actor, public)| match token.signed_by(&public) {
-            true => Ok((actor, token.expires)),
+            true => Ok((Identity { actor, credential: Some(credential) }, token.expires)),
             false => Err("the signature is not the agent's"),
         });
         Ok((verdict, key.until))

@@ -11,12 +11,12 @@ use mi_base::{
     metrics,
     trace::{TRACEPARENT, TraceContext},
 };
-use mi_kernel::Result;
+use mi_kernel::{Actor, Result};
 use mi_proto::rules::MethodRule;
 use mi_rpc::{
-    HttpRequest, HttpResponse,
+    Caller, HttpRequest, HttpResponse, Refusals,
     deadline::{self, GRPC_TIMEOUT},
-    guard::{Watch, WatchedBody, code_name},
+    guard::{self, Watch, WatchedBody, code_name},
     status,
 };
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,6 +29,7 @@ use crate::{
     Backends, GatewayConfig,
     auth::Authenticator,
     limits::Limiter,
+    revocation::{Held, Revocations},
     route::{self, Target},
 };
 
@@ -42,6 +43,8 @@ pub(crate) struct Forwarder {
     pub(crate) config: GatewayConfig,
     pub(crate) auth: Authenticator,
     pub(crate) limits: Limiter,
+    pub(crate) revocations: Revocations,
+    pub(crate) refusals: Refusals,
     pub(crate) own: axum::Router,
     pub(crate) backends: Backends,
     pub(crate) shutdown: CancellationToken,
@@ -75,19 +78,19 @@ impl Forwarder {
             Ok(time_left) => {
                 prepare(request.headers_mut(), &trace, time_left);
                 *request.version_mut() = Version::HTTP_2;
-                let call = self.pass(request, target);
+                let call = self.pass(request, rule, target, &trace);
                 let answered = match time_left {
                     None => call.await,
                     Some(limit) => within(limit, call).await,
                 };
-                answered.map(|(response, permit)| (response, permit, time_left))
+                answered.map(|(response, open)| (response, open, time_left))
             }
         };
         let count = |response: &HttpResponse| {
             let code = code_name(response.headers().get("grpc-status"));
             metrics::rpc(ROLE, rule.path, code, started.elapsed());
         };
-        let (response, permit, time_left) = match outcome {
+        let (response, open, time_left) = match outcome {
             Ok(answered) => answered,
             Err(error) => {
                 let response = status(error).into_http();
@@ -105,8 +108,9 @@ impl Forwarder {
             started,
             left: time_left.map(|limit| limit.saturating_sub(started.elapsed())),
             shutdown: self.shutdown.clone(),
+            revoked: open.held.as_ref().map(Held::revoked),
         };
-        response.map(|body| Body::new(WatchedBody::new(body, watch, permit)))
+        response.map(|body| Body::new(WatchedBody::new(body, watch, open)))
     }
 
     /// Unary calls always have a deadline, streams only what the client asked for.
@@ -118,23 +122,56 @@ impl Forwarder {
         })
     }
 
-    async fn pass(&self, mut request: HttpRequest, target: Target) -> Result<(HttpResponse, OwnedSemaphorePermit)> {
+    async fn pass(
+        &self,
+        mut request: HttpRequest,
+        rule: &'static MethodRule,
+        target: Target,
+        trace: &TraceContext,
+    ) -> Result<(HttpResponse, Open)> {
         let address = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        let actor = match target {
-            Target::Role(_) => self.auth.authenticate(request.headers()).await?,
+        let address = address.map(|address| address.ip());
+        let identity = match target {
             Target::Own => self.auth.anonymous(),
+            Target::Role(_) => match self.auth.authenticate(request.headers(), address).await {
+                Ok(identity) => identity,
+                Err(refused) => {
+                    // Whoever guesses is slowed down like anybody without a credential.
+                    drop(self.limits.admit(&Actor::Anonymous, address).await?);
+                    return Err(refused);
+                }
+            },
         };
-        let permit = self.limits.admit(&actor, address.map(|address| address.ip())).await?;
+        let permit = self.limits.admit(&identity.actor, address).await?;
         strip(request.headers_mut());
-        let response = match target {
-            Target::Role(role) => self.backends.of(role).call(actor, request).await,
+        let role = match target {
             Target::Own => {
                 let response = self.own.clone().oneshot(request).await;
-                response.unwrap_or_else(|never| match never {}).map(Body::new)
+                let response = response.unwrap_or_else(|never| match never {}).map(Body::new);
+                return Ok((response, Open { _permit: permit, held: None }));
             }
+            Target::Role(role) => role,
         };
-        Ok((response, permit))
+        let (actor, refusals) = (Actor::clone(&identity.actor), self.refusals.clone());
+        Caller { actor, rule, trace_id: trace.trace_id(), refusals }.admitted()?;
+        let call = self.backends.of(role).call(identity.actor, request);
+        let Some(credential) = identity.credential.filter(|_| rule.streaming) else {
+            return Ok((call.await, Open { _permit: permit, held: None }));
+        };
+        // A client may stream for long before there is an answer.
+        let held = self.revocations.hold(&credential);
+        let response = tokio::select! {
+            response = call => response,
+            () = held.revoked().cancelled_owned() => return Err(guard::revoked()),
+        };
+        Ok((response, Open { _permit: permit, held: Some(held) }))
     }
+}
+
+/// What an open call holds.
+struct Open {
+    _permit: OwnedSemaphorePermit,
+    held: Option<Held>,
 }
 
 /// Ends the call a moment before its time is up. What came back as unreachable after that was a timer of tonic's.

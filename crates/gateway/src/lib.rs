@@ -7,6 +7,8 @@ mod auth;
 mod forward;
 mod health;
 mod limits;
+mod reports;
+mod revocation;
 mod route;
 mod token;
 mod web;
@@ -23,10 +25,10 @@ use std::{
 
 use mi_base::Tasks;
 use mi_kernel::Clock;
-use mi_rpc::{HttpRequest, HttpResponse, Transport};
+use mi_rpc::{HttpRequest, HttpResponse, Refusals, Transport};
 use tower::{Service, ServiceExt};
 
-use crate::{auth::Authenticator, forward::Forwarder, limits::Limiter, web::Traffic};
+use crate::{auth::Authenticator, forward::Forwarder, limits::Limiter, revocation::Revocations, web::Traffic};
 
 /// What one principal may do.
 #[derive(Debug, Clone, Copy)]
@@ -89,12 +91,21 @@ pub struct Gateway {
     web: Arc<web::Web>,
 }
 
-/// Builds the edge and starts its health probes. Must be called inside a tokio runtime.
-pub fn build(config: GatewayConfig, backends: Backends, clock: Arc<dyn Clock>, tasks: &Tasks) -> Gateway {
+/// Builds the edge and starts its tasks; what it refuses is noted in `refusals`. Must be called inside a tokio runtime.
+pub fn build(
+    config: GatewayConfig,
+    backends: Backends,
+    clock: Arc<dyn Clock>,
+    refusals: Refusals,
+    tasks: &Tasks,
+) -> Gateway {
+    let revocations = Revocations::start(&backends, clock.now(), tasks);
     let own = route::own_services(health::start(&backends, tasks));
     let forwarder = Forwarder {
         config,
-        auth: Authenticator::new(&backends, clock),
+        auth: Authenticator::new(&backends, clock, revocations.clone(), tasks),
+        revocations,
+        refusals,
         limits: Limiter::new(config.limits, config.anonymous),
         own,
         backends,

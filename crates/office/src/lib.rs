@@ -14,16 +14,16 @@ use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_client::AgentRegistryServiceClient, credential_service_server::CredentialServiceServer,
-        ingest_service_client::IngestServiceClient, office_replica_service_client::OfficeReplicaServiceClient,
+        office_replica_service_client::OfficeReplicaServiceClient,
     },
     v1::{access_service_server::AccessServiceServer, office_service_server::OfficeServiceServer},
 };
-use mi_rpc::{RoleClient, Transport, convert};
+use mi_rpc::{EventSink, RoleClient, Transport};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices")];
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices"), step!(102, "0102", "revocations")];
 /// How often old request ids are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -70,18 +70,9 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
-    let (relay_db, ingest) = (db.clone(), IngestServiceClient::new(activity));
+    let (relay_db, feed) = (db.clone(), EventSink::new(activity));
     tasks.spawn("office-outbox", async move {
-        outbox::relay(relay_db, &outbox, |events| {
-            let mut ingest = ingest.clone();
-            async move {
-                let events = events.into_iter().map(convert::event_to_wire).collect();
-                let request = mi_proto::internal::v1::AppendEventsRequest { events };
-                ingest.append_events(request).await.map_err(|status| mi_rpc::status::from_status(&status))?;
-                Ok(())
-            }
-        })
-        .await;
+        outbox::relay(relay_db, &outbox, |events| feed.clone().append(events)).await;
     });
     tasks.spawn("office-sweep", sweep(db, clock));
 

@@ -4,7 +4,7 @@ use mi_kernel::{AccountId, Actor, AgentActor, Error, OfficeId, Result};
 use mi_proto::{rules::MethodRule, v1};
 use tonic::{Request, Status};
 
-use crate::status;
+use crate::{Refusal, Refusals, status};
 
 /// The caller of one RPC. The guard puts it into every request before a handler sees it.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Caller {
     pub rule: &'static MethodRule,
     /// Trace of the call, 32 hex digits.
     pub trace_id: String,
+    /// Where it is noted when the call is refused.
+    pub refusals: Refusals,
 }
 
 /// In what capacity a caller entered an office.
@@ -50,6 +52,12 @@ impl Caller {
         } else if let Some(agent) = self.actor.member(office_id) {
             Entry::Member(agent.clone())
         } else {
+            // The feed is the victim's, who learns what was tried and not who: that is another tenant.
+            let kind = match self.actor {
+                Actor::Agent(_) => "an agent of another office",
+                _ => "an operator of another account",
+            };
+            self.note(office_id, "", kind);
             return Err(Error::not_found("office", office_id));
         };
         use v1::Caller::{Ancestor, Member, Owner, Self_};
@@ -57,32 +65,65 @@ impl Caller {
         match &entry {
             Entry::Owner if allowed(&[Owner]) => Ok(entry),
             Entry::Member(_) if allowed(&[Member, Self_, Ancestor]) => Ok(entry),
-            Entry::Owner => Err(Error::denied("only agents of the office may call this")),
-            Entry::Member(_) => Err(Error::denied("agents may not call this; ask the operator of the office")),
+            Entry::Owner => {
+                let error = Error::denied("only agents of the office may call this");
+                Err(self.refused(office_id, error))
+            }
+            Entry::Member(_) => {
+                let error = Error::denied("agents may not call this; ask the operator of the office");
+                Err(self.refused(office_id, error))
+            }
         }
+    }
+
+    /// Notes in the office's feed that the call is refused.
+    pub fn refused(&self, office_id: OfficeId, error: Error) -> Error {
+        match &self.actor {
+            Actor::Agent(agent) => self.note(office_id, &agent.name, "an agent of the office"),
+            _ => self.note(office_id, "", "an operator of the office"),
+        }
+        error
+    }
+
+    fn note(&self, office_id: OfficeId, agent: &str, kind: &str) {
+        let method = self.rule.path.trim_start_matches('/');
+        let refusal = Refusal {
+            office_id,
+            agent: agent.to_owned(),
+            kind: "access.refused",
+            summary: format!("{method} refused to {kind}"),
+            detail: method.to_owned(),
+        };
+        self.refusals.note(refusal, &self.trace_id);
     }
 
     /// Whether the caller passes the part of the rule that needs no office. RPCs about an office are left to
     /// [`Caller::enter`], which knows whose it is.
-    pub(crate) fn admitted(actor: &Actor, rule: &MethodRule) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Unauthenticated` for nobody in particular, `PermissionDenied` for a kind of caller that the rule does not list.
+    pub fn admitted(&self) -> Result<()> {
         use v1::Caller::{
             Administrator, Ancestor, Anyone, Authenticated, Member, Operator, Owner, Self_, Service, Unspecified,
         };
-        let passes = rule.callers.iter().any(|kind| match (kind, actor) {
+        let passes = self.rule.callers.iter().any(|kind| match (kind, &self.actor) {
             (Anyone, _) => true,
             (Unspecified, _) | (_, Actor::Anonymous) => false,
-            (Service, _) => matches!(actor, Actor::Service { .. }),
+            (Service, _) => matches!(self.actor, Actor::Service { .. }),
             (_, Actor::Service { .. }) => false,
             (Owner | Member | Self_ | Ancestor | Authenticated, _) => true,
-            (Administrator, _) => matches!(actor, Actor::Operator { administrator: true, .. }),
-            (Operator, _) => matches!(actor, Actor::Operator { .. }),
+            (Administrator, _) => matches!(self.actor, Actor::Operator { administrator: true, .. }),
+            (Operator, _) => matches!(self.actor, Actor::Operator { .. }),
         });
-        match actor {
+        match &self.actor {
             _ if passes => Ok(()),
             Actor::Anonymous => Err(Error::unauthenticated(
                 "this call needs a credential: send `authorization: Bearer mi_...` (an API key) or an agent's token",
             )),
-            _ => Err(Error::denied("this caller may not use this method")),
+            Actor::Agent(agent) => {
+                Err(self.refused(agent.office_id, Error::denied("this caller may not use this method")))
+            }
+            Actor::Operator { .. } | Actor::Service { .. } => Err(Error::denied("this caller may not use this method")),
         }
     }
 }

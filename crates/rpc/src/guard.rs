@@ -25,7 +25,7 @@ use tower::{Service, ServiceExt};
 use tracing::Instrument;
 
 use crate::{
-    Caller, HttpRequest, HttpResponse, PrincipalKey, deadline,
+    Caller, HttpRequest, HttpResponse, PrincipalKey, Refusals, deadline,
     principal::PRINCIPAL_HEADER,
     status::{status, unlogged},
 };
@@ -47,20 +47,22 @@ struct Shared {
     key: PrincipalKey,
     clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
+    refusals: Refusals,
 }
 
 impl Guard {
     /// Puts the guard before the role's routes. Open streams end with UNAVAILABLE when `shutdown` begins, so that
-    /// clients reconnect elsewhere.
+    /// clients reconnect elsewhere. What is refused is noted in `refusals`.
     pub fn new(
         role: &'static str,
         routes: tonic::service::Routes,
         key: PrincipalKey,
         clock: Arc<dyn Clock>,
         shutdown: CancellationToken,
+        refusals: Refusals,
     ) -> Self {
         let routes = routes.prepare().into_axum_router();
-        Self { routes, shared: Arc::new(Shared { role, key, clock, shutdown }) }
+        Self { routes, shared: Arc::new(Shared { role, key, clock, shutdown, refusals }) }
     }
 
     fn caller(&self, request: &HttpRequest, rule: &'static MethodRule, trace: &TraceContext) -> Result<Caller> {
@@ -72,8 +74,9 @@ impl Guard {
                 self.shared.key.verify(token, self.shared.clock.now())?
             }
         };
-        Caller::admitted(&actor, rule)?;
-        Ok(Caller { actor, rule, trace_id: trace.trace_id() })
+        let caller = Caller { actor, rule, trace_id: trace.trace_id(), refusals: self.shared.refusals.clone() };
+        caller.admitted()?;
+        Ok(caller)
     }
 
     async fn handle(self, mut request: HttpRequest, rule: &'static MethodRule) -> HttpResponse {
@@ -114,6 +117,8 @@ impl Guard {
             started,
             left: until,
             shutdown: self.shared.shutdown.clone(),
+            // Whoever is outside is watched at the edge.
+            revoked: None,
         };
         response.map(|body| Body::new(WatchedBody::new(body, watch, ())))
     }
@@ -168,6 +173,11 @@ pub fn code_name(value: Option<&HeaderValue>) -> &'static str {
     }
 }
 
+/// What an open call answers whose credential dies.
+pub fn revoked() -> Error {
+    Error::unauthenticated("the credential was revoked while the call was open")
+}
+
 /// What a stream's body is watched for.
 pub struct Watch {
     /// Role that counts it.
@@ -180,6 +190,8 @@ pub struct Watch {
     pub left: Option<Duration>,
     /// Ends it with UNAVAILABLE, so that the client reconnects elsewhere.
     pub shutdown: CancellationToken,
+    /// Ends it with UNAUTHENTICATED: the caller's credential was revoked.
+    pub revoked: Option<CancellationToken>,
 }
 
 /// The body of a stream: ends at the deadline and at shutdown, and is counted when it ends, however it ends. Keeps what
@@ -188,6 +200,7 @@ pub struct WatchedBody<H = ()> {
     body: Body,
     deadline: Option<Pin<Box<tokio::time::Sleep>>>,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
+    revoked: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     done: bool,
     code: &'static str,
     role: &'static str,
@@ -204,6 +217,7 @@ impl<H> WatchedBody<H> {
             body,
             deadline: watch.left.map(|left| Box::pin(tokio::time::sleep(left))),
             shutdown: Box::pin(watch.shutdown.cancelled_owned()),
+            revoked: watch.revoked.map(|revoked| Box::pin(revoked.cancelled_owned())),
             done: false,
             // What it is when nobody reads it to the end.
             code: "CANCELLED",
@@ -241,6 +255,9 @@ impl<H: Unpin> http_body::Body for WatchedBody<H> {
         }
         if self.shutdown.as_mut().poll(cx).is_ready() {
             return self.end(Error::unavailable("the platform is shutting down; connect again"));
+        }
+        if self.revoked.as_mut().is_some_and(|revoked| revoked.as_mut().poll(cx).is_ready()) {
+            return self.end(revoked());
         }
         let frame = Pin::new(&mut self.body).poll_frame(cx);
         match &frame {

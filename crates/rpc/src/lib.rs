@@ -3,16 +3,24 @@
 pub mod caller;
 pub mod convert;
 pub mod deadline;
+pub mod events;
 pub mod guard;
+pub mod polled;
 pub mod principal;
+pub mod refusals;
 pub mod server;
 pub mod status;
+pub mod tls;
 pub mod transport;
 
 pub use caller::{Caller, Entry};
+pub use events::EventSink;
 pub use guard::Guard;
+pub use polled::polled;
 pub use principal::PrincipalKey;
+pub use refusals::{Refusal, Refusals};
 pub use status::status;
+pub use tls::RoleTls;
 pub use transport::{RoleClient, Transport};
 
 /// A request as it crosses between roles.

@@ -13,6 +13,7 @@ use hyper_util::{
 use mi_base::Tasks;
 use mi_kernel::{Error, Result};
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tonic::{body::Body, transport::server::Connected};
 use tower::{Service, ServiceExt};
 
@@ -20,6 +21,8 @@ use crate::{HttpRequest, HttpResponse};
 
 /// How long open calls may take to end once shutdown has begun.
 pub const DRAIN: Duration = Duration::from_secs(10);
+/// How long a client may take to shake hands.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// After a failed accept, such as for want of file descriptors, which need a moment to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,9 +44,15 @@ pub async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
 }
 
 /// Serves until shutdown, then lets open calls end for at most [`DRAIN`]. HTTP/1.1 is taken for gRPC-Web when asked for.
-/// Requests carry the peer's address as tonic's `TcpConnectInfo`.
-pub fn serve<S>(tasks: &Tasks, name: &'static str, listener: TcpListener, http1: bool, service: S)
-where
+/// With `tls`, nothing but TLS is spoken. Requests carry the peer's address as tonic's `TcpConnectInfo`.
+pub fn serve<S>(
+    tasks: &Tasks,
+    name: &'static str,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    http1: bool,
+    service: S,
+) where
     S: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
@@ -75,10 +84,20 @@ where
                 request.extensions_mut().insert(peer.clone());
                 request
             });
-            let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-            let connection = open_calls.watch(connection.into_owned());
+            let (builder, watcher, tls) = (builder.clone(), open_calls.watcher(), tls.clone());
+            let service = TowerToHyperService::new(service);
             open.spawn(async move {
-                if let Err(error) = connection.await {
+                let ended = match tls {
+                    None => watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await,
+                    Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned()).await
+                        }
+                        Ok(Err(error)) => Err(error.into()),
+                        Err(late) => Err(late.into()),
+                    },
+                };
+                if let Err(error) = ended {
                     tracing::debug!(target: "mi::rpc", listener = name, error, "a connection broke");
                 }
             });

@@ -17,7 +17,7 @@ use mi_base::trace::{TRACEPARENT, TraceContext};
 use mi_kernel::{Actor, Clock, Error, Result};
 use tonic::{
     TimeoutExpired,
-    transport::{Channel, Endpoint},
+    transport::{Channel, ClientTlsConfig, Endpoint},
 };
 use tower::{Service, ServiceExt};
 
@@ -53,13 +53,22 @@ impl Transport {
         Self(Kind::Local(Box::new(guard)))
     }
 
-    /// A role at `http://host:port`. Connects at the first call, and again whenever a connection is lost.
+    /// A role at `https://host:port`, or `http://` where no TLS is given. Connects at the first call, and again whenever a
+    /// connection is lost.
     ///
     /// # Errors
     /// `Invalid` when the URL does not parse. Must be called inside a tokio runtime.
-    pub fn remote(field: &'static str, url: &str, key: PrincipalKey, clock: Arc<dyn Clock>) -> Result<Self> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|error| Error::invalid(field, "must be a URL such as http://127.0.0.1:7410").caused_by(error))?
+    pub fn remote(
+        field: &'static str,
+        url: &str,
+        tls: Option<ClientTlsConfig>,
+        key: PrincipalKey,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let invalid = || Error::invalid(field, format!("must be a URL such as {scheme}://127.0.0.1:7410"));
+        let mut endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|error| invalid().caused_by(error))?
             .connect_timeout(Duration::from_secs(3))
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
@@ -67,6 +76,12 @@ impl Transport {
             .initial_connection_window_size(4 << 20)
             .initial_stream_window_size(1 << 20)
             .tcp_nodelay(true);
+        if endpoint.uri().scheme_str() != Some(scheme) {
+            return Err(invalid());
+        }
+        if let Some(tls) = tls {
+            endpoint = endpoint.tls_config(tls).map_err(|error| invalid().caused_by(error))?;
+        }
         let channels = (0..CONNECTIONS).map(|_| endpoint.connect_lazy()).collect();
         let next = AtomicUsize::new(0);
         Ok(Self(Kind::Remote(Arc::new(Remote { channels, next, key, clock }))))

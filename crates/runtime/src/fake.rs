@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result};
+use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result, secret::Secret};
 use tokio::sync::mpsc;
 
 use crate::{Compute, Launch, Place, Runtime};
@@ -25,6 +25,7 @@ struct State {
     workspaces: HashMap<Place, Vec<u8>>,
     launches: Vec<Launch>,
     broken_archives: bool,
+    handed: HashMap<AgentId, Secret>,
 }
 
 impl Default for FakeRuntime {
@@ -69,6 +70,11 @@ impl FakeRuntime {
         newest.map(|launch| launch.env.clone()).unwrap_or_default()
     }
 
+    /// The token that the agent's compute was handed last.
+    pub fn handed(&self, agent: AgentId) -> Option<Secret> {
+        self.state().handed.get(&agent).cloned()
+    }
+
     /// Replaces the content of a workspace.
     pub fn fill(&self, place: Place, content: &[u8]) {
         self.state().workspaces.insert(place, content.to_vec());
@@ -102,6 +108,11 @@ impl Runtime for FakeRuntime {
         let compute = Compute { instance: launch.instance, exit: None };
         state.computes.insert(launch.place.agent_id, compute);
         state.launches.push(launch);
+        Ok(())
+    }
+
+    async fn hand_over(&self, place: Place, token: &Secret) -> Result<()> {
+        self.state().handed.insert(place.agent_id, token.clone());
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mi_kernel::{AgentId, InstanceId, OfficeId, Result, Time};
+use mi_kernel::{AgentId, InstanceId, OfficeId, Result, Time, secret::Secret};
 
 /// Whose compute and workspace is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -93,6 +93,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Starts a compute. The agent must have no other living one.
     async fn start(&self, launch: Launch) -> Result<()>;
+
+    /// Lays an enrolment token where the running compute finds it, and nobody else.
+    async fn hand_over(&self, place: Place, token: &Secret) -> Result<()>;
 
     /// Ends the agent's compute, gently first, and returns when nothing of it is left.
     async fn stop(&self, place: Place) -> Result<()>;

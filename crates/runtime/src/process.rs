@@ -18,7 +18,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mi_kernel::{AgentId, Clock, Error, InstanceId, OfficeId, Result};
+use mi_base::files::write_private;
+use mi_kernel::{AgentId, Clock, Error, InstanceId, OfficeId, Result, secret::Secret};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -30,6 +31,8 @@ use tokio::{
 
 use crate::{CapturedLine, Compute, Launch, Place, Runtime};
 
+/// Where a running compute looks for an enrolment token, in its identity directory.
+pub const TOKEN_FILE: &str = "enrol-token";
 /// How long a compute may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -137,6 +140,15 @@ impl Runtime for ProcessRuntime {
         self.running().insert(place.agent_id, Running { instance, group, exit });
         self.supervise(child, group, place, home, exit_in);
         Ok(())
+    }
+
+    async fn hand_over(&self, place: Place, token: &Secret) -> Result<()> {
+        let (file, token) = (workspace::identity(&self.home(place)).join(TOKEN_FILE), token.clone());
+        blocking(move || {
+            write_private(&file, token.expose().as_bytes())
+                .map_err(|error| Error::unavailable("the enrolment token could not be handed over").caused_by(error))
+        })
+        .await
     }
 
     async fn stop(&self, place: Place) -> Result<()> {

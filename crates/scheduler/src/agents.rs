@@ -1,5 +1,6 @@
 //! Agents: what they should be, what was seen of them, and how the two are told apart.
 
+pub(crate) mod former;
 pub(crate) mod grpc;
 pub(crate) mod intent;
 pub(crate) mod repo;

@@ -22,21 +22,30 @@ use mi_base::Tasks;
 use mi_kernel::{Clock, Error, OfficeId, Result};
 use mi_proto::{
     internal::v1::{
-        AppendEventsRequest, agent_registry_service_server::AgentRegistryServiceServer,
-        ingest_service_client::IngestServiceClient, office_replica_service_server::OfficeReplicaServiceServer,
+        agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
+        office_replica_service_server::OfficeReplicaServiceServer,
     },
     v1::agent_service_server::AgentServiceServer,
 };
-use mi_rpc::{Caller, Entry, RoleClient, Transport, convert, status::from_status};
+use mi_rpc::{Caller, Entry, EventSink, RoleClient, Transport};
 use mi_runtime::{CapturedLine, Runtime};
 use mi_store::{Conn, Db, DbTarget, Migrations, idempotency, outbox, step};
 use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "agents")];
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "agents"), step!(102, "0102", "former_keys")];
 /// How often old request ids and half-deleted backups are cleared away.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// Where agents reach the gateway.
+#[derive(Debug, Clone)]
+pub struct AgentEndpoint {
+    /// URL.
+    pub url: String,
+    /// PEM certificates of the CA that vouches for it; none: the public ones.
+    pub ca: Option<String>,
+}
 
 /// What the role needs to start.
 pub struct SchedulerConfig {
@@ -48,8 +57,8 @@ pub struct SchedulerConfig {
     pub runtime: Arc<dyn Runtime>,
     /// What the runtime's computes print.
     pub lines: mpsc::Receiver<CapturedLine>,
-    /// URL under which agents reach the gateway.
-    pub agent_endpoint: String,
+    /// Where agents reach the gateway.
+    pub agent_endpoint: AgentEndpoint,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
     /// Names this process among those over the same database; the same after a restart.
@@ -65,12 +74,14 @@ pub(crate) struct Scheduler {
     catalogue: Catalogue,
     runtime: Arc<dyn Runtime>,
     objects: Arc<dyn ObjectStore>,
-    agent_endpoint: String,
+    agent_endpoint: AgentEndpoint,
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
     seen: sessions::Seen,
     changes: watch::Sender<()>,
+    /// Signals that a key of an agent died.
+    revoked: watch::Sender<()>,
 }
 
 impl Scheduler {
@@ -95,7 +106,8 @@ impl Scheduler {
 /// What [`Db::open`] and [`Catalogue::load`] answer.
 pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Routes> {
     let catalogue = Catalogue::load(config.catalogue.as_deref())?;
-    let ingest = IngestServiceClient::new(RoleClient::new(config.activity, "scheduler"));
+    let activity = RoleClient::new(config.activity, "scheduler");
+    let (ingest, feed) = (IngestServiceClient::new(activity.clone()), EventSink::new(activity));
     let scheduler = Arc::new(Scheduler {
         db: Db::open(&config.database, MIGRATIONS).await?,
         clock,
@@ -108,23 +120,16 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         queue: reconcile::Queue::default(),
         seen: sessions::Seen::default(),
         changes: watch::Sender::new(()),
+        revoked: watch::Sender::new(()),
     });
 
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", sessions::flush(scheduler.clone()));
-    tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest.clone()));
+    tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
     tasks.spawn("scheduler-sweep", sweep(scheduler.clone()));
     let relayed = scheduler.clone();
     tasks.spawn("scheduler-outbox", async move {
-        outbox::relay(relayed.db.clone(), &relayed.outbox, |events| {
-            let mut ingest = ingest.clone();
-            async move {
-                let events = events.into_iter().map(convert::event_to_wire).collect();
-                ingest.append_events(AppendEventsRequest { events }).await.map_err(|status| from_status(&status))?;
-                Ok(())
-            }
-        })
-        .await;
+        outbox::relay(relayed.db.clone(), &relayed.outbox, |events| feed.clone().append(events)).await;
     });
     let (ending, shutdown) = (scheduler.runtime.clone(), tasks.shutdown());
     tasks.spawn_to_end("scheduler-computes", async move {

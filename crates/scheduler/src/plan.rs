@@ -41,6 +41,8 @@ pub enum Step {
         /// Whether it ended by itself, or was only not heard of.
         ended: bool,
     },
+    /// Hand the running compute a token for a new key: the one it had was revoked.
+    Enrol,
     /// End what runs, back the workspace up, and remove the agent.
     Release,
 }
@@ -91,6 +93,10 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
         Some(compute) if compute.instance != instance => Step::Launch { lost: None },
         Some(Compute { exit: Some(reason), .. }) => Step::GiveUp { reason: reason.clone(), ended: true },
         Some(Compute { exit: None, .. }) => {
+            let keyless = agent.public_key.is_none() && agent.enrol_sha256.is_none();
+            if keyless && matches!(agent.state, State::Running { .. }) {
+                return Step::Enrol;
+            }
             let (last_sign, limit, problem) = match agent.state {
                 State::Running { .. } => {
                     (agent.last_seen_at.unwrap_or(since).max(since), SILENCE_LIMIT, "was silent for")
@@ -147,7 +153,7 @@ mod tests {
             failures: 0,
             restarts: 0,
             observed_generation: 2,
-            public_key: None,
+            public_key: Some(vec![7; 32]),
             enrol_sha256: None,
             enrol_expires_at: None,
             last_seen_at: None,
@@ -215,6 +221,18 @@ mod tests {
                 "{state:?} {seen:?} {now}"
             );
         }
+    }
+
+    #[test]
+    fn a_compute_without_a_key_is_handed_a_token_once_and_replaced_when_it_makes_no_use_of_it() {
+        let id = InstanceId::new();
+        let mut agent = agent(Desired::Run, running(id, 2));
+        agent.public_key = None;
+        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Enrol);
+        agent.enrol_sha256 = Some(vec![1]);
+        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Wait(at(60)));
+        let given_up = Step::GiveUp { reason: "was silent for 60 seconds".into(), ended: false };
+        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(60)), given_up);
     }
 
     #[test]

@@ -200,6 +200,7 @@ impl Scheduler {
             Step::Launch { lost } => self.launch(agent, *lost).await?,
             Step::Halt(state) => self.halt(agent, state.clone()).await?,
             Step::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
+            Step::Enrol => self.enrol(agent).await?,
             Step::Release => self.release(agent, removing).await?,
         }
         Ok(Some(step))
@@ -230,10 +231,9 @@ impl Scheduler {
         if let Err(error) = self.prepare(&agent).await {
             return self.give_up(agent, &error.chain(), true).await;
         }
-        let (instance, token, now) = (InstanceId::new(), Secret::random(""), self.clock.now());
+        let (instance, now) = (InstanceId::new(), self.clock.now());
         agent.state = State::Starting { instance, generation: agent.generation, since: now };
-        agent.enrol_sha256 = Some(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref().to_vec());
-        agent.enrol_expires_at = Some(now + ENROLMENT);
+        let token = agent.expect_enrolment(now);
         let event = lost.map(|reason| {
             agent.restarts += 1;
             let summary = format!("Agent {:?} starts again: {reason}", agent.name);
@@ -249,10 +249,20 @@ impl Scheduler {
         Ok(())
     }
 
+    /// Lets a compute whose key was revoked go on with a new one.
+    async fn enrol(&self, mut agent: Agent) -> Result<()> {
+        let token = agent.expect_enrolment(self.clock.now());
+        // A crash before the next line leaves a compute that is silent, and replaced for that.
+        if self.record(&mut agent, None).await? {
+            self.runtime.hand_over(agent.place(), &token).await?;
+        }
+        Ok(())
+    }
+
     fn launch_of(&self, agent: &Agent, instance: InstanceId, token: &Secret) -> Launch {
         let mut env = agent.spec.env.clone();
         let own = [
-            ("MI_ENDPOINT", self.agent_endpoint.clone()),
+            ("MI_ENDPOINT", self.agent_endpoint.url.clone()),
             ("MI_OFFICE_ID", agent.office_id.to_string()),
             ("MI_AGENT_ID", agent.id.to_string()),
             ("MI_AGENT_NAME", agent.name.clone()),
@@ -261,6 +271,9 @@ impl Scheduler {
             ("MI_ENROL_TOKEN", token.expose().to_owned()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
+        if let Some(ca) = &self.agent_endpoint.ca {
+            env.insert("MI_CA_PEM".to_owned(), ca.clone());
+        }
         if agent.public_key.is_none() {
             // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
             env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());
@@ -356,6 +369,14 @@ impl Scheduler {
 }
 
 impl Agent {
+    /// A fresh enrolment token; the one before is worth nothing any more.
+    fn expect_enrolment(&mut self, now: Time) -> Secret {
+        let token = Secret::random("");
+        self.enrol_sha256 = Some(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref().to_vec());
+        self.enrol_expires_at = Some(now + ENROLMENT);
+        token
+    }
+
     /// Where it computes.
     pub(crate) fn place(&self) -> Place {
         Place { office_id: self.office_id, agent_id: self.id }

@@ -1,28 +1,36 @@
 //! `mi.internal.v1.AgentRegistryService`: whose key is this, and who is there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mi_kernel::{
-    Actor, AgentActor, AgentId, Error, OfficeId, Result,
+    Actor, AgentActor, AgentId, Error, OfficeId, Result, Time,
     event::{Category, Event},
 };
 use mi_proto::{
     internal::v1::{
-        CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
-        RegisterAgentKeyRequest, RegisterAgentKeyResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse,
-        agent_registry_service_server::AgentRegistryService,
+        AgentKeyName, CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
+        RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
+        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
-use mi_rpc::{Caller, convert, status};
+use mi_rpc::{Caller, Refusal, convert, polled, status};
 use mi_store::outbox;
 use ring::digest;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
     Scheduler,
-    agents::{Agent, repo, wire},
+    agents::{Agent, former, repo, wire},
+    offices,
 };
+
+/// Other processes revoke too, and give no signal here.
+const SHARED_INTERVAL: Duration = Duration::from_millis(300);
+/// How long a transaction that revokes may take to become visible after its time.
+const OVERLAP: Duration = Duration::from_secs(10);
 
 /// Serves the other roles.
 pub(crate) struct Handler {
@@ -53,16 +61,50 @@ impl Scheduler {
     }
 
     /// Registers a key against a token, which is used up by it.
-    async fn register_key(&self, request: RegisterAgentKeyRequest, trace_id: &str) -> Result<Agent> {
-        let refused = || Error::unauthenticated("the enrolment token is unknown, used or expired");
+    async fn register_key(&self, caller: &Caller, request: RegisterAgentKeyRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
         let now = self.clock.now();
         let mut tx = self.db.begin().await?;
-        let agent = repo::agent_lock_by_token(&mut tx, office_id, &request.token_sha256).await?;
-        let mut agent = agent.filter(|agent| agent.enrol_expires_at.is_some_and(|at| at > now)).ok_or_else(refused)?;
-        agent.enrol_sha256 = None;
+        let found = repo::agent_lock_by_token(&mut tx, &request.token_sha256).await?;
+        let misused = match &found {
+            None => Some(("", "an unknown enrolment token")),
+            Some(agent) if agent.office_id != office_id => Some(("", "an enrolment token of another office")),
+            Some(agent) => match agent.enrol_expires_at {
+                Some(at) if at > now => None,
+                Some(_) => Some((agent.name.as_str(), "an expired enrolment token")),
+                None => Some((agent.name.as_str(), "an enrolment token that was used before")),
+            },
+        };
+        let mut agent = match (misused, found.as_ref()) {
+            (None, Some(agent)) => agent.clone(),
+            (misused, _) => {
+                let (name, problem) = misused.unwrap_or_default();
+                if offices::repo::office_get(&mut tx, office_id).await?.is_some() {
+                    self.enrolment_refused(caller, office_id, name, problem);
+                }
+                // Whose token it is must know that somebody else has it.
+                if let Some(agent) = found.filter(|agent| agent.office_id != office_id) {
+                    self.enrolment_refused(
+                        caller,
+                        agent.office_id,
+                        &agent.name,
+                        "its enrolment token, in another office",
+                    );
+                }
+                return Err(Error::unauthenticated("the enrolment token is unknown, used or expired"));
+            }
+        };
+        let key_id = key_id(&request.public_key);
+        if former::key_is_former(&mut tx, agent.id, &key_id).await? {
+            self.enrolment_refused(caller, office_id, &agent.name, "a key that was revoked");
+            return Err(Error::unauthenticated("this key was revoked; make a new one"));
+        }
+        // The hash stays: a second use is told apart from a guess.
         agent.enrol_expires_at = None;
         let fresh = agent.public_key.as_deref() != Some(&*request.public_key);
+        if fresh {
+            former::key_bury(&mut tx, &agent, now).await?;
+        }
         agent.public_key = Some(request.public_key.to_vec());
         if !repo::agent_update(&mut tx, &mut agent).await? {
             return Err(Error::internal("a locked row was changed by somebody else"));
@@ -71,12 +113,67 @@ impl Scheduler {
             let summary = format!("Agent {:?} enrolled a new key", agent.name);
             let event = Event::lifecycle(office_id, &agent.name, "agent.enrolled", summary, now)
                 .category(Category::Security)
-                .with(serde_json::json!({ "key_id": key_id(&request.public_key) }));
-            outbox::push(&mut tx, &event.traced(trace_id)).await?;
+                .with(serde_json::json!({ "key_id": key_id }));
+            outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         }
         tx.commit().await?;
-        self.outbox.notify_one();
+        self.revoked.send_replace(());
+        self.changed(&agent);
         Ok(agent)
+    }
+
+    fn enrolment_refused(&self, caller: &Caller, office_id: OfficeId, agent: &str, problem: &str) {
+        let refusal = Refusal {
+            office_id,
+            agent: agent.to_owned(),
+            kind: "enrolment.refused",
+            summary: format!("Enrolment refused: {problem}"),
+            detail: problem.to_owned(),
+        };
+        caller.refusals.note(refusal, &caller.trace_id);
+    }
+
+    /// Notes a refused credential in the feed of the office of the agent that it named, if there is or was one.
+    async fn credential_refused(&self, caller: &Caller, report: ReportRefusedCredentialRequest) -> Result<()> {
+        let id = AgentId::parse(&report.agent_id)?;
+        let mut conn = self.db.read().await?;
+        let owner = match repo::agent_get(&mut conn, id).await? {
+            Some(agent) => Some((agent.office_id, agent.name)),
+            None => former::key_owner(&mut conn, id).await?,
+        };
+        let Some((office_id, agent)) = owner else {
+            return Ok(());
+        };
+        let refusal = Refusal {
+            office_id,
+            summary: format!("A token in the name of agent {agent:?} was refused: {}", report.problem),
+            agent,
+            kind: "credential.refused",
+            detail: report.source,
+        };
+        caller.refusals.note(refusal, &caller.trace_id);
+        Ok(())
+    }
+
+    /// Keys that died since a time, then each that does.
+    fn watch_revoked(
+        self: Arc<Self>,
+        since: Option<Time>,
+    ) -> ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>> {
+        let every = self.db.is_shared().then_some(SHARED_INTERVAL);
+        let (changes, mut since, mut first) = (self.revoked.subscribe(), since, true);
+        polled(changes, every, move || {
+            let (scheduler, now) = (self.clone(), self.clock.now());
+            let from = since.replace(now).unwrap_or(now) - OVERLAP;
+            let told = std::mem::take(&mut first);
+            async move {
+                let dead = former::key_dead_since(&mut scheduler.db.read().await?, from).await?;
+                let keys: Vec<AgentKeyName> =
+                    dead.into_iter().map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id }).collect();
+                let news = told || !keys.is_empty();
+                Ok(news.then(|| WatchRevokedAgentKeysResponse { keys, time: Some(convert::timestamp(now)) }))
+            }
+        })
     }
 }
 
@@ -101,8 +198,27 @@ impl AgentRegistryService for Handler {
         request: Request<RegisterAgentKeyRequest>,
     ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let registered = self.scheduler.register_key(request.into_inner(), &caller.trace_id).await;
+        let registered = self.scheduler.register_key(&caller, request.into_inner()).await;
         Ok(Response::new(RegisterAgentKeyResponse { agent: Some(wire::agent(&registered.map_err(status)?)) }))
+    }
+
+    type WatchRevokedAgentKeysStream = ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>>;
+
+    async fn watch_revoked_agent_keys(
+        &self,
+        request: Request<WatchRevokedAgentKeysRequest>,
+    ) -> Result<Response<Self::WatchRevokedAgentKeysStream>, Status> {
+        let since = request.get_ref().since.map(|since| convert::time("since", &since)).transpose().map_err(status)?;
+        Ok(Response::new(self.scheduler.clone().watch_revoked(since)))
+    }
+
+    async fn report_refused_credential(
+        &self,
+        request: Request<ReportRefusedCredentialRequest>,
+    ) -> Result<Response<ReportRefusedCredentialResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.scheduler.credential_refused(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(ReportRefusedCredentialResponse {}))
     }
 
     async fn record_heartbeat(

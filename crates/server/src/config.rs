@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result};
+use mi_rpc::tls::KeyFiles;
 use mi_store::DbTarget;
 
 /// What `mi up` and `mi serve` share.
@@ -13,6 +14,10 @@ pub struct PlatformConfig {
     pub data_dir: PathBuf,
     /// Where the API (or the role) listens.
     pub listen: SocketAddr,
+    /// Certificate and key of the API's listener; none: plaintext.
+    pub tls: Option<KeyFiles>,
+    /// Serve plaintext on an address that others reach, too.
+    pub allow_plaintext: bool,
     /// Where metrics and liveness are served.
     pub metrics_listen: SocketAddr,
     /// `postgres://...`; none: SQLite files in the data directory.
@@ -89,6 +94,8 @@ pub struct ServeConfig {
     pub platform: PlatformConfig,
     /// File with the key that all roles share.
     pub internal_key_file: Option<PathBuf>,
+    /// CA and own certificate for calls between roles; none: development certificates beside the key.
+    pub internal_tls: Option<(PathBuf, KeyFiles)>,
     /// Where the office role listens.
     pub office_url: Option<String>,
     /// Where the scheduler listens.
@@ -97,6 +104,8 @@ pub struct ServeConfig {
     pub activity_url: Option<String>,
     /// Where agents reach the gateway.
     pub agent_endpoint: Option<String>,
+    /// CA that vouches for that endpoint; none: the public ones.
+    pub agent_ca_file: Option<PathBuf>,
     /// Where the administrator's key is kept, created when missing.
     pub admin_key_file: Option<PathBuf>,
 }

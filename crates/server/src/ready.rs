@@ -2,10 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use mi_base::files::write_private;
 use mi_kernel::{Error, Result, secret::Secret};
 use serde_json::json;
-
-use crate::data_dir::write_private;
 
 /// A platform, or a role of it, that serves.
 #[derive(Debug, Clone)]
@@ -19,8 +18,9 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub(crate) fn new(listen: SocketAddr, metrics: SocketAddr, api_key: Option<Secret>) -> Self {
-        Self { endpoint: reachable(listen), metrics_endpoint: reachable(metrics), api_key }
+    pub(crate) fn new(listen: SocketAddr, tls: bool, metrics: SocketAddr, api_key: Option<Secret>) -> Self {
+        let scheme = if tls { "https" } else { "http" };
+        Self { endpoint: reachable(scheme, listen), metrics_endpoint: reachable("http", metrics), api_key }
     }
 
     /// Writes the ready file, whole and only for this user.
@@ -39,7 +39,7 @@ impl Ready {
 }
 
 /// A URL under which a process of this machine reaches the listener.
-pub(crate) fn reachable(address: SocketAddr) -> String {
+pub(crate) fn reachable(scheme: &str, address: SocketAddr) -> String {
     let mut address = address;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -47,5 +47,5 @@ pub(crate) fn reachable(address: SocketAddr) -> String {
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    format!("http://{address}")
+    format!("{scheme}://{address}")
 }

@@ -7,9 +7,9 @@ use mi_base::Tasks;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
-use mi_rpc::{Guard, PrincipalKey, Transport};
+use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
 use mi_runtime::process::ProcessRuntime;
-use mi_scheduler::SchedulerConfig;
+use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
@@ -26,11 +26,26 @@ pub(crate) struct Parts<'a> {
     pub(crate) key: PrincipalKey,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: &'a Tasks,
+    pub(crate) refusals: Refusals,
 }
 
 impl Parts<'_> {
     fn guard(&self, role: RoleName, routes: Routes) -> Guard {
-        Guard::new(role.as_str(), routes, self.key.clone(), self.clock.clone(), self.tasks.shutdown())
+        Guard::new(
+            role.as_str(),
+            routes,
+            self.key.clone(),
+            self.clock.clone(),
+            self.tasks.shutdown(),
+            self.refusals.clone(),
+        )
+    }
+
+    /// Tells the feed what is refused in this process.
+    pub(crate) fn tell_refusals(&self, activity: &Transport) {
+        let feed = EventSink::new(RoleClient::new(activity.clone(), "refusals"));
+        let deliver = self.refusals.clone().deliver(self.clock.clone(), move |events| feed.clone().append(events));
+        self.tasks.spawn("refusals", deliver);
     }
 
     pub(crate) async fn activity(&self, objects: Arc<dyn ObjectStore>) -> Result<Guard> {
@@ -43,7 +58,7 @@ impl Parts<'_> {
         &self,
         objects: Arc<dyn ObjectStore>,
         activity: Transport,
-        agent_endpoint: String,
+        agent_endpoint: AgentEndpoint,
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
         let agents = self.config.data_dir.join("agents");
@@ -76,6 +91,6 @@ impl Parts<'_> {
     }
 
     pub(crate) fn gateway(&self, backends: Backends) -> Gateway {
-        mi_gateway::build(GatewayConfig::default(), backends, self.clock.clone(), self.tasks)
+        mi_gateway::build(GatewayConfig::default(), backends, self.clock.clone(), self.refusals.clone(), self.tasks)
     }
 }

@@ -1,6 +1,6 @@
 //! Starts a whole platform in one process, or one role of it, and ends it in order.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use mi_base::{
     Tasks, metrics,
@@ -8,7 +8,11 @@ use mi_base::{
 };
 use mi_gateway::Backends;
 use mi_kernel::{Error, Result, SystemClock, secret::Secret};
-use mi_rpc::{PrincipalKey, Transport, server};
+use mi_rpc::{
+    PrincipalKey, Refusals, RoleTls, Transport, server,
+    tls::{self, TlsAcceptor},
+};
+use mi_scheduler::AgentEndpoint;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
@@ -40,11 +44,27 @@ impl Listeners {
         })
     }
 
-    fn ready(&self, api_key: Option<Secret>) -> Result<Ready> {
+    fn ready(&self, tls: bool, api_key: Option<Secret>) -> Result<Ready> {
         let api = self.api.local_addr().map_err(Error::internal)?;
         let metrics = self.metrics.local_addr().map_err(Error::internal)?;
-        Ok(Ready::new(api, metrics, api_key))
+        Ok(Ready::new(api, tls, metrics, api_key))
     }
+}
+
+/// TLS of the listener for the public. Credentials in plaintext leave the machine only when that was asked for.
+fn public_tls(config: &PlatformConfig) -> Result<Option<TlsAcceptor>> {
+    if config.tls.is_none() && !config.listen.ip().is_loopback() {
+        if !config.allow_plaintext {
+            let text = format!(
+                "{} can be reached from other machines, and everything on it would be readable on the way: give --tls-cert \
+                 and --tls-key, or --allow-plaintext when something in front of it speaks TLS",
+                config.listen
+            );
+            return Err(Error::precondition("PLAINTEXT", text));
+        }
+        tracing::warn!(target: "mi::server", listen = %config.listen, "serving credentials in plaintext, as asked");
+    }
+    config.tls.as_ref().map(tls::public_acceptor).transpose()
 }
 
 fn telemetry_of(config: &PlatformConfig, service: &str) -> TelemetryConfig {
@@ -81,15 +101,27 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         key: PrincipalKey::random(),
         clock: SystemClock::shared(),
         tasks: &tasks,
+        refusals: Refusals::default(),
     };
-    let agent_endpoint = reachable(listeners.api.local_addr().map_err(Error::internal)?);
+    let tls = public_tls(&config)?;
+    // Agents of this machine need no certificate to trust: with TLS they have a listener of their own on loopback.
+    let agents = match &tls {
+        None => None,
+        Some(_) => Some(server::bind("for agents", (Ipv4Addr::LOCALHOST, 0).into()).await?),
+    };
+    let agent_address = agents.as_ref().unwrap_or(&listeners.api).local_addr().map_err(Error::internal)?;
+    let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
+    parts.tell_refusals(&activity);
     let scheduler = Transport::local(parts.scheduler(objects, activity.clone(), agent_endpoint).await?);
     let key_file = config.data_dir.join("admin.key");
     let (office, key) = parts.office(scheduler.clone(), activity.clone(), &key_file).await?;
     let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
-    let ready = listeners.ready(Some(key))?;
-    server::serve(&tasks, "gateway", listeners.api, true, gateway);
+    let ready = listeners.ready(tls.is_some(), Some(key))?;
+    if let Some(listener) = agents {
+        server::serve(&tasks, "gateway-agents", listener, None, false, gateway.clone());
+    }
+    server::serve(&tasks, "gateway", listeners.api, tls, true, gateway);
     run(&tasks, listeners.metrics, &config, &ready, told).await
 }
 
@@ -105,17 +137,21 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let key_file =
         key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
     let key = PrincipalKey::from_file(key_file)?;
+    let role_tls = match &config.internal_tls {
+        Some((ca, files)) => RoleTls::from_files(ca, files.clone())?,
+        None => RoleTls::development(&key_file.with_file_name("internal-tls"), config.role.as_str())?,
+    };
     let data_dir = DataDir::open(&platform.data_dir)?;
     let listeners = Listeners::bind(platform).await?;
     let tasks = Tasks::new();
     let clock = SystemClock::shared();
-    let peer = |field: &'static str, flag: &str, url: &Option<String>| {
-        let url = url.as_deref().ok_or_else(|| missing(field, &format!("{flag} http://HOST:PORT")))?;
-        Transport::remote(field, url, key.clone(), clock.clone())
+    let peer = |field: &'static str, flag: &str, role: RoleName, url: &Option<String>| {
+        let url = url.as_deref().ok_or_else(|| missing(field, &format!("{flag} https://HOST:PORT")))?;
+        Transport::remote(field, url, Some(role_tls.client(role.as_str())?), key.clone(), clock.clone())
     };
-    let office = || peer("office_url", "--office-url", &config.office_url);
-    let scheduler = || peer("scheduler_url", "--scheduler-url", &config.scheduler_url);
-    let activity = || peer("activity_url", "--activity-url", &config.activity_url);
+    let office = || peer("office_url", "--office-url", RoleName::Office, &config.office_url);
+    let scheduler = || peer("scheduler_url", "--scheduler-url", RoleName::Scheduler, &config.scheduler_url);
+    let activity = || peer("activity_url", "--activity-url", RoleName::Activity, &config.activity_url);
     let objects = || objects::open(platform.object_store.as_deref(), &platform.data_dir);
     let parts = Parts {
         config: platform,
@@ -123,31 +159,47 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         key: key.clone(),
         clock: Arc::clone(&clock),
         tasks: &tasks,
+        refusals: Refusals::default(),
     };
     let mut admin_key = None;
     let guard = match config.role {
         RoleName::Gateway => {
-            let gateway = parts.gateway(Backends { office: office()?, scheduler: scheduler()?, activity: activity()? });
-            let ready = listeners.ready(None)?;
-            server::serve(&tasks, "gateway", listeners.api, true, gateway);
+            let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()? };
+            parts.tell_refusals(&backends.activity);
+            let gateway = parts.gateway(backends);
+            let tls = public_tls(platform)?;
+            let ready = listeners.ready(tls.is_some(), None)?;
+            server::serve(&tasks, "gateway", listeners.api, tls, true, gateway);
             return run(&tasks, listeners.metrics, platform, &ready, told).await;
         }
-        RoleName::Activity => parts.activity(objects()?).await?,
+        RoleName::Activity => {
+            let guard = parts.activity(objects()?).await?;
+            parts.tell_refusals(&Transport::local(guard.clone()));
+            guard
+        }
         RoleName::Scheduler => {
             let endpoint = config.agent_endpoint.clone();
             let endpoint = endpoint
                 .ok_or_else(|| missing("agent_endpoint", "--agent-endpoint URL, where agents reach the gateway"))?;
+            let ca = config.agent_ca_file.as_deref().map(|file| {
+                std::fs::read_to_string(file).map_err(|error| {
+                    Error::invalid("agent_ca_file", format!("cannot be read: {}", file.display())).caused_by(error)
+                })
+            });
+            let endpoint = AgentEndpoint { url: endpoint, ca: ca.transpose()? };
+            parts.tell_refusals(&activity()?);
             parts.scheduler(objects()?, activity()?, endpoint).await?
         }
         RoleName::Office => {
             let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));
+            parts.tell_refusals(&activity()?);
             let (guard, key) = parts.office(scheduler()?, activity()?, &key_file).await?;
             admin_key = Some(key);
             guard
         }
     };
-    let ready = listeners.ready(admin_key)?;
-    server::serve(&tasks, config.role.as_str(), listeners.api, false, guard);
+    let ready = listeners.ready(true, admin_key)?;
+    server::serve(&tasks, config.role.as_str(), listeners.api, Some(role_tls.acceptor()?), false, guard);
     run(&tasks, listeners.metrics, platform, &ready, told).await
 }
 

@@ -20,14 +20,14 @@ use mi_proto::{
     },
     v1::{self, activity_service_client::ActivityServiceClient, activity_service_server as activity},
 };
-use mi_rpc::{Caller, Guard, PrincipalKey, Transport, server};
+use mi_rpc::{Caller, Guard, PrincipalKey, Refusals, Transport, server};
 use ring::{
     digest::{SHA256, digest},
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair},
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tonic::{
     Request, Response, Status,
     service::Routes,
@@ -40,6 +40,9 @@ pub(crate) struct World {
     pub(crate) agents: Mutex<HashMap<(String, String), internal::ResolveAgentKeyResponse>>,
     pub(crate) lookups: AtomicUsize,
     pub(crate) down: AtomicBool,
+    pub(crate) revoked_api_keys: broadcast::Sender<String>,
+    pub(crate) revoked_agent_keys: broadcast::Sender<internal::AgentKeyName>,
+    pub(crate) reported: watch::Sender<Vec<internal::ReportRefusedCredentialRequest>>,
     /// Calls that are inside the handler now.
     pub(crate) inside: watch::Sender<usize>,
 }
@@ -73,7 +76,7 @@ impl Edge {
         let key = PrincipalKey::random();
         let role = |name| Transport::local(guard(name, &world, &key, &tasks));
         let backends = Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity") };
-        let gateway = mi_gateway::build(config, backends, SystemClock::shared(), &tasks);
+        let gateway = mi_gateway::build(config, backends, SystemClock::shared(), Refusals::default(), &tasks);
         Self { gateway, world, tasks }
     }
 
@@ -82,9 +85,9 @@ impl Edge {
         let (tasks, world) = (Tasks::new(), World::new());
         let key = PrincipalKey::random();
         let url = serve(&tasks, guard("remote", &world, &key, &tasks)).await;
-        let role = Transport::remote("roles", &url, key, SystemClock::shared()).expect("a URL");
+        let role = Transport::remote("roles", &url, None, key, SystemClock::shared()).expect("a URL");
         let backends = Backends { office: role.clone(), scheduler: role.clone(), activity: role };
-        let gateway = mi_gateway::build(config, backends, SystemClock::shared(), &tasks);
+        let gateway = mi_gateway::build(config, backends, SystemClock::shared(), Refusals::default(), &tasks);
         Self { gateway, world, tasks }
     }
 
@@ -142,7 +145,7 @@ where
 {
     let listener = server::bind("test", ([127, 0, 0, 1], 0).into()).await.expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("bound"));
-    server::serve(tasks, "test", listener, true, service);
+    server::serve(tasks, "test", listener, None, true, service);
     url
 }
 
@@ -159,7 +162,7 @@ fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tas
         Status::already_exists(told).into_http::<axum::body::Body>()
     };
     let routes = routes.into_axum_router().fallback(told);
-    Guard::new(name, Routes::from(routes), key.clone(), SystemClock::shared(), tasks.shutdown())
+    Guard::new(name, Routes::from(routes), key.clone(), SystemClock::shared(), tasks.shutdown(), Refusals::default())
 }
 
 impl World {
@@ -169,6 +172,9 @@ impl World {
             agents: Mutex::default(),
             lookups: AtomicUsize::new(0),
             down: AtomicBool::new(false),
+            revoked_api_keys: broadcast::Sender::new(16),
+            revoked_agent_keys: broadcast::Sender::new(16),
+            reported: watch::Sender::default(),
             inside: watch::Sender::new(0),
         })
     }
@@ -184,6 +190,10 @@ impl World {
         };
         self.api_keys.lock().expect("unpoisoned").insert(sha256(secret), principal);
         format!("account:{account}")
+    }
+
+    pub(crate) fn api_key_id(&self, secret: &str) -> String {
+        self.api_keys.lock().expect("unpoisoned")[&sha256(secret)].api_key_id.clone()
     }
 
     pub(crate) fn revoke(&self, secret: &str) {

@@ -5,5 +5,6 @@ mod credentials;
 mod fake;
 mod health;
 mod limits;
+mod revocation;
 mod roles;
 mod web;

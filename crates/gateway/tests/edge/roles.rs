@@ -14,9 +14,12 @@ use mi_proto::{
     v1::{self, activity_service_server as activity},
 };
 use mi_rpc::Caller;
+use tokio_stream::wrappers::BroadcastStream;
 use tonic::{Request, Response, Status};
 
 use crate::fake::{Fake, World};
+
+type Told<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl credentials::CredentialService for Fake {
@@ -33,6 +36,20 @@ impl credentials::CredentialService for Fake {
         let principal = Some(principal.ok_or_else(|| Status::unauthenticated("unknown"))?);
         Ok(Response::new(internal::ResolveApiKeyResponse { principal }))
     }
+
+    type WatchRevokedApiKeysStream = Told<internal::WatchRevokedApiKeysResponse>;
+
+    async fn watch_revoked_api_keys(
+        &self,
+        _: Request<internal::WatchRevokedApiKeysRequest>,
+    ) -> Result<Response<Self::WatchRevokedApiKeysStream>, Status> {
+        self.0.up()?;
+        let told = BroadcastStream::new(self.0.revoked_api_keys.subscribe());
+        Ok(Response::new(Box::pin(told.map(|id| {
+            let api_key_ids = id.into_iter().collect();
+            Ok(internal::WatchRevokedApiKeysResponse { api_key_ids, time: None })
+        }))))
+    }
 }
 
 #[tonic::async_trait]
@@ -45,6 +62,28 @@ impl registry::AgentRegistryService for Fake {
         let name = (request.get_ref().agent_id.clone(), request.get_ref().key_id.clone());
         let known = self.0.agents.lock().expect("unpoisoned").get(&name).cloned();
         known.map(Response::new).ok_or_else(|| Status::unauthenticated("unknown"))
+    }
+
+    type WatchRevokedAgentKeysStream = Told<internal::WatchRevokedAgentKeysResponse>;
+
+    async fn watch_revoked_agent_keys(
+        &self,
+        _: Request<internal::WatchRevokedAgentKeysRequest>,
+    ) -> Result<Response<Self::WatchRevokedAgentKeysStream>, Status> {
+        self.0.up()?;
+        let told = BroadcastStream::new(self.0.revoked_agent_keys.subscribe());
+        Ok(Response::new(Box::pin(told.map(|key| {
+            let keys = key.into_iter().collect();
+            Ok(internal::WatchRevokedAgentKeysResponse { keys, time: None })
+        }))))
+    }
+
+    async fn report_refused_credential(
+        &self,
+        request: Request<internal::ReportRefusedCredentialRequest>,
+    ) -> Result<Response<internal::ReportRefusedCredentialResponse>, Status> {
+        self.0.reported.send_modify(|reported| reported.push(request.into_inner()));
+        Ok(Response::new(Default::default()))
     }
 
     async fn register_agent_key(

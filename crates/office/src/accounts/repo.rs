@@ -163,3 +163,11 @@ pub(super) async fn key_revoke(tx: &mut Conn, id: ApiKeyId, now: Time) -> DbResu
     })?;
     Ok(())
 }
+
+/// Keys revoked at this time and later, of whatever account.
+pub(super) async fn key_revoked_since(conn: &mut Conn, time: Time) -> DbResult<Vec<ApiKeyId>> {
+    let rows: Vec<(Uuid,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT id FROM api_keys WHERE revoked_at >= $1").bind(time).fetch_all(&mut *c).await
+    })?;
+    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+}

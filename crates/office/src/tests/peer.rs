@@ -12,7 +12,8 @@ use mi_proto::{
         AppendCapturedLogsRequest, AppendCapturedLogsResponse, AppendEventsRequest, AppendEventsResponse,
         ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest,
         RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest,
-        RemoveOfficeResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse,
+        RemoveOfficeResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
+        ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
@@ -21,6 +22,7 @@ use mi_proto::{
 };
 use mi_rpc::{Guard, PrincipalKey, Transport, convert, status};
 use mi_testkit::ManualClock;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, service::Routes};
 
 /// What a peer does with the next calls.
@@ -73,7 +75,14 @@ impl Peer {
         let routes = Routes::new(OfficeReplicaServiceServer::new(self.clone()))
             .add_service(AgentRegistryServiceServer::new(self.clone()))
             .add_service(IngestServiceServer::new(self.clone()));
-        let guard = Guard::new("peer", routes, PrincipalKey::random(), clock.shared(), Tasks::new().shutdown());
+        let guard = Guard::new(
+            "peer",
+            routes,
+            PrincipalKey::random(),
+            clock.shared(),
+            Tasks::new().shutdown(),
+            Default::default(),
+        );
         Transport::local(guard)
     }
 
@@ -159,6 +168,22 @@ impl AgentRegistryService for Peer {
         &self,
         _: Request<ResolveAgentKeyRequest>,
     ) -> Result<Response<ResolveAgentKeyResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    type WatchRevokedAgentKeysStream = ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>>;
+
+    async fn watch_revoked_agent_keys(
+        &self,
+        _: Request<WatchRevokedAgentKeysRequest>,
+    ) -> Result<Response<Self::WatchRevokedAgentKeysStream>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn report_refused_credential(
+        &self,
+        _: Request<ReportRefusedCredentialRequest>,
+    ) -> Result<Response<ReportRefusedCredentialResponse>, Status> {
         Err(Status::unimplemented("no part of these tests"))
     }
 

@@ -84,7 +84,8 @@ async fn start(
     let peers = Peers { scheduler: scheduler.transport(clock), activity: activity.transport(clock) };
     let config = OfficeConfig { database: database.target().clone() };
     let role = crate::build(config, peers, clock.shared(), tasks).await.expect("builds");
-    let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock.shared(), tasks.shutdown());
+    let guard =
+        Guard::new("office", role.routes, PrincipalKey::random(), clock.shared(), tasks.shutdown(), Default::default());
     (role.accounts, Transport::local(guard))
 }
 

@@ -5,6 +5,7 @@ mod deadlines;
 mod remote;
 mod stage;
 mod streams;
+mod tls;
 
 /// Runs each test on both ways: of `async fn name(side: Side)`, it makes `name::local` and `name::remote`.
 macro_rules! on_both_paths {

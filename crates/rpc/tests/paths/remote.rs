@@ -99,6 +99,6 @@ async fn a_port_in_use_and_a_bad_url_are_named() {
     assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "CANNOT_LISTEN"));
     let (flag, address) = (error.message.contains("--metrics-listen"), error.message.contains(&address.to_string()));
     assert!(flag && address, "{error}");
-    let remote = Transport::remote("activity", "no url", PrincipalKey::random(), ManualClock::new().shared());
+    let remote = Transport::remote("activity", "no url", None, PrincipalKey::random(), ManualClock::new().shared());
     assert_eq!(remote.err().expect("refused").field, Some("activity"));
 }

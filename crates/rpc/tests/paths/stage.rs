@@ -26,7 +26,7 @@ use mi_proto::{
         activity_service_server::{ActivityService, ActivityServiceServer},
     },
 };
-use mi_rpc::{Caller, Guard, HttpRequest, HttpResponse, PrincipalKey, Transport, server, status};
+use mi_rpc::{Caller, Guard, HttpRequest, HttpResponse, PrincipalKey, Refusals, Transport, server, status};
 use mi_testkit::ManualClock;
 use tonic::{Request, Response, Status, codegen::Service, service::Routes};
 
@@ -163,7 +163,7 @@ impl Side {
     pub(crate) fn ingest() -> Transport {
         let routes = Routes::new(IngestServiceServer::new(Feed::default()));
         let (key, clock, tasks) = (PrincipalKey::random(), ManualClock::new(), Tasks::new());
-        Transport::local(Guard::new("activity", routes, key, clock.shared(), tasks.shutdown()))
+        Transport::local(Guard::new("activity", routes, key, clock.shared(), tasks.shutdown(), Refusals::default()))
     }
 
     pub(crate) fn client(&self, actor: Actor) -> ActivityServiceClient<Client> {
@@ -173,7 +173,7 @@ impl Side {
 
 pub(crate) fn guard(feed: &Feed, key: &PrincipalKey, clock: &ManualClock, tasks: &Tasks) -> Guard {
     let routes = Routes::new(ActivityServiceServer::new(feed.clone()));
-    Guard::new("activity", routes, key.clone(), clock.shared(), tasks.shutdown())
+    Guard::new("activity", routes, key.clone(), clock.shared(), tasks.shutdown(), Refusals::default())
 }
 
 /// Serves the role over the network.
@@ -186,13 +186,13 @@ pub(crate) async fn serve(
 ) -> SocketAddr {
     let listener = server::bind("--listen", address.parse().expect("an address")).await.expect("binds");
     let address = listener.local_addr().expect("bound");
-    server::serve(tasks, "activity", listener, false, guard(feed, key, clock, tasks));
+    server::serve(tasks, "activity", listener, None, false, guard(feed, key, clock, tasks));
     address
 }
 
 /// The way to a role at this address.
 pub(crate) fn to(address: SocketAddr, key: &PrincipalKey, clock: &ManualClock) -> Transport {
-    Transport::remote("activity", &format!("http://{address}"), key.clone(), clock.shared()).expect("a URL")
+    Transport::remote("activity", &format!("http://{address}"), None, key.clone(), clock.shared()).expect("a URL")
 }
 
 pub(crate) fn operator(administrator: bool) -> Actor {

@@ -1,8 +1,10 @@
 //! The changes of what should be: hire, promote, update, start, stop, restart, rotate, fire. Each is one transaction; the
 //! reconciler does the rest.
 
+use std::sync::Arc;
+
 use mi_kernel::{
-    Actor, AgentId, BackupId, Error, OfficeId, Result,
+    Actor, AgentId, BackupId, Clock, Error, OfficeId, Result,
     event::{Category, Event},
     text,
 };
@@ -12,7 +14,7 @@ use mi_store::{Tx, idempotency, outbox};
 use prost::Message;
 use serde_json::json;
 
-use super::{Agent, Desired, State, repo, rules, wire};
+use super::{Agent, Desired, State, former, repo, rules, wire};
 use crate::{Scheduler, backups, offices};
 
 /// A change of one agent that its row still waits for.
@@ -53,7 +55,8 @@ impl Scheduler {
             let hirer = repo::agent_get(&mut tx, member.agent_id).await?;
             let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
             let recent = offices::repo::hire_count(&mut tx, office_id, now - rules::HIRE_WINDOW).await?;
-            rules::agent_may_hire(&office.settings, hirer.lineage.len(), recent)?;
+            let allowed = rules::agent_may_hire(&office.settings, hirer.lineage.len(), recent);
+            allowed.map_err(|error| caller.refused(office_id, error))?;
             offices::repo::hire_insert(&mut tx, office_id, id, now).await?;
             lineage.push(hirer.id);
             lineage.extend(hirer.lineage);
@@ -94,6 +97,8 @@ impl Scheduler {
             "hired_by": agent.hired_by, "restored_from": agent.restore_from,
         }));
         outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        let granted = security(&agent, "access.granted", "may act in the office", &agent.hired_by, &self.clock);
+        outbox::push(&mut tx, &granted.traced(&caller.trace_id)).await?;
         tx.commit().await?;
         self.changed(&agent);
         Ok(agent)
@@ -107,7 +112,8 @@ impl Scheduler {
         let name = text::lookup_name("name", name)?;
         let agent = repo::agent_lock_by_name(&mut tx, office.id, &name).await?;
         let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
-        rules::may_act_on(&entry, &caller.rule.callers, &agent)?;
+        let allowed = rules::may_act_on(&entry, &caller.rule.callers, &agent);
+        allowed.map_err(|error| caller.refused(office_id, error))?;
         let trace_id = caller.trace_id.clone();
         Ok(Change { tx, agent, trace_id })
     }
@@ -226,21 +232,26 @@ impl Scheduler {
         self.save(change, "agent.restart_requested", summary, metadata).await
     }
 
-    /// Kills the key; the next compute makes a new one.
+    /// Kills the key at once. The compute goes on: it is handed a token for a key that it makes anew.
     pub(crate) async fn rotate(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
-        let agent = &mut change.agent;
-        agent.renew()?;
-        agent.public_key = None;
-        agent.enrol_sha256 = None;
-        let summary = format!("The key of agent {:?} was revoked; it makes a new one", agent.name);
-        let metadata = json!({ "generation": agent.generation });
-        self.save(change, "agent.identity_rotated", summary, metadata).await
+        change.agent.may_change()?;
+        if change.agent.public_key.is_none() {
+            return Ok(change.agent);
+        }
+        former::key_bury(&mut change.tx, &change.agent, self.clock.now()).await?;
+        change.agent.public_key = None;
+        change.agent.enrol_sha256 = None;
+        let summary = format!("The key of agent {:?} was revoked; it makes a new one", change.agent.name);
+        let rotated = self.save(change, "agent.identity_rotated", summary, json!({})).await?;
+        self.revoked.send_replace(());
+        Ok(rotated)
     }
 
     /// Fires an agent. Firing one that is being fired changes nothing, except that it may become forced.
     pub(crate) async fn fire(&self, caller: &Caller, request: v1::FireAgentRequest) -> Result<Agent> {
         let mut change = self.change(caller, &request.office_id, &request.name).await?;
+        former::key_bury(&mut change.tx, &change.agent, self.clock.now()).await?;
         let already = change.agent.begin_fire(request.force);
         if already {
             return Ok(change.agent);
@@ -251,7 +262,11 @@ impl Scheduler {
         };
         let summary = format!("Agent {:?} is being fired", change.agent.name);
         let metadata = json!({ "force": request.force, "fired_by": by });
-        self.save(change, "agent.fire_requested", summary, metadata).await
+        let revoked = security(&change.agent, "access.revoked", "may not act any more", &by, &self.clock);
+        outbox::push(&mut change.tx, &revoked.traced(&change.trace_id)).await?;
+        let fired = self.save(change, "agent.fire_requested", summary, metadata).await?;
+        self.revoked.send_replace(());
+        Ok(fired)
     }
 
     /// The agent with this name, for a caller that may read in the office.
@@ -266,6 +281,14 @@ impl Scheduler {
     }
 }
 
+/// Who may act in an office, and since when not any more: for whoever audits it, beside what becomes of the agent.
+fn security(agent: &Agent, kind: &str, what: &str, by: &str, clock: &Arc<dyn Clock>) -> Event {
+    let summary = format!("Agent {:?} {what}", agent.name);
+    Event::lifecycle(agent.office_id, &agent.name, kind, summary, clock.now())
+        .category(Category::Security)
+        .with(json!({ "agent_id": agent.id, "by": by }))
+}
+
 /// The encoded request; the same bytes each time, though a map has no order.
 fn content_of(request: &v1::HireAgentRequest) -> Vec<u8> {
     let mut plain = request.clone();
@@ -277,13 +300,20 @@ fn content_of(request: &v1::HireAgentRequest) -> Vec<u8> {
 }
 
 impl Agent {
-    /// A new generation, tried from the start.
-    fn renew(&mut self) -> Result<()> {
+    fn may_change(&self) -> Result<()> {
         if matches!(self.desired, Desired::Fire { .. }) {
             return Err(Error::precondition("AGENT_TERMINATING", format!("agent {:?} is being fired", self.name)));
         }
+        Ok(())
+    }
+
+    /// A new generation, tried from the start.
+    fn renew(&mut self) -> Result<()> {
+        self.may_change()?;
         self.generation += 1;
         self.failures = 0;
+        // A token is for one generation.
+        self.enrol_sha256 = None;
         if matches!(self.state, State::Failed { .. } | State::BackingOff { .. }) {
             self.state = State::Pending;
         }

@@ -149,13 +149,13 @@ pub(crate) async fn agent_lock_by_name(tx: &mut Conn, office: OfficeId, name: &s
     by_name(tx, sql, office, name).await
 }
 
-/// The agent that holds an unused enrolment token, locked: of two users of one token, one wins.
-pub(crate) async fn agent_lock_by_token(tx: &mut Conn, office: OfficeId, sha256: &[u8]) -> DbResult<Option<Agent>> {
+/// The agent, of whatever office, whose newest enrolment token this is, locked: of two users of one token, one wins.
+pub(crate) async fn agent_lock_by_token(tx: &mut Conn, sha256: &[u8]) -> DbResult<Option<Agent>> {
     let sql = tx.pick(
-        "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2",
-        "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2 FOR UPDATE",
+        "SELECT * FROM agents WHERE enrol_sha256 = $1",
+        "SELECT * FROM agents WHERE enrol_sha256 = $1 FOR UPDATE",
     );
-    let row: Option<Row> = on!(tx, |c| sqlx::query_as(sql).bind(office.0).bind(sha256).fetch_optional(&mut *c).await)?;
+    let row: Option<Row> = on!(tx, |c| sqlx::query_as(sql).bind(sha256).fetch_optional(&mut *c).await)?;
     Ok(row.map(Agent::from))
 }
 

@@ -67,8 +67,14 @@ impl Scheduler {
         if !to_fire.is_empty() {
             for mut agent in to_fire {
                 // Already being fired: nothing to write, but somebody should look at it.
+                let before = agent.clone();
                 if !agent.begin_fire(false) {
-                    self.record(&mut agent, None).await?;
+                    let mut tx = self.db.begin().await?;
+                    agents::former::key_bury(&mut tx, &before, self.clock.now()).await?;
+                    if agents::repo::agent_update(&mut tx, &mut agent).await? {
+                        tx.commit().await?;
+                        self.revoked.send_replace(());
+                    }
                 }
                 self.queue.push(agent.id);
             }

@@ -6,6 +6,7 @@ use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
 use super::{HiringRules, Office};
+use crate::agents::former;
 
 #[derive(FromRow)]
 struct Row {
@@ -82,6 +83,7 @@ pub(crate) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
         .execute(&mut *c)
         .await
         .map(drop))?;
+    former::key_forget_office(tx, id).await?;
     on!(tx, |c| sqlx::query("DELETE FROM hires WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     Ok(())

@@ -78,6 +78,7 @@ async fn every_change_has_exactly_one_event(mut stage: Stage) {
     stage.ready(agent.id).await;
     stage.scheduler.restart(&stage.owner("RestartAgent"), &office, "analyst").await.expect("restarts");
     stage.settle(agent.id).await;
+    stage.enrol(stage.office, &stage.token(&agent), [1; 32]).await.expect("enrols");
     stage.scheduler.rotate(&stage.owner("RotateAgentIdentity"), &office, "analyst").await.expect("rotates");
     stage.settle(agent.id).await;
     for _ in 0..2 {
@@ -87,6 +88,9 @@ async fn every_change_has_exactly_one_event(mut stage: Stage) {
     stage.settle(agent.id).await;
 
     let expected = counts([
+        ("access.granted", 1),
+        ("access.revoked", 1),
+        ("agent.enrolled", 1),
         ("agent.hired", 1),
         ("agent.running", 6),
         ("agent.promoted", 1),

@@ -125,7 +125,13 @@ async fn an_agent_that_never_ran_goes_without_a_backup(stage: Stage) {
     stage.settle(agent.id).await;
     assert_eq!(stage.find(agent.id).await, None);
     assert_eq!((stage.backups().await, stage.objects().await), (vec![], vec![]));
-    let expected = counts([("agent.hired", 1), ("agent.fire_requested", 1), ("agent.fired", 1)]);
+    let expected = counts([
+        ("access.granted", 1),
+        ("access.revoked", 1),
+        ("agent.hired", 1),
+        ("agent.fire_requested", 1),
+        ("agent.fired", 1),
+    ]);
     assert_eq!(stage.event_counts("analyst").await, expected);
 }
 

@@ -9,7 +9,7 @@ use mi_proto::{
     rules,
     v1::{FireAgentRequest, HireAgentRequest, OfficeSettings, OfficeStatus},
 };
-use mi_rpc::Caller;
+use mi_rpc::{Caller, Refusals};
 use mi_runtime::{Place, fake::FakeRuntime};
 use mi_store::{Db, on};
 use mi_testkit::{Backend, ManualClock, OnBackend, TestDb};
@@ -39,6 +39,8 @@ pub(super) struct Stage {
     pub(super) scheduler: Arc<Scheduler>,
     pub(super) account: AccountId,
     pub(super) office: OfficeId,
+    /// What was refused to callers of this stage.
+    pub(super) refusals: Refusals,
 }
 
 /// Settings under which agents may hire freely.
@@ -59,8 +61,16 @@ impl OnBackend for Stage {
         let clock = ManualClock::new();
         let (runtime, objects) = (Arc::new(FakeRuntime::default()), Arc::new(InMemory::new()));
         let scheduler = scheduler(&database, &clock, &runtime, objects.clone()).await;
-        let mut stage =
-            Self { database, clock, runtime, objects, scheduler, account: AccountId::new(), office: OfficeId::new() };
+        let mut stage = Self {
+            database,
+            clock,
+            runtime,
+            objects,
+            scheduler,
+            account: AccountId::new(),
+            office: OfficeId::new(),
+            refusals: Refusals::default(),
+        };
         stage.office = stage.open_office(1).await;
         stage
     }
@@ -79,12 +89,13 @@ async fn scheduler(
         catalogue: Catalogue::load(None).expect("built in"),
         runtime: runtime.clone(),
         objects,
-        agent_endpoint: "http://127.0.0.1:7400".into(),
+        agent_endpoint: crate::AgentEndpoint { url: "http://127.0.0.1:7400".into(), ca: None },
         holder: "test".into(),
         outbox: tokio::sync::Notify::new(),
         queue: reconcile::Queue::default(),
         seen: sessions::Seen::default(),
         changes: tokio::sync::watch::Sender::new(()),
+        revoked: tokio::sync::watch::Sender::new(()),
     })
 }
 
@@ -123,15 +134,14 @@ impl Stage {
 
     /// The office's owner, calling this method of AgentService.
     pub(super) fn owner(&self, method: &str) -> Caller {
-        caller(method, Actor::Operator { account_id: self.account, api_key_id: ApiKeyId::new(), administrator: false })
+        let actor = Actor::Operator { account_id: self.account, api_key_id: ApiKeyId::new(), administrator: false };
+        caller(method, actor, &self.refusals)
     }
 
     /// This agent, calling this method of AgentService.
     pub(super) fn member(&self, agent: &Agent, method: &str) -> Caller {
-        caller(
-            method,
-            Actor::Agent(AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name.clone() }),
-        )
+        let actor = AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name.clone() };
+        caller(method, Actor::Agent(actor), &self.refusals)
     }
 
     /// A request to hire in the stage's office.
@@ -262,9 +272,14 @@ pub(super) fn instance_of(agent: &Agent) -> InstanceId {
     }
 }
 
-fn caller(method: &str, actor: Actor) -> Caller {
+fn caller(method: &str, actor: Actor, refusals: &Refusals) -> Caller {
     let rule = rules::rule(&format!("/mi.v1.AgentService/{method}"));
-    Caller { actor, rule: rule.unwrap_or_else(|| panic!("no method {method}")), trace_id: TRACE.into() }
+    Caller {
+        actor,
+        rule: rule.unwrap_or_else(|| panic!("no method {method}")),
+        trace_id: TRACE.into(),
+        refusals: refusals.clone(),
+    }
 }
 
 /// Counts as [`Stage::event_counts`] gives them.
