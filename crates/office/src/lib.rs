@@ -23,7 +23,7 @@ use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices")];
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices"), step!(101, "0101", "office_wall")];
 /// How often old request ids are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
