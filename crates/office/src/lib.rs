@@ -23,7 +23,8 @@ use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices"), step!(102, "0102", "revocations")];
+const MIGRATIONS: &Migrations =
+    &[step!(100, "0100", "offices"), step!(101, "0101", "office_wall"), step!(102, "0102", "revocations")];
 /// How often old request ids are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -85,7 +86,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
 async fn sweep(db: Db, clock: Arc<dyn Clock>) {
     loop {
         let swept = async {
-            let mut tx = db.begin().await?;
+            let mut tx = db.platform().begin().await?;
             idempotency::sweep(&mut tx, clock.now()).await?;
             tx.commit().await
         };

@@ -43,6 +43,19 @@ impl Handler {
     }
 }
 
+/// The agent of the office whose token was shown, or whose it is and what is wrong with it.
+fn usable(found: Option<&Agent>, office_id: OfficeId, now: Time) -> Result<&Agent, (&str, &'static str)> {
+    match found {
+        None => Err(("", "an unknown enrolment token")),
+        Some(agent) if agent.office_id != office_id => Err(("", "an enrolment token of another office")),
+        Some(agent) => match agent.enrol_expires_at {
+            Some(at) if at > now => Ok(agent),
+            Some(_) => Err((&agent.name, "an expired enrolment token")),
+            None => Err((&agent.name, "an enrolment token that was used before")),
+        },
+    }
+}
+
 /// `k` and the first 16 hex digits of the SHA-256 of the raw key.
 pub(crate) fn key_id(public_key: &[u8]) -> String {
     let hash = digest::digest(&digest::SHA256, public_key);
@@ -55,7 +68,7 @@ impl Scheduler {
     async fn resolve_key(&self, id: &str, key: &str) -> Result<(Agent, Vec<u8>)> {
         let unknown = || Error::unauthenticated("the agent's key is unknown or revoked");
         let id = AgentId::parse(id).map_err(|_| unknown())?;
-        let agent = repo::agent_get(&mut self.db.read().await?, id).await?.ok_or_else(unknown)?;
+        let agent = repo::agent_find(&mut self.db.platform().read().await?, id).await?.ok_or_else(unknown)?;
         let public_key = agent.public_key.clone().filter(|public_key| key_id(public_key) == key);
         Ok((agent, public_key.ok_or_else(unknown)?))
     }
@@ -64,38 +77,24 @@ impl Scheduler {
     async fn register_key(&self, caller: &Caller, request: RegisterAgentKeyRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
         let now = self.clock.now();
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.platform().begin().await?;
         let found = repo::agent_lock_by_token(&mut tx, &request.token_sha256).await?;
-        let misused = match &found {
-            None => Some(("", "an unknown enrolment token")),
-            Some(agent) if agent.office_id != office_id => Some(("", "an enrolment token of another office")),
-            Some(agent) => match agent.enrol_expires_at {
-                Some(at) if at > now => None,
-                Some(_) => Some((agent.name.as_str(), "an expired enrolment token")),
-                None => Some((agent.name.as_str(), "an enrolment token that was used before")),
-            },
-        };
-        let mut agent = match (misused, found.as_ref()) {
-            (None, Some(agent)) => agent.clone(),
-            (misused, _) => {
-                let (name, problem) = misused.unwrap_or_default();
-                if offices::repo::office_get(&mut tx, office_id).await?.is_some() {
+        let tx_of_office = tx.within(office_id);
+        let mut agent = match usable(found.as_ref(), office_id, now) {
+            Ok(agent) => agent.clone(),
+            Err((name, problem)) => {
+                if offices::repo::office_get(tx_of_office).await?.is_some() {
                     self.enrolment_refused(caller, office_id, name, problem);
                 }
                 // Whose token it is must know that somebody else has it.
-                if let Some(agent) = found.filter(|agent| agent.office_id != office_id) {
-                    self.enrolment_refused(
-                        caller,
-                        agent.office_id,
-                        &agent.name,
-                        "its enrolment token, in another office",
-                    );
+                if let Some(Agent { office_id, name, .. }) = found.filter(|agent| agent.office_id != office_id) {
+                    self.enrolment_refused(caller, office_id, &name, "its enrolment token, in another office");
                 }
                 return Err(Error::unauthenticated("the enrolment token is unknown, used or expired"));
             }
         };
         let key_id = key_id(&request.public_key);
-        if former::key_is_former(&mut tx, agent.id, &key_id).await? {
+        if former::key_is_former(tx_of_office, agent.id, &key_id).await? {
             self.enrolment_refused(caller, office_id, &agent.name, "a key that was revoked");
             return Err(Error::unauthenticated("this key was revoked; make a new one"));
         }
@@ -103,10 +102,10 @@ impl Scheduler {
         agent.enrol_expires_at = None;
         let fresh = agent.public_key.as_deref() != Some(&*request.public_key);
         if fresh {
-            former::key_bury(&mut tx, &agent, now).await?;
+            former::key_bury(tx_of_office, &agent, now).await?;
         }
         agent.public_key = Some(request.public_key.to_vec());
-        if !repo::agent_update(&mut tx, &mut agent).await? {
+        if !repo::agent_update(tx_of_office, &mut agent).await? {
             return Err(Error::internal("a locked row was changed by somebody else"));
         }
         if fresh {
@@ -114,7 +113,7 @@ impl Scheduler {
             let event = Event::lifecycle(office_id, &agent.name, "agent.enrolled", summary, now)
                 .category(Category::Security)
                 .with(serde_json::json!({ "key_id": key_id }));
-            outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+            outbox::push(tx_of_office, &event.traced(&caller.trace_id)).await?;
         }
         tx.commit().await?;
         self.revoked.send_replace(());
@@ -136,8 +135,8 @@ impl Scheduler {
     /// Notes a refused credential in the feed of the office of the agent that it named, if there is or was one.
     async fn credential_refused(&self, caller: &Caller, report: ReportRefusedCredentialRequest) -> Result<()> {
         let id = AgentId::parse(&report.agent_id)?;
-        let mut conn = self.db.read().await?;
-        let owner = match repo::agent_get(&mut conn, id).await? {
+        let mut conn = self.db.platform().read().await?;
+        let owner = match repo::agent_find(&mut conn, id).await? {
             Some(agent) => Some((agent.office_id, agent.name)),
             None => former::key_owner(&mut conn, id).await?,
         };
@@ -167,7 +166,7 @@ impl Scheduler {
             let from = since.replace(now).unwrap_or(now) - OVERLAP;
             let told = std::mem::take(&mut first);
             async move {
-                let dead = former::key_dead_since(&mut scheduler.db.read().await?, from).await?;
+                let dead = former::key_dead_since(&mut scheduler.db.platform().read().await?, from).await?;
                 let keys: Vec<AgentKeyName> =
                     dead.into_iter().map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id }).collect();
                 let news = told || !keys.is_empty();
@@ -236,8 +235,8 @@ impl AgentRegistryService for Handler {
     ) -> Result<Response<CountAgentsResponse>, Status> {
         let office_id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
         let counted = async {
-            let mut conn = self.scheduler.db.read().await?;
-            repo::agent_count_by_phase(&mut conn, office_id).await
+            let mut conn = self.scheduler.db.office(office_id).read().await?;
+            repo::agent_count_by_phase(&mut conn).await
         };
         let counts = counted.await.map_err(|error| status(error.into()))?;
         let agents = counts.into_iter().map(|(phase, count)| AgentCount {

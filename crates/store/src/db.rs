@@ -2,19 +2,27 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use mi_kernel::{Error, Result};
+use mi_kernel::{Error, OfficeId, Result};
 use sqlx::{
-    Connection, PgPool, SqlitePool,
+    AssertSqlSafe, Connection, PgPool, Postgres, SqlitePool, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{Conn, DbResult, Migrations, Tx, conn::Inner, migrate};
+use crate::{
+    Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate,
+    service_role,
+};
 
 /// How long a call waits for a connection before it answers Unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A Postgres connection idle for longer is asked whether it still lives before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// The schema is the first entry of the search path; it has to be there before the migration table.
+const CREATE_SCHEMA: &str = "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
+     EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$";
+/// What stands for the office of a connection that has none yet.
+const NO_OFFICE: OfficeId = OfficeId(uuid::Uuid::nil());
 
 /// Where one service keeps its tables.
 #[derive(Debug, Clone)]
@@ -47,21 +55,87 @@ enum Pools {
     Postgres(PgPool),
 }
 
+/// What a transaction may see, in the words of the policies on Postgres.
+#[derive(Debug, Clone, Copy)]
+enum Scope {
+    Office(OfficeId),
+    Platform,
+}
+
+impl Scope {
+    /// Begins a transaction and sets its scope in one round trip. The setting ends with the transaction.
+    fn begin(self, begin: &str) -> AssertSqlSafe<String> {
+        // Made of our own words and of a UUID as we print it.
+        AssertSqlSafe(match self {
+            Self::Office(id) => format!("{begin}; SET LOCAL mi.scope = '{id}'"),
+            Self::Platform => format!("{begin}; SET LOCAL mi.scope = 'platform'"),
+        })
+    }
+}
+
+/// Begins a transaction, also when the caller is cancelled meanwhile: sqlx would give the connection back to the pool
+/// inside a transaction that it does not know of, and the next user would work in that.
+async fn begin_whole(pool: &PgPool, begin: AssertSqlSafe<String>) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    match tokio::spawn(async move { pool.begin_with(begin).await }).await {
+        Ok(begun) => begun,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The process is ending.
+        Err(_) => Err(sqlx::Error::PoolClosed),
+    }
+}
+
+/// A database in the scope of one office.
+#[derive(Debug, Clone, Copy)]
+pub struct OfficeDb<'a> {
+    db: &'a Db,
+    office_id: OfficeId,
+}
+
+impl OfficeDb<'_> {
+    /// A connection for reads.
+    pub async fn read(self) -> DbResult<OfficeConn> {
+        Ok(OfficeConn { conn: self.db.read(Scope::Office(self.office_id)).await?, office_id: self.office_id })
+    }
+
+    /// A write transaction.
+    pub async fn begin(self) -> DbResult<OfficeTx> {
+        let conn = self.db.begin(Scope::Office(self.office_id)).await?;
+        Ok(Tx(OfficeConn { conn, office_id: self.office_id }))
+    }
+}
+
+/// A database in the scope of the platform.
+#[derive(Debug, Clone, Copy)]
+pub struct PlatformDb<'a>(&'a Db);
+
+impl PlatformDb<'_> {
+    /// A connection for reads.
+    pub async fn read(self) -> DbResult<PlatformConn> {
+        Ok(PlatformConn(OfficeConn { conn: self.0.read(Scope::Platform).await?, office_id: NO_OFFICE }))
+    }
+
+    /// A write transaction.
+    pub async fn begin(self) -> DbResult<PlatformTx> {
+        let conn = self.0.begin(Scope::Platform).await?;
+        Ok(Tx(PlatformConn(OfficeConn { conn, office_id: NO_OFFICE })))
+    }
+}
+
 impl Db {
     /// Opens the database and brings it up to date.
     ///
     /// # Errors
-    /// `FailedPrecondition` when the database was migrated by a newer binary, `Unavailable` when it cannot be reached.
+    /// `FailedPrecondition` when the database was migrated by a newer binary or does not keep offices apart, `Unavailable`
+    /// when it cannot be reached.
     pub async fn open(target: &DbTarget, migrations: &Migrations) -> Result<Self> {
-        let db = match target {
-            DbTarget::Sqlite { path } => Self::sqlite(path).await,
-            DbTarget::Postgres { url, schema } => Self::postgres(url, schema).await,
-        }?;
-        migrate::run(&db, migrations).await?;
-        Ok(db)
+        match target {
+            DbTarget::Sqlite { path } => Self::sqlite(path, migrations).await,
+            DbTarget::Postgres { url, schema } => Self::postgres(url, schema, migrations).await,
+        }
     }
 
-    async fn sqlite(path: &std::path::Path) -> Result<Self> {
+    async fn sqlite(path: &std::path::Path, migrations: &Migrations) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -77,7 +151,7 @@ impl Db {
                 "cannot open the database {}; check that the directory exists and is writable",
                 path.display()
             ))
-            .caused_by(crate::DbError::from(error))
+            .caused_by(DbError::from(error))
         };
         let write = pool.clone().max_connections(1).before_acquire(|connection, _| {
             // A full disk makes SQLite roll back by itself, which sqlx does not notice: it would take this connection to
@@ -85,22 +159,31 @@ impl Db {
             Box::pin(async move { Ok(!connection.is_in_transaction()) })
         });
         let write = write.connect_with(options.clone()).await.map_err(open)?;
+        migrate::run(&write, migrations, |step| step.sqlite).await?;
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
         Ok(Self(Pools::Sqlite { read, write }))
     }
 
-    async fn postgres(url: &str, schema: &'static str) -> Result<Self> {
+    async fn postgres(url: &str, schema: &'static str, migrations: &Migrations) -> Result<Self> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::invalid("database", "is not a valid postgres:// URL").caused_by(error))?
             .options([("search_path", schema)])
             .application_name(schema);
         let unreachable = |error| {
-            Error::unavailable("cannot reach the Postgres database of --database")
-                .caused_by(crate::DbError::from(error))
+            Error::unavailable("cannot reach the Postgres database of --database").caused_by(DbError::from(error))
         };
-        let pool = PgPoolOptions::new()
+        let pool = PgPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
+        // The walls hold the owner, too: a migration that changes rows works for the platform.
+        let as_owner = options.clone().options([("mi.scope", "platform")]);
+        let owner = pool.clone().max_connections(1).connect_with(as_owner).await.map_err(unreachable)?;
+        sqlx::query(CREATE_SCHEMA).execute(&owner).await.map_err(DbError::from)?;
+        service_role::ensure(&owner).await?;
+        migrate::run(&owner, migrations, |step| step.postgres).await?;
+        service_role::grant(&owner).await?;
+        owner.close().await;
+
+        let pool = pool
             .max_connections(16)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -108,26 +191,43 @@ impl Db {
                     Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok())
                 })
             })
-            .connect_with(options)
+            .connect_with(options.options([("role", service_role::NAME)]))
             .await
             .map_err(unreachable)?;
+        service_role::verify(&pool).await?;
         Ok(Self(Pools::Postgres(pool)))
     }
 
-    /// A connection for reads outside a transaction.
-    pub async fn read(&self) -> DbResult<Conn> {
+    /// The database in the scope of one office: the other offices' rows are not there.
+    pub fn office(&self, office_id: OfficeId) -> OfficeDb<'_> {
+        OfficeDb { db: self, office_id }
+    }
+
+    /// The database in the scope of the platform: every office's rows, and those of none.
+    pub fn platform(&self) -> PlatformDb<'_> {
+        PlatformDb(self)
+    }
+
+    /// A connection without a scope: on Postgres it sees and changes no row of any office. For probes of that.
+    pub async fn unscoped(&self) -> DbResult<Conn> {
         Ok(Conn(match &self.0 {
             Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
             Pools::Postgres(pool) => Inner::PostgresPooled(pool.acquire().await?),
         }))
     }
 
-    /// A write transaction.
-    pub async fn begin(&self) -> DbResult<Tx> {
-        Ok(Tx(Conn(match &self.0 {
+    async fn read(&self, scope: Scope) -> DbResult<Conn> {
+        Ok(Conn(match &self.0 {
+            Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
+            Pools::Postgres(pool) => Inner::PostgresTx(begin_whole(pool, scope.begin("BEGIN READ ONLY")).await?),
+        }))
+    }
+
+    async fn begin(&self, scope: Scope) -> DbResult<Conn> {
+        Ok(Conn(match &self.0 {
             Pools::Sqlite { write, .. } => Inner::SqliteTx(write.begin_with("BEGIN IMMEDIATE").await?),
-            Pools::Postgres(pool) => Inner::PostgresTx(pool.begin().await?),
-        })))
+            Pools::Postgres(pool) => Inner::PostgresTx(begin_whole(pool, scope.begin("BEGIN")).await?),
+        }))
     }
 
     /// Whether other processes may write to the same tables, so that in-process signals are not enough.
@@ -143,25 +243,6 @@ impl Db {
                 write.close().await;
             }
             Pools::Postgres(pool) => pool.close().await,
-        }
-    }
-
-    pub(crate) async fn migrator_run(
-        &self,
-        migrator: &sqlx::migrate::Migrator,
-    ) -> Result<(), sqlx::migrate::MigrateError> {
-        match &self.0 {
-            Pools::Sqlite { write, .. } => migrator.run(write).await,
-            Pools::Postgres(pool) => {
-                // The schema is the first entry of the search path; it has to be there before the migration table.
-                sqlx::query(
-                    "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
-                             EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$",
-                )
-                .execute(pool)
-                .await?;
-                migrator.run(pool).await
-            }
         }
     }
 }

@@ -10,8 +10,9 @@ pub mod idempotency;
 pub mod lease;
 pub mod migrate;
 pub mod outbox;
+mod service_role;
 
-pub use conn::{Arm, Conn, Tx};
-pub use db::{Db, DbTarget};
+pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};
+pub use db::{Db, DbTarget, OfficeDb, PlatformDb};
 pub use error::{DbError, DbResult};
 pub use migrate::{Migrations, Step};

@@ -40,7 +40,7 @@ impl Accounts {
             let from = since.replace(now).unwrap_or(now) - OVERLAP;
             let told = std::mem::take(&mut first);
             async move {
-                let ids = repo::key_revoked_since(&mut accounts.db.read().await?, from).await?;
+                let ids = repo::key_revoked_since(&mut accounts.db.platform().read().await?, from).await?;
                 let api_key_ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
                 let message = WatchRevokedApiKeysResponse { api_key_ids, time: Some(convert::timestamp(now)) };
                 Ok((told || !ids.is_empty()).then_some(message))

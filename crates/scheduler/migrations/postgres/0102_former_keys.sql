@@ -12,3 +12,4 @@ CREATE INDEX former_keys_by_office ON former_keys (office_id);
 
 -- A token is looked up before anybody knows whose it is.
 CREATE UNIQUE INDEX agents_by_token ON agents (enrol_sha256) WHERE enrol_sha256 IS NOT NULL;
+SELECT office_wall('former_keys', 'office_id');

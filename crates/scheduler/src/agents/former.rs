@@ -1,17 +1,18 @@
 //! Table `former_keys`: keys that agents held and that are dead.
 
 use mi_kernel::{AgentId, OfficeId, Time};
-use mi_store::{Conn, DbResult, on};
+use mi_store::{DbResult, OfficeConn, PlatformConn, on};
 use uuid::Uuid;
 
 use super::Agent;
 use crate::registry::key_id;
 
 /// The agent's current key is dead from now on; nothing when it has none.
-pub(crate) async fn key_bury(tx: &mut Conn, agent: &Agent, now: Time) -> DbResult<()> {
+pub(crate) async fn key_bury(tx: &mut OfficeConn, agent: &Agent, now: Time) -> DbResult<()> {
     let Some(public_key) = &agent.public_key else {
         return Ok(());
     };
+    let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO former_keys (agent_id, key_id, office_id, agent, revoked_at) VALUES ($1, $2, $3, $4, $5)
@@ -19,7 +20,7 @@ pub(crate) async fn key_bury(tx: &mut Conn, agent: &Agent, now: Time) -> DbResul
         )
         .bind(agent.id.0)
         .bind(key_id(public_key))
-        .bind(agent.office_id.0)
+        .bind(office.0)
         .bind(&agent.name)
         .bind(now)
         .execute(&mut *c)
@@ -30,9 +31,11 @@ pub(crate) async fn key_bury(tx: &mut Conn, agent: &Agent, now: Time) -> DbResul
 }
 
 /// Whether the agent held this key before.
-pub(crate) async fn key_is_former(tx: &mut Conn, agent: AgentId, key_id: &str) -> DbResult<bool> {
+pub(crate) async fn key_is_former(tx: &mut OfficeConn, agent: AgentId, key_id: &str) -> DbResult<bool> {
+    let office = tx.office_id();
     let row: Option<(i32,)> = on!(tx, |c| {
-        sqlx::query_as("SELECT 1 FROM former_keys WHERE agent_id = $1 AND key_id = $2")
+        sqlx::query_as("SELECT 1 FROM former_keys WHERE office_id = $1 AND agent_id = $2 AND key_id = $3")
+            .bind(office.0)
             .bind(agent.0)
             .bind(key_id)
             .fetch_optional(&mut *c)
@@ -41,8 +44,8 @@ pub(crate) async fn key_is_former(tx: &mut Conn, agent: AgentId, key_id: &str) -
     Ok(row.is_some())
 }
 
-/// Office and name of an agent that is gone, or whose key died.
-pub(crate) async fn key_owner(conn: &mut Conn, agent: AgentId) -> DbResult<Option<(OfficeId, String)>> {
+/// Office and name of an agent that is gone, or whose key died; of whatever office, since only its id is known.
+pub(crate) async fn key_owner(conn: &mut PlatformConn, agent: AgentId) -> DbResult<Option<(OfficeId, String)>> {
     let row: Option<(Uuid, String)> = on!(conn, |c| {
         sqlx::query_as("SELECT office_id, agent FROM former_keys WHERE agent_id = $1 LIMIT 1")
             .bind(agent.0)
@@ -53,7 +56,7 @@ pub(crate) async fn key_owner(conn: &mut Conn, agent: AgentId) -> DbResult<Optio
 }
 
 /// Keys that died at this time and later, of whatever office.
-pub(crate) async fn key_dead_since(conn: &mut Conn, time: Time) -> DbResult<Vec<(AgentId, String)>> {
+pub(crate) async fn key_dead_since(conn: &mut PlatformConn, time: Time) -> DbResult<Vec<(AgentId, String)>> {
     let rows: Vec<(Uuid, String)> = on!(conn, |c| {
         sqlx::query_as("SELECT agent_id, key_id FROM former_keys WHERE revoked_at >= $1")
             .bind(time)
@@ -63,8 +66,9 @@ pub(crate) async fn key_dead_since(conn: &mut Conn, time: Time) -> DbResult<Vec<
     Ok(rows.into_iter().map(|(agent, key)| (agent.into(), key)).collect())
 }
 
-/// Forgets the keys of an office.
-pub(crate) async fn key_forget_office(tx: &mut Conn, office: OfficeId) -> DbResult<()> {
+/// Forgets the keys of the office.
+pub(crate) async fn key_forget_all(tx: &mut OfficeConn) -> DbResult<()> {
+    let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query("DELETE FROM former_keys WHERE office_id = $1").bind(office.0).execute(&mut *c).await.map(drop)
     })?;
