@@ -32,7 +32,14 @@ const MAX_INGEST: usize = 16 << 20;
 const BUFFER: usize = 64;
 
 /// All services of the role.
-pub(crate) fn routes(offices: &Offices, feed: &Feed, logs: &Logs, clock: &Arc<dyn Clock>, tasks: &Tasks) -> Routes {
+pub(crate) fn routes(
+    db: &Db,
+    offices: &Offices,
+    feed: &Feed,
+    logs: &Logs,
+    clock: &Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> Routes {
     let (offices, feed, logs, clock) = (offices.clone(), feed.clone(), logs.clone(), clock.clone());
     let removal = Removal { offices: offices.clone(), feed: feed.clone(), logs: logs.clone() };
     let activity = activity::Activity { offices: offices.clone(), feed: feed.clone(), tasks: tasks.clone() };
@@ -40,7 +47,7 @@ pub(crate) fn routes(offices: &Offices, feed: &Feed, logs: &Logs, clock: &Arc<dy
     let ingest = ingest::Ingest { feed, logs, clock };
     Routes::new(ActivityServiceServer::new(activity))
         .add_service(LogServiceServer::new(own_logs).max_decoding_message_size(MAX_REQUEST))
-        .add_service(OfficeReplicaServiceServer::new(replica::Replica { removal }))
+        .add_service(OfficeReplicaServiceServer::new(replica::Replica { db: db.clone(), removal }))
         .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_INGEST))
 }
 

@@ -56,7 +56,7 @@ impl Parts {
     }
 
     fn routes(&self, clock: &Arc<dyn Clock>, tasks: &Tasks) -> tonic::service::Routes {
-        grpc::routes(&self.offices, &self.feed, &self.logs, clock, tasks)
+        grpc::routes(&self.db, &self.offices, &self.feed, &self.logs, clock, tasks)
     }
 }
 

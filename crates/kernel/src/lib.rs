@@ -11,6 +11,7 @@ pub mod id;
 pub mod page;
 pub mod secret;
 pub mod text;
+pub mod wall;
 
 pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};

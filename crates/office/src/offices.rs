@@ -12,8 +12,8 @@ use std::{
 
 use mi_base::Tasks;
 use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
-use mi_proto::v1;
-use mi_rpc::Caller;
+use mi_proto::{internal::v1::ProbeWallsRequest, v1};
+use mi_rpc::{Caller, convert, status::from_status};
 use mi_store::{Db, OfficeTx, idempotency, outbox};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -222,6 +222,18 @@ impl Offices {
             .with(serde_json::json!({ "fields": paths }))
             .traced(&caller.trace_id);
         Ok(self.save(tx, office, event).await?.settings)
+    }
+
+    /// Tries the walls of every role's database.
+    async fn verify(&self, caller: &Caller, id: &str) -> Result<Vec<v1::WallCheck>> {
+        self.get(caller, id).await?;
+        let own = self.db.probe_walls("office").await?;
+        let mut checks: Vec<v1::WallCheck> = own.into_iter().map(convert::wall_check).collect();
+        for mut replica in [self.replicas.scheduler.clone(), self.replicas.activity.clone()] {
+            let answer = replica.probe_walls(ProbeWallsRequest {}).await.map_err(|status| from_status(&status))?;
+            checks.extend(answer.into_inner().checks);
+        }
+        Ok(checks)
     }
 
     /// Suspends, resumes or deletes.

@@ -3,6 +3,7 @@
 use mi_kernel::{
     Actor, Error, EventId, OfficeId, Result, Time,
     event::{Category, Event},
+    wall::{WallCheck, WallState},
 };
 use mi_proto::v1;
 use prost_types::{ListValue, Struct, Timestamp, Value, value::Kind};
@@ -105,6 +106,16 @@ pub fn event_from_wire(event: v1::ActivityEvent) -> Result<Event> {
         metadata: Json::Object(event.metadata.map(struct_to_json).unwrap_or_default()),
         trace_id: event.trace_id,
     })
+}
+
+/// What a probe found, for the wire.
+pub fn wall_check(check: WallCheck) -> v1::WallCheck {
+    let state = match check.state {
+        WallState::Holds => v1::WallState::Holds,
+        WallState::Hole => v1::WallState::Hole,
+        WallState::Absent => v1::WallState::Absent,
+    };
+    v1::WallCheck { wall: check.wall.to_owned(), probe: check.probe, state: state.into(), detail: check.detail }
 }
 
 /// A category by its name on the wire.

@@ -230,6 +230,13 @@ impl Db {
         }))
     }
 
+    pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {
+        match &self.0 {
+            Pools::Sqlite { .. } => None,
+            Pools::Postgres(pool) => Some(pool),
+        }
+    }
+
     /// Whether other processes may write to the same tables, so that in-process signals are not enough.
     pub fn is_shared(&self) -> bool {
         matches!(self.0, Pools::Postgres(_))

@@ -2,16 +2,18 @@
 
 use mi_kernel::{AccountId, Error, OfficeId, Result};
 use mi_proto::internal::v1::{
-    ApplyOfficeRequest, ApplyOfficeResponse, RemoveOfficeRequest, RemoveOfficeResponse,
-    office_replica_service_server::OfficeReplicaService,
+    ApplyOfficeRequest, ApplyOfficeResponse, ProbeWallsRequest, ProbeWallsResponse, RemoveOfficeRequest,
+    RemoveOfficeResponse, office_replica_service_server::OfficeReplicaService,
 };
-use mi_rpc::{Caller, status};
+use mi_rpc::{Caller, convert, status};
+use mi_store::Db;
 use tonic::{Request, Response, Status};
 
 use crate::removal::Removal;
 
 /// What the office role tells about offices.
 pub(super) struct Replica {
+    pub(super) db: Db,
     pub(super) removal: Removal,
 }
 
@@ -24,6 +26,11 @@ impl OfficeReplicaService for Replica {
         Caller::of(&request)?;
         self.apply(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(ApplyOfficeResponse {}))
+    }
+
+    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Result<Response<ProbeWallsResponse>, Status> {
+        let checks = self.db.probe_walls("activity").await.map_err(status)?;
+        Ok(Response::new(ProbeWallsResponse { checks: checks.into_iter().map(convert::wall_check).collect() }))
     }
 
     async fn remove_office(

@@ -141,6 +141,15 @@ impl OfficeService for Handler {
         Ok(Response::new(v1::ResumeOfficeResponse { office }))
     }
 
+    async fn verify_office(
+        &self,
+        request: Request<v1::VerifyOfficeRequest>,
+    ) -> Result<Response<v1::VerifyOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let checks = self.offices.verify(&caller, &request.into_inner().office_id).await.map_err(status)?;
+        Ok(Response::new(v1::VerifyOfficeResponse { checks }))
+    }
+
     async fn delete_office(
         &self,
         request: Request<v1::DeleteOfficeRequest>,

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use mi_kernel::{AccountId, OfficeId, Result, page::Page};
 use mi_proto::{
     internal::v1::{
-        ApplyOfficeRequest, ApplyOfficeResponse, RemoveOfficeRequest, RemoveOfficeResponse,
-        office_replica_service_server::OfficeReplicaService,
+        ApplyOfficeRequest, ApplyOfficeResponse, ProbeWallsRequest, ProbeWallsResponse, RemoveOfficeRequest,
+        RemoveOfficeResponse, office_replica_service_server::OfficeReplicaService,
     },
     v1::OfficeStatus,
 };
-use mi_rpc::status;
+use mi_rpc::{convert, status};
 use tonic::{Request, Response, Status};
 
 use super::{Office, repo};
@@ -110,6 +110,11 @@ impl OfficeReplicaService for Handler {
     ) -> Result<Response<ApplyOfficeResponse>, Status> {
         self.scheduler.apply_office(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(ApplyOfficeResponse {}))
+    }
+
+    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Result<Response<ProbeWallsResponse>, Status> {
+        let checks = self.scheduler.db.probe_walls("scheduler").await.map_err(status)?;
+        Ok(Response::new(ProbeWallsResponse { checks: checks.into_iter().map(convert::wall_check).collect() }))
     }
 
     async fn remove_office(

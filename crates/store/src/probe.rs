@@ -1,0 +1,71 @@
+//! A live probe of the walls between offices in the database: what nobody, and an office that does not exist, can see.
+
+use mi_kernel::{
+    OfficeId, Result,
+    wall::{WallCheck, WallState},
+};
+use sqlx::{AssertSqlSafe, FromRow};
+
+use crate::{Arm, Conn, Db, DbError, service_role};
+
+/// Tables that hold rows of offices. Made anew each time: also one that a hand has made or changed since the start.
+const TABLES: &str = "SELECT c.relname::text AS name, c.relrowsecurity AND c.relforcerowsecurity AS walled
+    FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
+    AND (c.relname IN ('offices', 'removed_offices') OR EXISTS (SELECT FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attname = 'office_id' AND NOT a.attisdropped)) ORDER BY c.relname";
+
+#[derive(FromRow)]
+struct Table {
+    name: String,
+    walled: bool,
+}
+
+impl Db {
+    /// Reads every table of offices' rows from the wrong side, with no predicate. `role` names the service.
+    ///
+    /// # Errors
+    /// Failures of the database; what is found is no error.
+    pub async fn probe_walls(&self, role: &str) -> Result<Vec<WallCheck>> {
+        let Some(pool) = self.postgres_pool() else {
+            return Ok(vec![WallCheck {
+                wall: "database",
+                probe: format!("{role}: rows as another office"),
+                state: WallState::Absent,
+                detail: "SQLite has no row-level security: queries bind their office by type".into(),
+            }]);
+        };
+        let working = service_role::verify(pool).await;
+        let mut checks = vec![WallCheck {
+            wall: "database",
+            probe: format!("{role}: the working role is held by policies"),
+            state: if working.is_ok() { WallState::Holds } else { WallState::Hole },
+            detail: working.map_or_else(|error| error.message, |()| "no owner, no superuser, no bypass".into()),
+        }];
+        let tables: Vec<Table> = sqlx::query_as(TABLES).fetch_all(pool).await.map_err(DbError::from)?;
+        for table in tables {
+            let stranger = seen(self.office(OfficeId::new()).read().await?, &table.name).await?;
+            let nobody = seen(self.unscoped().await?, &table.name).await?;
+            let filled = seen(self.platform().read().await?, &table.name).await?;
+            let (state, detail) = match (stranger || nobody, table.walled) {
+                (true, _) => (WallState::Hole, "rows of other offices are seen"),
+                (false, false) => (WallState::Hole, "row-level security is off or not forced"),
+                (false, true) if filled => (WallState::Holds, "nothing is seen of the rows there are"),
+                (false, true) => (WallState::Holds, "walled; there is no row yet"),
+            };
+            let probe = format!("{role}.{}: rows as another office", table.name);
+            checks.push(WallCheck { wall: "database", probe, state, detail: detail.into() });
+        }
+        Ok(checks)
+    }
+}
+
+/// Whether any row is there for this connection.
+async fn seen(conn: impl Into<Conn>, table: &str) -> Result<bool> {
+    let mut conn: Conn = conn.into();
+    let Arm::Postgres(conn) = conn.arm() else {
+        return Ok(false);
+    };
+    // The name comes from the catalogue and is quoted as one.
+    let sql = format!("SELECT EXISTS (SELECT FROM \"{}\")", table.replace('"', "\"\""));
+    Ok(sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(conn).await.map_err(DbError::from)?)
+}
