@@ -38,7 +38,7 @@ pub struct Limits {
 /// How far a runtime walls its computes off where it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sandbox {
-    /// The walls that stand, each as `name: what it does`.
+    /// Names of the walls that stand.
     pub enforced: Vec<String>,
     /// The walls that do not, each as `name: why`.
     pub missing: Vec<String>,

@@ -102,7 +102,9 @@ impl AgentRegistryService for Handler {
     ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let registered = self.scheduler.register_key(request.into_inner(), &caller.trace_id).await;
-        Ok(Response::new(RegisterAgentKeyResponse { agent: Some(wire::agent(&registered.map_err(status)?)) }))
+        Ok(Response::new(RegisterAgentKeyResponse {
+            agent: Some(wire::agent(&registered.map_err(status)?, self.scheduler.runtime.sandbox())),
+        }))
     }
 
     async fn record_heartbeat(

@@ -8,5 +8,6 @@ mod roles;
 mod run;
 
 pub use config::{PlatformConfig, RoleName, ServeConfig};
+pub use mi_runtime::process::SandboxMode;
 pub use ready::Ready;
 pub use run::{serve, up};

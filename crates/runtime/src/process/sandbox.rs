@@ -151,7 +151,9 @@ impl Walls {
         make_private(&stage)?;
         if mode == SandboxMode::Off {
             let given = Given { separate: None, proc: false, landlock: 0, seccomp: false, powerless: false };
-            let report = report(given, &Err("switched off".into()), &|_| "switched off by --sandbox=off".into());
+            let report = report(given, &Err("switched off by --sandbox=off".into()), &|_| {
+                "switched off by --sandbox=off".into()
+            });
             tracing::warn!(
                 target: "mi::runtime",
                 "THE SANDBOX IS OFF: an agent reads, writes and reaches whatever the user that runs the platform does"
@@ -184,9 +186,13 @@ impl Walls {
         }
         let lacking = lacking(walls.given);
         if mode == SandboxMode::Required && !lacking.is_empty() {
-            let missing: Vec<&str> = walls.report.missing.iter().map(String::as_str).filter(|wall| {
-                lacking.iter().any(|name| wall.starts_with(name))
-            }).collect();
+            let missing: Vec<&str> = walls
+                .report
+                .missing
+                .iter()
+                .map(String::as_str)
+                .filter(|wall| lacking.iter().any(|name| wall.starts_with(name)))
+                .collect();
             let text = format!(
                 "the sandbox is required, and this host does not give: {}. See the limits of the process runtime in \
                  SECURITY.md, or start with --sandbox=auto",
@@ -205,7 +211,9 @@ impl Walls {
             self.filters = Arc::new(match self.given.seccomp {
                 // Without a tree of its own an agent finds everybody's sockets, and before this version of Landlock
                 // the abstract ones in any case: then it gets none at all.
-                true => seccomp::filters(self.given.separate.is_some() && self.given.landlock >= landlock::WITH_SCOPES)?,
+                true => {
+                    seccomp::filters(self.given.separate.is_some() && self.given.landlock >= landlock::WITH_SCOPES)?
+                }
                 false => Vec::new(),
             });
             let plan = self.plan(program.clone(), None, AgentId::new(), None)?;
@@ -326,29 +334,28 @@ fn lacking(given: Given) -> Vec<&'static str> {
 
 fn report(given: Given, groups: &Result<cgroup::Groups, String>, why: &dyn Fn(Step) -> String) -> Sandbox {
     let mut report = Sandbox::default();
-    let mut wall = |name: &str, stands: bool, what: &str, why: String| match stands {
-        true => report.enforced.push(format!("{name}: {what}")),
+    let mut wall = |name: &str, stands: bool, why: &str| match stands {
+        true => report.enforced.push(name.to_owned()),
         false => report.missing.push(format!("{name}: {why}")),
     };
     let namespaces = [Step::Tree, Step::Users, Step::Switch, Step::Clone].map(why);
-    let namespaces = namespaces.iter().find(|text| text.contains("failed")).unwrap_or(&namespaces[0]).clone();
+    let tried = namespaces.iter().find(|text| text.contains("failed")).unwrap_or(&namespaces[0]);
     let rules = why(Step::Rules);
-    let what = "its own file tree, its own processes, which all end with it, and its own shared memory";
-    wall("namespaces", given.separate.is_some(), what, namespaces);
+    wall("namespaces", given.separate.is_some(), tried);
     if given.separate.is_some() {
-        let why = "only a platform that runs as root can give each agent a user id of its own".to_owned();
-        wall("own-user", given.separate == Some(true), "a user id that nobody else has", why);
+        let why = "only a platform that runs as root can give each agent a user id of its own";
+        wall("own-user", given.separate == Some(true), why);
     }
-    wall("landlock-files", given.landlock > 0, "opens the system read-only and its own directories", rules.clone());
-    wall("landlock-ports", given.landlock >= landlock::WITH_PORTS, "connects to the platform's port, serves none", rules.clone());
-    wall("landlock-scopes", given.landlock >= landlock::WITH_SCOPES, "signals and abstract sockets stay inside", rules);
-    wall("seccomp", given.seccomp, "no dangerous system calls, no sockets but streams", why(Step::Filters));
-    wall("no-capabilities", given.powerless, "none, and none to be had", why(Step::Capabilities));
-    wall("no-new-privileges", true, "setuid programs give nothing", String::new());
-    let no_groups = groups.as_ref().err().cloned().unwrap_or_default();
-    wall("memory", groups.is_ok(), "of the agent", format!("limited for each process, not for all together: {no_groups}"));
-    wall("pids", groups.is_ok() || counts_processes(given), "of the agent", no_groups.clone());
-    wall("cpu", groups.is_ok(), "of the agent", no_groups);
-    wall("disk", true, "counted from time to time; an agent above its limit is ended", String::new());
+    wall("landlock-files", given.landlock > 0, &rules);
+    wall("landlock-ports", given.landlock >= landlock::WITH_PORTS, &rules);
+    wall("landlock-scopes", given.landlock >= landlock::WITH_SCOPES, &rules);
+    wall("seccomp", given.seccomp, &why(Step::Filters));
+    wall("no-capabilities", given.powerless, &why(Step::Capabilities));
+    wall("no-new-privileges", true, "");
+    let no_groups = groups.as_ref().err().map_or("", String::as_str);
+    wall("memory", groups.is_ok(), &format!("limited for each process, not for all of an agent: {no_groups}"));
+    wall("pids", groups.is_ok() || counts_processes(given), no_groups);
+    wall("cpu", groups.is_ok(), no_groups);
+    wall("disk", true, "");
     report
 }

@@ -17,10 +17,10 @@ use std::{
 use nix::{errno::Errno, libc};
 
 /// An act: its name, itself, and what it comes to within the sandbox.
-pub type Act = (&'static str, fn() -> io::Result<()>, &'static str);
+pub(crate) type Act = (&'static str, fn() -> io::Result<()>, &'static str);
 
 /// What the platform's user may do and an agent may not.
-pub const AGAINST_OTHERS: &[Act] = &[
+pub(crate) const AGAINST_OTHERS: &[Act] = &[
     ("read a neighbour's workspace", || read("NEIGHBOUR_FILE"), "ENOENT"),
     ("read the platform's database", || read("DATABASE"), "ENOENT"),
     ("read the administrator's key", || read("ADMIN_KEY"), "ENOENT"),
@@ -48,7 +48,7 @@ pub const AGAINST_OTHERS: &[Act] = &[
 ];
 
 /// What would harm the machine if it worked.
-pub const AGAINST_THE_MACHINE: &[Act] = &[
+pub(crate) const AGAINST_THE_MACHINE: &[Act] = &[
     ("read the system's passwords", || fs::read("/etc/shadow").map(drop), "EACCES"),
     ("write into the system", || fs::write("/usr/hostile", "x"), "EROFS"),
     ("write into the tree's root", || fs::write("/hostile", "x"), "EROFS"),
@@ -92,7 +92,7 @@ pub const AGAINST_THE_MACHINE: &[Act] = &[
 ];
 
 /// What an agent needs.
-pub const HONEST: &[Act] = &[
+pub(crate) const HONEST: &[Act] = &[
     ("write in the workspace", || fs::write("file", "x"), "ok"),
     ("write its key", || fs::write(format!("{}/key", env_of("MI_IDENTITY_DIR")), "x"), "ok"),
     ("write temporary files", || fs::write(format!("{}/file", env_of("TMPDIR")), "x"), "ok"),
@@ -108,7 +108,7 @@ pub const HONEST: &[Act] = &[
 ];
 
 /// Does every act of a table and says what it came to.
-pub fn perform(acts: &[Act]) {
+pub(crate) fn perform(acts: &[Act]) {
     for (name, act, _) in acts {
         println!("act {name}: {}", outcome(act()));
     }
@@ -268,7 +268,7 @@ fn at_here() -> usize {
 fn call(number: libc::c_long, arguments: [usize; 5]) -> io::Result<()> {
     let [a, b, c, d, e] = arguments;
     // SAFETY: pointers among the arguments are to texts that live as long as the program.
-    match unsafe { libc::syscall(number, a, b, c, d, e) } {
+    match unsafe { libc::syscall(number, a, b, c, d, e, 0usize) } {
         result if result < 0 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

@@ -4,8 +4,12 @@ use std::{
     collections::BTreeMap,
     env, fs,
     net::{SocketAddr, TcpListener},
-    os::{linux::net::SocketAddrExt, unix::net::{SocketAddr as UnixAddr, UnixListener}},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as UnixAddr, UnixListener},
+    },
     path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::Arc,
     time::Duration,
 };
@@ -20,14 +24,14 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-pub const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub struct Stage {
-    pub runtime: Arc<ProcessRuntime>,
-    pub place: Place,
+pub(crate) struct Stage {
+    pub(crate) runtime: Arc<ProcessRuntime>,
+    pub(crate) place: Place,
     launch: Launch,
     /// Where the platform listens, which alone may be reached.
-    pub platform: SocketAddr,
+    pub(crate) platform: SocketAddr,
     root: TempDir,
     lines: mpsc::Receiver<CapturedLine>,
     /// Listeners that nobody should reach, and the neighbour.
@@ -35,7 +39,7 @@ pub struct Stage {
 }
 
 /// A process of the platform's user, with a token in its environment.
-struct Neighbour(std::process::Child);
+struct Neighbour(Child);
 
 impl Drop for Neighbour {
     fn drop(&mut self) {
@@ -45,13 +49,13 @@ impl Drop for Neighbour {
 }
 
 /// `/bin/sh -c script`.
-pub fn shell(script: &str) -> Program {
+pub(crate) fn shell(script: &str) -> Program {
     Program { path: "/bin/sh".into(), arguments: ["sh", "-c", script].map(str::to_owned).to_vec() }
 }
 
 impl Stage {
     /// With an agent that does the acts of one of the programs of this test.
-    pub async fn of_acts(mode: SandboxMode, program: &str) -> Self {
+    pub(crate) async fn of_acts(mode: SandboxMode, program: &str) -> Self {
         let arguments = ["hostile", program, "--exact", "--ignored", "--nocapture", "--test-threads=1"];
         let path = env::current_exe().expect("this test");
         let program = Program { path, arguments: arguments.map(str::to_owned).to_vec() };
@@ -59,11 +63,11 @@ impl Stage {
     }
 
     /// With an agent that runs a shell script.
-    pub async fn of_script(mode: SandboxMode, script: &str) -> Self {
+    pub(crate) async fn of_script(mode: SandboxMode, script: &str) -> Self {
         Self::new(mode, shell(script), Limits::default()).await
     }
 
-    pub async fn new(mode: SandboxMode, program: Program, limits: Limits) -> Self {
+    pub(crate) async fn new(mode: SandboxMode, program: Program, limits: Limits) -> Self {
         let root = tempfile::tempdir().expect("made");
         let (lines_in, lines) = mpsc::channel(1024);
         let mut config = ProcessConfig::new(root.path().join("agents"), mode);
@@ -79,7 +83,8 @@ impl Stage {
         runtime.prepare(other, None).await.expect("prepared");
         let neighbours_file = home(root.path(), other).join("workspace/file");
         fs::write(&neighbours_file, "secret").expect("written");
-        let neighbour = std::process::Command::new("/bin/sleep").arg("600").env("MI_ENROL_TOKEN", "secret").spawn();
+        // It ends with this test, whatever becomes of that.
+        let neighbour = Command::new("/bin/cat").stdin(Stdio::piped()).env("MI_ENROL_TOKEN", "secret").spawn();
         let neighbour = Neighbour(neighbour.expect("a process"));
 
         let listen = |address: &str| TcpListener::bind(address).expect("a free port");
@@ -118,24 +123,24 @@ impl Stage {
         Self { runtime, place, launch, platform, root, lines, _around: around }
     }
 
-    pub fn workspace(&self) -> PathBuf {
+    pub(crate) fn workspace(&self) -> PathBuf {
         home(self.root.path(), self.place).join("workspace")
     }
 
     /// The agent's first process, as the platform notes it down.
-    pub fn process(&self) -> Pid {
+    pub(crate) fn process(&self) -> Pid {
         let note = fs::read_to_string(home(self.root.path(), self.place).join("pid")).expect("noted");
         Pid::from_raw(note.split_whitespace().next().expect("an id").parse().expect("a number"))
     }
 
     /// Starts the agent once more.
-    pub async fn again(&mut self) {
+    pub(crate) async fn again(&mut self) {
         self.launch.instance = InstanceId::new();
         self.runtime.start(self.launch.clone()).await.expect("started");
     }
 
     /// Waits until the agent has ended by itself: why.
-    pub async fn ended(&self) -> String {
+    pub(crate) async fn ended(&self) -> String {
         let ended = async || -> Result<_, String> {
             let compute = self.runtime.observe(self.place.agent_id).ok_or("no compute")?;
             Ok(compute.exit)
@@ -143,13 +148,13 @@ impl Stage {
         until("the agent has ended", LONG, ended).await
     }
 
-    pub async fn line(&mut self) -> String {
+    pub(crate) async fn line(&mut self) -> String {
         let line = tokio::time::timeout(LONG, self.lines.recv()).await.expect("a line in time");
         line.expect("a line").text
     }
 
     /// All that the agent prints until it ends.
-    pub async fn lines(&mut self) -> Vec<String> {
+    pub(crate) async fn lines(&mut self) -> Vec<String> {
         self.ended().await;
         // The readers of its output end with it and drop their senders; the runtime's own stays.
         let mut lines = Vec::new();
@@ -160,7 +165,7 @@ impl Stage {
     }
 
     /// What the acts came to, by their names.
-    pub async fn acts(&mut self) -> BTreeMap<String, String> {
+    pub(crate) async fn acts(&mut self) -> BTreeMap<String, String> {
         let lines = self.lines().await;
         let act = |line: &String| {
             // The test harness prints the test's name before the first one.

@@ -41,7 +41,8 @@ impl Groups {
     }
 
     fn take(root: PathBuf) -> Result<Self, String> {
-        let told = |what: &str, error: &io::Error| format!("cgroup v2 is not delegated to the platform ({what}: {error})");
+        let told =
+            |what: &str, error: &io::Error| format!("cgroup v2 is not delegated to the platform ({what}: {error})");
         let offered = fs::read_to_string(root.join("cgroup.controllers"));
         let offered = offered.map_err(|error| told("cgroup.controllers", &error))?;
         let absent: Vec<&str> =
@@ -156,13 +157,13 @@ mod tests {
         let groups = taken("cpuset cpu io memory pids\n").expect("delegated");
         let platform = fs::read_to_string(root.path().join("platform/cgroup.procs")).expect("moved");
         assert_eq!(platform, std::process::id().to_string());
-        let limits = Limits { cpu_millis: Some(1500), memory_bytes: Some(1 << 30), pids: Some(64), ..Limits::default() };
+        let limits =
+            Limits { cpu_millis: Some(1500), memory_bytes: Some(1 << 30), pids: Some(64), ..Limits::default() };
         let group = groups.make("x", &limits).expect("made");
         let read = |file: &str| fs::read_to_string(group.path.join(file)).expect(file);
-        assert_eq!((read("cpu.max"), read("memory.max"), read("pids.max")), (
-            "150000 100000".to_owned(),
-            (1u64 << 30).to_string(),
-            "64".to_owned(),
-        ));
+        assert_eq!(
+            (read("cpu.max"), read("memory.max"), read("pids.max")),
+            ("150000 100000".to_owned(), (1u64 << 30).to_string(), "64".to_owned(),)
+        );
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn version() -> i32 {
 
 /// The rules of one agent: it reads the system and `program`, writes below `own`, and connects to `port`.
 pub(super) fn rules(program: &OwnedFd, own: &[&Path], port: Option<u16>) -> Result<Option<OwnedFd>> {
-    let broken = |error: RulesetError| Error::unavailable("the rules of the sandbox could not be made").caused_by(error);
+    let broken =
+        |error: RulesetError| Error::unavailable("the rules of the sandbox could not be made").caused_by(error);
     let made = || -> Result<Option<OwnedFd>, RulesetError> {
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)

@@ -108,10 +108,7 @@ pub(super) fn filters(unix: bool) -> Result<Vec<BpfProgram>> {
         refused.insert(libc::SYS_socketpair, one_of([is_not(0, libc::AF_UNIX as u64)])?);
         // Its flags lie in memory, where no filter can look: libraries fall back to clone(2), whose flags are seen.
         let unknown = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let mut filters = vec![
-            filter(refused, libc::EPERM)?,
-            filter(unknown, libc::ENOSYS)?,
-        ];
+        let mut filters = vec![filter(refused, libc::EPERM)?, filter(unknown, libc::ENOSYS)?];
         if cfg!(target_arch = "x86_64") {
             filters.push(no_x32());
         }

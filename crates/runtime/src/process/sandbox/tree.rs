@@ -15,8 +15,7 @@ use nix::libc;
 use super::{Own, Seen};
 
 /// Programs and libraries.
-pub(super) const SYSTEM: &[&str] =
-    &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
+pub(super) const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
 
 /// What programs need to know of the system: names, certificates, the loader's cache, the time zone. No passwords, no keys.
 pub(super) const SETTINGS: &[&str] = &[
