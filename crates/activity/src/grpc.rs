@@ -17,6 +17,7 @@ use mi_proto::{
     v1::{activity_service_server::ActivityServiceServer, log_service_server::LogServiceServer},
 };
 use mi_rpc::convert;
+use mi_store::Db;
 use prost_types::Timestamp;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;

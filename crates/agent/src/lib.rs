@@ -6,6 +6,7 @@
 pub mod config;
 mod error;
 mod identity;
+pub mod init;
 mod logs;
 mod session;
 

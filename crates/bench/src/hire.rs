@@ -120,7 +120,7 @@ struct Weight {
 
 impl Weight {
     fn of(platform: u32) -> Result<Self> {
-        let agents = proc::children(platform)?.into_iter().map(proc::memory).collect::<Result<Vec<_>>>()?;
+        let agents = proc::children(platform)?.into_iter().map(proc::memory_of_family).collect::<Result<Vec<_>>>()?;
         if agents.len() != SEQUENTIAL + CROWD {
             return Err(format!("{} processes of {} agents", agents.len(), SEQUENTIAL + CROWD).into());
         }

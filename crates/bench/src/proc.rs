@@ -31,6 +31,16 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
     })
 }
 
+/// Memory of a process and of its children together: an agent is its first process and the one below that.
+pub(crate) fn memory_of_family(pid: u32) -> Result<Memory> {
+    let mut whole = memory(pid)?;
+    for child in children(pid)? {
+        let part = memory(child)?;
+        whole = Memory { rss: whole.rss + part.rss, anon: whole.anon + part.anon, pss: whole.pss + part.pss };
+    }
+    Ok(whole)
+}
+
 fn megabytes(text: &str, field: &str) -> Result<f64> {
     let value = text.lines().find_map(|line| line.strip_prefix(field));
     let value = value.and_then(|value| value.trim().strip_suffix(" kB"));

@@ -34,7 +34,9 @@ fn main() -> ExitCode {
     // Fails only when a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let outcome = match is_agent_run() {
-        true => client_runtime().and_then(|runtime| runtime.block_on(run_agent())),
+        true => mi_agent::init::settle()
+            .map_err(|error| Failure::io("the agent cannot start", &error))
+            .and_then(|()| client_runtime()?.block_on(run_agent())),
         false => run(Cli::parse()),
     };
     match outcome {

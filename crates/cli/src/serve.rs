@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use mi_base::telemetry;
-use mi_server::{KeyFiles, PlatformConfig, Ready, RoleName, ServeConfig};
+use mi_server::{KeyFiles, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
 
 use crate::{
     args::Global,
@@ -97,6 +97,9 @@ pub(crate) struct PlatformArgs {
     /// Where agents compute
     #[arg(long, default_value = "process")]
     runtime: RuntimeKind,
+    /// Whether agents are walled off: only start when they are, as far as this kernel can, or not at all
+    #[arg(long, value_name = "MODE", env = "MI_SANDBOX", default_value = "auto")]
+    sandbox: Sandbox,
     /// Roles and model tiers [default: built in]
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
@@ -128,6 +131,17 @@ pub(crate) enum RuntimeKind {
     Process,
 }
 
+/// Whether agents are walled off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sandbox {
+    /// Do not start where a wall is missing.
+    Required,
+    /// Warn of what is missing, and report it.
+    Auto,
+    /// Agents may do what the user that runs the platform may.
+    Off,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -148,6 +162,11 @@ impl PlatformArgs {
             metrics_listen: self.metrics_listen,
             database: self.database,
             object_store: self.object_store,
+            sandbox: match self.sandbox {
+                Sandbox::Required => SandboxMode::Required,
+                Sandbox::Auto => SandboxMode::Auto,
+                Sandbox::Off => SandboxMode::Off,
+            },
             catalogue: self.catalogue,
             ready_file,
             otlp_endpoint: self.otlp_endpoint,

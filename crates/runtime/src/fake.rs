@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result, secret::Secret};
 use tokio::sync::mpsc;
 
-use crate::{Compute, Launch, Place, Runtime};
+use crate::{Compute, Launch, Place, Runtime, Sandbox};
 
 /// See the module.
 pub struct FakeRuntime {
@@ -123,6 +123,10 @@ impl Runtime for FakeRuntime {
 
     async fn shut_down(&self) {
         self.lose_everything();
+    }
+
+    fn sandbox(&self) -> Sandbox {
+        Sandbox { enforced: Vec::new(), missing: vec!["everything: computes are not real".to_owned()] }
     }
 
     fn observe(&self, agent: AgentId) -> Option<Compute> {

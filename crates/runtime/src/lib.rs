@@ -23,10 +23,25 @@ pub struct Place {
 /// Upper bounds of a compute; none: the runtime's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u64>,
     /// Bytes of memory.
     pub memory_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
     /// Bytes of the largest file.
     pub file_bytes: Option<u64>,
+    /// Bytes of all files together.
+    pub disk_bytes: Option<u64>,
+}
+
+/// How far a runtime walls its computes off where it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sandbox {
+    /// Names of the walls that stand.
+    pub enforced: Vec<String>,
+    /// The walls that do not, each as `name: why`.
+    pub missing: Vec<String>,
 }
 
 /// One start of an agent's compute.
@@ -99,6 +114,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Ends the agent's compute, gently first, and returns when nothing of it is left.
     async fn stop(&self, place: Place) -> Result<()>;
+
+    /// What every compute is walled off by.
+    fn sandbox(&self) -> Sandbox;
 
     /// The agent's newest compute in this process's memory; none: there is none.
     fn observe(&self, agent: AgentId) -> Option<Compute>;

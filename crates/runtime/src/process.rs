@@ -1,10 +1,15 @@
 //! The process runtime: one child process an agent, in its own process group, with its own directory and environment.
 //!
 //! Layout below the root: `<office>/<agent>/workspace` (the agent's), `<office>/<agent>/identity` (its key, not in
-//! backups) and `<office>/<agent>/pid` (what to kill when the platform died before it could). All 0700.
+//! backups), `<office>/<agent>/tmp` (emptied at each start) and `<office>/<agent>/pid` (what to kill when the platform died
+//! before it could). All 0700.
 
 mod capture;
+mod child;
+mod clone;
+mod disk;
 mod leftover;
+mod sandbox;
 mod spawn;
 mod workspace;
 
@@ -24,21 +29,52 @@ use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
-use tokio::{
-    process::Child,
-    sync::{mpsc, watch},
-};
+use tokio::sync::{mpsc, watch};
 
-use crate::{CapturedLine, Compute, Launch, Place, Runtime};
+use crate::{CapturedLine, Compute, Launch, Place, Runtime, Sandbox};
+
+pub use self::sandbox::SandboxMode;
 
 /// Where a running compute looks for an enrolment token, in its identity directory.
 pub const TOKEN_FILE: &str = "enrol-token";
 /// How long a compute may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// What all computes run.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The file; it is opened once, so that an update that replaces it changes nothing for this platform.
+    pub path: PathBuf,
+    /// Its arguments, the name it goes by first.
+    pub arguments: Vec<String>,
+}
+
+/// How agents compute.
+#[derive(Debug, Clone)]
+pub struct ProcessConfig {
+    /// Directory of all agents.
+    pub root: PathBuf,
+    /// What they run.
+    pub program: Program,
+    /// Whether they are walled off.
+    pub sandbox: SandboxMode,
+    /// How often their files are counted.
+    pub disk_interval: Duration,
+}
+
+impl ProcessConfig {
+    /// Agents as `mi agent run` of this very binary.
+    pub fn new(root: PathBuf, sandbox: SandboxMode) -> Self {
+        let arguments = ["mi", "agent", "run"].map(str::to_owned).to_vec();
+        let program = Program { path: "/proc/self/exe".into(), arguments };
+        Self { root, program, sandbox, disk_interval: Duration::from_secs(10) }
+    }
+}
+
 /// Agents as child processes of this one.
 pub struct ProcessRuntime {
     root: PathBuf,
+    disk_interval: Duration,
     spawner: spawn::Spawner,
     lines: mpsc::Sender<CapturedLine>,
     clock: Arc<dyn Clock>,
@@ -60,15 +96,17 @@ impl ProcessRuntime {
     /// while it is full, they wait.
     ///
     /// # Errors
-    /// `FailedPrecondition` when the directory cannot be made or read.
-    pub fn open(root: PathBuf, lines: mpsc::Sender<CapturedLine>, clock: Arc<dyn Clock>) -> Result<Self> {
+    /// `FailedPrecondition` when the directory cannot be made or read, or a sandbox is required and cannot be had.
+    pub fn open(config: ProcessConfig, lines: mpsc::Sender<CapturedLine>, clock: Arc<dyn Clock>) -> Result<Self> {
+        let ProcessConfig { root, program, sandbox, disk_interval } = config;
         make_private(&root)?;
         leftover::kill_all(&root)?;
         // One message a compute that ends: bounded by the number of agents.
         let (ended_in, ended_out) = mpsc::unbounded_channel();
         Ok(Self {
+            spawner: spawn::Spawner::start(&root, program, sandbox)?,
             root,
-            spawner: spawn::Spawner::start()?,
+            disk_interval,
             lines,
             clock,
             running: Arc::default(),
@@ -85,22 +123,29 @@ impl ProcessRuntime {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the child, then kills what is left of its group and tells the scheduler.
+    /// Waits for the child or ends it when its files are too many, then clears up and tells the scheduler.
     fn supervise(
         &self,
-        mut child: Child,
-        group: Pid,
+        started: spawn::Started,
         place: Place,
         home: PathBuf,
+        source: &capture::Source,
         exit: watch::Sender<Option<String>>,
     ) {
-        let ended = self.ended_in.clone();
+        let (ended, every) = (self.ended_in.clone(), self.disk_interval);
+        let spawn::Started { mut child, stdout, stderr, group, disk_bytes } = started;
+        capture::start(stdout, stderr, source);
         tokio::spawn(async move {
-            let reason = match child.wait().await {
-                Ok(status) => spawn::describe(status),
-                Err(error) => format!("could not be waited for: {error}"),
+            let reason = tokio::select! {
+                reason = child.wait() => reason,
+                used = disk::exceeded(&home, disk_bytes, every) => {
+                    child.kill();
+                    child.wait().await;
+                    format!("its files take {used} bytes of disk or more, its limit disk_bytes is {disk_bytes}")
+                }
             };
-            let _ = killpg(group, Signal::SIGKILL);
+            // What a control group still holds dies with it.
+            drop(group);
             leftover::forget(&home);
             exit.send_replace(Some(reason));
             let _ = ended.send(place.agent_id);
@@ -130,15 +175,13 @@ impl Runtime for ProcessRuntime {
             };
         }
         let home = self.home(place);
-        let mut child = self.spawner.spawn(launch, &home).await?;
-        let pid = child.id().and_then(|id| i32::try_from(id).ok());
-        let group = Pid::from_raw(pid.ok_or_else(|| Error::internal("a fresh child has no process id"))?);
-        leftover::remember(&home, group);
+        let started = self.spawner.spawn(launch, &home).await?;
+        let pid = started.child.id();
+        leftover::remember(&home, pid);
         let source = capture::Source { place, name, instance, lines: self.lines.clone(), clock: self.clock.clone() };
-        capture::start(&mut child, &source);
         let (exit_in, exit) = watch::channel(None);
-        self.running().insert(place.agent_id, Running { instance, group, exit });
-        self.supervise(child, group, place, home, exit_in);
+        self.running().insert(place.agent_id, Running { instance, group: pid, exit });
+        self.supervise(started, place, home, &source, exit_in);
         Ok(())
     }
 
@@ -164,6 +207,10 @@ impl Runtime for ProcessRuntime {
     async fn shut_down(&self) {
         let running: Vec<Running> = self.running().values().cloned().collect();
         futures::future::join_all(running.into_iter().map(end)).await;
+    }
+
+    fn sandbox(&self) -> Sandbox {
+        self.spawner.walls().report().clone()
     }
 
     fn observe(&self, agent: AgentId) -> Option<Compute> {

@@ -34,6 +34,7 @@ pub struct Spec {
 
 /// Bounds of a compute; 0: the runtime's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Resources {
     /// Thousandths of a core.
     pub cpu_millis: i32,
@@ -43,6 +44,8 @@ pub struct Resources {
     pub pids: i32,
     /// Bytes of the largest file.
     pub file_bytes: i64,
+    /// Bytes of all files together.
+    pub disk_bytes: i64,
 }
 
 /// What should be.

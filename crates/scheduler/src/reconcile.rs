@@ -285,8 +285,11 @@ impl Scheduler {
             instance,
             env,
             limits: Limits {
+                cpu_millis: positive(agent.spec.resources.cpu_millis.into()),
                 memory_bytes: positive(agent.spec.resources.memory_bytes),
+                pids: positive(agent.spec.resources.pids.into()),
                 file_bytes: positive(agent.spec.resources.file_bytes),
+                disk_bytes: positive(agent.spec.resources.disk_bytes),
             },
         }
     }

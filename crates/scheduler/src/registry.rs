@@ -198,7 +198,9 @@ impl AgentRegistryService for Handler {
     ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let registered = self.scheduler.register_key(&caller, request.into_inner()).await;
-        Ok(Response::new(RegisterAgentKeyResponse { agent: Some(wire::agent(&registered.map_err(status)?)) }))
+        Ok(Response::new(RegisterAgentKeyResponse {
+            agent: Some(wire::agent(&registered.map_err(status)?, self.scheduler.runtime.sandbox())),
+        }))
     }
 
     type WatchRevokedAgentKeysStream = ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>>;

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result};
 use mi_rpc::tls::KeyFiles;
+use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;
 
 /// What `mi up` and `mi serve` share.
@@ -24,6 +25,8 @@ pub struct PlatformConfig {
     pub database: Option<String>,
     /// URL of the object storage; none: a directory in the data directory.
     pub object_store: Option<String>,
+    /// Whether agents are walled off.
+    pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
     /// File to write when it serves.

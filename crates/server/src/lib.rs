@@ -9,5 +9,6 @@ mod run;
 
 pub use config::{PlatformConfig, RoleName, ServeConfig};
 pub use mi_rpc::tls::KeyFiles;
+pub use mi_runtime::process::SandboxMode;
 pub use ready::Ready;
 pub use run::{serve, up};

@@ -8,7 +8,7 @@ use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
-use mi_runtime::process::ProcessRuntime;
+use mi_runtime::process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use object_store::ObjectStore;
 use tokio::sync::mpsc;
@@ -61,7 +61,7 @@ impl Parts<'_> {
         agent_endpoint: AgentEndpoint,
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
-        let agents = self.config.data_dir.join("agents");
+        let agents = ProcessConfig::new(self.config.data_dir.join("agents"), self.config.sandbox);
         let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone())?;
         let config = SchedulerConfig {
             database: self.config.database_of(RoleName::Scheduler)?,

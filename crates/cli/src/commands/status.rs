@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Instant};
 use mi_client::{Client, retry};
 use mi_proto::{
     rules,
-    v1::{Principal, PrincipalKind},
+    v1::{Agent, Principal, PrincipalKind},
 };
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -21,6 +21,8 @@ struct Report {
     principal: Json,
     offices: usize,
     agents: usize,
+    /// Walls that agents do without, each with the reason.
+    sandbox_missing: BTreeSet<String>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +42,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         services.push(Service { name, health });
     }
     let principal = access::principal(client).await?;
-    let (offices, agents) = counts(client, &principal).await?;
+    let Counts { offices, agents, missing } = counts(client, &principal).await?;
     if context.out.is_json() {
         return context.out.json(&Report {
             endpoint: client.endpoint().to_owned(),
@@ -49,6 +51,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
             principal: Json::new(Principal::TYPE, &principal)?,
             offices,
             agents,
+            sandbox_missing: missing,
         });
     }
     let mut pairs = vec![("endpoint", format!("{} ({:.1} ms)", client.endpoint(), latency.as_secs_f64() * 1000.0))];
@@ -56,6 +59,10 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     pairs.push(("you", word(principal.kind().as_str_name(), "PRINCIPAL_KIND_")));
     pairs.push(("colonies", offices.to_string()));
     pairs.push(("agents", agents.to_string()));
+    if agents > 0 && missing.is_empty() {
+        pairs.push(("sandbox", "complete".to_owned()));
+    }
+    pairs.extend(missing.into_iter().map(|wall| ("sandbox lacks", wall)));
     context.out.pairs(pairs)
 }
 
@@ -84,20 +91,40 @@ fn unknown(status: &Status) -> bool {
     matches!(status.code(), Code::NotFound | Code::Unimplemented)
 }
 
+/// What the caller sees.
+#[derive(Default)]
+struct Counts {
+    offices: usize,
+    agents: usize,
+    /// Walls that agents do without.
+    missing: BTreeSet<String>,
+}
+
+impl Counts {
+    fn add(&mut self, agents: Vec<Agent>) {
+        self.agents += agents.len();
+        let sandboxes = agents.into_iter().filter_map(|agent| agent.status?.sandbox);
+        self.missing.extend(sandboxes.flat_map(|sandbox| sandbox.missing));
+    }
+}
+
 /// Offices and agents within the caller's sight.
-async fn counts(client: &Client, principal: &Principal) -> Result<(usize, usize), Failure> {
+async fn counts(client: &Client, principal: &Principal) -> Result<Counts, Failure> {
+    let mut counts = Counts::default();
     if principal.kind() == PrincipalKind::Agent {
-        return Ok((1, client.all_agents(&principal.office_id).await?.len()));
+        counts.offices = 1;
+        counts.add(client.all_agents(&principal.office_id).await?);
+        return Ok(counts);
     }
     let offices = client.all_offices().await?;
-    let mut agents = 0;
+    counts.offices = offices.len();
     for office in &offices {
-        // One that was deleted meanwhile has none.
-        agents += match client.all_agents(&office.id).await {
-            Ok(all) => all.len(),
-            Err(error) if error.code() == Some(Code::NotFound) => 0,
+        match client.all_agents(&office.id).await {
+            Ok(all) => counts.add(all),
+            // One that was deleted meanwhile has none.
+            Err(error) if error.code() == Some(Code::NotFound) => {}
             Err(error) => return Err(error.into()),
-        };
+        }
     }
-    Ok((offices.len(), agents))
+    Ok(counts)
 }

@@ -10,10 +10,11 @@ use mi_kernel::{Error, event::Event};
 use mi_proto::{
     internal::v1::{
         AppendCapturedLogsRequest, AppendCapturedLogsResponse, AppendEventsRequest, AppendEventsResponse,
-        ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest,
-        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest,
-        RemoveOfficeResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
-        ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
+        ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest, CountAgentsResponse, ProbeWallsRequest,
+        ProbeWallsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
+        RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse, ReportRefusedCredentialRequest,
+        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
@@ -115,6 +116,10 @@ impl OfficeReplicaService for Peer {
             known.offices.insert(office.office_id.clone(), office);
         }
         Ok(Response::new(ApplyOfficeResponse {}))
+    }
+
+    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Result<Response<ProbeWallsResponse>, Status> {
+        Ok(Response::new(ProbeWallsResponse::default()))
     }
 
     async fn remove_office(

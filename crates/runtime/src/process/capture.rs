@@ -5,7 +5,6 @@ use std::sync::Arc;
 use mi_kernel::{Clock, InstanceId};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
-    process::Child,
     sync::mpsc,
 };
 
@@ -24,13 +23,13 @@ pub(super) struct Source {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-pub(super) fn start(child: &mut Child, source: &Source) {
-    if let Some(stdout) = child.stdout.take() {
-        tokio::spawn(read(stdout, Output::Stdout, source.clone()));
-    }
-    if let Some(stderr) = child.stderr.take() {
-        tokio::spawn(read(stderr, Output::Stderr, source.clone()));
-    }
+pub(super) fn start(
+    stdout: impl AsyncRead + Unpin + Send + 'static,
+    stderr: impl AsyncRead + Unpin + Send + 'static,
+    source: &Source,
+) {
+    tokio::spawn(read(stdout, Output::Stdout, source.clone()));
+    tokio::spawn(read(stderr, Output::Stderr, source.clone()));
 }
 
 async fn read(pipe: impl AsyncRead + Unpin, output: Output, source: Source) {
@@ -113,7 +112,7 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().expect("a shell");
-        start(&mut child, &source);
+        start(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"), &source);
         let expected = (source.place, source.name.clone(), source.instance, source.clock.now());
         drop(source);
         let mut all = Vec::new();

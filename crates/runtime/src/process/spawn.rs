@@ -1,137 +1,162 @@
-//! Starts a child so that it cannot outlive the platform, inherit from it, or exceed its limits.
+//! Starts a child so that it cannot outlive the platform, inherit from it, leave its walls, or exceed its limits.
 
 use std::{
-    io,
-    os::unix::process::{CommandExt, ExitStatusExt},
+    collections::BTreeMap,
+    ffi::CString,
+    fs, io,
+    os::fd::{FromRawFd, OwnedFd},
     path::Path,
-    process::{ExitStatus, Stdio},
+    sync::Arc,
 };
 
 use mi_kernel::{Error, Result};
 use nix::libc;
-use tokio::{
-    process::{Child, Command},
-    sync::oneshot,
-};
+use tokio::{net::unix::pipe, sync::oneshot};
+use url::Url;
 
-use super::{make_private, workspace};
-use crate::Launch;
+use super::{
+    Program, SandboxMode,
+    child::{Child, Process},
+    clone::{self, Failure, Plan},
+    sandbox::{Group, Own, Seen, Walls},
+    workspace,
+};
+use crate::{Launch, Limits};
 
 /// Memory of a compute that names no limit: private writable memory, as RLIMIT_DATA counts it.
 const DEFAULT_MEMORY: u64 = 2 << 30;
 /// Largest file of a compute that names no limit.
 const DEFAULT_FILE: u64 = 4 << 30;
+/// All files of a compute that names no limit.
+const DEFAULT_DISK: u64 = 10 << 30;
+/// Processes and threads of a compute that names no limit.
+const DEFAULT_PIDS: u64 = 512;
 const OPEN_FILES: u64 = 1024;
 
-type Job = (Command, oneshot::Sender<io::Result<Child>>);
+type Job = (Plan, oneshot::Sender<Result<Process, Failure>>);
 
 /// A thread that lives as long as the process and is the parent of all children.
 ///
 /// The kernel kills a child when the *thread* that made it ends (`PR_SET_PDEATHSIG`), and tokio's threads come and go.
 pub(super) struct Spawner {
     jobs: std::sync::mpsc::Sender<Job>,
+    walls: Arc<Walls>,
+    program: Arc<OwnedFd>,
+    arguments: Vec<CString>,
+}
+
+/// A compute that has just begun.
+pub(super) struct Started {
+    pub(super) child: Child,
+    pub(super) stdout: pipe::Receiver,
+    pub(super) stderr: pipe::Receiver,
+    pub(super) group: Option<Group>,
+    pub(super) disk_bytes: u64,
 }
 
 impl Spawner {
-    pub(super) fn start() -> Result<Self> {
+    pub(super) fn start(root: &Path, program: Program, mode: SandboxMode) -> Result<Self> {
+        let opened = fs::File::open(&program.path).map_err(|error| {
+            let text = format!("the program of agents, {}, cannot be opened", program.path.display());
+            Error::precondition("PROGRAM", text).caused_by(error)
+        })?;
+        let opened = Arc::new(OwnedFd::from(opened));
+        let arguments = program.arguments.into_iter().map(text).collect::<Result<Vec<_>>>()?;
+        let platform = own_process().map_err(Error::internal)?;
+        let walls = Arc::new(Walls::open(mode, root, &opened, &platform)?);
         let (jobs, todo) = std::sync::mpsc::channel::<Job>();
-        let runtime = tokio::runtime::Handle::current();
         let thread = std::thread::Builder::new().name("mi-spawner".into());
         thread
             .spawn(move || {
-                let _entered = runtime.enter();
-                while let Ok((mut command, done)) = todo.recv() {
-                    // A caller that is gone drops the child, and with it (kill_on_drop) the process.
-                    let _ = done.send(command.spawn());
+                while let Ok((plan, done)) = todo.recv() {
+                    // A caller that is gone drops the process, which kills it.
+                    let _ = done.send(clone::start(&plan, &platform));
                 }
             })
             .map_err(Error::internal)?;
-        Ok(Self { jobs })
+        Ok(Self { jobs, walls, program: opened, arguments })
     }
 
-    pub(super) async fn spawn(&self, launch: Launch, home: &Path) -> Result<Child> {
-        let failed = |error: io::Error| {
-            let text = format!("the compute of {:?} could not be started", launch.name);
-            Error::unavailable(text).caused_by(error)
+    pub(super) fn walls(&self) -> &Walls {
+        &self.walls
+    }
+
+    pub(super) async fn spawn(&self, launch: Launch, home: &Path) -> Result<Started> {
+        let text = format!("the compute of {:?} could not be started", launch.name);
+        let failed = |error: io::Error| Error::unavailable(text.clone()).caused_by(error);
+        let limits = Limits {
+            disk_bytes: Some(launch.limits.disk_bytes.unwrap_or(DEFAULT_DISK)),
+            memory_bytes: Some(launch.limits.memory_bytes.unwrap_or(DEFAULT_MEMORY)),
+            pids: Some(launch.limits.pids.unwrap_or(DEFAULT_PIDS)),
+            file_bytes: Some(launch.limits.file_bytes.unwrap_or(DEFAULT_FILE)),
+            cpu_millis: launch.limits.cpu_millis,
         };
-        make_private(&workspace::identity(home))?;
-        let command = command(&launch, home);
-        let (done, child) = oneshot::channel();
+        let group = self.walls.group(&launch.instance.to_string(), &limits)?;
+        let (walls, program, arguments) = (self.walls.clone(), self.program.clone(), self.arguments.clone());
+        let (home, door) = (home.to_owned(), group.as_ref().map(Group::door).transpose().map_err(failed)?);
+        let planned = move || -> Result<Plan> {
+            let mut plan = plan(&walls, program, launch, &limits, &home)?;
+            plan.arguments = arguments;
+            plan.group = door;
+            Ok(plan)
+        };
+        let plan = tokio::task::spawn_blocking(planned).await.map_err(Error::internal)??;
+        let (done, process) = oneshot::channel();
         let gone = || Error::internal("the spawner thread is gone");
-        self.jobs.send((command, done)).map_err(|_| gone())?;
-        child.await.map_err(|_| gone())?.map_err(failed)
+        self.jobs.send((plan, done)).map_err(|_| gone())?;
+        let process = process.await.map_err(|_| gone())?;
+        let process = process.map_err(|failure| Error::unavailable(text.clone()).caused_by(failure))?;
+        let (child, stdout, stderr) = Child::new(process).map_err(failed)?;
+        Ok(Started { child, stdout, stderr, group, disk_bytes: limits.disk_bytes.unwrap_or(DEFAULT_DISK) })
     }
 }
 
-fn command(launch: &Launch, home: &Path) -> Command {
-    let workspace = workspace::workspace(home);
-    // The running binary itself, also when the file was replaced by an update meanwhile.
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command
-        .arg0("mi")
-        .args(["agent", "run"])
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("LANG", "C.UTF-8")
-        .envs(&launch.env)
-        .env("HOME", &workspace)
-        .env("MI_WORKSPACE", &workspace)
-        .env("MI_IDENTITY_DIR", workspace::identity(home))
-        .current_dir(&workspace)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0);
-    let parent = std::process::id();
-    let limits = [
-        (libc::RLIMIT_DATA, launch.limits.memory_bytes.unwrap_or(DEFAULT_MEMORY)),
-        (libc::RLIMIT_FSIZE, launch.limits.file_bytes.unwrap_or(DEFAULT_FILE)),
-        (libc::RLIMIT_NOFILE, OPEN_FILES),
-        (libc::RLIMIT_CORE, 0),
+/// This process, as a descriptor that is readable once it is dead.
+fn own_process() -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor is new and ours.
+    unsafe {
+        match libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) {
+            -1 => Err(io::Error::last_os_error()),
+            descriptor => Ok(OwnedFd::from_raw_fd(descriptor as libc::c_int)),
+        }
+    }
+}
+
+fn text(text: String) -> Result<CString> {
+    CString::new(text).map_err(Error::internal)
+}
+
+fn plan(walls: &Walls, program: Arc<OwnedFd>, launch: Launch, limits: &Limits, home: &Path) -> Result<Plan> {
+    let (workspace, identity, temporary) =
+        (workspace::workspace(home), workspace::identity(home), workspace::temporary(home));
+    let own = Own { workspace: &workspace, identity: &identity, temporary: &temporary };
+    let agent = launch.place.agent_id;
+    workspace::ready(home, walls.owner(agent))?;
+    let port = launch.env.get("MI_ENDPOINT").and_then(|url| Url::parse(url).ok()?.port_or_known_default());
+    let mut plan = walls.plan(program, Some(&own), agent, port)?;
+    plan.environment = environment(launch.env, &walls.seen(&own))?;
+    let known = [
+        (libc::RLIMIT_DATA, limits.memory_bytes),
+        (libc::RLIMIT_FSIZE, limits.file_bytes),
+        (libc::RLIMIT_NOFILE, Some(OPEN_FILES)),
+        (libc::RLIMIT_NPROC, limits.pids.filter(|_| walls.counts_processes())),
     ];
-    // SAFETY: between fork and exec the closure makes system calls only; it neither allocates nor locks.
-    unsafe {
-        command.pre_exec(move || confine(parent, &limits));
-    }
-    let mut command = Command::from(command);
-    command.kill_on_drop(true);
-    command
+    plan.limits.extend(known.into_iter().filter_map(|(resource, most)| Some((resource, most?))));
+    Ok(plan)
 }
 
-/// Runs in the child, before exec.
-fn confine(parent: u32, limits: &[(libc::__rlimit_resource_t, u64)]) -> io::Result<()> {
-    let check = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
-    // SAFETY: plain system calls on values of this frame.
-    unsafe {
-        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
-        // The parent may have died before the line above: then nobody would send the signal.
-        if libc::getppid() as u32 != parent {
-            return Err(io::Error::other("the platform is gone"));
-        }
-        check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        for (resource, most) in limits {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            check(libc::getrlimit(*resource, &mut limit))?;
-            // Never above what the platform itself may use.
-            limit.rlim_max = limit.rlim_max.min(*most);
-            limit.rlim_cur = limit.rlim_max;
-            check(libc::setrlimit(*resource, &limit))?;
-        }
-        // Whatever the platform's own parent left open must not reach an agent. Marked rather than closed: the standard
-        // library still needs its pipe to report a failed exec.
-        let mark = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
-        check(libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, mark) as libc::c_int)
-    }
-}
-
-/// Why a process ended, for people.
-pub(super) fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exited with code {code}"),
-        (None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
-            Ok(signal) => format!("killed by {signal}"),
-            Err(_) => format!("killed by signal {signal}"),
-        },
-        (None, None) => "ended".into(),
-    }
+fn environment(given: BTreeMap<String, String>, seen: &Seen) -> Result<Vec<CString>> {
+    let mut all = BTreeMap::from([
+        ("PATH".to_owned(), "/usr/local/bin:/usr/bin:/bin".to_owned()),
+        ("LANG".to_owned(), "C.UTF-8".to_owned()),
+    ]);
+    all.extend(given);
+    let own = [
+        ("HOME", &seen.workspace),
+        ("MI_WORKSPACE", &seen.workspace),
+        ("MI_IDENTITY_DIR", &seen.identity),
+        ("TMPDIR", &seen.temporary),
+    ];
+    all.extend(own.map(|(name, path)| (name.to_owned(), path.display().to_string())));
+    all.into_iter().map(|(name, value)| text(format!("{name}={value}"))).collect()
 }

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     io::{Read, Write},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -21,6 +21,39 @@ pub(super) fn workspace(home: &Path) -> PathBuf {
 /// Where the agent keeps its key.
 pub(super) fn identity(home: &Path) -> PathBuf {
     home.join("identity")
+}
+
+/// What the agent may lose at each start; not in backups.
+pub(super) fn temporary(home: &Path) -> PathBuf {
+    home.join("tmp")
+}
+
+/// Makes the agent's directories ready for a start: there, empty where they should be, and its owner's.
+pub(super) fn ready(home: &Path, (user, group): (u32, u32)) -> Result<()> {
+    remove(&temporary(home))?;
+    for directory in [temporary(home), identity(home), workspace(home)] {
+        make_private(&directory)?;
+        give(&directory, user, group).map_err(|error| {
+            let text = format!("the directory {} could not be made the agent's", directory.display());
+            Error::unavailable(text).caused_by(error)
+        })?;
+    }
+    Ok(())
+}
+
+/// Gives a directory to its owner, itself last: one that is the owner's was given whole. Links are not followed.
+fn give(directory: &Path, user: u32, group: u32) -> io::Result<()> {
+    if fs::symlink_metadata(directory)?.uid() == user {
+        return Ok(());
+    }
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => give(&entry.path(), user, group)?,
+            false => lchown(entry.path(), Some(user), Some(group))?,
+        }
+    }
+    lchown(directory, Some(user), Some(group))
 }
 
 /// Makes the workspace unless it is there; filled from the archive in a place of its own first, so that a crash never

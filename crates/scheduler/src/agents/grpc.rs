@@ -24,7 +24,7 @@ impl Handler {
     }
 
     fn wire(&self, agent: Agent) -> Option<v1::Agent> {
-        Some(wire::agent(&self.scheduler.seen.freshen(agent)))
+        Some(wire::agent(&self.scheduler.seen.freshen(agent), self.scheduler.runtime.sandbox()))
     }
 }
 

@@ -277,7 +277,7 @@ impl Scheduler {
         let name = text::lookup_name("name", name)?;
         let agent = repo::agent_get_by_name(&mut conn, &name).await?;
         let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
-        Ok(wire::agent(&self.seen.freshen(agent)))
+        Ok(wire::agent(&self.seen.freshen(agent), self.runtime.sandbox()))
     }
 }
 

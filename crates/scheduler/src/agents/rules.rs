@@ -122,7 +122,8 @@ pub(crate) fn resources(given: Option<&v1::Resources>) -> Result<Resources> {
     let given = given.copied().unwrap_or_default();
     let least_memory = 32 << 20;
     let memory_ok = given.memory_bytes == 0 || (least_memory..=1 << 50).contains(&given.memory_bytes);
-    if given.cpu_millis < 0 || given.pids < 0 || given.file_bytes < 0 || !memory_ok {
+    let others = [given.cpu_millis.into(), given.pids.into(), given.file_bytes, given.disk_bytes];
+    if others.iter().any(|limit: &i64| *limit < 0) || !memory_ok {
         let problem = format!("must not be negative, and memory_bytes at least {least_memory} (or 0 for the default)");
         return Err(Error::invalid("resources", problem));
     }
@@ -131,6 +132,7 @@ pub(crate) fn resources(given: Option<&v1::Resources>) -> Result<Resources> {
         memory_bytes: given.memory_bytes,
         pids: given.pids,
         file_bytes: given.file_bytes,
+        disk_bytes: given.disk_bytes,
     })
 }
 

@@ -69,7 +69,7 @@ async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Resu
             continue;
         }
         if let Some(agent) = repo::agent_get(&mut conn, id).await? {
-            let message = wire::agent(&scheduler.seen.freshen(agent.clone()));
+            let message = wire::agent(&scheduler.seen.freshen(agent.clone()), scheduler.runtime.sandbox());
             sent.insert(id, (agent.revision, message.clone()));
             messages.push(WatchAgentsResponse { agent: Some(message), deleted: false });
         }

@@ -2,6 +2,7 @@
 
 use mi_proto::v1;
 use mi_rpc::convert::timestamp;
+use mi_runtime::Sandbox;
 
 use super::{Agent, Phase};
 use crate::catalogue::{Role, Tier};
@@ -18,7 +19,7 @@ pub(crate) fn phase(phase: Phase) -> v1::AgentPhase {
     }
 }
 
-pub(crate) fn agent(agent: &Agent) -> v1::Agent {
+pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
     let spec = &agent.spec;
     v1::Agent {
         id: agent.id.to_string(),
@@ -35,6 +36,7 @@ pub(crate) fn agent(agent: &Agent) -> v1::Agent {
             memory_bytes: spec.resources.memory_bytes,
             pids: spec.resources.pids,
             file_bytes: spec.resources.file_bytes,
+            disk_bytes: spec.resources.disk_bytes,
         }),
         hired_by: agent.hired_by.clone(),
         public_key: agent.public_key.clone().unwrap_or_default().into(),
@@ -45,6 +47,7 @@ pub(crate) fn agent(agent: &Agent) -> v1::Agent {
             restarts: agent.restarts,
             last_seen_at: agent.last_seen_at.map(timestamp),
             observed_generation: agent.observed_generation,
+            sandbox: Some(v1::Sandbox { enforced: sandbox.enforced, missing: sandbox.missing }),
         }),
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),

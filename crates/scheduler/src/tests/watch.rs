@@ -2,6 +2,7 @@
 
 use mi_kernel::Result;
 use mi_proto::v1::{AgentPhase, WatchAgentsResponse};
+use mi_runtime::Runtime;
 use mi_testkit::{Backend, OnBackend, on_both};
 use tokio::{sync::mpsc::Receiver, time::timeout};
 use tonic::Status;
@@ -36,8 +37,8 @@ async fn a_watch_shows_the_present_then_each_change_then_the_end(stage: Stage) {
     let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
     let mut present = vec![next(&mut stream).await, next(&mut stream).await];
     present.sort_by_key(|message| message.agent.as_ref().map(|agent| agent.name.clone()));
-    let expected =
-        [&analyst, &other].map(|agent| WatchAgentsResponse { agent: Some(wire::agent(agent)), deleted: false });
+    let expected = [&analyst, &other]
+        .map(|agent| WatchAgentsResponse { agent: Some(wire::agent(agent, stage.runtime.sandbox())), deleted: false });
     assert_eq!(present, expected);
 
     let elsewhere = stage.open_office(1).await;
@@ -48,7 +49,7 @@ async fn a_watch_shows_the_present_then_each_change_then_the_end(stage: Stage) {
     stage.settle(analyst.id).await;
     stage.ready(analyst.id).await;
     let running = until(&mut stream, |message| phase(message) == AgentPhase::Running).await;
-    assert_eq!(running.agent, Some(wire::agent(&stage.agent(analyst.id).await)));
+    assert_eq!(running.agent, Some(wire::agent(&stage.agent(analyst.id).await, stage.runtime.sandbox())));
     stage.fire("analyst", false).await;
     stage.settle(analyst.id).await;
     let gone = until(&mut stream, |message| message.deleted).await;
@@ -57,7 +58,7 @@ async fn a_watch_shows_the_present_then_each_change_then_the_end(stage: Stage) {
     // The next thing to be heard of is the next thing that happens, so nothing foreign was in between.
     let hired = stage.hire("late").await;
     let message = next(&mut stream).await;
-    assert_eq!((message.agent, message.deleted), (Some(wire::agent(&hired)), false));
+    assert_eq!((message.agent, message.deleted), (Some(wire::agent(&hired, stage.runtime.sandbox())), false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,5 +67,5 @@ async fn a_change_by_another_process_is_seen_too() {
     let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
     stage.restart_with(stage.objects.clone()).await;
     let hired = stage.hire("analyst").await;
-    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired)));
+    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired, stage.runtime.sandbox())));
 }

@@ -1,0 +1,361 @@
+//! The walls around an agent: which of them this host gives is tried out once, at the start, with a child that ends when
+//! all of them stand. A start of an agent then raises the same walls, or fails.
+
+mod cgroup;
+pub(super) mod landlock;
+mod seccomp;
+mod tree;
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use mi_kernel::{AgentId, Error, Result};
+use nix::{
+    libc,
+    unistd::{Pid, getegid, geteuid},
+};
+use seccompiler::BpfProgram;
+
+use super::{
+    clone::{self, Failure, Plan, Step},
+    make_private,
+};
+use crate::Sandbox;
+
+pub(super) use cgroup::Group;
+pub(super) use tree::Tree;
+
+/// Whether agents are walled off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// The platform does not start where a wall cannot be had.
+    Required,
+    /// The walls that can be had; the others are warned of and reported.
+    #[default]
+    Auto,
+    /// None.
+    Off,
+}
+
+/// First user and group id of agents, where the platform may hand out any: in a range that no system assigns.
+const FIRST_ID: u32 = 0x7000_0000;
+/// The id that an agent has in its own eyes, where it may not be the platform's.
+const INNER_ID: u32 = 1000;
+
+/// As whom an agent computes, in a user namespace of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum User {
+    /// As a user that no other agent and nobody else is; only root can hand that out.
+    Separate(u32),
+    /// As the platform's user.
+    Platform,
+}
+
+impl User {
+    /// The separate user of an agent, always the same: by the random end of its id.
+    fn of(agent: AgentId) -> Self {
+        let [.., a, b, c, d] = *agent.0.as_bytes();
+        Self::Separate(FIRST_ID | u32::from_be_bytes([a & 0x07, b, c, d]))
+    }
+
+    /// Whom its files belong to, seen from outside.
+    fn outside(self) -> (u32, u32) {
+        match self {
+            Self::Separate(id) => (id, id),
+            Self::Platform => (geteuid().as_raw(), getegid().as_raw()),
+        }
+    }
+
+    /// What the child has to become; none: it is that already.
+    pub(super) fn switch(self) -> Option<(u32, u32)> {
+        match self {
+            Self::Separate(_) => Some((INNER_ID, INNER_ID)),
+            Self::Platform => None,
+        }
+    }
+
+    /// Says to the kernel who is who in the namespace of this process.
+    pub(super) fn map(self, process: Pid) -> io::Result<()> {
+        let write = |file: &str, text: String| fs::write(format!("/proc/{process}/{file}"), text);
+        // Nobody is root inside: programs that see 0 try what root can do.
+        let inner = |id: u32| if id == 0 { INNER_ID } else { id };
+        let (user, group) = self.outside();
+        match self {
+            // The first line is for the set-up alone, and for the system's files to have their owner.
+            Self::Separate(_) => {
+                write("uid_map", format!("0 0 1\n{INNER_ID} {user} 1\n"))?;
+                write("gid_map", format!("0 0 1\n{INNER_ID} {group} 1\n"))
+            }
+            Self::Platform => {
+                write("uid_map", format!("{} {user} 1\n", inner(user)))?;
+                write("setgroups", "deny".to_owned())?;
+                write("gid_map", format!("{} {group} 1\n", inner(group)))
+            }
+        }
+    }
+}
+
+/// Directories of an agent.
+pub(super) struct Own<'a> {
+    /// Where it works.
+    pub(super) workspace: &'a Path,
+    /// Where its key lies.
+    pub(super) identity: &'a Path,
+    /// What it may lose.
+    pub(super) temporary: &'a Path,
+}
+
+/// Where an agent finds its directories.
+pub(super) struct Seen {
+    pub(super) workspace: PathBuf,
+    pub(super) identity: PathBuf,
+    pub(super) temporary: PathBuf,
+}
+
+/// Which walls stand here.
+#[derive(Debug, Clone, Copy)]
+struct Given {
+    /// Namespaces, and whether agents have users of their own in them.
+    separate: Option<bool>,
+    /// Whether agents see their own processes in `/proc`.
+    proc: bool,
+    /// Version; 0: none.
+    landlock: i32,
+    seccomp: bool,
+    /// No capabilities.
+    powerless: bool,
+}
+
+/// The walls of this host.
+pub(super) struct Walls {
+    /// Where trees are made.
+    stage: PathBuf,
+    given: Given,
+    filters: Arc<Vec<BpfProgram>>,
+    groups: Option<cgroup::Groups>,
+    report: Sandbox,
+}
+
+impl Walls {
+    /// Finds out what this host gives.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when something required is missing.
+    pub(super) fn open(mode: SandboxMode, root: &Path, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<Self> {
+        let stage = root.join(".tree");
+        make_private(&stage)?;
+        if mode == SandboxMode::Off {
+            let given = Given { separate: None, proc: false, landlock: 0, seccomp: false, powerless: false };
+            let report = report(given, &Err("switched off by --sandbox=off".into()), &|_| {
+                "switched off by --sandbox=off".into()
+            });
+            tracing::warn!(
+                target: "mi::runtime",
+                "THE SANDBOX IS OFF: an agent reads, writes and reaches whatever the user that runs the platform does"
+            );
+            return Ok(Self { stage, given, filters: Arc::default(), groups: None, report });
+        }
+        let mut walls = Self {
+            stage,
+            given: Given {
+                separate: Some(geteuid().is_root()),
+                proc: true,
+                landlock: landlock::version(),
+                seccomp: true,
+                powerless: true,
+            },
+            filters: Arc::default(),
+            groups: None,
+            report: Sandbox::default(),
+        };
+        let failures = walls.try_out(program, platform)?;
+        let groups = cgroup::Groups::open();
+        let why = |step: Step| match failures.iter().rev().find(|failure| failure.step == step) {
+            Some(failure) => failure.to_string(),
+            None => "this kernel does not have it".into(),
+        };
+        walls.report = report(walls.given, &groups, &why);
+        walls.groups = groups.ok();
+        for missing in &walls.report.missing {
+            tracing::warn!(target: "mi::runtime", "the sandbox of agents has no {missing}");
+        }
+        let lacking = lacking(walls.given);
+        if mode == SandboxMode::Required && !lacking.is_empty() {
+            let missing: Vec<&str> = walls
+                .report
+                .missing
+                .iter()
+                .map(String::as_str)
+                .filter(|wall| lacking.iter().any(|name| wall.starts_with(name)))
+                .collect();
+            let text = format!(
+                "the sandbox is required, and this host does not give: {}. See the limits of the process runtime in \
+                 SECURITY.md, or start with --sandbox=auto",
+                missing.join("; "),
+            );
+            return Err(Error::precondition("SANDBOX", text));
+        }
+        Ok(walls)
+    }
+
+    /// Raises the walls around a child that does nothing, and leaves out what cannot be had, until they stand. Answers
+    /// what went wrong on the way.
+    fn try_out(&mut self, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<Vec<Failure>> {
+        let mut failures = Vec::new();
+        loop {
+            self.filters = Arc::new(match self.given.seccomp {
+                // Without a tree of its own an agent finds everybody's sockets, and before this version of Landlock
+                // the abstract ones in any case: then it gets none at all.
+                true => {
+                    seccomp::filters(self.given.separate.is_some() && self.given.landlock >= landlock::WITH_SCOPES)?
+                }
+                false => Vec::new(),
+            });
+            let plan = self.plan(program.clone(), None, AgentId::new(), None)?;
+            let Err(failure) = clone::start(&plan, platform) else { return Ok(failures) };
+            let given = &mut self.given;
+            match failure.step {
+                Step::Rules if given.landlock > 0 => given.landlock = 0,
+                Step::Filters if given.seccomp => given.seccomp = false,
+                Step::Tree if given.proc && given.separate.is_some() => given.proc = false,
+                Step::Clone | Step::Users | Step::Tree | Step::Switch if given.separate == Some(true) => {
+                    (given.separate, given.proc) = (Some(false), true);
+                }
+                Step::Clone | Step::Users | Step::Tree | Step::Switch if given.separate.is_some() => {
+                    (given.separate, given.proc) = (None, false);
+                }
+                _ => {
+                    let text = format!("no process can be started here: {failure}");
+                    return Err(Error::precondition("SANDBOX", text).caused_by(failure));
+                }
+            }
+            failures.push(failure);
+        }
+    }
+
+    /// What this host gives and what not.
+    pub(super) fn report(&self) -> &Sandbox {
+        &self.report
+    }
+
+    /// Whom an agent's files have to belong to.
+    pub(super) fn owner(&self, agent: AgentId) -> (u32, u32) {
+        self.user(agent).unwrap_or(User::Platform).outside()
+    }
+
+    fn user(&self, agent: AgentId) -> Option<User> {
+        self.given.separate.map(|separate| if separate { User::of(agent) } else { User::Platform })
+    }
+
+    /// Whether the number of processes can be limited for each agent: the kernel counts by user and namespace, and does
+    /// not count root's.
+    pub(super) fn counts_processes(&self) -> bool {
+        counts_processes(self.given)
+    }
+
+    /// A control group for one compute.
+    pub(super) fn group(&self, name: &str, limits: &crate::Limits) -> Result<Option<Group>> {
+        self.groups.as_ref().map(|groups| groups.make(name, limits)).transpose()
+    }
+
+    /// Where an agent sees its directories.
+    pub(super) fn seen(&self, own: &Own<'_>) -> Seen {
+        match self.given.separate {
+            Some(_) => Seen { workspace: "/workspace".into(), identity: "/identity".into(), temporary: "/tmp".into() },
+            None => Seen {
+                workspace: own.workspace.to_owned(),
+                identity: own.identity.to_owned(),
+                temporary: own.temporary.to_owned(),
+            },
+        }
+    }
+
+    /// A child within all walls, without arguments, environment and limits.
+    pub(super) fn plan(
+        &self,
+        program: Arc<OwnedFd>,
+        own: Option<&Own<'_>>,
+        agent: AgentId,
+        port: Option<u16>,
+    ) -> Result<Plan> {
+        let unusable = |error: io::Error| Error::internal(error);
+        let paths = own.map(|own| [own.workspace, own.identity, own.temporary]).into_iter().flatten();
+        let paths: Vec<&Path> = paths.collect();
+        let seen = own.map(|own| self.seen(own));
+        let directory = seen.as_ref().map_or(Path::new("/"), |seen| &seen.workspace);
+        let tree = match self.given.separate {
+            Some(_) => Some(Tree::new(&self.stage, own.zip(seen.as_ref()), self.given.proc).map_err(unusable)?),
+            None => None,
+        };
+        let rules = match self.given.landlock {
+            0 => None,
+            _ => landlock::rules(&program, &paths, port)?,
+        };
+        Ok(Plan {
+            program,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: CString::new(directory.as_os_str().as_encoded_bytes()).map_err(Error::internal)?,
+            user: self.user(agent),
+            tree,
+            rules,
+            filters: self.filters.clone(),
+            powerless: self.given.powerless,
+            limits: vec![(libc::RLIMIT_CORE, 0)],
+            group: None,
+        })
+    }
+}
+
+fn counts_processes(given: Given) -> bool {
+    match given.separate {
+        Some(separate) => separate || !geteuid().is_root(),
+        None => false,
+    }
+}
+
+/// Names of the walls that are required and not there.
+fn lacking(given: Given) -> Vec<&'static str> {
+    let walls = [
+        ("namespaces", given.separate.is_some()),
+        ("landlock-files", given.landlock > 0),
+        ("landlock-ports", given.landlock >= landlock::WITH_PORTS),
+        ("landlock-scopes", given.landlock >= landlock::WITH_SCOPES),
+        ("seccomp", given.seccomp),
+        ("no-capabilities", given.powerless),
+    ];
+    walls.into_iter().filter(|(_, stands)| !stands).map(|(name, _)| name).collect()
+}
+
+fn report(given: Given, groups: &Result<cgroup::Groups, String>, why: &dyn Fn(Step) -> String) -> Sandbox {
+    let mut report = Sandbox::default();
+    let mut wall = |name: &str, stands: bool, why: &str| match stands {
+        true => report.enforced.push(name.to_owned()),
+        false => report.missing.push(format!("{name}: {why}")),
+    };
+    let namespaces = [Step::Tree, Step::Users, Step::Switch, Step::Clone].map(why);
+    let tried = namespaces.iter().find(|text| text.contains("failed")).unwrap_or(&namespaces[0]);
+    let rules = why(Step::Rules);
+    wall("namespaces", given.separate.is_some(), tried);
+    if given.separate.is_some() {
+        let why = "only a platform that runs as root can give each agent a user id of its own";
+        wall("own-user", given.separate == Some(true), why);
+    }
+    wall("landlock-files", given.landlock > 0, &rules);
+    wall("landlock-ports", given.landlock >= landlock::WITH_PORTS, &rules);
+    wall("landlock-scopes", given.landlock >= landlock::WITH_SCOPES, &rules);
+    wall("seccomp", given.seccomp, &why(Step::Filters));
+    wall("no-capabilities", given.powerless, &why(Step::Capabilities));
+    wall("no-new-privileges", true, "");
+    let no_groups = groups.as_ref().err().map_or("", String::as_str);
+    wall("memory", groups.is_ok(), &format!("limited for each process, not for all of an agent: {no_groups}"));
+    wall("pids", groups.is_ok() || counts_processes(given), no_groups);
+    wall("cpu", groups.is_ok(), no_groups);
+    wall("disk", true, "");
+    report
+}

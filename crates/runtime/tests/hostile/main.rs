@@ -1,0 +1,93 @@
+//! Hostile programs in real agents of the process runtime: whatever they try comes to nothing, each act by its own name.
+//!
+//! The program is this test itself, started once more within the sandbox. Addresses of 127.0.0.0/8 stand for a neighbour,
+//! the metadata service and the Internet; nothing is sent off the machine.
+
+mod acts;
+mod ends;
+mod stage;
+
+use std::{collections::BTreeMap, fs};
+
+use mi_runtime::{Runtime, process::SandboxMode};
+
+use acts::{AGAINST_OTHERS, AGAINST_THE_MACHINE, Act, HONEST};
+use stage::Stage;
+
+/// Not a test: the program that agents run.
+#[test]
+#[ignore = "runs inside an agent"]
+fn program() {
+    for acts in [AGAINST_OTHERS, AGAINST_THE_MACHINE, HONEST] {
+        acts::perform(acts);
+    }
+}
+
+/// Not a test: the acts that do no harm when they work.
+#[test]
+#[ignore = "runs inside an agent"]
+fn harmless_program() {
+    acts::perform(AGAINST_OTHERS);
+    acts::perform(HONEST);
+}
+
+fn expected(acts: &[&[Act]]) -> BTreeMap<String, String> {
+    acts.iter().flat_map(|acts| acts.iter()).map(|(name, _, comes_to)| ((*name).into(), (*comes_to).into())).collect()
+}
+
+#[tokio::test]
+async fn every_hostile_act_fails_and_every_honest_one_works() {
+    let mut stage = Stage::of_acts(SandboxMode::Required, "program").await;
+    let outcomes = stage.acts().await;
+    assert_eq!(outcomes, expected(&[AGAINST_OTHERS, AGAINST_THE_MACHINE, HONEST]));
+    assert_eq!(fs::read(stage.workspace().join("file")).expect("the agent's file"), b"x");
+}
+
+/// The acts are real: without walls they work.
+#[tokio::test]
+async fn the_same_acts_work_without_a_sandbox() {
+    let mut stage = Stage::of_acts(SandboxMode::Off, "harmless_program").await;
+    let outcomes = stage.acts().await;
+    let refused: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "ok").collect();
+    assert_eq!(refused, [], "of {}", outcomes.len());
+    assert_eq!(outcomes.len(), AGAINST_OTHERS.len() + HONEST.len());
+}
+
+#[tokio::test]
+async fn the_report_names_what_stands_and_what_does_not() {
+    let required = ["namespaces", "landlock-files", "landlock-ports", "landlock-scopes", "seccomp", "no-capabilities"];
+    let report = Stage::of_script(SandboxMode::Required, "true").await.runtime.sandbox();
+    assert!(required.iter().all(|name| report.enforced.iter().any(|known| known == name)), "{report:?}");
+    let off = Stage::of_script(SandboxMode::Off, "true").await.runtime.sandbox();
+    assert_eq!(off.enforced, ["no-new-privileges", "disk"]);
+    let mut missing: Vec<String> = required.map(|name| format!("{name}: switched off by --sandbox=off")).to_vec();
+    missing.push("memory: limited for each process, not for all of an agent: switched off by --sandbox=off".to_owned());
+    missing.extend(["pids", "cpu"].map(|name| format!("{name}: switched off by --sandbox=off")));
+    assert_eq!(off.missing, missing);
+}
+
+/// What the kernel itself says of a process in the sandbox.
+#[tokio::test]
+async fn an_agent_has_no_powers_and_can_gain_none() {
+    let script =
+        "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; echo pid $$; pwd; env | sort | grep -v HOSTILE";
+    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
+    let none = "0000000000000000";
+    let mut expected: Vec<String> =
+        ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| format!("{set}:\t{none}")).to_vec();
+    expected.extend(["NoNewPrivs:\t1", "Seccomp:\t2", "pid 1", "/workspace"].map(str::to_owned));
+    expected.extend(
+        [
+            "HOME=/workspace",
+            "LANG=C.UTF-8",
+            &format!("MI_ENDPOINT=http://{}", stage.platform),
+            "MI_IDENTITY_DIR=/identity",
+        ]
+        .map(str::to_owned),
+    );
+    expected.extend(
+        ["MI_WORKSPACE=/workspace", "PATH=/usr/local/bin:/usr/bin:/bin", "PWD=/workspace", "TMPDIR=/tmp"]
+            .map(str::to_owned),
+    );
+    assert_eq!(stage.lines().await, expected);
+}
