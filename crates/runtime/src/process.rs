@@ -15,8 +15,8 @@ mod workspace;
 
 use std::{
     collections::HashMap,
-    io::{Read, Write},
-    os::unix::fs::DirBuilderExt,
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, lchown},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -186,10 +186,19 @@ impl Runtime for ProcessRuntime {
     }
 
     async fn hand_over(&self, place: Place, token: &Secret) -> Result<()> {
-        let (file, token) = (workspace::identity(&self.home(place)).join(TOKEN_FILE), token.clone());
+        let (home, token) = (self.home(place), token.clone());
+        let (user, group) = self.spawner.walls().owner(place.agent_id);
         blocking(move || {
-            write_private(&file, token.expose().as_bytes())
-                .map_err(|error| Error::unavailable("the enrolment token could not be handed over").caused_by(error))
+            // Made where the agent cannot lay a link in its way, and then moved to it.
+            let draft = home.join(TOKEN_FILE);
+            let lay = || {
+                write_private(&draft, token.expose().as_bytes())?;
+                lchown(&draft, Some(user), Some(group))?;
+                std::fs::rename(&draft, workspace::identity(&home).join(TOKEN_FILE))
+            };
+            lay().map_err(|error: io::Error| {
+                Error::unavailable("the enrolment token could not be handed over").caused_by(error)
+            })
         })
         .await
     }

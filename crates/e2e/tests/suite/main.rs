@@ -3,6 +3,7 @@
 mod bad_input;
 mod crash;
 mod faults;
+mod identity;
 mod isolation;
 mod journey;
 mod transcripts;
