@@ -1,7 +1,7 @@
-//! A Postgres server of its own for a run of the tests.
+//! A Postgres server of its own for a run of the tests or benchmarks.
 
 use std::{
-    fs,
+    env, fs,
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -17,6 +17,8 @@ use tempfile::TempDir;
 
 use crate::{Result, process};
 
+/// Names the server to test with.
+pub(crate) const SETTING: &str = "MI_TEST_POSTGRES";
 /// How long a server may take to accept connections, and to stop.
 const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
@@ -32,6 +34,18 @@ pub(crate) struct Postgres {
 }
 
 impl Postgres {
+    /// The server that the environment names, or one to be kept as long as it is used: what was given is not ours to stop.
+    pub(crate) fn given_or_started() -> Result<(Option<Self>, String)> {
+        match env::var(SETTING) {
+            Ok(url) if !url.is_empty() => Ok((None, url)),
+            _ => {
+                let server = Self::start()?;
+                let url = server.url();
+                Ok((Some(server), url))
+            }
+        }
+    }
+
     /// Starts a server with an empty data directory.
     pub(crate) fn start() -> Result<Self> {
         let bin = binaries()?;

@@ -1,15 +1,15 @@
 //! `cargo xtask test`: all tests, with a database server.
 
 use std::{
-    env,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use crate::{Result, postgres::Postgres, process};
-
-/// Names the server to test with.
-const POSTGRES: &str = "MI_TEST_POSTGRES";
+use crate::{
+    Result,
+    postgres::{self, Postgres},
+    process,
+};
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     if !process::works(&mut process::cargo(&["nextest", "--version"])) {
@@ -21,22 +21,14 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     process::run(&mut process::cargo(&["build", "--locked", "--bin", "mi"]))?;
     let build = start.elapsed();
 
-    // Kept until the tests have ended; a server that was given is not ours to stop.
-    let (server, url) = match env::var(POSTGRES) {
-        Ok(url) if !url.is_empty() => (None, url),
-        _ => {
-            let server = Postgres::start()?;
-            let url = server.url();
-            (Some(server), url)
-        }
-    };
+    let (server, url) = Postgres::given_or_started()?;
 
     let start = Instant::now();
     let mut nextest = process::cargo(&["nextest", "run", "--locked"]);
     if !names_packages(args) {
         nextest.arg("--workspace");
     }
-    let status = process::status(nextest.args(args).env(POSTGRES, url))?;
+    let status = process::status(nextest.args(args).env(postgres::SETTING, url))?;
     let run = start.elapsed();
     drop(server);
 

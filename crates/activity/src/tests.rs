@@ -5,6 +5,7 @@ mod feed;
 mod logs;
 mod removal;
 mod storage;
+mod walls;
 
 use std::{
     convert::Infallible,

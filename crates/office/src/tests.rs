@@ -6,3 +6,4 @@ mod deletion;
 mod offices;
 mod peer;
 mod stage;
+mod walls;

@@ -10,4 +10,5 @@ mod life;
 mod lying;
 mod offices;
 mod stage;
+mod walls;
 mod watch;

@@ -120,6 +120,13 @@ impl From<PlatformConn> for Conn {
     }
 }
 
+impl<C: Into<Conn>> Tx<C> {
+    /// The connection alone, still inside the transaction.
+    pub fn into_conn(self) -> Conn {
+        self.0.into()
+    }
+}
+
 impl Deref for OfficeConn {
     type Target = Conn;
     fn deref(&self) -> &Conn {

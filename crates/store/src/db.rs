@@ -1,6 +1,12 @@
 //! The pools of one service's database.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    str::FromStr,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use mi_kernel::{Error, OfficeId, Result};
 use sqlx::{
@@ -8,6 +14,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
+use tokio::runtime::Handle;
 
 use crate::{
     Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate,
@@ -73,15 +80,38 @@ impl Scope {
     }
 }
 
-/// Begins a transaction, also when the caller is cancelled meanwhile: sqlx would give the connection back to the pool
-/// inside a transaction that it does not know of, and the next user would work in that.
-async fn begin_whole(pool: &PgPool, begin: AssertSqlSafe<String>) -> sqlx::Result<Transaction<'static, Postgres>> {
-    let pool = pool.clone();
-    match tokio::spawn(async move { pool.begin_with(begin).await }).await {
-        Ok(begun) => begun,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        // The process is ending.
-        Err(_) => Err(sqlx::Error::PoolClosed),
+type Begun = sqlx::Result<Transaction<'static, Postgres>>;
+
+/// A transaction's beginning, which is brought to its end also when the caller is cancelled meanwhile: sqlx would give
+/// the connection back to the pool inside a transaction that it does not know of, and the next user would work in that.
+struct Begin(Option<Pin<Box<dyn Future<Output = Begun> + Send>>>);
+
+impl Begin {
+    fn new(pool: &PgPool, begin: AssertSqlSafe<String>) -> Self {
+        let pool = pool.clone();
+        Self(Some(Box::pin(async move { pool.begin_with(begin).await })))
+    }
+}
+
+impl Future for Begin {
+    type Output = Begun;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Begun> {
+        let Some(begin) = &mut self.0 else {
+            return Poll::Ready(Err(sqlx::Error::PoolClosed));
+        };
+        let begun = ready!(begin.as_mut().poll(context));
+        self.0 = None;
+        Poll::Ready(begun)
+    }
+}
+
+impl Drop for Begin {
+    fn drop(&mut self) {
+        // The transaction is dropped there as soon as it has begun. Without a runtime the process is ending.
+        if let (Some(rest), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
+            runtime.spawn(rest);
+        }
     }
 }
 
@@ -219,14 +249,14 @@ impl Db {
     async fn read(&self, scope: Scope) -> DbResult<Conn> {
         Ok(Conn(match &self.0 {
             Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
-            Pools::Postgres(pool) => Inner::PostgresTx(begin_whole(pool, scope.begin("BEGIN READ ONLY")).await?),
+            Pools::Postgres(pool) => Inner::PostgresTx(Begin::new(pool, scope.begin("BEGIN READ ONLY")).await?),
         }))
     }
 
     async fn begin(&self, scope: Scope) -> DbResult<Conn> {
         Ok(Conn(match &self.0 {
             Pools::Sqlite { write, .. } => Inner::SqliteTx(write.begin_with("BEGIN IMMEDIATE").await?),
-            Pools::Postgres(pool) => Inner::PostgresTx(begin_whole(pool, scope.begin("BEGIN")).await?),
+            Pools::Postgres(pool) => Inner::PostgresTx(Begin::new(pool, scope.begin("BEGIN")).await?),
         }))
     }
 

@@ -7,8 +7,10 @@ mod db;
 pub mod platform;
 mod process;
 mod until;
+mod walls;
 
 pub use clock::ManualClock;
 pub use db::{Backend, OnBackend, TestDb, run_on};
 pub use platform::{Arrangement, Platform};
 pub use until::until;
+pub use walls::Walls;
