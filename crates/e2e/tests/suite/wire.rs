@@ -135,6 +135,7 @@ async fn the_enrolment_token_of_an_agent_is_used_up_and_its_environment_is_its_o
             "MI_OFFICE_ID",
             "MI_WORKSPACE",
             "PATH",
+            "TMPDIR",
         ]
     );
     let anonymous = world.owner.with_credential(mi_client::Credential::None).expect("good");

@@ -97,7 +97,7 @@ pub(super) fn filters(unix: bool) -> Result<Vec<BpfProgram>> {
     let made = || -> Result<Vec<BpfProgram>, BackendError> {
         let mut refused: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
         refused.insert(libc::SYS_clone, one_of(NAMESPACES.iter().map(|flag| has(0, *flag)))?);
-        refused.insert(libc::SYS_ioctl, one_of([libc::TIOCSTI, libc::TIOCLINUX].map(|asked| is(1, asked as u64)))?);
+        refused.insert(libc::SYS_ioctl, one_of([libc::TIOCSTI, libc::TIOCLINUX].map(|asked| is(1, asked)))?);
         // Asking for the personality is fine, and so is the normal one.
         refused.insert(libc::SYS_personality, vec![SeccompRule::new(vec![is_not(0, 0)?, is_not(0, 0xffff_ffff)?])?]);
         // Sends the first bytes with the opening of a connection, past the check of its port.
