@@ -1,5 +1,6 @@
-//! What every role stands on: telemetry, metrics, supervised tasks and shutdown.
+//! What every role stands on: telemetry, metrics, supervised tasks, shutdown and private files.
 
+pub mod files;
 pub mod metrics;
 pub mod tasks;
 pub mod telemetry;

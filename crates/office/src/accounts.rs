@@ -4,8 +4,9 @@ pub(crate) mod credentials;
 pub(crate) mod grpc;
 mod repo;
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
+use mi_base::files;
 use mi_kernel::{
     AccountId, Actor, ApiKeyId, Clock, Error, Result, Time, page::Page, secret::Secret, text::display_name,
 };
@@ -197,7 +198,7 @@ impl Accounts {
             // No key yet, a revoked one, or one that somebody put there and that is no administrator's.
             _ => {
                 let (key, secret) = self.fresh_key(administrator, "administrator");
-                write_private(file, secret.expose()).map_err(unusable)?;
+                files::write_private(file, secret.expose().as_bytes()).map_err(unusable)?;
                 repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
                 secret
             }
@@ -215,12 +216,4 @@ fn looks_like_key(secret: &Secret) -> bool {
 
 fn hash(secret: &Secret) -> Vec<u8> {
     digest::digest(&digest::SHA256, secret.expose().as_bytes()).as_ref().to_vec()
-}
-
-fn write_private(file: &Path, text: &str) -> std::io::Result<()> {
-    let draft = file.with_extension("new");
-    let mut output = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    output.write_all(text.as_bytes())?;
-    output.sync_all()?;
-    fs::rename(&draft, file)
 }

@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use mi_base::files;
 use mi_kernel::{Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -46,22 +47,12 @@ impl DataDir {
             Ok(id) if !id.trim().is_empty() => id.trim().to_owned(),
             _ => {
                 let id = uuid::Uuid::now_v7().to_string();
-                write_private(&node_file, id.as_bytes()).map_err(unusable)?;
+                files::write_private(&node_file, id.as_bytes()).map_err(unusable)?;
                 id
             }
         };
         Ok(Self { _lock: lock, node_id })
     }
-}
-
-/// Writes a file that only this user reads, whole or not at all.
-pub(crate) fn write_private(path: &Path, content: &[u8]) -> std::io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let draft = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&draft, path)
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use std::{net::SocketAddr, path::Path};
 
+use mi_base::files::write_private;
 use mi_kernel::{Error, Result, secret::Secret};
 use serde_json::json;
-
-use crate::data_dir::write_private;
 
 /// A platform, or a role of it, that serves.
 #[derive(Debug, Clone)]
