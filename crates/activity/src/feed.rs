@@ -77,20 +77,22 @@ impl Feed {
         if by_office.is_empty() {
             return Ok(());
         }
-        let mut tx = self.db.begin().await?;
+        // Platform-wide: one batch, committed once, brings events of several offices.
+        let mut batch = self.db.platform().begin().await?;
         for (office_id, events) in &by_office {
-            let Some(first) = crate::offices::repo::feed_lock(&mut tx, *office_id).await? else {
+            let tx = batch.within(*office_id);
+            let Some(first) = crate::offices::repo::feed_lock(tx).await? else {
                 continue;
             };
             let mut next = first;
             for event in events {
-                next += i64::from(repo::event_insert(&mut tx, event, next).await?);
+                next += i64::from(repo::event_insert(tx, event, next).await?);
             }
             if next > first {
-                crate::offices::repo::feed_advance(&mut tx, *office_id, next).await?;
+                crate::offices::repo::feed_advance(tx, next).await?;
             }
         }
-        tx.commit().await?;
+        batch.commit().await?;
         by_office.keys().for_each(|office_id| self.signals.wake(office_id));
         Ok(())
     }
@@ -103,8 +105,8 @@ impl Feed {
         span: Range<Time>,
         page: &Page<FeedKey>,
     ) -> Result<(Vec<FeedEvent>, String)> {
-        let mut conn = self.db.read().await?;
-        let rows = repo::event_list(&mut conn, office_id, filter, &span, page).await?;
+        let mut conn = self.db.office(office_id).read().await?;
+        let rows = repo::event_list(&mut conn, filter, &span, page).await?;
         Ok(page.finish(rows, |row| (row.event.time, row.cursor)))
     }
 
@@ -119,7 +121,7 @@ impl Feed {
         let mut subscription = self.signals.subscribe(office_id);
         let mut position = match after {
             Some(cursor) => cursor,
-            None => crate::offices::repo::feed_end(&mut self.db.read().await?, office_id).await?,
+            None => crate::offices::repo::feed_end(&mut self.db.office(office_id).read().await?).await?,
         };
         let feed = self.clone();
         let poll = feed.db.is_shared().then_some(POLL);
@@ -128,7 +130,7 @@ impl Feed {
             if let Some(event) = batch.find(|event| filter.takes(&event.event)) {
                 return Ok::<_, Error>(event);
             }
-            let rows = repo::event_after(&mut feed.db.read().await?, office_id, position, BATCH).await?;
+            let rows = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;
             match rows.last() {
                 Some(last) => position = last.cursor,
                 None => {
@@ -145,7 +147,7 @@ impl Feed {
     pub(crate) async fn retain(&self) -> Result<()> {
         let oldest = self.clock.now() - self.retention_age;
         loop {
-            let mut tx = self.db.begin().await?;
+            let mut tx = self.db.platform().begin().await?;
             let deleted = repo::event_delete_before(&mut tx, oldest, DELETE).await?;
             tx.commit().await?;
             if deleted < DELETE {
@@ -158,8 +160,8 @@ impl Feed {
     pub(crate) async fn remove(&self, office_id: OfficeId, batches: usize) -> Result<bool> {
         self.signals.wake(&office_id);
         for _ in 0..batches {
-            let mut tx = self.db.begin().await?;
-            let deleted = repo::event_delete_office(&mut tx, office_id, DELETE).await?;
+            let mut tx = self.db.office(office_id).begin().await?;
+            let deleted = repo::event_delete_office(&mut tx, DELETE).await?;
             tx.commit().await?;
             if deleted < DELETE {
                 return Ok(true);

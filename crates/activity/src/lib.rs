@@ -27,7 +27,7 @@ use logs::Logs;
 use maintenance::Maintenance;
 use offices::Offices;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "activity")];
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "activity"), step!(101, "0101", "log_offices")];
 
 /// The role, ready to be served.
 #[derive(Debug)]

@@ -92,7 +92,7 @@ impl Logs {
 
     /// The index row of the log that a name stands for: the newest agent's of that name.
     pub(crate) async fn find(&self, name: &LogName) -> Result<Option<(AgentId, i64)>> {
-        Ok(repo::stream_find(&mut self.db.read().await?, name.0, &name.1).await?)
+        Ok(repo::stream_find(&mut self.db.office(name.0).read().await?, &name.1).await?)
     }
 }
 

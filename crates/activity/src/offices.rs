@@ -23,7 +23,7 @@ impl Offices {
     /// `NotFound` for strangers, and alike for offices that are gone or that this role has not heard of.
     pub(crate) async fn enter(&self, caller: &Caller, office_id: &str) -> Result<(OfficeId, Entry)> {
         let office_id = OfficeId::parse(office_id)?;
-        let owner = repo::office_owner(&mut self.db.read().await?, office_id).await?;
+        let owner = repo::office_owner(&mut self.db.office(office_id).read().await?).await?;
         let owner = owner.ok_or_else(|| Error::not_found("office", office_id))?;
         Ok((office_id, caller.enter(office_id, owner)?))
     }
@@ -33,7 +33,7 @@ impl Offices {
     /// # Errors
     /// `NotFound`.
     pub(crate) async fn still_there(&self, office_id: OfficeId) -> Result<()> {
-        match repo::office_owner(&mut self.db.read().await?, office_id).await? {
+        match repo::office_owner(&mut self.db.office(office_id).read().await?).await? {
             Some(_) => Ok(()),
             None => Err(Error::not_found("office", office_id)),
         }
@@ -41,15 +41,15 @@ impl Offices {
 
     /// Takes over what the office role says, unless something newer is known.
     pub(crate) async fn apply(&self, office_id: OfficeId, account_id: AccountId, version: i64) -> Result<()> {
-        let mut tx = self.db.begin().await?;
-        repo::office_apply(&mut tx, office_id, account_id, version).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        repo::office_apply(&mut tx, account_id, version).await?;
         Ok(tx.commit().await?)
     }
 
     /// Marks the office as gone. When this returns, no transaction that still took it for alive is under way.
     pub(crate) async fn bury(&self, office_id: OfficeId) -> Result<()> {
-        let mut tx = self.db.begin().await?;
-        repo::office_bury(&mut tx, office_id).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        repo::office_bury(&mut tx).await?;
         Ok(tx.commit().await?)
     }
 }

@@ -67,7 +67,7 @@ impl Accounts {
             created_at: self.clock.now(),
         };
         let (key, secret) = self.fresh_key(account.id, "first key");
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.platform().begin().await?;
         repo::account_insert(&mut tx, &account).await?;
         repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
         tx.commit().await?;
@@ -75,7 +75,7 @@ impl Accounts {
     }
 
     async fn list(&self, page: &Page<AccountId>) -> Result<(Vec<Account>, String)> {
-        let rows = repo::account_list(&mut self.db.read().await?, page).await?;
+        let rows = repo::account_list(&mut self.db.platform().read().await?, page).await?;
         Ok(page.finish(rows, |account| account.id))
     }
 
@@ -95,7 +95,7 @@ impl Accounts {
         let account_id = Self::account_of(actor, account)?;
         let name = display_name("name", name)?;
         let (key, secret) = self.fresh_key(account_id, &name);
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.platform().begin().await?;
         if repo::account_get(&mut tx, account_id).await?.is_none() {
             return Err(Error::not_found("account", account_id));
         }
@@ -106,7 +106,7 @@ impl Accounts {
 
     async fn list_keys(&self, actor: &Actor, account: &str, page: &Page<ApiKeyId>) -> Result<(Vec<ApiKey>, String)> {
         let account_id = Self::account_of(actor, account)?;
-        let mut conn = self.db.read().await?;
+        let mut conn = self.db.platform().read().await?;
         if repo::account_get(&mut conn, account_id).await?.is_none() {
             return Err(Error::not_found("account", account_id));
         }
@@ -116,7 +116,7 @@ impl Accounts {
 
     async fn revoke_key(&self, actor: &Actor, key: &str) -> Result<ApiKey> {
         let id = ApiKeyId::parse(key)?;
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.platform().begin().await?;
         let key = repo::key_get(&mut tx, id).await?.filter(|key| actor.owns(key.account_id));
         let mut key = key.ok_or_else(|| Error::not_found("api_key", id))?;
         if key.revoked_at.is_none() {
@@ -129,7 +129,7 @@ impl Accounts {
 
     /// Who holds the key with this hash.
     async fn resolve(&self, sha256: &[u8]) -> Result<Actor> {
-        let found = repo::key_by_hash(&mut self.db.read().await?, sha256).await?;
+        let found = repo::key_by_hash(&mut self.db.platform().read().await?, sha256).await?;
         match found {
             Some((key, administrator)) if key.revoked_at.is_none() => {
                 Ok(Actor::Operator { account_id: key.account_id, api_key_id: key.id, administrator })
@@ -170,7 +170,7 @@ impl Accounts {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
             Err(error) => return Err(unusable(error)),
         };
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.platform().begin().await?;
         let administrator = match repo::administrator(&mut tx).await? {
             Some(account) => account.id,
             None => {

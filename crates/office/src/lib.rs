@@ -106,7 +106,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
 async fn sweep(db: Db, clock: Arc<dyn Clock>) {
     loop {
         let swept = async {
-            let mut tx = db.begin().await?;
+            let mut tx = db.platform().begin().await?;
             idempotency::sweep(&mut tx, clock.now()).await?;
             tx.commit().await
         };

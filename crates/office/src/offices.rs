@@ -14,7 +14,7 @@ use mi_base::Tasks;
 use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
 use mi_proto::v1;
 use mi_rpc::Caller;
-use mi_store::{Db, Tx, idempotency, outbox};
+use mi_store::{Db, OfficeTx, idempotency, outbox};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -134,15 +134,16 @@ impl Offices {
         let name = display_name("name", &request.name)?;
         let scope = format!("{}/CreateOffice", caller.actor.key());
         let replay = idempotency::Request::new(scope, &request.request_id, content)?;
-        let now = self.clock.now();
-        let mut tx = self.db.begin().await?;
+        let (id, now) = (OfficeId::new(), self.clock.now());
+        let mut tx = self.db.office(id).begin().await?;
         if let Some(replay) = &replay
-            && let Some(id) = replay.replayed(&mut tx).await?
+            && let Some(known) = replay.replayed(&mut tx).await?
         {
-            return repo::office_get(&mut tx, id.into()).await?.ok_or_else(|| Error::not_found("office", id));
+            drop(tx);
+            return self.read(known.into()).await;
         }
         let office = Office {
-            id: OfficeId::new(),
+            id,
             account_id,
             name,
             state: State::Provisioning,
@@ -171,12 +172,12 @@ impl Offices {
             Actor::Operator { account_id, .. } => Some(account_id),
             _ => return Err(Error::denied("only operators list offices")),
         };
-        let rows = repo::office_list(&mut self.db.read().await?, owner, page).await?;
+        let rows = repo::office_list(&mut self.db.platform().read().await?, owner, page).await?;
         Ok(page.finish(rows, |office| office.id))
     }
 
     async fn read(&self, id: OfficeId) -> Result<Office> {
-        let office = repo::office_get(&mut self.db.read().await?, id).await?;
+        let office = repo::office_get(&mut self.db.office(id).read().await?).await?;
         office.ok_or_else(|| Error::not_found("office", id))
     }
 
@@ -188,16 +189,16 @@ impl Offices {
     }
 
     /// The office inside a write transaction, locked, if the caller may change it.
-    pub(crate) async fn lock(&self, caller: &Caller, id: &str) -> Result<(Tx, Office)> {
+    pub(crate) async fn lock(&self, caller: &Caller, id: &str) -> Result<(OfficeTx, Office)> {
         let id = OfficeId::parse(id)?;
-        let mut tx = self.db.begin().await?;
-        let office = repo::office_lock(&mut tx, id).await?.ok_or_else(|| Error::not_found("office", id))?;
+        let mut tx = self.db.office(id).begin().await?;
+        let office = repo::office_lock(&mut tx).await?.ok_or_else(|| Error::not_found("office", id))?;
         caller.enter(office.id, office.account_id)?;
         Ok((tx, office))
     }
 
     /// Writes a changed office with its event, and tells the other roles before it returns, if they can be reached.
-    async fn save(&self, mut tx: Tx, mut office: Office, event: Event) -> Result<Office> {
+    async fn save(&self, mut tx: OfficeTx, mut office: Office, event: Event) -> Result<Office> {
         office.version += 1;
         office.updated_at = event.time;
         repo::office_update(&mut tx, &office).await?;

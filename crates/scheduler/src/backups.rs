@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
 use mi_rpc::Caller;
-use mi_store::{Conn, outbox};
+use mi_store::{OfficeConn, outbox};
 use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
 use ring::digest::{self, Digest};
 use serde_json::json;
@@ -43,9 +43,9 @@ impl Backup {
 }
 
 /// A backup of the office by the id in a request.
-pub(crate) async fn find(conn: &mut Conn, office: OfficeId, id: &str) -> Result<Backup> {
+pub(crate) async fn find(conn: &mut OfficeConn, id: &str) -> Result<Backup> {
     let id = BackupId::parse(id)?;
-    repo::backup_get(conn, office, id).await?.ok_or_else(|| Error::not_found("backup", id))
+    repo::backup_get(conn, id).await?.ok_or_else(|| Error::not_found("backup", id))
 }
 
 impl Scheduler {
@@ -55,7 +55,7 @@ impl Scheduler {
         let (Some(id), false) = (agent.restore_from, self.runtime.prepared(place).await?) else {
             return self.runtime.prepare(place, None).await;
         };
-        let backup = find(&mut self.db.read().await?, agent.office_id, &id.to_string()).await?;
+        let backup = find(&mut self.db.office(agent.office_id).read().await?, &id.to_string()).await?;
         // Checked whole before anything is unpacked: half a damaged workspace helps nobody.
         self.verify(&backup).await?;
         let stream = self.read(&backup).await?.map_err(io::Error::other);
@@ -65,7 +65,7 @@ impl Scheduler {
 
     /// Archives the workspace, reads the archive back, and records it. Done already: nothing happens.
     pub(crate) async fn back_up(&self, agent: &Agent, id: BackupId) -> Result<()> {
-        let known = repo::backup_get(&mut self.db.read().await?, agent.office_id, id).await?;
+        let known = repo::backup_get(&mut self.db.office(agent.office_id).read().await?, id).await?;
         if known.is_some() || !self.runtime.prepared(agent.place()).await? {
             return Ok(());
         }
@@ -79,7 +79,7 @@ impl Scheduler {
             created_at: self.clock.now(),
         };
         self.verify(&backup).await?;
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.office(agent.office_id).begin().await?;
         repo::backup_insert(&mut tx, &backup).await?;
         let summary = format!("Workspace of {:?} backed up, {size_bytes} bytes", agent.name);
         let event = Event::lifecycle(agent.office_id, &agent.name, "agent.backed_up", summary, backup.created_at)
@@ -146,9 +146,9 @@ impl Scheduler {
         page: &Page<BackupId>,
     ) -> Result<(Vec<Backup>, String)> {
         let office_id = OfficeId::parse(office_id)?;
-        let mut conn = self.db.read().await?;
-        self.enter(&mut conn, caller, office_id).await?;
-        let rows = repo::backup_list(&mut conn, office_id, page).await?;
+        let mut conn = self.db.office(office_id).read().await?;
+        self.enter(&mut conn, caller).await?;
+        let rows = repo::backup_list(&mut conn, page).await?;
         Ok(page.finish(rows, |backup| backup.id))
     }
 
@@ -160,9 +160,9 @@ impl Scheduler {
         id: &str,
     ) -> Result<(Backup, BoxStream<'static, object_store::Result<Bytes>>)> {
         let office_id = OfficeId::parse(office_id)?;
-        let mut conn = self.db.read().await?;
-        self.enter(&mut conn, caller, office_id).await?;
-        let backup = find(&mut conn, office_id, id).await?;
+        let mut conn = self.db.office(office_id).read().await?;
+        self.enter(&mut conn, caller).await?;
+        let backup = find(&mut conn, id).await?;
         let stream = self.read(&backup).await?;
         Ok((backup, stream))
     }
@@ -170,9 +170,9 @@ impl Scheduler {
     /// Hides the backup first, then deletes its object, then its row: a crash between is finished by the sweep.
     pub(crate) async fn delete_backup(&self, caller: &Caller, office_id: &str, id: &str) -> Result<()> {
         let office_id = OfficeId::parse(office_id)?;
-        let mut tx = self.db.begin().await?;
-        self.enter(&mut tx, caller, office_id).await?;
-        let backup = find(&mut tx, office_id, id).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        self.enter(&mut tx, caller).await?;
+        let backup = find(&mut tx, id).await?;
         repo::backup_hide(&mut tx, backup.id).await?;
         let summary = format!("Backup of {:?} deleted", backup.agent);
         let event = Event::lifecycle(office_id, &backup.agent, "backup.deleted", summary, self.clock.now())
@@ -186,8 +186,8 @@ impl Scheduler {
 
     /// Hides all backups of an office and removes them, and archives that never became one.
     pub(crate) async fn delete_backups_of(&self, office_id: OfficeId) -> Result<()> {
-        let mut tx = self.db.begin().await?;
-        repo::backup_hide_all(&mut tx, office_id).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        repo::backup_hide_all(&mut tx).await?;
         tx.commit().await?;
         self.finish_backup_removals().await?;
         let left = self.objects.list(Some(&Path::from(format!("backups/{office_id}"))));
@@ -200,7 +200,7 @@ impl Scheduler {
 
     /// Removes what was uploaded of a backup that is given up, unless it became one after all.
     pub(crate) async fn discard_upload(&self, agent: &Agent, id: BackupId) -> Result<()> {
-        if repo::backup_get(&mut self.db.read().await?, agent.office_id, id).await?.is_none()
+        if repo::backup_get(&mut self.db.office(agent.office_id).read().await?, id).await?.is_none()
             && let Err(error) = self.delete_object(&Backup::path(agent.office_id, id)).await
         {
             // The removal of the office finds it.
@@ -219,13 +219,13 @@ impl Scheduler {
 
     /// Deletes objects and rows of hidden backups.
     pub(crate) async fn finish_backup_removals(&self) -> Result<()> {
-        let hidden = repo::backup_hidden(&mut self.db.read().await?).await?;
+        let hidden = repo::backup_hidden(&mut self.db.platform().read().await?).await?;
         for (office_id, id) in hidden {
             self.delete_object(&Backup::path(office_id, id)).await.map_err(|error| {
                 let text = format!("backup {id} could not be deleted from object storage; it will be tried again");
                 Error::unavailable(text).caused_by(error)
             })?;
-            let mut tx = self.db.begin().await?;
+            let mut tx = self.db.office(office_id).begin().await?;
             repo::backup_delete(&mut tx, id).await?;
             tx.commit().await?;
         }

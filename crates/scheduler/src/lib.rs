@@ -19,7 +19,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use agents::Agent;
 use catalogue::Catalogue;
 use mi_base::Tasks;
-use mi_kernel::{Clock, Error, OfficeId, Result};
+use mi_kernel::{Clock, Error, Result};
 use mi_proto::{
     internal::v1::{
         AppendEventsRequest, agent_registry_service_server::AgentRegistryServiceServer,
@@ -29,7 +29,7 @@ use mi_proto::{
 };
 use mi_rpc::{Caller, Entry, RoleClient, Transport, convert, status::from_status};
 use mi_runtime::{CapturedLine, Runtime};
-use mi_store::{Conn, Db, DbTarget, Migrations, idempotency, outbox, step};
+use mi_store::{Db, DbTarget, Migrations, OfficeConn, idempotency, outbox, step};
 use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::service::Routes;
@@ -74,9 +74,10 @@ pub(crate) struct Scheduler {
 }
 
 impl Scheduler {
-    /// The office and how the caller entered it.
-    async fn enter(&self, conn: &mut Conn, caller: &Caller, id: OfficeId) -> Result<(offices::Office, Entry)> {
-        let office = offices::repo::office_get(conn, id).await?.ok_or_else(|| Error::not_found("office", id))?;
+    /// The connection's office and how the caller entered it.
+    async fn enter(&self, conn: &mut OfficeConn, caller: &Caller) -> Result<(offices::Office, Entry)> {
+        let id = conn.office_id();
+        let office = offices::repo::office_get(conn).await?.ok_or_else(|| Error::not_found("office", id))?;
         let entry = caller.enter(id, office.account_id)?;
         Ok((office, entry))
     }
@@ -140,7 +141,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
 async fn sweep(scheduler: Arc<Scheduler>) {
     loop {
         let swept = async {
-            let mut tx = scheduler.db.begin().await?;
+            let mut tx = scheduler.db.platform().begin().await?;
             idempotency::sweep(&mut tx, scheduler.clock.now()).await?;
             tx.commit().await?;
             scheduler.finish_backup_removals().await

@@ -158,7 +158,7 @@ impl Scheduler {
     async fn enqueue_unsettled(&self) -> Result<()> {
         let mut after = None;
         loop {
-            let ids = repo::agent_unsettled(&mut self.db.read().await?, after, PAGE).await?;
+            let ids = repo::agent_unsettled(&mut self.db.platform().read().await?, after, PAGE).await?;
             ids.iter().for_each(|id| self.queue.push(*id));
             match ids.last() {
                 Some(last) if ids.len() == usize::try_from(PAGE).unwrap_or_default() => after = Some(*last),
@@ -184,11 +184,11 @@ impl Scheduler {
 
     /// Plans and does one step; none: the agent is gone.
     pub(crate) async fn step(&self, id: AgentId) -> Result<Option<Step>> {
-        let mut conn = self.db.read().await?;
-        let Some(agent) = repo::agent_get(&mut conn, id).await? else {
+        let mut conn = self.db.platform().read().await?;
+        let Some(agent) = repo::agent_find(&mut conn, id).await? else {
             return Ok(None);
         };
-        let office = offices::repo::office_get(&mut conn, agent.office_id).await?;
+        let office = offices::repo::office_get(conn.within(agent.office_id)).await?;
         drop(conn);
         let agent = self.seen.freshen(agent);
         let active = office.as_ref().is_some_and(|office| office.active);
@@ -207,7 +207,7 @@ impl Scheduler {
 
     /// Records what became of an agent, if its row is still the one that was planned with; false: it is not.
     pub(crate) async fn record(&self, agent: &mut Agent, event: Option<Event>) -> Result<bool> {
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.office(agent.office_id).begin().await?;
         if !repo::agent_update(&mut tx, agent).await? {
             return Ok(false);
         }
@@ -344,7 +344,7 @@ impl Scheduler {
             tracing::warn!(target: "mi::scheduler", agent = %agent.id, reason, "fired without a backup, as asked");
         }
         self.runtime.remove(agent.place()).await?;
-        let mut tx = self.db.begin().await?;
+        let mut tx = self.db.office(agent.office_id).begin().await?;
         repo::agent_delete(&mut tx, agent.id).await?;
         let event = self.event(&agent, "agent.fired", format!("Agent {:?} fired", agent.name));
         outbox::push(&mut tx, &event.with(json!({ "backup_id": backup_id }))).await?;

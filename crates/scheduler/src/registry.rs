@@ -47,7 +47,7 @@ impl Scheduler {
     async fn resolve_key(&self, id: &str, key: &str) -> Result<(Agent, Vec<u8>)> {
         let unknown = || Error::unauthenticated("the agent's key is unknown or revoked");
         let id = AgentId::parse(id).map_err(|_| unknown())?;
-        let agent = repo::agent_get(&mut self.db.read().await?, id).await?.ok_or_else(unknown)?;
+        let agent = repo::agent_find(&mut self.db.platform().read().await?, id).await?.ok_or_else(unknown)?;
         let public_key = agent.public_key.clone().filter(|public_key| key_id(public_key) == key);
         Ok((agent, public_key.ok_or_else(unknown)?))
     }
@@ -57,8 +57,8 @@ impl Scheduler {
         let refused = || Error::unauthenticated("the enrolment token is unknown, used or expired");
         let office_id = OfficeId::parse(&request.office_id)?;
         let now = self.clock.now();
-        let mut tx = self.db.begin().await?;
-        let agent = repo::agent_lock_by_token(&mut tx, office_id, &request.token_sha256).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        let agent = repo::agent_lock_by_token(&mut tx, &request.token_sha256).await?;
         let mut agent = agent.filter(|agent| agent.enrol_expires_at.is_some_and(|at| at > now)).ok_or_else(refused)?;
         agent.enrol_sha256 = None;
         agent.enrol_expires_at = None;
@@ -120,8 +120,8 @@ impl AgentRegistryService for Handler {
     ) -> Result<Response<CountAgentsResponse>, Status> {
         let office_id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
         let counted = async {
-            let mut conn = self.scheduler.db.read().await?;
-            repo::agent_count_by_phase(&mut conn, office_id).await
+            let mut conn = self.scheduler.db.office(office_id).read().await?;
+            repo::agent_count_by_phase(&mut conn).await
         };
         let counts = counted.await.map_err(|error| status(error.into()))?;
         let agents = counts.into_iter().map(|(phase, count)| AgentCount {

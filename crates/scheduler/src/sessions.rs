@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use mi_kernel::{AgentId, Error, ErrorKind, InstanceId, Result, Time, event::Event};
+use mi_kernel::{AgentActor, AgentId, Error, ErrorKind, InstanceId, Result, Time, event::Event};
 use mi_rpc::Caller;
 use mi_store::outbox;
 use serde_json::json;
@@ -49,7 +49,7 @@ pub(crate) async fn flush(scheduler: Arc<Scheduler>) {
             continue;
         }
         let written = async {
-            let mut tx = scheduler.db.begin().await?;
+            let mut tx = scheduler.db.platform().begin().await?;
             repo::agent_seen(&mut tx, &seen).await?;
             tx.commit().await
         };
@@ -70,10 +70,16 @@ fn replaced() -> Error {
 
 impl Scheduler {
     /// Takes the report of a compute that it is ready.
-    pub(crate) async fn report_ready(&self, caller: &Caller, id: AgentId, instance: InstanceId) -> Result<Agent> {
+    pub(crate) async fn report_ready(
+        &self,
+        caller: &Caller,
+        agent: &AgentActor,
+        instance: InstanceId,
+    ) -> Result<Agent> {
+        let (office_id, id) = (agent.office_id, agent.agent_id);
         for _ in 0..MAX_CONFLICTS {
             let now = self.clock.now();
-            let mut tx = self.db.begin().await?;
+            let mut tx = self.db.office(office_id).begin().await?;
             let agent = repo::agent_get(&mut tx, id).await?;
             let mut agent = agent.filter(|agent| agent.wants(instance)).ok_or_else(replaced)?;
             self.seen.record(id, now);
@@ -100,8 +106,9 @@ impl Scheduler {
     }
 
     /// Takes a heartbeat of a compute; an error says that it is not wanted any more.
-    pub(crate) async fn heartbeat(&self, id: AgentId, instance: InstanceId) -> Result<()> {
-        let agent = repo::agent_get(&mut self.db.read().await?, id).await?;
+    pub(crate) async fn heartbeat(&self, agent: &AgentActor, instance: InstanceId) -> Result<()> {
+        let id = agent.agent_id;
+        let agent = repo::agent_get(&mut self.db.office(agent.office_id).read().await?, id).await?;
         agent.filter(|agent| agent.wants(instance)).ok_or_else(replaced)?;
         self.seen.record(id, self.clock.now());
         Ok(())

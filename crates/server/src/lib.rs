@@ -7,6 +7,6 @@ mod ready;
 mod roles;
 mod run;
 
-pub use config::{PlatformConfig, RoleName, ServeConfig};
+pub use config::{MasterKeySource, PlatformConfig, RoleName, ServeConfig};
 pub use ready::Ready;
 pub use run::{serve, up};

@@ -1,7 +1,8 @@
-//! A connection to either database, and a transaction on one.
+//! A connection to either database, the scope it works in, and a transaction on one.
 
 use std::ops::{Deref, DerefMut};
 
+use mi_kernel::OfficeId;
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction, pool::PoolConnection};
 
 use crate::DbResult;
@@ -27,7 +28,7 @@ macro_rules! on {
     };
 }
 
-/// A connection.
+/// A connection, of whatever scope: what [`on!`](crate::on) and helpers below the repositories work with.
 pub struct Conn(pub(crate) Inner);
 
 pub(crate) enum Inner {
@@ -57,14 +58,48 @@ impl Conn {
     }
 }
 
+/// A connection in the scope of one office. Repositories take the office of their queries from it, never from a
+/// parameter of its own, so that a query for one office with the id of another cannot be written.
+pub struct OfficeConn {
+    pub(crate) conn: Conn,
+    pub(crate) office_id: OfficeId,
+}
+
+impl OfficeConn {
+    /// The office.
+    pub fn office_id(&self) -> OfficeId {
+        self.office_id
+    }
+}
+
+/// A connection in the scope of the platform: for what spans offices, or is there before an office is known.
+///
+/// A function that takes one says in its documentation why it does.
+pub struct PlatformConn(pub(crate) OfficeConn);
+
+impl PlatformConn {
+    /// One office's part of work that spans several. The database itself goes on to allow every office; the
+    /// repository's own predicates bind this one.
+    pub fn within(&mut self, office_id: OfficeId) -> &mut OfficeConn {
+        self.0.office_id = office_id;
+        &mut self.0
+    }
+}
+
 /// A write transaction; rolls back unless committed.
 #[must_use = "a transaction that is not committed rolls back"]
-pub struct Tx(pub(crate) Conn);
+pub struct Tx<C>(pub(crate) C);
 
-impl Tx {
+/// A write transaction in the scope of one office.
+pub type OfficeTx = Tx<OfficeConn>;
+/// A write transaction in the scope of the platform.
+pub type PlatformTx = Tx<PlatformConn>;
+
+impl<C: Into<Conn>> Tx<C> {
     /// Makes everything durable that was written since the beginning.
     pub async fn commit(self) -> DbResult<()> {
-        match self.0.0 {
+        let conn: Conn = self.0.into();
+        match conn.0 {
             Inner::SqliteTx(tx) => tx.commit().await?,
             Inner::PostgresTx(tx) => tx.commit().await?,
             Inner::SqlitePooled(_) | Inner::PostgresPooled(_) => {}
@@ -73,15 +108,53 @@ impl Tx {
     }
 }
 
-impl Deref for Tx {
+impl From<OfficeConn> for Conn {
+    fn from(scoped: OfficeConn) -> Self {
+        scoped.conn
+    }
+}
+
+impl From<PlatformConn> for Conn {
+    fn from(scoped: PlatformConn) -> Self {
+        scoped.0.conn
+    }
+}
+
+impl Deref for OfficeConn {
     type Target = Conn;
     fn deref(&self) -> &Conn {
+        &self.conn
+    }
+}
+
+impl DerefMut for OfficeConn {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.conn
+    }
+}
+
+impl Deref for PlatformConn {
+    type Target = Conn;
+    fn deref(&self) -> &Conn {
+        &self.0.conn
+    }
+}
+
+impl DerefMut for PlatformConn {
+    fn deref_mut(&mut self) -> &mut Conn {
+        &mut self.0.conn
+    }
+}
+
+impl<C> Deref for Tx<C> {
+    type Target = C;
+    fn deref(&self) -> &C {
         &self.0
     }
 }
 
-impl DerefMut for Tx {
-    fn deref_mut(&mut self) -> &mut Conn {
+impl<C> DerefMut for Tx<C> {
+    fn deref_mut(&mut self) -> &mut C {
         &mut self.0
     }
 }

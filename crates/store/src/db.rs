@@ -2,19 +2,21 @@
 
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
-use mi_kernel::{Error, Result};
+use mi_kernel::{Error, OfficeId, Result};
 use sqlx::{
-    Connection, PgPool, SqlitePool,
+    AssertSqlSafe, Connection, PgPool, Postgres, SqlitePool, Transaction,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{Conn, DbResult, Migrations, Tx, conn::Inner, migrate};
+use crate::{Conn, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate};
 
 /// How long a call waits for a connection before it answers Unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A Postgres connection idle for longer is asked whether it still lives before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// What stands for the office of a connection that has none yet.
+const NO_OFFICE: OfficeId = OfficeId(uuid::Uuid::nil());
 
 /// Where one service keeps its tables.
 #[derive(Debug, Clone)]
@@ -45,6 +47,73 @@ enum Pools {
         write: SqlitePool,
     },
     Postgres(PgPool),
+}
+
+/// What a transaction may see, in the words of the policies on Postgres.
+#[derive(Debug, Clone, Copy)]
+enum Scope {
+    Office(OfficeId),
+    Platform,
+}
+
+impl Scope {
+    /// Begins a transaction and sets its scope in one round trip. The setting ends with the transaction.
+    fn begin(self, begin: &str) -> AssertSqlSafe<String> {
+        // Made of our own words and of a UUID as we print it.
+        AssertSqlSafe(match self {
+            Self::Office(id) => format!("{begin}; SET LOCAL mi.scope = '{id}'"),
+            Self::Platform => format!("{begin}; SET LOCAL mi.scope = 'platform'"),
+        })
+    }
+}
+
+/// Begins a transaction, also when the caller is cancelled meanwhile: sqlx would give the connection back to the pool
+/// inside a transaction that it does not know of, and the next user would work in that.
+async fn begin_whole(pool: &PgPool, begin: AssertSqlSafe<String>) -> sqlx::Result<Transaction<'static, Postgres>> {
+    let pool = pool.clone();
+    match tokio::spawn(async move { pool.begin_with(begin).await }).await {
+        Ok(begun) => begun,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The process is ending.
+        Err(_) => Err(sqlx::Error::PoolClosed),
+    }
+}
+
+/// A database in the scope of one office.
+#[derive(Debug, Clone, Copy)]
+pub struct OfficeDb<'a> {
+    db: &'a Db,
+    office_id: OfficeId,
+}
+
+impl OfficeDb<'_> {
+    /// A connection for reads.
+    pub async fn read(self) -> DbResult<OfficeConn> {
+        Ok(OfficeConn { conn: self.db.read(Scope::Office(self.office_id)).await?, office_id: self.office_id })
+    }
+
+    /// A write transaction.
+    pub async fn begin(self) -> DbResult<OfficeTx> {
+        let conn = self.db.begin(Scope::Office(self.office_id)).await?;
+        Ok(Tx(OfficeConn { conn, office_id: self.office_id }))
+    }
+}
+
+/// A database in the scope of the platform.
+#[derive(Debug, Clone, Copy)]
+pub struct PlatformDb<'a>(&'a Db);
+
+impl PlatformDb<'_> {
+    /// A connection for reads.
+    pub async fn read(self) -> DbResult<PlatformConn> {
+        Ok(PlatformConn(OfficeConn { conn: self.0.read(Scope::Platform).await?, office_id: NO_OFFICE }))
+    }
+
+    /// A write transaction.
+    pub async fn begin(self) -> DbResult<PlatformTx> {
+        let conn = self.0.begin(Scope::Platform).await?;
+        Ok(Tx(PlatformConn(OfficeConn { conn, office_id: NO_OFFICE })))
+    }
 }
 
 impl Db {
@@ -114,20 +183,36 @@ impl Db {
         Ok(Self(Pools::Postgres(pool)))
     }
 
-    /// A connection for reads outside a transaction.
-    pub async fn read(&self) -> DbResult<Conn> {
+    /// The database in the scope of one office: the other offices' rows are not there.
+    pub fn office(&self, office_id: OfficeId) -> OfficeDb<'_> {
+        OfficeDb { db: self, office_id }
+    }
+
+    /// The database in the scope of the platform: every office's rows, and those of none.
+    pub fn platform(&self) -> PlatformDb<'_> {
+        PlatformDb(self)
+    }
+
+    /// A connection without a scope: on Postgres it sees and changes no row of any office. For probes of that.
+    pub async fn unscoped(&self) -> DbResult<Conn> {
         Ok(Conn(match &self.0 {
             Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
             Pools::Postgres(pool) => Inner::PostgresPooled(pool.acquire().await?),
         }))
     }
 
-    /// A write transaction.
-    pub async fn begin(&self) -> DbResult<Tx> {
-        Ok(Tx(Conn(match &self.0 {
+    async fn read(&self, scope: Scope) -> DbResult<Conn> {
+        Ok(Conn(match &self.0 {
+            Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
+            Pools::Postgres(pool) => Inner::PostgresTx(begin_whole(pool, scope.begin("BEGIN READ ONLY")).await?),
+        }))
+    }
+
+    async fn begin(&self, scope: Scope) -> DbResult<Conn> {
+        Ok(Conn(match &self.0 {
             Pools::Sqlite { write, .. } => Inner::SqliteTx(write.begin_with("BEGIN IMMEDIATE").await?),
-            Pools::Postgres(pool) => Inner::PostgresTx(pool.begin().await?),
-        })))
+            Pools::Postgres(pool) => Inner::PostgresTx(begin_whole(pool, scope.begin("BEGIN")).await?),
+        }))
     }
 
     /// Whether other processes may write to the same tables, so that in-process signals are not enough.

@@ -1,4 +1,6 @@
 //! A creating call that is sent again with the same `request_id` answers what it created the first time.
+//!
+//! A request is its caller's, not an office's: an operator who uses an id again in another office is told so.
 
 use std::time::Duration;
 
@@ -6,7 +8,7 @@ use mi_kernel::{Error, Result, Time};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::{Arm, Conn, DbError, DbResult, Tx, on};
+use crate::{Arm, Conn, DbError, DbResult, PlatformConn, on};
 
 /// How long a request is remembered.
 pub const RETENTION: Duration = Duration::from_secs(48 * 3600);
@@ -52,7 +54,7 @@ impl Request {
     ///
     /// # Errors
     /// `Invalid` when the id was used with other content.
-    pub async fn replayed(&self, tx: &mut Tx) -> Result<Option<Uuid>> {
+    pub async fn replayed(&self, tx: &mut Conn) -> Result<Option<Uuid>> {
         // SQLite's one writer is the lock; Postgres takes one that the end of the transaction releases.
         if let Arm::Postgres(c) = tx.arm() {
             sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
@@ -77,7 +79,7 @@ impl Request {
     }
 
     /// Remembers what the request created, in the transaction that creates it and has asked [`Request::replayed`].
-    pub async fn remember(&self, tx: &mut Tx, resource: Uuid, now: Time) -> DbResult<()> {
+    pub async fn remember(&self, tx: &mut Conn, resource: Uuid, now: Time) -> DbResult<()> {
         on!(tx, |c| {
             sqlx::query(
                 "INSERT INTO idempotency (scope, request_id, digest, resource, created_at) VALUES ($1, $2, $3, $4, $5)",
@@ -99,8 +101,8 @@ impl Request {
     }
 }
 
-/// Forgets requests older than the retention time.
-pub async fn sweep(tx: &mut Conn, now: Time) -> DbResult<()> {
+/// Forgets requests older than the retention time, whoever sent them.
+pub async fn sweep(tx: &mut PlatformConn, now: Time) -> DbResult<()> {
     on!(tx, |c| sqlx::query("DELETE FROM idempotency WHERE created_at < $1")
         .bind(now - RETENTION)
         .execute(&mut *c)

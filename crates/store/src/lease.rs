@@ -8,7 +8,7 @@ use crate::{Db, DbResult, on};
 
 /// Takes or renews the lease; false: somebody else holds it. A holder that comes back under its own name gets it at once.
 pub async fn hold(db: &Db, name: &str, holder: &str, now: Time, ttl: Duration) -> DbResult<bool> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.platform().begin().await?;
     let held = on!(tx, |c| {
         sqlx::query(
             "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)

@@ -11,7 +11,7 @@ pub mod lease;
 pub mod migrate;
 pub mod outbox;
 
-pub use conn::{Arm, Conn, Tx};
-pub use db::{Db, DbTarget};
+pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};
+pub use db::{Db, DbTarget, OfficeDb, PlatformDb};
 pub use error::{DbError, DbResult};
 pub use migrate::{Migrations, Step};

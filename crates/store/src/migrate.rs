@@ -39,7 +39,7 @@ macro_rules! step {
 /// A service's schema changes.
 pub type Migrations = [Step];
 
-const COMMON: &Migrations = &[step!(1, "0001", "common")];
+const COMMON: &Migrations = &[step!(1, "0001", "common"), step!(2, "0002", "outbox_office")];
 
 pub(crate) async fn run(db: &Db, own: &Migrations) -> Result<()> {
     let shared = db.is_shared();

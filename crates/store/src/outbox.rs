@@ -7,16 +7,25 @@ use mi_kernel::{Error, backoff::Backoff, event::Event};
 use sqlx::types::Json;
 use tokio::sync::Notify;
 
-use crate::{Conn, Db, DbResult, on};
+use crate::{Db, DbResult, OfficeConn, on};
 
 const BATCH: i64 = 500;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// How often the table is looked at without a signal: another process may have written to it.
 const INTERVAL: Duration = Duration::from_secs(2);
 
-/// Adds an event to the transaction.
-pub async fn push(tx: &mut Conn, event: &Event) -> DbResult<()> {
-    on!(tx, |c| sqlx::query("INSERT INTO outbox (event) VALUES ($1)")
+/// Adds an event of the transaction's office to it.
+///
+/// # Errors
+/// When the event is another office's, besides failures of the database.
+pub async fn push(tx: &mut OfficeConn, event: &Event) -> DbResult<()> {
+    let office_id = tx.office_id();
+    if event.office_id != office_id {
+        let text = format!("an event of office {} in a transaction of office {office_id}", event.office_id);
+        return Err(sqlx::Error::Encode(text.into()).into());
+    }
+    on!(tx, |c| sqlx::query("INSERT INTO outbox (office_id, event) VALUES ($1, $2)")
+        .bind(office_id.0)
         .bind(Json(event))
         .execute(&mut *c)
         .await
@@ -25,7 +34,7 @@ pub async fn push(tx: &mut Conn, event: &Event) -> DbResult<()> {
 }
 
 async fn oldest(db: &Db) -> DbResult<Vec<(i64, Json<Event>)>> {
-    let mut conn = db.read().await?;
+    let mut conn = db.platform().read().await?;
     Ok(on!(conn, |c| {
         sqlx::query_as("SELECT position, event FROM outbox ORDER BY position LIMIT $1")
             .bind(BATCH)
@@ -35,7 +44,7 @@ async fn oldest(db: &Db) -> DbResult<Vec<(i64, Json<Event>)>> {
 }
 
 async fn delete(db: &Db, positions: &[i64]) -> DbResult<()> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.platform().begin().await?;
     // By position, not by range: on Postgres a lower one may be committed after a higher one was read.
     let text = serde_json::to_string(positions).unwrap_or_default();
     let sql = tx.pick(

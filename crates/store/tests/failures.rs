@@ -23,7 +23,7 @@ async fn open(database: &TestDb) -> Db {
 }
 
 async fn insert(db: &Db, id: i32, content: &str) -> DbResult<()> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.platform().begin().await?;
     on!(tx, |c| {
         sqlx::query("INSERT INTO things VALUES ($1, $2)").bind(id).bind(content).execute(&mut *c).await.map(drop)
     })?;
@@ -31,7 +31,7 @@ async fn insert(db: &Db, id: i32, content: &str) -> DbResult<()> {
 }
 
 async fn ids(db: &Db) -> DbResult<Vec<i32>> {
-    let mut conn = db.read().await?;
+    let mut conn = db.platform().read().await?;
     Ok(on!(conn, |c| sqlx::query_scalar("SELECT id FROM things ORDER BY id").fetch_all(&mut *c).await)?)
 }
 
@@ -44,7 +44,7 @@ async fn a_violated_uniqueness_is_the_callers_to_name(database: TestDb) {
     let unnamed: Error = insert(&db, 1, "second").await.expect_err("doubled").into();
     assert_eq!(unnamed.kind, ErrorKind::Internal);
     assert!(!unnamed.message.contains("things"), "{unnamed}");
-    let mut conn = db.read().await.expect("connects");
+    let mut conn = db.platform().read().await.expect("connects");
     let broken = on!(conn, |c| sqlx::query("SELECT nonsense").execute(&mut *c).await.map(drop));
     let other = mi_store::DbError::from(broken.expect_err("no such column")).unique_or(named);
     assert_eq!(other.kind, ErrorKind::Internal);
@@ -64,14 +64,14 @@ async fn writers_take_turns(database: TestDb) {
 
 /// Forbids the writer's connection to let the file grow.
 async fn fill_up(db: &Db) {
-    let mut tx = db.begin().await.expect("begins");
+    let mut tx = db.platform().begin().await.expect("begins");
     // Below what is in use already: SQLite takes the size in use.
     on!(tx, |c| sqlx::query("PRAGMA max_page_count = 1").execute(&mut *c).await.map(drop)).expect("sets");
     tx.commit().await.expect("commits");
 }
 
 async fn insert_both(db: &Db, rows: [(i32, &str); 2]) -> DbResult<()> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.platform().begin().await?;
     for (id, content) in rows {
         on!(tx, |c| {
             sqlx::query("INSERT INTO things VALUES ($1, $2)").bind(id).bind(content).execute(&mut *c).await.map(drop)

@@ -23,7 +23,7 @@ fn request(scope: &str, id: &str, content: &str) -> Request {
 
 /// Creates as services do; answers what was created, now or before.
 async fn create(db: &Db, request: &Request, clock: &ManualClock) -> Result<Uuid> {
-    let mut tx = db.begin().await?;
+    let mut tx = db.platform().begin().await?;
     if let Some(known) = request.replayed(&mut tx).await? {
         return Ok(known);
     }
@@ -44,7 +44,7 @@ async fn a_request_answers_what_it_created_until_it_is_forgotten(database: TestD
     assert_eq!(create(&db, &asked, &clock).await.expect("replays"), first);
 
     let forget = async |clock: &ManualClock| {
-        let mut tx = db.begin().await.expect("begins");
+        let mut tx = db.platform().begin().await.expect("begins");
         idempotency::sweep(&mut tx, clock.now()).await.expect("sweeps");
         tx.commit().await.expect("commits");
     };
@@ -75,7 +75,7 @@ async fn a_creation_that_rolled_back_never_happened(database: TestDb) {
     let (db, clock) = (open(&database).await, ManualClock::new());
     let asked = request("account:1/Create", "r-1", "content");
     let lost = Uuid::new_v4();
-    let mut tx = db.begin().await.expect("begins");
+    let mut tx = db.platform().begin().await.expect("begins");
     assert_eq!(asked.replayed(&mut tx).await.expect("reads"), None);
     asked.remember(&mut tx, lost, clock.now()).await.expect("remembers");
     drop(tx);

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mi_kernel::{Clock, Error, EventId, OfficeId, event::Event};
+use mi_kernel::{Clock, Error, ErrorKind, EventId, OfficeId, event::Event};
 use mi_store::{Db, on, outbox};
 use mi_testkit::{ManualClock, TestDb, on_both, until};
 use tokio::{sync::Notify, task::JoinHandle};
@@ -19,6 +19,7 @@ on_both! {
     a_crash_between_delivery_and_deletion_delivers_again,
     a_change_that_rolled_back_reports_nothing,
     more_than_a_batch_goes_out_without_further_signals,
+    an_event_of_another_office_is_refused,
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -71,12 +72,12 @@ async fn open(database: &TestDb) -> Db {
 }
 
 async fn push(db: &Db, count: usize) -> Vec<EventId> {
-    let mut tx = db.begin().await.expect("begins");
+    let office_id = OfficeId::new();
+    let mut tx = db.office(office_id).begin().await.expect("begins");
     let mut ids = Vec::new();
     for n in 0..count {
-        let event =
-            Event::lifecycle(OfficeId::new(), "a", "thing.happened", format!("{n} ünï"), ManualClock::new().now())
-                .with(serde_json::json!({ "n": n, "deep": [null, { "a": 0.5 }] }));
+        let event = Event::lifecycle(office_id, "a", "thing.happened", format!("{n} ünï"), ManualClock::new().now())
+            .with(serde_json::json!({ "n": n, "deep": [null, { "a": 0.5 }] }));
         outbox::push(&mut tx, &event).await.expect("pushes");
         ids.push(event.id);
     }
@@ -85,7 +86,7 @@ async fn push(db: &Db, count: usize) -> Vec<EventId> {
 }
 
 async fn waiting(db: &Db) -> i64 {
-    let mut conn = db.read().await.expect("connects");
+    let mut conn = db.platform().read().await.expect("connects");
     on!(conn, |c| sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&mut *c).await).expect("counts")
 }
 
@@ -157,8 +158,9 @@ async fn a_crash_between_delivery_and_deletion_delivers_again(database: TestDb) 
 
 async fn a_change_that_rolled_back_reports_nothing(database: TestDb) {
     let (db, feed) = (open(&database).await, Feed::default());
-    let mut tx = db.begin().await.expect("begins");
-    let event = Event::lifecycle(OfficeId::new(), "a", "thing.undone", "never", ManualClock::new().now());
+    let office_id = OfficeId::new();
+    let mut tx = db.office(office_id).begin().await.expect("begins");
+    let event = Event::lifecycle(office_id, "a", "thing.undone", "never", ManualClock::new().now());
     outbox::push(&mut tx, &event).await.expect("pushes");
     drop(tx);
     let ids = push(&db, 1).await;
@@ -177,4 +179,19 @@ async fn more_than_a_batch_goes_out_without_further_signals(database: TestDb) {
     until_empty(&db).await;
     relay.abort();
     assert_eq!(feed.taken(), ids);
+}
+
+async fn an_event_of_another_office_is_refused(database: TestDb) {
+    let db = open(&database).await;
+    let (own, other) = (OfficeId::new(), OfficeId::new());
+    let mut tx = db.office(own).begin().await.expect("begins");
+    let event = Event::lifecycle(other, "a", "thing.happened", "elsewhere", ManualClock::new().now());
+    let error: Error = outbox::push(&mut tx, &event).await.expect_err("foreign").into();
+    assert_eq!(error.kind, ErrorKind::Internal);
+    assert!(
+        error.chain().contains(&format!("an event of office {other} in a transaction of office {own}")),
+        "{error:?}"
+    );
+    tx.commit().await.expect("commits");
+    assert_eq!(waiting(&db).await, 0);
 }

@@ -183,7 +183,7 @@ macro_rules! on_both {
 
 #[cfg(test)]
 mod tests {
-    use mi_store::{Db, on};
+    use mi_store::{Db, Migrations, Step, on};
 
     use super::*;
 
@@ -191,25 +191,30 @@ mod tests {
 
     const ROWS: &str = "SELECT count(*) FROM things";
 
-    /// Opens it as a service does, and adds a table and a row.
+    const MIGRATIONS: &Migrations = &[Step {
+        version: 100,
+        name: "things",
+        sqlite: "CREATE TABLE things (id INTEGER)",
+        postgres: "CREATE TABLE things (id INTEGER)",
+    }];
+
+    /// Opens it as a service with a table does, and adds a row.
     async fn with_a_row(db: &TestDb) -> Db {
-        let open = Db::open(db.target(), &[]).await.expect("opens");
-        let mut tx = open.begin().await.expect("begins");
-        for sql in ["CREATE TABLE things (id INTEGER)", "INSERT INTO things VALUES (1)"] {
-            on!(tx, |c| sqlx::query(sql).execute(&mut *c).await.map(|_| ())).expect("writes");
-        }
+        let open = Db::open(db.target(), MIGRATIONS).await.expect("opens");
+        let mut tx = open.platform().begin().await.expect("begins");
+        on!(tx, |c| sqlx::query("INSERT INTO things VALUES (1)").execute(&mut *c).await.map(drop)).expect("writes");
         tx.commit().await.expect("commits");
         open
     }
 
     async fn rows(db: &Db) -> sqlx::Result<i64> {
-        let mut conn = db.read().await.expect("connects");
+        let mut conn = db.platform().read().await.expect("connects");
         on!(conn, |c| sqlx::query_scalar(ROWS).fetch_one(&mut *c).await)
     }
 
     async fn keeps_what_is_written(db: TestDb) {
         with_a_row(&db).await.close().await;
-        let again = Db::open(db.target(), &[]).await.expect("opens again");
+        let again = Db::open(db.target(), MIGRATIONS).await.expect("opens again");
         assert_eq!(rows(&again).await.expect("the table is there"), 1);
         assert_eq!(db.url().is_some(), db.backend() == Backend::Postgres);
     }

@@ -8,7 +8,7 @@ use mi_kernel::{
     page::Page,
 };
 use mi_rpc::convert;
-use mi_store::{Conn, DbError, DbResult, on};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -47,7 +47,8 @@ impl TryFrom<Row> for FeedEvent {
 }
 
 /// False: it was there already.
-pub(crate) async fn event_insert(tx: &mut Conn, event: &Event, seq: i64) -> DbResult<bool> {
+pub(crate) async fn event_insert(tx: &mut OfficeConn, event: &Event, seq: i64) -> DbResult<bool> {
+    let office_id = tx.office_id();
     Ok(on!(tx, |c| {
         sqlx::query(
             "INSERT INTO events
@@ -56,7 +57,7 @@ pub(crate) async fn event_insert(tx: &mut Conn, event: &Event, seq: i64) -> DbRe
              ON CONFLICT (event_id) DO NOTHING",
         )
         .bind(event.id.0)
-        .bind(event.office_id.0)
+        .bind(office_id.0)
         .bind(seq)
         .bind(event.time)
         .bind(&event.agent)
@@ -73,12 +74,12 @@ pub(crate) async fn event_insert(tx: &mut Conn, event: &Event, seq: i64) -> DbRe
 
 /// The rows of one page and one more.
 pub(crate) async fn event_list(
-    conn: &mut Conn,
-    office_id: OfficeId,
+    conn: &mut OfficeConn,
     filter: &Filter,
     span: &Range<Time>,
     page: &Page<FeedKey>,
 ) -> Result<Vec<FeedEvent>> {
+    let office_id = conn.office_id();
     // Two texts, because a condition that may be off keeps either database from using the index of the agent.
     let sql = if filter.agent.is_empty() {
         "SELECT * FROM events
@@ -113,7 +114,8 @@ pub(crate) async fn event_list(
 }
 
 /// Events after a cursor, oldest first.
-pub(crate) async fn event_after(conn: &mut Conn, office_id: OfficeId, seq: i64, limit: i64) -> Result<Vec<FeedEvent>> {
+pub(crate) async fn event_after(conn: &mut OfficeConn, seq: i64, limit: i64) -> Result<Vec<FeedEvent>> {
+    let office_id = conn.office_id();
     let rows: Vec<Row> = on!(conn, |c| {
         sqlx::query_as("SELECT * FROM events WHERE office_id = $1 AND seq > $2 ORDER BY seq LIMIT $3")
             .bind(office_id.0)
@@ -126,8 +128,8 @@ pub(crate) async fn event_after(conn: &mut Conn, office_id: OfficeId, seq: i64, 
     rows.into_iter().map(FeedEvent::try_from).collect()
 }
 
-/// Returns how many were deleted.
-pub(crate) async fn event_delete_before(tx: &mut Conn, time: Time, limit: i64) -> DbResult<i64> {
+/// Returns how many were deleted. Spans offices: one retention time holds for all feeds.
+pub(crate) async fn event_delete_before(tx: &mut PlatformConn, time: Time, limit: i64) -> DbResult<i64> {
     Ok(on!(tx, |c| {
         sqlx::query(
             "DELETE FROM events WHERE event_id IN
@@ -142,7 +144,8 @@ pub(crate) async fn event_delete_before(tx: &mut Conn, time: Time, limit: i64) -
 }
 
 /// Returns how many were deleted.
-pub(crate) async fn event_delete_office(tx: &mut Conn, office_id: OfficeId, limit: i64) -> DbResult<i64> {
+pub(crate) async fn event_delete_office(tx: &mut OfficeConn, limit: i64) -> DbResult<i64> {
+    let office_id = tx.office_id();
     Ok(on!(tx, |c| {
         sqlx::query("DELETE FROM events WHERE event_id IN (SELECT event_id FROM events WHERE office_id = $1 LIMIT $2)")
             .bind(office_id.0)

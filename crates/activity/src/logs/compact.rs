@@ -34,7 +34,7 @@ impl Logs {
     pub(crate) async fn compact(&self) -> Result<()> {
         loop {
             let due = self.clock.now() - DUE_AGE;
-            let mut conn = self.db.read().await?;
+            let mut conn = self.db.platform().read().await?;
             let backlog = repo::tail_backlog(&mut conn, DUE_BYTES, DUE_BLOCKS, due, LOGS).await?;
             drop(conn);
             let mut progress = false;
@@ -54,7 +54,7 @@ impl Logs {
 
     /// Makes one segment of a log's oldest blocks; false: they were gone, or the office is.
     pub(crate) async fn compact_one(&self, office_id: OfficeId, agent_id: AgentId) -> Result<bool> {
-        let mut conn = self.db.read().await?;
+        let mut conn = self.db.office(office_id).read().await?;
         let sizes = repo::tail_sizes(&mut conn, agent_id, SEGMENT_BLOCKS).await?;
         let mut total = 0;
         let fitting = sizes.iter().take_while(|(_, bytes)| {
@@ -89,8 +89,8 @@ impl Logs {
             path: path.to_string(),
         };
         self.objects.put(&path, data.into()).await.map_err(super::storage)?;
-        let mut tx = self.db.begin().await?;
-        if office_hold(&mut tx, office_id).await?
+        let mut tx = self.db.office(office_id).begin().await?;
+        if office_hold(&mut tx).await?
             && i64::try_from(repo::tail_delete(&mut tx, agent_id, last_seq).await?) == Ok(count)
         {
             repo::segment_insert(&mut tx, &segment).await?;

@@ -3,7 +3,7 @@
 use std::{ops::Range, time::Duration, vec};
 
 use futures::{Stream, stream};
-use mi_kernel::{AgentId, Error, Result, Time};
+use mi_kernel::{AgentId, Error, OfficeId, Result, Time};
 use mi_proto::v1::LogLine;
 use object_store::{ObjectStoreExt, path::Path};
 use prost::Message;
@@ -31,16 +31,24 @@ impl Logs {
     /// The last lines of a time span, oldest first; none for a name that has not logged.
     pub(crate) async fn last(&self, name: &LogName, limit: usize, span: Range<Time>) -> Result<Vec<LogLine>> {
         match self.find(name).await? {
-            Some((agent_id, _)) => self.last_of(agent_id, limit, span).await,
+            Some((agent_id, _)) => self.last_of(name.0, agent_id, limit, span).await,
             None => Ok(Vec::new()),
         }
     }
 
-    async fn last_of(&self, agent_id: AgentId, limit: usize, span: Range<Time>) -> Result<Vec<LogLine>> {
+    async fn last_of(
+        &self,
+        office_id: OfficeId,
+        agent_id: AgentId,
+        limit: usize,
+        span: Range<Time>,
+    ) -> Result<Vec<LogLine>> {
         let (mut newest_first, mut bytes) = (Vec::new(), 0);
         let (mut before, mut ask) = (i64::MAX, CHUNKS.start);
         while newest_first.len() < limit {
-            let chunks = repo::chunk_before(&mut self.db.read().await?, agent_id, before, &span, ask).await?;
+            let mut conn = self.db.office(office_id).read().await?;
+            let chunks = repo::chunk_before(&mut conn, agent_id, before, &span, ask).await?;
+            drop(conn);
             if chunks.is_empty() {
                 break;
             }
@@ -77,7 +85,7 @@ impl Logs {
             (Start::After(seq), _) => (seq, Vec::new()),
             (Start::Last(_), None) => (0, Vec::new()),
             (Start::Last(limit), Some((agent_id, next_seq))) => {
-                let lines = self.last_of(agent_id, limit, span::span(None, None)?).await?;
+                let lines = self.last_of(name.0, agent_id, limit, span::span(None, None)?).await?;
                 (lines.last().map_or(next_seq - 1, |line| line.sequence), lines)
             }
         };
@@ -92,7 +100,9 @@ impl Logs {
                 found = logs.find(&name).await?;
             }
             let chunk = match found {
-                Some((agent_id, _)) => repo::chunk_after(&mut logs.db.read().await?, agent_id, position).await?,
+                Some((agent_id, _)) => {
+                    repo::chunk_after(&mut logs.db.office(name.0).read().await?, agent_id, position).await?
+                }
                 None => None,
             };
             match chunk {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use mi_kernel::{AgentActor, AgentId, OfficeId, Time};
-use mi_store::{Conn, DbResult, on};
+use mi_store::{DbResult, OfficeConn, PlatformConn, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -53,7 +53,8 @@ pub(crate) struct SegmentRow {
 }
 
 /// The newest log under a name, and the sequence its next line gets.
-pub(crate) async fn stream_find(conn: &mut Conn, office_id: OfficeId, agent: &str) -> DbResult<Option<(AgentId, i64)>> {
+pub(crate) async fn stream_find(conn: &mut OfficeConn, agent: &str) -> DbResult<Option<(AgentId, i64)>> {
+    let office_id = conn.office_id();
     let row: Option<(Uuid, i64)> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT agent_id, next_seq FROM log_streams WHERE office_id = $1 AND agent = $2
@@ -67,17 +68,19 @@ pub(crate) async fn stream_find(conn: &mut Conn, office_id: OfficeId, agent: &st
     Ok(row.map(|(agent_id, next_seq)| (AgentId(agent_id), next_seq)))
 }
 
-/// Takes a log for this transaction alone; makes it when there is none.
-pub(crate) async fn stream_lock(tx: &mut Conn, agent: &AgentActor, now: Time) -> DbResult<StreamState> {
+/// Takes a log for this transaction alone; makes it when there is none. Fails when another office has the log.
+pub(crate) async fn stream_lock(tx: &mut OfficeConn, agent: &AgentActor, now: Time) -> DbResult<StreamState> {
+    let office_id = tx.office_id();
     let (next_seq, Json(sources)): (i64, Json<Sources>) = on!(tx, |c| {
         sqlx::query_as(
             "INSERT INTO log_streams (agent_id, office_id, agent, next_seq, sources, updated_at)
              VALUES ($1, $2, $3, 1, $4, $5)
              ON CONFLICT (agent_id) DO UPDATE SET next_seq = log_streams.next_seq
+             WHERE log_streams.office_id = excluded.office_id
              RETURNING next_seq, sources",
         )
         .bind(agent.agent_id.0)
-        .bind(agent.office_id.0)
+        .bind(office_id.0)
         .bind(&agent.name)
         .bind(Json(Sources::default()))
         .bind(now)
@@ -87,9 +90,18 @@ pub(crate) async fn stream_lock(tx: &mut Conn, agent: &AgentActor, now: Time) ->
     Ok(StreamState { next_seq, sources })
 }
 
-pub(crate) async fn stream_save(tx: &mut Conn, agent_id: AgentId, stream: &StreamState, now: Time) -> DbResult<()> {
+pub(crate) async fn stream_save(
+    tx: &mut OfficeConn,
+    agent_id: AgentId,
+    stream: &StreamState,
+    now: Time,
+) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("UPDATE log_streams SET next_seq = $2, sources = $3, updated_at = $4 WHERE agent_id = $1")
+        sqlx::query(
+            "UPDATE log_streams SET next_seq = $3, sources = $4, updated_at = $5 WHERE office_id = $1 AND agent_id = $2",
+        )
+            .bind(office_id.0)
             .bind(agent_id.0)
             .bind(stream.next_seq)
             .bind(Json(&stream.sources))
@@ -101,8 +113,9 @@ pub(crate) async fn stream_save(tx: &mut Conn, agent_id: AgentId, stream: &Strea
     Ok(())
 }
 
-/// Some logs of an office.
-pub(crate) async fn stream_list(conn: &mut Conn, office_id: OfficeId, limit: i64) -> DbResult<Vec<AgentId>> {
+/// Some logs of the office.
+pub(crate) async fn stream_list(conn: &mut OfficeConn, limit: i64) -> DbResult<Vec<AgentId>> {
+    let office_id = conn.office_id();
     let ids: Vec<Uuid> = on!(conn, |c| {
         sqlx::query_scalar("SELECT agent_id FROM log_streams WHERE office_id = $1 LIMIT $2")
             .bind(office_id.0)
@@ -114,29 +127,33 @@ pub(crate) async fn stream_list(conn: &mut Conn, office_id: OfficeId, limit: i64
 }
 
 /// Deletes a log's rows, all of them.
-pub(crate) async fn stream_delete(tx: &mut Conn, agent_id: AgentId) -> DbResult<()> {
+pub(crate) async fn stream_delete(tx: &mut OfficeConn, agent_id: AgentId) -> DbResult<()> {
+    let office_id = tx.office_id();
     for sql in [
-        "DELETE FROM log_tail WHERE agent_id = $1",
-        "DELETE FROM log_segments WHERE agent_id = $1",
-        "DELETE FROM log_streams WHERE agent_id = $1",
+        "DELETE FROM log_tail WHERE office_id = $1 AND agent_id = $2",
+        "DELETE FROM log_segments WHERE office_id = $1 AND agent_id = $2",
+        "DELETE FROM log_streams WHERE office_id = $1 AND agent_id = $2",
     ] {
-        on!(tx, |c| sqlx::query(sql).bind(agent_id.0).execute(&mut *c).await.map(drop))?;
+        on!(tx, |c| { sqlx::query(sql).bind(office_id.0).bind(agent_id.0).execute(&mut *c).await.map(drop) })?;
     }
     Ok(())
 }
 
 pub(crate) async fn tail_insert(
-    tx: &mut Conn,
+    tx: &mut OfficeConn,
     agent_id: AgentId,
     first_seq: i64,
     block: &Block,
     now: Time,
 ) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
-            "INSERT INTO log_tail (agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            "INSERT INTO log_tail
+             (office_id, agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
+        .bind(office_id.0)
         .bind(agent_id.0)
         .bind(first_seq)
         .bind(first_seq + block.count - 1)
@@ -152,9 +169,9 @@ pub(crate) async fn tail_insert(
     Ok(())
 }
 
-/// Logs whose tail is due for a segment: large, of many blocks, or old.
+/// Logs whose tail is due for a segment: large, of many blocks, or old. Spans offices: compaction works for all.
 pub(crate) async fn tail_backlog(
-    conn: &mut Conn,
+    conn: &mut PlatformConn,
     bytes: i64,
     blocks: i64,
     written_before: Time,
@@ -178,23 +195,30 @@ pub(crate) async fn tail_backlog(
 }
 
 /// Last sequence and size of a log's oldest blocks.
-pub(crate) async fn tail_sizes(conn: &mut Conn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, i64)>> {
+pub(crate) async fn tail_sizes(conn: &mut OfficeConn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, i64)>> {
+    let office_id = conn.office_id();
     Ok(on!(conn, |c| {
-        sqlx::query_as("SELECT last_seq, raw_bytes FROM log_tail WHERE agent_id = $1 ORDER BY last_seq LIMIT $2")
-            .bind(agent_id.0)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
+        sqlx::query_as(
+            "SELECT last_seq, raw_bytes FROM log_tail WHERE office_id = $1 AND agent_id = $2
+             ORDER BY last_seq LIMIT $3",
+        )
+        .bind(office_id.0)
+        .bind(agent_id.0)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
     })?)
 }
 
 /// A log's blocks up to a sequence, in order.
-pub(crate) async fn tail_list(conn: &mut Conn, agent_id: AgentId, last_seq: i64) -> DbResult<Vec<TailRow>> {
+pub(crate) async fn tail_list(conn: &mut OfficeConn, agent_id: AgentId, last_seq: i64) -> DbResult<Vec<TailRow>> {
+    let office_id = conn.office_id();
     Ok(on!(conn, |c| {
         sqlx::query_as(
             "SELECT first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines FROM log_tail
-             WHERE agent_id = $1 AND last_seq <= $2 ORDER BY last_seq",
+             WHERE office_id = $1 AND agent_id = $2 AND last_seq <= $3 ORDER BY last_seq",
         )
+        .bind(office_id.0)
         .bind(agent_id.0)
         .bind(last_seq)
         .fetch_all(&mut *c)
@@ -203,9 +227,11 @@ pub(crate) async fn tail_list(conn: &mut Conn, agent_id: AgentId, last_seq: i64)
 }
 
 /// Deletes a log's blocks up to a sequence and returns how many there were.
-pub(crate) async fn tail_delete(tx: &mut Conn, agent_id: AgentId, last_seq: i64) -> DbResult<u64> {
+pub(crate) async fn tail_delete(tx: &mut OfficeConn, agent_id: AgentId, last_seq: i64) -> DbResult<u64> {
+    let office_id = tx.office_id();
     Ok(on!(tx, |c| {
-        sqlx::query("DELETE FROM log_tail WHERE agent_id = $1 AND last_seq <= $2")
+        sqlx::query("DELETE FROM log_tail WHERE office_id = $1 AND agent_id = $2 AND last_seq <= $3")
+            .bind(office_id.0)
             .bind(agent_id.0)
             .bind(last_seq)
             .execute(&mut *c)
@@ -216,44 +242,49 @@ pub(crate) async fn tail_delete(tx: &mut Conn, agent_id: AgentId, last_seq: i64)
 
 /// The first chunk that holds a line after this sequence. One statement, so that a block which becomes a segment at
 /// this moment is seen once, as either.
-pub(crate) async fn chunk_after(conn: &mut Conn, agent_id: AgentId, seq: i64) -> DbResult<Option<Chunk>> {
+pub(crate) async fn chunk_after(conn: &mut OfficeConn, agent_id: AgentId, seq: i64) -> DbResult<Option<Chunk>> {
+    let office_id = conn.office_id();
     let sql = conn.pick(
         "SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
-         WHERE agent_id = $1 AND last_seq > $2
+         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
          UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL, path FROM log_segments
-         WHERE agent_id = $1 AND last_seq > $2
+         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
          ORDER BY last_seq LIMIT 1",
         "SELECT first_seq, last_seq, raw_bytes, lines, NULL::text AS path FROM log_tail
-         WHERE agent_id = $1 AND last_seq > $2
+         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
          UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL::bytea, path FROM log_segments
-         WHERE agent_id = $1 AND last_seq > $2
+         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
          ORDER BY last_seq LIMIT 1",
     );
-    Ok(on!(conn, |c| sqlx::query_as(sql).bind(agent_id.0).bind(seq).fetch_optional(&mut *c).await)?)
+    Ok(on!(conn, |c| {
+        sqlx::query_as(sql).bind(office_id.0).bind(agent_id.0).bind(seq).fetch_optional(&mut *c).await
+    })?)
 }
 
 /// The last chunks that begin before this sequence and may hold lines of the time span, newest first.
 pub(crate) async fn chunk_before(
-    conn: &mut Conn,
+    conn: &mut OfficeConn,
     agent_id: AgentId,
     seq: i64,
     span: &Range<Time>,
     limit: i64,
 ) -> DbResult<Vec<Chunk>> {
+    let office_id = conn.office_id();
     let sql = conn.pick(
         "SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
-         WHERE agent_id = $1 AND first_seq < $2 AND last_time >= $3 AND first_time < $4
+         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
          UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL, path FROM log_segments
-         WHERE agent_id = $1 AND first_seq < $2 AND last_time >= $3 AND first_time < $4
-         ORDER BY last_seq DESC LIMIT $5",
+         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+         ORDER BY last_seq DESC LIMIT $6",
         "SELECT first_seq, last_seq, raw_bytes, lines, NULL::text AS path FROM log_tail
-         WHERE agent_id = $1 AND first_seq < $2 AND last_time >= $3 AND first_time < $4
+         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
          UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL::bytea, path FROM log_segments
-         WHERE agent_id = $1 AND first_seq < $2 AND last_time >= $3 AND first_time < $4
-         ORDER BY last_seq DESC LIMIT $5",
+         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+         ORDER BY last_seq DESC LIMIT $6",
     );
     Ok(on!(conn, |c| {
         sqlx::query_as(sql)
+            .bind(office_id.0)
             .bind(agent_id.0)
             .bind(seq)
             .bind(span.start)
@@ -264,13 +295,15 @@ pub(crate) async fn chunk_before(
     })?)
 }
 
-pub(crate) async fn segment_insert(tx: &mut Conn, segment: &SegmentRow) -> DbResult<()> {
+pub(crate) async fn segment_insert(tx: &mut OfficeConn, segment: &SegmentRow) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO log_segments
-             (agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, stored_bytes, path)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+             (office_id, agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, stored_bytes, path)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
+        .bind(office_id.0)
         .bind(segment.agent_id.0)
         .bind(segment.seqs.0)
         .bind(segment.seqs.1)
@@ -287,53 +320,71 @@ pub(crate) async fn segment_insert(tx: &mut Conn, segment: &SegmentRow) -> DbRes
     Ok(())
 }
 
-/// Paths of segments whose lines all came in before this time.
-pub(crate) async fn segment_list_before(conn: &mut Conn, written_before: Time, limit: i64) -> DbResult<Vec<String>> {
-    Ok(on!(conn, |c| {
-        sqlx::query_scalar("SELECT path FROM log_segments WHERE written_at < $1 ORDER BY written_at LIMIT $2")
+/// Offices and paths of segments whose lines all came in before this time. Spans offices: one retention time holds for
+/// all logs.
+pub(crate) async fn segment_list_before(
+    conn: &mut PlatformConn,
+    written_before: Time,
+    limit: i64,
+) -> DbResult<Vec<(OfficeId, String)>> {
+    let rows: Vec<(Uuid, String)> = on!(conn, |c| {
+        sqlx::query_as("SELECT office_id, path FROM log_segments WHERE written_at < $1 ORDER BY written_at LIMIT $2")
             .bind(written_before)
             .bind(limit)
             .fetch_all(&mut *c)
             .await
-    })?)
+    })?;
+    Ok(rows.into_iter().map(|(office_id, path)| (OfficeId(office_id), path)).collect())
 }
 
-/// Logs whose segments take more than this many bytes, and by how many.
-pub(crate) async fn segment_oversize(conn: &mut Conn, bytes: i64) -> DbResult<Vec<(AgentId, i64)>> {
-    let rows: Vec<(Uuid, i64)> = on!(conn, |c| {
+/// Logs whose segments take more than this many bytes, and by how many. Spans offices: one limit holds for each log.
+pub(crate) async fn segment_oversize(conn: &mut PlatformConn, bytes: i64) -> DbResult<Vec<(OfficeId, AgentId, i64)>> {
+    let rows: Vec<(Uuid, Uuid, i64)> = on!(conn, |c| {
         sqlx::query_as(
-            "SELECT agent_id, CAST(SUM(stored_bytes) - $1 AS bigint) FROM log_segments
-             GROUP BY agent_id HAVING SUM(stored_bytes) > $1",
+            "SELECT office_id, agent_id, CAST(SUM(stored_bytes) - $1 AS bigint) FROM log_segments
+             GROUP BY office_id, agent_id HAVING SUM(stored_bytes) > $1",
         )
         .bind(bytes)
         .fetch_all(&mut *c)
         .await
     })?;
-    Ok(rows.into_iter().map(|(agent_id, excess)| (AgentId(agent_id), excess)).collect())
+    let log = |(office_id, agent_id, excess)| (OfficeId(office_id), AgentId(agent_id), excess);
+    Ok(rows.into_iter().map(log).collect())
 }
 
 /// Size and path of a log's oldest segments.
-pub(crate) async fn segment_list(conn: &mut Conn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, String)>> {
+pub(crate) async fn segment_list(conn: &mut OfficeConn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, String)>> {
+    let office_id = conn.office_id();
     Ok(on!(conn, |c| {
-        sqlx::query_as("SELECT stored_bytes, path FROM log_segments WHERE agent_id = $1 ORDER BY last_seq LIMIT $2")
-            .bind(agent_id.0)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
+        sqlx::query_as(
+            "SELECT stored_bytes, path FROM log_segments WHERE office_id = $1 AND agent_id = $2
+             ORDER BY last_seq LIMIT $3",
+        )
+        .bind(office_id.0)
+        .bind(agent_id.0)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
     })?)
 }
 
-pub(crate) async fn segment_delete(tx: &mut Conn, paths: &[String]) -> DbResult<()> {
+pub(crate) async fn segment_delete(tx: &mut OfficeConn, paths: &[String]) -> DbResult<()> {
+    let office_id = tx.office_id();
     for path in paths {
         on!(tx, |c| {
-            sqlx::query("DELETE FROM log_segments WHERE path = $1").bind(path).execute(&mut *c).await.map(drop)
+            sqlx::query("DELETE FROM log_segments WHERE office_id = $1 AND path = $2")
+                .bind(office_id.0)
+                .bind(path)
+                .execute(&mut *c)
+                .await
+                .map(drop)
         })?;
     }
     Ok(())
 }
 
-/// Whether an index row names the object.
-pub(crate) async fn segment_exists(conn: &mut Conn, path: &str) -> DbResult<bool> {
+/// Whether an index row names the object. Spans offices: the sweep goes through the objects of all.
+pub(crate) async fn segment_exists(conn: &mut PlatformConn, path: &str) -> DbResult<bool> {
     let found: Option<i64> = on!(conn, |c| {
         sqlx::query_scalar("SELECT last_seq FROM log_segments WHERE path = $1").bind(path).fetch_optional(&mut *c).await
     })?;

@@ -1,6 +1,6 @@
 //! What ends the life of log lines: age, size, and the removal of their office.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use futures::TryStreamExt;
 use mi_kernel::{OfficeId, Result, Time};
@@ -20,18 +20,27 @@ impl Logs {
     pub(crate) async fn retain(&self, age: Duration, bytes: u64) -> Result<()> {
         let oldest = self.clock.now() - age;
         loop {
-            let paths = repo::segment_list_before(&mut self.db.read().await?, oldest, BATCH).await?;
-            if paths.is_empty() {
+            let old = repo::segment_list_before(&mut self.db.platform().read().await?, oldest, BATCH).await?;
+            if old.is_empty() {
                 break;
             }
-            self.delete_segments(&paths).await?;
+            let mut by_office: BTreeMap<OfficeId, Vec<String>> = BTreeMap::new();
+            for (office_id, path) in old {
+                by_office.entry(office_id).or_default().push(path);
+            }
+            for (office_id, paths) in by_office {
+                self.delete_segments(office_id, &paths).await?;
+            }
         }
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
-        let oversize = repo::segment_oversize(&mut self.db.read().await?, bytes).await?;
-        for (agent_id, mut excess) in oversize {
+        let oversize = repo::segment_oversize(&mut self.db.platform().read().await?, bytes).await?;
+        for (office_id, agent_id, mut excess) in oversize {
             while excess > 0 {
                 let mut paths = Vec::new();
-                for (size, path) in repo::segment_list(&mut self.db.read().await?, agent_id, BATCH).await? {
+                let mut conn = self.db.office(office_id).read().await?;
+                let segments = repo::segment_list(&mut conn, agent_id, BATCH).await?;
+                drop(conn);
+                for (size, path) in segments {
                     if excess > 0 {
                         excess -= size;
                         paths.push(path);
@@ -40,14 +49,14 @@ impl Logs {
                 if paths.is_empty() {
                     break;
                 }
-                self.delete_segments(&paths).await?;
+                self.delete_segments(office_id, &paths).await?;
             }
         }
         Ok(())
     }
 
-    async fn delete_segments(&self, paths: &[String]) -> Result<()> {
-        let mut tx = self.db.begin().await?;
+    async fn delete_segments(&self, office_id: OfficeId, paths: &[String]) -> Result<()> {
+        let mut tx = self.db.office(office_id).begin().await?;
         repo::segment_delete(&mut tx, paths).await?;
         tx.commit().await?;
         self.delete_objects(paths).await
@@ -70,7 +79,7 @@ impl Logs {
         let mut objects = self.objects.list(Some(&Path::from(ROOT)));
         while let Some(object) = objects.try_next().await.map_err(super::storage)? {
             if object.last_modified < before
-                && !repo::segment_exists(&mut self.db.read().await?, object.location.as_ref()).await?
+                && !repo::segment_exists(&mut self.db.platform().read().await?, object.location.as_ref()).await?
             {
                 tracing::info!(target: "mi::logs", path = %object.location, "an orphaned segment is deleted");
                 self.delete_objects(&[object.location.to_string()]).await?;
@@ -82,21 +91,22 @@ impl Logs {
     /// Deletes logs of an office that was buried, at most `logs` of them and of other objects; true: nothing is left.
     pub(crate) async fn remove(&self, office_id: OfficeId, logs: i64) -> Result<bool> {
         self.signals.wake_all(|name| name.0 == office_id);
-        let agents = repo::stream_list(&mut self.db.read().await?, office_id, logs).await?;
+        let agents = repo::stream_list(&mut self.db.office(office_id).read().await?, logs).await?;
         for agent_id in &agents {
             // Objects first: nobody reads them any more, and the rows are what is found again after a crash.
             loop {
-                let segments = repo::segment_list(&mut self.db.read().await?, *agent_id, BATCH).await?;
+                let segments =
+                    repo::segment_list(&mut self.db.office(office_id).read().await?, *agent_id, BATCH).await?;
                 if segments.is_empty() {
                     break;
                 }
                 let paths: Vec<String> = segments.into_iter().map(|(_, path)| path).collect();
                 self.delete_objects(&paths).await?;
-                let mut tx = self.db.begin().await?;
+                let mut tx = self.db.office(office_id).begin().await?;
                 repo::segment_delete(&mut tx, &paths).await?;
                 tx.commit().await?;
             }
-            let mut tx = self.db.begin().await?;
+            let mut tx = self.db.office(office_id).begin().await?;
             repo::stream_delete(&mut tx, *agent_id).await?;
             tx.commit().await?;
         }

@@ -8,7 +8,7 @@ use std::{
 
 use mi_base::Tasks;
 use mi_kernel::{AgentId, Clock, Error, OfficeId, Result};
-use mi_store::{Conn, Db};
+use mi_store::{Db, OfficeConn};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Batch, LogName, repo};
@@ -92,24 +92,27 @@ impl Task {
 
     /// Writes the group. Answers for each batch up to where its source is durable; none: its office is removed.
     async fn commit(&self, group: &[Pending]) -> Result<Vec<Option<i64>>> {
-        let mut tx = self.db.begin().await?;
+        // Platform-wide: a commit is shared by batches of several offices.
+        let mut tx = self.db.platform().begin().await?;
         // Offices, then logs, each in the order of their ids: two writers on one database cannot wait for each other.
         let mut removed = BTreeSet::new();
         for office_id in group.iter().map(|pending| pending.batch.agent.office_id).collect::<BTreeSet<OfficeId>>() {
-            if !office_hold(&mut tx, office_id).await? {
+            if !office_hold(tx.within(office_id)).await? {
                 removed.insert(office_id);
             }
         }
-        let mut by_agent: BTreeMap<AgentId, Vec<usize>> = BTreeMap::new();
+        let mut by_agent: BTreeMap<(AgentId, OfficeId), Vec<usize>> = BTreeMap::new();
         for (index, pending) in group.iter().enumerate() {
-            if !removed.contains(&pending.batch.agent.office_id) {
-                by_agent.entry(pending.batch.agent.agent_id).or_default().push(index);
+            let agent = &pending.batch.agent;
+            if !removed.contains(&agent.office_id) {
+                by_agent.entry((agent.agent_id, agent.office_id)).or_default().push(index);
             }
         }
         let mut durable = vec![None; group.len()];
-        for (agent_id, indexes) in by_agent {
+        for ((agent_id, office_id), indexes) in by_agent {
             let batches: Vec<&Batch> = indexes.iter().map(|index| &group[*index].batch).collect();
-            for (index, last) in indexes.into_iter().zip(self.store(&mut tx, agent_id, &batches).await?) {
+            let stored = self.store(tx.within(office_id), agent_id, &batches).await?;
+            for (index, last) in indexes.into_iter().zip(stored) {
                 durable[index] = Some(last);
             }
         }
@@ -118,7 +121,7 @@ impl Task {
     }
 
     /// Adds batches to one log, in the order they came in, without the lines that are there already.
-    async fn store(&self, tx: &mut Conn, agent_id: AgentId, batches: &[&Batch]) -> Result<Vec<i64>> {
+    async fn store(&self, tx: &mut OfficeConn, agent_id: AgentId, batches: &[&Batch]) -> Result<Vec<i64>> {
         let now = self.clock.now();
         let Some(first) = batches.first() else {
             return Ok(Vec::new());

@@ -1,14 +1,15 @@
 //! Table `offices`.
 
-use mi_kernel::{AccountId, OfficeId};
-use mi_store::{Conn, DbResult, on};
+use mi_kernel::AccountId;
+use mi_store::{DbResult, OfficeConn, on};
 use uuid::Uuid;
 
 /// Version of a row that was made before the office role told about the office.
 const UNTOLD: i64 = -1;
 
 /// The account that owns the office; none: unknown or removed.
-pub(crate) async fn office_owner(conn: &mut Conn, office_id: OfficeId) -> DbResult<Option<AccountId>> {
+pub(crate) async fn office_owner(conn: &mut OfficeConn) -> DbResult<Option<AccountId>> {
+    let office_id = conn.office_id();
     let owner: Option<Option<Uuid>> = on!(conn, |c| {
         sqlx::query_scalar("SELECT account_id FROM offices WHERE office_id = $1 AND NOT removed")
             .bind(office_id.0)
@@ -18,12 +19,8 @@ pub(crate) async fn office_owner(conn: &mut Conn, office_id: OfficeId) -> DbResu
     Ok(owner.flatten().map(AccountId))
 }
 
-pub(crate) async fn office_apply(
-    tx: &mut Conn,
-    office_id: OfficeId,
-    account_id: AccountId,
-    version: i64,
-) -> DbResult<()> {
+pub(crate) async fn office_apply(tx: &mut OfficeConn, account_id: AccountId, version: i64) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO offices (office_id, account_id, version, removed, next_seq) VALUES ($1, $2, $3, false, 1)
@@ -41,7 +38,8 @@ pub(crate) async fn office_apply(
 }
 
 /// Puts the tombstone up and waits for the transactions that hold the office by [`office_hold`].
-pub(crate) async fn office_bury(tx: &mut Conn, office_id: OfficeId) -> DbResult<()> {
+pub(crate) async fn office_bury(tx: &mut OfficeConn) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, true, 1)
@@ -63,7 +61,8 @@ pub(crate) async fn office_bury(tx: &mut Conn, office_id: OfficeId) -> DbResult<
 }
 
 /// Keeps the office from being removed until the transaction ends; false: it is removed. Several may hold at once.
-pub(crate) async fn office_hold(tx: &mut Conn, office_id: OfficeId) -> DbResult<bool> {
+pub(crate) async fn office_hold(tx: &mut OfficeConn) -> DbResult<bool> {
+    let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT removed FROM offices WHERE office_id = $1",
         "SELECT removed FROM offices WHERE office_id = $1 FOR KEY SHARE",
@@ -73,13 +72,14 @@ pub(crate) async fn office_hold(tx: &mut Conn, office_id: OfficeId) -> DbResult<
             on!(tx, |c| sqlx::query_scalar(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
         match removed {
             Some(removed) => return Ok(!removed),
-            None => office_expect(tx, office_id).await?,
+            None => office_expect(tx).await?,
         }
     }
 }
 
 /// A row for an office that the office role has not told about yet.
-async fn office_expect(tx: &mut Conn, office_id: OfficeId) -> DbResult<()> {
+async fn office_expect(tx: &mut OfficeConn) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
@@ -95,7 +95,8 @@ async fn office_expect(tx: &mut Conn, office_id: OfficeId) -> DbResult<()> {
 }
 
 /// Takes the feed's counter for this transaction alone; none: the office is removed.
-pub(crate) async fn feed_lock(tx: &mut Conn, office_id: OfficeId) -> DbResult<Option<i64>> {
+pub(crate) async fn feed_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
+    let office_id = tx.office_id();
     let (removed, next): (bool, i64) = on!(tx, |c| {
         sqlx::query_as(
             "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
@@ -111,7 +112,8 @@ pub(crate) async fn feed_lock(tx: &mut Conn, office_id: OfficeId) -> DbResult<Op
 }
 
 /// Writes the counter back.
-pub(crate) async fn feed_advance(tx: &mut Conn, office_id: OfficeId, next: i64) -> DbResult<()> {
+pub(crate) async fn feed_advance(tx: &mut OfficeConn, next: i64) -> DbResult<()> {
+    let office_id = tx.office_id();
     on!(tx, |c| {
         sqlx::query("UPDATE offices SET next_seq = $2 WHERE office_id = $1")
             .bind(office_id.0)
@@ -124,7 +126,8 @@ pub(crate) async fn feed_advance(tx: &mut Conn, office_id: OfficeId, next: i64) 
 }
 
 /// The cursor of the newest event; 0: there was none yet.
-pub(crate) async fn feed_end(conn: &mut Conn, office_id: OfficeId) -> DbResult<i64> {
+pub(crate) async fn feed_end(conn: &mut OfficeConn) -> DbResult<i64> {
+    let office_id = conn.office_id();
     let next: Option<i64> = on!(conn, |c| {
         sqlx::query_scalar("SELECT next_seq FROM offices WHERE office_id = $1")
             .bind(office_id.0)

@@ -19,7 +19,7 @@ on_both! {
 
 /// Rows of every table but the tombstones.
 async fn rows(world: &World) -> Vec<i64> {
-    let mut conn = world.parts.db.read().await.expect("connection");
+    let mut conn = world.parts.db.platform().read().await.expect("connection");
     let mut counts = Vec::new();
     for sql in [
         "SELECT COUNT(*) FROM events",

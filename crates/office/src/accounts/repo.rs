@@ -1,7 +1,8 @@
-//! Tables `accounts` and `api_keys`.
+//! Tables `accounts` and `api_keys`. Platform-wide: an account is above its offices, and a key is resolved before any
+//! office is known.
 
 use mi_kernel::{AccountId, ApiKeyId, Time, page::Page};
-use mi_store::{Conn, DbResult, on};
+use mi_store::{DbResult, PlatformConn, on};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -51,7 +52,7 @@ struct HolderRow {
     administrator: bool,
 }
 
-pub(super) async fn account_insert(tx: &mut Conn, account: &Account) -> DbResult<()> {
+pub(super) async fn account_insert(tx: &mut PlatformConn, account: &Account) -> DbResult<()> {
     on!(tx, |c| {
         sqlx::query("INSERT INTO accounts (id, name, administrator, created_at) VALUES ($1, $2, $3, $4)")
             .bind(account.id.0)
@@ -65,7 +66,7 @@ pub(super) async fn account_insert(tx: &mut Conn, account: &Account) -> DbResult
     Ok(())
 }
 
-pub(super) async fn account_get(conn: &mut Conn, id: AccountId) -> DbResult<Option<Account>> {
+pub(super) async fn account_get(conn: &mut PlatformConn, id: AccountId) -> DbResult<Option<Account>> {
     let row: Option<AccountRow> = on!(conn, |c| {
         sqlx::query_as("SELECT id, name, administrator, created_at FROM accounts WHERE id = $1")
             .bind(id.0)
@@ -75,7 +76,7 @@ pub(super) async fn account_get(conn: &mut Conn, id: AccountId) -> DbResult<Opti
     Ok(row.map(Account::from))
 }
 
-pub(super) async fn administrator(conn: &mut Conn) -> DbResult<Option<Account>> {
+pub(super) async fn administrator(conn: &mut PlatformConn) -> DbResult<Option<Account>> {
     let row: Option<AccountRow> = on!(conn, |c| {
         sqlx::query_as("SELECT id, name, administrator, created_at FROM accounts WHERE administrator")
             .fetch_optional(&mut *c)
@@ -84,7 +85,7 @@ pub(super) async fn administrator(conn: &mut Conn) -> DbResult<Option<Account>> 
     Ok(row.map(Account::from))
 }
 
-pub(super) async fn account_list(conn: &mut Conn, page: &Page<AccountId>) -> DbResult<Vec<Account>> {
+pub(super) async fn account_list(conn: &mut PlatformConn, page: &Page<AccountId>) -> DbResult<Vec<Account>> {
     let rows: Vec<AccountRow> = on!(conn, |c| {
         sqlx::query_as("SELECT id, name, administrator, created_at FROM accounts WHERE id > $1 ORDER BY id LIMIT $2")
             .bind(page.after.map_or(Uuid::nil(), |id| id.0))
@@ -95,7 +96,7 @@ pub(super) async fn account_list(conn: &mut Conn, page: &Page<AccountId>) -> DbR
     Ok(rows.into_iter().map(Account::from).collect())
 }
 
-pub(super) async fn key_insert(tx: &mut Conn, key: &ApiKey, sha256: &[u8]) -> DbResult<()> {
+pub(super) async fn key_insert(tx: &mut PlatformConn, key: &ApiKey, sha256: &[u8]) -> DbResult<()> {
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO api_keys (id, account_id, name, prefix, sha256, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
@@ -113,7 +114,7 @@ pub(super) async fn key_insert(tx: &mut Conn, key: &ApiKey, sha256: &[u8]) -> Db
     Ok(())
 }
 
-pub(super) async fn key_get(conn: &mut Conn, id: ApiKeyId) -> DbResult<Option<ApiKey>> {
+pub(super) async fn key_get(conn: &mut PlatformConn, id: ApiKeyId) -> DbResult<Option<ApiKey>> {
     let row: Option<KeyRow> = on!(conn, |c| {
         sqlx::query_as("SELECT id, account_id, name, prefix, created_at, revoked_at FROM api_keys WHERE id = $1")
             .bind(id.0)
@@ -124,7 +125,7 @@ pub(super) async fn key_get(conn: &mut Conn, id: ApiKeyId) -> DbResult<Option<Ap
 }
 
 /// The key with this hash, and whether its account is the administrator's.
-pub(super) async fn key_by_hash(conn: &mut Conn, sha256: &[u8]) -> DbResult<Option<(ApiKey, bool)>> {
+pub(super) async fn key_by_hash(conn: &mut PlatformConn, sha256: &[u8]) -> DbResult<Option<(ApiKey, bool)>> {
     let row: Option<HolderRow> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT k.id, k.account_id, k.name, k.prefix, k.created_at, k.revoked_at, a.administrator
@@ -137,7 +138,11 @@ pub(super) async fn key_by_hash(conn: &mut Conn, sha256: &[u8]) -> DbResult<Opti
     Ok(row.map(|row| (row.key.into(), row.administrator)))
 }
 
-pub(super) async fn key_list(conn: &mut Conn, account: AccountId, page: &Page<ApiKeyId>) -> DbResult<Vec<ApiKey>> {
+pub(super) async fn key_list(
+    conn: &mut PlatformConn,
+    account: AccountId,
+    page: &Page<ApiKeyId>,
+) -> DbResult<Vec<ApiKey>> {
     let rows: Vec<KeyRow> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT id, account_id, name, prefix, created_at, revoked_at FROM api_keys
@@ -152,7 +157,7 @@ pub(super) async fn key_list(conn: &mut Conn, account: AccountId, page: &Page<Ap
     Ok(rows.into_iter().map(ApiKey::from).collect())
 }
 
-pub(super) async fn key_revoke(tx: &mut Conn, id: ApiKeyId, now: Time) -> DbResult<()> {
+pub(super) async fn key_revoke(tx: &mut PlatformConn, id: ApiKeyId, now: Time) -> DbResult<()> {
     on!(tx, |c| {
         sqlx::query("UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
             .bind(id.0)

@@ -17,6 +17,7 @@ use mi_rpc::{RoleClient, status::from_status};
 use mi_store::outbox;
 
 use super::{Condition, Move, Office, Offices, State, repo};
+use crate::{data_keys::DataKeys, integrations::repo::secret_clear};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -51,7 +52,7 @@ impl Offices {
     /// Finds unfinished offices for ever.
     pub(crate) async fn converge_forever(&self) {
         loop {
-            let unfinished = async { repo::office_unfinished(&mut self.db.read().await?, BATCH).await };
+            let unfinished = async { repo::office_unfinished(&mut self.db.platform().read().await?, BATCH).await };
             match unfinished.await {
                 Ok(ids) => ids.into_iter().for_each(|id| self.drive(id)),
                 Err(error) => tracing::warn!(target: "mi::office", %error, "unfinished offices could not be read"),
@@ -87,7 +88,7 @@ impl Offices {
 
     /// One pass; true: nothing is left to do.
     async fn pass(&self, id: OfficeId) -> Result<bool> {
-        let Some(office) = repo::office_get(&mut self.db.read().await?, id).await? else {
+        let Some(office) = repo::office_get(&mut self.db.office(id).read().await?).await? else {
             return Ok(true);
         };
         match office.state {
@@ -121,8 +122,8 @@ impl Offices {
         let conditions = vec![condition("SchedulerReady", &scheduler), condition("ActivityReady", &activity)];
         let failed = scheduler.err().or(activity.err());
 
-        let mut tx = self.db.begin().await?;
-        let Some(mut current) = repo::office_lock(&mut tx, office.id).await? else {
+        let mut tx = self.db.office(office.id).begin().await?;
+        let Some(mut current) = repo::office_lock(&mut tx).await? else {
             return Ok(true);
         };
         current.conditions = conditions;
@@ -154,8 +155,10 @@ impl Offices {
                 return Ok(false);
             }
         }
-        let mut tx = self.db.begin().await?;
-        repo::office_delete(&mut tx, office.id).await?;
+        let mut tx = self.db.office(office.id).begin().await?;
+        secret_clear(&mut tx).await?;
+        DataKeys::destroy(&mut tx).await?;
+        repo::office_delete(&mut tx).await?;
         tx.commit().await?;
         tracing::info!(target: "mi::office", office = %office.id, "office deleted");
         Ok(true)

@@ -1,7 +1,7 @@
-//! Table `offices`.
+//! Table `offices`. An office is its own scope: the row is the one whose id is the office.
 
 use mi_kernel::{AccountId, OfficeId, Time, page::Page};
-use mi_store::{Conn, DbError, DbResult, on};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -50,14 +50,15 @@ impl TryFrom<Row> for Office {
     }
 }
 
-pub(super) async fn office_insert(tx: &mut Conn, office: &Office) -> DbResult<()> {
+pub(super) async fn office_insert(tx: &mut OfficeConn, office: &Office) -> DbResult<()> {
+    let id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO offices
              (id, account_id, name, state, settings, version, applied_version, conditions, created_at, updated_at)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         )
-        .bind(office.id.0)
+        .bind(id.0)
         .bind(office.account_id.0)
         .bind(&office.name)
         .bind(state_name(office.state))
@@ -74,24 +75,25 @@ pub(super) async fn office_insert(tx: &mut Conn, office: &Office) -> DbResult<()
     Ok(())
 }
 
-async fn one(conn: &mut Conn, sql: &'static str, id: OfficeId) -> DbResult<Option<Office>> {
+async fn one(conn: &mut OfficeConn, sql: &'static str) -> DbResult<Option<Office>> {
+    let id = conn.office_id();
     let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql).bind(id.0).fetch_optional(&mut *c).await)?;
     row.map(Office::try_from).transpose()
 }
 
-pub(super) async fn office_get(conn: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
-    one(conn, "SELECT * FROM offices WHERE id = $1", id).await
+pub(super) async fn office_get(conn: &mut OfficeConn) -> DbResult<Option<Office>> {
+    one(conn, "SELECT * FROM offices WHERE id = $1").await
 }
 
 /// The office, which nobody else changes until the transaction ends.
-pub(super) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
+pub(super) async fn office_lock(tx: &mut OfficeConn) -> DbResult<Option<Office>> {
     let sql = tx.pick("SELECT * FROM offices WHERE id = $1", "SELECT * FROM offices WHERE id = $1 FOR UPDATE");
-    one(tx, sql, id).await
+    one(tx, sql).await
 }
 
-/// Offices of one account, or of all, after a key.
+/// Offices of one account, or of all, after a key. Spans offices: an account owns several.
 pub(super) async fn office_list(
-    conn: &mut Conn,
+    conn: &mut PlatformConn,
     owner: Option<AccountId>,
     page: &Page<OfficeId>,
 ) -> DbResult<Vec<Office>> {
@@ -116,8 +118,8 @@ pub(super) async fn office_list(
     rows.into_iter().map(Office::try_from).collect()
 }
 
-/// Offices of which other roles do not know everything yet.
-pub(super) async fn office_unfinished(conn: &mut Conn, limit: i64) -> DbResult<Vec<OfficeId>> {
+/// Offices of which other roles do not know everything yet. Spans offices: it finds the ones to work on.
+pub(super) async fn office_unfinished(conn: &mut PlatformConn, limit: i64) -> DbResult<Vec<OfficeId>> {
     let rows: Vec<(Uuid,)> = on!(conn, |c| {
         sqlx::query_as("SELECT id FROM offices WHERE applied_version < version ORDER BY id LIMIT $1")
             .bind(limit)
@@ -128,13 +130,14 @@ pub(super) async fn office_unfinished(conn: &mut Conn, limit: i64) -> DbResult<V
 }
 
 /// Writes everything that can change. The row must be locked.
-pub(super) async fn office_update(tx: &mut Conn, office: &Office) -> DbResult<()> {
+pub(super) async fn office_update(tx: &mut OfficeConn, office: &Office) -> DbResult<()> {
+    let id = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "UPDATE offices SET state = $2, settings = $3, version = $4, applied_version = $5, conditions = $6,
              updated_at = $7 WHERE id = $1",
         )
-        .bind(office.id.0)
+        .bind(id.0)
         .bind(state_name(office.state))
         .bind(Json(&office.settings))
         .bind(office.version)
@@ -148,7 +151,8 @@ pub(super) async fn office_update(tx: &mut Conn, office: &Office) -> DbResult<()
     Ok(())
 }
 
-pub(super) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+pub(super) async fn office_delete(tx: &mut OfficeConn) -> DbResult<()> {
+    let id = tx.office_id();
     on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     Ok(())
 }

@@ -63,10 +63,10 @@ impl AgentService for Handler {
         let body = request.into_inner();
         let listed = async {
             let office_id = OfficeId::parse(&body.office_id)?;
-            let mut conn = self.scheduler.db.read().await?;
-            self.scheduler.enter(&mut conn, &caller, office_id).await?;
+            let mut conn = self.scheduler.db.office(office_id).read().await?;
+            self.scheduler.enter(&mut conn, &caller).await?;
             let page = Page::parse(body.page_size, &body.page_token)?;
-            let rows = repo::agent_list(&mut conn, office_id, &page).await?;
+            let rows = repo::agent_list(&mut conn, &page).await?;
             Ok(page.finish(rows, |agent| agent.name.clone()))
         };
         let (agents, next_page_token) = listed.await.map_err(status)?;
@@ -90,7 +90,7 @@ impl AgentService for Handler {
         let caller = Caller::of(&request)?;
         let entered = async {
             let office_id = OfficeId::parse(&request.get_ref().office_id)?;
-            self.scheduler.enter(&mut self.scheduler.db.read().await?, &caller, office_id).await?;
+            self.scheduler.enter(&mut self.scheduler.db.office(office_id).read().await?, &caller).await?;
             Ok(office_id)
         };
         let office_id = entered.await.map_err(status)?;
@@ -178,7 +178,7 @@ impl AgentService for Handler {
             let office_id = OfficeId::parse(&first.office_id)?;
             caller.actor.member(office_id).ok_or_else(|| Error::not_found("office", office_id))?;
             let instance = InstanceId::parse(&first.instance_id)?;
-            let ready = self.scheduler.report_ready(&caller, agent.agent_id, instance).await?;
+            let ready = self.scheduler.report_ready(&caller, &agent, instance).await?;
             Ok((instance, ready))
         };
         let (instance, ready) = opened.await.map_err(status)?;
@@ -190,7 +190,7 @@ impl AgentService for Handler {
             // Ends with the client, with the first refusal, or when the agent's compute is replaced.
             while output.send(answer).await.is_ok() {
                 let Some(Ok(_)) = messages.next().await else { return };
-                let beat = scheduler.heartbeat(agent.agent_id, instance).await;
+                let beat = scheduler.heartbeat(&agent, instance).await;
                 answer = beat.map(|()| v1::ConnectAgentResponse { agent: None }).map_err(status);
                 if let Err(refused) = answer {
                     let _ = output.send(Err(refused)).await;

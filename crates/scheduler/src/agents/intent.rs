@@ -8,7 +8,7 @@ use mi_kernel::{
 };
 use mi_proto::v1;
 use mi_rpc::{Caller, Entry};
-use mi_store::{Tx, idempotency, outbox};
+use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::{Scheduler, backups, offices};
 
 /// A change of one agent that its row still waits for.
 struct Change {
-    tx: Tx,
+    tx: OfficeTx,
     agent: Agent,
     trace_id: String,
 }
@@ -26,8 +26,8 @@ impl Scheduler {
     /// Hires an agent.
     pub(crate) async fn hire(&self, caller: &Caller, request: v1::HireAgentRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
-        let mut tx = self.db.begin().await?;
-        let office = offices::repo::office_lock(&mut tx, office_id).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
         let entry = caller.enter(office_id, office.account_id)?;
 
@@ -44,7 +44,7 @@ impl Scheduler {
         let spec = rules::spec_of(&request, &office.settings, &self.catalogue)?;
         let restore_from = match request.restore_from_backup.as_str() {
             "" => None,
-            id => Some(backups::find(&mut tx, office_id, id).await?.id),
+            id => Some(backups::find(&mut tx, id).await?.id),
         };
         let now = self.clock.now();
         let id = AgentId::new();
@@ -52,14 +52,14 @@ impl Scheduler {
         if let Entry::Member(member) = &entry {
             let hirer = repo::agent_get(&mut tx, member.agent_id).await?;
             let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
-            let recent = offices::repo::hire_count(&mut tx, office_id, now - rules::HIRE_WINDOW).await?;
+            let recent = offices::repo::hire_count(&mut tx, now - rules::HIRE_WINDOW).await?;
             rules::agent_may_hire(&office.settings, hirer.lineage.len(), recent)?;
-            offices::repo::hire_insert(&mut tx, office_id, id, now).await?;
+            offices::repo::hire_insert(&mut tx, id, now).await?;
             lineage.push(hirer.id);
             lineage.extend(hirer.lineage);
             hired_by = hirer.name;
         }
-        rules::room(&office.settings, repo::agent_count(&mut tx, office_id).await?)?;
+        rules::room(&office.settings, repo::agent_count(&mut tx).await?)?;
 
         let agent = Agent {
             id,
@@ -102,10 +102,10 @@ impl Scheduler {
     /// Locks an agent that the caller may act on and that is not being fired.
     async fn change(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Change> {
         let office_id = OfficeId::parse(office_id)?;
-        let mut tx = self.db.begin().await?;
-        let (office, entry) = self.enter(&mut tx, caller, office_id).await?;
+        let mut tx = self.db.office(office_id).begin().await?;
+        let (_, entry) = self.enter(&mut tx, caller).await?;
         let name = text::lookup_name("name", name)?;
-        let agent = repo::agent_lock_by_name(&mut tx, office.id, &name).await?;
+        let agent = repo::agent_lock_by_name(&mut tx, &name).await?;
         let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
         rules::may_act_on(&entry, &caller.rule.callers, &agent)?;
         let trace_id = caller.trace_id.clone();
@@ -257,10 +257,10 @@ impl Scheduler {
     /// The agent with this name, for a caller that may read in the office.
     pub(crate) async fn get(&self, caller: &Caller, office_id: &str, name: &str) -> Result<v1::Agent> {
         let office_id = OfficeId::parse(office_id)?;
-        let mut conn = self.db.read().await?;
-        self.enter(&mut conn, caller, office_id).await?;
+        let mut conn = self.db.office(office_id).read().await?;
+        self.enter(&mut conn, caller).await?;
         let name = text::lookup_name("name", name)?;
-        let agent = repo::agent_get_by_name(&mut conn, office_id, &name).await?;
+        let agent = repo::agent_get_by_name(&mut conn, &name).await?;
         let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
         Ok(wire::agent(&self.seen.freshen(agent)))
     }

@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use mi_kernel::{AgentId, OfficeId, Time, page::Page};
-use mi_store::{Conn, DbError, DbResult, on};
+use mi_kernel::{AgentId, Time, page::Page};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -58,7 +58,8 @@ impl From<Row> for Agent {
     }
 }
 
-pub(crate) async fn agent_insert(tx: &mut Conn, agent: &Agent) -> DbResult<()> {
+pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult<()> {
+    let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO agents
@@ -67,7 +68,7 @@ pub(crate) async fn agent_insert(tx: &mut Conn, agent: &Agent) -> DbResult<()> {
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
         )
         .bind(agent.id.0)
-        .bind(agent.office_id.0)
+        .bind(office.0)
         .bind(&agent.name)
         .bind(&agent.hired_by)
         .bind(Json(&agent.lineage))
@@ -90,12 +91,13 @@ pub(crate) async fn agent_insert(tx: &mut Conn, agent: &Agent) -> DbResult<()> {
 }
 
 /// Writes everything that can change, if nobody wrote the row since it was read; false: somebody did.
-pub(crate) async fn agent_update(tx: &mut Conn, agent: &mut Agent) -> DbResult<bool> {
+pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbResult<bool> {
+    let office = tx.office_id();
     let updated = on!(tx, |c| {
         sqlx::query(
             "UPDATE agents SET spec = $3, desired = $4, generation = $5, state = $6, phase = $7, failures = $8,
              restarts = $9, observed_generation = $10, public_key = $11, enrol_sha256 = $12, enrol_expires_at = $13,
-             last_seen_at = $14, revision = revision + 1 WHERE id = $1 AND revision = $2",
+             last_seen_at = $14, revision = revision + 1 WHERE id = $1 AND revision = $2 AND office_id = $15",
         )
         .bind(agent.id.0)
         .bind(agent.revision)
@@ -111,6 +113,7 @@ pub(crate) async fn agent_update(tx: &mut Conn, agent: &mut Agent) -> DbResult<b
         .bind(&agent.enrol_sha256)
         .bind(agent.enrol_expires_at)
         .bind(agent.last_seen_at)
+        .bind(office.0)
         .execute(&mut *c)
         .await
         .map(|done| done.rows_affected() == 1)
@@ -119,38 +122,59 @@ pub(crate) async fn agent_update(tx: &mut Conn, agent: &mut Agent) -> DbResult<b
     Ok(updated)
 }
 
-pub(crate) async fn agent_delete(tx: &mut Conn, id: AgentId) -> DbResult<()> {
-    on!(tx, |c| sqlx::query("DELETE FROM agents WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
+pub(crate) async fn agent_delete(tx: &mut OfficeConn, id: AgentId) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| sqlx::query("DELETE FROM agents WHERE office_id = $1 AND id = $2")
+        .bind(office.0)
+        .bind(id.0)
+        .execute(&mut *c)
+        .await
+        .map(drop))?;
     Ok(())
 }
 
-pub(crate) async fn agent_get(conn: &mut Conn, id: AgentId) -> DbResult<Option<Agent>> {
+pub(crate) async fn agent_get(conn: &mut OfficeConn, id: AgentId) -> DbResult<Option<Agent>> {
+    let office = conn.office_id();
+    let row: Option<Row> = on!(conn, |c| {
+        sqlx::query_as("SELECT * FROM agents WHERE office_id = $1 AND id = $2")
+            .bind(office.0)
+            .bind(id.0)
+            .fetch_optional(&mut *c)
+            .await
+    })?;
+    Ok(row.map(Agent::from))
+}
+
+/// The agent, of whatever office: a key has to be resolved, and a compute's end looked at, before its office is known.
+pub(crate) async fn agent_find(conn: &mut PlatformConn, id: AgentId) -> DbResult<Option<Agent>> {
     let row: Option<Row> = on!(conn, |c| {
         sqlx::query_as("SELECT * FROM agents WHERE id = $1").bind(id.0).fetch_optional(&mut *c).await
     })?;
     Ok(row.map(Agent::from))
 }
 
-async fn by_name(conn: &mut Conn, sql: &'static str, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
+async fn by_name(conn: &mut OfficeConn, sql: &'static str, name: &str) -> DbResult<Option<Agent>> {
+    let office = conn.office_id();
     let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql).bind(office.0).bind(name).fetch_optional(&mut *c).await)?;
     Ok(row.map(Agent::from))
 }
 
-pub(crate) async fn agent_get_by_name(conn: &mut Conn, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
-    by_name(conn, "SELECT * FROM agents WHERE office_id = $1 AND name = $2", office, name).await
+pub(crate) async fn agent_get_by_name(conn: &mut OfficeConn, name: &str) -> DbResult<Option<Agent>> {
+    by_name(conn, "SELECT * FROM agents WHERE office_id = $1 AND name = $2", name).await
 }
 
 /// The agent, which nobody else changes until the transaction ends.
-pub(crate) async fn agent_lock_by_name(tx: &mut Conn, office: OfficeId, name: &str) -> DbResult<Option<Agent>> {
+pub(crate) async fn agent_lock_by_name(tx: &mut OfficeConn, name: &str) -> DbResult<Option<Agent>> {
     let sql = tx.pick(
         "SELECT * FROM agents WHERE office_id = $1 AND name = $2",
         "SELECT * FROM agents WHERE office_id = $1 AND name = $2 FOR UPDATE",
     );
-    by_name(tx, sql, office, name).await
+    by_name(tx, sql, name).await
 }
 
 /// The agent that holds an unused enrolment token, locked: of two users of one token, one wins.
-pub(crate) async fn agent_lock_by_token(tx: &mut Conn, office: OfficeId, sha256: &[u8]) -> DbResult<Option<Agent>> {
+pub(crate) async fn agent_lock_by_token(tx: &mut OfficeConn, sha256: &[u8]) -> DbResult<Option<Agent>> {
+    let office = tx.office_id();
     let sql = tx.pick(
         "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2",
         "SELECT * FROM agents WHERE office_id = $1 AND enrol_sha256 = $2 FOR UPDATE",
@@ -159,7 +183,8 @@ pub(crate) async fn agent_lock_by_token(tx: &mut Conn, office: OfficeId, sha256:
     Ok(row.map(Agent::from))
 }
 
-pub(crate) async fn agent_list(conn: &mut Conn, office: OfficeId, page: &Page<String>) -> DbResult<Vec<Agent>> {
+pub(crate) async fn agent_list(conn: &mut OfficeConn, page: &Page<String>) -> DbResult<Vec<Agent>> {
+    let office = conn.office_id();
     let rows: Vec<Row> = on!(conn, |c| {
         sqlx::query_as("SELECT * FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3")
             .bind(office.0)
@@ -172,21 +197,24 @@ pub(crate) async fn agent_list(conn: &mut Conn, office: OfficeId, page: &Page<St
 }
 
 /// Every agent of the office with the version of its row.
-pub(crate) async fn agent_revisions(conn: &mut Conn, office: OfficeId) -> DbResult<HashMap<AgentId, i64>> {
+pub(crate) async fn agent_revisions(conn: &mut OfficeConn) -> DbResult<HashMap<AgentId, i64>> {
+    let office = conn.office_id();
     let rows: Vec<(Uuid, i64)> = on!(conn, |c| {
         sqlx::query_as("SELECT id, revision FROM agents WHERE office_id = $1").bind(office.0).fetch_all(&mut *c).await
     })?;
     Ok(rows.into_iter().map(|(id, revision)| (id.into(), revision)).collect())
 }
 
-pub(crate) async fn agent_count(conn: &mut Conn, office: OfficeId) -> DbResult<i64> {
+pub(crate) async fn agent_count(conn: &mut OfficeConn) -> DbResult<i64> {
+    let office = conn.office_id();
     let (count,): (i64,) = on!(conn, |c| {
         sqlx::query_as("SELECT count(*) FROM agents WHERE office_id = $1").bind(office.0).fetch_one(&mut *c).await
     })?;
     Ok(count)
 }
 
-pub(crate) async fn agent_count_by_phase(conn: &mut Conn, office: OfficeId) -> DbResult<Vec<(Phase, i64)>> {
+pub(crate) async fn agent_count_by_phase(conn: &mut OfficeConn) -> DbResult<Vec<(Phase, i64)>> {
+    let office = conn.office_id();
     let rows: Vec<(String, i64)> = on!(conn, |c| {
         sqlx::query_as("SELECT phase, count(*) FROM agents WHERE office_id = $1 GROUP BY phase ORDER BY phase")
             .bind(office.0)
@@ -203,8 +231,12 @@ pub(crate) async fn agent_count_by_phase(conn: &mut Conn, office: OfficeId) -> D
 }
 
 /// Ids after a key of agents that are not at rest: on their way, behind their intent, or suspended in an office that is
-/// active again.
-pub(crate) async fn agent_unsettled(conn: &mut Conn, after: Option<AgentId>, limit: i64) -> DbResult<Vec<AgentId>> {
+/// active again. Spans offices: the reconciler works for all of them.
+pub(crate) async fn agent_unsettled(
+    conn: &mut PlatformConn,
+    after: Option<AgentId>,
+    limit: i64,
+) -> DbResult<Vec<AgentId>> {
     let rows: Vec<(Uuid,)> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT a.id FROM agents a JOIN offices o ON o.id = a.office_id
@@ -220,8 +252,9 @@ pub(crate) async fn agent_unsettled(conn: &mut Conn, after: Option<AgentId>, lim
     Ok(rows.into_iter().map(|(id,)| id.into()).collect())
 }
 
-/// Writes signs of life; no change of the row's version, since nothing else reads it for a decision.
-pub(crate) async fn agent_seen(tx: &mut Conn, seen: &[(AgentId, Time)]) -> DbResult<()> {
+/// Writes signs of life; no change of the row's version, since nothing else reads it for a decision. Spans offices:
+/// they are written in batches.
+pub(crate) async fn agent_seen(tx: &mut PlatformConn, seen: &[(AgentId, Time)]) -> DbResult<()> {
     for (id, time) in seen {
         on!(tx, |c| {
             sqlx::query(

@@ -54,8 +54,8 @@ pub(crate) fn watch(
 }
 
 async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Result<Vec<WatchAgentsResponse>> {
-    let mut conn = scheduler.db.read().await?;
-    let revisions = repo::agent_revisions(&mut conn, office).await?;
+    let mut conn = scheduler.db.office(office).read().await?;
+    let revisions = repo::agent_revisions(&mut conn).await?;
     let mut messages = Vec::new();
     sent.retain(|id, (_, agent)| {
         let stays = revisions.contains_key(id);

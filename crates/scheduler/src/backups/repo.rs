@@ -1,7 +1,7 @@
 //! Table `backups`.
 
 use mi_kernel::{BackupId, OfficeId, Time, page::Page};
-use mi_store::{Conn, DbResult, on};
+use mi_store::{DbResult, OfficeConn, PlatformConn, on};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -31,14 +31,15 @@ impl From<Row> for Backup {
 }
 
 /// Adds the backup; one with its id that is there already stays.
-pub(super) async fn backup_insert(tx: &mut Conn, backup: &Backup) -> DbResult<()> {
+pub(super) async fn backup_insert(tx: &mut OfficeConn, backup: &Backup) -> DbResult<()> {
+    let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO backups (id, office_id, agent, size_bytes, sha256, removed, created_at)
              VALUES ($1, $2, $3, $4, $5, FALSE, $6) ON CONFLICT (id) DO NOTHING",
         )
         .bind(backup.id.0)
-        .bind(backup.office_id.0)
+        .bind(office.0)
         .bind(&backup.agent)
         .bind(backup.size_bytes)
         .bind(&backup.sha256)
@@ -50,7 +51,8 @@ pub(super) async fn backup_insert(tx: &mut Conn, backup: &Backup) -> DbResult<()
     Ok(())
 }
 
-pub(super) async fn backup_get(conn: &mut Conn, office: OfficeId, id: BackupId) -> DbResult<Option<Backup>> {
+pub(super) async fn backup_get(conn: &mut OfficeConn, id: BackupId) -> DbResult<Option<Backup>> {
+    let office = conn.office_id();
     let row: Option<Row> = on!(conn, |c| {
         sqlx::query_as("SELECT * FROM backups WHERE office_id = $1 AND id = $2 AND NOT removed")
             .bind(office.0)
@@ -62,7 +64,8 @@ pub(super) async fn backup_get(conn: &mut Conn, office: OfficeId, id: BackupId) 
 }
 
 /// Newest first.
-pub(super) async fn backup_list(conn: &mut Conn, office: OfficeId, page: &Page<BackupId>) -> DbResult<Vec<Backup>> {
+pub(super) async fn backup_list(conn: &mut OfficeConn, page: &Page<BackupId>) -> DbResult<Vec<Backup>> {
+    let office = conn.office_id();
     let rows: Vec<Row> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT * FROM backups WHERE office_id = $1 AND id < $2 AND NOT removed ORDER BY id DESC LIMIT $3",
@@ -76,14 +79,21 @@ pub(super) async fn backup_list(conn: &mut Conn, office: OfficeId, page: &Page<B
     Ok(rows.into_iter().map(Backup::from).collect())
 }
 
-pub(crate) async fn backup_hide(tx: &mut Conn, id: BackupId) -> DbResult<()> {
+pub(crate) async fn backup_hide(tx: &mut OfficeConn, id: BackupId) -> DbResult<()> {
+    let office = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("UPDATE backups SET removed = TRUE WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop)
+        sqlx::query("UPDATE backups SET removed = TRUE WHERE office_id = $1 AND id = $2")
+            .bind(office.0)
+            .bind(id.0)
+            .execute(&mut *c)
+            .await
+            .map(drop)
     })?;
     Ok(())
 }
 
-pub(crate) async fn backup_hide_all(tx: &mut Conn, office: OfficeId) -> DbResult<()> {
+pub(crate) async fn backup_hide_all(tx: &mut OfficeConn) -> DbResult<()> {
+    let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query("UPDATE backups SET removed = TRUE WHERE office_id = $1")
             .bind(office.0)
@@ -94,15 +104,22 @@ pub(crate) async fn backup_hide_all(tx: &mut Conn, office: OfficeId) -> DbResult
     Ok(())
 }
 
-pub(super) async fn backup_hidden(conn: &mut Conn) -> DbResult<Vec<(OfficeId, BackupId)>> {
+/// Hidden backups of all offices: the sweep that finishes removals knows of no office.
+pub(super) async fn backup_hidden(conn: &mut PlatformConn) -> DbResult<Vec<(OfficeId, BackupId)>> {
     let rows: Vec<(Uuid, Uuid)> =
         on!(conn, |c| { sqlx::query_as("SELECT office_id, id FROM backups WHERE removed").fetch_all(&mut *c).await })?;
     Ok(rows.into_iter().map(|(office, id)| (office.into(), id.into())).collect())
 }
 
-pub(super) async fn backup_delete(tx: &mut Conn, id: BackupId) -> DbResult<()> {
+pub(super) async fn backup_delete(tx: &mut OfficeConn, id: BackupId) -> DbResult<()> {
+    let office = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("DELETE FROM backups WHERE id = $1 AND removed").bind(id.0).execute(&mut *c).await.map(drop)
+        sqlx::query("DELETE FROM backups WHERE office_id = $1 AND id = $2 AND removed")
+            .bind(office.0)
+            .bind(id.0)
+            .execute(&mut *c)
+            .await
+            .map(drop)
     })?;
     Ok(())
 }

@@ -42,8 +42,8 @@ impl Scheduler {
             removing: false,
             settings: request.settings.unwrap_or_default().into(),
         };
-        let mut tx = self.db.begin().await?;
-        let before = repo::office_lock(&mut tx, office.id).await?;
+        let mut tx = self.db.office(office.id).begin().await?;
+        let before = repo::office_lock(&mut tx).await?;
         let applied = repo::office_apply(&mut tx, &office).await?;
         tx.commit().await?;
         if applied && before.is_some_and(|before| before.active != office.active) {
@@ -54,13 +54,13 @@ impl Scheduler {
 
     /// Fires everybody; once nobody is left, removes backups, directories and the office itself. True: nothing is left.
     async fn remove_office(&self, id: OfficeId) -> Result<bool> {
-        let mut tx = self.db.begin().await?;
-        if repo::office_lock(&mut tx, id).await?.is_none() {
-            repo::office_delete(&mut tx, id).await?;
+        let mut tx = self.db.office(id).begin().await?;
+        if repo::office_lock(&mut tx).await?.is_none() {
+            repo::office_delete(&mut tx).await?;
             tx.commit().await?;
             return Ok(true);
         }
-        repo::office_begin_removal(&mut tx, id).await?;
+        repo::office_begin_removal(&mut tx).await?;
         tx.commit().await?;
         let mut to_fire = Vec::new();
         self.for_each_agent(id, |agent| to_fire.push(agent)).await?;
@@ -76,8 +76,8 @@ impl Scheduler {
         }
         self.delete_backups_of(id).await?;
         self.runtime.remove_office(id).await?;
-        let mut tx = self.db.begin().await?;
-        repo::office_delete(&mut tx, id).await?;
+        let mut tx = self.db.office(id).begin().await?;
+        repo::office_delete(&mut tx).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -85,7 +85,7 @@ impl Scheduler {
     async fn for_each_agent(&self, office: OfficeId, mut visit: impl FnMut(Agent)) -> Result<()> {
         let mut page = Page { size: PAGE, after: None };
         loop {
-            let rows = agents::repo::agent_list(&mut self.db.read().await?, office, &page).await?;
+            let rows = agents::repo::agent_list(&mut self.db.office(office).read().await?, &page).await?;
             let more = i64::try_from(rows.len()).unwrap_or_default() == page.fetch();
             page.after = rows.last().map(|agent| agent.name.clone());
             rows.into_iter().for_each(&mut visit);

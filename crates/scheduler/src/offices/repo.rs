@@ -1,7 +1,7 @@
 //! Tables `offices`, `removed_offices` and `hires`.
 
-use mi_kernel::{AgentId, OfficeId, Time};
-use mi_store::{Conn, DbResult, on};
+use mi_kernel::{AgentId, Time};
+use mi_store::{DbResult, OfficeConn, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -30,23 +30,25 @@ impl From<Row> for Office {
     }
 }
 
-async fn one(conn: &mut Conn, sql: &'static str, id: OfficeId) -> DbResult<Option<Office>> {
+async fn one(conn: &mut OfficeConn, sql: &'static str) -> DbResult<Option<Office>> {
+    let id = conn.office_id();
     let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql).bind(id.0).fetch_optional(&mut *c).await)?;
     Ok(row.map(Office::from))
 }
 
-pub(crate) async fn office_get(conn: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
-    one(conn, "SELECT * FROM offices WHERE id = $1", id).await
+pub(crate) async fn office_get(conn: &mut OfficeConn) -> DbResult<Option<Office>> {
+    one(conn, "SELECT * FROM offices WHERE id = $1").await
 }
 
 /// The office, locked: hires of one office happen one after the other.
-pub(crate) async fn office_lock(tx: &mut Conn, id: OfficeId) -> DbResult<Option<Office>> {
+pub(crate) async fn office_lock(tx: &mut OfficeConn) -> DbResult<Option<Office>> {
     let sql = tx.pick("SELECT * FROM offices WHERE id = $1", "SELECT * FROM offices WHERE id = $1 FOR UPDATE");
-    one(tx, sql, id).await
+    one(tx, sql).await
 }
 
 /// Makes the copy at least as new as this one; false: it was already, or the office was removed.
-pub(crate) async fn office_apply(tx: &mut Conn, office: &Office) -> DbResult<bool> {
+pub(crate) async fn office_apply(tx: &mut OfficeConn, office: &Office) -> DbResult<bool> {
+    let id = tx.office_id();
     Ok(on!(tx, |c| {
         sqlx::query(
             "INSERT INTO offices (id, account_id, version, active, removing, settings) SELECT $1, $2, $3, $4, $5, $6
@@ -54,7 +56,7 @@ pub(crate) async fn office_apply(tx: &mut Conn, office: &Office) -> DbResult<boo
              ON CONFLICT (id) DO UPDATE SET version = excluded.version, active = excluded.active,
              settings = excluded.settings WHERE offices.version < excluded.version",
         )
-        .bind(office.id.0)
+        .bind(id.0)
         .bind(office.account_id.0)
         .bind(office.version)
         .bind(office.active)
@@ -66,7 +68,8 @@ pub(crate) async fn office_apply(tx: &mut Conn, office: &Office) -> DbResult<boo
     })?)
 }
 
-pub(crate) async fn office_begin_removal(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+pub(crate) async fn office_begin_removal(tx: &mut OfficeConn) -> DbResult<()> {
+    let id = tx.office_id();
     on!(tx, |c| sqlx::query("UPDATE offices SET removing = TRUE WHERE id = $1")
         .bind(id.0)
         .execute(&mut *c)
@@ -76,7 +79,8 @@ pub(crate) async fn office_begin_removal(tx: &mut Conn, id: OfficeId) -> DbResul
 }
 
 /// Removes the office for good; one that was never heard of is noted as removed, too.
-pub(crate) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
+pub(crate) async fn office_delete(tx: &mut OfficeConn) -> DbResult<()> {
+    let id = tx.office_id();
     on!(tx, |c| sqlx::query("INSERT INTO removed_offices (id) VALUES ($1) ON CONFLICT (id) DO NOTHING")
         .bind(id.0)
         .execute(&mut *c)
@@ -88,7 +92,8 @@ pub(crate) async fn office_delete(tx: &mut Conn, id: OfficeId) -> DbResult<()> {
 }
 
 /// Hires by agents since a time; older ones are forgotten.
-pub(crate) async fn hire_count(tx: &mut Conn, id: OfficeId, since: Time) -> DbResult<i64> {
+pub(crate) async fn hire_count(tx: &mut OfficeConn, since: Time) -> DbResult<i64> {
+    let id = tx.office_id();
     on!(tx, |c| {
         sqlx::query("DELETE FROM hires WHERE office_id = $1 AND hired_at < $2")
             .bind(id.0)
@@ -103,7 +108,8 @@ pub(crate) async fn hire_count(tx: &mut Conn, id: OfficeId, since: Time) -> DbRe
     Ok(count)
 }
 
-pub(crate) async fn hire_insert(tx: &mut Conn, id: OfficeId, agent: AgentId, now: Time) -> DbResult<()> {
+pub(crate) async fn hire_insert(tx: &mut OfficeConn, agent: AgentId, now: Time) -> DbResult<()> {
+    let id = tx.office_id();
     on!(tx, |c| {
         sqlx::query("INSERT INTO hires (agent_id, office_id, hired_at) VALUES ($1, $2, $3)")
             .bind(agent.0)

@@ -117,7 +117,7 @@ async fn a_deleted_backup_is_gone_with_its_object(stage: Stage) {
 async fn a_deletion_that_was_cut_off_is_finished_later(mut stage: Stage) {
     let (hidden, kept) = (stage.backup("one", b"one").await, stage.backup("two", b"two").await);
     // The row is hidden, and the process dies before the object goes.
-    let mut tx = stage.scheduler.db.begin().await.expect("begins");
+    let mut tx = stage.scheduler.db.office(stage.office).begin().await.expect("begins");
     crate::backups::repo::backup_hide(&mut tx, hidden.id).await.expect("hides");
     tx.commit().await.expect("commits");
     stage.crash().await;

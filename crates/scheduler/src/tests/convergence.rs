@@ -37,7 +37,7 @@ async fn a_full_pass_finds_what_a_lost_signal_left_undone(mut stage: Stage) {
 
 async fn unsettled(stage: &Stage) -> Vec<AgentId> {
     let read = async {
-        let mut conn = stage.scheduler.db.read().await?;
+        let mut conn = stage.scheduler.db.platform().read().await?;
         repo::agent_unsettled(&mut conn, None, 100).await
     };
     read.await.unwrap_or_else(|error: DbError| panic!("{error}"))

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use mi_kernel::{AgentId, ErrorKind, InstanceId};
+use mi_kernel::{AgentActor, AgentId, ErrorKind, InstanceId, OfficeId};
 use mi_proto::v1::PromoteAgentRequest;
 use mi_testkit::on_both;
 
-use super::stage::{Stage, free_hiring, instance_of, place};
+use super::stage::{Stage, actor_of, free_hiring, instance_of, place};
 use crate::{
     agents::{Desired, Phase, State},
     plan::Step,
@@ -139,7 +139,7 @@ async fn a_restart_of_the_platform_starts_every_agent_again_over_its_workspace(m
 async fn a_replaced_compute_is_refused(stage: Stage) {
     let agent = stage.running("analyst").await;
     let (caller, old) = (stage.member(&agent, "ConnectAgent"), instance_of(&agent));
-    stage.scheduler.heartbeat(agent.id, old).await.expect("still wanted");
+    stage.scheduler.heartbeat(&actor_of(&agent), old).await.expect("still wanted");
     let office = stage.office.to_string();
     stage.scheduler.restart(&stage.owner("RestartAgent"), &office, "analyst").await.expect("restarts");
     stage.settle(agent.id).await;
@@ -148,10 +148,17 @@ async fn a_replaced_compute_is_refused(stage: Stage) {
 
     let stopped = stage.running("stopped").await;
     stage.scheduler.stop(&stage.owner("StopAgent"), &office, "stopped").await.expect("stops");
-    let unknown = (agent.id, InstanceId::new());
-    for (id, instance) in [(agent.id, old), unknown, (AgentId::new(), old), (stopped.id, instance_of(&stopped))] {
-        let report = stage.scheduler.report_ready(&caller, id, instance).await.expect_err("refused");
-        let beat = stage.scheduler.heartbeat(id, instance).await.expect_err("refused");
+    let (own, current) = (actor_of(&agent), instance_of(&starting));
+    let refused = [
+        (own.clone(), old),
+        (own.clone(), InstanceId::new()),
+        (AgentActor { agent_id: AgentId::new(), ..own.clone() }, current),
+        (AgentActor { office_id: OfficeId::new(), ..own }, current),
+        (actor_of(&stopped), instance_of(&stopped)),
+    ];
+    for (actor, instance) in refused {
+        let report = stage.scheduler.report_ready(&caller, &actor, instance).await.expect_err("refused");
+        let beat = stage.scheduler.heartbeat(&actor, instance).await.expect_err("refused");
         for error in [report, beat] {
             assert_eq!((error.kind, error.reason), (ErrorKind::Aborted, "INSTANCE_REPLACED"));
         }
@@ -169,7 +176,7 @@ async fn silence_and_a_start_without_report_are_ends_too(stage: Stage) {
     let running = stage.ready(agent.id).await;
 
     stage.clock.advance(Duration::from_secs(50));
-    stage.scheduler.heartbeat(agent.id, instance_of(&running)).await.expect("wanted");
+    stage.scheduler.heartbeat(&actor_of(&agent), instance_of(&running)).await.expect("wanted");
     let quiet_since = stage.now();
     assert_eq!(stage.settle(agent.id).await, Some(quiet_since + Duration::from_secs(60)));
     stage.settle_after_waiting(agent.id).await;

@@ -104,8 +104,8 @@ async fn a_removal_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
         stage.settle(agent.id).await;
     }
     // Everybody is gone; the next crash falls between the hiding of the backups and their removal.
-    let mut tx = stage.scheduler.db.begin().await.expect("begins");
-    crate::backups::repo::backup_hide_all(&mut tx, stage.office).await.expect("hides");
+    let mut tx = stage.scheduler.db.office(stage.office).begin().await.expect("begins");
+    crate::backups::repo::backup_hide_all(&mut tx).await.expect("hides");
     tx.commit().await.expect("commits");
     stage.crash().await;
     assert!(stage.remove(stage.office).await);

@@ -128,10 +128,7 @@ impl Stage {
 
     /// This agent, calling this method of AgentService.
     pub(super) fn member(&self, agent: &Agent, method: &str) -> Caller {
-        caller(
-            method,
-            Actor::Agent(AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name.clone() }),
-        )
+        caller(method, Actor::Agent(actor_of(agent)))
     }
 
     /// A request to hire in the stage's office.
@@ -162,7 +159,7 @@ impl Stage {
         let agent = self.agent(id).await;
         let instance = instance_of(&agent);
         let caller = self.member(&agent, "ConnectAgent");
-        self.scheduler.report_ready(&caller, id, instance).await.expect("ready")
+        self.scheduler.report_ready(&caller, &actor_of(&agent), instance).await.expect("ready")
     }
 
     /// Waits out what the agent waits for, and works on.
@@ -180,8 +177,8 @@ impl Stage {
 
     /// The row; none: it is gone.
     pub(super) async fn find(&self, id: AgentId) -> Option<Agent> {
-        let mut conn = self.scheduler.db.read().await.expect("connects");
-        repo::agent_get(&mut conn, id).await.expect("reads")
+        let mut conn = self.scheduler.db.platform().read().await.expect("connects");
+        repo::agent_find(&mut conn, id).await.expect("reads")
     }
 
     /// Phase of the agent; none: it is gone.
@@ -201,7 +198,7 @@ impl Stage {
 
     /// Every event so far, oldest first.
     pub(super) async fn events(&self) -> Vec<Event> {
-        let mut conn = self.scheduler.db.read().await.expect("connects");
+        let mut conn = self.scheduler.db.platform().read().await.expect("connects");
         let rows: Vec<(Json<Event>,)> =
             on!(conn, |c| { sqlx::query_as("SELECT event FROM outbox ORDER BY position").fetch_all(&mut *c).await })
                 .expect("reads");
@@ -239,7 +236,7 @@ impl Stage {
     /// How many rows a table has.
     pub(super) async fn rows(&self, table: &str) -> i64 {
         let sql = format!("SELECT count(*) FROM {table}");
-        let mut conn = self.scheduler.db.read().await.expect("connects");
+        let mut conn = self.scheduler.db.platform().read().await.expect("connects");
         on!(conn, |c| sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut *c).await).expect("reads")
     }
 
@@ -270,4 +267,9 @@ fn caller(method: &str, actor: Actor) -> Caller {
 /// Counts as [`Stage::event_counts`] gives them.
 pub(super) fn counts<const N: usize>(expected: [(&str, usize); N]) -> BTreeMap<String, usize> {
     expected.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect()
+}
+
+/// The agent as a caller.
+pub(super) fn actor_of(agent: &Agent) -> AgentActor {
+    AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name.clone() }
 }
