@@ -29,7 +29,8 @@ use mi_vault::KeyWrapper;
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "offices"), step!(110, "0110", "secrets")];
+const MIGRATIONS: &Migrations =
+    &[step!(100, "0100", "offices"), step!(101, "0101", "office_wall"), step!(110, "0110", "secrets")];
 /// How often old request ids are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 

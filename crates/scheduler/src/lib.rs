@@ -34,7 +34,7 @@ use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations = &[step!(100, "0100", "agents")];
+const MIGRATIONS: &Migrations = &[step!(100, "0100", "agents"), step!(101, "0101", "office_wall")];
 /// How often old request ids and half-deleted backups are cleared away.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 

@@ -9,12 +9,18 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use crate::{Conn, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate};
+use crate::{
+    Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate,
+    service_role,
+};
 
 /// How long a call waits for a connection before it answers Unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A Postgres connection idle for longer is asked whether it still lives before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+/// The schema is the first entry of the search path; it has to be there before the migration table.
+const CREATE_SCHEMA: &str = "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
+     EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$";
 /// What stands for the office of a connection that has none yet.
 const NO_OFFICE: OfficeId = OfficeId(uuid::Uuid::nil());
 
@@ -120,17 +126,16 @@ impl Db {
     /// Opens the database and brings it up to date.
     ///
     /// # Errors
-    /// `FailedPrecondition` when the database was migrated by a newer binary, `Unavailable` when it cannot be reached.
+    /// `FailedPrecondition` when the database was migrated by a newer binary or does not keep offices apart, `Unavailable`
+    /// when it cannot be reached.
     pub async fn open(target: &DbTarget, migrations: &Migrations) -> Result<Self> {
-        let db = match target {
-            DbTarget::Sqlite { path } => Self::sqlite(path).await,
-            DbTarget::Postgres { url, schema } => Self::postgres(url, schema).await,
-        }?;
-        migrate::run(&db, migrations).await?;
-        Ok(db)
+        match target {
+            DbTarget::Sqlite { path } => Self::sqlite(path, migrations).await,
+            DbTarget::Postgres { url, schema } => Self::postgres(url, schema, migrations).await,
+        }
     }
 
-    async fn sqlite(path: &std::path::Path) -> Result<Self> {
+    async fn sqlite(path: &std::path::Path, migrations: &Migrations) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -146,7 +151,7 @@ impl Db {
                 "cannot open the database {}; check that the directory exists and is writable",
                 path.display()
             ))
-            .caused_by(crate::DbError::from(error))
+            .caused_by(DbError::from(error))
         };
         let write = pool.clone().max_connections(1).before_acquire(|connection, _| {
             // A full disk makes SQLite roll back by itself, which sqlx does not notice: it would take this connection to
@@ -154,22 +159,31 @@ impl Db {
             Box::pin(async move { Ok(!connection.is_in_transaction()) })
         });
         let write = write.connect_with(options.clone()).await.map_err(open)?;
+        migrate::run(&write, migrations, |step| step.sqlite).await?;
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
         Ok(Self(Pools::Sqlite { read, write }))
     }
 
-    async fn postgres(url: &str, schema: &'static str) -> Result<Self> {
+    async fn postgres(url: &str, schema: &'static str, migrations: &Migrations) -> Result<Self> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::invalid("database", "is not a valid postgres:// URL").caused_by(error))?
             .options([("search_path", schema)])
             .application_name(schema);
         let unreachable = |error| {
-            Error::unavailable("cannot reach the Postgres database of --database")
-                .caused_by(crate::DbError::from(error))
+            Error::unavailable("cannot reach the Postgres database of --database").caused_by(DbError::from(error))
         };
-        let pool = PgPoolOptions::new()
+        let pool = PgPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
+        // The walls hold the owner, too: a migration that changes rows works for the platform.
+        let as_owner = options.clone().options([("mi.scope", "platform")]);
+        let owner = pool.clone().max_connections(1).connect_with(as_owner).await.map_err(unreachable)?;
+        sqlx::query(CREATE_SCHEMA).execute(&owner).await.map_err(DbError::from)?;
+        service_role::ensure(&owner).await?;
+        migrate::run(&owner, migrations, |step| step.postgres).await?;
+        service_role::grant(&owner).await?;
+        owner.close().await;
+
+        let pool = pool
             .max_connections(16)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .before_acquire(|connection, meta| {
                 Box::pin(async move {
@@ -177,9 +191,10 @@ impl Db {
                     Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok())
                 })
             })
-            .connect_with(options)
+            .connect_with(options.options([("role", service_role::NAME)]))
             .await
             .map_err(unreachable)?;
+        service_role::verify(&pool).await?;
         Ok(Self(Pools::Postgres(pool)))
     }
 
@@ -228,25 +243,6 @@ impl Db {
                 write.close().await;
             }
             Pools::Postgres(pool) => pool.close().await,
-        }
-    }
-
-    pub(crate) async fn migrator_run(
-        &self,
-        migrator: &sqlx::migrate::Migrator,
-    ) -> Result<(), sqlx::migrate::MigrateError> {
-        match &self.0 {
-            Pools::Sqlite { write, .. } => migrator.run(write).await,
-            Pools::Postgres(pool) => {
-                // The schema is the first entry of the search path; it has to be there before the migration table.
-                sqlx::query(
-                    "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
-                             EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$",
-                )
-                .execute(pool)
-                .await?;
-                migrator.run(pool).await
-            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod idempotency;
 pub mod lease;
 pub mod migrate;
 pub mod outbox;
+mod service_role;
 
 pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};
 pub use db::{Db, DbTarget, OfficeDb, PlatformDb};

@@ -4,11 +4,9 @@ use std::borrow::Cow;
 
 use mi_kernel::{Error, Result};
 use sqlx::{
-    SqlStr,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    Database, Pool, SqlStr,
+    migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
-
-use crate::Db;
 
 /// One schema change, written for both databases under one number.
 #[derive(Debug, Clone, Copy)]
@@ -39,16 +37,21 @@ macro_rules! step {
 /// A service's schema changes.
 pub type Migrations = [Step];
 
-const COMMON: &Migrations = &[step!(1, "0001", "common"), step!(2, "0002", "outbox_office")];
+const COMMON: &Migrations =
+    &[step!(1, "0001", "common"), step!(2, "0002", "outbox_office"), step!(3, "0003", "office_wall")];
 
-pub(crate) async fn run(db: &Db, own: &Migrations) -> Result<()> {
-    let shared = db.is_shared();
+/// Brings the database of this pool up to date.
+pub(crate) async fn run<D>(pool: &Pool<D>, own: &Migrations, text: fn(&Step) -> &'static str) -> Result<()>
+where
+    D: Database,
+    D::Connection: Migrate,
+{
     let migrations = COMMON.iter().chain(own).map(|step| {
-        let sql = if shared { step.postgres } else { step.sqlite };
+        let sql = text(step);
         Migration::new(step.version, Cow::Borrowed(step.name), MigrationType::Simple, SqlStr::from_static(sql), false)
     });
     let migrator = Migrator::with_migrations(migrations.collect());
-    db.migrator_run(&migrator).await.map_err(|error| match error {
+    migrator.run(pool).await.map_err(|error| match error {
         MigrateError::VersionMissing(version) => Error::precondition(
             "DATABASE_NEWER",
             format!("the database is at version {version}, which this binary does not know; use the newer binary"),

@@ -3,6 +3,7 @@
 use mi_kernel::ErrorKind;
 use mi_store::{Db, DbTarget, Migrations, Step, on};
 use mi_testkit::{Backend, TestDb, on_both};
+use sqlx::{Connection, PgConnection};
 
 on_both! {
     opening_again_keeps_the_rows_and_adds_what_is_new,
@@ -81,10 +82,16 @@ async fn openers_at_the_same_time_migrate_once() {
     for opener in openers {
         dbs.push(opener.await.expect("no panic").expect("opens"));
     }
-    for db in &dbs {
-        let applied = count(db, "SELECT count(*) FROM _sqlx_migrations WHERE success").await;
-        assert_eq!(applied.expect("own schema"), 4);
+    let mut owner = PgConnection::connect(&url).await.expect("connects");
+    for sql in [
+        "SELECT count(*) FROM one._sqlx_migrations WHERE success",
+        "SELECT count(*) FROM two._sqlx_migrations WHERE success",
+    ] {
+        let applied: i64 = sqlx::query_scalar(sql).fetch_one(&mut owner).await.expect("counts");
+        assert_eq!(applied, 5);
     }
+    let own = count(&dbs[0], "SELECT count(*) FROM _sqlx_migrations").await;
+    assert!(own.expect_err("not the services' business").to_string().contains("permission denied"));
     // Each schema has its own tables.
     run(&dbs[0], "INSERT INTO things VALUES (7)").await;
     let counts = [&dbs[0], &dbs[1], &dbs[2]].map(|db| count(db, "SELECT count(*) FROM things"));

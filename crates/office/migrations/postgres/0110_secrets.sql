@@ -21,3 +21,6 @@ CREATE TABLE integration_secrets (
     updated_at  timestamptz NOT NULL,
     PRIMARY KEY (office_id, integration, name)
 );
+
+SELECT office_wall('office_keys', 'office_id');
+SELECT office_wall('integration_secrets', 'office_id');

@@ -1,0 +1,2 @@
+-- Accounts and their keys stay outside: they are above offices.
+SELECT office_wall('offices', 'id');
