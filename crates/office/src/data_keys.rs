@@ -64,7 +64,7 @@ impl DataKeys {
     }
 
     /// The data key of the connection's office; none: it has none yet.
-    async fn get(&self, conn: &mut OfficeConn) -> Result<Option<DataKey>> {
+    pub(crate) async fn get(&self, conn: &mut OfficeConn) -> Result<Option<DataKey>> {
         match repo::key_get(conn).await? {
             Some(key) => self.wrapper.unwrap(&key.master_key_id, conn.office_id(), &key.bytes).await.map(Some),
             None => Ok(None),
@@ -94,7 +94,8 @@ impl DataKeys {
         self.rotate_by(BATCH).await
     }
 
-    async fn rotate_by(&self, batch: i64) -> Result<Rotation> {
+    /// The same in transactions of this many data keys.
+    pub(crate) async fn rotate_by(&self, batch: i64) -> Result<Rotation> {
         let _alone = self.rotating.lock().await;
         let mut conn = self.db.platform().read().await?;
         let in_use = repo::master_get(&mut conn).await?;

@@ -3,6 +3,8 @@
 mod accounts;
 mod administrator;
 mod deletion;
+mod integrations;
 mod offices;
 mod peer;
+mod rotation;
 mod stage;
