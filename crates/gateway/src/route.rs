@@ -112,6 +112,7 @@ mod tests {
         for (path, target) in [
             ("/mi.v1.OfficeService/GetOffice", Target::Role(Role::Office)),
             ("/mi.v1.AccessService/WhoAmI", Target::Role(Role::Office)),
+            ("/mi.v1.IntegrationService/ListIntegrations", Target::Role(Role::Office)),
             ("/mi.v1.AgentService/HireAgent", Target::Role(Role::Scheduler)),
             ("/mi.v1.LogService/TailLogs", Target::Role(Role::Activity)),
             ("/mi.v1.ActivityService/ListActivity", Target::Role(Role::Activity)),
