@@ -10,7 +10,7 @@ const SERVICES: &[&str] = &["mi-gateway", "mi-office", "mi-scheduler", "mi-activ
 /// Crates that know the database.
 const DATABASE: &[&str] = &["mi-store", "mi-office", "mi-scheduler", "mi-activity", "mi-testkit"];
 /// Crates that know no wire.
-const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime"];
+const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-vault"];
 /// Crates for tests, which nothing that ships may contain.
 const TESTING: &[&str] = &["mi-testkit", "mi-e2e", "mi-bench"];
 /// TLS and cryptography come from rustls and ring: these want a C toolchain or a library of the system.

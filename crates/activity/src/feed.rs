@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration, vec};
 use futures::{Stream, stream};
 use mi_kernel::{
     Clock, Error, OfficeId, Result, Time,
+    chain::{self, End, Ends},
     event::{Category, Event},
     page::Page,
 };
@@ -31,6 +32,10 @@ pub(crate) struct FeedEvent {
     pub(crate) event: Event,
     /// Position, from 1 without gaps.
     pub(crate) cursor: i64,
+    /// Hash of the event before.
+    pub(crate) prev_hash: Vec<u8>,
+    /// Hash of this event.
+    pub(crate) hash: Vec<u8>,
 }
 
 /// What a reader wants to see.
@@ -81,15 +86,18 @@ impl Feed {
         let mut batch = self.db.platform().begin().await?;
         for (office_id, events) in &by_office {
             let tx = batch.within(*office_id);
-            let Some(first) = crate::offices::repo::feed_lock(tx).await? else {
+            let Some(mut end) = crate::offices::repo::feed_lock(tx).await? else {
                 continue;
             };
-            let mut next = first;
+            let first = end.cursor;
             for event in events {
-                next += i64::from(repo::event_insert(tx, event, next).await?);
+                let hash = chain::hash(event, end.cursor + 1, &end.hash);
+                if repo::event_insert(tx, event, end.cursor + 1, &end.hash, &hash).await? {
+                    end = End { cursor: end.cursor + 1, hash };
+                }
             }
-            if next > first {
-                crate::offices::repo::feed_advance(tx, next).await?;
+            if end.cursor > first {
+                crate::offices::repo::feed_advance(tx, &end).await?;
             }
         }
         batch.commit().await?;
@@ -143,17 +151,33 @@ impl Feed {
         Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
     }
 
-    /// Deletes events past the retention time.
+    /// Both ends of an office's chain.
+    pub(crate) async fn ends(&self, office_id: OfficeId) -> Result<Ends> {
+        Ok(crate::offices::repo::feed_ends(&mut self.db.office(office_id).read().await?).await?)
+    }
+
+    /// Deletes events past the retention time. What is left of a feed has no gaps: an event goes when all before it go.
     pub(crate) async fn retain(&self) -> Result<()> {
         let oldest = self.clock.now() - self.retention_age;
-        loop {
-            let mut tx = self.db.platform().begin().await?;
-            let deleted = repo::event_delete_before(&mut tx, oldest, DELETE).await?;
-            tx.commit().await?;
-            if deleted < DELETE {
-                return Ok(());
-            }
+        let offices = repo::event_offices_before(&mut self.db.platform().read().await?, oldest).await?;
+        for office_id in offices {
+            while self.retain_batch(office_id, oldest).await? {}
         }
+        Ok(())
+    }
+
+    /// Deletes one batch and moves the anchor of the chain after it; true: there may be more.
+    async fn retain_batch(&self, office_id: OfficeId, oldest: Time) -> Result<bool> {
+        let mut tx = self.db.office(office_id).begin().await?;
+        if crate::offices::repo::feed_lock(&mut tx).await?.is_none() {
+            return Ok(false);
+        }
+        let Some((anchor, deleted)) = repo::event_delete_before(&mut tx, oldest, DELETE).await? else {
+            return Ok(false);
+        };
+        crate::offices::repo::feed_anchor(&mut tx, &anchor).await?;
+        tx.commit().await?;
+        Ok(deleted == DELETE)
     }
 
     /// Deletes events of an office that was buried, at most `batches` batches; true: none is left.

@@ -27,8 +27,12 @@ use logs::Logs;
 use maintenance::Maintenance;
 use offices::Offices;
 
-const MIGRATIONS: &Migrations =
-    &[step!(100, "0100", "activity"), step!(101, "0101", "log_offices"), step!(102, "0102", "office_wall")];
+const MIGRATIONS: &Migrations = &[
+    step!(100, "0100", "activity"),
+    step!(101, "0101", "log_offices"),
+    step!(102, "0102", "office_wall"),
+    step!(110, "0110", "chain"),
+];
 
 /// The role, ready to be served.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! What every role stands on: telemetry, metrics, supervised tasks and shutdown.
+//! What every role stands on: telemetry, metrics, supervised tasks, shutdown and private files.
 
 pub mod files;
 pub mod metrics;

@@ -75,7 +75,10 @@ impl Composition {
         let bare = mi_scheduler::build(config, clock.clone(), &tasks).await?;
         let scheduler = local("scheduler", bare.clone());
 
-        let config = OfficeConfig { database: database("office") };
+        let config = OfficeConfig {
+            database: database("office"),
+            master_keys: Arc::new(mi_vault::FileKeys::new(dir.path().join("master.key"))),
+        };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;
         let admin_key = office.accounts.ensure_administrator(&dir.path().join("admin.key")).await?;

@@ -10,6 +10,7 @@ use crate::{
         access::{AccountsCommand, KeysCommand},
         agents::AgentsCommand,
         backups::BackupsCommand,
+        integrations::{AdminCommand, IntegrationsCommand},
         offices::OfficesCommand,
     },
     serve::{ServeArgs, UpArgs},
@@ -73,6 +74,12 @@ pub(crate) enum Command {
     /// Backups of fired agents' workspaces
     #[command(subcommand)]
     Backups(BackupsCommand),
+    /// What agents can use outside the platform, and the secrets it takes
+    #[command(subcommand)]
+    Integrations(IntegrationsCommand),
+    /// The platform itself, for the administrator
+    #[command(subcommand)]
+    Admin(AdminCommand),
     /// API keys
     #[command(subcommand)]
     Keys(KeysCommand),
@@ -144,6 +151,11 @@ mod tests {
             "mi --config-dir /tmp/x up --listen 127.0.0.1:0 --runtime process",
             "mi serve gateway --office-url http://a --internal-key-file k",
             "mi agent run",
+            "mi integrations list --colony ID",
+            "mi integrations set-secret --colony ID github token --file /tmp/t",
+            "mi integrations rm-secret github token",
+            "mi admin rotate-master-key",
+            "mi up --master-key-file k",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -151,6 +163,7 @@ mod tests {
             "mi agents hire --name x --env novalue",
             "mi colonies create",
             "mi nonsense",
+            "mi integrations set-secret github token value",
             "mi colonies settings ID --set x",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

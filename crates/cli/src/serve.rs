@@ -7,7 +7,8 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use mi_base::telemetry;
-use mi_server::{KeyFiles, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
+use mi_kernel::secret::Secret;
+use mi_server::{KeyFiles, MasterKeySource, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
 
 use crate::{
     args::Global,
@@ -103,6 +104,10 @@ pub(crate) struct PlatformArgs {
     /// Roles and model tiers [default: built in]
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
+    /// Master key of the office service, the base64 of 32 bytes in a file of mode 0600; MI_MASTER_KEY, the key itself, can
+    /// stand for it [default: master.key in the data directory, made at the first start]
+    #[arg(long, value_name = "FILE")]
+    master_key_file: Option<PathBuf>,
     /// OTLP/gRPC collector of traces [default: none]
     #[arg(long, value_name = "URL")]
     otlp_endpoint: Option<String>,
@@ -152,15 +157,25 @@ pub(crate) enum LogFormat {
 }
 
 impl PlatformArgs {
-    fn config(self, data_dir: PathBuf, ready_file: Option<PathBuf>) -> PlatformConfig {
+    fn config(self, data_dir: PathBuf, ready_file: Option<PathBuf>) -> Result<PlatformConfig, Failure> {
         let RuntimeKind::Process = self.runtime;
-        PlatformConfig {
+        let master_key = match (self.master_key_file, std::env::var("MI_MASTER_KEY").map(Secret::new)) {
+            (Some(_), Ok(_)) => {
+                return Err(Failure::Usage(
+                    "two master keys: give --master-key-file or MI_MASTER_KEY, not both".into(),
+                ));
+            }
+            (None, Ok(text)) => MasterKeySource::Environment(text),
+            (file, Err(_)) => MasterKeySource::File(file),
+        };
+        Ok(PlatformConfig {
+            master_key,
             data_dir,
             listen: self.listen,
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| KeyFiles { cert, key }),
             allow_plaintext: self.allow_plaintext,
             metrics_listen: self.metrics_listen,
-            database: self.database,
+            database: self.database.map(Secret::new),
             object_store: self.object_store,
             sandbox: match self.sandbox {
                 Sandbox::Required => SandboxMode::Required,
@@ -174,7 +189,7 @@ impl PlatformArgs {
                 LogFormat::Text => telemetry::LogFormat::Text,
                 LogFormat::Json => telemetry::LogFormat::Json,
             },
-        }
+        })
     }
 }
 
@@ -190,7 +205,7 @@ pub(crate) async fn up(args: UpArgs, global: &Global) -> Result<(), Failure> {
         None => settings.data_dir()?,
     };
     let data_dir = std::path::absolute(&data_dir).map_err(|error| Failure::io(data_dir.display(), &error))?;
-    let config = args.platform.config(data_dir.clone(), args.ready_file);
+    let config = args.platform.config(data_dir.clone(), args.ready_file)?;
     let configure = |ready: &Ready| {
         // A platform serves whether or not a client configuration could be written for it.
         if let Err(failure) = remember(&settings.dir, &data_dir, ready) {
@@ -236,7 +251,7 @@ pub(crate) async fn serve(args: ServeArgs, global: &Global) -> Result<(), Failur
             Role::Scheduler => RoleName::Scheduler,
             Role::Activity => RoleName::Activity,
         },
-        platform: args.platform.config(data_dir, args.ready_file),
+        platform: args.platform.config(data_dir, args.ready_file)?,
         internal_key_file: args.internal_key_file,
         internal_tls: internal.map(|((ca, cert), key)| (ca, KeyFiles { cert, key })),
         office_url: args.office_url,

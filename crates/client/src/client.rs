@@ -4,8 +4,8 @@ use std::{fmt, time::Duration};
 
 use mi_proto::v1::{
     access_service_client::AccessServiceClient, activity_service_client::ActivityServiceClient,
-    agent_service_client::AgentServiceClient, log_service_client::LogServiceClient,
-    office_service_client::OfficeServiceClient,
+    agent_service_client::AgentServiceClient, integration_service_client::IntegrationServiceClient,
+    log_service_client::LogServiceClient, office_service_client::OfficeServiceClient,
 };
 use tonic::{
     service::interceptor::InterceptedService,
@@ -107,6 +107,11 @@ impl Client {
     /// Accounts, API keys and identities.
     pub fn access(&self) -> AccessServiceClient<Wire> {
         AccessServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Integrations and their secrets.
+    pub fn integrations(&self) -> IntegrationServiceClient<Wire> {
+        IntegrationServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// `grpc.health.v1`.

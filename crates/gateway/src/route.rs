@@ -20,7 +20,7 @@ impl Role {
     /// The role of a public service; none: it is internal, or there is no such service.
     pub(crate) fn serving(service: &str) -> Option<Self> {
         match service.strip_prefix("mi.v1.")? {
-            "OfficeService" | "AccessService" => Some(Self::Office),
+            "OfficeService" | "AccessService" | "IntegrationService" => Some(Self::Office),
             "AgentService" => Some(Self::Scheduler),
             "LogService" | "ActivityService" => Some(Self::Activity),
             _ => None,
@@ -112,6 +112,7 @@ mod tests {
         for (path, target) in [
             ("/mi.v1.OfficeService/GetOffice", Target::Role(Role::Office)),
             ("/mi.v1.AccessService/WhoAmI", Target::Role(Role::Office)),
+            ("/mi.v1.IntegrationService/ListIntegrations", Target::Role(Role::Office)),
             ("/mi.v1.AgentService/HireAgent", Target::Role(Role::Scheduler)),
             ("/mi.v1.LogService/TailLogs", Target::Role(Role::Activity)),
             ("/mi.v1.ActivityService/ListActivity", Target::Role(Role::Activity)),

@@ -4,6 +4,7 @@
 
 pub mod actor;
 pub mod backoff;
+pub mod chain;
 pub mod clock;
 pub mod error;
 pub mod event;

@@ -6,7 +6,7 @@ mod repo;
 
 use std::{fs, path::Path, sync::Arc};
 
-use mi_base::files::write_private;
+use mi_base::files;
 use mi_kernel::{
     AccountId, Actor, ApiKeyId, Clock, Error, Result, Time, page::Page, secret::Secret, text::display_name,
 };
@@ -201,7 +201,7 @@ impl Accounts {
             // No key yet, a revoked one, or one that somebody put there and that is no administrator's.
             _ => {
                 let (key, secret) = self.fresh_key(administrator, "administrator");
-                write_private(file, secret.expose().as_bytes()).map_err(unusable)?;
+                files::write_private(file, secret.expose().as_bytes()).map_err(unusable)?;
                 repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
                 secret
             }

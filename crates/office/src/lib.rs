@@ -1,8 +1,10 @@
-//! The office role: accounts and API keys, offices and their settings.
+//! The office role: accounts and API keys, offices and their settings, integrations and their secrets.
 //!
 //! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
 
 pub mod accounts;
+mod data_keys;
+pub mod integrations;
 pub mod offices;
 #[cfg(test)]
 mod tests;
@@ -16,15 +18,23 @@ use mi_proto::{
         agent_registry_service_client::AgentRegistryServiceClient, credential_service_server::CredentialServiceServer,
         office_replica_service_client::OfficeReplicaServiceClient,
     },
-    v1::{access_service_server::AccessServiceServer, office_service_server::OfficeServiceServer},
+    v1::{
+        access_service_server::AccessServiceServer, integration_service_server::IntegrationServiceServer,
+        office_service_server::OfficeServiceServer,
+    },
 };
 use mi_rpc::{EventSink, RoleClient, Transport};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
+use mi_vault::KeyWrapper;
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations =
-    &[step!(100, "0100", "offices"), step!(101, "0101", "office_wall"), step!(102, "0102", "revocations")];
+const MIGRATIONS: &Migrations = &[
+    step!(100, "0100", "offices"),
+    step!(101, "0101", "office_wall"),
+    step!(102, "0102", "revocations"),
+    step!(110, "0110", "secrets"),
+];
 /// How often old request ids are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -33,6 +43,8 @@ const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600)
 pub struct OfficeConfig {
     /// Where its tables are.
     pub database: DbTarget,
+    /// What holds the master key.
+    pub master_keys: Arc<dyn KeyWrapper>,
 }
 
 /// The roles it talks to.
@@ -54,7 +66,7 @@ pub struct OfficeRole {
 /// Opens the database, starts the background tasks and builds the services.
 ///
 /// # Errors
-/// What [`Db::open`] answers.
+/// What [`Db::open`] answers, and `FailedPrecondition` when the master key that secrets are under is not there.
 pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<OfficeRole> {
     let db = Db::open(&config.database, MIGRATIONS).await?;
     let scheduler = RoleClient::new(peers.scheduler, "office");
@@ -68,6 +80,9 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     };
     let offices = offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone());
     let registry = AgentRegistryServiceClient::new(scheduler);
+    let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
+    let integrations =
+        integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
@@ -78,7 +93,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("office-sweep", sweep(db, clock));
 
     let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry.clone())))
-        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), registry)))
+        .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
+        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), keys, registry)))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })
 }

@@ -62,7 +62,7 @@ impl State {
         }
     }
 
-    fn deleting() -> Error {
+    pub(crate) fn deleting() -> Error {
         Error::precondition("OFFICE_NOT_ACTIVE", "the office is being deleted")
     }
 }
@@ -182,14 +182,14 @@ impl Offices {
     }
 
     /// The office, if the caller may see it.
-    async fn get(&self, caller: &Caller, id: &str) -> Result<Office> {
+    pub(crate) async fn get(&self, caller: &Caller, id: &str) -> Result<Office> {
         let office = self.read(OfficeId::parse(id)?).await?;
         caller.enter(office.id, office.account_id)?;
         Ok(office)
     }
 
     /// The office inside a write transaction, locked, if the caller may change it.
-    async fn lock(&self, caller: &Caller, id: &str) -> Result<(OfficeTx, Office)> {
+    pub(crate) async fn lock(&self, caller: &Caller, id: &str) -> Result<(OfficeTx, Office)> {
         let id = OfficeId::parse(id)?;
         let mut tx = self.db.office(id).begin().await?;
         let office = repo::office_lock(&mut tx).await?.ok_or_else(|| Error::not_found("office", id))?;

@@ -3,7 +3,9 @@
 mod accounts;
 mod administrator;
 mod deletion;
+mod integrations;
 mod offices;
 mod peer;
+mod rotation;
 mod stage;
 mod walls;

@@ -2,12 +2,14 @@
 //!
 //! The .proto files in `proto/` are the contract and carry the documentation.
 
+mod redact;
 pub mod rules;
 
 /// Public API.
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod v1 {
     tonic::include_proto!("mi.v1");
+    include!(concat!(env!("OUT_DIR"), "/mi.v1.debug.rs"));
 }
 
 /// Service to service; never reachable through the gateway.
@@ -17,6 +19,8 @@ pub mod internal {
         tonic::include_proto!("mi.internal.v1");
     }
 }
+
+use redact::Redacted;
 
 /// Descriptor set of the public API, with comments: what reflection serves.
 pub const PUBLIC_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/public.bin"));

@@ -84,7 +84,8 @@ pub fn event_to_wire(event: Event) -> v1::ActivityEvent {
         time: Some(timestamp(event.time)),
         metadata: Some(json_to_struct(event.metadata)),
         trace_id: event.trace_id,
-        cursor: 0,
+        // Its place in a feed is the feed's to say.
+        ..Default::default()
     }
 }
 

@@ -1,12 +1,22 @@
 //! What the platform is started with.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use mi_base::telemetry::LogFormat;
-use mi_kernel::{Error, Result};
+use mi_kernel::{Error, Result, secret::Secret};
 use mi_rpc::tls::KeyFiles;
 use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;
+use mi_vault::{EnvKeys, FileKeys, KeyWrapper};
+
+/// Where the master key comes from.
+#[derive(Debug, Clone)]
+pub enum MasterKeySource {
+    /// A file that the first start makes; none: `master.key` in the data directory.
+    File(Option<PathBuf>),
+    /// The text of `MI_MASTER_KEY`.
+    Environment(Secret),
+}
 
 /// What `mi up` and `mi serve` share.
 #[derive(Debug, Clone)]
@@ -21,14 +31,16 @@ pub struct PlatformConfig {
     pub allow_plaintext: bool,
     /// Where metrics and liveness are served.
     pub metrics_listen: SocketAddr,
-    /// `postgres://...`; none: SQLite files in the data directory.
-    pub database: Option<String>,
+    /// `postgres://...`, which may hold a password; none: SQLite files in the data directory.
+    pub database: Option<Secret>,
     /// URL of the object storage; none: a directory in the data directory.
     pub object_store: Option<String>,
     /// Whether agents are walled off.
     pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
+    /// The key that everything secret in the database is under; only the office role needs it.
+    pub master_key: MasterKeySource,
     /// File to write when it serves.
     pub ready_file: Option<PathBuf>,
     /// OTLP/gRPC collector; none: traces are not exported.
@@ -38,9 +50,17 @@ pub struct PlatformConfig {
 }
 
 impl PlatformConfig {
+    pub(crate) fn master_keys(&self) -> Result<Arc<dyn KeyWrapper>> {
+        Ok(match &self.master_key {
+            MasterKeySource::Environment(text) => Arc::new(EnvKeys::new(text)?),
+            MasterKeySource::File(Some(path)) => Arc::new(FileKeys::new(path)),
+            MasterKeySource::File(None) => Arc::new(FileKeys::new(self.data_dir.join("master.key"))),
+        })
+    }
+
     /// Where a role's tables are.
     pub(crate) fn database_of(&self, role: RoleName) -> Result<DbTarget> {
-        match self.database.as_deref() {
+        match self.database.as_ref().map(Secret::expose) {
             None => Ok(DbTarget::Sqlite { path: self.data_dir.join(format!("{}.db", role.as_str())) }),
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
                 Ok(DbTarget::Postgres { url: url.to_owned(), schema: role.schema() })

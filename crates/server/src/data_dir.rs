@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-use mi_base::files::write_private;
+use mi_base::files;
 use mi_kernel::{Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 
@@ -47,7 +47,7 @@ impl DataDir {
             Ok(id) if !id.trim().is_empty() => id.trim().to_owned(),
             _ => {
                 let id = uuid::Uuid::now_v7().to_string();
-                write_private(&node_file, id.as_bytes()).map_err(unusable)?;
+                files::write_private(&node_file, id.as_bytes()).map_err(unusable)?;
                 id
             }
         };

@@ -7,7 +7,7 @@ mod ready;
 mod roles;
 mod run;
 
-pub use config::{PlatformConfig, RoleName, ServeConfig};
+pub use config::{MasterKeySource, PlatformConfig, RoleName, ServeConfig};
 pub use mi_rpc::tls::KeyFiles;
 pub use mi_runtime::process::SandboxMode;
 pub use ready::Ready;

@@ -84,7 +84,10 @@ impl Parts<'_> {
         activity: Transport,
         admin_key_file: &Path,
     ) -> Result<(Guard, Secret)> {
-        let config = OfficeConfig { database: self.config.database_of(RoleName::Office)? };
+        let config = OfficeConfig {
+            database: self.config.database_of(RoleName::Office)?,
+            master_keys: self.config.master_keys()?,
+        };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;
         Ok((self.guard(RoleName::Office, role.routes), key))

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use mi_kernel::{
     EventId, OfficeId, Result, Time,
+    chain::{self, End, Hash},
     event::{Category, Event},
     page::Page,
 };
@@ -26,6 +27,8 @@ struct Row {
     summary: String,
     metadata: Json<serde_json::Value>,
     trace_id: String,
+    prev_hash: Vec<u8>,
+    hash: Vec<u8>,
 }
 
 impl TryFrom<Row> for FeedEvent {
@@ -42,18 +45,24 @@ impl TryFrom<Row> for FeedEvent {
             metadata: row.metadata.0,
             trace_id: row.trace_id,
         };
-        Ok(Self { event, cursor: row.seq })
+        Ok(Self { event, cursor: row.seq, prev_hash: row.prev_hash, hash: row.hash })
     }
 }
 
 /// False: it was there already.
-pub(crate) async fn event_insert(tx: &mut OfficeConn, event: &Event, seq: i64) -> DbResult<bool> {
+pub(crate) async fn event_insert(
+    tx: &mut OfficeConn,
+    event: &Event,
+    seq: i64,
+    prev_hash: &Hash,
+    hash: &Hash,
+) -> DbResult<bool> {
     let office_id = tx.office_id();
     Ok(on!(tx, |c| {
         sqlx::query(
             "INSERT INTO events
-             (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id, prev_hash, hash)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
              ON CONFLICT (event_id) DO NOTHING",
         )
         .bind(event.id.0)
@@ -66,6 +75,8 @@ pub(crate) async fn event_insert(tx: &mut OfficeConn, event: &Event, seq: i64) -
         .bind(&event.summary)
         .bind(Json(&event.metadata))
         .bind(&event.trace_id)
+        .bind(&prev_hash[..])
+        .bind(&hash[..])
         .execute(&mut *c)
         .await
         .map(|done| done.rows_affected() == 1)
@@ -128,19 +139,43 @@ pub(crate) async fn event_after(conn: &mut OfficeConn, seq: i64, limit: i64) -> 
     rows.into_iter().map(FeedEvent::try_from).collect()
 }
 
-/// Returns how many were deleted. Spans offices: one retention time holds for all feeds.
-pub(crate) async fn event_delete_before(tx: &mut PlatformConn, time: Time, limit: i64) -> DbResult<i64> {
-    Ok(on!(tx, |c| {
-        sqlx::query(
-            "DELETE FROM events WHERE event_id IN
-             (SELECT event_id FROM events WHERE time < $1 ORDER BY time LIMIT $2)",
+/// Offices with events of before a time. Spans offices: one retention time holds for all feeds.
+pub(crate) async fn event_offices_before(conn: &mut PlatformConn, time: Time) -> DbResult<Vec<OfficeId>> {
+    let rows: Vec<Uuid> = on!(conn, |c| {
+        sqlx::query_scalar("SELECT DISTINCT office_id FROM events WHERE time < $1").bind(time).fetch_all(&mut *c).await
+    })?;
+    Ok(rows.into_iter().map(OfficeId).collect())
+}
+
+/// Deletes the first events of the feed up to the first that is not of before the time; the last one deleted, and how
+/// many; none: there was none.
+pub(crate) async fn event_delete_before(tx: &mut OfficeConn, time: Time, limit: i64) -> DbResult<Option<(End, i64)>> {
+    let office_id = tx.office_id();
+    let last: Option<(i64, Vec<u8>)> = on!(tx, |c| {
+        sqlx::query_as(
+            "SELECT seq, hash FROM (
+                 SELECT seq, hash FROM events WHERE office_id = $1 AND seq < COALESCE(
+                     (SELECT min(seq) FROM events WHERE office_id = $1 AND time >= $2), 9223372036854775807)
+                 ORDER BY seq LIMIT $3) AS batch
+             ORDER BY seq DESC LIMIT 1",
         )
+        .bind(office_id.0)
         .bind(time)
         .bind(limit)
-        .execute(&mut *c)
+        .fetch_optional(&mut *c)
         .await
-        .map(|done| done.rows_affected().try_into().unwrap_or(i64::MAX))
-    })?)
+    })?;
+    let Some((cursor, hash)) = last else { return Ok(None) };
+    let deleted = on!(tx, |c| {
+        sqlx::query("DELETE FROM events WHERE office_id = $1 AND seq <= $2")
+            .bind(office_id.0)
+            .bind(cursor)
+            .execute(&mut *c)
+            .await
+            .map(|done| done.rows_affected().try_into().unwrap_or(i64::MAX))
+    })?;
+    // Events from before there was a chain have no hash.
+    Ok(Some((End { cursor, hash: hash.try_into().unwrap_or(chain::START) }, deleted)))
 }
 
 /// Returns how many were deleted.

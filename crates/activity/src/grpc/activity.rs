@@ -2,10 +2,10 @@
 
 use futures::TryStreamExt;
 use mi_base::Tasks;
-use mi_kernel::{Error, Result, event::Category, page::Page, text};
+use mi_kernel::{Error, Result, chain::Ends, event::Category, page::Page, text};
 use mi_proto::v1::{
-    ActivityEvent, ListActivityRequest, ListActivityResponse, WatchActivityRequest, WatchActivityResponse,
-    activity_service_server::ActivityService,
+    ActivityEvent, ActivityHead, GetActivityHeadRequest, GetActivityHeadResponse, ListActivityRequest,
+    ListActivityResponse, WatchActivityRequest, WatchActivityResponse, activity_service_server::ActivityService,
 };
 use mi_rpc::{Caller, convert, status};
 use tonic::{Request, Response, Status, codegen::BoxStream};
@@ -42,9 +42,29 @@ impl ActivityService for Activity {
         let caller = Caller::of(&request)?;
         self.watch(&caller, request.into_inner()).await.map(Response::new).map_err(status)
     }
+
+    async fn get_activity_head(
+        &self,
+        request: Request<GetActivityHeadRequest>,
+    ) -> Result<Response<GetActivityHeadResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        self.head(&caller, request.into_inner()).await.map(Response::new).map_err(status)
+    }
 }
 
 impl Activity {
+    async fn head(&self, caller: &Caller, request: GetActivityHeadRequest) -> Result<GetActivityHeadResponse> {
+        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let Ends { anchor, head } = self.feed.ends(office_id).await?;
+        let head = ActivityHead {
+            cursor: head.cursor,
+            hash: head.hash.to_vec().into(),
+            anchor_cursor: anchor.cursor,
+            anchor_hash: anchor.hash.to_vec().into(),
+        };
+        Ok(GetActivityHeadResponse { head: Some(head) })
+    }
+
     async fn list(&self, caller: &Caller, request: ListActivityRequest) -> Result<ListActivityResponse> {
         let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
         let filter = filter(&request.agent, &request.categories)?;
@@ -79,5 +99,6 @@ fn filter(agent: &str, categories: &[String]) -> Result<Filter> {
 }
 
 fn wire(event: FeedEvent) -> ActivityEvent {
-    ActivityEvent { cursor: event.cursor, ..convert::event_to_wire(event.event) }
+    let FeedEvent { event, cursor, prev_hash, hash } = event;
+    ActivityEvent { cursor, prev_hash: prev_hash.into(), hash: hash.into(), ..convert::event_to_wire(event) }
 }

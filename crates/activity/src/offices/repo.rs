@@ -1,7 +1,11 @@
 //! Table `offices`.
 
-use mi_kernel::AccountId;
+use mi_kernel::{
+    AccountId,
+    chain::{End, Ends},
+};
 use mi_store::{DbResult, OfficeConn, on};
+use sqlx::FromRow;
 use uuid::Uuid;
 
 /// Version of a row that was made before the office role told about the office.
@@ -94,30 +98,50 @@ async fn office_expect(tx: &mut OfficeConn) -> DbResult<()> {
     Ok(())
 }
 
-/// Takes the feed's counter for this transaction alone; none: the office is removed.
-pub(crate) async fn feed_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
+#[derive(FromRow)]
+struct EndsRow {
+    removed: bool,
+    next_seq: i64,
+    head_hash: Vec<u8>,
+    anchor_seq: i64,
+    anchor_hash: Vec<u8>,
+}
+
+impl EndsRow {
+    fn ends(self) -> DbResult<Ends> {
+        let hash = |bytes: Vec<u8>| bytes.try_into().map_err(|_| sqlx::Error::Decode("a hash has 32 bytes".into()));
+        Ok(Ends {
+            head: End { cursor: self.next_seq - 1, hash: hash(self.head_hash)? },
+            anchor: End { cursor: self.anchor_seq, hash: hash(self.anchor_hash)? },
+        })
+    }
+}
+
+/// Takes the newest end of the feed for this transaction alone; none: the office is removed.
+pub(crate) async fn feed_lock(tx: &mut OfficeConn) -> DbResult<Option<End>> {
     let office_id = tx.office_id();
-    let (removed, next): (bool, i64) = on!(tx, |c| {
+    let row: EndsRow = on!(tx, |c| {
         sqlx::query_as(
             "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
              ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
-             RETURNING removed, next_seq",
+             RETURNING removed, next_seq, head_hash, anchor_seq, anchor_hash",
         )
         .bind(office_id.0)
         .bind(UNTOLD)
         .fetch_one(&mut *c)
         .await
     })?;
-    Ok((!removed).then_some(next))
+    if row.removed { Ok(None) } else { Ok(Some(row.ends()?.head)) }
 }
 
-/// Writes the counter back.
-pub(crate) async fn feed_advance(tx: &mut OfficeConn, next: i64) -> DbResult<()> {
+/// Writes the newest end back.
+pub(crate) async fn feed_advance(tx: &mut OfficeConn, head: &End) -> DbResult<()> {
     let office_id = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("UPDATE offices SET next_seq = $2 WHERE office_id = $1")
+        sqlx::query("UPDATE offices SET next_seq = $2, head_hash = $3 WHERE office_id = $1")
             .bind(office_id.0)
-            .bind(next)
+            .bind(head.cursor + 1)
+            .bind(&head.hash[..])
             .execute(&mut *c)
             .await
             .map(drop)
@@ -125,14 +149,35 @@ pub(crate) async fn feed_advance(tx: &mut OfficeConn, next: i64) -> DbResult<()>
     Ok(())
 }
 
-/// The cursor of the newest event; 0: there was none yet.
-pub(crate) async fn feed_end(conn: &mut OfficeConn) -> DbResult<i64> {
+/// Moves the old end to an event that is deleted.
+pub(crate) async fn feed_anchor(tx: &mut OfficeConn, anchor: &End) -> DbResult<()> {
+    let office_id = tx.office_id();
+    on!(tx, |c| {
+        // Not back: the chain of an older installation begins after events that have no hashes.
+        sqlx::query("UPDATE offices SET anchor_seq = $2, anchor_hash = $3 WHERE office_id = $1 AND anchor_seq < $2")
+            .bind(office_id.0)
+            .bind(anchor.cursor)
+            .bind(&anchor.hash[..])
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Both ends of the feed.
+pub(crate) async fn feed_ends(conn: &mut OfficeConn) -> DbResult<Ends> {
     let office_id = conn.office_id();
-    let next: Option<i64> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT next_seq FROM offices WHERE office_id = $1")
+    let row: Option<EndsRow> = on!(conn, |c| {
+        sqlx::query_as("SELECT removed, next_seq, head_hash, anchor_seq, anchor_hash FROM offices WHERE office_id = $1")
             .bind(office_id.0)
             .fetch_optional(&mut *c)
             .await
     })?;
-    Ok(next.unwrap_or(1) - 1)
+    row.map_or_else(|| Ok(Ends::default()), EndsRow::ends)
+}
+
+/// The cursor of the newest event; 0: there was none yet.
+pub(crate) async fn feed_end(conn: &mut OfficeConn) -> DbResult<i64> {
+    Ok(feed_ends(conn).await?.head.cursor)
 }

@@ -89,7 +89,13 @@ async fn an_event_comes_back_as_it_was_reported(db: TestDb) {
     let (office_id, owner) = world.office().await;
     let event = world.event(office_id, "analyst", Category::Security).traced("4bf92f3577b34da6a3ce929d0e0e4736");
     world.append_events(std::slice::from_ref(&event)).await;
-    let expected = ActivityEvent { cursor: 1, ..convert::event_to_wire(event) };
+    let (start, hash) = (mi_kernel::chain::START, mi_kernel::chain::hash(&event, 1, &mi_kernel::chain::START));
+    let expected = ActivityEvent {
+        cursor: 1,
+        prev_hash: start.to_vec().into(),
+        hash: hash.to_vec().into(),
+        ..convert::event_to_wire(event)
+    };
     assert_eq!(list(&world, &owner, of(office_id)).await, [expected]);
 }
 

@@ -74,6 +74,14 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
         logs.tail_logs(TailLogsRequest { agent: "analyst" }),
         activity.list_activity(ListActivityRequest {}),
         activity.watch_activity(WatchActivityRequest {}),
+        activity.get_activity_head(GetActivityHeadRequest {}),
+        integrations.list_integrations(ListIntegrationsRequest {}),
+        integrations.set_integration_secret(SetIntegrationSecretRequest {
+            integration: "github",
+            name: "token",
+            value: "x"
+        }),
+        integrations.delete_integration_secret(DeleteIntegrationSecretRequest { integration: "github", name: "token" }),
     ];
     refused
 }

@@ -6,5 +6,6 @@ mod faults;
 mod identity;
 mod isolation;
 mod journey;
+mod secrets;
 mod transcripts;
 mod wire;

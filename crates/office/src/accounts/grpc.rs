@@ -12,16 +12,18 @@ use ring::digest;
 use tonic::{Request, Response, Status};
 
 use super::{Account, Accounts, ApiKey};
+use crate::data_keys::DataKeys;
 
 /// Serves accounts and keys itself; identities of agents are the scheduler's, and it is asked.
 pub(crate) struct Handler {
     accounts: Accounts,
+    keys: DataKeys,
     registry: AgentRegistryServiceClient<RoleClient>,
 }
 
 impl Handler {
-    pub(crate) fn new(accounts: Accounts, registry: AgentRegistryServiceClient<RoleClient>) -> Self {
-        Self { accounts, registry }
+    pub(crate) fn new(accounts: Accounts, keys: DataKeys, registry: AgentRegistryServiceClient<RoleClient>) -> Self {
+        Self { accounts, keys, registry }
     }
 }
 
@@ -147,5 +149,16 @@ impl AccessService for Handler {
             RecordHeartbeatRequest { office_id: agent.office_id.to_string(), agent_id: agent.agent_id.to_string() };
         self.registry.clone().record_heartbeat(record).await?;
         Ok(Response::new(v1::HeartbeatResponse {}))
+    }
+
+    async fn rotate_master_key(
+        &self,
+        _: Request<v1::RotateMasterKeyRequest>,
+    ) -> Result<Response<v1::RotateMasterKeyResponse>, Status> {
+        let rotation = self.keys.rotate().await.map_err(status)?;
+        Ok(Response::new(v1::RotateMasterKeyResponse {
+            master_key_id: rotation.key_id.as_str().to_owned(),
+            rewrapped: rotation.rewrapped,
+        }))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    path::PathBuf,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -13,12 +14,16 @@ use mi_proto::{
     internal::v1::{ApplyOfficeRequest, ResolveApiKeyRequest, credential_service_client::CredentialServiceClient},
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
-        access_service_client::AccessServiceClient, office_service_client::OfficeServiceClient,
+        access_service_client::AccessServiceClient, integration_service_client::IntegrationServiceClient,
+        office_service_client::OfficeServiceClient,
     },
 };
 use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
+use mi_store::Db;
 use mi_testkit::{Backend, ManualClock, OnBackend, TestDb, until};
+use mi_vault::{FileKeys, KeyWrapper};
 use ring::digest;
+use tempfile::TempDir;
 use tonic::{
     Code, Status,
     codegen::{BoxFuture, Service},
@@ -37,6 +42,8 @@ pub(super) struct Stage {
     pub(super) scheduler: Peer,
     pub(super) activity: Peer,
     pub(super) accounts: Accounts,
+    /// Where the master keys are.
+    pub(super) keys: TempDir,
     transport: Transport,
     tasks: Tasks,
     /// An operator whose account exists.
@@ -66,9 +73,12 @@ impl OnBackend for Stage {
     async fn on(backend: Backend) -> Self {
         let (database, clock, tasks) = (TestDb::plain(backend).await, ManualClock::new(), Tasks::new());
         let (scheduler, activity) = (Peer::default(), Peer::default());
-        let (accounts, transport) = start(&database, &clock, &scheduler, &activity, &tasks).await;
+        let keys = tempfile::tempdir().expect("made");
+        let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
+        let (accounts, transport) =
+            start(&database, &clock, &scheduler, &activity, wrapper, &tasks).await.expect("builds");
         let owner = Actor::Anonymous;
-        let mut stage = Self { database, clock, scheduler, activity, accounts, transport, tasks, owner };
+        let mut stage = Self { database, clock, scheduler, activity, accounts, keys, transport, tasks, owner };
         stage.owner = stage.account("Owner").await.0;
         stage
     }
@@ -79,14 +89,15 @@ async fn start(
     clock: &ManualClock,
     scheduler: &Peer,
     activity: &Peer,
+    master_keys: Arc<dyn KeyWrapper>,
     tasks: &Tasks,
-) -> (Accounts, Transport) {
+) -> mi_kernel::Result<(Accounts, Transport)> {
     let peers = Peers { scheduler: scheduler.transport(clock), activity: activity.transport(clock) };
-    let config = OfficeConfig { database: database.target().clone() };
-    let role = crate::build(config, peers, clock.shared(), tasks).await.expect("builds");
+    let config = OfficeConfig { database: database.target().clone(), master_keys };
+    let role = crate::build(config, peers, clock.shared(), tasks).await?;
     let guard =
         Guard::new("office", role.routes, PrincipalKey::random(), clock.shared(), tasks.shutdown(), Default::default());
-    (role.accounts, Transport::local(guard))
+    Ok((role.accounts, Transport::local(guard)))
 }
 
 impl Stage {
@@ -103,9 +114,28 @@ impl Stage {
 
     /// A process starts.
     pub(super) async fn start_again(&mut self) {
+        self.start_with(Arc::new(FileKeys::new(self.master_key_file()))).await.expect("builds");
+    }
+
+    /// A process starts with these master keys, or does not.
+    pub(super) async fn start_with(&mut self, keys: Arc<dyn KeyWrapper>) -> mi_kernel::Result<()> {
         self.tasks = Tasks::new();
-        let started = start(&self.database, &self.clock, &self.scheduler, &self.activity, &self.tasks).await;
-        (self.accounts, self.transport) = started;
+        let started = start(&self.database, &self.clock, &self.scheduler, &self.activity, keys, &self.tasks).await;
+        (self.accounts, self.transport) = started?;
+        Ok(())
+    }
+
+    pub(super) fn master_key_file(&self) -> PathBuf {
+        self.keys.path().join("master.key")
+    }
+
+    /// The tables themselves.
+    pub(super) async fn db(&self) -> Db {
+        Db::open(self.database.target(), crate::MIGRATIONS).await.expect("opens")
+    }
+
+    pub(super) fn integrations(&self, actor: &Actor) -> IntegrationServiceClient<Client> {
+        IntegrationServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
     }
 
     pub(super) fn offices(&self, actor: &Actor) -> OfficeServiceClient<Client> {

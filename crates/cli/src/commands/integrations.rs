@@ -1,0 +1,143 @@
+//! `mi integrations` and `mi admin`.
+
+use std::{
+    fs,
+    io::{self, BufRead, IsTerminal, Read},
+};
+
+use clap::{Args, Subcommand};
+use mi_client::retry;
+use mi_kernel::secret::Secret;
+use mi_proto::v1::{
+    DeleteIntegrationSecretRequest, Integration, ListIntegrationsRequest, RotateMasterKeyRequest,
+    RotateMasterKeyResponse, SetIntegrationSecretRequest,
+};
+use zeroize::Zeroizing;
+
+use crate::{args::ColonyArg, commands::resource, context::Context, failure::Failure, output::Resource};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum IntegrationsCommand {
+    /// List what can be integrated, and which secrets the colony has
+    List(ColonyArg),
+    /// Set a secret, read from standard input unless --file names a file
+    SetSecret(SetArgs),
+    /// Delete a secret
+    RmSecret(SecretArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SecretArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// The integration, e.g. github
+    integration: String,
+    /// Its secret, e.g. token
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SetArgs {
+    #[command(flatten)]
+    secret: SecretArgs,
+    /// File that holds the secret [default: standard input]
+    #[arg(long, value_name = "FILE")]
+    file: Option<std::path::PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AdminCommand {
+    /// Wrap every colony's data key by a new master key, while everything goes on
+    RotateMasterKey,
+}
+
+pub(crate) async fn run(command: IntegrationsCommand, context: &Context) -> Result<(), Failure> {
+    let (client, out) = (&context.client, context.out);
+    match command {
+        IntegrationsCommand::List(colony) => {
+            let request = ListIntegrationsRequest { office_id: context.colony(&colony).await? };
+            let answer = retry(async || client.integrations().list_integrations(request.clone()).await).await?;
+            out.list(&answer.into_inner().integrations)
+        }
+        IntegrationsCommand::SetSecret(SetArgs { secret: SecretArgs { colony, integration, name }, file }) => {
+            let value = read_secret(file.as_deref())?;
+            let office_id = context.colony(&colony).await?;
+            let value = value.expose().to_owned();
+            let request = SetIntegrationSecretRequest { office_id, integration, name, value };
+            let answer = retry(async || client.integrations().set_integration_secret(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.integration)?)
+        }
+        IntegrationsCommand::RmSecret(SecretArgs { colony, integration, name }) => {
+            let office_id = context.colony(&colony).await?;
+            let request = DeleteIntegrationSecretRequest { office_id, integration, name };
+            let answer = retry(async || client.integrations().delete_integration_secret(request.clone()).await).await?;
+            out.one(&resource(answer, |answer| answer.integration)?)
+        }
+    }
+}
+
+pub(crate) async fn admin(command: AdminCommand, context: &Context) -> Result<(), Failure> {
+    match command {
+        AdminCommand::RotateMasterKey => {
+            // Not tried again: the second call would rotate once more.
+            let answer = mi_client::once(context.client.access().rotate_master_key(RotateMasterKeyRequest {})).await?;
+            context.out.one(&answer.into_inner())
+        }
+    }
+}
+
+/// The text of a file or of standard input, without the line end that editors and `echo` add.
+fn read_secret(file: Option<&std::path::Path>) -> Result<Secret, Failure> {
+    let mut text = Zeroizing::new(String::new());
+    if let Some(file) = file {
+        let read = fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text));
+        read.map_err(|error| Failure::io(file.display(), &error))?;
+    } else {
+        let stdin = io::stdin();
+        let read = if stdin.is_terminal() {
+            eprint!("Secret: ");
+            stdin.lock().read_line(&mut text)
+        } else {
+            stdin.lock().read_to_string(&mut text)
+        };
+        read.map_err(|error| Failure::io("standard input cannot be read", &error))?;
+    }
+    let value = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+    if value.is_empty() {
+        return Err(Failure::new("no secret was given").hint("write it to standard input, or name a file by --file"));
+    }
+    Ok(Secret::new(value))
+}
+
+impl Resource for Integration {
+    const TYPE: &'static str = "mi.v1.Integration";
+    const PLURAL: &'static str = "integrations";
+    const COLUMNS: &'static [&'static str] = &["NAME", "CONFIGURED", "SECRETS", "DESCRIPTION"];
+
+    fn row(&self) -> Vec<String> {
+        let secrets = self.secrets.iter().map(|secret| {
+            let state = match (&secret.updated_at, secret.required) {
+                (Some(_), _) => "set",
+                (None, true) => "missing",
+                (None, false) => "optional",
+            };
+            format!("{} ({state})", secret.name)
+        });
+        vec![
+            self.name.clone(),
+            self.configured.to_string(),
+            secrets.collect::<Vec<_>>().join(", "),
+            self.description.clone(),
+        ]
+    }
+}
+
+impl Resource for RotateMasterKeyResponse {
+    const TYPE: &'static str = "mi.v1.RotateMasterKeyResponse";
+    const PLURAL: &'static str = "rotations";
+    const COLUMNS: &'static [&'static str] = &["MASTER KEY", "REWRAPPED"];
+
+    fn row(&self) -> Vec<String> {
+        vec![self.master_key_id.clone(), self.rewrapped.to_string()]
+    }
+}
