@@ -171,6 +171,13 @@ impl activity::ActivityService for Fake {
         Ok(Response::new(v1::ListActivityResponse { events, ..Default::default() }))
     }
 
+    async fn get_activity_head(
+        &self,
+        _: Request<v1::GetActivityHeadRequest>,
+    ) -> Result<Response<v1::GetActivityHeadResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn watch_activity(
         &self,
         request: Request<v1::WatchActivityRequest>,

@@ -21,7 +21,8 @@ use mi_proto::{
         ingest_service_server::{IngestService, IngestServiceServer},
     },
     v1::{
-        ActivityEvent, ListActivityRequest, ListActivityResponse, WatchActivityRequest, WatchActivityResponse,
+        ActivityEvent, GetActivityHeadRequest, GetActivityHeadResponse, ListActivityRequest, ListActivityResponse,
+        WatchActivityRequest, WatchActivityResponse,
         activity_service_client::ActivityServiceClient,
         activity_service_server::{ActivityService, ActivityServiceServer},
     },
@@ -68,6 +69,13 @@ type Watch = Pin<Box<dyn Stream<Item = Result<WatchActivityResponse, Status>> + 
 #[tonic::async_trait]
 impl ActivityService for Feed {
     type WatchActivityStream = Watch;
+
+    async fn get_activity_head(
+        &self,
+        _: Request<GetActivityHeadRequest>,
+    ) -> Result<Response<GetActivityHeadResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 
     /// Answers who called, as one event: its id is the caller, its trace the call's.
     async fn list_activity(
