@@ -160,7 +160,7 @@ async fn a_begin_that_is_cancelled_leaves_no_scope_behind() {
     // So that acquiring a connection is not what is cancelled.
     let open: Vec<Conn> = futures::future::try_join_all((0..8).map(|_| db.unscoped())).await.expect("connects");
     drop(open);
-    for _ in 0..40 {
+    for _ in 0..400 {
         let begin = db.office(office).read();
         tokio::select! {
             biased;
