@@ -13,6 +13,7 @@ mod logs;
 mod proc;
 mod proxy;
 mod report;
+mod sandbox;
 mod start;
 
 use std::{env, fs, process::ExitCode, thread, time::Duration};
@@ -29,7 +30,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list"];
+const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "sandbox"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -92,6 +93,7 @@ async fn run(name: &str) -> Result<Table> {
         "gateway-process" => gateway_process::run().await,
         "logs" => logs::run().await,
         "list" => list::run().await,
+        "sandbox" => sandbox::run().await,
         // Checked before the first one ran.
         other => Err(format!("no benchmark `{other}`").into()),
     }
