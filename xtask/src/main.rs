@@ -61,7 +61,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "bench",
         args: "[NAME]...",
-        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls; all unless named",
+        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox; all unless named",
         run: bench::run,
     },
 ];

@@ -14,6 +14,7 @@ mod proc;
 mod proxy;
 mod report;
 mod rls;
+mod sandbox;
 mod start;
 
 use std::{env, fs, process::ExitCode, thread, time::Duration};
@@ -30,7 +31,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls"];
+const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -94,6 +95,7 @@ async fn run(name: &str) -> Result<Table> {
         "logs" => logs::run().await,
         "list" => list::run().await,
         "rls" => rls::run().await,
+        "sandbox" => sandbox::run().await,
         // Checked before the first one ran.
         other => Err(format!("no benchmark `{other}`").into()),
     }
