@@ -77,8 +77,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     });
     tasks.spawn("office-sweep", sweep(db, clock));
 
-    let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry.clone())))
-        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), registry)))
+    let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices.clone(), registry.clone())))
+        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), offices, registry)))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })
 }

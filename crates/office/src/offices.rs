@@ -182,7 +182,7 @@ impl Offices {
     }
 
     /// The office, if the caller may see it.
-    async fn get(&self, caller: &Caller, id: &str) -> Result<Office> {
+    pub(crate) async fn get(&self, caller: &Caller, id: &str) -> Result<Office> {
         let office = self.read(OfficeId::parse(id)?).await?;
         caller.enter(office.id, office.account_id)?;
         Ok(office)
