@@ -5,5 +5,6 @@ mod crash;
 mod faults;
 mod isolation;
 mod journey;
+mod matrix;
 mod transcripts;
 mod wire;
