@@ -62,8 +62,8 @@ impl Outcome {
         match status.code() {
             Code::PermissionDenied => Self::Denied,
             Code::Unauthenticated if shape(answer) == shape(unknown) => Self::Unauthenticated,
-            // The secret that the request itself carries was looked at.
-            Code::Unauthenticated if row.lists(&[Caller::Anyone]) => Self::LetIn,
+            // The secret that the request itself carries was looked at, or there were too many of that.
+            Code::Unauthenticated | Code::ResourceExhausted if row.lists(&[Caller::Anyone]) => Self::LetIn,
             Code::Unimplemented if shape(answer) == shape(no_such) => Self::NoSuchRpc,
             Code::NotFound => {
                 let missing = status.get_details_resource_info().map(|info| info.resource_type);
