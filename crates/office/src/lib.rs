@@ -92,9 +92,10 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     });
     tasks.spawn("office-sweep", sweep(db, clock));
 
-    let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry.clone())))
+    let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), registry.clone());
+    let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry)))
         .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
-        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), keys, registry)))
+        .add_service(AccessServiceServer::new(access))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })
 }

@@ -48,7 +48,7 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
     let mask = Some(prost_types::FieldMask { paths: vec!["max_agents".into()] });
     let wanted = Some(v1::OfficeSettings { max_agents: Some(1), ..Default::default() });
     #[allow(clippy::needless_update, reason = "requests with no other field")]
-    let refused = refused![
+    let mut refused = refused![
         offices.get_office(GetOfficeRequest {}),
         offices.get_office_status(GetOfficeStatusRequest {}),
         offices.get_office_settings(GetOfficeSettingsRequest {}),
@@ -82,7 +82,11 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
             value: "x"
         }),
         integrations.delete_integration_secret(DeleteIntegrationSecretRequest { integration: "github", name: "token" }),
+        access.heartbeat(HeartbeatRequest {}),
     ];
+    let connect = v1::ConnectAgentRequest { office_id: office.into(), ..Default::default() };
+    let connected = stranger.agents().connect_agent(futures::stream::iter([connect])).await;
+    refused.push(("connect_agent", connected.map(drop).expect_err("connect_agent")));
     refused
 }
 

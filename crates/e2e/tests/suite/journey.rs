@@ -45,6 +45,8 @@ async fn journey(mut world: World) {
 
     // Everything comes back after the platform is killed.
     world.crash().await;
+    // Until the platform has looked, the agent is still what it was.
+    world.happened(&office, "analyst", "agent.restarted").await;
     let back = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!((back.id.as_str(), back.model_tier.as_str()), (hired.id.as_str(), "opus"));
     assert_eq!(fs::read_to_string(&file).expect("kept"), "remember the milk");

@@ -6,6 +6,7 @@ mod faults;
 mod identity;
 mod isolation;
 mod journey;
+mod matrix;
 mod secrets;
 mod transcripts;
 mod wire;

@@ -1,6 +1,6 @@
 //! `mi.v1.AccessService`.
 
-use mi_kernel::{Actor, Error, OfficeId, page::Page};
+use mi_kernel::{Error, OfficeId, page::Page};
 use mi_proto::{
     internal::v1::{
         RecordHeartbeatRequest, RegisterAgentKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
@@ -12,18 +12,24 @@ use ring::digest;
 use tonic::{Request, Response, Status};
 
 use super::{Account, Accounts, ApiKey};
-use crate::data_keys::DataKeys;
+use crate::{data_keys::DataKeys, offices::Offices};
 
 /// Serves accounts and keys itself; identities of agents are the scheduler's, and it is asked.
 pub(crate) struct Handler {
     accounts: Accounts,
     keys: DataKeys,
+    offices: Offices,
     registry: AgentRegistryServiceClient<RoleClient>,
 }
 
 impl Handler {
-    pub(crate) fn new(accounts: Accounts, keys: DataKeys, registry: AgentRegistryServiceClient<RoleClient>) -> Self {
-        Self { accounts, keys, registry }
+    pub(crate) fn new(
+        accounts: Accounts,
+        keys: DataKeys,
+        offices: Offices,
+        registry: AgentRegistryServiceClient<RoleClient>,
+    ) -> Self {
+        Self { accounts, keys, offices, registry }
     }
 }
 
@@ -138,12 +144,12 @@ impl AccessService for Handler {
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let office_id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
+        let body = request.into_inner();
+        let office_id = OfficeId::parse(&body.office_id).map_err(status)?;
+        // An agent exists for as long as its office does: this frequent call need not ask whose that is.
         let Some(agent) = caller.actor.member(office_id) else {
-            return Err(status(match caller.actor {
-                Actor::Operator { .. } => Error::denied("only agents send heartbeats"),
-                _ => Error::not_found("office", office_id),
-            }));
+            self.offices.get(&caller, &body.office_id).await.map_err(status)?;
+            return Err(status(Error::denied("only agents send heartbeats")));
         };
         let record =
             RecordHeartbeatRequest { office_id: agent.office_id.to_string(), agent_id: agent.agent_id.to_string() };

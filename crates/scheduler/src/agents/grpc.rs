@@ -3,9 +3,9 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures::{Stream, StreamExt};
-use mi_kernel::{Actor, Error, InstanceId, OfficeId, Result, page::Page};
+use mi_kernel::{Error, InstanceId, OfficeId, Result, page::Page};
 use mi_proto::v1::{self, agent_service_server::AgentService};
-use mi_rpc::{Caller, convert::timestamp, status};
+use mi_rpc::{Caller, Entry, convert::timestamp, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -169,19 +169,20 @@ impl AgentService for Handler {
         request: Request<Streaming<v1::ConnectAgentRequest>>,
     ) -> Result<Response<Self::ConnectAgentStream>, Status> {
         let caller = Caller::of(&request)?;
-        let Actor::Agent(agent) = caller.actor.clone() else {
-            return Err(status(Error::denied("only agents hold a session")));
-        };
         let mut messages = request.into_inner();
         let first = messages.message().await?.ok_or_else(|| Status::cancelled("the session ended before it began"))?;
         let opened = async {
             let office_id = OfficeId::parse(&first.office_id)?;
-            caller.actor.member(office_id).ok_or_else(|| Error::not_found("office", office_id))?;
+            let mut conn = self.scheduler.db.office(office_id).read().await?;
+            let (_, Entry::Member(agent)) = self.scheduler.enter(&mut conn, &caller).await? else {
+                return Err(Error::denied("only agents hold a session"));
+            };
+            drop(conn);
             let instance = InstanceId::parse(&first.instance_id)?;
             let ready = self.scheduler.report_ready(&caller, &agent, instance).await?;
-            Ok((instance, ready))
+            Ok((agent, instance, ready))
         };
-        let (instance, ready) = opened.await.map_err(status)?;
+        let (agent, instance, ready) = opened.await.map_err(status)?;
         let (output, answers) = mpsc::channel(1);
         let welcome = v1::ConnectAgentResponse { agent: self.wire(ready) };
         let scheduler = self.scheduler.clone();
