@@ -3,6 +3,7 @@
 //! It is small on purpose: a machine runs thousands of these. One connection, one thread, and nothing that wakes up by
 //! itself but the heartbeat.
 
+pub mod check;
 pub mod config;
 mod error;
 mod identity;
@@ -48,7 +49,10 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     let ended = tokio::select! {
         biased;
         () = &mut stop => Ok(()),
-        ended = session::keep(&client, &config, on_ready, async || identity::renew(&config, &anonymous, &key).await) => ended,
+        ended = async {
+            check::run(&config, &anonymous, &log).await;
+            session::keep(&client, &config, on_ready, async || identity::renew(&config, &anonymous, &key).await).await
+        } => ended,
     };
     log.say("stopping".into());
     finish(log, shipper).await;

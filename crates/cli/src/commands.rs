@@ -8,6 +8,7 @@ pub(crate) mod integrations;
 pub(crate) mod offices;
 pub(crate) mod settings;
 pub(crate) mod status;
+mod verify;
 
 use mi_client::ClientError;
 use tonic::{Response, Status};

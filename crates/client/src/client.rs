@@ -80,7 +80,8 @@ impl Client {
         &self.endpoint
     }
 
-    fn wire(&self) -> Wire {
+    /// What the typed clients are built on, for calls that are typed at run time.
+    pub fn wire(&self) -> Wire {
         InterceptedService::new(self.channel.clone(), self.bearer.clone())
     }
 

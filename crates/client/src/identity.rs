@@ -42,10 +42,10 @@ impl fmt::Debug for AgentKey {
 }
 
 #[derive(Serialize)]
-struct Claims {
+struct Claims<'a> {
     iss: AgentId,
     sub: AgentId,
-    aud: &'static str,
+    aud: &'a str,
     iat: i64,
     exp: i64,
     jti: Uuid,
@@ -94,12 +94,20 @@ impl AgentKey {
     /// # Errors
     /// `Sign` when the key cannot sign.
     pub fn token(&self, agent_id: AgentId, now: Time) -> Result<String> {
+        self.token_for(agent_id, AUDIENCE, now)
+    }
+
+    /// A fresh token for somebody else than the platform, which must take no such one.
+    ///
+    /// # Errors
+    /// `Sign` when the key cannot sign.
+    pub fn token_for(&self, agent_id: AgentId, audience: &str, now: Time) -> Result<String> {
         eddsa::install();
         let header = Header { kid: Some(self.kid.clone()), ..Header::new(Algorithm::EdDSA) };
         let claims = Claims {
             iss: agent_id,
             sub: agent_id,
-            aud: AUDIENCE,
+            aud: audience,
             iat: now.timestamp(),
             exp: (now + TOKEN_LIFE).timestamp(),
             jti: Uuid::new_v4(),

@@ -11,7 +11,7 @@ use mi_proto::v1::{
 use uuid::Uuid;
 
 use crate::{
-    commands::{resource, settings},
+    commands::{resource, settings, verify},
     context::Context,
     failure::Failure,
     text::escape,
@@ -35,6 +35,8 @@ pub(crate) enum OfficesCommand {
     Status(OfficeArg),
     /// Show the settings, or change those given
     Settings(SettingsArgs),
+    /// Try the walls around a colony, live, with a throw-away neighbour; fails when anything gets through
+    Verify(OfficeArg),
     /// Stop the compute of every agent and keep all data
     Suspend(OfficeArg),
     /// Bring the agents of a suspended colony back
@@ -104,6 +106,7 @@ pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<()
             let answer = retry(async || client.offices().get_office_status(request.clone()).await).await?;
             out.one(&resource(answer, |answer| answer.status)?)
         }
+        OfficesCommand::Verify(arg) => verify::run(&arg.office, context).await,
         OfficesCommand::Settings(args) => settings(args, context).await,
         OfficesCommand::Suspend(arg) => {
             let office_id = context.office_id(&arg.office).await?;

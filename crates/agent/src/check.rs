@@ -1,0 +1,142 @@
+//! A check of the walls from inside: what an agent tries when its hirer asks for it, and says in its log.
+//!
+//! `mi colonies verify` hires a throw-away agent with these variables. Whatever runs an agent, this is what its programs
+//! could do there.
+
+use std::{
+    env, fs, io,
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::Path,
+    time::Duration,
+};
+
+use mi_client::Client;
+use mi_proto::v1::EnrolAgentRequest;
+use serde_json::json;
+use tonic::Code;
+
+use crate::{AgentConfig, logs::Log};
+
+/// Asks for the check.
+pub const ASK: &str = "WALL_CHECK";
+/// Files that the agent must not read, one path after the other, separated by colons.
+pub const PATHS: &str = "WALL_CHECK_PATHS";
+/// Addresses that it must not reach, separated by commas.
+pub const ADDRESSES: &str = "WALL_CHECK_ADDRESSES";
+/// How a line about one probe begins; JSON follows.
+pub const LINE: &str = "wall-check: ";
+/// The last line.
+pub const DONE: &str = "wall-check done";
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+
+/// Tries everything, if the environment asks for it.
+pub(crate) async fn run(config: &AgentConfig, anonymous: &Client, log: &Log) {
+    if env::var_os(ASK).is_none() {
+        return;
+    }
+    let list = |name, separator: char| -> Vec<String> {
+        let text = env::var(name).unwrap_or_default();
+        text.split(separator).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+    };
+    let (paths, addresses) = (list(PATHS, ':'), list(ADDRESSES, ','));
+    let tried = tokio::task::spawn_blocking(move || {
+        let mut found = files(&paths);
+        found.extend(sockets(&addresses));
+        found.extend(processes());
+        found
+    });
+    let mut found = tried.await.unwrap_or_default();
+    found.push(replay(config, anonymous).await);
+    for (wall, probe, outcome) in found {
+        let (hole, detail) = match outcome {
+            Ok(detail) => (true, detail),
+            Err(detail) => (false, detail),
+        };
+        log.say(format!("{LINE}{}", json!({ "wall": wall, "probe": probe, "hole": hole, "detail": detail })));
+    }
+    log.say(DONE.into());
+}
+
+/// A wall, what was tried, and either what it led to or what stood in the way.
+type Tried = (&'static str, String, Result<String, String>);
+
+fn tried<T>(wall: &'static str, probe: String, outcome: io::Result<T>) -> Tried {
+    (wall, probe, outcome.map(|_| "it worked".to_owned()).map_err(|error| error.to_string()))
+}
+
+fn files(paths: &[String]) -> Vec<Tried> {
+    let read = |path: &str| match fs::metadata(path).map(|found| found.is_dir()) {
+        Ok(true) => fs::read_dir(path).map(drop),
+        _ => fs::File::open(path).map(drop),
+    };
+    let own = ["/etc/shadow", "/root", "/home"].map(str::to_owned);
+    let mut found: Vec<Tried> =
+        paths.iter().chain(&own).map(|path| tried("files", format!("read {path}"), read(path))).collect();
+    for directory in ["/usr", "/etc", "/"] {
+        let file = Path::new(directory).join(".wall-check");
+        let written = fs::write(&file, "");
+        let _ = fs::remove_file(&file);
+        found.push(tried("files", format!("write to {directory}"), written));
+    }
+    found
+}
+
+fn sockets(addresses: &[String]) -> Vec<Tried> {
+    let mut found = Vec::new();
+    for address in addresses {
+        let outcome = match address.parse::<SocketAddr>() {
+            // Nobody there is as good as an answer: the call got out.
+            Ok(parsed) => match TcpStream::connect_timeout(&parsed, CONNECT_LIMIT) {
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+                outcome => outcome.map(drop),
+            },
+            Err(_) => continue,
+        };
+        found.push(tried("network", format!("connect to {address}"), outcome));
+    }
+    found.push(tried("network", "listen on a TCP port".into(), TcpListener::bind("127.0.0.1:0")));
+    found.push(tried("network", "open a UDP socket".into(), UdpSocket::bind("127.0.0.1:0")));
+    found
+}
+
+fn processes() -> Vec<Tried> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let is = |name: &str, wanted: &str| match field(name) {
+        value if value == wanted => Err(format!("{name} is {value}")),
+        value => Ok(format!("{name} is {value:?}")),
+    };
+    let own = env::var("MI_AGENT_ID").unwrap_or_default();
+    let foreign = fs::read_dir("/proc").into_iter().flatten().flatten().filter(|entry| {
+        let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
+        !environment.is_empty() && !String::from_utf8_lossy(&environment).contains(&own)
+    });
+    let seen = match foreign.count() {
+        0 => Err("none can be read".to_owned()),
+        count => Ok(format!("{count} can be read")),
+    };
+    vec![
+        ("processes", "read the environment of others".into(), seen),
+        ("privileges", "hold a capability".into(), is("CapEff", "0000000000000000")),
+        ("privileges", "gain privileges by a program".into(), is("NoNewPrivs", "1")),
+        ("privileges", "call any system call".into(), is("Seccomp", "2")),
+    ]
+}
+
+/// The token that this agent enrolled with, once more, for another key.
+async fn replay(config: &AgentConfig, anonymous: &Client) -> Tried {
+    let request = EnrolAgentRequest {
+        office_id: config.office_id.clone(),
+        token: config.enrol_token.expose().to_owned(),
+        public_key: vec![7; 32].into(),
+    };
+    let outcome = match anonymous.access().enrol_agent(request).await {
+        Ok(_) => Ok("another key was enrolled".to_owned()),
+        Err(status) if status.code() == Code::Unauthenticated => Err(status.message().to_owned()),
+        Err(status) => Ok(format!("answered {:?}: {}", status.code(), status.message())),
+    };
+    ("identity", "use an enrolment token twice".into(), outcome)
+}

@@ -1,0 +1,83 @@
+//! `mi colonies verify`: live probes of the walls around a colony, from inside the platform, from a neighbour's side, and
+//! from inside a throw-away agent.
+
+mod chain;
+mod foreign;
+mod inside;
+mod neighbour;
+mod tokens;
+
+use mi_client::retry;
+use mi_proto::v1::{VerifyOfficeRequest, WallCheck, WallState};
+
+use crate::{context::Context, failure::Failure, output::Resource, text::word};
+use neighbour::Neighbour;
+
+/// What was tried so far, and what came of it.
+#[derive(Default)]
+struct Report(Vec<WallCheck>);
+
+impl Report {
+    /// A probe that has to fail: it worked (what it led to), or it did not (what stood in the way).
+    fn refused(&mut self, wall: &str, probe: impl Into<String>, outcome: Result<String, String>) {
+        let (state, detail) = match outcome {
+            Ok(detail) => (WallState::Hole, detail),
+            Err(detail) => (WallState::Holds, detail),
+        };
+        self.add(wall, probe, state, detail);
+    }
+
+    fn add(&mut self, wall: &str, probe: impl Into<String>, state: WallState, detail: impl Into<String>) {
+        let (wall, probe, detail) = (wall.to_owned(), probe.into(), detail.into());
+        self.0.push(WallCheck { wall, probe, state: state.into(), detail });
+    }
+}
+
+impl Resource for WallCheck {
+    const TYPE: &'static str = "mi.v1.WallCheck";
+    const PLURAL: &'static str = "checks";
+    const COLUMNS: &'static [&'static str] = &["WALL", "TRIED", "STATE", "SEEN"];
+
+    fn row(&self) -> Vec<String> {
+        let state = word(self.state().as_str_name(), "WALL_STATE_");
+        vec![self.wall.clone(), self.probe.clone(), state, self.detail.clone()]
+    }
+}
+
+/// Tries everything, prints the matrix, and fails when anything worked that must not.
+pub(crate) async fn run(given: &str, context: &Context) -> Result<(), Failure> {
+    let office_id = context.office_id(given).await?;
+    let mut report = Report::default();
+    let request = VerifyOfficeRequest { office_id: office_id.clone() };
+    let answer = retry(async || context.client.offices().verify_office(request.clone()).await).await?;
+    report.0.extend(answer.into_inner().checks);
+    let neighbour = Neighbour::open(context).await?;
+    let probed = probe(&mut report, &neighbour, &office_id, context).await;
+    // Whatever happened: nothing of the neighbour stays.
+    let closed = neighbour.close(context).await;
+    probed.and(closed)?;
+    chain::verify(&mut report, &office_id, context).await?;
+    context.out.list(&report.0)?;
+    let holes = report.0.iter().filter(|check| check.state() != WallState::Holds && !is_absent(check)).count();
+    match holes {
+        0 => Ok(()),
+        holes => Err(Failure::new(format!("{holes} of {} probes got through", report.0.len()))
+            .hint("SECURITY.md says what each wall is for and what it needs")),
+    }
+}
+
+fn is_absent(check: &WallCheck) -> bool {
+    check.state() == WallState::Absent
+}
+
+async fn probe(
+    report: &mut Report,
+    neighbour: &Neighbour,
+    office_id: &str,
+    context: &Context,
+) -> Result<(), Failure> {
+    foreign::probe(report, neighbour, office_id).await?;
+    inside::probe(report, neighbour, context).await?;
+    // Last: it fires the neighbour's agent.
+    tokens::probe(report, neighbour, context).await
+}
