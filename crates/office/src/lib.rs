@@ -1,4 +1,4 @@
-//! The office role: accounts and API keys, offices and their settings.
+//! The office role: accounts and API keys, offices, their settings and invites.
 //!
 //! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
 
@@ -23,9 +23,13 @@ use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations =
-    &[step!(100, "0100", "offices"), step!(101, "0101", "office_wall"), step!(102, "0102", "revocations")];
-/// How often old request ids are forgotten.
+const MIGRATIONS: &Migrations = &[
+    step!(100, "0100", "offices"),
+    step!(101, "0101", "office_wall"),
+    step!(102, "0102", "revocations"),
+    step!(103, "0103", "invites"),
+];
+/// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// What the role needs to start.
@@ -61,13 +65,14 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let activity = RoleClient::new(peers.activity, "office");
     let outbox = Arc::new(Notify::new());
 
-    let accounts = accounts::Accounts::new(db.clone(), clock.clone());
+    let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
     let offices = offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone());
     let registry = AgentRegistryServiceClient::new(scheduler);
+    let invites = offices::invites::Invites::new(offices.clone(), registry.clone());
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
@@ -78,7 +83,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("office-sweep", sweep(db, clock));
 
     let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry.clone())))
-        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), registry)))
+        .add_service(AccessServiceServer::new(accounts::grpc::Handler::new(accounts.clone(), invites, registry)))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })
 }
@@ -88,10 +93,11 @@ async fn sweep(db: Db, clock: Arc<dyn Clock>) {
         let swept = async {
             let mut tx = db.platform().begin().await?;
             idempotency::sweep(&mut tx, clock.now()).await?;
+            offices::invites::repo::invite_sweep(&mut tx, clock.now()).await?;
             tx.commit().await
         };
         if let Err(error) = swept.await {
-            tracing::warn!(target: "mi::office", %error, "old request ids could not be forgotten; next try in an hour");
+            tracing::warn!(target: "mi::office", %error, "old request ids and invites could not be forgotten; next try in an hour");
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }

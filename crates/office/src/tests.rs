@@ -3,6 +3,7 @@
 mod accounts;
 mod administrator;
 mod deletion;
+mod invites;
 mod offices;
 mod peer;
 mod stage;

@@ -16,7 +16,7 @@ use mi_proto::{
 use mi_rpc::{RoleClient, status::from_status};
 use mi_store::outbox;
 
-use super::{Condition, Move, Office, Offices, State, repo};
+use super::{Condition, Move, Office, Offices, State, invites, repo};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -155,6 +155,7 @@ impl Offices {
             }
         }
         let mut tx = self.db.office(office.id).begin().await?;
+        invites::repo::invite_forget_all(&mut tx).await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;
         tracing::info!(target: "mi::office", office = %office.id, "office deleted");

@@ -17,6 +17,7 @@ use mi_proto::{
     },
 };
 use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
+use mi_store::DbTarget;
 use mi_testkit::{Backend, ManualClock, OnBackend, TestDb, until};
 use ring::digest;
 use tonic::{
@@ -94,6 +95,11 @@ impl Stage {
     pub(super) async fn crash(&mut self) {
         self.end().await;
         self.start_again().await;
+    }
+
+    /// Where the role's tables are.
+    pub(super) fn target(&self) -> &DbTarget {
+        self.database.target()
     }
 
     /// The process dies.
