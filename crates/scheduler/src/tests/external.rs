@@ -14,7 +14,10 @@ use mi_rpc::Caller;
 use mi_testkit::on_both;
 use tonic::Request;
 
-use super::stage::{Stage, TRACE, counts, free_hiring};
+use super::{
+    convergence::unsettled,
+    stage::{Stage, TRACE, counts, free_hiring},
+};
 use crate::{
     agents::{Agent, Phase, State, wire},
     offices,
@@ -214,7 +217,10 @@ async fn it_waits_while_the_office_is_suspended(stage: Stage) {
     stage.beat(there.id).await.expect("taken");
     stage.clock.advance(Duration::from_secs(60));
     stage.settle(away.id).await;
+    // Whoever is there may fall silent; whoever is away is left alone until the office changes.
+    assert_eq!(unsettled(&stage).await, [there.id]);
     stage.apply(stage.office, 2, false, free_hiring()).await;
+    assert_eq!(unsettled(&stage).await, [there.id, away.id]);
     for id in [there.id, away.id] {
         stage.settle(id).await;
         assert_eq!(stage.phase(id).await, Some(Phase::Suspended));
@@ -226,6 +232,7 @@ async fn it_waits_while_the_office_is_suspended(stage: Stage) {
     assert_eq!(stage.phase(there.id).await, Some(Phase::Suspended));
 
     // Who was heard of meanwhile is there at once.
+    assert_eq!(unsettled(&stage).await, []);
     stage.apply(stage.office, 3, true, free_hiring()).await;
     for (id, phase) in [(there.id, Phase::Running), (away.id, Phase::Offline)] {
         stage.settle(id).await;
