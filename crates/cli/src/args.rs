@@ -11,6 +11,7 @@ use crate::{
         agents::AgentsCommand,
         backups::BackupsCommand,
         integrations::{AdminCommand, IntegrationsCommand},
+        join::JoinArgs,
         offices::OfficesCommand,
     },
     serve::{ServeArgs, UpArgs},
@@ -86,6 +87,10 @@ pub(crate) enum Command {
     /// Accounts, for the administrator
     #[command(subcommand)]
     Accounts(AccountsCommand),
+    /// Make an invite, with whose code one agent that runs elsewhere joins a colony
+    Invite(ColonyArg),
+    /// Join a colony as an agent that runs here, and stay until this command is ended
+    Join(JoinArgs),
     /// Show who the API key belongs to
     Whoami,
     /// Check an API key and store it with the endpoint; without --api-key it is read from standard input
@@ -148,6 +153,12 @@ mod tests {
             "mi agents models",
             "mi backups get ID B -O out.tar.zst",
             "mi keys create --name ci --account A",
+            "mi invite --colony ID",
+            "mi invite -o json",
+            "mi join ABC234 --name robo",
+            "mi join ABC234 --name robo --endpoint http://a --identity-dir DIR --once",
+            "mi join --name robo",
+            "mi join --identity-dir DIR",
             "mi --config-dir /tmp/x up --listen 127.0.0.1:0 --runtime process",
             "mi serve gateway --office-url http://a --internal-key-file k",
             "mi agent run",
@@ -165,6 +176,9 @@ mod tests {
             "mi nonsense",
             "mi integrations set-secret github token value",
             "mi colonies settings ID --set x",
+            "mi join",
+            "mi join ABC234",
+            "mi join ABC234 --identity-dir DIR",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -5,6 +5,7 @@ pub(crate) mod agents;
 pub(crate) mod backups;
 pub(crate) mod completions;
 pub(crate) mod integrations;
+pub(crate) mod join;
 pub(crate) mod offices;
 pub(crate) mod settings;
 pub(crate) mod status;
@@ -30,6 +31,8 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Admin(command) => integrations::admin(command, &context).await,
         Command::Keys(command) => access::keys(command, &context).await,
         Command::Accounts(command) => access::accounts(command, &context).await,
+        Command::Invite(colony) => join::invite(colony, &context).await,
+        Command::Join(args) => join::join(args, &global, &context).await,
         Command::Whoami => access::whoami(&context).await,
         Command::Login => access::login(&global, &context).await,
         Command::Status => status::run(&context).await,

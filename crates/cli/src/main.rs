@@ -85,14 +85,19 @@ fn started(runtime: std::io::Result<Runtime>) -> Result<Runtime, Failure> {
 async fn run_agent() -> Result<(), Failure> {
     let told = |error: mi_agent::AgentError| Failure::new(error.to_string());
     let config = mi_agent::AgentConfig::from_env().map_err(told)?;
+    let stop = stop_signal()?;
+    mi_agent::run(config, stop).await.map_err(told)
+}
+
+/// Resolves when somebody wants this process to end.
+pub(crate) fn stop_signal() -> Result<impl Future<Output = ()>, Failure> {
     let no_signals = |error: std::io::Error| Failure::io("signals cannot be received", &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
-    let stop = async {
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-    };
-    mi_agent::run(config, stop).await.map_err(told)
+    })
 }

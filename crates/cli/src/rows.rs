@@ -1,7 +1,7 @@
 //! How each resource looks in a table.
 
 use mi_proto::v1::{
-    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, EmployeeType, LogLine, LogStream,
+    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, EmployeeType, Invite, LogLine, LogStream,
     ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal, PrincipalKind, Role, Verification,
     WatchAgentsResponse,
 };
@@ -248,6 +248,17 @@ impl Resource for ApiKey {
             time(self.created_at.as_ref()),
             time(self.revoked_at.as_ref()),
         ]
+    }
+}
+
+// The code is shown: whoever asked for it gives it to the agent.
+impl Resource for Invite {
+    const TYPE: &'static str = "mi.v1.Invite";
+    const PLURAL: &'static str = "invites";
+    const COLUMNS: &'static [&'static str] = &["CODE", "EXPIRES", "ID"];
+
+    fn row(&self) -> Vec<String> {
+        vec![self.code.clone(), time(self.expires_at.as_ref()), self.id.clone()]
     }
 }
 

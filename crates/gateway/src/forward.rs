@@ -14,7 +14,7 @@ use mi_base::{
 use mi_kernel::{Actor, Result};
 use mi_proto::rules::MethodRule;
 use mi_rpc::{
-    Caller, HttpRequest, HttpResponse, Refusals,
+    Caller, HttpRequest, HttpResponse, Refusals, SOURCE_HEADER,
     deadline::{self, GRPC_TIMEOUT},
     guard::{self, Watch, WatchedBody, code_name},
     status,
@@ -28,7 +28,7 @@ use tracing::Instrument;
 use crate::{
     Backends, GatewayConfig,
     auth::Authenticator,
-    limits::Limiter,
+    limits::{Limiter, network},
     revocation::{Held, Revocations},
     route::{self, Target},
 };
@@ -144,6 +144,9 @@ impl Forwarder {
         };
         let permit = self.limits.admit(&identity.actor, address).await?;
         strip(request.headers_mut());
+        if let Some(Ok(source)) = address.map(|address| HeaderValue::try_from(network(address).to_string())) {
+            request.headers_mut().insert(HeaderName::from_static(SOURCE_HEADER), source);
+        }
         let role = match target {
             Target::Own => {
                 let response = self.own.clone().oneshot(request).await;

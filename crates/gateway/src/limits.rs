@@ -53,7 +53,9 @@ impl Limiter {
         let (key, limits) = match actor {
             Actor::Operator { account_id, .. } => (Key::Account(*account_id), self.limits),
             Actor::Agent(agent) => (Key::Agent(agent.agent_id), self.limits),
-            Actor::Anonymous | Actor::Service { .. } => (address.map_or(Key::Unknown, network), self.anonymous),
+            Actor::Anonymous | Actor::Service { .. } => {
+                (address.map_or(Key::Unknown, |address| Key::Address(network(address))), self.anonymous)
+            }
         };
         let bucket = match self.buckets.get(&key).await {
             Some(bucket) => bucket,
@@ -78,11 +80,11 @@ impl Bucket {
 }
 
 /// Whoever has one IPv6 address has the whole /64 of it.
-fn network(address: IpAddr) -> Key {
-    Key::Address(match address.to_canonical() {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
         v4 @ IpAddr::V4(_) => v4,
-    })
+    }
 }
 
 #[cfg(test)]

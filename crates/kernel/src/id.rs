@@ -83,6 +83,10 @@ id!(
     BackupId, "backup_id"
 );
 id!(
+    /// Names an invite, not its code.
+    InviteId, "invite_id"
+);
+id!(
     /// Names an event of the activity feed.
     EventId, "event_id"
 );

@@ -17,4 +17,4 @@ pub mod wall;
 pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, OfficeId};
+pub use id::{AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, InviteId, OfficeId};

@@ -8,11 +8,19 @@ use std::{fs, path::Path, sync::Arc};
 
 use mi_base::files;
 use mi_kernel::{
-    AccountId, Actor, ApiKeyId, Clock, Error, Result, Time, page::Page, secret::Secret, text::display_name,
+    AccountId, Actor, ApiKeyId, Clock, Error, Result, Time,
+    event::{Category, Event},
+    page::Page,
+    secret::Secret,
+    text::display_name,
 };
-use mi_store::Db;
+use mi_rpc::Caller;
+use mi_store::{Db, PlatformConn, outbox};
 use ring::digest;
-use tokio::sync::watch;
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+
+use crate::offices::repo::office_ids;
 
 /// Every API key starts like this, so that it is recognised in a log or a leak.
 pub const KEY_PREFIX: &str = "mi_";
@@ -53,12 +61,20 @@ pub struct ApiKey {
 pub struct Accounts {
     db: Db,
     clock: Arc<dyn Clock>,
+    outbox: Arc<Notify>,
     revoked: watch::Sender<()>,
 }
 
+/// What happened to a key.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Created,
+    Revoked,
+}
+
 impl Accounts {
-    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>) -> Self {
-        Self { db, clock, revoked: watch::Sender::new(()) }
+    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, outbox: Arc<Notify>) -> Self {
+        Self { db, clock, outbox, revoked: watch::Sender::new(()) }
     }
 
     async fn create(&self, name: &str) -> Result<(Account, Secret)> {
@@ -93,8 +109,8 @@ impl Accounts {
         if *administrator || asked == *account_id { Ok(asked) } else { Err(Error::not_found("account", asked)) }
     }
 
-    async fn create_key(&self, actor: &Actor, account: &str, name: &str) -> Result<(ApiKey, Secret)> {
-        let account_id = Self::account_of(actor, account)?;
+    async fn create_key(&self, caller: &Caller, account: &str, name: &str) -> Result<(ApiKey, Secret)> {
+        let account_id = Self::account_of(&caller.actor, account)?;
         let name = display_name("name", name)?;
         let (key, secret) = self.fresh_key(account_id, &name);
         let mut tx = self.db.platform().begin().await?;
@@ -102,7 +118,9 @@ impl Accounts {
             return Err(Error::not_found("account", account_id));
         }
         repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+        self.tell(&mut tx, &key, Change::Created, Some(caller)).await?;
         tx.commit().await?;
+        self.outbox.notify_one();
         Ok((key, secret))
     }
 
@@ -116,17 +134,24 @@ impl Accounts {
         Ok(page.finish(rows, |key| key.id))
     }
 
-    async fn revoke_key(&self, actor: &Actor, key: &str) -> Result<ApiKey> {
+    async fn revoke_key(&self, caller: &Caller, key: &str) -> Result<ApiKey> {
         let id = ApiKeyId::parse(key)?;
         let mut tx = self.db.platform().begin().await?;
-        let key = repo::key_get(&mut tx, id).await?.filter(|key| actor.owns(key.account_id));
+        let key = repo::key_get(&mut tx, id).await?.filter(|key| caller.actor.owns(key.account_id));
         let mut key = key.ok_or_else(|| Error::not_found("api_key", id))?;
-        if key.revoked_at.is_none() {
-            key.revoked_at = Some(self.clock.now());
-            repo::key_revoke(&mut tx, id, self.clock.now()).await?;
-            tx.commit().await?;
-            self.revoked.send_replace(());
+        if key.revoked_at.is_some() {
+            return Ok(key);
         }
+        let now = self.clock.now();
+        if !repo::key_revoke(&mut tx, id, now).await? {
+            // Between the two statements.
+            return repo::key_get(&mut tx, id).await?.ok_or_else(|| Error::not_found("api_key", id));
+        }
+        key.revoked_at = Some(now);
+        self.tell(&mut tx, &key, Change::Revoked, Some(caller)).await?;
+        tx.commit().await?;
+        self.revoked.send_replace(());
+        self.outbox.notify_one();
         Ok(key)
     }
 
@@ -139,6 +164,31 @@ impl Accounts {
             }
             _ => Err(Error::unauthenticated("the API key is unknown or revoked")),
         }
+    }
+
+    /// Tells every office of the key's account that somebody else may enter it now, or not any more. An account with
+    /// thousands of offices pays for that with a slower call; keys change rarely.
+    async fn tell(&self, tx: &mut PlatformConn, key: &ApiKey, change: Change, caller: Option<&Caller>) -> Result<()> {
+        let (kind, what) = match change {
+            Change::Created => ("key.created", "was created and may enter the office"),
+            Change::Revoked => ("key.revoked", "was revoked and may not enter the office any more"),
+        };
+        let by = match caller.map(|caller| &caller.actor) {
+            Some(Actor::Operator { account_id, api_key_id, .. }) if *account_id == key.account_id => {
+                api_key_id.to_string()
+            }
+            Some(_) => "administrator".to_owned(),
+            None => "platform".to_owned(),
+        };
+        let summary = format!("API key {:?} {what}", key.name);
+        for office in office_ids(tx, key.account_id).await? {
+            let event = Event::lifecycle(office, "", kind, summary.as_str(), self.clock.now())
+                .category(Category::Security)
+                .with(json!({ "api_key_id": key.id, "name": key.name, "prefix": key.prefix, "by": by }))
+                .traced(caller.map_or("", |caller| &caller.trace_id));
+            outbox::push(tx.within(office), &event).await?;
+        }
+        Ok(())
     }
 
     fn fresh_key(&self, account_id: AccountId, name: &str) -> (ApiKey, Secret) {
@@ -196,6 +246,7 @@ impl Accounts {
             (Some(secret), None) => {
                 let key = self.key_of(administrator, "administrator", &secret);
                 repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+                self.tell(&mut tx, &key, Change::Created, None).await?;
                 secret
             }
             // No key yet, a revoked one, or one that somebody put there and that is no administrator's.
@@ -203,10 +254,12 @@ impl Accounts {
                 let (key, secret) = self.fresh_key(administrator, "administrator");
                 files::write_private(file, secret.expose().as_bytes()).map_err(unusable)?;
                 repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
+                self.tell(&mut tx, &key, Change::Created, None).await?;
                 secret
             }
         };
         tx.commit().await?;
+        self.outbox.notify_one();
         Ok(secret)
     }
 }

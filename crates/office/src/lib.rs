@@ -1,4 +1,4 @@
-//! The office role: accounts and API keys, offices and their settings, integrations and their secrets.
+//! The office role: accounts and API keys, offices, their settings and invites, integrations and their secrets.
 //!
 //! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
 
@@ -33,9 +33,10 @@ const MIGRATIONS: &Migrations = &[
     step!(100, "0100", "offices"),
     step!(101, "0101", "office_wall"),
     step!(102, "0102", "revocations"),
+    step!(103, "0103", "invites"),
     step!(110, "0110", "secrets"),
 ];
-/// How often old request ids are forgotten.
+/// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
 
 /// What the role needs to start.
@@ -73,7 +74,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let activity = RoleClient::new(peers.activity, "office");
     let outbox = Arc::new(Notify::new());
 
-    let accounts = accounts::Accounts::new(db.clone(), clock.clone());
+    let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
@@ -83,6 +84,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
         integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;
+    let invites = offices::invites::Invites::new(offices.clone(), registry.clone());
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
@@ -92,7 +94,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     });
     tasks.spawn("office-sweep", sweep(db, clock));
 
-    let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), registry.clone());
+    let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry)))
         .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
         .add_service(AccessServiceServer::new(access))
@@ -105,10 +107,11 @@ async fn sweep(db: Db, clock: Arc<dyn Clock>) {
         let swept = async {
             let mut tx = db.platform().begin().await?;
             idempotency::sweep(&mut tx, clock.now()).await?;
+            offices::invites::repo::invite_sweep(&mut tx, clock.now()).await?;
             tx.commit().await
         };
         if let Err(error) = swept.await {
-            tracing::warn!(target: "mi::office", %error, "old request ids could not be forgotten; next try in an hour");
+            tracing::warn!(target: "mi::office", %error, "old request ids and invites could not be forgotten; next try in an hour");
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }

@@ -2,7 +2,8 @@
 
 pub mod converge;
 pub(crate) mod grpc;
-mod repo;
+pub(crate) mod invites;
+pub(crate) mod repo;
 pub(crate) mod settings;
 
 use std::{

@@ -4,6 +4,7 @@ mod accounts;
 mod administrator;
 mod deletion;
 mod integrations;
+mod invites;
 mod offices;
 mod peer;
 mod rotation;

@@ -19,6 +19,15 @@ pub struct Caller {
     pub refusals: Refusals,
 }
 
+/// Header with the network of whoever calls from outside: an IPv4 address, or an IPv6 one that stands for its /64. Only
+/// the gateway sets it.
+pub const SOURCE_HEADER: &str = "mi-source";
+
+/// Where a request comes from, to count by; empty: from within.
+pub fn source_of<T>(request: &Request<T>) -> &str {
+    request.metadata().get(SOURCE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
 /// In what capacity a caller entered an office.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Entry {

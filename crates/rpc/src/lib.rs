@@ -13,7 +13,7 @@ pub mod status;
 pub mod tls;
 pub mod transport;
 
-pub use caller::{Caller, Entry};
+pub use caller::{Caller, Entry, SOURCE_HEADER, source_of};
 pub use events::EventSink;
 pub use guard::Guard;
 pub use polled::polled;

@@ -1,5 +1,7 @@
 //! Agents: what they should be, what was seen of them, and how the two are told apart.
 
+pub(crate) mod admissions;
+pub(crate) mod external;
 pub(crate) mod former;
 pub(crate) mod grpc;
 pub(crate) mod intent;
@@ -101,6 +103,10 @@ pub enum State {
         /// Why.
         reason: String,
     },
+    /// It computes elsewhere and was heard of lately.
+    Online,
+    /// It computes elsewhere and was not heard of for long.
+    Offline,
     /// Ended as wanted.
     Stopped,
     /// Ended because the office is suspended.
@@ -123,6 +129,8 @@ pub struct Agent {
     pub office_id: OfficeId,
     /// Its name.
     pub name: String,
+    /// Whether it computes elsewhere: it joined by an invite, and nothing is launched, ended or backed up for it.
+    pub external: bool,
     /// Name of the agent that hired it; empty: an operator.
     pub hired_by: String,
     /// Ids of its hirer, the hirer's hirer and so on, nearest first.
@@ -168,11 +176,12 @@ pub enum Phase {
     Suspended,
     Failed,
     Terminating,
+    Offline,
 }
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Pending,
         Self::Running,
         Self::Restarting,
@@ -180,6 +189,7 @@ impl Phase {
         Self::Suspended,
         Self::Failed,
         Self::Terminating,
+        Self::Offline,
     ];
 
     /// The name in the database.
@@ -192,17 +202,45 @@ impl Phase {
             Self::Suspended => "suspended",
             Self::Failed => "failed",
             Self::Terminating => "terminating",
+            Self::Offline => "offline",
         }
     }
 }
 
 impl Agent {
+    /// An agent of which nothing was seen yet, wanted by an operator.
+    fn fresh(office_id: OfficeId, name: String, spec: Spec, now: Time) -> Self {
+        Self {
+            id: AgentId::new(),
+            office_id,
+            name,
+            external: false,
+            hired_by: String::new(),
+            lineage: Vec::new(),
+            spec,
+            desired: Desired::Run,
+            generation: 1,
+            restore_from: None,
+            state: State::Pending,
+            failures: 0,
+            restarts: 0,
+            observed_generation: 0,
+            public_key: None,
+            enrol_sha256: None,
+            enrol_expires_at: None,
+            last_seen_at: None,
+            revision: 1,
+            created_at: now,
+        }
+    }
+
     /// The phase that follows from state and history.
     pub fn phase(&self) -> Phase {
         match self.state {
             State::Pending | State::Starting { .. } if self.observed_generation == 0 => Phase::Pending,
             State::Pending | State::Starting { .. } | State::BackingOff { .. } => Phase::Restarting,
-            State::Running { .. } => Phase::Running,
+            State::Running { .. } | State::Online => Phase::Running,
+            State::Offline => Phase::Offline,
             State::Failed { .. } => Phase::Failed,
             State::Stopped => Phase::Stopped,
             State::Suspended => Phase::Suspended,
@@ -214,6 +252,7 @@ impl Agent {
     pub fn message(&self) -> &str {
         match &self.state {
             State::BackingOff { reason, .. } | State::Failed { reason } | State::Terminating { reason, .. } => reason,
+            State::Offline => "no heartbeat for two minutes",
             _ => "",
         }
     }

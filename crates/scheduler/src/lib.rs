@@ -34,9 +34,13 @@ use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::service::Routes;
 
-const MIGRATIONS: &Migrations =
-    &[step!(100, "0100", "agents"), step!(101, "0101", "office_wall"), step!(102, "0102", "former_keys")];
-/// How often old request ids and half-deleted backups are cleared away.
+const MIGRATIONS: &Migrations = &[
+    step!(100, "0100", "agents"),
+    step!(101, "0101", "office_wall"),
+    step!(102, "0102", "former_keys"),
+    step!(103, "0103", "external"),
+];
+/// How often old request ids, old admissions and half-deleted backups are cleared away.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Where agents reach the gateway.
@@ -149,6 +153,7 @@ async fn sweep(scheduler: Arc<Scheduler>) {
         let swept = async {
             let mut tx = scheduler.db.platform().begin().await?;
             idempotency::sweep(&mut tx, scheduler.clock.now()).await?;
+            agents::admissions::admission_sweep(&mut tx, scheduler.clock.now()).await?;
             tx.commit().await?;
             scheduler.finish_backup_removals().await
         };

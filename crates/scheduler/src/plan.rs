@@ -11,6 +11,8 @@ use crate::agents::{Agent, Desired, State};
 pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// A compute that was silent for this long is given up.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
+/// An agent that computes elsewhere and was silent for this long is offline.
+pub const OFFLINE_AFTER: Duration = Duration::from_secs(120);
 /// A compute that ran for this long was healthy: its end starts a new count of failures.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// After this many ends in a row the agent is `Failed`.
@@ -45,10 +47,17 @@ pub enum Step {
     Enrol,
     /// End what runs, back the workspace up, and remove the agent.
     Release,
+    /// Record what is seen of an agent that computes elsewhere.
+    Observe(State),
+    /// Remove an agent that computes elsewhere: there is nothing to end and nothing to back up.
+    Dismiss,
 }
 
 /// The next step. Safe to ask again at any time: a step that was done is not planned again.
 pub fn plan(agent: &Agent, office_active: bool, compute: Option<&Compute>, now: Time) -> Step {
+    if agent.external {
+        return elsewhere(agent, office_active, now);
+    }
     let settled = |state: State| match agent.state == state && agent.observed_generation == agent.generation {
         true if compute.is_none() => Step::Rest,
         _ => Step::Halt(state),
@@ -65,6 +74,23 @@ pub fn plan(agent: &Agent, office_active: bool, compute: Option<&Compute>, now: 
     }
 }
 
+fn elsewhere(agent: &Agent, office_active: bool, now: Time) -> Step {
+    if matches!(agent.desired, Desired::Fire { .. }) {
+        return Step::Dismiss;
+    }
+    let silent_at = agent.last_seen_at.unwrap_or(agent.created_at) + OFFLINE_AFTER;
+    let state = match office_active {
+        false => State::Suspended,
+        true if silent_at > now => State::Online,
+        true => State::Offline,
+    };
+    match agent.state == state && agent.observed_generation == agent.generation {
+        false => Step::Observe(state),
+        true if state == State::Online => Step::Wait(silent_at),
+        true => Step::Rest,
+    }
+}
+
 fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
     let (instance, generation, since) = match &agent.state {
         State::Failed { .. } if compute.is_none() => return Step::Rest,
@@ -74,6 +100,9 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
         | State::Stopped
         | State::Suspended
         | State::BackingOff { .. }
+        // What only external agents are.
+        | State::Online
+        | State::Offline
         // A fire that was taken back; the row says Run, so it runs.
         | State::Terminating { .. } => return Step::Launch { lost: None },
         State::Starting {
@@ -143,6 +172,7 @@ mod tests {
             id: AgentId::new(),
             office_id: OfficeId::new(),
             name: "analyst".into(),
+            external: false,
             hired_by: String::new(),
             lineage: Vec::new(),
             spec: Spec::default(),
@@ -271,6 +301,35 @@ mod tests {
         }
         assert_eq!(plan(&agent(fire, waiting.clone()), true, None, at(9)), Step::Wait(at(10)));
         assert_eq!(plan(&agent(fire, waiting), true, None, at(10)), Step::Release);
+    }
+
+    #[test]
+    fn an_agent_elsewhere_is_only_observed() {
+        let fire = Desired::Fire { force: false, backup_id: BackupId::new() };
+        let observe = Step::Observe;
+        let cases = [
+            (Desired::Run, State::Online, true, 119, Step::Wait(at(120))),
+            (Desired::Run, State::Online, true, 120, observe(State::Offline)),
+            (Desired::Run, State::Offline, true, 120, Step::Rest),
+            (Desired::Run, State::Offline, true, 119, observe(State::Online)),
+            (Desired::Run, State::Online, false, 1, observe(State::Suspended)),
+            (Desired::Run, State::Offline, false, 500, observe(State::Suspended)),
+            (Desired::Run, State::Suspended, false, 500, Step::Rest),
+            (Desired::Run, State::Suspended, true, 119, observe(State::Online)),
+            (Desired::Run, State::Suspended, true, 500, observe(State::Offline)),
+            (fire, State::Terminating { retry_at: None, reason: String::new() }, true, 1, Step::Dismiss),
+            (fire, State::Terminating { retry_at: None, reason: String::new() }, false, 1, Step::Dismiss),
+        ];
+        for (desired, state, active, now, expected) in cases {
+            let mut agent = agent(desired, state.clone());
+            agent.external = true;
+            assert_eq!(plan(&agent, active, None, at(now)), expected, "{state:?} {active} {now}");
+        }
+        let mut behind = agent(Desired::Run, State::Online);
+        (behind.external, behind.observed_generation) = (true, 1);
+        assert_eq!(plan(&behind, true, None, at(1)), Step::Observe(State::Online));
+        (behind.observed_generation, behind.last_seen_at) = (2, Some(at(100)));
+        assert_eq!(plan(&behind, true, None, at(219)), Step::Wait(at(220)));
     }
 
     #[test]

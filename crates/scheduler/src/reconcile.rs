@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use mi_kernel::{AgentId, InstanceId, Result, Time, event::Event, secret::Secret};
+use mi_kernel::{AgentId, BackupId, InstanceId, Result, Time, event::Event, secret::Secret};
 use mi_runtime::{Launch, Limits, Place};
 use mi_store::{lease, outbox};
 use ring::digest;
@@ -202,6 +202,8 @@ impl Scheduler {
             Step::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
             Step::Enrol => self.enrol(agent).await?,
             Step::Release => self.release(agent, removing).await?,
+            Step::Observe(state) => self.observe(agent, state.clone()).await?,
+            Step::Dismiss => self.forget(&agent, None).await?,
         }
         Ok(Some(step))
     }
@@ -296,14 +298,7 @@ impl Scheduler {
 
     async fn halt(&self, mut agent: Agent, state: State) -> Result<()> {
         self.runtime.stop(agent.place()).await?;
-        let event = match state {
-            State::Stopped => Some(self.event(&agent, "agent.stopped", format!("Agent {:?} stopped", agent.name))),
-            State::Suspended => {
-                let summary = format!("Agent {:?} suspended with its office", agent.name);
-                Some(self.event(&agent, "agent.suspended", summary))
-            }
-            _ => None,
-        };
+        let event = self.arrival(&agent, &state);
         // A failed agent has not reached its generation, it only has nothing running.
         if !matches!(state, State::Failed { .. }) {
             agent.observed_generation = agent.generation;
@@ -312,6 +307,27 @@ impl Scheduler {
         agent.enrol_sha256 = None;
         self.record(&mut agent, event).await?;
         Ok(())
+    }
+
+    /// Records what is seen of an agent that computes elsewhere. What it is made of it reads for itself.
+    async fn observe(&self, mut agent: Agent, state: State) -> Result<()> {
+        let event = (agent.state != state).then(|| self.arrival(&agent, &state)).flatten();
+        agent.observed_generation = agent.generation;
+        agent.state = state;
+        self.record(&mut agent, event).await?;
+        Ok(())
+    }
+
+    /// What is told of an agent that comes into a state in which it may stay.
+    fn arrival(&self, agent: &Agent, state: &State) -> Option<Event> {
+        let (kind, what) = match state {
+            State::Stopped => ("agent.stopped", "stopped"),
+            State::Suspended => ("agent.suspended", "suspended with its office"),
+            State::Online => ("agent.online", "is online"),
+            State::Offline => ("agent.offline", "is offline: no heartbeat for two minutes"),
+            _ => return None,
+        };
+        Some(self.event(agent, kind, format!("Agent {:?} {what}", agent.name)))
     }
 
     async fn give_up(&self, mut agent: Agent, reason: &str, ended: bool) -> Result<()> {
@@ -360,9 +376,16 @@ impl Scheduler {
             tracing::warn!(target: "mi::scheduler", agent = %agent.id, reason, "fired without a backup, as asked");
         }
         self.runtime.remove(agent.place()).await?;
+        self.forget(&agent, Some(backup_id)).await
+    }
+
+    /// The end of a fire: the row goes.
+    async fn forget(&self, agent: &Agent, backup_id: Option<BackupId>) -> Result<()> {
         let mut tx = self.db.office(agent.office_id).begin().await?;
-        repo::agent_delete(&mut tx, agent.id).await?;
-        let event = self.event(&agent, "agent.fired", format!("Agent {:?} fired", agent.name));
+        if !repo::agent_delete(&mut tx, agent.id).await? {
+            return Ok(());
+        }
+        let event = self.event(agent, "agent.fired", format!("Agent {:?} fired", agent.name));
         outbox::push(&mut tx, &event.with(json!({ "backup_id": backup_id }))).await?;
         tx.commit().await?;
         self.outbox.notify_one();

@@ -8,10 +8,11 @@ use mi_kernel::{
 };
 use mi_proto::{
     internal::v1::{
-        AgentKeyName, CountAgentsRequest, CountAgentsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
-        RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
-        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
+        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, CountAgentsRequest, CountAgentsResponse,
+        RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse,
+        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
+        ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
+        agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -222,12 +223,27 @@ impl AgentRegistryService for Handler {
         Ok(Response::new(ReportRefusedCredentialResponse {}))
     }
 
+    async fn admit_external_agent(
+        &self,
+        request: Request<AdmitExternalAgentRequest>,
+    ) -> Result<Response<AdmitExternalAgentResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let admitted = self.scheduler.admit(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(AdmitExternalAgentResponse {
+            agent: Some(wire::agent(&self.scheduler.seen.freshen(admitted), self.scheduler.runtime.sandbox())),
+        }))
+    }
+
     async fn record_heartbeat(
         &self,
         request: Request<RecordHeartbeatRequest>,
     ) -> Result<Response<RecordHeartbeatResponse>, Status> {
-        let id = AgentId::parse(&request.into_inner().agent_id).map_err(status)?;
-        self.scheduler.seen.record(id, self.scheduler.clock.now());
+        let body = request.into_inner();
+        let heard = async {
+            let (office_id, id) = (OfficeId::parse(&body.office_id)?, AgentId::parse(&body.agent_id)?);
+            self.scheduler.sign_of_life(office_id, id).await
+        };
+        heard.await.map_err(status)?;
         Ok(Response::new(RecordHeartbeatResponse {}))
     }
 

@@ -70,12 +70,7 @@ fn is_absent(check: &WallCheck) -> bool {
     check.state() == WallState::Absent
 }
 
-async fn probe(
-    report: &mut Report,
-    neighbour: &Neighbour,
-    office_id: &str,
-    context: &Context,
-) -> Result<(), Failure> {
+async fn probe(report: &mut Report, neighbour: &Neighbour, office_id: &str, context: &Context) -> Result<(), Failure> {
     foreign::probe(report, neighbour, office_id).await?;
     inside::probe(report, neighbour, context).await?;
     // Last: it fires the neighbour's agent.

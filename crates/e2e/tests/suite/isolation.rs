@@ -72,6 +72,7 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
         agents.delete_backup(DeleteBackupRequest { backup_id: office }),
         logs.list_logs(ListLogsRequest { agent: "analyst" }),
         logs.tail_logs(TailLogsRequest { agent: "analyst" }),
+        access.create_invite(CreateInviteRequest {}),
         activity.list_activity(ListActivityRequest {}),
         activity.watch_activity(WatchActivityRequest {}),
         activity.get_activity_head(GetActivityHeadRequest {}),

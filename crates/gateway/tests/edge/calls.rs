@@ -86,6 +86,21 @@ async fn forged_headers_have_no_effect_and_credentials_stay_at_the_edge() {
 }
 
 #[tokio::test]
+async fn roles_learn_where_a_call_comes_from_and_not_what_it_says_of_itself() {
+    let edge = Edge::local();
+    edge.world.operator("mi_a");
+    let forged = || {
+        let mut request = bearer(v1::ListActivityRequest::default(), "mi_a");
+        request.metadata_mut().insert(mi_rpc::SOURCE_HEADER, "127.0.0.9".parse().expect("a value"));
+        request
+    };
+    let from_within = edge.activity().list_activity(forged()).await.expect("answered");
+    assert_eq!(seen(from_within).id, "");
+    let over_tcp = edge.connected().await.list_activity(forged()).await.expect("answered");
+    assert_eq!(seen(over_tcp).id, "127.0.0.1");
+}
+
+#[tokio::test]
 async fn unary_calls_have_a_deadline_and_streams_what_they_ask_for() {
     let edge = Edge::local();
     edge.world.operator("mi_a");

@@ -93,6 +93,13 @@ impl registry::AgentRegistryService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn admit_external_agent(
+        &self,
+        _: Request<internal::AdmitExternalAgentRequest>,
+    ) -> Result<Response<internal::AdmitExternalAgentResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn record_heartbeat(
         &self,
         _: Request<internal::RecordHeartbeatRequest>,
@@ -147,6 +154,7 @@ fn describe<T>(request: &Request<T>) -> Result<v1::ActivityEvent, Status> {
     names.sort();
     let text = |name| request.metadata().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     Ok(v1::ActivityEvent {
+        id: mi_rpc::source_of(request).to_owned(),
         summary: caller.actor.key(),
         trace_id: caller.trace_id,
         r#type: text("grpc-timeout").to_owned(),

@@ -12,13 +12,17 @@ use ring::digest;
 use tonic::{Request, Response, Status};
 
 use super::{Account, Accounts, ApiKey};
-use crate::{data_keys::DataKeys, offices::Offices};
+use crate::{
+    data_keys::DataKeys,
+    offices::{Offices, invites::Invites},
+};
 
 /// Serves accounts and keys itself; identities of agents are the scheduler's, and it is asked.
 pub(crate) struct Handler {
     accounts: Accounts,
     keys: DataKeys,
     offices: Offices,
+    invites: Invites,
     registry: AgentRegistryServiceClient<RoleClient>,
 }
 
@@ -27,9 +31,10 @@ impl Handler {
         accounts: Accounts,
         keys: DataKeys,
         offices: Offices,
+        invites: Invites,
         registry: AgentRegistryServiceClient<RoleClient>,
     ) -> Self {
-        Self { accounts, keys, offices, registry }
+        Self { accounts, keys, offices, invites, registry }
     }
 }
 
@@ -89,7 +94,7 @@ impl AccessService for Handler {
     ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
-        let created = self.accounts.create_key(&caller.actor, &body.account_id, &body.name).await;
+        let created = self.accounts.create_key(&caller, &body.account_id, &body.name).await;
         let (key, secret) = created.map_err(status)?;
         Ok(Response::new(v1::CreateApiKeyResponse {
             api_key: Some(key_to_wire(key)),
@@ -117,7 +122,7 @@ impl AccessService for Handler {
         request: Request<v1::RevokeApiKeyRequest>,
     ) -> Result<Response<v1::RevokeApiKeyResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let revoked = self.accounts.revoke_key(&caller.actor, &request.into_inner().api_key_id).await;
+        let revoked = self.accounts.revoke_key(&caller, &request.into_inner().api_key_id).await;
         Ok(Response::new(v1::RevokeApiKeyResponse { api_key: Some(key_to_wire(revoked.map_err(status)?)) }))
     }
 
@@ -137,6 +142,31 @@ impl AccessService for Handler {
         };
         let registered = self.registry.clone().register_agent_key(register).await?.into_inner();
         Ok(Response::new(v1::EnrolAgentResponse { agent: registered.agent }))
+    }
+
+    async fn create_invite(
+        &self,
+        request: Request<v1::CreateInviteRequest>,
+    ) -> Result<Response<v1::CreateInviteResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let created = self.invites.create(&caller, &request.into_inner().office_id).await;
+        let (invite, code) = created.map_err(status)?;
+        Ok(Response::new(v1::CreateInviteResponse {
+            invite: Some(v1::Invite {
+                code: code.expose().to_owned(),
+                expires_at: Some(convert::timestamp(invite.expires_at)),
+                id: invite.id.to_string(),
+            }),
+        }))
+    }
+
+    async fn join_office(
+        &self,
+        request: Request<v1::JoinOfficeRequest>,
+    ) -> Result<Response<v1::JoinOfficeResponse>, Status> {
+        let source = mi_rpc::source_of(&request).to_owned();
+        let agent = self.invites.join(&source, request.into_inner()).await?;
+        Ok(Response::new(v1::JoinOfficeResponse { agent: Some(agent) }))
     }
 
     async fn heartbeat(

@@ -157,16 +157,16 @@ pub(super) async fn key_list(
     Ok(rows.into_iter().map(ApiKey::from).collect())
 }
 
-pub(super) async fn key_revoke(tx: &mut PlatformConn, id: ApiKeyId, now: Time) -> DbResult<()> {
-    on!(tx, |c| {
+/// Revokes; false: somebody did already.
+pub(super) async fn key_revoke(tx: &mut PlatformConn, id: ApiKeyId, now: Time) -> DbResult<bool> {
+    Ok(on!(tx, |c| {
         sqlx::query("UPDATE api_keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
             .bind(id.0)
             .bind(now)
             .execute(&mut *c)
             .await
-            .map(drop)
-    })?;
-    Ok(())
+            .map(|done| done.rows_affected() == 1)
+    })?)
 }
 
 /// Keys revoked at this time and later, of whatever account.

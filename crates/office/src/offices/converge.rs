@@ -16,7 +16,7 @@ use mi_proto::{
 use mi_rpc::{RoleClient, status::from_status};
 use mi_store::outbox;
 
-use super::{Condition, Move, Office, Offices, State, repo};
+use super::{Condition, Move, Office, Offices, State, invites, repo};
 use crate::{data_keys::DataKeys, integrations::repo::secret_clear};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
@@ -158,6 +158,7 @@ impl Offices {
         let mut tx = self.db.office(office.id).begin().await?;
         secret_clear(&mut tx).await?;
         DataKeys::destroy(&mut tx).await?;
+        invites::repo::invite_forget_all(&mut tx).await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;
         tracing::info!(target: "mi::office", office = %office.id, "office deleted");

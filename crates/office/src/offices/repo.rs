@@ -118,6 +118,17 @@ pub(super) async fn office_list(
     rows.into_iter().map(Office::try_from).collect()
 }
 
+/// Every office of an account. Spans offices: who acts for the account may enter them all.
+pub(crate) async fn office_ids(conn: &mut PlatformConn, owner: AccountId) -> DbResult<Vec<OfficeId>> {
+    let rows: Vec<(Uuid,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT id FROM offices WHERE account_id = $1 ORDER BY id")
+            .bind(owner.0)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+}
+
 /// Offices of which other roles do not know everything yet. Spans offices: it finds the ones to work on.
 pub(super) async fn office_unfinished(conn: &mut PlatformConn, limit: i64) -> DbResult<Vec<OfficeId>> {
     let rows: Vec<(Uuid,)> = on!(conn, |c| {

@@ -1,5 +1,6 @@
 //! API keys: good while they are not revoked, and never seen by another account.
 
+use futures::future::join_all;
 use mi_kernel::{Actor, ApiKeyId, secret::Secret};
 use mi_proto::v1::{
     ApiKey, CreateAccountRequest, CreateApiKeyRequest, ListAccountsRequest, ListApiKeysRequest, RevokeApiKeyRequest,
@@ -14,6 +15,7 @@ on_both! {
     keys_of_other_accounts_are_not_found,
     the_administrator_manages_every_account,
     secrets_are_not_kept,
+    every_office_of_the_account_is_told_who_may_enter,
 }
 
 impl Stage {
@@ -107,6 +109,32 @@ async fn the_administrator_manages_every_account(stage: Stage) {
     let names: Vec<String> =
         listed.expect("lists").into_inner().accounts.into_iter().map(|account| account.name).collect();
     assert_eq!(names, ["Owner"]);
+}
+
+async fn every_office_of_the_account_is_told_who_may_enter(stage: Stage) {
+    let offices = [stage.create("First").await.id, stage.create("Second").await.id];
+    let (stranger, _) = stage.account("Stranger").await;
+    stage.create_key(&stranger, "").await.expect("another account's");
+    let (key, secret) = stage.create_key(&stage.owner, "").await.expect("creates");
+    let (foreign, _) = stage.create_key(&administrator(), &key.account_id).await.expect("creates");
+    for revoked in join_all((0..6).map(|_| stage.revoke(&stage.owner, &key.id))).await {
+        assert!(revoked.expect("revokes").revoked_at.is_some());
+    }
+    for office in &offices {
+        let kinds = ["office.created", "office.activated", "key.created", "key.created", "key.revoked"];
+        stage.until_events(office, &kinds).await;
+    }
+    let Actor::Operator { api_key_id, .. } = stage.owner else { panic!("{:?}", stage.owner) };
+    let known = stage.activity.known();
+    for office in &offices {
+        let about = |key: &ApiKey, by: &str| serde_json::json!({ "api_key_id": key.id, "name": "laptop", "prefix": key.prefix, "by": by });
+        let told = known.events.iter().filter(|event| event.office_id.to_string() == *office).skip(2);
+        let told: Vec<_> = told.map(|event| (event.category.as_str(), event.metadata.clone())).collect();
+        let own = api_key_id.to_string();
+        let expected = [about(&key, &own), about(&foreign, "administrator"), about(&key, &own)];
+        assert_eq!(told, expected.map(|metadata| ("security", metadata)));
+    }
+    assert!(!format!("{:?}", known.events).contains(secret.expose()));
 }
 
 async fn secrets_are_not_kept(stage: Stage) {

@@ -6,20 +6,20 @@ use std::{
 };
 
 use mi_base::Tasks;
-use mi_kernel::{Error, event::Event};
+use mi_kernel::{AgentId, Error, event::Event};
 use mi_proto::{
     internal::v1::{
-        AppendCapturedLogsRequest, AppendCapturedLogsResponse, AppendEventsRequest, AppendEventsResponse,
-        ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest, CountAgentsResponse, ProbeWallsRequest,
-        ProbeWallsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
-        RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse, ReportRefusedCredentialRequest,
-        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse,
+        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
+        AppendEventsRequest, AppendEventsResponse, ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest,
+        CountAgentsResponse, ProbeWallsRequest, ProbeWallsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
+        RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse,
+        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
+        ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
     },
-    v1::{AgentCount, AgentPhase},
+    v1::{Agent, AgentCount, AgentPhase},
 };
 use mi_rpc::{Guard, PrincipalKey, Transport, convert, status};
 use mi_testkit::ManualClock;
@@ -36,6 +36,8 @@ pub(super) enum Mood {
     Fails,
     /// Never answers.
     Hangs,
+    /// Admits agents and answers UNAVAILABLE.
+    AnswersGetLost,
     /// Applies, and says of every removal that it is not done yet.
     NotDone,
 }
@@ -52,8 +54,30 @@ pub(super) struct Known {
     pub(super) removals: Vec<String>,
     /// Calls that failed or hang on purpose.
     pub(super) refused: usize,
+    /// Agents that were let in, by invite.
+    pub(super) admitted: BTreeMap<String, Admitted>,
     /// Events of the feed.
     pub(super) events: Vec<Event>,
+}
+
+/// An agent that was let in.
+#[derive(Debug, Clone)]
+pub(super) struct Admitted {
+    agent_id: AgentId,
+    request: AdmitExternalAgentRequest,
+}
+
+impl Admitted {
+    pub(super) fn agent_id(&self) -> String {
+        self.agent_id.to_string()
+    }
+}
+
+impl std::ops::Deref for Admitted {
+    type Target = AdmitExternalAgentRequest;
+    fn deref(&self) -> &AdmitExternalAgentRequest {
+        &self.request
+    }
 }
 
 /// See the module.
@@ -97,7 +121,7 @@ impl Peer {
         match mood {
             Mood::Fails => Err(status(Error::unavailable("the peer is down, as asked"))),
             Mood::Hangs => std::future::pending().await,
-            Mood::Works | Mood::NotDone => Ok(mood),
+            Mood::Works | Mood::NotDone | Mood::AnswersGetLost => Ok(mood),
         }
     }
 }
@@ -197,6 +221,31 @@ impl AgentRegistryService for Peer {
         _: Request<RegisterAgentKeyRequest>,
     ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
         Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn admit_external_agent(
+        &self,
+        request: Request<AdmitExternalAgentRequest>,
+    ) -> Result<Response<AdmitExternalAgentResponse>, Status> {
+        let mood = self.answer().await?;
+        let (request, mut known) = (request.into_inner(), self.known());
+        let (invite, name) = (request.invite_id.clone(), request.name.clone());
+        let admitted = match known.admitted.get(&invite) {
+            Some(admitted) if admitted.request == request => admitted.clone(),
+            Some(_) => return Err(status(Error::unauthenticated("the invite is used"))),
+            None if known.admitted.values().any(|other| other.name == name) => {
+                return Err(status(Error::already_exists("agent", &name)));
+            }
+            None => Admitted { agent_id: AgentId::new(), request },
+        };
+        known.admitted.insert(invite, admitted.clone());
+        match mood {
+            Mood::AnswersGetLost => Err(status(Error::unavailable("the answer gets lost, as asked"))),
+            _ => {
+                let agent = Agent { id: admitted.agent_id(), name, ..Agent::default() };
+                Ok(Response::new(AdmitExternalAgentResponse { agent: Some(agent) }))
+            }
+        }
     }
 
     async fn record_heartbeat(

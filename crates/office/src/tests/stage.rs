@@ -19,7 +19,7 @@ use mi_proto::{
     },
 };
 use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
-use mi_store::Db;
+use mi_store::{Db, DbTarget};
 use mi_testkit::{Backend, ManualClock, OnBackend, TestDb, until};
 use mi_vault::{FileKeys, KeyWrapper};
 use ring::digest;
@@ -105,6 +105,11 @@ impl Stage {
     pub(super) async fn crash(&mut self) {
         self.end().await;
         self.start_again().await;
+    }
+
+    /// Where the role's tables are.
+    pub(super) fn target(&self) -> &DbTarget {
+        self.database.target()
     }
 
     /// The process dies.

@@ -64,27 +64,7 @@ impl Scheduler {
         }
         rules::room(&office.settings, repo::agent_count(&mut tx).await?)?;
 
-        let agent = Agent {
-            id,
-            office_id,
-            name,
-            hired_by,
-            lineage,
-            spec,
-            desired: Desired::Run,
-            generation: 1,
-            restore_from,
-            state: State::Pending,
-            failures: 0,
-            restarts: 0,
-            observed_generation: 0,
-            public_key: None,
-            enrol_sha256: None,
-            enrol_expires_at: None,
-            last_seen_at: None,
-            revision: 1,
-            created_at: now,
-        };
+        let agent = Agent { id, hired_by, lineage, restore_from, ..Agent::fresh(office_id, name, spec, now) };
         let inserted = repo::agent_insert(&mut tx, &agent).await;
         inserted.map_err(|error| error.unique_or(|| Error::already_exists("agent", &agent.name)))?;
         if let Some(replay) = &replay {
@@ -197,6 +177,7 @@ impl Scheduler {
     pub(crate) async fn start(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
+        agent.hosted()?;
         if agent.desired == Desired::Run && !matches!(agent.state, State::Failed { .. } | State::BackingOff { .. }) {
             return Ok(change.agent);
         }
@@ -211,6 +192,7 @@ impl Scheduler {
     pub(crate) async fn stop(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
+        agent.hosted()?;
         if agent.desired == Desired::Stop && !matches!(agent.state, State::Failed { .. }) {
             return Ok(change.agent);
         }
@@ -225,6 +207,7 @@ impl Scheduler {
     pub(crate) async fn restart(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
+        agent.hosted()?;
         agent.renew()?;
         agent.desired = Desired::Run;
         let summary = format!("Agent {:?} is to restart", agent.name);
@@ -236,6 +219,7 @@ impl Scheduler {
     pub(crate) async fn rotate(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         change.agent.may_change()?;
+        change.agent.hosted()?;
         if change.agent.public_key.is_none() {
             return Ok(change.agent);
         }
@@ -282,7 +266,7 @@ impl Scheduler {
 }
 
 /// Who may act in an office, and since when not any more: for whoever audits it, beside what becomes of the agent.
-fn security(agent: &Agent, kind: &str, what: &str, by: &str, clock: &Arc<dyn Clock>) -> Event {
+pub(crate) fn security(agent: &Agent, kind: &str, what: &str, by: &str, clock: &Arc<dyn Clock>) -> Event {
     let summary = format!("Agent {:?} {what}", agent.name);
     Event::lifecycle(agent.office_id, &agent.name, kind, summary, clock.now())
         .category(Category::Security)

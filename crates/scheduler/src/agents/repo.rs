@@ -14,6 +14,7 @@ struct Row {
     id: Uuid,
     office_id: Uuid,
     name: String,
+    external: bool,
     hired_by: String,
     lineage: Json<Vec<AgentId>>,
     spec: Json<Spec>,
@@ -38,6 +39,7 @@ impl From<Row> for Agent {
             id: row.id.into(),
             office_id: row.office_id.into(),
             name: row.name,
+            external: row.external,
             hired_by: row.hired_by,
             lineage: row.lineage.0,
             spec: row.spec.0,
@@ -64,8 +66,8 @@ pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult
         sqlx::query(
             "INSERT INTO agents
              (id, office_id, name, hired_by, lineage, spec, desired, generation, restore_from, state, phase, failures,
-              restarts, observed_generation, revision, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+              restarts, observed_generation, revision, created_at, external, public_key, last_seen_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
         )
         .bind(agent.id.0)
         .bind(office.0)
@@ -83,6 +85,9 @@ pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult
         .bind(agent.observed_generation)
         .bind(agent.revision)
         .bind(agent.created_at)
+        .bind(agent.external)
+        .bind(&agent.public_key)
+        .bind(agent.last_seen_at)
         .execute(&mut *c)
         .await
         .map(drop)
@@ -122,15 +127,15 @@ pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbRe
     Ok(updated)
 }
 
-pub(crate) async fn agent_delete(tx: &mut OfficeConn, id: AgentId) -> DbResult<()> {
+/// Removes the row; false: somebody did.
+pub(crate) async fn agent_delete(tx: &mut OfficeConn, id: AgentId) -> DbResult<bool> {
     let office = tx.office_id();
-    on!(tx, |c| sqlx::query("DELETE FROM agents WHERE office_id = $1 AND id = $2")
+    Ok(on!(tx, |c| sqlx::query("DELETE FROM agents WHERE office_id = $1 AND id = $2")
         .bind(office.0)
         .bind(id.0)
         .execute(&mut *c)
         .await
-        .map(drop))?;
-    Ok(())
+        .map(|done| done.rows_affected() == 1))?)
 }
 
 pub(crate) async fn agent_get(conn: &mut OfficeConn, id: AgentId) -> DbResult<Option<Agent>> {
@@ -230,8 +235,8 @@ pub(crate) async fn agent_count_by_phase(conn: &mut OfficeConn) -> DbResult<Vec<
         .map_err(DbError::from)
 }
 
-/// Ids after a key of agents that are not at rest: on their way, behind their intent, or suspended in an office that is
-/// active again. Spans offices: the reconciler works for all of them.
+/// Ids after a key of agents that are not at rest: on their way, behind their intent, suspended in an office that is
+/// active again, or offline in one that is not. Spans offices: the reconciler works for all of them.
 pub(crate) async fn agent_unsettled(
     conn: &mut PlatformConn,
     after: Option<AgentId>,
@@ -240,9 +245,10 @@ pub(crate) async fn agent_unsettled(
     let rows: Vec<(Uuid,)> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT a.id FROM agents a JOIN offices o ON o.id = a.office_id
-             WHERE a.id > $1 AND (a.phase NOT IN ('stopped', 'failed', 'suspended')
+             WHERE a.id > $1 AND (a.phase NOT IN ('stopped', 'failed', 'suspended', 'offline')
              OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
-             OR (a.phase = 'suspended' AND o.active)) ORDER BY a.id LIMIT $2",
+             OR (a.phase = 'suspended' AND o.active)
+             OR (a.phase = 'offline' AND NOT o.active)) ORDER BY a.id LIMIT $2",
         )
         .bind(after.map_or(Uuid::nil(), |id| id.0))
         .bind(limit)

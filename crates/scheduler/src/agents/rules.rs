@@ -138,9 +138,18 @@ pub(crate) fn resources(given: Option<&v1::Resources>) -> Result<Resources> {
 
 /// Whether the office takes anybody at all.
 pub(crate) fn office_hires(office: &Office) -> Result<()> {
+    active(office, "nobody can be hired")
+}
+
+/// Whether agents may act in the office.
+pub(crate) fn office_works(office: &Office) -> Result<()> {
+    active(office, "its agents have to wait")
+}
+
+fn active(office: &Office, consequence: &str) -> Result<()> {
     if office.removing || !office.active {
         let state = if office.removing { "being deleted" } else { "suspended" };
-        return Err(Error::precondition("OFFICE_NOT_ACTIVE", format!("the office is {state}; nobody can be hired")));
+        return Err(Error::precondition("OFFICE_NOT_ACTIVE", format!("the office is {state}; {consequence}")));
     }
     Ok(())
 }

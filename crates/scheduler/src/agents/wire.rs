@@ -16,6 +16,7 @@ pub(crate) fn phase(phase: Phase) -> v1::AgentPhase {
         Phase::Suspended => v1::AgentPhase::Suspended,
         Phase::Failed => v1::AgentPhase::Failed,
         Phase::Terminating => v1::AgentPhase::Terminating,
+        Phase::Offline => v1::AgentPhase::Offline,
     }
 }
 
@@ -24,7 +25,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
     v1::Agent {
         id: agent.id.to_string(),
         name: agent.name.clone(),
-        employee_type: v1::EmployeeType::Process.into(),
+        employee_type: if agent.external { v1::EmployeeType::External } else { v1::EmployeeType::Process }.into(),
         model_tier: spec.model_tier.clone(),
         provider: spec.provider.clone(),
         role: spec.role.clone(),
@@ -47,7 +48,8 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
             restarts: agent.restarts,
             last_seen_at: agent.last_seen_at.map(timestamp),
             observed_generation: agent.observed_generation,
-            sandbox: Some(v1::Sandbox { enforced: sandbox.enforced, missing: sandbox.missing }),
+            // What walls an external agent off, if anything does, is not the platform's.
+            sandbox: (!agent.external).then_some(v1::Sandbox { enforced: sandbox.enforced, missing: sandbox.missing }),
         }),
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),

@@ -6,7 +6,7 @@ use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
 use super::{HiringRules, Office};
-use crate::agents::former;
+use crate::agents::{admissions, former};
 
 #[derive(FromRow)]
 struct Row {
@@ -88,6 +88,7 @@ pub(crate) async fn office_delete(tx: &mut OfficeConn) -> DbResult<()> {
         .await
         .map(drop))?;
     former::key_forget_all(tx).await?;
+    admissions::admission_forget_all(tx).await?;
     on!(tx, |c| sqlx::query("DELETE FROM hires WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     Ok(())

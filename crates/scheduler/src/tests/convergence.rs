@@ -35,7 +35,8 @@ async fn a_full_pass_finds_what_a_lost_signal_left_undone(mut stage: Stage) {
     assert_eq!(stage.phase(idle.id).await, Some(Phase::Stopped));
 }
 
-async fn unsettled(stage: &Stage) -> Vec<AgentId> {
+/// Whom a full pass looks at.
+pub(super) async fn unsettled(stage: &Stage) -> Vec<AgentId> {
     let read = async {
         let mut conn = stage.scheduler.db.platform().read().await?;
         repo::agent_unsettled(&mut conn, None, 100).await

@@ -172,7 +172,7 @@ fn is_settled(agent: &Agent, generation: i64) -> bool {
     let Some(status) = &agent.status else { return false };
     let rests = match status.phase() {
         AgentPhase::Running => status.ready,
-        AgentPhase::Stopped | AgentPhase::Suspended => true,
+        AgentPhase::Stopped | AgentPhase::Suspended | AgentPhase::Offline => true,
         _ => false,
     };
     rests && status.observed_generation >= generation
@@ -228,6 +228,7 @@ mod tests {
     fn settled_is_the_wanted_generation_at_rest() {
         assert!(is_settled(&agent(AgentPhase::Running, true, 2), 2));
         assert!(is_settled(&agent(AgentPhase::Stopped, false, 3), 2));
+        assert!(is_settled(&agent(AgentPhase::Offline, false, 2), 2));
         assert!(!is_settled(&agent(AgentPhase::Running, true, 1), 2));
         assert!(!is_settled(&agent(AgentPhase::Running, false, 2), 2));
         assert!(!is_settled(&agent(AgentPhase::Restarting, false, 2), 2));

@@ -47,8 +47,10 @@ fn judge(head: &ActivityHead, events: Vec<ActivityEvent>) -> (WallState, String)
         Err(error) => return (WallState::Hole, error.message),
     };
     links.sort_by_key(|link| link.cursor);
-    match chain::verify(&links, &Ends { anchor, head: newest }) {
-        Ok(()) => (WallState::Holds, format!("{} events, whole from {} to {}", links.len(), anchor.cursor, newest.cursor)),
+    match chain::verify(&Ends { anchor, head: newest }, &links) {
+        Ok(()) => {
+            (WallState::Holds, format!("{} events, whole from {} to {}", links.len(), anchor.cursor, newest.cursor))
+        }
         Err(broken) => (WallState::Hole, broken.to_string()),
     }
 }

@@ -24,8 +24,7 @@ const AGENT: &str = "wall-check-inside";
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
 /// Stand for a neighbour, the metadata service of a cloud, and the Internet.
-const ELSEWHERE: [Ipv4Addr; 3] =
-    [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 169, 254, 169)];
+const ELSEWHERE: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 169, 254, 169)];
 
 /// What the agent says of one probe.
 #[derive(Deserialize)]

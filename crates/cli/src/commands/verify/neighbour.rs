@@ -50,11 +50,8 @@ impl Neighbour {
         let dir = tempfile::tempdir().map_err(|error| Failure::io("no temporary directory", &error))?;
         let key = AgentKey::generate(&dir.path().join("identity.key"))?;
         let anonymous = context.client.with_credential(Credential::None)?;
-        let join = JoinOfficeRequest {
-            code: code.clone(),
-            name: AGENT.into(),
-            public_key: key.public_key().to_vec().into(),
-        };
+        let join =
+            JoinOfficeRequest { code: code.clone(), name: AGENT.into(), public_key: key.public_key().to_vec().into() };
         let agent = resource(anonymous.access().join_office(join).await?, |answer| answer.agent)?;
         let agent_id: AgentId = agent.id.parse().map_err(|_| Failure::new("the platform's agent has no id"))?;
         let key = Arc::new(KeyRing::new(key));

@@ -48,11 +48,7 @@ pub(super) async fn probe(report: &mut Report, neighbour: &Neighbour, context: &
         ..WatchActivityRequest::default()
     };
     let mut stream = neighbour.client.activity().watch_activity(watch).await?.into_inner();
-    let fire = FireAgentRequest {
-        office_id: neighbour.office_id.clone(),
-        name: neighbour.agent.clone(),
-        force: true,
-    };
+    let fire = FireAgentRequest { office_id: neighbour.office_id.clone(), name: neighbour.agent.clone(), force: true };
     retry(async || context.client.agents().fire_agent(fire.clone()).await).await?;
     let fired = Instant::now();
     let ended = tokio::time::timeout(LONG, stream.message()).await;

@@ -42,11 +42,16 @@ impl Case {
 const CASES: &[Case] = &[
     case("AccessService/CreateAccount", r#"{"name": "another"}"#),
     case("AccessService/CreateApiKey", r#"{"account_id": "{account}", "name": "another"}"#),
+    case("AccessService/CreateInvite", r#"{"office_id": "{office}"}"#),
     case(
         "AccessService/EnrolAgent",
         r#"{"office_id": "{office}", "token": "guess", "public_key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}"#,
     ),
     case("AccessService/Heartbeat", r#"{"office_id": "{office}"}"#),
+    case(
+        "AccessService/JoinOffice",
+        r#"{"code": "AAAAAA", "name": "joiner", "public_key": "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc="}"#,
+    ),
     case("AccessService/ListAccounts", "{}"),
     case("AccessService/ListApiKeys", r#"{"account_id": "{account}"}"#),
     case("AccessService/RotateMasterKey", "{}"),

@@ -1,0 +1,104 @@
+//! Agents that compute elsewhere: let in by an invite, and there for as long as they are heard of.
+
+use mi_kernel::{
+    AgentId, Error, InviteId, OfficeId, Result,
+    event::{Category, Event},
+    text,
+};
+use mi_proto::{internal::v1::AdmitExternalAgentRequest, v1::HireAgentRequest};
+use mi_rpc::Caller;
+use mi_store::outbox;
+use serde_json::json;
+
+use super::{Agent, Desired, State, admissions, intent::security, repo, rules};
+use crate::{Scheduler, offices};
+
+fn used() -> Error {
+    Error::unauthenticated("the invite is used")
+}
+
+impl Scheduler {
+    /// Lets the holder of an invite in. The invite is used up in the transaction that creates the agent: of several who
+    /// show it one wins, and the winner may ask again.
+    pub(crate) async fn admit(&self, caller: &Caller, request: AdmitExternalAgentRequest) -> Result<Agent> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        let invite = InviteId::parse(&request.invite_id)?;
+        let name = text::agent_name("name", &request.name)?;
+        let public_key = request.public_key.to_vec();
+        let mut tx = self.db.office(office_id).begin().await?;
+        let office = offices::repo::office_lock(&mut tx).await?;
+        let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
+        if let Some(id) = admissions::admission_get(&mut tx, invite).await? {
+            let admitted = repo::agent_get(&mut tx, id).await?;
+            let same = |agent: &Agent| agent.name == name && agent.public_key.as_ref() == Some(&public_key);
+            return admitted.filter(same).ok_or_else(used);
+        }
+        rules::office_hires(&office)?;
+        // It brings a model of its own; the office's default stands for it until somebody promotes it.
+        let spec = rules::spec_of(&HireAgentRequest::default(), &office.settings, &self.catalogue)?;
+        rules::room(&office.settings, repo::agent_count(&mut tx).await?)?;
+
+        let now = self.clock.now();
+        let agent = Agent {
+            external: true,
+            state: State::Online,
+            observed_generation: 1,
+            public_key: Some(public_key),
+            last_seen_at: Some(now),
+            ..Agent::fresh(office_id, name, spec, now)
+        };
+        let inserted = repo::agent_insert(&mut tx, &agent).await;
+        inserted.map_err(|error| error.unique_or(|| Error::already_exists("agent", &agent.name)))?;
+        admissions::admission_insert(&mut tx, invite, agent.id, now).await?;
+        let about = json!({ "agent_id": agent.id, "invite_id": invite });
+        let redeemed = format!("The invite of agent {:?} was redeemed", agent.name);
+        let joined = format!("Agent {:?} joined by invite", agent.name);
+        for event in [
+            Event::lifecycle(office_id, &agent.name, "invite.redeemed", redeemed, now)
+                .category(Category::Security)
+                .with(about.clone()),
+            Event::lifecycle(office_id, &agent.name, "agent.joined", joined, now).with(about),
+            security(&agent, "access.granted", "may act in the office", "", &self.clock),
+        ] {
+            outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        }
+        tx.commit().await?;
+        self.changed(&agent);
+        Ok(agent)
+    }
+
+    /// Takes a sign of life of an agent. In a suspended office it counts, so that whoever stayed is there at once when the
+    /// office resumes; but the agent hears that it is to wait.
+    pub(crate) async fn sign_of_life(&self, office_id: OfficeId, id: AgentId) -> Result<()> {
+        let mut conn = self.db.office(office_id).read().await?;
+        let office = offices::repo::office_get(&mut conn).await?;
+        let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
+        let agent = repo::agent_get(&mut conn, id).await?;
+        drop(conn);
+        let agent = agent.filter(|agent| !matches!(agent.desired, Desired::Fire { .. }));
+        let agent = agent.ok_or_else(|| Error::unauthenticated("the agent was fired"))?;
+        self.seen.record(id, self.clock.now());
+        rules::office_works(&office)?;
+        if agent.external && agent.state != State::Online {
+            // At once, also where another process leads: there is no compute that two could fight over.
+            self.settle(id).await;
+            self.queue.push(id);
+        }
+        Ok(())
+    }
+}
+
+impl Agent {
+    /// Refuses what only a compute of the platform's own can be asked for.
+    pub(crate) fn hosted(&self) -> Result<()> {
+        if self.external {
+            let text = format!(
+                "agent {:?} computes elsewhere; start, stop and restart it there, and to give it a new key fire it and \
+                 let it join again with a new invite",
+                self.name
+            );
+            return Err(Error::precondition("EXTERNAL_AGENT", text));
+        }
+        Ok(())
+    }
+}
