@@ -69,7 +69,12 @@ mod tests {
     fn an_answer_holds_no_secret_but_what_is_shown_once() {
         let answers = secret_fields().filter(|field| !field.parent_message().name().ends_with("Request"));
         let names: BTreeSet<String> = answers.map(|field| field.full_name().to_owned()).collect();
-        let shown = ["mi.v1.Agent.env", "mi.v1.CreateAccountResponse.secret", "mi.v1.CreateApiKeyResponse.secret"];
+        let shown = [
+            "mi.v1.Agent.env",
+            "mi.v1.CreateAccountResponse.secret",
+            "mi.v1.CreateApiKeyResponse.secret",
+            "mi.v1.Invite.code",
+        ];
         assert_eq!(names, shown.map(str::to_owned).into());
     }
 

@@ -41,7 +41,8 @@ impl Table {
             "jsonb" | "json" => "'{}'".into(),
             "bigint" | "integer" | "smallint" => "1".into(),
             "boolean" => "false".into(),
-            "bytea" => "'\\x00'".into(),
+            // And so are some hashes.
+            "bytea" => "uuid_send(gen_random_uuid())".into(),
             "timestamp with time zone" => "now()".into(),
             "ARRAY" => "'{}'".into(),
             other => panic!("{}.{name} is of type {other}: say here what a row may have in it", self.name),

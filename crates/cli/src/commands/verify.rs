@@ -62,7 +62,7 @@ pub(crate) async fn run(given: &str, context: &Context) -> Result<(), Failure> {
     match holes {
         0 => Ok(()),
         holes => Err(Failure::new(format!("{holes} of {} probes got through", report.0.len()))
-            .hint("SECURITY.md says what each wall is for and what it needs")),
+            .hint("docs/SECURITY.md says what each wall is for and what it needs")),
     }
 }
 
