@@ -10,4 +10,5 @@ mod journey;
 mod matrix;
 mod secrets;
 mod transcripts;
+mod verify;
 mod wire;
