@@ -8,7 +8,7 @@ use crate::{Result, metadata};
 
 const SERVICES: &[&str] = &["mi-gateway", "mi-office", "mi-scheduler", "mi-activity"];
 /// Crates that know the database.
-const DATABASE: &[&str] = &["mi-store", "mi-office", "mi-scheduler", "mi-activity", "mi-testkit"];
+const DATABASE: &[&str] = &["mi-store", "mi-office", "mi-scheduler", "mi-activity", "mi-testkit", "mi-bench"];
 /// Crates that know no wire.
 const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-vault"];
 /// Crates for tests, which nothing that ships may contain.

@@ -7,7 +7,7 @@ mod acts;
 mod ends;
 mod stage;
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, env, fs};
 
 use mi_runtime::{Runtime, process::SandboxMode};
 
@@ -16,8 +16,11 @@ use stage::Stage;
 
 /// Not a test: the program that agents run.
 #[test]
-#[ignore = "runs inside an agent"]
 fn program() {
+    // What agents run and a run of the tests does not.
+    if env::var_os("HOSTILE_PLATFORM_ADDRESS").is_none() {
+        return;
+    }
     for acts in [AGAINST_OTHERS, AGAINST_THE_MACHINE, HONEST] {
         acts::perform(acts);
     }
@@ -25,8 +28,10 @@ fn program() {
 
 /// Not a test: the acts that do no harm when they work.
 #[test]
-#[ignore = "runs inside an agent"]
 fn harmless_program() {
+    if env::var_os("HOSTILE_PLATFORM_ADDRESS").is_none() {
+        return;
+    }
     acts::perform(AGAINST_OTHERS);
     acts::perform(HONEST);
 }

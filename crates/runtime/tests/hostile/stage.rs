@@ -56,7 +56,7 @@ pub(crate) fn shell(script: &str) -> Program {
 impl Stage {
     /// With an agent that does the acts of one of the programs of this test.
     pub(crate) async fn of_acts(mode: SandboxMode, program: &str) -> Self {
-        let arguments = ["hostile", program, "--exact", "--ignored", "--nocapture", "--test-threads=1"];
+        let arguments = ["hostile", program, "--exact", "--nocapture", "--test-threads=1"];
         let path = env::current_exe().expect("this test");
         let program = Program { path, arguments: arguments.map(str::to_owned).to_vec() };
         Self::new(mode, program, Limits::default()).await
