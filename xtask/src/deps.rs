@@ -12,7 +12,7 @@ const DATABASE: &[&str] = &["mi-store", "mi-office", "mi-scheduler", "mi-activit
 /// Crates that know no wire.
 const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-vault"];
 /// Crates for tests, which nothing that ships may contain.
-const TESTING: &[&str] = &["mi-testkit", "mi-e2e", "mi-bench"];
+const TESTING: &[&str] = &["mi-testkit", "mi-e2e", "mi-bench", "mi-fuzz"];
 /// TLS and cryptography come from rustls and ring: these want a C toolchain or a library of the system.
 const BANNED: &[&str] = &["aws-lc-sys", "aws-lc-rs", "openssl-sys"];
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod deps;
+mod fuzz;
 mod lint;
 mod postgres;
 mod process;
@@ -63,6 +64,12 @@ const TASKS: &[Task] = &[
         args: "[NAME]...",
         about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox; all unless named",
         run: bench::run,
+    },
+    Task {
+        name: "fuzz",
+        args: "[SECONDS] [TARGET]...",
+        about: "Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler",
+        run: fuzz::run,
     },
 ];
 

@@ -5,6 +5,8 @@
 
 mod auth;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod limits;
 mod reports;

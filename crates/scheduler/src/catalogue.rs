@@ -1,6 +1,6 @@
 //! Model tiers and role templates, from a file.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use mi_kernel::{Error, Result};
 use serde::Deserialize;
@@ -66,20 +66,24 @@ impl Catalogue {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads a catalogue.
+    ///
+    /// # Errors
+    /// `Invalid` when the text does not parse or contradicts itself.
+    pub fn parse(text: &str) -> Result<Self> {
         let catalogue: Self = toml::from_str(text).map_err(|error| {
             Error::invalid("catalogue", format!("does not parse: {}", error.message())).caused_by(error)
         })?;
-        let mut names: Vec<&str> = catalogue.tiers.iter().map(|tier| tier.name.as_str()).collect();
-        names.sort_unstable();
-        if names.is_empty() || names.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(Error::invalid("catalogue", "needs at least one tier, and each name once"));
+        let tiers: Vec<&str> = catalogue.tiers.iter().map(|tier| tier.name.as_str()).collect();
+        let roles: Vec<&str> = catalogue.roles.iter().map(|role| role.name.as_str()).collect();
+        if tiers.is_empty() || !all_names(&tiers) || !all_names(&roles) {
+            return Err(Error::invalid("catalogue", "needs at least one tier, and each name of a tier or role once"));
         }
         if catalogue.tiers.iter().any(|tier| tier.input_price < 0 || tier.output_price < 0) {
             return Err(Error::invalid("catalogue", "has a negative price"));
         }
         if let Some(role) =
-            catalogue.roles.iter().find(|role| !role.tier.is_empty() && !names.contains(&role.tier.as_str()))
+            catalogue.roles.iter().find(|role| !role.tier.is_empty() && !tiers.contains(&role.tier.as_str()))
         {
             return Err(Error::invalid("catalogue", format!("has the role {:?} with an unknown tier", role.name)));
         }
@@ -109,6 +113,12 @@ impl Catalogue {
     }
 }
 
+/// Whether all of them can be chosen: none is empty, none is there twice.
+fn all_names(names: &[&str]) -> bool {
+    let distinct: BTreeSet<&str> = names.iter().copied().collect();
+    distinct.len() == names.len() && !distinct.contains("")
+}
+
 fn unknown<'a>(field: &'static str, name: &str, known: impl Iterator<Item = &'a String>) -> Error {
     let shown: String = name.chars().take(40).collect();
     let known: Vec<&str> = known.map(String::as_str).collect();
@@ -136,12 +146,16 @@ mod tests {
     #[test]
     fn broken_catalogues_are_refused() {
         let tier = "[[tier]]\nname='a'\nprovider='p'\nmodel_id='m'\ninput_price=1\noutput_price=1\n";
+        let role = "[[role]]\nname='r'\ndescription='d'\nsystem_prompt='s'\n";
         let cases = [
             String::new(),
             "nonsense".into(),
             format!("{tier}{tier}"),
             tier.replace("input_price=1", "input_price=-1"),
-            format!("{tier}[[role]]\nname='r'\ndescription='d'\nsystem_prompt='s'\ntier='b'\n"),
+            tier.replace("'a'", "''"),
+            format!("{tier}{role}tier='b'\n"),
+            format!("{tier}{role}{role}"),
+            format!("{tier}{}", role.replace("'r'", "''")),
             tier.replace("name", "nam"),
         ];
         for text in cases {
