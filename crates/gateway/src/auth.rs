@@ -106,7 +106,7 @@ impl Authenticator {
     /// # Errors
     /// `Unauthenticated` for a credential that is malformed or that nobody holds, `Unavailable` when the role that
     /// knows cannot be asked.
-    pub(crate) async fn authenticate(&self, headers: &HeaderMap, source: Option<IpAddr>) -> Result<Identity> {
+    pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
         let Some(credential) = bearer(headers)? else {
             return Ok(self.anonymous());
         };
@@ -129,12 +129,15 @@ impl Authenticator {
                 _ => Ok(identity),
             }
         });
-        verdict.map_err(|why| {
-            if let Some(agent_id) = token::claimed_agent(credential) {
-                self.reports.send(agent_id, why, source);
-            }
-            refused(credential, why)
-        })
+        verdict.map_err(|why| refused(credential, why))
+    }
+
+    /// Tells the office of the agent that a refused credential names, if it names one.
+    pub(crate) fn tell(&self, headers: &HeaderMap, refused: &Error, source: Option<IpAddr>) {
+        let named = bearer(headers).ok().flatten().and_then(token::claimed_agent);
+        if let (ErrorKind::Unauthenticated, Some(agent_id), Some(why)) = (refused.kind, named, &refused.source) {
+            self.reports.send(agent_id, &why.to_string(), source);
+        }
     }
 
     async fn resolve(&self, credential: &str, hash: Hash) -> Result<Fresh<Verdict>> {

@@ -133,11 +133,12 @@ impl Forwarder {
         let address = address.map(|address| address.ip());
         let identity = match target {
             Target::Own => self.auth.anonymous(),
-            Target::Role(_) => match self.auth.authenticate(request.headers(), address).await {
+            Target::Role(_) => match self.auth.authenticate(request.headers()).await {
                 Ok(identity) => identity,
                 Err(refused) => {
-                    // Whoever guesses is slowed down like anybody without a credential.
+                    // Whoever guesses is answered, and told of, no more often than anybody without a credential.
                     drop(self.limits.admit(&Actor::Anonymous, address).await?);
+                    self.auth.tell(request.headers(), &refused, address.map(network));
                     return Err(refused);
                 }
             },
@@ -157,14 +158,15 @@ impl Forwarder {
         };
         let (actor, refusals) = (Actor::clone(&identity.actor), self.refusals.clone());
         Caller { actor, rule, trace_id: trace.trace_id(), refusals }.admitted()?;
-        let call = self.backends.of(role).call(identity.actor, request);
         let Some(credential) = identity.credential.filter(|_| rule.streaming) else {
-            return Ok((call.await, Open { _permit: permit, held: None }));
+            let response = self.backends.of(role).call(identity.actor, request).await;
+            return Ok((response, Open { _permit: permit, held: None }));
         };
-        // A client may stream for long before there is an answer.
+        // A client may stream for long before there is an answer, and after it stopped reading the answers.
         let held = self.revocations.hold(&credential);
+        let request = request.map(|body| Body::new(held.guard(body)));
         let response = tokio::select! {
-            response = call => response,
+            response = self.backends.of(role).call(identity.actor, request) => response,
             () = held.revoked().cancelled_owned() => return Err(guard::revoked()),
         };
         Ok((response, Open { _permit: permit, held: Some(held) }))

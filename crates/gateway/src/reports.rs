@@ -33,7 +33,7 @@ impl Reports {
         let _ = self.0.try_send(ReportRefusedCredentialRequest {
             agent_id: agent_id.to_string(),
             problem: problem.to_owned(),
-            source: source.map(|address| address.to_canonical().to_string()).unwrap_or_default(),
+            source: source.map(|network| network.to_string()).unwrap_or_default(),
         });
     }
 }

@@ -6,11 +6,15 @@
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use http_body::{Frame, SizeHint};
 use mi_base::Tasks;
 use mi_kernel::{AgentId, ApiKeyId, Time, backoff::Backoff};
 use mi_proto::internal::v1::{
@@ -19,8 +23,8 @@ use mi_proto::internal::v1::{
 };
 use mi_rpc::{RoleClient, convert};
 use prost_types::Timestamp;
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::{Status, body::Body};
 
 use crate::Backends;
 
@@ -161,9 +165,40 @@ impl Revocations {
 type Told = Result<(Vec<Credential>, Option<Timestamp>), Status>;
 
 impl Held {
+    /// What is sent ends with the credential.
+    pub(crate) fn guard(&self, body: Body) -> Guarded {
+        Guarded { body, revoked: Box::pin(self.revoked().cancelled_owned()) }
+    }
+
     /// Cancelled once the credential is revoked.
     pub(crate) fn revoked(&self) -> CancellationToken {
         self.revoked.clone()
+    }
+}
+
+/// What a caller sends, until its credential is revoked: whether it reads the answers is its own to choose.
+pub(crate) struct Guarded {
+    body: Body,
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl http_body::Body for Guarded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match self.revoked.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(Status::unauthenticated("the credential was revoked")))),
+            Poll::Pending => Pin::new(&mut self.body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

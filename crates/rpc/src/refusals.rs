@@ -21,8 +21,10 @@ use tokio::sync::Notify;
 const SOON: Duration = Duration::from_millis(200);
 /// How long the same one is only counted after it was told.
 const QUIET: Duration = Duration::from_secs(60);
-/// Different refusals kept at once; more are dropped.
+/// Different refusals kept at once, and of one office, so that one that is flooded leaves room for the others. More are
+/// dropped.
 const MOST: usize = 4096;
+const MOST_OF_OFFICE: usize = 64;
 
 /// What was refused. Equal ones are counted together.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -65,8 +67,12 @@ impl Refusals {
     /// Takes note.
     pub fn note(&self, refusal: Refusal, trace_id: &str) {
         let mut counts = self.counts();
-        if counts.len() >= MOST && !counts.contains_key(&refusal) {
-            return;
+        if !counts.contains_key(&refusal) {
+            let of_office = counts.keys().filter(|known| known.office_id == refusal.office_id).count();
+            if counts.len() >= MOST || of_office >= MOST_OF_OFFICE {
+                tracing::debug!(target: "mi::rpc", office = %refusal.office_id, "too many refusals to tell them all");
+                return;
+            }
         }
         let count = counts.entry(refusal).or_default();
         count.untold += 1;
@@ -176,6 +182,12 @@ mod tests {
             refusals.note(refusal(OfficeId::new(), ""), "");
         }
         assert_eq!(refusals.counts().len(), MOST);
+        let (refusals, office) = (Refusals::default(), OfficeId::new());
+        for number in 0..MOST_OF_OFFICE + 100 {
+            refusals.note(refusal(office, &number.to_string()), "");
+        }
+        refusals.note(refusal(OfficeId::new(), ""), "");
+        assert_eq!(refusals.counts().len(), MOST_OF_OFFICE + 1);
     }
 
     #[tokio::test]

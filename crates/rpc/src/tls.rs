@@ -1,7 +1,7 @@
 //! TLS: of the public listener, and, with certificates on both sides, between the roles.
 //!
 //! Between the roles a certificate names its role (`office.mi.internal`), whatever machine it is on: a client asks for that
-//! name, and a server takes every certificate of the one CA that names a role.
+//! name, and a server takes every certificate of the CA, which has to be used for nothing else.
 
 use std::{
     fs::{self, DirBuilder, File},

@@ -141,7 +141,10 @@ impl ProcessRuntime {
                 used = disk::exceeded(&home, disk_bytes, every) => {
                     child.kill();
                     child.wait().await;
-                    format!("its files take {used} bytes of disk or more, its limit disk_bytes is {disk_bytes}")
+                    match used {
+                        u64::MAX => "its directories are too deep to be counted, or closed to it".to_owned(),
+                        used => format!("its files take {used} bytes of disk or more, its limit disk_bytes is {disk_bytes}"),
+                    }
                 }
             };
             // What a control group still holds dies with it.

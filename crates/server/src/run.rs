@@ -91,6 +91,8 @@ fn raise_file_limit() {
 pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let _telemetry = telemetry::init(&telemetry_of(&config, "mi"))?;
     raise_file_limit();
+    // Before anything listens.
+    let tls = public_tls(&config)?;
     let data_dir = DataDir::open(&config.data_dir)?;
     let listeners = Listeners::bind(&config).await?;
     let objects = objects::open(config.object_store.as_deref(), &config.data_dir)?;
@@ -103,7 +105,6 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         tasks: &tasks,
         refusals: Refusals::default(),
     };
-    let tls = public_tls(&config)?;
     // Agents of this machine need no certificate to trust: with TLS they have a listener of their own on loopback.
     let agents = match &tls {
         None => None,
@@ -141,6 +142,7 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         Some((ca, files)) => RoleTls::from_files(ca, files.clone())?,
         None => RoleTls::development(&key_file.with_file_name("internal-tls"), config.role.as_str())?,
     };
+    let edge_tls = if config.role == RoleName::Gateway { public_tls(platform)? } else { None };
     let data_dir = DataDir::open(&platform.data_dir)?;
     let listeners = Listeners::bind(platform).await?;
     let tasks = Tasks::new();
@@ -167,9 +169,8 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
             let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()? };
             parts.tell_refusals(&backends.activity);
             let gateway = parts.gateway(backends);
-            let tls = public_tls(platform)?;
-            let ready = listeners.ready(tls.is_some(), None)?;
-            server::serve(&tasks, "gateway", listeners.api, tls, true, gateway);
+            let ready = listeners.ready(edge_tls.is_some(), None)?;
+            server::serve(&tasks, "gateway", listeners.api, edge_tls, true, gateway);
             return run(&tasks, listeners.metrics, platform, &ready, told).await;
         }
         RoleName::Activity => {

@@ -9,7 +9,9 @@ use sqlx::{AssertSqlSafe, FromRow};
 use crate::{Arm, Conn, Db, DbError, service_role};
 
 /// Tables that hold rows of offices. Made anew each time: also one that a hand has made or changed since the start.
-const TABLES: &str = "SELECT c.relname::text AS name, c.relrowsecurity AND c.relforcerowsecurity AS walled
+const TABLES: &str = "SELECT c.relname::text AS name, c.relrowsecurity AND c.relforcerowsecurity
+    AND (SELECT count(*) = 1 AND bool_and(pg_get_expr(p.polqual, p.polrelid) LIKE '%mi.scope%')
+        FROM pg_policy p WHERE p.polrelid = c.oid) AS walled
     FROM pg_class c WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
     AND (c.relname IN ('offices', 'removed_offices') OR EXISTS (SELECT FROM pg_attribute a
         WHERE a.attrelid = c.oid AND a.attname = 'office_id' AND NOT a.attisdropped)) ORDER BY c.relname";
@@ -48,7 +50,7 @@ impl Db {
             let filled = seen(self.platform().read().await?, &table.name).await?;
             let (state, detail) = match (stranger || nobody, table.walled) {
                 (true, _) => (WallState::Hole, "rows of other offices are seen"),
-                (false, false) => (WallState::Hole, "row-level security is off or not forced"),
+                (false, false) => (WallState::Hole, "row-level security is off, not forced, or replaced"),
                 (false, true) if filled => (WallState::Holds, "nothing is seen of the rows there are"),
                 (false, true) => (WallState::Holds, "walled; there is no row yet"),
             };

@@ -9,6 +9,7 @@ mod isolation;
 mod journey;
 mod matrix;
 mod secrets;
+mod tls;
 mod transcripts;
 mod verify;
 mod wire;

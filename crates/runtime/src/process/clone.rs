@@ -234,14 +234,6 @@ fn confine(
             check(Step::Tree, tree.enter())?;
         }
         check(Step::Directory, libc::chdir(plan.directory.as_ptr()))?;
-        for (resource, most) in &plan.limits {
-            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-            check(Step::Limits, libc::getrlimit(*resource, &mut limit))?;
-            // Never above what the platform itself may use.
-            limit.rlim_max = limit.rlim_max.min(*most);
-            limit.rlim_cur = limit.rlim_max;
-            check(Step::Limits, libc::setrlimit(*resource, &limit))?;
-        }
         if plan.powerless {
             // Fails where there is nothing to drop and nothing to gain either.
             for capability in 0..64 {
@@ -272,6 +264,15 @@ fn confine(
         // has to report a failed exec.
         let mark = libc::CLOSE_RANGE_CLOEXEC as libc::c_int;
         check(Step::Basics, libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, mark) as libc::c_int)?;
+        // Late: the platform may hold more files than an agent may, and the steps above need a free number.
+        for (resource, most) in &plan.limits {
+            let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            check(Step::Limits, libc::getrlimit(*resource, &mut limit))?;
+            // Never above what the platform itself may use.
+            limit.rlim_max = limit.rlim_max.min(*most);
+            limit.rlim_cur = limit.rlim_max;
+            check(Step::Limits, libc::setrlimit(*resource, &limit))?;
+        }
         for filter in plan.filters.iter() {
             seccompiler::apply_filter(filter).map_err(|_| Step::Filters)?;
         }

@@ -20,12 +20,16 @@ pub(super) async fn exceeded(directory: &Path, most: u64, every: Duration) -> u6
     }
 }
 
-/// Bytes on disk below the directory; stops counting when it is more than `enough`. What vanishes meanwhile, or cannot be
-/// read, counts nothing.
-fn used(directory: &Path, enough: u64) -> u64 {
+/// Bytes on disk below the directory; stops counting when it is more than `enough`. What vanishes meanwhile counts nothing;
+/// a directory that cannot be looked into, such as one deeper than a path can name, counts as too much.
+pub(super) fn used(directory: &Path, enough: u64) -> u64 {
     let (mut bytes, mut directories) = (0, vec![directory.to_owned()]);
     while let Some(directory) = directories.pop() {
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(_) => return u64::MAX,
+        };
         for entry in entries.flatten() {
             // Of the entry itself: a link to elsewhere is not followed.
             let Ok(found): io::Result<fs::Metadata> = entry.metadata() else { continue };

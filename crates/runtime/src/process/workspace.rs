@@ -3,11 +3,12 @@
 use std::{
     fs, io,
     io::{Read, Write},
-    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, lchown},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
 use mi_kernel::{Error, Result};
+use nix::libc;
 
 use super::make_private;
 
@@ -46,14 +47,19 @@ fn give(directory: &Path, user: u32, group: u32) -> io::Result<()> {
     if fs::symlink_metadata(directory)?.uid() == user {
         return Ok(());
     }
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => give(&entry.path(), user, group)?,
-            false => lchown(entry.path(), Some(user), Some(group))?,
+    // A list and no recursion: how deep it goes is the agent's to say.
+    let (mut directories, mut next) = (vec![directory.to_owned()], 0);
+    while let Some(directory) = directories.get(next).cloned() {
+        next += 1;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => directories.push(entry.path()),
+                false => lchown(entry.path(), Some(user), Some(group))?,
+            }
         }
     }
-    lchown(directory, Some(user), Some(group))
+    directories.iter().rev().try_for_each(|directory| lchown(directory, Some(user), Some(group)))
 }
 
 /// Makes the workspace unless it is there; filled from the archive in a place of its own first, so that a crash never
@@ -82,7 +88,8 @@ pub(super) fn prepare(home: &Path, archive: Option<Box<dyn Read + Send>>) -> Res
     unpack().map_err(|error| Error::precondition("RESTORE_FAILED", "the backup could not be unpacked").caused_by(error))
 }
 
-/// Writes a tar archive of the workspace: links as links, sockets left out.
+/// Writes a tar archive of the workspace: links as links; what is no file, directory or link is left out, and so is what
+/// lies deeper than a path can name.
 pub(super) fn archive(home: &Path, output: Box<dyn Write + Send>) -> Result<()> {
     let source = workspace(home);
     let pack = || -> io::Result<()> {
@@ -99,18 +106,37 @@ pub(super) fn archive(home: &Path, output: Box<dyn Write + Send>) -> Result<()> 
     })
 }
 
-/// As tar's own `append_dir_all`, which fails at the first socket.
+/// As tar's own `append_dir_all`, which fails at the first socket, and follows a link that takes a file's place.
 fn append_tree<W: Write>(builder: &mut tar::Builder<W>, root: &Path) -> io::Result<()> {
     let mut directories = vec![PathBuf::from(".")];
     while let Some(directory) = directories.pop() {
+        let entries = match fs::read_dir(root.join(&directory)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                tracing::warn!(target: "mi::runtime", root = %root.display(), "a directory is too deep for a backup");
+                continue;
+            }
+            entries => entries?,
+        };
         builder.append_dir(&directory, root.join(&directory))?;
-        for entry in fs::read_dir(root.join(&directory))? {
+        for entry in entries {
             let entry = entry?;
             let (kind, name) = (entry.file_type()?, directory.join(entry.file_name()));
             if kind.is_dir() {
                 directories.push(name);
-            } else if !kind.is_socket() {
-                builder.append_path_with_name(entry.path(), &name)?;
+            } else if kind.is_symlink() {
+                let mut header = tar::Header::new_gnu();
+                header.set_metadata(&entry.metadata()?);
+                header.set_size(0);
+                builder.append_link(&mut header, &name, fs::read_link(entry.path())?)?;
+            } else if kind.is_file() {
+                let mut open = fs::File::options();
+                let file = open.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(entry.path());
+                match file {
+                    Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
+                        tracing::warn!(target: "mi::runtime", root = %root.display(), "a file is too deep for a backup");
+                    }
+                    file => builder.append_file(&name, &mut file?)?,
+                }
             }
         }
     }
@@ -119,31 +145,57 @@ fn append_tree<W: Write>(builder: &mut tar::Builder<W>, root: &Path) -> io::Resu
 
 /// Removes a directory and what is in it, also what its owner had made unwritable.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    let outcome = match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            make_writable(path).and_then(|()| fs::remove_dir_all(path))
-        }
-        outcome => outcome,
-    };
-    match outcome {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let text = format!("the directory {} could not be removed", path.display());
-            Err(Error::unavailable(text).caused_by(error))
-        }
-        _ => Ok(()),
-    }
+    clear(path).map_err(|error| {
+        let text = format!("the directory {} could not be removed", path.display());
+        Error::unavailable(text).caused_by(error)
+    })
 }
 
-fn make_writable(directory: &Path) -> io::Result<()> {
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        // file_type does not follow links: nothing outside is touched.
-        if entry.file_type()?.is_dir() {
-            make_writable(&entry.path())?;
-        }
+/// Every directory is moved up before it is looked into: how deep it goes is the agent's to say, and must cost neither
+/// stack nor descriptors nor a path that is too long. A crash leaves a rest that the next call takes with it.
+fn clear(path: &Path) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".removing");
+    let top = path.with_file_name(name);
+    let there = |path: &Path| match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        found => found.map(|_| true),
+    };
+    if !there(path)? && !there(&top)? {
+        return Ok(());
     }
-    Ok(())
+    match fs::DirBuilder::new().mode(0o700).create(&top) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    // Told apart from what an earlier call left.
+    let run = uuid::Uuid::new_v4().simple().to_string();
+    let (mut waiting, mut moved) = (Vec::new(), 0_u64);
+    let mut lift = |from: &Path| -> io::Result<PathBuf> {
+        // A directory that changes its parent has to be writable itself.
+        fs::set_permissions(from, fs::Permissions::from_mode(0o700))?;
+        moved += 1;
+        let to = top.join(format!("{run}-{moved}"));
+        fs::rename(from, &to).map(|()| to)
+    };
+    for entry in fs::read_dir(&top)? {
+        waiting.push(entry?.path());
+    }
+    if there(path)? {
+        waiting.push(lift(path)?);
+    }
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            // Links are not followed: nothing outside is touched.
+            match entry.file_type()?.is_dir() {
+                true => waiting.push(lift(&entry.path())?),
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        fs::remove_dir(&directory)?;
+    }
+    fs::remove_dir(&top)
 }
 
 #[cfg(test)]
@@ -205,6 +257,50 @@ mod tests {
         remove(&new).expect("removed");
         assert!(!new.exists() && secret.exists());
         remove(&new).expect("removed twice");
+    }
+
+    /// As a program makes it that always steps inside: far deeper than any path can name.
+    fn dig(top: &Path, levels: usize) {
+        use nix::{
+            fcntl::{OFlag, openat},
+            sys::stat::{Mode, mkdirat},
+        };
+        let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut inside = nix::fcntl::open(top, flags, Mode::empty()).expect("opened");
+        for _ in 0..levels {
+            mkdirat(&inside, "d", Mode::S_IRWXU).expect("made");
+            inside = openat(&inside, "d", flags, Mode::empty()).expect("opened");
+        }
+    }
+
+    #[test]
+    fn a_tree_of_any_depth_is_backed_up_as_far_as_paths_go_and_removed_whole() {
+        let root = tempfile::tempdir().expect("directory");
+        let home = root.path().join("agent");
+        prepare(&home, None).expect("made");
+        fs::write(workspace(&home).join("kept"), "kept").expect("written");
+        dig(&workspace(&home), 20_000);
+        archive(&home, Box::new(Memory::default())).expect("archived");
+        assert!(super::super::disk::used(&workspace(&home), 1 << 40) > 1 << 40, "what cannot be counted is too much");
+        // The stack of a thread that blocks is small.
+        let removing = home.clone();
+        let small = std::thread::Builder::new().stack_size(128 << 10).spawn(move || remove(&removing));
+        small.expect("a thread").join().expect("no overflow").expect("removed");
+        assert_eq!(fs::read_dir(root.path()).expect("there").count(), 0);
+    }
+
+    #[test]
+    fn a_removal_that_was_interrupted_is_finished_by_the_next() {
+        let root = tempfile::tempdir().expect("directory");
+        let (home, rest) = (root.path().join("agent"), root.path().join("agent.removing"));
+        fs::create_dir_all(rest.join("old/deep")).expect("made");
+        fs::write(rest.join("old/deep/file"), "").expect("written");
+        remove(&home).expect("removed");
+        assert!(!rest.exists());
+        fs::create_dir_all(rest.join("old")).expect("made");
+        fs::create_dir_all(home.join("workspace")).expect("made");
+        remove(&home).expect("removed");
+        assert_eq!(fs::read_dir(root.path()).expect("there").count(), 0);
     }
 
     #[test]

@@ -190,7 +190,13 @@ impl AgentService for Handler {
             let mut answer = Ok(welcome);
             // Ends with the client, with the first refusal, or when the agent's compute is replaced.
             while output.send(answer).await.is_ok() {
-                let Some(Ok(_)) = messages.next().await else { return };
+                // The answers end before the messages when the edge ends the call: what is sent after that counts nothing.
+                let message = tokio::select! {
+                    biased;
+                    () = output.closed() => return,
+                    message = messages.next() => message,
+                };
+                let Some(Ok(_)) = message else { return };
                 let beat = scheduler.heartbeat(&agent, instance).await;
                 answer = beat.map(|()| v1::ConnectAgentResponse { agent: None }).map_err(status);
                 if let Err(refused) = answer {
