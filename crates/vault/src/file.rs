@@ -3,13 +3,14 @@
 use std::{
     fs,
     io::{ErrorKind, Read},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use async_trait::async_trait;
 use mi_base::files;
 use mi_kernel::{OfficeId, Result};
+use nix::fcntl::{Flock, FlockArg};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -50,6 +51,15 @@ impl FileKeys {
         Keyring::parse(&text, &self.source).map(Some)
     }
 
+    /// Held while the file is read and written anew: of processes that share it one does so at a time.
+    fn lock(&self) -> Result<Flock<fs::File>> {
+        let failed = |error: std::io::Error| unusable(format!("{} cannot be written", self.source)).caused_by(error);
+        let path = self.path.with_extension("lock");
+        let file =
+            fs::File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(failed)?;
+        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno.into()))
+    }
+
     fn keys(&self) -> Result<Keyring> {
         self.read()?.ok_or_else(|| unusable(format!("{} is missing; put it back", self.source)))
     }
@@ -69,9 +79,16 @@ impl KeyWrapper for FileKeys {
         let keys = match (self.read()?, in_use) {
             (Some(keys), _) => keys,
             (None, None) => {
-                let keys = Keyring::random();
-                self.write(&keys)?;
-                keys
+                let _lock = self.lock()?;
+                // Another process may have made it meanwhile.
+                match self.read()? {
+                    Some(keys) => keys,
+                    None => {
+                        let keys = Keyring::random();
+                        self.write(&keys)?;
+                        keys
+                    }
+                }
             }
             (None, Some(id)) => {
                 return Err(mi_kernel::Error::precondition(
@@ -96,6 +113,7 @@ impl KeyWrapper for FileKeys {
     }
 
     async fn advance(&self, in_use: &KeyId, unfinished: bool) -> Result<KeyId> {
+        let _lock = self.lock()?;
         let keys = self.keys()?;
         keys.require(in_use, &self.source)?;
         if unfinished || keys.newest() != in_use {
@@ -108,10 +126,13 @@ impl KeyWrapper for FileKeys {
     }
 
     async fn retire(&self, keep: &KeyId) -> Result<()> {
+        let _lock = self.lock()?;
         let keys = self.keys()?;
-        if keys.len() == 1 && keys.newest() == keep {
-            return Ok(());
+        let before = keys.len();
+        let keys = keys.since(keep, &self.source)?;
+        match keys.len() == before {
+            true => Ok(()),
+            false => self.write(&keys),
         }
-        self.write(&keys.only(keep, &self.source)?)
     }
 }

@@ -94,10 +94,12 @@ impl Keyring {
         Self(keys)
     }
 
-    /// This key alone.
-    pub(crate) fn only(self, id: &KeyId, source: &str) -> Result<Self> {
+    /// Without the keys older than this one. Newer ones stay: another process may be about to use them.
+    pub(crate) fn since(mut self, id: &KeyId, source: &str) -> Result<Self> {
         self.require(id, source)?;
-        Ok(Self(self.0.into_iter().filter(|master| master.id == *id).collect()))
+        let upto = self.0.iter().position(|master| master.id == *id).map_or(0, |at| at + 1);
+        self.0.truncate(upto);
+        Ok(self)
     }
 
     pub(crate) fn len(&self) -> usize {

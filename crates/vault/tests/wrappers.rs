@@ -104,7 +104,27 @@ async fn a_file_is_made_at_the_first_start_and_rotated() {
     assert_eq!(keys.start(Some(&second)).await.expect("kept"), second);
     assert_unknown(&keys.start(Some(&first)).await.expect_err("forgotten"), &first);
     keys.retire(&second).await.expect("nothing left to forget");
-    assert_eq!(fs::read_dir(directory.path()).expect("reads").count(), 1, "no drafts stay");
+    let entries = fs::read_dir(directory.path()).expect("reads").flatten();
+    let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().expect("text")).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["master.key", "master.lock"], "no drafts stay");
+}
+
+#[tokio::test]
+async fn a_key_that_another_process_is_about_to_use_is_not_forgotten() {
+    let directory = tempfile::tempdir().expect("made");
+    let path = directory.path().join("master.key");
+    let (ours, theirs) = (FileKeys::new(&path), FileKeys::new(&path));
+    let first = ours.start(None).await.expect("makes one");
+    // Both rotate at once: one key is made.
+    let second = ours.advance(&first, false).await.expect("makes another");
+    assert_eq!(theirs.advance(&first, false).await.expect("the same"), second);
+    // The next rotation begins before the first has forgotten what it replaced.
+    let third = theirs.advance(&second, false).await.expect("makes a third");
+    ours.retire(&second).await.expect("forgets");
+    assert_eq!(ours.start(Some(&second)).await.expect("kept"), third);
+    assert_eq!(ours.start(Some(&third)).await.expect("kept"), third);
+    assert_unknown(&ours.start(Some(&first)).await.expect_err("forgotten"), &first);
 }
 
 #[tokio::test]
