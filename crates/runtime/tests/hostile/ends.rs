@@ -152,3 +152,15 @@ async fn an_agent_starts_again_in_its_own_workspace() {
         .expect("at once")
         .expect("stopped");
 }
+
+/// An agent may open fewer files than the platform, which holds some for each agent there is.
+#[tokio::test]
+async fn a_platform_with_more_files_than_an_agent_may_open_starts_agents() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("known");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raised");
+    let held: Vec<fs::File> = (0..1100).map(|_| fs::File::open("/dev/null").expect("within the limit")).collect();
+    let mut stage = Stage::of_script(SandboxMode::Required, "echo here; ulimit -n").await;
+    assert_eq!((stage.line().await, stage.line().await), ("here".into(), "1024".into()));
+    drop(held);
+}
