@@ -234,4 +234,18 @@ mod tests {
         assert!(revocations.state().open.is_empty(), "nothing is kept for calls that ended");
         assert!(revocations.hold(&dead).revoked().is_cancelled(), "also when none was open in between");
     }
+
+    /// Also when the caller reads no answer, and so never learns of it.
+    #[tokio::test]
+    async fn what_a_caller_sends_ends_with_its_credential() {
+        let (revocations, credential) = (Revocations::default(), Credential::ApiKey(ApiKeyId::new()));
+        let held = revocations.hold(&credential);
+        let sent = stream::iter([Ok::<_, Status>(Frame::data(Bytes::from_static(b"first")))]).chain(stream::pending());
+        let mut body = held.guard(Body::new(http_body_util::StreamBody::new(sent)));
+        let first = http_body_util::BodyExt::frame(&mut body).await.expect("goes on").expect("good");
+        assert_eq!(first.into_data().expect("data"), "first");
+        revocations.revoke(credential);
+        let ended = http_body_util::BodyExt::frame(&mut body).await.expect("says so").expect_err("revoked");
+        assert_eq!(ended.code(), tonic::Code::Unauthenticated);
+    }
 }
