@@ -12,9 +12,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "mi/v1/access_service.proto",
         "mi/v1/activity_service.proto",
         "mi/v1/agent_service.proto",
+        "mi/v1/chat_service.proto",
+        "mi/v1/drive_service.proto",
         "mi/v1/integration_service.proto",
         "mi/v1/log_service.proto",
         "mi/v1/office_service.proto",
+        "mi/v1/task_service.proto",
     ];
     let out = PathBuf::from(env::var("OUT_DIR")?);
 

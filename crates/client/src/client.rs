@@ -4,8 +4,10 @@ use std::{fmt, time::Duration};
 
 use mi_proto::v1::{
     access_service_client::AccessServiceClient, activity_service_client::ActivityServiceClient,
-    agent_service_client::AgentServiceClient, integration_service_client::IntegrationServiceClient,
+    agent_service_client::AgentServiceClient, chat_service_client::ChatServiceClient,
+    drive_service_client::DriveServiceClient, integration_service_client::IntegrationServiceClient,
     log_service_client::LogServiceClient, office_service_client::OfficeServiceClient,
+    task_service_client::TaskServiceClient,
 };
 use tonic::{
     service::interceptor::InterceptedService,
@@ -113,6 +115,21 @@ impl Client {
     /// Integrations and their secrets.
     pub fn integrations(&self) -> IntegrationServiceClient<Wire> {
         IntegrationServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Tasks.
+    pub fn tasks(&self) -> TaskServiceClient<Wire> {
+        TaskServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The drive.
+    pub fn drive(&self) -> DriveServiceClient<Wire> {
+        DriveServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// Chat.
+    pub fn chat(&self) -> ChatServiceClient<Wire> {
+        ChatServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// `grpc.health.v1`.

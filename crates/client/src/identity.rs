@@ -9,7 +9,10 @@ use std::{
 };
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use mi_kernel::{AgentId, Time};
+use mi_kernel::{
+    AgentId, Time,
+    receipt::{self, Receipt},
+};
 use ring::{
     digest,
     rand::SystemRandom,
@@ -116,6 +119,22 @@ impl AgentKey {
     }
 }
 
+impl AgentKey {
+    /// A receipt over work that this agent did, for `mi.v1.TaskService.CompleteTask`.
+    ///
+    /// # Errors
+    /// `Sign` when the key cannot sign.
+    pub fn receipt(&self, receipt: &Receipt) -> Result<String> {
+        eddsa::install();
+        let header = Header {
+            kid: Some(self.kid.clone()),
+            typ: Some(receipt::TYPE.to_owned()),
+            ..Header::new(Algorithm::EdDSA)
+        };
+        jsonwebtoken::encode(&header, receipt, &self.signing).map_err(ClientError::Sign)
+    }
+}
+
 /// The key that an agent signs with at the moment.
 #[derive(Debug)]
 pub struct KeyRing(RwLock<Arc<AgentKey>>);
@@ -203,6 +222,25 @@ mod tests {
         assert_eq!(decoded.claims["iat"], now.timestamp());
         assert_eq!(decoded.claims["exp"], now.timestamp() + 240);
         assert_ne!(token, key.token(agent_id, now).expect("signed"));
+    }
+
+    #[test]
+    fn a_receipt_is_checked_with_nothing_but_the_public_key() {
+        let dir = tempfile::tempdir().expect("temp dir");
+        let key = AgentKey::generate(&dir.path().join("identity.key")).expect("made");
+        let said = Receipt {
+            iss: AgentId::new().to_string(),
+            task_id: "task".into(),
+            attempt: 1,
+            result_sha256: receipt::sha256_hex(b"done"),
+            artifacts: Vec::new(),
+            commands: Vec::new(),
+            iat: 7,
+        };
+        let text = key.receipt(&said).expect("signed");
+        assert_eq!(receipt::verify(&text, &key.public_key()).expect("valid"), said);
+        let token = key.token(AgentId::new(), SystemClock.now()).expect("signed");
+        assert!(receipt::verify(&token, &key.public_key()).is_err());
     }
 
     #[test]

@@ -20,7 +20,8 @@ impl Role {
     /// The role of a public service; none: it is internal, or there is no such service.
     pub(crate) fn serving(service: &str) -> Option<Self> {
         match service.strip_prefix("mi.v1.")? {
-            "OfficeService" | "AccessService" | "IntegrationService" => Some(Self::Office),
+            "OfficeService" | "AccessService" | "IntegrationService" | "TaskService" | "DriveService"
+            | "ChatService" => Some(Self::Office),
             "AgentService" => Some(Self::Scheduler),
             "LogService" | "ActivityService" => Some(Self::Activity),
             _ => None,

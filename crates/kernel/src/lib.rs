@@ -10,6 +10,7 @@ pub mod error;
 pub mod event;
 pub mod id;
 pub mod page;
+pub mod receipt;
 pub mod secret;
 pub mod text;
 pub mod wall;

@@ -257,6 +257,11 @@ impl Agent {
         }
     }
 
+    /// Whether it is not being fired.
+    pub(crate) fn stays(&self) -> bool {
+        !matches!(self.desired, Desired::Fire { .. })
+    }
+
     /// Whether this compute is the one that should run now.
     pub fn wants(&self, instance: InstanceId) -> bool {
         let current = match &self.state {

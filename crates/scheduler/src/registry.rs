@@ -9,10 +9,10 @@ use mi_kernel::{
 use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, CountAgentsRequest, CountAgentsResponse,
-        RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse,
-        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
-        ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
-        agent_registry_service_server::AgentRegistryService,
+        ListMembersRequest, ListMembersResponse, PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest,
+        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
+        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -245,6 +245,25 @@ impl AgentRegistryService for Handler {
         };
         heard.await.map_err(status)?;
         Ok(Response::new(RecordHeartbeatResponse {}))
+    }
+
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        let office_id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
+        let listed = async {
+            let mut conn = self.scheduler.db.office(office_id).read().await?;
+            repo::agent_all(&mut conn).await
+        };
+        let agents = listed.await.map_err(|error| status(error.into()))?;
+        Ok(Response::new(ListMembersResponse {
+            members: agents.into_iter().filter(Agent::stays).map(wire::member).collect(),
+        }))
+    }
+
+    async fn pause_agent(&self, _: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {
+        Err(Status::unimplemented("agents cannot be paused yet"))
     }
 
     async fn count_agents(

@@ -107,6 +107,20 @@ impl registry::AgentRegistryService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn list_members(
+        &self,
+        _: Request<internal::ListMembersRequest>,
+    ) -> Result<Response<internal::ListMembersResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn pause_agent(
+        &self,
+        _: Request<internal::PauseAgentRequest>,
+    ) -> Result<Response<internal::PauseAgentResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn count_agents(
         &self,
         _: Request<internal::CountAgentsRequest>,

@@ -101,6 +101,7 @@ impl OfficeService for Handler {
                 status: state_to_wire(office.state).into(),
                 conditions: office.conditions.into_iter().map(condition_to_wire).collect(),
                 agents,
+                ..Default::default()
             }),
         }))
     }

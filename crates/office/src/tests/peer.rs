@@ -11,7 +11,8 @@ use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
         AppendEventsRequest, AppendEventsResponse, ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest,
-        CountAgentsResponse, ProbeWallsRequest, ProbeWallsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
+        CountAgentsResponse, ListMembersRequest, ListMembersResponse, Member, PauseAgentRequest, PauseAgentResponse,
+        ProbeWallsRequest, ProbeWallsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
         RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse,
         ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
         ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
@@ -56,6 +57,10 @@ pub(super) struct Known {
     pub(super) refused: usize,
     /// Agents that were let in, by invite.
     pub(super) admitted: BTreeMap<String, Admitted>,
+    /// The agents there are, in whatever office.
+    pub(super) members: Vec<Member>,
+    /// Agents that were to be paused.
+    pub(super) paused: Vec<PauseAgentRequest>,
     /// Events of the feed.
     pub(super) events: Vec<Event>,
 }
@@ -188,6 +193,17 @@ impl IngestService for Peer {
 
 #[tonic::async_trait]
 impl AgentRegistryService for Peer {
+    async fn list_members(&self, _: Request<ListMembersRequest>) -> Result<Response<ListMembersResponse>, Status> {
+        self.answer().await?;
+        Ok(Response::new(ListMembersResponse { members: self.known().members.clone() }))
+    }
+
+    async fn pause_agent(&self, request: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {
+        self.answer().await?;
+        self.known().paused.push(request.into_inner());
+        Ok(Response::new(PauseAgentResponse {}))
+    }
+
     async fn count_agents(&self, _: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {
         let agents = vec![AgentCount { phase: AgentPhase::Running.into(), count: 3 }];
         Ok(Response::new(CountAgentsResponse { agents }))

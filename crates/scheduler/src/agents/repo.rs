@@ -201,6 +201,18 @@ pub(crate) async fn agent_list(conn: &mut OfficeConn, page: &Page<String>) -> Db
     Ok(rows.into_iter().map(Agent::from).collect())
 }
 
+/// Every agent of the office: as many as its settings allow.
+pub(crate) async fn agent_all(conn: &mut OfficeConn) -> DbResult<Vec<Agent>> {
+    let office = conn.office_id();
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as("SELECT * FROM agents WHERE office_id = $1 ORDER BY name")
+            .bind(office.0)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(Agent::from).collect())
+}
+
 /// Every agent of the office with the version of its row.
 pub(crate) async fn agent_revisions(conn: &mut OfficeConn) -> DbResult<HashMap<AgentId, i64>> {
     let office = conn.office_id();

@@ -1,10 +1,10 @@
 //! Agents and catalogue entries for the wire.
 
-use mi_proto::v1;
+use mi_proto::{internal::v1::Member, v1};
 use mi_rpc::convert::timestamp;
 use mi_runtime::Sandbox;
 
-use super::{Agent, Phase};
+use super::{Agent, Desired, Phase, State};
 use crate::catalogue::{Role, Tier};
 
 pub(crate) fn phase(phase: Phase) -> v1::AgentPhase {
@@ -53,6 +53,18 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
         }),
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),
+    }
+}
+
+/// What the task queue needs to know. An agent that is being fired is no member any more.
+pub(crate) fn member(agent: Agent) -> Member {
+    Member {
+        agent_id: agent.id.to_string(),
+        working: agent.desired == Desired::Run && !matches!(agent.state, State::Suspended | State::Failed { .. }),
+        name: agent.name,
+        tools: agent.spec.skills,
+        public_key: agent.public_key.unwrap_or_default().into(),
+        hosted: !agent.external,
     }
 }
 

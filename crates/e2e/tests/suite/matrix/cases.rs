@@ -80,6 +80,16 @@ const CASES: &[Case] = &[
     case("AgentService/StopAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/UpdateAgent", r#"{"office_id": "{office}", "name": "{agent}", "update_mask": "nonsense"}"#),
     case("AgentService/WatchAgents", r#"{"office_id": "{office}"}"#),
+    case("ChatService/ListMessages", r#"{"office_id": "{office}"}"#),
+    case("ChatService/SendMessage", r#"{"office_id": "{office}", "body": " "}"#),
+    case("ChatService/WatchMessages", r#"{"office_id": "{office}", "after_id": "nonsense"}"#),
+    case("DriveService/DeleteFile", r#"{"office_id": "{office}", "path": "nothing", "force": true}"#),
+    case("DriveService/DownloadFile", r#"{"office_id": "{office}", "path": "nothing"}"#),
+    case("DriveService/ListChanges", r#"{"office_id": "{office}"}"#),
+    case("DriveService/ListFiles", r#"{"office_id": "{office}"}"#),
+    case("DriveService/StatFile", r#"{"office_id": "{office}", "path": "nothing"}"#),
+    case("DriveService/UploadFile", r#"{"header": {"office_id": "{office}", "path": "../nothing"}}"#),
+    case("DriveService/WatchChanges", r#"{"office_id": "{office}", "after_cursor": -1}"#),
     case(
         "IntegrationService/DeleteIntegrationSecret",
         r#"{"office_id": "{office}", "integration": "github", "name": "token"}"#,
@@ -109,6 +119,44 @@ const CASES: &[Case] = &[
         "OfficeService/UpdateOfficeSettings",
         r#"{"office_id": "{office}", "settings": {"max_agents": 40}, "update_mask": "maxAgents"}"#,
     ),
+    case(
+        "TaskService/AddTaskNote",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "body": "a note"}"#,
+    ),
+    case("TaskService/BatchCompleteTasks", r#"{"office_id": "{office}"}"#),
+    case("TaskService/BatchCreateTasks", r#"{"office_id": "{office}"}"#),
+    case("TaskService/CancelTask", r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007"}"#),
+    case("TaskService/ClaimTasks", r#"{"office_id": "{office}"}"#),
+    case(
+        "TaskService/CompleteTask",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "lease_id": "00000000-0000-7000-8000-000000000007"}"#,
+    ),
+    case("TaskService/CreateTask", r#"{"office_id": "{office}", "title": " "}"#),
+    case(
+        "TaskService/FailTask",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "lease_id": "00000000-0000-7000-8000-000000000007"}"#,
+    ),
+    case("TaskService/GetTask", r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007"}"#),
+    case("TaskService/GetTaskStats", r#"{"office_id": "{office}"}"#),
+    case(
+        "TaskService/ListTaskNotes",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007"}"#,
+    ),
+    case("TaskService/ListTasks", r#"{"office_id": "{office}"}"#),
+    case(
+        "TaskService/ReleaseTask",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "lease_id": "00000000-0000-7000-8000-000000000007"}"#,
+    ),
+    case(
+        "TaskService/RenewLease",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "lease_id": "00000000-0000-7000-8000-000000000007"}"#,
+    ),
+    case("TaskService/RetryTask", r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007"}"#),
+    case(
+        "TaskService/VerifyTask",
+        r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "approve": true}"#,
+    ),
+    case("TaskService/WatchTasks", r#"{"office_id": "{office}", "after_cursor": -1}"#),
 ];
 
 /// Nobody from outside gets as far as an internal RPC, whatever is sent.
