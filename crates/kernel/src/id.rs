@@ -90,6 +90,10 @@ id!(
     /// Names an event of the activity feed.
     EventId, "event_id"
 );
+id!(
+    /// Names a message of an office's chat.
+    MessageId, "message_id"
+);
 
 #[cfg(test)]
 mod tests {

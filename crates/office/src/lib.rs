@@ -5,6 +5,7 @@
 pub mod accounts;
 mod data_keys;
 pub mod integrations;
+mod members;
 pub mod offices;
 #[cfg(test)]
 mod tests;
