@@ -95,6 +95,19 @@ id!(
     MessageId, "message_id"
 );
 
+id!(
+    /// A task.
+    TaskId, "task_id"
+);
+id!(
+    /// One claim of a task.
+    LeaseId, "lease_id"
+);
+id!(
+    /// A note on a task.
+    NoteId, "note_id"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,6 +34,11 @@ impl Members {
         self.known.try_get_with(office_id, asked).await.map_err(|status| from_status(&status))
     }
 
+    /// Asks anew the next time.
+    pub(crate) async fn forget(&self, office_id: OfficeId) {
+        self.known.invalidate(&office_id).await;
+    }
+
     /// The agent of this name, in whatever case it is written.
     ///
     /// # Errors
@@ -45,7 +50,7 @@ impl Members {
             return Ok(member);
         }
         // It may have been hired since: whoever hires and then writes to the new one must not be told that there is none.
-        self.known.invalidate(&office_id).await;
+        self.forget(office_id).await;
         among(&self.list(office_id).await?).ok_or_else(|| Error::not_found("agent", name))
     }
 }
