@@ -180,6 +180,7 @@ impl Batch<'_> {
             What::Completed { work } => self.complete(task, report, work.clone(), ended, trace_id).await?,
             What::Failed { error, retryable, loop_detected } => {
                 self.step(id, Step::Fail { error: error.clone(), retryable: *retryable, ended }, trace_id)?;
+                self.reconsider(id, trace_id).await?;
                 if *loop_detected && let Some(worker) = task.progress.worker.filter(|worker| worker.agent_id.is_some())
                 {
                     self.loops.push((worker.name, error.clone()));
