@@ -13,6 +13,7 @@ use crate::{
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
         offices::OfficesCommand,
+        tasks::TasksCommand,
     },
     serve::{ServeArgs, UpArgs},
 };
@@ -72,6 +73,9 @@ pub(crate) enum Command {
     /// Agents: AI workers hired into a colony
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// Tasks: the work that a colony's agents share
+    #[command(subcommand)]
+    Tasks(TasksCommand),
     /// Backups of fired agents' workspaces
     #[command(subcommand)]
     Backups(BackupsCommand),
@@ -152,6 +156,20 @@ mod tests {
             "mi agents watch --colony ID",
             "mi agents models",
             "mi backups get ID B -O out.tar.zst",
+            "mi tasks create --colony ID --title T --kind command --description @f --priority 10 --agent a --parent P \
+             --depends-on A --depends-on B --tool github --max-attempts 1 --verify --request-id R --wait",
+            "mi tasks list --colony ID --status queued,running --agent a --parent P --limit 500",
+            "mi tasks get ID",
+            "mi tasks watch --colony ID --after 0 -o json",
+            "mi tasks cancel ID --reason R",
+            "mi tasks retry ID",
+            "mi tasks verify ID --reject --note N",
+            "mi tasks note ID N",
+            "mi tasks notes ID",
+            "mi tasks stats",
+            "mi tasks complete ID --result done --artifact a --artifact b",
+            "mi tasks receipt ID --verify --drive --public-key @f",
+            "mi tasks receipt --file task.json --verify",
             "mi keys create --name ci --account A",
             "mi invite --colony ID",
             "mi invite -o json",
@@ -168,7 +186,7 @@ mod tests {
             "mi admin rotate-master-key",
             "mi up --master-key-file k",
         ] {
-            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+            Cli::try_parse_from(line.split_whitespace()).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
         for line in [
             "mi agents hire --name x --env novalue",
@@ -179,8 +197,17 @@ mod tests {
             "mi join",
             "mi join ABC234",
             "mi join ABC234 --identity-dir DIR",
+            "mi tasks create",
+            "mi tasks verify ID",
+            "mi tasks verify ID --reject",
+            "mi tasks verify ID --approve --reject --note N",
+            "mi tasks list --status stuck",
+            "mi tasks receipt",
+            "mi tasks receipt ID --file task.json",
+            "mi tasks receipt --file task.json --verify --drive",
+            "mi tasks receipt ID --drive",
         ] {
-            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod join;
 pub(crate) mod offices;
 pub(crate) mod settings;
 pub(crate) mod status;
+pub(crate) mod tasks;
 mod verify;
 
 use mi_client::ClientError;
@@ -26,6 +27,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
     match command {
         Command::Colonies(command) => offices::run(command, &context).await,
         Command::Agents(command) => agents::run(command, &context).await,
+        Command::Tasks(command) => tasks::run(command, &context).await,
         Command::Backups(command) => backups::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,
         Command::Admin(command) => integrations::admin(command, &context).await,

@@ -14,17 +14,26 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), most: Dura
 /// after what was taken. Ends when the platform ends the stream.
 pub(crate) async fn follow<T>(
     out: Output,
-    mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+    open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
     mut take: impl FnMut(T) -> Result<(), Failure>,
 ) -> Result<(), Failure> {
+    follow_until(out, open, |message| take(message).map(|()| None::<()>)).await.map(drop)
+}
+
+/// The same until `take` answers something; none: the platform ended the stream before.
+pub(crate) async fn follow_until<T, R>(
+    out: Output,
+    mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+    mut take: impl FnMut(T) -> Result<Option<R>, Failure>,
+) -> Result<Option<R>, Failure> {
     let mut stream = retry(&mut open).await?.into_inner();
     loop {
         let lost = match stream.message().await {
-            Ok(Some(message)) => {
-                take(message)?;
-                continue;
-            }
-            Ok(None) => return Ok(()),
+            Ok(Some(message)) => match take(message)? {
+                Some(found) => return Ok(Some(found)),
+                None => continue,
+            },
+            Ok(None) => return Ok(None),
             Err(status) if connection_lost(&status) => status,
             Err(status) => return Err(status.into()),
         };

@@ -6,7 +6,12 @@ use comfy_table::{Table, presets};
 use prost::Message;
 use serde::Serialize;
 
-use crate::{args::Format, failure::Failure, json::Json, text::escape};
+use crate::{
+    args::Format,
+    failure::Failure,
+    json::Json,
+    text::{escape, escape_lines},
+};
 
 /// A message that commands show.
 pub(crate) trait Resource: Message {
@@ -61,12 +66,33 @@ impl Output {
                 self.note(&format!("no {}", R::PLURAL));
                 Ok(())
             }
-            Format::Table => {
-                let mut table = table();
-                table.set_header(R::COLUMNS.to_vec());
-                table.add_rows(resources.iter().map(|resource| cells(resource.row())));
-                self.print(&table.trim_fmt())
-            }
+            Format::Table => self.table(R::COLUMNS, resources.iter().map(Resource::row)),
+        }
+    }
+
+    /// A list of what is no message of the API.
+    pub(crate) fn report<T: Serialize>(
+        self,
+        columns: &[&str],
+        items: &[T],
+        row: impl Fn(&T) -> Vec<String>,
+    ) -> Result<(), Failure> {
+        match self.format {
+            Format::Json => self.json(&items),
+            Format::Table => self.table(columns, items.iter().map(row)),
+        }
+    }
+
+    fn table(self, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
+        self.print(&rendered(columns, rows))
+    }
+
+    /// A text of several lines as it is; made fit for a terminal when it goes to one.
+    pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
+        let text = text.strip_suffix('\n').unwrap_or(text);
+        match io::stdout().is_terminal() {
+            true => self.print(&escape_lines(text)),
+            false => self.print(text),
         }
     }
 
@@ -81,7 +107,7 @@ impl Output {
     /// Names and values, one pair a line.
     pub(crate) fn pairs(self, pairs: Vec<(&'static str, String)>) -> Result<(), Failure> {
         let mut table = table();
-        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape(&value).into_owned()]));
+        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape_lines(&value)]));
         self.print(&table.trim_fmt())
     }
 
@@ -121,6 +147,14 @@ fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table
+}
+
+/// A table with heads, fit for a terminal.
+pub(crate) fn rendered(columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = table();
+    table.set_header(columns.to_vec());
+    table.add_rows(rows.map(cells));
+    table.trim_fmt()
 }
 
 fn cells(row: Vec<String>) -> Vec<String> {

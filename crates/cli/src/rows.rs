@@ -1,5 +1,7 @@
 //! How each resource looks in a table.
 
+pub(crate) mod tasks;
+
 use mi_proto::v1::{
     Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, EmployeeType, Invite, LogLine, LogStream,
     ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal, PrincipalKind, Role, Verification,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use mi_kernel::Time;
 use prost_types::Timestamp;
 
 /// Shows what would move the cursor, change colours or reorder text as an escape instead. Tabs stay.
@@ -18,6 +19,11 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(safe)
+}
+
+/// The same line by line: line breaks stay.
+pub(crate) fn escape_lines(text: &str) -> String {
+    text.lines().map(escape).collect::<Vec<_>>().join("\n")
 }
 
 /// Control characters, and the marks that reorder or hide text (Unicode Standard Annex 9).
@@ -37,6 +43,19 @@ pub(crate) fn precise_time(time: Option<&Timestamp>) -> String {
     let Some(time) = time else { return String::new() };
     let whole = Timestamp { nanos: 0, ..*time }.to_string();
     format!("{}.{:03}Z", whole.trim_end_matches('Z'), time.nanos / 1_000_000)
+}
+
+/// How long ago that was, in its largest unit.
+pub(crate) fn age(time: Option<&Timestamp>, now: Time) -> String {
+    let Some(time) = time else { return String::new() };
+    // Clocks differ: what is not yet was just now.
+    let seconds = (now.timestamp() - time.seconds).max(0);
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
 }
 
 /// The name of an enum value as people say it: `AGENT_PHASE_RUNNING` is `running`.
@@ -72,6 +91,7 @@ mod tests {
     fn nothing_reaches_the_terminal_but_text() {
         assert_eq!(escape("plain\tté 👩‍💻"), "plain\tté 👩‍💻");
         assert_eq!(escape("a\x1b[31mb\r\nc"), "a\\u{1b}[31mb\\r\\nc");
+        assert_eq!(escape_lines("a\x1b\r\nb\n"), "a\\u{1b}\nb");
         assert_eq!(escape("\u{9b}2J\u{202e}x"), "\\u{9b}2J\\u{202e}x");
     }
 
@@ -85,5 +105,12 @@ mod tests {
             assert_eq!(size(bytes), text);
         }
         assert_eq!(word("AGENT_PHASE_RUNNING", "AGENT_PHASE_"), "running");
+        let now = Time::from_timestamp(1_767_225_600, 0).expect("a time");
+        let ages = [0, 59, 60, 3600, 172_799, 172_800].map(|ago| {
+            let then = Timestamp { seconds: now.timestamp() - ago, nanos: 0 };
+            age(Some(&then), now)
+        });
+        assert_eq!(ages, ["0s", "59s", "1m", "1h", "47h", "2d"]);
+        assert_eq!(age(Some(&Timestamp { seconds: now.timestamp() + 9, nanos: 0 }), now), "0s");
     }
 }

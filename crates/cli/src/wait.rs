@@ -36,7 +36,7 @@ pub(crate) async fn until<T>(
 }
 
 /// A spinner; indicatif hides it by itself where standard error is no terminal.
-fn spinner(doing: String) -> ProgressBar {
+pub(crate) fn spinner(doing: String) -> ProgressBar {
     let spinner = ProgressBar::new_spinner().with_message(doing);
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner

@@ -2,7 +2,7 @@
 
 mod change;
 mod feed;
-mod hire;
+pub(crate) mod hire;
 
 use clap::{Args, Subcommand};
 use mi_client::{once, retry};

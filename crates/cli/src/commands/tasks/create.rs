@@ -1,0 +1,105 @@
+//! `mi tasks create`.
+
+use clap::Args;
+use mi_client::retry;
+use mi_proto::v1::{CreateTaskRequest, Task};
+use uuid::Uuid;
+
+use super::{Kind, finish, task_id};
+use crate::{
+    args::ColonyArg,
+    commands::{agents::hire::text_or_file, resource},
+    context::Context,
+    failure::Failure,
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// What it is called, 1 to 200 characters
+    #[arg(long)]
+    title: String,
+    /// What is to be done; for a command the script; @FILE reads it from a file, - from standard input
+    #[arg(long, value_name = "TEXT|@FILE|-")]
+    description: Option<String>,
+    /// Kind of work
+    #[arg(long, value_name = "KIND", default_value = "general")]
+    kind: Kind,
+    /// 0 critical to 100 low [default: 50]
+    #[arg(long, value_name = "N")]
+    priority: Option<i32>,
+    /// The only agent that may do it [default: any]
+    #[arg(long, value_name = "NAME")]
+    agent: Option<String>,
+    /// Task that it is a part of
+    #[arg(long, value_name = "TASK")]
+    parent: Option<String>,
+    /// Task that must be done first; may be repeated
+    #[arg(long, value_name = "TASK")]
+    depends_on: Vec<String>,
+    /// Tool that the worker must have; may be repeated
+    #[arg(long = "tool", value_name = "TOOL")]
+    tools: Vec<String>,
+    /// Attempts before it is failed [default: 3]
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<i32>,
+    /// Somebody other than the worker has to accept the work
+    #[arg(long)]
+    verify: bool,
+    /// The same one again answers the same task and creates nothing [default: a fresh one]
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Wait until it is finished and print its result
+    #[arg(long)]
+    wait: bool,
+}
+
+pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failure> {
+    let description = match args.description.as_deref() {
+        Some("-") => text_or_file("@-")?,
+        Some(given) => text_or_file(given)?,
+        None => String::new(),
+    };
+    let office_id = context.colony(&args.colony).await?;
+    let parent_id = match &args.parent {
+        Some(given) => task_id(context, &office_id, given).await?,
+        None => String::new(),
+    };
+    let mut depends_on = Vec::new();
+    for given in &args.depends_on {
+        depends_on.push(task_id(context, &office_id, given).await?);
+    }
+    let request = CreateTaskRequest {
+        office_id: office_id.clone(),
+        title: args.title,
+        description,
+        kind: args.kind.wire().into(),
+        priority: args.priority,
+        assigned_agent: args.agent.unwrap_or_default(),
+        parent_id,
+        depends_on,
+        required_tools: args.tools,
+        max_attempts: args.max_attempts,
+        verification_required: args.verify,
+        request_id: args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+    };
+    let task = send(context, &request).await?;
+    if !args.wait {
+        return context.out.one(&task);
+    }
+    let task = finish::finished(context, &office_id, &task).await?;
+    let outcome = finish::outcome(&task);
+    match (context.out.is_json(), &outcome) {
+        (true, _) => context.out.one(&task)?,
+        (false, Ok(())) => context.out.text(&task.result)?,
+        (false, Err(_)) => {}
+    }
+    outcome
+}
+
+/// Creates a task; the request carries an id of its own.
+pub(crate) async fn send(context: &Context, request: &CreateTaskRequest) -> Result<Task, Failure> {
+    let answer = retry(async || context.client.tasks().create_task(request.clone()).await).await?;
+    resource(answer, |answer| answer.task)
+}
