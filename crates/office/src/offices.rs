@@ -21,6 +21,11 @@ use tokio::sync::Notify;
 
 pub use settings::Settings;
 
+use crate::drive::{
+    repo::{Usage, usage_get},
+    storage::Storage,
+};
+
 /// Where an office stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -112,6 +117,7 @@ pub struct Offices {
     clock: Arc<dyn Clock>,
     replicas: converge::Replicas,
     outbox: Arc<Notify>,
+    storage: Storage,
     tasks: Tasks,
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
@@ -123,9 +129,10 @@ impl Offices {
         clock: Arc<dyn Clock>,
         replicas: converge::Replicas,
         outbox: Arc<Notify>,
+        storage: Storage,
         tasks: Tasks,
     ) -> Self {
-        Self { db, clock, replicas, outbox, tasks, driven: Arc::default() }
+        Self { db, clock, replicas, outbox, storage, tasks, driven: Arc::default() }
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -223,6 +230,11 @@ impl Offices {
             .with(serde_json::json!({ "fields": paths }))
             .traced(&caller.trace_id);
         Ok(self.save(tx, office, event).await?.settings)
+    }
+
+    /// What the office's files amount to.
+    async fn drive_usage(&self, id: OfficeId) -> Result<Usage> {
+        Ok(usage_get(&mut self.db.office(id).read().await?).await?)
     }
 
     /// Tries the walls of every role's database.
