@@ -122,8 +122,8 @@ pub struct Offices {
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
     owners: Cache<OfficeId, AccountId>,
-    /// Wakes those who watch an office's tasks.
-    work: Signals<OfficeId>,
+    /// Wake those who watch something in an office.
+    watchers: [Signals<OfficeId>; 2],
 }
 
 impl Offices {
@@ -133,9 +133,14 @@ impl Offices {
         replicas: converge::Replicas,
         outbox: Arc<Notify>,
         tasks: Tasks,
-        work: Signals<OfficeId>,
+        watchers: [Signals<OfficeId>; 2],
     ) -> Self {
-        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), work }
+        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), watchers }
+    }
+
+    /// Has everybody look again who watches something in the office.
+    fn wake_watchers(&self, id: OfficeId) {
+        self.watchers.iter().for_each(|signals| signals.wake(&id));
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -284,7 +289,7 @@ impl Offices {
             tasks::release_all(&mut tx, now, &caller.trace_id).await?;
         }
         let saved = self.save(tx, office, event).await?;
-        self.work.wake(&saved.id);
+        self.wake_watchers(saved.id);
         Ok(saved)
     }
 }
