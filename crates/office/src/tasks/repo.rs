@@ -163,11 +163,15 @@ pub(super) async fn task_update(tx: &mut OfficeConn, tasks: &[&Task]) -> DbResul
     let office_id = tx.office_id();
     let rows: Vec<_> = tasks.iter().map(|task| Written::new(task, false)).collect();
     let sql = tx.pick(
-        "UPDATE tasks SET cursor = value ->> 'cursor', status = value ->> 'status',
-             assigned_agent = value ->> 'assigned_agent', assigned_id = unhex(value ->> 'assigned_id', '-'),
-             worker_id = unhex(value ->> 'worker_id', '-'), deadline = value ->> 'deadline',
-             progress = value -> 'progress'
-         FROM json_each($2) WHERE office_id = $1 AND tasks.id = unhex(value ->> 'id', '-')",
+        // SQLite would look for each task among the rows, were this an UPDATE. All of them conflict.
+        "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, tools, worker_id,
+             deadline, spec, progress)
+         SELECT $1, unhex(value ->> 'id', '-'), value ->> 'cursor', value ->> 'kind', value ->> 'priority',
+             value ->> 'status', value ->> 'assigned_agent', unhex(value ->> 'assigned_id', '-'), value -> 'tools',
+             unhex(value ->> 'worker_id', '-'), value ->> 'deadline', '', value -> 'progress' FROM json_each($2)
+         WHERE TRUE ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
+             assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
+             worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress",
         "UPDATE tasks SET cursor = v.cursor, status = v.status, assigned_agent = v.assigned_agent,
              assigned_id = v.assigned_id, worker_id = v.worker_id, deadline = v.deadline, progress = v.progress
          FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, status text, assigned_agent text,
@@ -213,9 +217,10 @@ pub(super) async fn task_get_all(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
 /// Tasks that wait for one of these, or did.
 pub(super) async fn task_dependents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
     let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
-         FROM task_dependencies WHERE office_id = $1
-             AND depends_on IN (SELECT unhex(value, '-') FROM json_each($2)))",
+        // A cross join keeps this order: from the ids to the few that depend on them.
+        "SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS wanted
+         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(wanted.value, '-')
+         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id",
         "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
          FROM task_dependencies WHERE office_id = $1
              AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))",
