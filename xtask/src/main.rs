@@ -4,6 +4,7 @@ mod bench;
 mod deps;
 mod fuzz;
 mod lint;
+mod peers;
 mod postgres;
 mod process;
 mod test;
@@ -61,8 +62,8 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        args: "[NAME]...",
-        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox; all unless named",
+        args: "[NAME]... [--peers[=ROUNDS]]",
+        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue; all unless named; --peers: job queues of others, alone or after those named",
         run: bench::run,
     },
     Task {
