@@ -292,3 +292,53 @@ fn refuse(status: u16, retry_after: Option<u64>) -> Response {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for one answer, streamed or whole; status and body.
+    async fn ask(model: &FakeModel, api: ModelApi, stream: bool) -> (u16, String) {
+        let path = match api {
+            ModelApi::OpenAi => "/chat/completions",
+            ModelApi::Anthropic => "/v1/messages",
+        };
+        let body = json!({ "stream": stream, "messages": [{ "role": "user", "content": "hi" }] });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let request = http.post(model.url(api) + path).body(body.to_string());
+        let response = request.send().await.expect("answers");
+        (response.status().as_u16(), response.text().await.expect("whole"))
+    }
+
+    #[tokio::test]
+    async fn both_formats_say_the_same_streamed_and_whole() {
+        for api in [ModelApi::OpenAi, ModelApi::Anthropic] {
+            let reply =
+                || Reply::Answer { text: "Hello.".into(), calls: vec![("look".into(), "{\"at\":\"it\"}".into())] };
+            let model = FakeModel::start([reply(), reply()]).await;
+            let (status, whole) = ask(&model, api, false).await;
+            let whole: Value = serde_json::from_str(&whole).expect("JSON");
+            let said = match api {
+                ModelApi::OpenAi => {
+                    let message = &whole["choices"][0]["message"];
+                    let call = &message["tool_calls"][0]["function"];
+                    (message["content"].clone(), call["name"].clone(), call["arguments"].clone())
+                }
+                ModelApi::Anthropic => {
+                    let (text, call) = (&whole["content"][0]["text"], &whole["content"][1]);
+                    (text.clone(), call["name"].clone(), call["input"].to_string().into())
+                }
+            };
+            assert_eq!((status, said), (200, ("Hello.".into(), "look".into(), "{\"at\":\"it\"}".into())));
+
+            let (_, streamed) = ask(&model, api, true).await;
+            let end = if api == ModelApi::OpenAi { "data: [DONE]\n\n" } else { "{\"type\":\"message_stop\"}\n\n" };
+            assert!(streamed.ends_with(end), "{streamed}");
+            let requests = model.requests();
+            assert_eq!((requests.len(), requests[0].last()), (2, "hi".to_owned()));
+            // Nothing more is scripted.
+            assert_eq!(ask(&model, api, true).await.0, 400);
+        }
+    }
+}
