@@ -69,6 +69,7 @@ impl Composition {
             lines,
             agent_endpoint: AgentEndpoint { url: endpoint.clone(), ca: None },
             catalogue: None,
+            model: None,
             holder: "bench".into(),
             activity: activity.clone(),
         };

@@ -8,7 +8,9 @@ use std::{
 use clap::{Args, ValueEnum};
 use mi_base::telemetry;
 use mi_kernel::secret::Secret;
-use mi_server::{DriveLimits, KeyFiles, MasterKeySource, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
+use mi_server::{
+    DriveLimits, KeyFiles, MasterKeySource, ModelFlags, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig,
+};
 
 use crate::{
     args::Global,
@@ -108,6 +110,16 @@ pub(crate) struct PlatformArgs {
     /// Whether agents are walled off: only start when they are, as far as this kernel can, or not at all
     #[arg(long, value_name = "MODE", env = "MI_SANDBOX", default_value = "auto")]
     sandbox: Sandbox,
+    /// How agents speak to their model server; without one they run scripts only
+    #[arg(long, value_name = "API", requires = "model_url")]
+    model_api: Option<ModelApi>,
+    /// Base URL of that server, such as https://api.openai.com/v1 or https://api.anthropic.com. Agents may then connect to
+    /// its port
+    #[arg(long, value_name = "URL", requires = "model_api")]
+    model_url: Option<String>,
+    /// Key that it wants to see, in a file. Every agent gets it
+    #[arg(long, value_name = "FILE", requires = "model_url")]
+    model_key_file: Option<PathBuf>,
     /// Roles and model tiers [default: built in]
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
@@ -154,6 +166,15 @@ pub(crate) enum Sandbox {
     Off,
 }
 
+/// How a model server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModelApi {
+    /// Chat completions, as OpenAI and many others serve them.
+    Openai,
+    /// Messages, as Anthropic serves them.
+    Anthropic,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -191,6 +212,14 @@ impl PlatformArgs {
                 Sandbox::Off => SandboxMode::Off,
             },
             catalogue: self.catalogue,
+            model: self.model_api.zip(self.model_url).map(|(api, url)| ModelFlags {
+                api: match api {
+                    ModelApi::Openai => mi_server::ModelApi::OpenAi,
+                    ModelApi::Anthropic => mi_server::ModelApi::Anthropic,
+                },
+                url,
+                key_file: self.model_key_file,
+            }),
             ready_file,
             otlp_endpoint: self.otlp_endpoint,
             log_format: match self.log_format {

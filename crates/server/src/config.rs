@@ -19,6 +19,36 @@ pub enum MasterKeySource {
     Environment(Secret),
 }
 
+/// The model server of the agents.
+#[derive(Debug, Clone)]
+pub struct ModelFlags {
+    /// How it is spoken to.
+    pub api: ModelApi,
+    /// Its base URL.
+    pub url: String,
+    /// File with the key that it wants to see.
+    pub key_file: Option<PathBuf>,
+}
+
+/// How a model server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelApi {
+    /// Chat completions.
+    OpenAi,
+    /// Messages.
+    Anthropic,
+}
+
+impl ModelApi {
+    /// The name in flags and in the environment of agents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+}
+
 /// What `mi up` and `mi serve` share.
 #[derive(Debug, Clone)]
 pub struct PlatformConfig {
@@ -42,6 +72,8 @@ pub struct PlatformConfig {
     pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
+    /// The model server of the agents; none: they run scripts only.
+    pub model: Option<ModelFlags>,
     /// The key that everything secret in the database is under; only the office role needs it.
     pub master_key: MasterKeySource,
     /// File to write when it serves.

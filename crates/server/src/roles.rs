@@ -14,7 +14,10 @@ use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::config::{PlatformConfig, RoleName};
+use crate::{
+    config::{PlatformConfig, RoleName},
+    model,
+};
 
 /// Lines that computes printed and nobody stored yet.
 const LINES: usize = 4096;
@@ -70,6 +73,7 @@ impl Parts<'_> {
             lines,
             agent_endpoint,
             catalogue: self.config.catalogue.clone(),
+            model: model::open(self.config.model.as_ref()).await?,
             holder: self.node_id.to_owned(),
             activity,
         };
