@@ -9,10 +9,12 @@ use crate::{
     commands::{
         access::{AccountsCommand, KeysCommand},
         agents::AgentsCommand,
+        apply::ApplyArgs,
         backups::BackupsCommand,
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
         offices::OfficesCommand,
+        run::RunArgs,
         tasks::TasksCommand,
     },
     serve::{ServeArgs, UpArgs},
@@ -76,6 +78,10 @@ pub(crate) enum Command {
     /// Tasks: the work that a colony's agents share
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Run a command in a colony, as a task, and end as it ends
+    Run(RunArgs),
+    /// Make colonies with their agents, files and tasks what YAML files say; again changes nothing
+    Apply(ApplyArgs),
     /// Backups of fired agents' workspaces
     #[command(subcommand)]
     Backups(BackupsCommand),
@@ -170,6 +176,10 @@ mod tests {
             "mi tasks complete ID --result done --artifact a --artifact b",
             "mi tasks receipt ID --verify --drive --public-key @f",
             "mi tasks receipt --file task.json --verify",
+            "mi run --colony ID -- ls -l",
+            "mi run --agent a --title T --attempts 3 --timeout 10m -- sh -c true",
+            "mi apply -f office.yaml -f - --wait",
+            "mi apply --file office.yaml --dry-run",
             "mi keys create --name ci --account A",
             "mi invite --colony ID",
             "mi invite -o json",
@@ -198,6 +208,11 @@ mod tests {
             "mi join ABC234",
             "mi join ABC234 --identity-dir DIR",
             "mi tasks create",
+            "mi apply",
+            "mi apply -f office.yaml --dry-run --wait",
+            "mi run --colony ID",
+            "mi run --colony ID ls",
+            "mi run --timeout soon -- ls",
             "mi tasks verify ID",
             "mi tasks verify ID --reject",
             "mi tasks verify ID --approve --reject --note N",
