@@ -5,6 +5,7 @@ pub(crate) mod repo;
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration, vec};
 
 use futures::{Stream, stream};
+use mi_base::signals::Signals;
 use mi_kernel::{
     Clock, Error, OfficeId, Result, Time,
     chain::{self, End, Ends},
@@ -13,7 +14,7 @@ use mi_kernel::{
 };
 use mi_store::Db;
 
-use crate::{offices::Offices, signals::Signals};
+use crate::offices::Offices;
 
 /// Events that a watch reads, and holds, at a time.
 const BATCH: i64 = 200;

@@ -10,7 +10,6 @@ mod logs;
 mod maintenance;
 mod offices;
 mod removal;
-mod signals;
 mod span;
 #[cfg(test)]
 mod tests;

@@ -12,12 +12,13 @@ pub(crate) mod writer;
 
 use std::sync::Arc;
 
+use mi_base::signals::Signals;
 use mi_kernel::{AgentActor, AgentId, Clock, Error, OfficeId, Result};
 use mi_proto::v1::LogLine;
 use mi_store::Db;
 use object_store::ObjectStore;
 
-use crate::{offices::Offices, signals::Signals};
+use crate::offices::Offices;
 use block::Block;
 use source::Source;
 use writer::Writer;

@@ -1,6 +1,6 @@
 //! What the platform tells an agent through its environment.
 
-use std::{env, path::PathBuf};
+use std::{env, path::PathBuf, time::Duration};
 
 use mi_kernel::{AgentId, secret::Secret};
 
@@ -29,7 +29,32 @@ pub struct AgentConfig {
     pub identity_dir: PathBuf,
     /// `MI_NEW_IDENTITY=1`: the key there is dead, make another.
     pub new_identity: bool,
+    /// How it works.
+    pub work: WorkConfig,
 }
+
+/// How an agent works.
+#[derive(Debug, Clone)]
+pub struct WorkConfig {
+    /// `MI_WORKSPACE`: where scripts run.
+    pub workspace: PathBuf,
+    /// `TMPDIR`: where files go that nobody needs afterwards.
+    pub temporary: PathBuf,
+    /// `MI_SLOTS`: how many tasks it does at once; 2 unless told.
+    pub slots: usize,
+    /// How long a claim is good without being renewed.
+    pub lease: Duration,
+    /// `COMMAND_SECONDS`, which the agent's hirer may set: how long a script may take, at most an hour; 10 minutes unless
+    /// told.
+    pub command_limit: Duration,
+}
+
+/// Slots of an agent that nobody told how many.
+const SLOTS: usize = 2;
+/// Long enough for a platform that restarts, short enough for those who wait for the work of a dead agent.
+const LEASE: Duration = Duration::from_secs(15);
+/// Seconds that a script may take, unless its agent is told otherwise.
+const COMMAND_SECONDS: u64 = 600;
 
 impl AgentConfig {
     /// Reads the process's environment.
@@ -46,6 +71,10 @@ impl AgentConfig {
             value.ok_or(AgentError::Environment { name, problem: "is missing" })
         };
         let wrong = |name, problem| AgentError::Environment { name, problem };
+        let number = |name: &'static str, default: u64, most: u64, problem| match get(name) {
+            None => Ok(default),
+            Some(text) => text.parse().ok().filter(|it| (1..=most).contains(it)).ok_or(wrong(name, problem)),
+        };
         Ok(Self {
             endpoint: required("MI_ENDPOINT")?,
             ca: get("MI_CA_PEM").filter(|pem| !pem.is_empty()),
@@ -57,6 +86,18 @@ impl AgentConfig {
             enrol_token: Secret::new(required("MI_ENROL_TOKEN")?),
             identity_dir: required("MI_IDENTITY_DIR")?.into(),
             new_identity: get("MI_NEW_IDENTITY").as_deref() == Some("1"),
+            work: WorkConfig {
+                workspace: get("MI_WORKSPACE").unwrap_or_else(|| ".".into()).into(),
+                temporary: get("TMPDIR").unwrap_or_else(|| "/tmp".into()).into(),
+                slots: number("MI_SLOTS", SLOTS as u64, 100, "is no number from 1 to 100")? as usize,
+                lease: LEASE,
+                command_limit: Duration::from_secs(number(
+                    "COMMAND_SECONDS",
+                    COMMAND_SECONDS,
+                    3600,
+                    "is no number from 1 to 3600",
+                )?),
+            },
         })
     }
 }
@@ -90,6 +131,7 @@ mod tests {
         variables.insert("MI_NEW_IDENTITY", "1".to_owned());
         assert!(AgentConfig::read(|name| variables.get(name).cloned()).expect("complete").new_identity);
         assert!(!format!("{config:?}").contains("\"t\""));
+        assert_eq!((config.work.slots, config.work.command_limit), (2, Duration::from_secs(600)));
     }
 
     #[test]
@@ -100,7 +142,12 @@ mod tests {
             let error = AgentConfig::read(|name| variables.get(name).cloned()).expect_err(name);
             assert!(error.to_string().contains(&format!("{name} is missing")), "{error}");
         }
-        for (name, problem) in [("MI_AGENT_ID", "is no UUID"), ("MI_GENERATION", "is no number")] {
+        for (name, problem) in [
+            ("MI_AGENT_ID", "is no UUID"),
+            ("MI_GENERATION", "is no number"),
+            ("MI_SLOTS", "is no number from 1 to 100"),
+            ("COMMAND_SECONDS", "is no number from 1 to 3600"),
+        ] {
             let mut variables = environment();
             variables.insert(name, "x".to_owned());
             let error = AgentConfig::read(|name| variables.get(name).cloned()).expect_err(name);

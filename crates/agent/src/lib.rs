@@ -1,4 +1,4 @@
-//! The worker that runs beside an agent's workspace: it enrols, keeps its session, and ships what it has to say.
+//! The worker that runs beside an agent's workspace: it enrols, keeps its session, works, and ships what it has to say.
 //!
 //! It is small on purpose: a machine runs thousands of these. One connection, one thread, and nothing that wakes up by
 //! itself but the heartbeat.
@@ -10,17 +10,20 @@ mod identity;
 pub mod init;
 mod logs;
 mod session;
+mod work;
 
 use std::{io::Write, time::Duration};
 
 use mi_client::{Client, Credential};
 use mi_kernel::backoff::Backoff;
 use mi_proto::v1::Agent;
+use tokio::sync::oneshot;
+use tonic::Code;
 
-pub use config::AgentConfig;
+pub use config::{AgentConfig, WorkConfig};
 pub use error::AgentError;
 
-use crate::logs::Log;
+use crate::{logs::Log, work::Worker};
 
 /// Waits between tries to reach the platform, before jitter.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
@@ -41,7 +44,10 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     };
     let (log, shipper) = logs::start(client.clone(), &config);
     let ready = ready_line(&config, &agent);
+    let mut worker = Worker::new(&config, client.clone(), key.clone(), log.clone());
+    let (taken_in, start) = oneshot::channel();
     let on_ready = || {
+        let _ = taken_in.send(());
         // The platform captures standard output; when it is gone there is nobody to tell.
         let _ = writeln!(std::io::stdout(), "{ready}");
         log.say(ready.clone());
@@ -53,8 +59,16 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
             check::run(&config, &anonymous, &log).await;
             session::keep(&client, &config, on_ready, async || identity::renew(&config, &anonymous, &key).await).await
         } => ended,
+        never = async {
+            // Without a session there is no work, and the session's end is the end of both.
+            match start.await {
+                Ok(()) => worker.run().await,
+                Err(_) => std::future::pending().await,
+            }
+        } => match never {},
     };
     log.say("stopping".into());
+    worker.stop().await;
     finish(log, shipper).await;
     ended
 }
@@ -69,6 +83,20 @@ async fn finish(log: Log, shipper: tokio::task::JoinHandle<()>) {
     if tokio::time::timeout(FLUSH_LIMIT, shipper).await.is_err() {
         complain("the last log lines did not reach the platform in time");
     }
+}
+
+/// Whether a call may be answered better in a moment: what a lost connection looks like, depending on where it broke, and
+/// what passes by itself.
+fn passes(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unavailable
+            | Code::Unknown
+            | Code::Internal
+            | Code::Cancelled
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+    )
 }
 
 /// Says on standard error, which the platform captures, what cannot be said by the log itself.

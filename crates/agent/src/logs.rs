@@ -18,16 +18,19 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::{AgentConfig, BACKOFF, complain};
+use crate::{AgentConfig, BACKOFF, complain, passes};
 
 /// Lines that may wait; what is said beyond them is counted and dropped, never the memory of the machine.
 const WAITING: usize = 256;
 /// Longest line, a rule of the platform.
-const MAX_LINE: usize = 64 << 10;
+pub(crate) const MAX_LINE: usize = 64 << 10;
 /// Largest batch, a rule of the platform, less room for what a line carries beside its text.
 const MAX_BATCH: usize = 960 << 10;
 /// A stream that has nothing to carry is closed after this long: thousands of idle agents hold none.
 const LINGER: Duration = Duration::from_secs(5);
+
+/// How long a line may wait for room, if whoever says it can wait.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Takes lines; cheap to clone, never blocks.
 #[derive(Debug, Clone)]
@@ -41,14 +44,27 @@ impl Log {
     pub(crate) fn say(&self, mut text: String) {
         text.truncate(text.floor_char_boundary(MAX_LINE));
         // Closed: the shipper has given up and said so.
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.lines.try_send(line(text)) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.lines.try_send(line(LogStream::Agent, text)) {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
+
+    /// Passes on a line that a program of the agent printed; waits a moment for room if `patient`. False: there is none.
+    pub(crate) async fn pass(&self, stream: LogStream, mut text: String, patient: bool) -> bool {
+        text.truncate(text.floor_char_boundary(MAX_LINE));
+        let patience = if patient { PATIENCE } else { Duration::ZERO };
+        // What is tried without patience is tried once.
+        let passed = self.lines.send_timeout(line(stream, text), patience).await;
+        let full = matches!(passed, Err(mpsc::error::SendTimeoutError::Timeout(_)));
+        if full {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        !full
+    }
 }
 
-fn line(text: String) -> LogLine {
-    LogLine { sequence: 0, time: Some(SystemTime::now().into()), stream: LogStream::Agent.into(), text }
+fn line(stream: LogStream, text: String) -> LogLine {
+    LogLine { sequence: 0, time: Some(SystemTime::now().into()), stream: stream.into(), text }
 }
 
 /// Starts the shipper. It ends when the last [`Log`] is gone and every line is durable.
@@ -85,7 +101,7 @@ impl Queue {
         }
         let dropped = self.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            self.over.push_back(line(format!("{dropped} log lines were dropped: too many at once")));
+            self.over.push_back(line(LogStream::Agent, format!("{dropped} log lines were dropped: too many at once")));
         }
         let mut bytes = 0;
         let fits = self.over.iter().take_while(|line| {
@@ -154,21 +170,13 @@ impl Shipper {
             };
             *open = None;
             match status.code() {
-                // What a lost connection looks like, and what passes by itself.
-                Code::Unavailable
-                | Code::Unknown
-                | Code::Internal
-                | Code::Cancelled
-                | Code::DeadlineExceeded
-                | Code::ResourceExhausted
+                code if passes(code) => {}
                 // Between two keys; whether there is a next one is the session's business.
-                | Code::Unauthenticated
-                | Code::Ok => {
-                    failures += 1;
-                    tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
-                }
+                Code::Unauthenticated | Code::Ok => {}
                 _ => return Err(status),
             }
+            failures += 1;
+            tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::{AgentConfig, AgentError, BACKOFF};
+use crate::{AgentConfig, AgentError, BACKOFF, passes};
 
 /// What the platform expects between two messages.
 const HEARTBEAT: Duration = Duration::from_secs(10);
@@ -69,22 +69,10 @@ pub(crate) async fn keep(
 
 fn meaning(code: Code) -> Meaning {
     match code {
-        // A lost connection shows as any of these, depending on where it broke.
-        Code::Unavailable
-        | Code::Unknown
-        | Code::Internal
-        | Code::Cancelled
-        | Code::DeadlineExceeded
-        | Code::ResourceExhausted => Meaning::Reconnect,
+        code if passes(code) => Meaning::Reconnect,
         Code::Unauthenticated => Meaning::Revoked,
         Code::Ok | Code::Aborted | Code::NotFound => Meaning::Unwanted,
-        Code::InvalidArgument
-        | Code::AlreadyExists
-        | Code::PermissionDenied
-        | Code::FailedPrecondition
-        | Code::OutOfRange
-        | Code::Unimplemented
-        | Code::DataLoss => Meaning::Refused,
+        _ => Meaning::Refused,
     }
 }
 

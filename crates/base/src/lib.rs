@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod metrics;
+pub mod signals;
 pub mod tasks;
 pub mod telemetry;
 pub mod trace;

@@ -90,6 +90,23 @@ id!(
     /// Names an event of the activity feed.
     EventId, "event_id"
 );
+id!(
+    /// Names a message of an office's chat.
+    MessageId, "message_id"
+);
+
+id!(
+    /// A task.
+    TaskId, "task_id"
+);
+id!(
+    /// One claim of a task.
+    LeaseId, "lease_id"
+);
+id!(
+    /// A note on a task.
+    NoteId, "note_id"
+);
 
 #[cfg(test)]
 mod tests {

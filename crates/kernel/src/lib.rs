@@ -18,4 +18,6 @@ pub mod wall;
 pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, InviteId, OfficeId};
+pub use id::{
+    AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, InviteId, LeaseId, NoteId, OfficeId, TaskId,
+};

@@ -6,6 +6,8 @@ use crate::{Error, Result};
 pub const MAX_DISPLAY_NAME: usize = 80;
 /// Longest agent name, in characters.
 pub const MAX_AGENT_NAME: usize = 40;
+/// What operators are called where agents go by their names: in messages and tasks.
+pub const OPERATOR: &str = "operator";
 
 /// A display name: 1 to 80 characters after trimming, any script, nothing invisible that could make it look like another.
 ///
@@ -52,6 +54,18 @@ pub fn agent_name(field: &'static str, text: &str) -> Result<String> {
     Ok(name)
 }
 
+/// The name of an agent that is to be: like [`agent_name`], and not one that stands for somebody else.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn new_agent_name(field: &'static str, text: &str) -> Result<String> {
+    let name = agent_name(field, text)?;
+    if name == OPERATOR {
+        return Err(Error::invalid(field, format!("{OPERATOR:?} is reserved for operators; choose another name")));
+    }
+    Ok(name)
+}
+
 /// The name of an agent to look up; what cannot be a name is simply not found.
 ///
 /// # Errors
@@ -88,5 +102,16 @@ mod tests {
         for bad in ["", "-a", "a-", "a_b", "a b", "a.b", "ä", "a\0", "../x", &"a".repeat(41)] {
             assert_eq!(agent_name("name", bad).expect_err(bad).field, Some("name"));
         }
+    }
+
+    #[test]
+    fn nobody_new_is_called_as_operators_are() {
+        assert_eq!(new_agent_name("name", "Operators").expect("another name"), "operators");
+        for bad in ["operator", "Operator", "OPERATOR"] {
+            let error = new_agent_name("name", bad).expect_err(bad);
+            let text = "name \"operator\" is reserved for operators; choose another name";
+            assert_eq!((error.field, error.message.as_str()), (Some("name"), text));
+        }
+        assert_eq!(new_agent_name("name", "a b").expect_err("no name").field, Some("name"));
     }
 }

@@ -5,13 +5,15 @@
 pub mod accounts;
 mod data_keys;
 pub mod integrations;
+mod members;
 pub mod offices;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use mi_base::Tasks;
+use mi_base::{Tasks, signals::Signals};
 use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
@@ -20,7 +22,7 @@ use mi_proto::{
     },
     v1::{
         access_service_server::AccessServiceServer, integration_service_server::IntegrationServiceServer,
-        office_service_server::OfficeServiceServer,
+        office_service_server::OfficeServiceServer, task_service_server::TaskServiceServer,
     },
 };
 use mi_rpc::{EventSink, RoleClient, Transport};
@@ -35,6 +37,7 @@ const MIGRATIONS: &Migrations = &[
     step!(102, "0102", "revocations"),
     step!(103, "0103", "invites"),
     step!(110, "0110", "secrets"),
+    step!(120, "0120", "tasks"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -75,16 +78,31 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let outbox = Arc::new(Notify::new());
 
     let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
+    // Wakes those who watch an office's tasks.
+    let work = Signals::new();
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
-    let offices = offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone());
+    let offices =
+        offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone(), work.clone());
     let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
         integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;
     let invites = offices::invites::Invites::new(offices.clone(), registry.clone());
+    let members = members::Members::new(registry.clone());
+    let queues = tasks::Tasks::new(tasks::Parts {
+        db: db.clone(),
+        clock: clock.clone(),
+        outbox: outbox.clone(),
+        offices: offices.clone(),
+        members,
+        registry: registry.clone(),
+        background: tasks.clone(),
+        signals: work,
+    });
+    queues.start();
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
@@ -97,6 +115,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry)))
         .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
+        .add_service(TaskServiceServer::new(tasks::grpc::Handler::new(queues)))
         .add_service(AccessServiceServer::new(access))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })

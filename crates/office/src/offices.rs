@@ -11,15 +11,21 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mi_base::Tasks;
+use mi_base::{Tasks, signals::Signals};
 use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
 use mi_proto::{internal::v1::ProbeWallsRequest, v1};
 use mi_rpc::{Caller, convert, status::from_status};
 use mi_store::{Db, OfficeTx, idempotency, outbox};
+use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 pub use settings::Settings;
+
+use crate::tasks;
+
+/// Offices whose owner is remembered.
+const OWNERS: u64 = 100_000;
 
 /// Where an office stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +121,9 @@ pub struct Offices {
     tasks: Tasks,
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
+    owners: Cache<OfficeId, AccountId>,
+    /// Wakes those who watch an office's tasks.
+    work: Signals<OfficeId>,
 }
 
 impl Offices {
@@ -124,8 +133,9 @@ impl Offices {
         replicas: converge::Replicas,
         outbox: Arc<Notify>,
         tasks: Tasks,
+        work: Signals<OfficeId>,
     ) -> Self {
-        Self { db, clock, replicas, outbox, tasks, driven: Arc::default() }
+        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), work }
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -189,6 +199,17 @@ impl Offices {
         Ok(office)
     }
 
+    /// The account that owns the office. It never changes, so it is asked for once: for calls that learn from their own
+    /// transaction whether the office is still there.
+    pub(crate) async fn owner(&self, id: OfficeId) -> Result<AccountId> {
+        if let Some(owner) = self.owners.get(&id).await {
+            return Ok(owner);
+        }
+        let owner = self.read(id).await?.account_id;
+        self.owners.insert(id, owner).await;
+        Ok(owner)
+    }
+
     /// The office inside a write transaction, locked, if the caller may change it.
     pub(crate) async fn lock(&self, caller: &Caller, id: &str) -> Result<(OfficeTx, Office)> {
         let id = OfficeId::parse(id)?;
@@ -239,7 +260,7 @@ impl Offices {
 
     /// Suspends, resumes or deletes.
     async fn transition(&self, caller: &Caller, id: &str, step: Move) -> Result<Office> {
-        let (tx, mut office) = self.lock(caller, id).await?;
+        let (mut tx, mut office) = self.lock(caller, id).await?;
         let Some(state) = office.state.after(step)? else {
             return Ok(office);
         };
@@ -251,8 +272,14 @@ impl Offices {
             Move::Provisioned => ("office.provisioned", "is ready"),
         };
         let summary = format!("Office {:?} {verb}", office.name);
-        let event = Event::lifecycle(office.id, "", kind, summary, self.clock.now()).traced(&caller.trace_id);
-        self.save(tx, office, event).await
+        let now = self.clock.now();
+        let event = Event::lifecycle(office.id, "", kind, summary, now).traced(&caller.trace_id);
+        if matches!(step, Move::Suspend | Move::Delete) {
+            tasks::release_all(&mut tx, now, &caller.trace_id).await?;
+        }
+        let saved = self.save(tx, office, event).await?;
+        self.work.wake(&saved.id);
+        Ok(saved)
     }
 }
 

@@ -9,4 +9,5 @@ mod offices;
 mod peer;
 mod rotation;
 mod stage;
+mod tasks;
 mod walls;

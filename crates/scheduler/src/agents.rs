@@ -58,6 +58,8 @@ pub enum Desired {
     Run,
     /// It should not.
     Stop,
+    /// It should not, until somebody starts it again: it went in circles. The state is [`State::Paused`] from the start.
+    Pause,
     /// It should be gone.
     Fire {
         /// Also when the workspace cannot be backed up.
@@ -111,6 +113,11 @@ pub enum State {
     Stopped,
     /// Ended because the office is suspended.
     Suspended,
+    /// Ended, or not listened to, because it went in circles.
+    Paused {
+        /// Why.
+        reason: String,
+    },
     /// Being fired.
     Terminating {
         /// When to try again; none: at once.
@@ -243,7 +250,7 @@ impl Agent {
             State::Offline => Phase::Offline,
             State::Failed { .. } => Phase::Failed,
             State::Stopped => Phase::Stopped,
-            State::Suspended => Phase::Suspended,
+            State::Suspended | State::Paused { .. } => Phase::Suspended,
             State::Terminating { .. } => Phase::Terminating,
         }
     }
@@ -251,7 +258,10 @@ impl Agent {
     /// Why it is in its phase, where that is not obvious.
     pub fn message(&self) -> &str {
         match &self.state {
-            State::BackingOff { reason, .. } | State::Failed { reason } | State::Terminating { reason, .. } => reason,
+            State::BackingOff { reason, .. }
+            | State::Failed { reason }
+            | State::Paused { reason }
+            | State::Terminating { reason, .. } => reason,
             State::Offline => "no heartbeat for two minutes",
             _ => "",
         }

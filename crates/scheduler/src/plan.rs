@@ -69,6 +69,7 @@ pub fn plan(agent: &Agent, office_active: bool, compute: Option<&Compute>, now: 
         },
         Desired::Stop if matches!(agent.state, State::Failed { .. }) && compute.is_none() => Step::Rest,
         Desired::Stop => settled(State::Stopped),
+        Desired::Pause => settled(agent.state.clone()),
         Desired::Run if !office_active => settled(State::Suspended),
         Desired::Run => run(agent, compute, now),
     }
@@ -80,6 +81,7 @@ fn elsewhere(agent: &Agent, office_active: bool, now: Time) -> Step {
     }
     let silent_at = agent.last_seen_at.unwrap_or(agent.created_at) + OFFLINE_AFTER;
     let state = match office_active {
+        _ if agent.desired == Desired::Pause => agent.state.clone(),
         false => State::Suspended,
         true if silent_at > now => State::Online,
         true => State::Offline,
@@ -99,6 +101,7 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
         State::Pending
         | State::Stopped
         | State::Suspended
+        | State::Paused { .. }
         | State::BackingOff { .. }
         // What only external agents are.
         | State::Online
@@ -289,6 +292,35 @@ mod tests {
         let mut behind = agent(Desired::Stop, State::Stopped);
         behind.observed_generation = 1;
         assert_eq!(plan(&behind, true, None, at(0)), Step::Halt(State::Stopped));
+    }
+
+    #[test]
+    fn a_paused_agent_ends_and_rests_whatever_its_office_does() {
+        let alive = compute(InstanceId::new(), None);
+        let paused = State::Paused { reason: "LOOP_DETECTED: round and round".into() };
+        let mut subject = agent(Desired::Pause, paused.clone());
+        for active in [true, false] {
+            assert_eq!(plan(&subject, active, None, at(0)), Step::Rest);
+            assert_eq!(plan(&subject, active, Some(&alive), at(0)), Step::Halt(paused.clone()));
+        }
+        subject.observed_generation = 1;
+        assert_eq!(plan(&subject, true, None, at(0)), Step::Halt(paused.clone()));
+        subject.external = true;
+        for active in [true, false] {
+            assert_eq!(plan(&subject, active, None, at(0)), Step::Observe(paused.clone()));
+        }
+        subject.observed_generation = 2;
+        for (active, now) in [(true, 1), (true, 500), (false, 1)] {
+            assert_eq!(plan(&subject, active, None, at(now)), Step::Rest);
+        }
+
+        // Somebody starts it again.
+        subject.desired = Desired::Run;
+        assert_eq!(plan(&subject, true, None, at(1)), Step::Observe(State::Online));
+        assert_eq!(plan(&subject, false, None, at(1)), Step::Observe(State::Suspended));
+        subject.external = false;
+        assert_eq!(plan(&subject, true, None, at(1)), Step::Launch { lost: None });
+        assert_eq!(plan(&subject, false, None, at(1)), Step::Halt(State::Suspended));
     }
 
     #[test]

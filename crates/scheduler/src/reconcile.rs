@@ -271,6 +271,7 @@ impl Scheduler {
             ("MI_GENERATION", agent.generation.to_string()),
             ("MI_INSTANCE_ID", instance.to_string()),
             ("MI_ENROL_TOKEN", token.expose().to_owned()),
+            ("MI_SLOTS", slots(agent.spec.resources.cpu_millis).to_string()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
         if let Some(ca) = &self.agent_endpoint.ca {
@@ -407,4 +408,10 @@ impl Agent {
     pub(crate) fn place(&self) -> Place {
         Place { office_id: self.office_id, agent_id: self.id }
     }
+}
+
+/// How many tasks an agent does at once: one a core, and never just one, so that a long one holds nothing else up.
+fn slots(cpu_millis: i32) -> i32 {
+    const MOST: i32 = 100;
+    (cpu_millis.saturating_add(999) / 1000).clamp(2, MOST)
 }

@@ -262,8 +262,9 @@ impl AgentRegistryService for Handler {
         }))
     }
 
-    async fn pause_agent(&self, _: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {
-        Err(Status::unimplemented("agents cannot be paused yet"))
+    async fn pause_agent(&self, request: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {
+        self.scheduler.pause(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(PauseAgentResponse {}))
     }
 
     async fn count_agents(

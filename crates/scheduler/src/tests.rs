@@ -10,6 +10,7 @@ mod identity;
 mod life;
 mod lying;
 mod offices;
+mod pause;
 mod stage;
 mod walls;
 mod watch;

@@ -19,17 +19,25 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the event is another office's, besides failures of the database.
 pub async fn push(tx: &mut OfficeConn, event: &Event) -> DbResult<()> {
+    push_all(tx, std::slice::from_ref(event)).await
+}
+
+/// Adds events of the transaction's office to it, in order, with one statement.
+///
+/// # Errors
+/// As [`push`].
+pub async fn push_all(tx: &mut OfficeConn, events: &[Event]) -> DbResult<()> {
     let office_id = tx.office_id();
-    if event.office_id != office_id {
+    if let Some(event) = events.iter().find(|event| event.office_id != office_id) {
         let text = format!("an event of office {} in a transaction of office {office_id}", event.office_id);
         return Err(sqlx::Error::Encode(text.into()).into());
     }
-    on!(tx, |c| sqlx::query("INSERT INTO outbox (office_id, event) VALUES ($1, $2)")
-        .bind(office_id.0)
-        .bind(Json(event))
-        .execute(&mut *c)
-        .await
-        .map(drop))?;
+    let sql = tx.pick(
+        "INSERT INTO outbox (office_id, event) SELECT $1, value FROM json_each($2) ORDER BY key",
+        "INSERT INTO outbox (office_id, event)
+         SELECT $1, value FROM jsonb_array_elements($2) WITH ORDINALITY AS e (value, place) ORDER BY place",
+    );
+    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(Json(events)).execute(&mut *c).await.map(drop))?;
     Ok(())
 }
 

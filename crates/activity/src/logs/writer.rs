@@ -7,12 +7,13 @@ use std::{
 };
 
 use mi_base::Tasks;
+use mi_base::signals::Signals;
 use mi_kernel::{AgentId, Clock, Error, OfficeId, Result};
 use mi_store::{Db, OfficeConn};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::{Batch, LogName, repo};
-use crate::{offices::repo::office_hold, signals::Signals};
+use crate::offices::repo::office_hold;
 
 /// Batches that wait for the writer.
 const QUEUE: usize = 1024;

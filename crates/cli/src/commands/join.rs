@@ -11,7 +11,7 @@ use std::{
 use clap::Args;
 use mi_base::files::write_private;
 use mi_client::{AgentKey, Client, Credential, KeyRing, once, retry};
-use mi_kernel::{AgentId, text::agent_name};
+use mi_kernel::{AgentId, text::new_agent_name};
 use mi_proto::v1::{CreateInviteRequest, GetAgentRequest, HeartbeatRequest, JoinOfficeRequest};
 use serde::{Deserialize, Serialize};
 use tokio::time::{MissedTickBehavior, interval};
@@ -72,7 +72,7 @@ pub(crate) async fn join(args: JoinArgs, global: &Global, context: &Context) -> 
         (Some(dir), _) => dir,
         (None, Some(name)) => {
             // Also keeps the name from leading elsewhere.
-            let name = agent_name("name", name).map_err(|error| Failure::Usage(error.message))?;
+            let name = new_agent_name("name", name).map_err(|error| Failure::Usage(error.message))?;
             context.settings.dir.join("agents").join(name)
         }
         (None, None) => return Err(Failure::Usage("whose identity? give --name or --identity-dir".into())),

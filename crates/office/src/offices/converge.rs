@@ -17,7 +17,7 @@ use mi_rpc::{RoleClient, status::from_status};
 use mi_store::outbox;
 
 use super::{Condition, Move, Office, Offices, State, invites, repo};
-use crate::{data_keys::DataKeys, integrations::repo::secret_clear};
+use crate::{data_keys::DataKeys, integrations::repo::secret_clear, tasks::repo::task_clear};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -156,6 +156,7 @@ impl Offices {
             }
         }
         let mut tx = self.db.office(office.id).begin().await?;
+        task_clear(&mut tx).await?;
         secret_clear(&mut tx).await?;
         DataKeys::destroy(&mut tx).await?;
         invites::repo::invite_forget_all(&mut tx).await?;

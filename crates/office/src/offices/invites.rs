@@ -99,7 +99,7 @@ impl Invites {
 
     /// Lets in whoever has a code. `source` is whom wrong codes are counted against.
     pub(crate) async fn join(&self, source: &str, request: v1::JoinOfficeRequest) -> Result<v1::Agent, Status> {
-        let name = text::agent_name("name", &request.name).map_err(status)?;
+        let name = text::new_agent_name("name", &request.name).map_err(status)?;
         if request.public_key.len() != 32 {
             return Err(status(Error::invalid("public_key", "must be the 32 raw bytes of an Ed25519 public key")));
         }

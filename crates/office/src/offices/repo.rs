@@ -81,7 +81,7 @@ async fn one(conn: &mut OfficeConn, sql: &'static str) -> DbResult<Option<Office
     row.map(Office::try_from).transpose()
 }
 
-pub(super) async fn office_get(conn: &mut OfficeConn) -> DbResult<Option<Office>> {
+pub(crate) async fn office_get(conn: &mut OfficeConn) -> DbResult<Option<Office>> {
     one(conn, "SELECT * FROM offices WHERE id = $1").await
 }
 

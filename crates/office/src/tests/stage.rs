@@ -9,13 +9,15 @@ use std::{
 };
 
 use mi_base::Tasks;
-use mi_kernel::{AccountId, Actor, ApiKeyId, secret::Secret};
+use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, secret::Secret};
 use mi_proto::{
-    internal::v1::{ApplyOfficeRequest, ResolveApiKeyRequest, credential_service_client::CredentialServiceClient},
+    internal::v1::{
+        ApplyOfficeRequest, Member, ResolveApiKeyRequest, credential_service_client::CredentialServiceClient,
+    },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
         access_service_client::AccessServiceClient, integration_service_client::IntegrationServiceClient,
-        office_service_client::OfficeServiceClient,
+        office_service_client::OfficeServiceClient, task_service_client::TaskServiceClient,
     },
 };
 use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
@@ -141,6 +143,28 @@ impl Stage {
 
     pub(super) fn integrations(&self, actor: &Actor) -> IntegrationServiceClient<Client> {
         IntegrationServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    pub(super) fn tasks(&self, actor: &Actor) -> TaskServiceClient<Client> {
+        TaskServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    /// An agent that joined the office, or that the platform computes; with tools.
+    pub(super) fn agent(&self, office: &str, name: &str, hosted: bool, tools: &[&str]) -> Actor {
+        let agent = AgentActor {
+            office_id: office.parse().expect("an id"),
+            agent_id: mi_kernel::AgentId::new(),
+            name: name.into(),
+        };
+        self.scheduler.known().members.push(Member {
+            agent_id: agent.agent_id.to_string(),
+            name: name.into(),
+            tools: tools.iter().map(ToString::to_string).collect(),
+            public_key: Default::default(),
+            hosted,
+            working: true,
+        });
+        Actor::Agent(agent)
     }
 
     pub(super) fn offices(&self, actor: &Actor) -> OfficeServiceClient<Client> {

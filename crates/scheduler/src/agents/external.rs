@@ -23,7 +23,7 @@ impl Scheduler {
     pub(crate) async fn admit(&self, caller: &Caller, request: AdmitExternalAgentRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
         let invite = InviteId::parse(&request.invite_id)?;
-        let name = text::agent_name("name", &request.name)?;
+        let name = text::new_agent_name("name", &request.name)?;
         let public_key = request.public_key.to_vec();
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
@@ -67,8 +67,8 @@ impl Scheduler {
         Ok(agent)
     }
 
-    /// Takes a sign of life of an agent. In a suspended office it counts, so that whoever stayed is there at once when the
-    /// office resumes; but the agent hears that it is to wait.
+    /// Takes a sign of life of an agent. In a suspended office, and of a paused agent, it counts, so that whoever stayed is
+    /// there at once when that ends; but the agent hears that it is to wait.
     pub(crate) async fn sign_of_life(&self, office_id: OfficeId, id: AgentId) -> Result<()> {
         let mut conn = self.db.office(office_id).read().await?;
         let office = offices::repo::office_get(&mut conn).await?;
@@ -79,6 +79,7 @@ impl Scheduler {
         let agent = agent.ok_or_else(|| Error::unauthenticated("the agent was fired"))?;
         self.seen.record(id, self.clock.now());
         rules::office_works(&office)?;
+        agent.listened_to()?;
         if agent.external && agent.state != State::Online {
             // At once, also where another process leads: there is no compute that two could fight over.
             self.settle(id).await;
@@ -89,6 +90,17 @@ impl Scheduler {
 }
 
 impl Agent {
+    /// Refuses a sign of life of an agent that is paused.
+    fn listened_to(&self) -> Result<()> {
+        match &self.state {
+            State::Paused { reason } if self.desired == Desired::Pause => {
+                let text = format!("agent {:?} is paused until somebody starts it again: {reason}", self.name);
+                Err(Error::precondition("LOOP_DETECTED", text))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses what only a compute of the platform's own can be asked for.
     pub(crate) fn hosted(&self) -> Result<()> {
         if self.external {

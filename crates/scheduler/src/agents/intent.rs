@@ -1,14 +1,14 @@
-//! The changes of what should be: hire, promote, update, start, stop, restart, rotate, fire. Each is one transaction; the
+//! The changes of what should be: hire, promote, update, start, stop, pause, restart, rotate, fire. Each is one transaction; the
 //! reconciler does the rest.
 
 use std::sync::Arc;
 
 use mi_kernel::{
-    Actor, AgentId, BackupId, Clock, Error, OfficeId, Result,
+    Actor, AgentId, BackupId, Clock, Error, ErrorKind, OfficeId, Result,
     event::{Category, Event},
     text,
 };
-use mi_proto::v1;
+use mi_proto::{internal::v1::PauseAgentRequest, v1};
 use mi_rpc::{Caller, Entry};
 use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
@@ -41,7 +41,7 @@ impl Scheduler {
             let agent = repo::agent_get(&mut tx, id.into()).await?;
             return agent.ok_or_else(|| Error::not_found("agent", &request.name));
         }
-        let name = text::agent_name("name", &request.name)?;
+        let name = text::new_agent_name("name", &request.name)?;
         rules::office_hires(&office)?;
         let spec = rules::spec_of(&request, &office.settings, &self.catalogue)?;
         let restore_from = match request.restore_from_backup.as_str() {
@@ -173,11 +173,11 @@ impl Scheduler {
         self.save(change, "agent.updated", summary, metadata).await
     }
 
-    /// Starts a stopped or failed agent.
+    /// Starts a stopped, failed or paused agent.
     pub(crate) async fn start(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
-        agent.hosted()?;
+        agent.startable(caller)?;
         if agent.desired == Desired::Run && !matches!(agent.state, State::Failed { .. } | State::BackingOff { .. }) {
             return Ok(change.agent);
         }
@@ -193,6 +193,7 @@ impl Scheduler {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
         agent.hosted()?;
+        agent.left_to_operators(caller)?;
         if agent.desired == Desired::Stop && !matches!(agent.state, State::Failed { .. }) {
             return Ok(change.agent);
         }
@@ -203,11 +204,35 @@ impl Scheduler {
         self.save(change, "agent.stop_requested", summary, metadata).await
     }
 
+    /// Pauses an agent until somebody starts it again. One that is gone or paused stays as it is.
+    pub(crate) async fn pause(&self, request: PauseAgentRequest) -> Result<()> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        let reason = rules::pause_reason(&request)?;
+        let name = match text::lookup_name("agent", &request.agent) {
+            Err(error) if error.kind == ErrorKind::NotFound => return Ok(()),
+            name => name?,
+        };
+        let mut tx = self.db.office(office_id).begin().await?;
+        let Some(mut agent) = repo::agent_lock_by_name(&mut tx, &name).await? else {
+            return Ok(());
+        };
+        if matches!(agent.desired, Desired::Pause | Desired::Fire { .. }) {
+            return Ok(());
+        }
+        agent.renew()?;
+        agent.desired = Desired::Pause;
+        let summary = format!("Agent {:?} is paused: {reason}", agent.name);
+        let metadata = json!({ "reason": request.reason, "generation": agent.generation });
+        agent.state = State::Paused { reason };
+        self.save(Change { tx, agent, trace_id: request.trace_id }, "agent.paused", summary, metadata).await?;
+        Ok(())
+    }
+
     /// Replaces the compute.
     pub(crate) async fn restart(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
-        agent.hosted()?;
+        agent.startable(caller)?;
         agent.renew()?;
         agent.desired = Desired::Run;
         let summary = format!("Agent {:?} is to restart", agent.name);
@@ -287,6 +312,21 @@ impl Agent {
     fn may_change(&self) -> Result<()> {
         if matches!(self.desired, Desired::Fire { .. }) {
             return Err(Error::precondition("AGENT_TERMINATING", format!("agent {:?} is being fired", self.name)));
+        }
+        Ok(())
+    }
+
+    /// Refuses to start what is started elsewhere, unless the platform itself paused it.
+    fn startable(&self, caller: &Caller) -> Result<()> {
+        self.left_to_operators(caller)?;
+        if self.desired == Desired::Pause { Ok(()) } else { self.hosted() }
+    }
+
+    /// Refuses agents who would bring back a paused one: itself and those above it may be what it goes in circles with.
+    fn left_to_operators(&self, caller: &Caller) -> Result<()> {
+        if self.desired == Desired::Pause && matches!(caller.actor, Actor::Agent(_)) {
+            let error = Error::denied(format!("agent {:?} is paused, and only an operator brings it back", self.name));
+            return Err(caller.refused(self.office_id, error));
         }
         Ok(())
     }

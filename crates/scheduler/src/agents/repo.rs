@@ -247,8 +247,8 @@ pub(crate) async fn agent_count_by_phase(conn: &mut OfficeConn) -> DbResult<Vec<
         .map_err(DbError::from)
 }
 
-/// Ids after a key of agents that are not at rest: on their way, behind their intent, suspended in an office that is
-/// active again, or offline in one that is not. Spans offices: the reconciler works for all of them.
+/// Ids after a key of agents that are not at rest: on their way, behind their intent, suspended but not paused in an
+/// office that is active again, or offline in one that is not. Spans offices: the reconciler works for all of them.
 pub(crate) async fn agent_unsettled(
     conn: &mut PlatformConn,
     after: Option<AgentId>,
@@ -259,7 +259,7 @@ pub(crate) async fn agent_unsettled(
             "SELECT a.id FROM agents a JOIN offices o ON o.id = a.office_id
              WHERE a.id > $1 AND (a.phase NOT IN ('stopped', 'failed', 'suspended', 'offline')
              OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
-             OR (a.phase = 'suspended' AND o.active)
+             OR (a.phase = 'suspended' AND a.desired ->> 'want' <> 'pause' AND o.active)
              OR (a.phase = 'offline' AND NOT o.active)) ORDER BY a.id LIMIT $2",
         )
         .bind(after.map_or(Uuid::nil(), |id| id.0))

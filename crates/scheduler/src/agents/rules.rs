@@ -6,7 +6,7 @@ use std::{
 };
 
 use mi_kernel::{AgentActor, AgentId, Error, Result};
-use mi_proto::v1;
+use mi_proto::{internal::v1::PauseAgentRequest, v1};
 use mi_rpc::Entry;
 
 use super::{Agent, Resources, Spec};
@@ -21,6 +21,7 @@ const MAX_SKILLS: usize = 64;
 const MAX_PROMPT: usize = 64 << 10;
 const MAX_ENV: usize = 100;
 const MAX_ENV_BYTES: usize = 32 << 10;
+const MAX_PAUSE_MESSAGE: usize = 1024;
 
 /// The spec that a hire asks for, role and defaults filled in.
 pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, catalogue: &Catalogue) -> Result<Spec> {
@@ -139,6 +140,20 @@ pub(crate) fn resources(given: Option<&v1::Resources>) -> Result<Resources> {
 /// Whether the office takes anybody at all.
 pub(crate) fn office_hires(office: &Office) -> Result<()> {
     active(office, "nobody can be hired")
+}
+
+/// Why an agent is paused, as its status tells: a word for programs, and a sentence.
+pub(crate) fn pause_reason(request: &PauseAgentRequest) -> Result<String> {
+    let word = &request.reason;
+    if !(1..=64).contains(&word.len()) || !word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_') {
+        return Err(Error::invalid("reason", "must be 1 to 64 capital letters and underscores, e.g. LOOP_DETECTED"));
+    }
+    let message = request.message.trim();
+    if message.is_empty() || message.len() > MAX_PAUSE_MESSAGE || message.chars().any(char::is_control) {
+        let problem = format!("must be a sentence of 1 to {MAX_PAUSE_MESSAGE} bytes without control characters");
+        return Err(Error::invalid("message", problem));
+    }
+    Ok(format!("{word}: {message}"))
 }
 
 /// Whether agents may act in the office.

@@ -38,7 +38,7 @@ const KEY: [u8; 32] = [1; 32];
 const OTHER_KEY: [u8; 32] = [2; 32];
 
 impl Stage {
-    async fn admit(&self, office: OfficeId, invite: InviteId, name: &str, key: [u8; 32]) -> Result<Agent> {
+    pub(super) async fn admit(&self, office: OfficeId, invite: InviteId, name: &str, key: [u8; 32]) -> Result<Agent> {
         let caller = Caller { actor: Actor::Service { role: "office".into() }, ..self.owner("HireAgent") };
         let request = AdmitExternalAgentRequest {
             office_id: office.to_string(),
@@ -54,7 +54,7 @@ impl Stage {
         self.admit(self.office, InviteId::new(), name, KEY).await.expect("admitted")
     }
 
-    async fn beat(&self, agent: AgentId) -> Result<()> {
+    pub(super) async fn beat(&self, agent: AgentId) -> Result<()> {
         self.scheduler.sign_of_life(self.office, agent).await
     }
 }
@@ -107,7 +107,9 @@ async fn whatever_is_refused_leaves_the_invite_as_it_was(stage: Stage) {
     stage.hire("taken").await;
     let refused = admit("Taken").await.expect_err("a name is unique");
     assert_eq!(refused.kind, ErrorKind::AlreadyExists);
-    assert_eq!(admit("no name").await.expect_err("bad").field, Some("name"));
+    for bad in ["no name", "Operator"] {
+        assert_eq!(admit(bad).await.expect_err(bad).field, Some("name"));
+    }
     stage.apply(stage.office, 2, true, OfficeSettings { max_agents: Some(1), ..free_hiring() }).await;
     assert_eq!(admit("robo").await.expect_err("full").reason, "MAX_AGENTS");
     stage.apply(stage.office, 3, false, free_hiring()).await;

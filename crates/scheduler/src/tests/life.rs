@@ -69,6 +69,7 @@ async fn a_compute_gets_its_own_environment_and_nobody_elses(stage: Stage) {
         ("MI_INSTANCE_ID", instance_of(&alpha).to_string()),
         ("MI_NEW_IDENTITY", "1".into()),
         ("MI_OFFICE_ID", stage.office.to_string()),
+        ("MI_SLOTS", "2".into()),
         ("TOKEN", "only-alphas".into()),
     ];
     assert_eq!(env, expected.map(|(name, value)| (name.to_owned(), value)).into());

@@ -14,7 +14,7 @@ type Senders<K> = HashMap<K, watch::Sender<()>>;
 
 /// Who waits for what.
 #[derive(Debug)]
-pub(crate) struct Signals<K>(Arc<Mutex<Senders<K>>>);
+pub struct Signals<K>(Arc<Mutex<Senders<K>>>);
 
 impl<K> Clone for Signals<K> {
     fn clone(&self) -> Self {
@@ -23,26 +23,28 @@ impl<K> Clone for Signals<K> {
 }
 
 impl<K: Eq + Hash + Clone> Signals<K> {
-    pub(crate) fn new() -> Self {
+    /// Nobody waits yet.
+    #[allow(clippy::new_without_default, reason = "a map of senders has nothing to default to that a reader expects")]
+    pub fn new() -> Self {
         Self(Arc::default())
     }
 
     /// Wakes everybody who waits under the key.
-    pub(crate) fn wake(&self, key: &K) {
+    pub fn wake(&self, key: &K) {
         if let Some(sender) = self.lock().get(key) {
             sender.send_replace(());
         }
     }
 
     /// Wakes everybody who waits under a key of which this holds.
-    pub(crate) fn wake_all(&self, which: impl Fn(&K) -> bool) {
+    pub fn wake_all(&self, which: impl Fn(&K) -> bool) {
         for (_, sender) in self.lock().iter().filter(|(key, _)| which(key)) {
             sender.send_replace(());
         }
     }
 
     /// Everything committed after this call wakes the subscription.
-    pub(crate) fn subscribe(&self, key: K) -> Subscription<K> {
+    pub fn subscribe(&self, key: K) -> Subscription<K> {
         let receiver = self.lock().entry(key.clone()).or_insert_with(|| watch::channel(()).0).subscribe();
         Subscription { receiver, key, signals: self.clone() }
     }
@@ -55,7 +57,7 @@ impl<K: Eq + Hash + Clone> Signals<K> {
 
 /// One who waits.
 #[derive(Debug)]
-pub(crate) struct Subscription<K: Eq + Hash + Clone> {
+pub struct Subscription<K: Eq + Hash + Clone> {
     receiver: watch::Receiver<()>,
     key: K,
     signals: Signals<K>,
@@ -63,7 +65,7 @@ pub(crate) struct Subscription<K: Eq + Hash + Clone> {
 
 impl<K: Eq + Hash + Clone> Subscription<K> {
     /// Returns at the next signal since the last return, or after `poll`, for databases that other processes write to.
-    pub(crate) async fn changed(&mut self, poll: Option<Duration>) {
+    pub async fn changed(&mut self, poll: Option<Duration>) {
         // The sender lives in the map as long as this subscription does, so `changed` does not fail.
         let changed = self.receiver.changed();
         match poll {

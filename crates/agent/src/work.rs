@@ -1,0 +1,185 @@
+//! Work: the agent claims tasks as long as it has hands free, does them side by side, and says what came of each.
+//!
+//! It waits for work in one call that the platform answers when there is some. What it holds when it dies runs out there
+//! by itself; what it holds when it is stopped it gives back.
+
+mod artifacts;
+mod command;
+mod drive;
+mod lease;
+mod output;
+mod processes;
+mod script;
+
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use mi_client::{Client, KeyRing, jittered};
+use mi_kernel::{AgentId, backoff::Backoff};
+use mi_proto::v1::{ClaimTasksRequest, Task, TaskKind};
+use tokio::{sync::watch, task::JoinSet};
+use tonic::{Code, Request, Status};
+
+use self::lease::{Lease, Outcome};
+use crate::{AgentConfig, BACKOFF, config::WorkConfig, logs::Log, passes};
+
+/// How long one call waits for work; the platform takes up to 5 minutes.
+const WAIT: Duration = Duration::from_secs(240);
+/// How much longer its answer may take.
+const MARGIN: Duration = Duration::from_secs(15);
+/// A call without work that ends sooner than this has not waited: the next one does.
+const TOO_SOON: Duration = Duration::from_secs(1);
+/// Waits while the office lets nobody work, before jitter.
+const SLOW: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(30) };
+/// How long it may take at the end to give back what is under way.
+const RELEASE_LIMIT: Duration = Duration::from_secs(2);
+
+/// What all work of one agent shares.
+struct Shared {
+    client: Client,
+    office_id: String,
+    agent_id: AgentId,
+    key: Arc<KeyRing>,
+    log: Log,
+    config: WorkConfig,
+}
+
+/// Claims tasks and does them.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    running: JoinSet<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Worker {
+    pub(crate) fn new(config: &AgentConfig, client: Client, key: Arc<KeyRing>, log: Log) -> Self {
+        let shared = Shared {
+            client,
+            office_id: config.office_id.clone(),
+            agent_id: config.agent_id,
+            key,
+            log,
+            config: config.work.clone(),
+        };
+        Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
+    }
+
+    /// Works until it is dropped; what is under way then goes on until [`stop`](Self::stop).
+    pub(crate) async fn run(&mut self) -> Infallible {
+        let mut failures = 0;
+        loop {
+            while self.running.try_join_next().is_some() {}
+            if self.running.len() >= self.shared.config.slots {
+                self.running.join_next().await;
+                continue;
+            }
+            let (free, asked) = (self.shared.config.slots - self.running.len(), Instant::now());
+            let pause = match self.shared.claim(free).await {
+                Ok(tasks) if tasks.is_empty() && asked.elapsed() < TOO_SOON => {
+                    failures += 1;
+                    BACKOFF.after(failures)
+                }
+                Ok(tasks) => {
+                    failures = 0;
+                    for task in tasks {
+                        self.running.spawn(work(self.shared.clone(), task, self.stop.subscribe()));
+                    }
+                    continue;
+                }
+                Err(status) => {
+                    failures += 1;
+                    if failures == 1 && !soon(status.code()) {
+                        self.shared.log.say(format!("no work can be claimed: {}", status.message()));
+                    }
+                    pause(status.code(), failures)
+                }
+            };
+            tokio::time::sleep(jittered(pause)).await;
+        }
+    }
+
+    /// Kills what is under way and gives it back.
+    pub(crate) async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let ended = async { while self.running.join_next().await.is_some() {} };
+        // What is not given back in time comes back when its lease runs out.
+        let _ = tokio::time::timeout(RELEASE_LIMIT, ended).await;
+    }
+}
+
+/// Whether the platform is away for a moment only. A key that was revoked is replaced by the session, or ends it.
+fn soon(code: Code) -> bool {
+    passes(code) || code == Code::Unauthenticated
+}
+
+/// How long not to ask for work after so many refusals.
+fn pause(code: Code, failures: u32) -> Duration {
+    if soon(code) { BACKOFF.after(failures) } else { SLOW.after(failures) }
+}
+
+impl Shared {
+    /// Waits for work, at most this many tasks.
+    async fn claim(&self, free: usize) -> Result<Vec<Task>, Status> {
+        let mut request = Request::new(ClaimTasksRequest {
+            office_id: self.office_id.clone(),
+            kinds: self.kinds(),
+            max_tasks: i32::try_from(free).ok(),
+            wait: duration(WAIT),
+            lease: duration(self.config.lease),
+        });
+        request.set_timeout(WAIT + MARGIN);
+        // What a connection that hangs does to the deadline is no business of the platform's.
+        let answer = tokio::time::timeout(WAIT + MARGIN, async { self.client.tasks().claim_tasks(request).await });
+        match answer.await {
+            Ok(answer) => Ok(answer?.into_inner().tasks),
+            Err(_) => Err(Status::deadline_exceeded("the call for work was not answered")),
+        }
+    }
+
+    /// What it can do: without a model, scripts only.
+    fn kinds(&self) -> Vec<i32> {
+        vec![TaskKind::Command.into()]
+    }
+}
+
+/// For a request; none of ours is too long for that.
+fn duration(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
+}
+
+/// Does one task, as long as its lease is good.
+async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) {
+    shared.log.say(format!("task {}: attempt {}, {:?}", task.id, task.attempt, task.title));
+    let lease = Lease::new(&shared, &task);
+    let done = async {
+        let outcome = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => Outcome::Released,
+            outcome = command::run(&shared, &task) => outcome,
+        };
+        lease.report(outcome).await
+    };
+    let ended = tokio::select! {
+        biased;
+        // Whatever it is doing ends with the future that does it.
+        reason = lease.keep() => format!("stopped: {reason}"),
+        ended = done => ended,
+    };
+    shared.log.say(format!("task {}: {ended}", task.id));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_office_that_lets_nobody_work_is_asked_seldom() {
+        let seconds = |code| (1..=5).map(|failures| pause(code, failures).as_secs_f64()).collect::<Vec<_>>();
+        assert_eq!(seconds(Code::FailedPrecondition), [5.0, 10.0, 20.0, 30.0, 30.0]);
+        assert_eq!(seconds(Code::Unavailable), [0.1, 0.2, 0.4, 0.8, 1.6]);
+        assert_eq!(seconds(Code::Unauthenticated), seconds(Code::Unavailable));
+    }
+}

@@ -1,0 +1,74 @@
+//! Files into the drive and out of it.
+
+use std::{fs::File, io, os::unix::fs::FileExt};
+
+use mi_client::jittered;
+use mi_proto::v1::{self, UploadFileRequest, UploadHeader, upload_file_request::Part};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use uuid::Uuid;
+
+use super::Shared;
+use crate::{BACKOFF, passes};
+
+const CHUNK: usize = 256 << 10;
+/// Tries of one upload.
+const TRIES: u32 = 6;
+
+/// Uploads a file; the header needs no office and no request id. Sent again while the platform is away.
+///
+/// # Errors
+/// The platform's last word.
+pub(super) async fn upload(shared: &Shared, header: UploadHeader, file: &File) -> Result<v1::File, Status> {
+    let request_id = Uuid::new_v4().to_string();
+    let header = UploadHeader { office_id: shared.office_id.clone(), request_id, ..header };
+    let mut failures = 0;
+    loop {
+        match attempt(shared, header.clone(), file).await {
+            Err(status) if passes(status.code()) && failures + 1 < TRIES => {
+                failures += 1;
+                tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+async fn attempt(shared: &Shared, header: UploadHeader, file: &File) -> Result<v1::File, Status> {
+    let unreadable = |error: io::Error| Status::data_loss(format!("the file cannot be read: {error}"));
+    let (send, parts) = mpsc::channel(2);
+    // By itself, so that nobody who stops waiting for the answer makes the half of a file look like the whole.
+    let feeder = tokio::spawn(feed(file.try_clone().map_err(unreadable)?, header, send));
+    let answer = shared.client.drive().upload_file(ReceiverStream::new(parts)).await;
+    if let Ok(Err(error)) = feeder.await {
+        return Err(unreadable(error));
+    }
+    answer?.into_inner().file.ok_or_else(|| Status::internal("the answer names no file"))
+}
+
+/// Sends the file. An end is said to be the end only when it is: after an error comes a message that is never right, for
+/// which the platform drops what it has.
+async fn feed(file: File, header: UploadHeader, send: mpsc::Sender<UploadFileRequest>) -> io::Result<()> {
+    let part = |part| UploadFileRequest { part };
+    let mut next = Some(Part::Header(header));
+    let (mut offset, mut chunk) = (0, vec![0; CHUNK]);
+    while let Some(sent) = next {
+        // Nobody listens any more: the call has its answer.
+        if send.send(part(Some(sent))).await.is_err() {
+            return Ok(());
+        }
+        next = match file.read_at(&mut chunk, offset) {
+            Ok(0) => None,
+            Ok(count) => {
+                offset += count as u64;
+                Some(Part::Chunk(chunk[..count].to_vec().into()))
+            }
+            Err(error) => {
+                let _ = send.send(part(None)).await;
+                return Err(error);
+            }
+        };
+    }
+    Ok(())
+}

@@ -1,0 +1,220 @@
+//! The lease on a task: kept as long as the work goes on, and given up with a report.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use mi_client::{ClientError, jittered};
+use mi_kernel::{
+    Clock, SystemClock,
+    receipt::{self, Artifact, Command, Receipt, sha256_hex},
+};
+use mi_proto::v1::{CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, Task};
+use tonic::{Code, Response, Status};
+
+use super::{Shared, duration, soon};
+use crate::BACKOFF;
+
+/// Longest error, a rule of the platform.
+const MAX_ERROR: usize = 64 << 10;
+
+/// What came of the work.
+pub(super) enum Outcome {
+    Done(Done),
+    Failed(Failed),
+    /// Unfinished, for no fault of the task.
+    Released,
+}
+
+/// Work that is done.
+pub(super) struct Done {
+    pub(super) result: String,
+    pub(super) artifacts: Vec<Artifact>,
+    pub(super) commands: Vec<Command>,
+}
+
+/// An attempt that failed.
+pub(super) struct Failed {
+    pub(super) error: String,
+    pub(super) retryable: bool,
+    pub(super) loop_detected: bool,
+}
+
+impl Failed {
+    /// Another attempt may do better.
+    pub(super) fn retryable(error: String) -> Self {
+        Self { error, retryable: true, loop_detected: false }
+    }
+}
+
+/// A task that this agent holds.
+pub(super) struct Lease<'a> {
+    shared: &'a Shared,
+    task: &'a Task,
+    /// When it was last known to be good for its whole length.
+    renewed: Mutex<Instant>,
+}
+
+impl<'a> Lease<'a> {
+    pub(super) fn new(shared: &'a Shared, task: &'a Task) -> Self {
+        Self { shared, task, renewed: Mutex::new(Instant::now()) }
+    }
+
+    /// Renews it for as long as the platform agrees; answers why it is lost. A lease that could not be renewed before its
+    /// end counts as lost: somebody else may hold the task by then.
+    pub(super) async fn keep(&self) -> String {
+        let length = self.shared.config.lease;
+        let mut pause = length / 3;
+        let mut failures = 0;
+        loop {
+            tokio::time::sleep(pause).await;
+            let (asked, end) = (Instant::now(), self.renewed() + length);
+            if asked >= end {
+                return "the platform could not be reached before the lease ran out".into();
+            }
+            let request = RenewLeaseRequest {
+                office_id: self.shared.office_id.clone(),
+                task_id: self.task.id.clone(),
+                lease_id: self.task.lease_id.clone(),
+                lease: duration(length),
+            };
+            let renewal = async { self.shared.client.tasks().renew_lease(request).await };
+            match limited(length / 3, renewal).await {
+                Ok(_) => {
+                    // From when it was asked for: the platform counts from later.
+                    *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = asked;
+                    (failures, pause) = (0, length / 3);
+                }
+                Err(status) if soon(status.code()) => {
+                    failures += 1;
+                    pause = jittered(BACKOFF.after(failures)).min(end.saturating_duration_since(Instant::now()));
+                }
+                Err(status) => return status.message().to_owned(),
+            }
+        }
+    }
+
+    fn renewed(&self) -> Instant {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports until the platform answers; what it answered. To be run beside [`keep`](Self::keep), which says when it is
+    /// no use any more.
+    pub(super) async fn report(&self, outcome: Outcome) -> String {
+        match outcome {
+            Outcome::Done(done) => match self.complete(&done).await {
+                Ok(()) => "done".into(),
+                Err(status) if lost(status.code()) => format!("the completion came too late: {}", status.message()),
+                Err(status) => {
+                    self.failed(Failed::retryable(format!("the completion was refused: {}", status.message()))).await
+                }
+            },
+            Outcome::Failed(failed) => self.failed(failed).await,
+            Outcome::Released => match self.release().await {
+                Ok(()) => "given back".into(),
+                Err(status) => format!("could not be given back: {}", status.message()),
+            },
+        }
+    }
+
+    /// Completes it, with a receipt.
+    pub(super) async fn complete(&self, done: &Done) -> Result<(), Status> {
+        let receipt = Receipt {
+            iss: self.shared.agent_id.to_string(),
+            task_id: self.task.id.clone(),
+            attempt: self.task.attempt,
+            result_sha256: sha256_hex(done.result.as_bytes()),
+            artifacts: done.artifacts.clone(),
+            commands: done.commands.clone(),
+            iat: SystemClock.now().timestamp(),
+        };
+        self.until_answered(|| {
+            // Here, because a key that was replaced between two tries is not believed any more.
+            let signed = self.shared.key.current().receipt(&receipt);
+            let request = signed.map(|receipt| CompleteTaskRequest {
+                office_id: self.shared.office_id.clone(),
+                task_id: self.task.id.clone(),
+                lease_id: self.task.lease_id.clone(),
+                result: done.result.clone(),
+                artifacts: done.artifacts.iter().map(|artifact| artifact.path.clone()).collect(),
+                receipt,
+            });
+            let mut tasks = self.shared.client.tasks();
+            async move {
+                let unsigned = |error: ClientError| Status::failed_precondition(error.to_string());
+                tasks.complete_task(request.map_err(unsigned)?).await
+            }
+        })
+        .await
+    }
+
+    async fn failed(&self, failed: Failed) -> String {
+        let mut error = failed.error;
+        error.truncate(error.floor_char_boundary(MAX_ERROR));
+        let first = error.lines().next().unwrap_or_default().to_owned();
+        let request = FailTaskRequest {
+            office_id: self.shared.office_id.clone(),
+            task_id: self.task.id.clone(),
+            lease_id: self.task.lease_id.clone(),
+            error,
+            retryable: failed.retryable,
+            loop_detected: failed.loop_detected,
+        };
+        let answer = self.until_answered(|| {
+            let (mut tasks, request) = (self.shared.client.tasks(), request.clone());
+            async move { tasks.fail_task(request).await }
+        });
+        match answer.await {
+            Ok(()) => format!("failed: {first}"),
+            Err(status) => format!("failed ({first}), which was refused: {}", status.message()),
+        }
+    }
+
+    /// Gives it back unfinished.
+    async fn release(&self) -> Result<(), Status> {
+        let request = ReleaseTaskRequest {
+            office_id: self.shared.office_id.clone(),
+            task_id: self.task.id.clone(),
+            lease_id: self.task.lease_id.clone(),
+        };
+        self.until_answered(|| {
+            let (mut tasks, request) = (self.shared.client.tasks(), request.clone());
+            async move { tasks.release_task(request).await }
+        })
+        .await
+    }
+
+    /// The lease makes every report one that may be sent again.
+    async fn until_answered<T, F>(&self, call: impl Fn() -> F) -> Result<(), Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let mut failures = 0;
+        loop {
+            match limited(self.shared.config.lease, call()).await {
+                Ok(_) => return Ok(()),
+                Err(status) if soon(status.code()) => {
+                    failures += 1;
+                    tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
+                }
+                Err(status) => return Err(status),
+            }
+        }
+    }
+}
+
+async fn limited<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let late = |_| Err(Status::deadline_exceeded("no answer in time"));
+    tokio::time::timeout(limit, call).await.unwrap_or_else(late)
+}
+
+/// Whether the task is no longer this agent's.
+pub(super) fn lost(code: Code) -> bool {
+    matches!(code, Code::Aborted | Code::NotFound)
+}
+
+/// What a receipt says of a script.
+pub(super) fn command(script: &str, exit_code: i32) -> Command {
+    receipt::Command { sha256: sha256_hex(script.as_bytes()), exit_code }
+}

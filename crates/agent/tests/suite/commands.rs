@@ -1,0 +1,192 @@
+//! Scripts: what comes of them, whatever they do.
+
+use std::{fs, path::Path, time::Duration};
+
+use mi_kernel::receipt::{Artifact, Command, sha256_hex};
+use mi_proto::v1::LogStream;
+use mi_testkit::until;
+
+use crate::platform::{LONG, working};
+
+/// A script's result on a quiet platform.
+async fn result_of(script: &str) -> String {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command(script);
+    let result = platform.completion(&id).await.0.result;
+    agent.stop().await;
+    result
+}
+
+/// Waits until a process is gone, or nothing but its name is left.
+pub(crate) async fn dead(id: &str) {
+    let id = id.trim().to_owned();
+    until(&format!("process {id} is dead"), LONG, async || {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let dead = stat.is_empty() || stat.contains(") Z ");
+        if dead { Ok(Some(())) } else { Err(stat) }
+    })
+    .await;
+}
+
+/// Waits until a script has written a line into a file of the workspace.
+pub(crate) async fn written(dir: &Path, name: &str) -> String {
+    let path = dir.join("workspace").join(name);
+    until(&format!("{name} is written"), LONG, async || {
+        let text = fs::read_to_string(&path).map_err(|error| error.to_string())?;
+        Ok::<_, String>(text.ends_with('\n').then_some(text))
+    })
+    .await
+}
+
+#[tokio::test]
+async fn exit_code_and_both_outputs_are_the_result_and_each_line_is_in_the_log() {
+    let (platform, agent, dir) = working(|_| {}).await;
+    let script = "echo out; echo err >&2; pwd; printf '%s %s %s' $MI_TASK_ID $MI_OFFICE_ID $MI_ATTEMPT";
+    let id = platform.command(script);
+    let (completion, receipt) = platform.completion(&id).await;
+    let workspace = dir.path().join("workspace").canonicalize().expect("there");
+    let printed = format!("{}\n{id} office 1\n", workspace.display());
+    assert_eq!(completion.result, format!("exit code: 0\n--- stdout\nout\n{printed}--- stderr\nerr\n"));
+    assert_eq!((completion.lease_id.as_str(), completion.artifacts.len()), ("lease of task-1", 0));
+    assert_eq!(receipt.attempt, 1);
+    assert_eq!(receipt.commands, [Command { sha256: sha256_hex(script.as_bytes()), exit_code: 0 }]);
+    agent.stop().await;
+
+    let batches = platform.batches.lock().expect("lock");
+    let lines: Vec<_> = batches.iter().flat_map(|(_, lines)| lines).map(|line| (line.stream(), &*line.text)).collect();
+    for line in [
+        (LogStream::Agent, "task task-1: attempt 1, \"A task\""),
+        (LogStream::Stdout, "task task-1: out"),
+        (LogStream::Stderr, "task task-1: err"),
+        (LogStream::Stdout, "task task-1: task-1 office 1"),
+        (LogStream::Agent, "task task-1: done"),
+    ] {
+        assert!(lines.contains(&line), "{line:?} in {lines:?}");
+    }
+    drop(batches);
+    // Nothing of a task stays but what it left in the workspace.
+    let left: Vec<_> =
+        fs::read_dir(dir.path()).expect("there").map(|entry| entry.expect("entry").file_name()).collect();
+    assert!(left.iter().all(|name| name == "workspace" || name == "identity.key"), "{left:?}");
+}
+
+#[tokio::test]
+async fn another_exit_code_is_a_failed_attempt() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command("echo half; echo broken >&2; exit 3");
+    let failure = platform.failure(&id).await;
+    assert_eq!(failure.error, "exit code: 3\n--- stdout\nhalf\n--- stderr\nbroken\n");
+    assert_eq!((failure.retryable, failure.loop_detected), (true, false));
+    let killed = platform.command("kill -9 $$");
+    assert_eq!(platform.failure(&killed).await.error, "exit code: 137\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_script_without_end_is_stopped_at_the_time_limit_with_all_it_started() {
+    let (platform, agent, dir) = working(|config| config.command_limit = Duration::from_secs(1)).await;
+    let id = platform.command("sleep 1000 & echo $! > child; echo begun; wait");
+    let failure = platform.failure(&id).await;
+    assert_eq!(failure.error, "no exit code: stopped after 1 s, the time limit\n--- stdout\nbegun\n");
+    assert!(failure.retryable);
+    dead(&written(dir.path(), "child").await).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_script_that_prints_for_ever_is_bounded() {
+    let (platform, agent, _dir) = working(|config| config.command_limit = Duration::from_secs(1)).await;
+    let id = platform.command("yes 0123456789");
+    let error = platform.failure(&id).await.error;
+    assert!(error.starts_with("no exit code: stopped after 1 s, the time limit\n--- stdout (the last "), "{error}");
+    assert!(error.len() < 32 << 10, "{}", error.len());
+    let files = platform.files.lock().expect("lock");
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["tasks/task-1/1/stdout.log"]);
+    assert!(files["tasks/task-1/1/stdout.log"].len() <= 64 << 20);
+    drop(files);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn long_output_is_kept_whole_in_the_drive_and_its_end_is_the_result() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command("i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done; echo short >&2");
+    let (completion, receipt) = platform.completion(&id).await;
+    let whole: String = (0..20000).map(|index| format!("line {index}\n")).collect();
+    let tail = &whole[whole.len() - (48 << 10)..];
+    let path = "tasks/task-1/1/stdout.log";
+    let first = format!("--- stdout (the last 49152 of {} bytes; the whole is {path} in the drive)", whole.len());
+    assert_eq!(completion.result, format!("exit code: 0\n{first}\n{tail}--- stderr\nshort\n"));
+    assert_eq!(platform.files.lock().expect("lock")[path], whole.as_bytes());
+    let artifact = Artifact { path: path.into(), revision: 100, sha256: sha256_hex(whole.as_bytes()) };
+    assert_eq!(receipt.artifacts, [artifact]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_no_text_is_replaced_and_never_split() {
+    assert_eq!(result_of(r"printf 'a\377b\0c'").await, "exit code: 0\n--- stdout\na\u{fffd}b\u{fffd}c\n");
+    // 50,001 bytes: the cut falls into the middle of a character.
+    let result = result_of("printf x; i=0; while [ $i -lt 25000 ]; do printf é; i=$((i+1)); done").await;
+    assert!(result.ends_with(&format!("drive)\n{}\n", "é".repeat(24576))), "{}", &result[..200]);
+}
+
+#[tokio::test]
+async fn a_script_reads_nothing_and_may_replace_itself() {
+    assert_eq!(result_of("cat; echo end").await, "exit code: 0\n--- stdout\nend\n");
+    assert_eq!(result_of("exec echo replaced").await, "exit code: 0\n--- stdout\nreplaced\n");
+    assert_eq!(result_of("").await, "exit code: 0\n");
+}
+
+#[tokio::test]
+async fn whatever_a_script_leaves_running_ends_with_it() {
+    let (platform, agent, dir) = working(|_| {}).await;
+    // One keeps the output open, one has left the session, one has also dropped its parent.
+    let id = platform.command(
+        "sleep 1000 & echo $! > a; setsid sleep 1000 & echo $! > b; \
+         setsid sh -c 'sleep 1000 & echo $! > c' > /dev/null 2>&1; echo end",
+    );
+    assert_eq!(platform.completion(&id).await.0.result, "exit code: 0\n--- stdout\nend\n");
+    for name in ["a", "b", "c"] {
+        dead(&written(dir.path(), name).await).await;
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_it_publishes_is_in_the_drive_and_on_the_receipt() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command(
+        "mkdir $MI_ARTIFACTS/deep; echo a > $MI_ARTIFACTS/a.txt; : > $MI_ARTIFACTS/deep/empty; \
+         ln -s /etc/passwd $MI_ARTIFACTS/link",
+    );
+    let (completion, receipt) = platform.completion(&id).await;
+    assert_eq!(completion.artifacts, ["tasks/task-1/a.txt", "tasks/task-1/deep/empty"]);
+    let artifact =
+        |path: &str, revision, content: &[u8]| Artifact { path: path.into(), revision, sha256: sha256_hex(content) };
+    let expected = [artifact("tasks/task-1/a.txt", 100, b"a\n"), artifact("tasks/task-1/deep/empty", 101, b"")];
+    assert_eq!(receipt.artifacts, expected);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn too_many_published_files_are_a_failed_attempt() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command("cd $MI_ARTIFACTS; i=0; while [ $i -le 500 ]; do : > $i; i=$((i+1)); done");
+    let error = platform.failure(&id).await.error;
+    assert!(
+        error.starts_with("more than 500 files in $MI_ARTIFACTS: publish them as one archive\nexit code: 0"),
+        "{error}"
+    );
+    assert_eq!(*platform.files.lock().expect("lock"), Default::default());
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_workspace_that_is_gone_is_said() {
+    let (platform, agent, _dir) = working(|config| config.workspace = "/nonexistent".into()).await;
+    let id = platform.command("true");
+    let error = platform.failure(&id).await.error;
+    assert_eq!(error, "the script could not be run: No such file or directory (os error 2)");
+    agent.stop().await;
+}

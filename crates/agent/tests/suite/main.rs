@@ -1,0 +1,6 @@
+//! The agent against a platform that loses answers, loses streams and changes its mind.
+
+mod claims;
+mod commands;
+mod platform;
+mod session;

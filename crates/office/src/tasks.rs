@@ -1,0 +1,326 @@
+//! Tasks: the queue that an office's agents share.
+//!
+//! A request is checked ([`rules`]), put into the office's lane ([`lane`]) and done there in a transaction with whatever
+//! else is asked of the queue at that moment ([`batch`]). Every change of a task goes through [`model::Progress::step`].
+
+mod batch;
+pub(crate) mod create;
+mod decide;
+pub(crate) mod grpc;
+mod lane;
+pub(crate) mod model;
+mod notes;
+mod notices;
+mod receipts;
+pub(crate) mod repo;
+mod rules;
+mod sweep;
+pub(crate) mod wake;
+pub(crate) mod wire;
+mod work;
+
+use std::{sync::Arc, time::Duration};
+
+use mi_base::signals::Signals;
+use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, text};
+use mi_proto::{
+    internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
+    v1,
+};
+use mi_rpc::{Caller, Entry, RoleClient};
+use mi_store::{Db, OfficeTx, idempotency};
+use moka::future::Cache;
+use prost::Message;
+use tokio::sync::Notify;
+
+use self::{
+    batch::{Batch, Roster},
+    decide::{Decision, Verdict},
+    lane::{Answer, Lanes, Op, Patience, lost},
+    model::{Assignee, OPERATOR, Task, Worker},
+    notices::Notices,
+    work::{Claim, Report, What},
+};
+use crate::{members::Members, offices::Offices};
+
+/// Offices whose agents are remembered, to notice when they change.
+const ROSTERS: u64 = 10_000;
+/// How often a pause is asked for while the scheduler cannot be reached.
+const PAUSE_TRIES: u32 = 5;
+
+/// The queues of all offices.
+#[derive(Clone)]
+pub(crate) struct Tasks {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    outbox: Arc<Notify>,
+    offices: Offices,
+    members: Members,
+    registry: AgentRegistryServiceClient<RoleClient>,
+    background: mi_base::Tasks,
+    lanes: Lanes,
+    /// Wakes those who watch an office's tasks.
+    signals: Signals<OfficeId>,
+    notices: Notices,
+    /// The agents that each office's queue was last reconciled with.
+    rosters: Cache<OfficeId, Roster>,
+}
+
+/// What the queues are made of.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) outbox: Arc<Notify>,
+    pub(crate) offices: Offices,
+    pub(crate) members: Members,
+    pub(crate) registry: AgentRegistryServiceClient<RoleClient>,
+    pub(crate) background: mi_base::Tasks,
+    /// Wakes those who watch an office's tasks.
+    pub(crate) signals: Signals<OfficeId>,
+}
+
+/// Who calls, in an office.
+#[derive(Debug, Clone)]
+struct Seat {
+    office_id: OfficeId,
+    by: Worker,
+    owner: bool,
+}
+
+impl Tasks {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { db, clock, outbox, offices, members, registry, background, signals } = parts;
+        let (lanes, notices, rosters) = (Lanes::default(), Notices::default(), Cache::new(ROSTERS));
+        Self { db, clock, outbox, offices, members, registry, background, lanes, signals, notices, rosters }
+    }
+
+    /// Lets the caller into the office.
+    async fn seat(&self, caller: &Caller, office: &str) -> Result<Seat> {
+        let office_id = OfficeId::parse(office)?;
+        let owner = self.offices.owner(office_id).await?;
+        let entry = caller.enter(office_id, owner)?;
+        let by = worker(caller, &entry);
+        Ok(Seat { office_id, by, owner: entry == Entry::Owner })
+    }
+
+    /// The office's agents; when they changed since the last time, the queue is told first.
+    async fn roster(&self, office_id: OfficeId) -> Result<Roster> {
+        let roster = self.members.list(office_id).await?;
+        let known = self.rosters.get(&office_id).await;
+        if known.is_none_or(|known| known != roster) {
+            self.rosters.insert(office_id, roster.clone()).await;
+            drop(self.enqueue(office_id, vec![Op::Reconcile], Some(&roster), "")?);
+        }
+        Ok(roster)
+    }
+
+    /// Looks at the agents again, for those who are gone.
+    async fn reconcile(&self, office_id: OfficeId) -> Result<()> {
+        self.members.forget(office_id).await;
+        let roster = self.members.list(office_id).await?;
+        self.rosters.insert(office_id, roster.clone()).await;
+        self.submit(office_id, vec![Op::Reconcile], Some(&roster), "").await?;
+        Ok(())
+    }
+
+    /// What was asked in one operation.
+    async fn one(&self, seat: &Seat, op: Op, roster: Option<&Roster>, trace_id: &str) -> Answer {
+        self.submit(seat.office_id, vec![op], roster, trace_id).await?.pop().unwrap_or_else(|| Err(lost()))
+    }
+
+    async fn create(&self, caller: &Caller, office: &str, requests: &[v1::CreateTaskRequest]) -> Answer {
+        let seat = self.seat(caller, office).await?;
+        let about_agents =
+            |request: &v1::CreateTaskRequest| !request.assigned_agent.is_empty() || !request.required_tools.is_empty();
+        let roster = match requests.iter().any(about_agents) {
+            true => Some(self.roster(seat.office_id).await?),
+            false => None,
+        };
+        let mut news = Vec::with_capacity(requests.len());
+        for (place, request) in requests.iter().enumerate() {
+            if !request.office_id.is_empty() && request.office_id != office {
+                return Err(Error::invalid(
+                    "office_id",
+                    "of a task differs from the batch's; a batch is of one office",
+                ));
+            }
+            let assigned = match request.assigned_agent.as_str() {
+                "" => None,
+                name => Some(assignee(roster.as_deref().map_or(&[], Vec::as_slice), name)?),
+            };
+            let scope = format!("{}/CreateTask", caller.actor.key());
+            let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
+            news.push(rules::new(request, place, assigned, replay)?);
+        }
+        self.one(&seat, Op::Create(news, seat.by.clone()), roster.as_ref(), &caller.trace_id).await
+    }
+
+    /// Claims; `patience` is what the call has left, less than which is waited.
+    async fn claim(
+        &self,
+        caller: &Caller,
+        request: &v1::ClaimTasksRequest,
+        patience: Duration,
+    ) -> Result<(Seat, Vec<Task>)> {
+        let seat = self.seat(caller, &request.office_id).await?;
+        let most = rules::most(request.max_tasks)?;
+        let lease = rules::lease(request.lease.as_ref())?;
+        let wait = rules::wait(request.wait.as_ref())?.min(patience);
+        let kinds = request.kinds.iter().map(|value| rules::kind("kinds", *value));
+        let kinds = kinds.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let (mut roster, mut tools) = (None, None);
+        if seat.by.agent_id.is_some() {
+            let members = self.roster(seat.office_id).await?;
+            let member = self.member(&seat, &members).await?;
+            if !member.working {
+                let text = "the agent is stopped or paused; it takes no work until it is started again";
+                return Err(Error::precondition("AGENT_NOT_WORKING", text));
+            }
+            (roster, tools) = (Some(members), Some(member.tools));
+        }
+        let claim = Claim { by: seat.by.clone(), tools, kinds, most, lease };
+        let waits = if wait.is_zero() { Patience::None } else { Patience::Waits };
+        let op = Op::Claim(claim, waits);
+        let mut answers = self.enqueue(seat.office_id, vec![op], roster.as_ref(), &caller.trace_id)?;
+        let mut answer = answers.pop().ok_or_else(lost)?;
+        if waits == Patience::None {
+            return Ok((seat, answer.await.unwrap_or_else(|_| Err(lost()))?));
+        }
+        let tasks = match tokio::time::timeout(wait, &mut answer).await {
+            Ok(answered) => answered.unwrap_or_else(|_| Err(lost()))?,
+            Err(_) => {
+                // What was sent until now is taken; whoever sends later notices.
+                answer.close();
+                answer.try_recv().unwrap_or_else(|_| Ok(Vec::new()))?
+            }
+        };
+        Ok((seat, tasks))
+    }
+
+    /// The calling agent, as the scheduler knows it now if need be: it may have been hired a moment ago.
+    async fn member(&self, seat: &Seat, members: &[Member]) -> Result<Member> {
+        let id = seat.by.agent_id.map(|id| id.to_string()).unwrap_or_default();
+        let find = |members: &[Member]| members.iter().find(|member| member.agent_id == id).cloned();
+        if let Some(member) = find(members) {
+            return Ok(member);
+        }
+        self.members.forget(seat.office_id).await;
+        find(&self.roster(seat.office_id).await?).ok_or_else(|| Error::unauthenticated("the agent was fired"))
+    }
+
+    /// Takes reports, all of one office: each is answered for itself.
+    async fn report(
+        &self,
+        caller: &Caller,
+        seat: &Seat,
+        reports: Vec<(TaskId, Option<mi_kernel::LeaseId>, What)>,
+    ) -> Result<Vec<Answer>> {
+        let completes = reports.iter().any(|(.., what)| matches!(what, What::Completed { .. }));
+        let roster = match completes && seat.by.agent_id.is_some() {
+            true => Some(self.roster(seat.office_id).await?),
+            false => None,
+        };
+        let report = |(task_id, lease_id, what)| {
+            Op::Report(Report { task_id, lease_id, by: seat.by.clone(), owner: seat.owner, what })
+        };
+        let ops = reports.into_iter().map(report).collect();
+        self.submit(seat.office_id, ops, roster.as_ref(), &caller.trace_id).await
+    }
+
+    async fn decide(&self, caller: &Caller, office: &str, task: &str, what: Verdict) -> Result<(Seat, Task)> {
+        let seat = self.seat(caller, office).await?;
+        let task_id = TaskId::parse(task)?;
+        let op = Op::Decide(Decision { task_id, by: seat.by.clone(), owner: seat.owner, what });
+        let decided = self.one(&seat, op, None, &caller.trace_id).await?;
+        let task = decided.into_iter().next().ok_or_else(|| Error::not_found("task", task_id))?;
+        Ok((seat, task))
+    }
+
+    async fn get(&self, caller: &Caller, office: &str, task: &str) -> Result<(Seat, Task)> {
+        let office = self.offices.get(caller, office).await?;
+        let seat = self.seat(caller, &office.id.to_string()).await?;
+        let id = TaskId::parse(task)?;
+        let found = repo::task_get_all(&mut self.db.office(office.id).read().await?, &[id]).await?;
+        Ok((seat, found.into_iter().next().ok_or_else(|| Error::not_found("task", id))?))
+    }
+
+    async fn list(&self, caller: &Caller, request: &v1::ListTasksRequest) -> Result<(Vec<Task>, String)> {
+        let office = self.offices.get(caller, &request.office_id).await?;
+        let page = Page::parse(request.page_size, &request.page_token)?;
+        let parent = match request.parent_id.as_str() {
+            "" => None,
+            id => Some(TaskId::parse(id).map_err(|error| Error::invalid("parent_id", error.message))?),
+        };
+        let filter = repo::Filter {
+            statuses: request.statuses.iter().map(|value| rules::status(*value)).collect::<Result<_>>()?,
+            agent: match request.assigned_agent.as_str() {
+                "" => String::new(),
+                name => text::lookup_name("assigned_agent", name)?,
+            },
+            parent,
+        };
+        let rows = repo::task_list(&mut self.db.office(office.id).read().await?, &filter, &page).await?;
+        Ok(page.finish(rows, |task| task.id))
+    }
+
+    /// After a transaction that woke agents.
+    pub(crate) fn woken(&self, office_id: OfficeId) {
+        self.changed(office_id);
+        self.kick(office_id);
+    }
+
+    /// Has an agent paused that goes in circles.
+    pub(crate) fn pause(&self, office_id: OfficeId, agent: String, message: String) {
+        let tasks = self.clone();
+        self.background.spawn("task-pause", async move {
+            let request = PauseAgentRequest {
+                office_id: office_id.to_string(),
+                agent,
+                reason: "LOOP_DETECTED".into(),
+                message,
+                trace_id: String::new(),
+            };
+            for tries in 1..=PAUSE_TRIES {
+                match tasks.registry.clone().pause_agent(request.clone()).await {
+                    Ok(_) => break,
+                    Err(error) => tracing::warn!(target: "mi::tasks", %error, tries, "an agent in a loop is not paused yet"),
+                }
+                tokio::time::sleep(Duration::from_secs(u64::from(tries))).await;
+            }
+            if let Err(error) = tasks.reconcile(office_id).await {
+                tracing::warn!(target: "mi::tasks", error = %error.chain(), "a paused agent's tasks wait for their leases");
+            }
+        });
+    }
+}
+
+/// Gives back everything that runs in an office that stops, in the transaction that stops it.
+pub(crate) async fn release_all(tx: &mut OfficeTx, now: mi_kernel::Time, trace_id: &str) -> Result<()> {
+    let mut batch = Batch::open(tx, now).await?;
+    batch.release_all(trace_id).await?;
+    batch.finish().await?;
+    Ok(())
+}
+
+/// The caller as a worker.
+fn worker(caller: &Caller, entry: &Entry) -> Worker {
+    match entry {
+        Entry::Member(agent) => Worker { name: agent.name.clone(), agent_id: Some(agent.agent_id), api_key_id: None },
+        Entry::Owner => Worker {
+            name: OPERATOR.into(),
+            agent_id: None,
+            api_key_id: match caller.actor {
+                mi_kernel::Actor::Operator { api_key_id, .. } => Some(api_key_id),
+                _ => None,
+            },
+        },
+    }
+}
+
+/// The agent that a task is to be kept for.
+fn assignee(members: &[Member], name: &str) -> Result<Assignee> {
+    let name = text::lookup_name("assigned_agent", name)?;
+    let member = members.iter().find(|member| member.name == name).ok_or_else(|| Error::not_found("agent", &name))?;
+    let id = member.agent_id.parse()?;
+    Ok(Assignee { name, id })
+}

@@ -1,0 +1,84 @@
+//! What is decided about tasks: cancelling, retrying, verifying.
+
+use mi_kernel::{Error, Result, TaskId};
+
+use super::{
+    batch::Batch,
+    create::Cause,
+    model::{State, Step, Task, Worker},
+};
+
+/// A decision on a task.
+#[derive(Debug)]
+pub(super) struct Decision {
+    pub(super) task_id: TaskId,
+    pub(super) by: Worker,
+    /// As an owner of the office.
+    pub(super) owner: bool,
+    pub(super) what: Verdict,
+}
+
+/// What is decided.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    Cancel(String),
+    Retry,
+    Accept,
+    Reject(String),
+}
+
+impl Batch<'_> {
+    /// Decides.
+    pub(super) async fn decide(&mut self, decision: &Decision, trace_id: &str) -> Result<Task> {
+        let id = decision.task_id;
+        let task = self.get(id)?.clone();
+        let created = task.spec.creator.is_some() && task.spec.creator == decision.by.agent_id;
+        match &decision.what {
+            Verdict::Cancel(_) | Verdict::Retry if !decision.owner && !created => {
+                return Err(Error::denied("an agent decides only on tasks that it created"));
+            }
+            Verdict::Cancel(reason) => {
+                // Asked again, or too late for nothing to matter.
+                if *task.state() != State::Cancelled {
+                    self.cancel(id, reason, trace_id).await?;
+                }
+            }
+            Verdict::Retry => {
+                let cause = match decision.by.agent_id {
+                    Some(agent) => self.cause_of(agent).await?,
+                    None => Cause::default(),
+                };
+                self.within_depth(&decision.by.name, &cause, trace_id)?;
+                self.step(id, Step::Retry { depth: cause.depth }, trace_id)?;
+                self.reconsider(id, trace_id).await?;
+            }
+            Verdict::Accept | Verdict::Reject(_) => {
+                if task.progress.worker.as_ref().is_some_and(|worker| same(worker, &decision.by)) {
+                    return Err(Error::denied("whoever did the work does not verify it"));
+                }
+                let step = match &decision.what {
+                    Verdict::Reject(note) => Step::Reject(note.clone()),
+                    _ => Step::Accept,
+                };
+                self.step(id, step, trace_id)?;
+            }
+        }
+        Ok(self.get(id)?.clone())
+    }
+
+    /// Cancels a task and what is a part of it.
+    async fn cancel(&mut self, id: TaskId, reason: &str, trace_id: &str) -> Result<()> {
+        self.step(id, Step::Cancel(reason.to_owned()), trace_id)?;
+        let mut below = self.open_children(id).await?;
+        while let Some(child) = below.pop() {
+            self.step(child, Step::Cancel(format!("a part of task {id}, which was cancelled")), trace_id)?;
+            below.extend(self.open_children(child).await?);
+        }
+        Ok(())
+    }
+}
+
+/// Whether these are one: agents by id, operators by their key.
+fn same(worker: &Worker, by: &Worker) -> bool {
+    (worker.agent_id, worker.api_key_id) == (by.agent_id, by.api_key_id)
+}

@@ -1,0 +1,375 @@
+//! `mi.v1.TaskService`.
+
+use std::time::Duration;
+
+use mi_kernel::{Error, Result, TaskId};
+use mi_proto::v1::{self, task_service_server::TaskService};
+use mi_rpc::{Caller, deadline, status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Seat, Tasks,
+    decide::Verdict,
+    lane::{Answer, lost},
+    model::Task,
+    repo, rules, wire,
+    work::What,
+};
+
+/// A claim answers this much before the call's time is up.
+const MARGIN: Duration = Duration::from_millis(250);
+/// Changes that are read at a time.
+const PAGE: i64 = 100;
+/// Messages that wait for a client.
+const BUFFER: usize = 16;
+/// How often a watch looks without being told: in case a signal from another process was lost.
+const SHARED_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Serves tasks.
+pub(crate) struct Handler {
+    tasks: Tasks,
+}
+
+impl Handler {
+    pub(crate) fn new(tasks: Tasks) -> Self {
+        Self { tasks }
+    }
+
+    /// A report on one task.
+    async fn report(&self, caller: &Caller, [office, task, lease]: [&str; 3], what: Result<What>) -> Result<v1::Task> {
+        let seat = self.tasks.seat(caller, office).await?;
+        let (task_id, lease_id) = (TaskId::parse(task)?, rules::lease_id(lease)?);
+        let answers = self.tasks.report(caller, &seat, vec![(task_id, lease_id, what?)]).await?;
+        let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(lost())))?;
+        Ok(wire::task(task, Some(&seat.by)))
+    }
+
+    async fn decide(&self, caller: &Caller, [office, task]: [&str; 2], what: Result<Verdict>) -> Result<v1::Task> {
+        // Whose office it is comes before what is wrong with the rest.
+        let verdict = match what {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                self.tasks.seat(caller, office).await?;
+                return Err(error);
+            }
+        };
+        let (seat, task) = self.tasks.decide(caller, office, task, verdict).await?;
+        Ok(wire::task(task, Some(&seat.by)))
+    }
+}
+
+fn the_one(answer: Answer) -> Result<Task> {
+    answer?.pop().ok_or_else(lost)
+}
+
+/// All of these, as their claimer sees them.
+fn shown(tasks: Vec<Task>, seat: &Seat) -> Vec<v1::Task> {
+    tasks.into_iter().map(|task| wire::task(task, Some(&seat.by))).collect()
+}
+
+#[tonic::async_trait]
+impl TaskService for Handler {
+    async fn create_task(
+        &self,
+        request: Request<v1::CreateTaskRequest>,
+    ) -> Result<Response<v1::CreateTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let created = self.tasks.create(&caller, &body.office_id, std::slice::from_ref(&body)).await;
+        let task = the_one(created).map_err(status)?;
+        Ok(Response::new(v1::CreateTaskResponse { task: Some(wire::task(task, None)) }))
+    }
+
+    async fn batch_create_tasks(
+        &self,
+        request: Request<v1::BatchCreateTasksRequest>,
+    ) -> Result<Response<v1::BatchCreateTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let created = async {
+            let seat = self.tasks.seat(&caller, &body.office_id).await?;
+            if body.requests.is_empty() || body.requests.len() > rules::MAX_BATCH {
+                return Err(Error::invalid("requests", format!("must hold 1 to {} tasks", rules::MAX_BATCH)));
+            }
+            Ok(shown(self.tasks.create(&caller, &body.office_id, &body.requests).await?, &seat))
+        };
+        let tasks = created.await.map_err(status)?;
+        Ok(Response::new(v1::BatchCreateTasksResponse { tasks }))
+    }
+
+    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let (seat, task) = self.tasks.get(&caller, &body.office_id, &body.task_id).await.map_err(status)?;
+        Ok(Response::new(v1::GetTaskResponse { task: Some(wire::task(task, Some(&seat.by))) }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let (tasks, next_page_token) = self.tasks.list(&caller, &body).await.map_err(status)?;
+        let tasks = tasks.into_iter().map(|task| wire::task(task, None)).collect();
+        Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token }))
+    }
+
+    type WatchTasksStream = ReceiverStream<Result<v1::WatchTasksResponse, Status>>;
+
+    async fn watch_tasks(
+        &self,
+        request: Request<v1::WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        Ok(Response::new(self.tasks.watch(&caller, &body).await.map_err(status)?))
+    }
+
+    async fn claim_tasks(
+        &self,
+        request: Request<v1::ClaimTasksRequest>,
+    ) -> Result<Response<v1::ClaimTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        // Every call has a deadline here; a claim answers before it.
+        let left = deadline::parse(request.metadata().as_ref()).ok().flatten();
+        let patience = left.map_or(Duration::MAX, |left| left.saturating_sub(MARGIN.max(left / 10).min(left / 2)));
+        let body = request.into_inner();
+        let (seat, tasks) = self.tasks.claim(&caller, &body, patience).await.map_err(status)?;
+        Ok(Response::new(v1::ClaimTasksResponse { tasks: shown(tasks, &seat) }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::lease(body.lease.as_ref()).map(|lease| What::Renewed { lease });
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::RenewLeaseResponse { task: Some(task) }))
+    }
+
+    async fn release_task(
+        &self,
+        request: Request<v1::ReleaseTaskRequest>,
+    ) -> Result<Response<v1::ReleaseTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = Ok(What::Released);
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::ReleaseTaskResponse { task: Some(task) }))
+    }
+
+    async fn complete_task(
+        &self,
+        request: Request<v1::CompleteTaskRequest>,
+    ) -> Result<Response<v1::CompleteTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::work(&body).map(|work| What::Completed { work });
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::CompleteTaskResponse { task: Some(task) }))
+    }
+
+    async fn batch_complete_tasks(
+        &self,
+        request: Request<v1::BatchCompleteTasksRequest>,
+    ) -> Result<Response<v1::BatchCompleteTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let results = self.tasks.complete_all(&caller, body).await.map_err(status)?;
+        Ok(Response::new(v1::BatchCompleteTasksResponse { results }))
+    }
+
+    async fn fail_task(&self, request: Request<v1::FailTaskRequest>) -> Result<Response<v1::FailTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::note("error", &body.error).map(|error| What::Failed {
+            error,
+            retryable: body.retryable,
+            loop_detected: body.loop_detected,
+        });
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::FailTaskResponse { task: Some(task) }))
+    }
+
+    async fn cancel_task(
+        &self,
+        request: Request<v1::CancelTaskRequest>,
+    ) -> Result<Response<v1::CancelTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::reason("reason", &body.reason).map(|reason| match reason.as_str() {
+            "" => Verdict::Cancel("cancelled".into()),
+            _ => Verdict::Cancel(reason),
+        });
+        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
+    }
+
+    async fn retry_task(
+        &self,
+        request: Request<v1::RetryTaskRequest>,
+    ) -> Result<Response<v1::RetryTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = Ok(Verdict::Retry);
+        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::RetryTaskResponse { task: Some(task) }))
+    }
+
+    async fn verify_task(
+        &self,
+        request: Request<v1::VerifyTaskRequest>,
+    ) -> Result<Response<v1::VerifyTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = match body.approve {
+            true => rules::reason("note", &body.note).map(|_| Verdict::Accept),
+            false => rules::note("note", &body.note).map(Verdict::Reject),
+        };
+        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::VerifyTaskResponse { task: Some(task) }))
+    }
+
+    async fn add_task_note(
+        &self,
+        request: Request<v1::AddTaskNoteRequest>,
+    ) -> Result<Response<v1::AddTaskNoteResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let note = self.tasks.add_note(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(v1::AddTaskNoteResponse { note: Some(note.into()) }))
+    }
+
+    async fn list_task_notes(
+        &self,
+        request: Request<v1::ListTaskNotesRequest>,
+    ) -> Result<Response<v1::ListTaskNotesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let (notes, next_page_token) = self.tasks.list_notes(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(v1::ListTaskNotesResponse {
+            notes: notes.into_iter().map(Into::into).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn get_task_stats(
+        &self,
+        request: Request<v1::GetTaskStatsRequest>,
+    ) -> Result<Response<v1::GetTaskStatsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let counts = self.tasks.count(&caller, &body.office_id).await.map_err(status)?;
+        let counts = wire::counts(counts);
+        let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
+        Ok(Response::new(v1::GetTaskStatsResponse { stats: Some(stats) }))
+    }
+}
+
+impl Tasks {
+    async fn count(&self, caller: &Caller, office: &str) -> Result<Vec<(String, i64)>> {
+        let office = self.offices.get(caller, office).await?;
+        Ok(repo::task_count_by_status(&mut self.db.office(office.id).read().await?).await?)
+    }
+
+    /// Completes several tasks: one that is refused does not keep the others.
+    async fn complete_all(
+        &self,
+        caller: &Caller,
+        body: v1::BatchCompleteTasksRequest,
+    ) -> Result<Vec<v1::CompleteTaskResult>> {
+        let seat = self.seat(caller, &body.office_id).await?;
+        if body.requests.is_empty() || body.requests.len() > rules::MAX_BATCH {
+            return Err(Error::invalid("requests", format!("must hold 1 to {} completions", rules::MAX_BATCH)));
+        }
+        let mut results: Vec<Option<Answer>> = Vec::with_capacity(body.requests.len());
+        let mut reports = Vec::new();
+        for request in &body.requests {
+            if !request.office_id.is_empty() && request.office_id != body.office_id {
+                return Err(Error::invalid("office_id", "of a completion differs from the batch's"));
+            }
+            let read =
+                || Ok((TaskId::parse(&request.task_id)?, rules::lease_id(&request.lease_id)?, rules::work(request)?));
+            results.push(match read() {
+                Ok((task, lease, work)) => {
+                    reports.push((task, lease, What::Completed { work }));
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        let mut answers = self.report(caller, &seat, reports).await?.into_iter();
+        let results =
+            results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(lost())));
+        let result = |answer| match the_one(answer) {
+            Ok(task) => v1::CompleteTaskResult { task: Some(wire::task(task, Some(&seat.by))), ..Default::default() },
+            Err(error) => {
+                v1::CompleteTaskResult { task: None, reason: error.reason.to_owned(), message: error.message }
+            }
+        };
+        Ok(results.map(result).collect())
+    }
+
+    async fn watch(
+        &self,
+        caller: &Caller,
+        body: &v1::WatchTasksRequest,
+    ) -> Result<ReceiverStream<Result<v1::WatchTasksResponse, Status>>> {
+        let office = self.offices.get(caller, &body.office_id).await?;
+        let seat = self.seat(caller, &body.office_id).await?;
+        let only = match body.task_id.as_str() {
+            "" => None,
+            id => {
+                let (_, task) = self.get(caller, &body.office_id, id).await?;
+                Some(task.id)
+            }
+        };
+        // Subscribed first, so that nothing falls between.
+        let mut signal = self.signals.subscribe(office.id);
+        let mut cursor = match body.after_cursor {
+            Some(cursor) if cursor < 0 => return Err(Error::invalid("after_cursor", "must not be negative")),
+            Some(cursor) => cursor,
+            None => repo::queue_cursor(&mut self.db.office(office.id).read().await?).await?,
+        };
+        let poll = self.db.is_shared().then_some(SHARED_INTERVAL);
+        let (output, stream) = mpsc::channel(BUFFER);
+        let db = self.db.clone();
+        tokio::spawn(async move {
+            loop {
+                let read =
+                    async { repo::task_changed(&mut db.office(office.id).read().await?, cursor, only, PAGE).await };
+                let changed = match read.await {
+                    Ok(changed) => changed,
+                    Err(error) => {
+                        let _ = output.send(Err(status(error.into()))).await;
+                        return;
+                    }
+                };
+                let more = i64::try_from(changed.len()) == Ok(PAGE);
+                for task in changed {
+                    cursor = task.cursor;
+                    let task = Some(wire::task(task, Some(&seat.by)));
+                    if output.send(Ok(v1::WatchTasksResponse { task, cursor })).await.is_err() {
+                        return;
+                    }
+                }
+                if !more {
+                    tokio::select! {
+                        () = signal.changed(poll) => {}
+                        () = output.closed() => return,
+                    }
+                }
+            }
+        });
+        Ok(stream.into())
+    }
+}

@@ -1,0 +1,337 @@
+//! One lane an office: whatever is asked of its queue at the same time shares one transaction (group commit), and whoever
+//! waits for work is served in it as soon as there is some.
+//!
+//! An operation that is refused keeps none of the others from being done. A lane has a task of its own only while there
+//! is something to do.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId};
+use tokio::sync::oneshot;
+
+use super::{
+    Tasks,
+    batch::{Batch, Roster},
+    create::New,
+    decide::Decision,
+    model::{Task, Worker},
+    work::{Claim, Report},
+};
+
+/// Operations of one transaction.
+const MOST: usize = 512;
+/// Operations that may wait in one lane: beyond them callers are told to come back.
+const WAITING: usize = 10_000;
+/// How often a transaction is tried that lost a race with another process.
+const TRIES: usize = 3;
+
+/// What is asked of a queue.
+#[derive(Debug)]
+pub(super) enum Op {
+    Create(Vec<New>, Worker),
+    Claim(Claim, Patience),
+    Report(Report),
+    Decide(Decision),
+    Expire(Vec<TaskId>),
+    /// The agents changed.
+    Reconcile,
+}
+
+/// Whether a claim that finds nothing waits for something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    None,
+    Waits,
+}
+
+/// The tasks that an operation is about, as they are after it.
+pub(super) type Answer = Result<Vec<Task>>;
+
+/// What is answered when the process ends meanwhile.
+pub(super) fn lost() -> Error {
+    Error::unavailable("the platform is shutting down; try again")
+}
+
+/// An operation and whom to answer.
+pub(super) struct Ticket {
+    op: Op,
+    roster: Option<Roster>,
+    trace_id: String,
+    answer: oneshot::Sender<Answer>,
+}
+
+#[derive(Default)]
+struct Lane {
+    tickets: VecDeque<Ticket>,
+    /// Claims that found nothing, in the order in which they came.
+    waiting: Vec<Ticket>,
+    /// Whether they are to look again: another process may have something for them.
+    kicked: bool,
+    running: bool,
+}
+
+/// The lanes of this process.
+#[derive(Clone, Default)]
+pub(super) struct Lanes(Arc<Mutex<HashMap<OfficeId, Lane>>>);
+
+impl Lanes {
+    // The map is whole between any two statements.
+    fn lock(&self) -> MutexGuard<'_, HashMap<OfficeId, Lane>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offices where somebody waits for work.
+    pub(super) fn waited_for(&self) -> Vec<OfficeId> {
+        self.lock().iter().filter(|(_, lane)| !lane.waiting.is_empty()).map(|(id, _)| *id).collect()
+    }
+}
+
+impl Tasks {
+    /// Puts operations into the office's lane, next to each other.
+    ///
+    /// # Errors
+    /// `Exhausted` when too many wait there.
+    pub(super) fn enqueue(
+        &self,
+        office_id: OfficeId,
+        ops: Vec<Op>,
+        roster: Option<&Roster>,
+        trace_id: &str,
+    ) -> Result<Vec<oneshot::Receiver<Answer>>> {
+        let mut answers = Vec::with_capacity(ops.len());
+        {
+            let mut lanes = self.lanes.lock();
+            let lane = lanes.entry(office_id).or_default();
+            if lane.tickets.len() + ops.len() > WAITING {
+                let text = "too much is asked of the office's queue at the moment";
+                return Err(Error::exhausted("QUEUE_BUSY", text, Duration::from_millis(500)));
+            }
+            for op in ops {
+                let (answer, answered) = oneshot::channel();
+                lane.tickets.push_back(Ticket { op, roster: roster.cloned(), trace_id: trace_id.to_owned(), answer });
+                answers.push(answered);
+            }
+        }
+        self.run(office_id);
+        Ok(answers)
+    }
+
+    /// Puts operations into the office's lane and waits for their answers.
+    pub(super) async fn submit(
+        &self,
+        office_id: OfficeId,
+        ops: Vec<Op>,
+        roster: Option<&Roster>,
+        trace_id: &str,
+    ) -> Result<Vec<Answer>> {
+        let answers = self.enqueue(office_id, ops, roster, trace_id)?;
+        Ok(join_all(answers).await.into_iter().map(|answer| answer.unwrap_or_else(|_| Err(lost()))).collect())
+    }
+
+    /// Has those who wait for work look again.
+    pub(super) fn kick(&self, office_id: OfficeId) {
+        if let Some(lane) = self.lanes.lock().get_mut(&office_id).filter(|lane| !lane.waiting.is_empty()) {
+            lane.kicked = true;
+        } else {
+            return;
+        }
+        self.run(office_id);
+    }
+
+    /// Drives the lane, unless somebody does.
+    fn run(&self, office_id: OfficeId) {
+        let mut lanes = self.lanes.lock();
+        let lane = lanes.entry(office_id).or_default();
+        if std::mem::replace(&mut lane.running, true) {
+            return;
+        }
+        drop(lanes);
+        let tasks = self.clone();
+        self.background.spawn("task-lane", async move { tasks.drive(office_id).await });
+    }
+
+    async fn drive(&self, office_id: OfficeId) {
+        loop {
+            let (tickets, waiting) = {
+                let mut lanes = self.lanes.lock();
+                let Some(lane) = lanes.get_mut(&office_id) else { return };
+                lane.waiting.retain(|ticket| !ticket.answer.is_closed());
+                let kicked = std::mem::take(&mut lane.kicked) && !lane.waiting.is_empty();
+                if lane.tickets.is_empty() && !kicked {
+                    lane.running = false;
+                    if lane.waiting.is_empty() {
+                        lanes.remove(&office_id);
+                    }
+                    return;
+                }
+                let count = lane.tickets.len().min(MOST);
+                (lane.tickets.drain(..count).collect::<Vec<_>>(), (std::mem::take(&mut lane.waiting), kicked))
+            };
+            let left = self.serve(office_id, tickets, waiting).await;
+            if let Some(lane) = self.lanes.lock().get_mut(&office_id) {
+                lane.waiting.extend(left);
+            }
+        }
+    }
+
+    /// One transaction. Returns the claims that go on waiting.
+    async fn serve(&self, office_id: OfficeId, tickets: Vec<Ticket>, waiting: (Vec<Ticket>, bool)) -> Vec<Ticket> {
+        let (waiting, kicked) = waiting;
+        let mut tries = 0;
+        let served = loop {
+            tries += 1;
+            match self.attempt(office_id, &tickets, &waiting, kicked).await {
+                Err(error) if error.reason == "CONFLICT" && tries < TRIES => {}
+                served => break served,
+            }
+        };
+        let served = match served {
+            Ok(served) => served,
+            Err(error) => {
+                tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "the queue's transaction failed");
+                // Whoever waits goes on, unless there is nothing to wait for any more.
+                let gone = error.kind == ErrorKind::NotFound;
+                let (told, left) = if gone { (waiting, Vec::new()) } else { (Vec::new(), waiting) };
+                for ticket in told.into_iter().chain(tickets) {
+                    let _ = ticket.answer.send(Err(copy(&error)));
+                }
+                return left;
+            }
+        };
+        if served.changed {
+            self.outbox.notify_one();
+            self.changed(office_id);
+        }
+        for (agent, message) in served.loops {
+            self.pause(office_id, agent, message);
+        }
+        let mut left = Vec::new();
+        let mut unclaimed = Vec::new();
+        for (ticket, answer) in waiting.into_iter().chain(tickets).zip(served.answers) {
+            let waits = matches!(ticket.op, Op::Claim(_, Patience::Waits));
+            match answer {
+                Ok(tasks) if tasks.is_empty() && waits => left.push(ticket),
+                answer => {
+                    // Whoever asked is gone: what was claimed for it goes back.
+                    if let (Err(Ok(tasks)), Op::Claim(claim, _)) = (ticket.answer.send(answer), &ticket.op) {
+                        unclaimed.extend(tasks.iter().filter_map(|task| super::work::give_back(task, &claim.by)));
+                    }
+                }
+            }
+        }
+        if !unclaimed.is_empty() {
+            let mut lanes = self.lanes.lock();
+            let lane = lanes.entry(office_id).or_default();
+            lane.tickets.extend(unclaimed.into_iter().map(|report| Ticket {
+                op: Op::Report(report),
+                roster: None,
+                trace_id: String::new(),
+                answer: oneshot::channel().0,
+            }));
+        }
+        left
+    }
+
+    async fn attempt(
+        &self,
+        office_id: OfficeId,
+        tickets: &[Ticket],
+        waiting: &[Ticket],
+        kicked: bool,
+    ) -> Result<Served> {
+        let now = self.clock.now();
+        let mut tx = self.db.office(office_id).begin().await?;
+        let mut batch = Batch::open(&mut tx, now).await?;
+        batch.roster = tickets.iter().rev().chain(waiting.iter().rev()).find_map(|ticket| ticket.roster.clone());
+        batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
+        let mut answers: Vec<Result<Vec<Task>>> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
+        for ticket in tickets {
+            answers.push(apply(&mut batch, ticket).await?);
+        }
+        let works = batch.works();
+        batch.settle().await?;
+        let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
+        let looks = |place: usize| place >= waiting.len() || kicked || batch.queued;
+        let claims: Vec<(usize, &Claim)> = all
+            .iter()
+            .enumerate()
+            .filter_map(|(place, ticket)| match &ticket.op {
+                Op::Claim(claim, _) if looks(place) && !ticket.answer.is_closed() => Some((place, claim)),
+                _ => None,
+            })
+            .collect();
+        if let (Err(error), false) = (&works, claims.is_empty()) {
+            for (place, ticket) in all.iter().enumerate() {
+                if matches!(ticket.op, Op::Claim(..)) {
+                    answers[place] = Err(copy(error));
+                }
+            }
+        } else if !claims.is_empty() {
+            batch.write().await?;
+            let traces: Vec<&str> = claims.iter().map(|(place, _)| all[*place].trace_id.as_str()).collect();
+            let offers: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
+            let claimed = batch.offer(&offers, &traces).await?;
+            for ((place, _), tasks) in claims.iter().zip(claimed) {
+                answers[*place] = Ok(tasks);
+            }
+        }
+        let changed = batch.finish().await?;
+        let loops = std::mem::take(&mut batch.loops);
+        tx.commit().await?;
+        Ok(Served { answers, changed, loops })
+    }
+}
+
+struct Served {
+    /// Of those who waited, then of the tickets.
+    answers: Vec<Result<Vec<Task>>>,
+    changed: bool,
+    loops: Vec<(String, String)>,
+}
+
+impl Op {
+    /// Tasks that it is about.
+    fn subjects(&self) -> Vec<TaskId> {
+        match self {
+            Self::Report(report) => vec![report.task_id],
+            Self::Decide(decision) => vec![decision.task_id],
+            Self::Expire(ids) => ids.clone(),
+            Self::Create(..) | Self::Claim(..) | Self::Reconcile => Vec::new(),
+        }
+    }
+}
+
+/// Does one operation. The outer error is the database's and ends the transaction; the inner one is the caller's.
+async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task>>> {
+    let trace_id = &ticket.trace_id;
+    let done = match &ticket.op {
+        Op::Create(news, by) => batch.create(news, by, trace_id).await,
+        Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
+        Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
+        Op::Expire(ids) => batch.expire(ids).map(|()| Vec::new()),
+        Op::Reconcile => batch.reconcile().await.map(|()| Vec::new()),
+        // Served at the end, when everything that could be claimed is written.
+        Op::Claim(..) => Ok(Vec::new()),
+    };
+    match done {
+        // What the caller did wrong has no cause underneath.
+        Err(error) if error.source.is_none() => Ok(Err(error)),
+        Err(error) => Err(error),
+        Ok(tasks) => Ok(Ok(tasks)),
+    }
+}
+
+/// The same error for one more caller.
+fn copy(error: &Error) -> Error {
+    Error {
+        retry_after: error.retry_after,
+        field: error.field,
+        resource: error.resource.clone(),
+        ..Error::new(error.kind, error.reason, error.message.clone())
+    }
+}

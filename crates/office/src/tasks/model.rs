@@ -1,0 +1,463 @@
+//! What a task is, and the one function that moves it from state to state.
+
+use std::time::Duration;
+
+use mi_kernel::{AgentId, ApiKeyId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
+use serde::{Deserialize, Serialize};
+
+/// What operators are called where agents have a name.
+pub(crate) const OPERATOR: &str = "operator";
+
+/// A piece of work.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    /// Position of its last change.
+    pub(crate) cursor: i64,
+    pub(crate) spec: Spec,
+    pub(crate) progress: Progress,
+}
+
+/// Kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Kind {
+    General,
+    Code,
+    Research,
+    Review,
+    Command,
+}
+
+impl Kind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::General => "general",
+            Self::Code => "code",
+            Self::Research => "research",
+            Self::Review => "review",
+            Self::Command => "command",
+        }
+    }
+}
+
+/// What never changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) title: String,
+    pub(crate) description: String,
+    pub(crate) kind: Kind,
+    pub(crate) priority: i32,
+    pub(crate) parent: Option<TaskId>,
+    pub(crate) depends_on: Vec<TaskId>,
+    pub(crate) required_tools: Vec<String>,
+    pub(crate) max_attempts: i32,
+    pub(crate) verification_required: bool,
+    /// Name of an agent, or [`OPERATOR`].
+    pub(crate) created_by: String,
+    /// The agent that created it; none: an operator, or the platform.
+    pub(crate) creator: Option<AgentId>,
+    /// `task/ID` or `message/ID`; empty: an operator asked for it.
+    pub(crate) cause: String,
+    /// Task whose work this one is to judge.
+    pub(crate) verifies: Option<TaskId>,
+    /// Who may not claim it.
+    pub(crate) excluded: Option<AgentId>,
+    pub(crate) created_at: Time,
+}
+
+/// Who works.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Worker {
+    /// Name of an agent, or [`OPERATOR`].
+    pub(crate) name: String,
+    /// The agent; none: an operator.
+    pub(crate) agent_id: Option<AgentId>,
+    /// The operator's key; none: an agent.
+    pub(crate) api_key_id: Option<ApiKeyId>,
+}
+
+/// The only agent that may claim a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Assignee {
+    pub(crate) name: String,
+    pub(crate) id: AgentId,
+}
+
+/// A claim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Lease {
+    pub(crate) id: LeaseId,
+    pub(crate) expires_at: Time,
+}
+
+/// What came out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Work {
+    pub(crate) result: String,
+    pub(crate) artifacts: Vec<String>,
+    /// A JWS; may be empty.
+    pub(crate) receipt: String,
+    /// Raw public key that the receipt was checked against, lower-case hex.
+    pub(crate) public_key: String,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub(crate) enum State {
+    Blocked { reason: String },
+    Queued,
+    Running(Lease),
+    Verifying { work: Work, until: Time },
+    Done { work: Work },
+    Failed,
+    Cancelled,
+}
+
+/// How the worker of a lease ended it, to know the same report again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) lease_id: LeaseId,
+    /// SHA-256 of what was reported, lower-case hex.
+    pub(crate) report: String,
+}
+
+/// What changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) state: State,
+    pub(crate) assigned: Option<Assignee>,
+    /// Number of the attempt that runs or comes next; 0 before the first claim.
+    pub(crate) attempt: i32,
+    /// Attempts before the last retry: they do not count towards the most there may be.
+    pub(crate) forgiven: i32,
+    /// How many causes lead back to an operator.
+    pub(crate) depth: i32,
+    /// Who works on it, or last did.
+    pub(crate) worker: Option<Worker>,
+    /// Why the task, or its last attempt, failed.
+    pub(crate) error: String,
+    pub(crate) ended: Option<Ended>,
+    pub(crate) claimed_at: Option<Time>,
+    pub(crate) finished_at: Option<Time>,
+    pub(crate) updated_at: Time,
+}
+
+/// What happens to a task.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    /// It has to wait, for this reason.
+    Block(String),
+    /// Nothing holds it up any more.
+    Free,
+    Claim(Lease, Worker),
+    Renew(LeaseId, Time),
+    /// Its worker gives it back, or is gone: the attempt does not count. It may be kept for an agent from now on.
+    Release {
+        ended: Option<Ended>,
+        keep_for: Option<Assignee>,
+    },
+    /// Its time is up.
+    Expire,
+    Complete {
+        work: Work,
+        ended: Option<Ended>,
+        /// Until when somebody has to verify it; none: nobody has to.
+        verify_until: Option<Time>,
+    },
+    Fail {
+        error: String,
+        retryable: bool,
+        ended: Option<Ended>,
+    },
+    Cancel(String),
+    Retry {
+        depth: i32,
+    },
+    Accept,
+    Reject(String),
+    /// The agent that it was kept for is gone.
+    Unassign,
+}
+
+impl State {
+    /// The name in the database.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Blocked { .. } => "blocked",
+            Self::Queued => "queued",
+            Self::Running(_) => "running",
+            Self::Verifying { .. } => "verifying",
+            Self::Done { .. } => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing happens to it by itself any more.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Done { .. } | Self::Failed | Self::Cancelled)
+    }
+
+    /// When it moves on by itself.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        match self {
+            Self::Running(lease) => Some(lease.expires_at),
+            Self::Verifying { until, .. } => Some(*until),
+            _ => None,
+        }
+    }
+}
+
+pub(crate) fn lease_lost() -> Error {
+    Error::new(
+        ErrorKind::Aborted,
+        "LEASE_LOST",
+        "the lease is no longer the task's; what was done under it does not count",
+    )
+}
+
+pub(crate) fn finished(state: &State) -> Error {
+    Error::precondition("TASK_FINISHED", format!("the task is {} already", state.as_str()))
+}
+
+impl Progress {
+    pub(crate) fn new(state: State, assigned: Option<Assignee>, depth: i32, now: Time) -> Self {
+        Self {
+            state,
+            assigned,
+            attempt: 0,
+            forgiven: 0,
+            depth,
+            worker: None,
+            error: String::new(),
+            ended: None,
+            claimed_at: None,
+            finished_at: None,
+            updated_at: now,
+        }
+    }
+
+    /// The lease, if it is this one and holds.
+    ///
+    /// # Errors
+    /// `LEASE_LOST`, also between the end of the lease and the moment at which the platform notices.
+    pub(crate) fn held(&self, lease_id: LeaseId, now: Time) -> Result<&Lease> {
+        match &self.state {
+            State::Running(lease) if lease.id == lease_id && lease.expires_at > now => Ok(lease),
+            _ => Err(lease_lost()),
+        }
+    }
+
+    /// The one transition function: every way out of every state goes through it.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` when the step is none from this state; nothing is changed then.
+    pub(crate) fn step(&mut self, step: Step, max_attempts: i32, now: Time) -> Result<()> {
+        let wrong = |state: &State, what: &str| {
+            Error::precondition("TASK_STATE", format!("a task that is {} cannot be {what}", state.as_str()))
+        };
+        let was = self.state.clone();
+        self.state = match (was, step) {
+            (State::Blocked { .. } | State::Queued, Step::Block(reason)) => State::Blocked { reason },
+            (State::Blocked { .. }, Step::Free) => State::Queued,
+            (State::Queued, Step::Claim(lease, worker)) => {
+                self.attempt = self.attempt.max(1);
+                self.claimed_at = Some(now);
+                self.worker = Some(worker);
+                State::Running(lease)
+            }
+            (State::Running(lease), Step::Renew(id, expires_at)) if lease.id == id => {
+                State::Running(Lease { id, expires_at })
+            }
+            (State::Running(_), Step::Release { ended, keep_for }) => {
+                self.ended = ended;
+                self.assigned = keep_for.or(self.assigned.take());
+                State::Queued
+            }
+            (State::Running(_), Step::Expire) => self.another("the lease ran out".into(), max_attempts, now),
+            (State::Verifying { .. }, Step::Expire) => {
+                self.error = "nobody verified the work in time".into();
+                self.finished_at = Some(now);
+                State::Failed
+            }
+            (
+                State::Running(_) | State::Queued | State::Blocked { .. },
+                Step::Complete { work, ended, verify_until },
+            ) => {
+                self.ended = ended;
+                self.error.clear();
+                match verify_until {
+                    Some(until) => State::Verifying { work, until },
+                    None => self.done(work, now),
+                }
+            }
+            (State::Running(_) | State::Queued | State::Blocked { .. }, Step::Fail { error, retryable, ended }) => {
+                self.ended = ended;
+                if retryable {
+                    self.another(error, max_attempts, now)
+                } else {
+                    self.error = error;
+                    self.finished_at = Some(now);
+                    State::Failed
+                }
+            }
+            (state, Step::Cancel(reason)) if !state.is_final() => {
+                self.error = reason;
+                self.finished_at = Some(now);
+                State::Cancelled
+            }
+            (State::Failed | State::Cancelled, Step::Retry { depth }) => {
+                self.forgiven = self.attempt;
+                self.attempt += i32::from(self.attempt > 0);
+                self.depth = self.depth.max(depth);
+                self.finished_at = None;
+                State::Queued
+            }
+            (State::Verifying { work, .. }, Step::Accept) => self.done(work, now),
+            (State::Verifying { .. }, Step::Reject(note)) => {
+                self.another(format!("rejected: {note}"), max_attempts, now)
+            }
+            (state, Step::Unassign) if !state.is_final() => {
+                self.assigned = None;
+                state
+            }
+            (state, step) => {
+                let what = match step {
+                    Step::Block(_) | Step::Free | Step::Unassign => "held up or freed",
+                    Step::Claim(..) => "claimed",
+                    Step::Renew(..) | Step::Release { .. } | Step::Expire => return Err(lease_lost()),
+                    Step::Complete { .. } => "completed",
+                    Step::Fail { .. } => "failed",
+                    Step::Cancel(_) => return Err(finished(&state)),
+                    Step::Retry { .. } => "retried",
+                    Step::Accept | Step::Reject(_) => "verified",
+                };
+                return Err(wrong(&state, what));
+            }
+        };
+        self.updated_at = now;
+        Ok(())
+    }
+
+    fn done(&mut self, work: Work, now: Time) -> State {
+        self.finished_at = Some(now);
+        State::Done { work }
+    }
+
+    /// Another attempt, if there is one left.
+    fn another(&mut self, error: String, max_attempts: i32, now: Time) -> State {
+        self.error = error;
+        if self.attempt.max(1) - self.forgiven >= max_attempts {
+            self.finished_at = Some(now);
+            return State::Failed;
+        }
+        self.attempt = self.attempt.max(1) + 1;
+        State::Queued
+    }
+}
+
+/// How long somebody has to verify work.
+pub(crate) const VERIFY_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+impl Task {
+    /// One more step, checked.
+    pub(crate) fn step(&mut self, step: Step, now: Time) -> Result<()> {
+        self.progress.step(step, self.spec.max_attempts, now)
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.progress.state
+    }
+
+    /// Who holds it at the moment.
+    pub(crate) fn holder(&self) -> Option<&Worker> {
+        self.progress.worker.as_ref().filter(|_| matches!(self.state(), State::Running(_)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mi_kernel::{Clock, SystemClock};
+
+    use super::*;
+
+    fn work() -> Work {
+        Work { result: "r".into(), artifacts: Vec::new(), receipt: String::new(), public_key: String::new() }
+    }
+
+    fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
+        let worker = Worker { name: "a".into(), agent_id: Some(AgentId::new()), api_key_id: None };
+        let complete = |until| Step::Complete { work: work(), ended: None, verify_until: until };
+        let fail = |retryable| Step::Fail { error: "e".into(), retryable, ended: None };
+        vec![
+            ("block", Step::Block("b".into())),
+            ("free", Step::Free),
+            ("claim", Step::Claim(Lease { id: lease, expires_at: now }, worker)),
+            ("renew", Step::Renew(lease, now)),
+            ("release", Step::Release { ended: None, keep_for: None }),
+            ("expire", Step::Expire),
+            ("complete", complete(None)),
+            ("submit", complete(Some(now))),
+            ("fail", fail(false)),
+            ("fail, again", fail(true)),
+            ("cancel", Step::Cancel("c".into())),
+            ("retry", Step::Retry { depth: 0 }),
+            ("accept", Step::Accept),
+            ("reject", Step::Reject("n".into())),
+            ("unassign", Step::Unassign),
+        ]
+    }
+
+    /// Every step from every state, with one attempt used of three.
+    #[test]
+    fn every_transition() {
+        let (now, lease) = (SystemClock.now(), LeaseId::new());
+        let states = [
+            State::Blocked { reason: "x".into() },
+            State::Queued,
+            State::Running(Lease { id: lease, expires_at: now }),
+            State::Verifying { work: work(), until: now },
+            State::Done { work: work() },
+            State::Failed,
+            State::Cancelled,
+        ];
+        let mut table = String::new();
+        for state in states {
+            for (name, step) in steps(now, lease) {
+                let mut progress = Progress { attempt: 1, ..Progress::new(state.clone(), None, 0, now) };
+                let before = progress.clone();
+                let after = match progress.step(step, 3, now) {
+                    Ok(()) => format!("{} ({})", progress.state.as_str(), progress.attempt),
+                    Err(error) => {
+                        assert_eq!(progress, before, "a refused step changes nothing");
+                        error.reason.to_owned()
+                    }
+                };
+                table += &format!("{:<10} {name:<12} {after}\n", state.as_str());
+            }
+        }
+        insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn attempts_run_out_and_a_retry_gives_new_ones() {
+        let now = SystemClock.now();
+        let mut progress = Progress::new(State::Queued, None, 0, now);
+        let worker = Worker { name: "a".into(), agent_id: None, api_key_id: None };
+        let mut seen = Vec::new();
+        for round in 0..5 {
+            if round == 3 {
+                progress.step(Step::Retry { depth: 0 }, 2, now).expect("failed before");
+            }
+            let lease = Lease { id: LeaseId::new(), expires_at: now };
+            if progress.step(Step::Claim(lease, worker.clone()), 2, now).is_ok() {
+                let attempt = progress.attempt;
+                progress.step(Step::Expire, 2, now).expect("runs");
+                seen.push((attempt, progress.state.as_str(), progress.attempt));
+            }
+        }
+        assert_eq!(seen, [(1, "queued", 2), (2, "failed", 2), (3, "queued", 4), (4, "failed", 4)]);
+    }
+}

@@ -1,0 +1,123 @@
+//! Notes on tasks: written once, never changed.
+
+use mi_kernel::event::{Category, Event};
+use mi_kernel::{NoteId, Result, TaskId, Time, page::Page};
+use mi_proto::v1;
+use mi_rpc::{Caller, convert::timestamp};
+use mi_store::{DbResult, OfficeConn, idempotency, on, outbox};
+use prost::Message;
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Tasks, rules};
+
+/// A note.
+#[derive(Debug, Clone, PartialEq, FromRow)]
+pub(super) struct Note {
+    id: Uuid,
+    author: String,
+    body: String,
+    created_at: Time,
+}
+
+impl Note {
+    pub(super) fn new(id: NoteId, author: &str, body: &str, now: Time) -> Self {
+        Self { id: id.0, author: author.to_owned(), body: body.to_owned(), created_at: now }
+    }
+}
+
+impl From<Note> for v1::TaskNote {
+    fn from(note: Note) -> Self {
+        Self { id: note.id.to_string(), author: note.author, body: note.body, time: Some(timestamp(note.created_at)) }
+    }
+}
+
+impl Tasks {
+    pub(super) async fn add_note(&self, caller: &Caller, request: &v1::AddTaskNoteRequest) -> Result<Note> {
+        let (seat, task) = self.get(caller, &request.office_id, &request.task_id).await?;
+        let body = rules::note("body", &request.body)?;
+        let scope = format!("{}/AddTaskNote", caller.actor.key());
+        let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
+        let now = self.clock.now();
+        let mut tx = self.db.office(seat.office_id).begin().await?;
+        if let Some(replay) = &replay
+            && let Some(known) = replay.replayed(&mut tx).await?
+        {
+            return Ok(note_get(&mut tx, task.id, known.into()).await?);
+        }
+        let note = Note::new(NoteId::new(), &seat.by.name, &body, now);
+        note_insert(&mut tx, task.id, &note).await?;
+        if let Some(replay) = &replay {
+            replay.remember(&mut tx, note.id, now).await?;
+        }
+        let agent = seat.by.agent_id.map_or("", |_| &note.author);
+        let summary = format!("Note by {} on task {:?}", note.author, task.spec.title);
+        let event = Event::lifecycle(seat.office_id, agent, "task.noted", summary, now)
+            .category(Category::Task)
+            .with(serde_json::json!({ "task_id": task.id, "note_id": note.id }));
+        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        Ok(note)
+    }
+
+    pub(super) async fn list_notes(
+        &self,
+        caller: &Caller,
+        request: &v1::ListTaskNotesRequest,
+    ) -> Result<(Vec<Note>, String)> {
+        let (seat, task) = self.get(caller, &request.office_id, &request.task_id).await?;
+        let page = Page::parse(request.page_size, &request.page_token)?;
+        let rows = note_list(&mut self.db.office(seat.office_id).read().await?, task.id, &page).await?;
+        Ok(page.finish(rows, |note| note.id))
+    }
+}
+
+pub(super) async fn note_insert(tx: &mut OfficeConn, task: TaskId, note: &Note) -> DbResult<()> {
+    let office_id = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO task_notes (office_id, task_id, id, author, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(office_id.0)
+        .bind(task.0)
+        .bind(note.id)
+        .bind(&note.author)
+        .bind(&note.body)
+        .bind(note.created_at)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+async fn note_get(conn: &mut OfficeConn, task: TaskId, id: NoteId) -> DbResult<Note> {
+    let office_id = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT id, author, body, created_at FROM task_notes WHERE office_id = $1 AND task_id = $2 AND id = $3",
+        )
+        .bind(office_id.0)
+        .bind(task.0)
+        .bind(id.0)
+        .fetch_one(&mut *c)
+        .await
+    })?)
+}
+
+async fn note_list(conn: &mut OfficeConn, task: TaskId, page: &Page<Uuid>) -> DbResult<Vec<Note>> {
+    let office_id = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT id, author, body, created_at FROM task_notes
+             WHERE office_id = $1 AND task_id = $2 AND id > $3 ORDER BY id LIMIT $4",
+        )
+        .bind(office_id.0)
+        .bind(task.0)
+        .bind(page.after.unwrap_or(Uuid::nil()))
+        .bind(page.fetch())
+        .fetch_all(&mut *c)
+        .await
+    })?)
+}

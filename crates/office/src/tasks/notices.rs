@@ -1,0 +1,123 @@
+//! Between processes over one Postgres: which queues changed. Changes are told in batches, over one connection that
+//! listens for all offices.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use mi_kernel::OfficeId;
+use mi_store::{DbResult, Heard};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::Tasks;
+
+const CHANNEL: &str = "mi_tasks";
+/// Changes within this time are told together.
+const COALESCE: Duration = Duration::from_millis(2);
+/// Offices in one text: 37 bytes each, and Postgres takes 8,000.
+const MOST: usize = 200;
+/// After a failure.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What is to be told.
+#[derive(Clone)]
+pub(super) struct Notices(Arc<Inner>);
+
+struct Inner {
+    /// This process: it need not listen to itself.
+    node: Uuid,
+    dirty: Mutex<HashSet<OfficeId>>,
+    some: Notify,
+}
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self(Arc::new(Inner { node: Uuid::new_v4(), dirty: Mutex::default(), some: Notify::new() }))
+    }
+}
+
+impl Notices {
+    fn take(&self) -> Vec<OfficeId> {
+        let mut dirty = self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken: Vec<OfficeId> = dirty.iter().copied().take(MOST).collect();
+        dirty.retain(|id| !taken.contains(id));
+        taken
+    }
+
+    fn put(&self, offices: impl IntoIterator<Item = OfficeId>) {
+        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).extend(offices);
+        self.0.some.notify_one();
+    }
+}
+
+impl Tasks {
+    /// An office's tasks changed: whoever watches them looks again, here and in other processes.
+    pub(crate) fn changed(&self, office_id: OfficeId) {
+        self.signals.wake(&office_id);
+        if self.db.is_shared() {
+            self.notices.put([office_id]);
+        }
+    }
+
+    /// Tells other processes, for ever.
+    pub(super) async fn tell_forever(&self) {
+        loop {
+            self.notices.0.some.notified().await;
+            tokio::time::sleep(COALESCE).await;
+            loop {
+                let offices = self.notices.take();
+                if offices.is_empty() {
+                    break;
+                }
+                let ids: Vec<String> = offices.iter().map(ToString::to_string).collect();
+                let text = format!("{} {}", self.notices.0.node, ids.join(","));
+                if let Err(error) = self.db.tell(CHANNEL, &text).await {
+                    tracing::warn!(target: "mi::tasks", %error, "other processes could not be told of new work yet");
+                    self.notices.put(offices);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Hears other processes, for ever.
+    pub(super) async fn hear_forever(&self) {
+        loop {
+            if let Err(error) = self.hear().await {
+                tracing::warn!(target: "mi::tasks", %error, "cannot hear of new work from other processes");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn hear(&self) -> DbResult<()> {
+        let Some(mut listener) = self.db.listen(CHANNEL).await? else {
+            return std::future::pending().await;
+        };
+        self.look_again();
+        loop {
+            match listener.next().await? {
+                Heard::Gap => self.look_again(),
+                Heard::Text(text) => {
+                    let Some((node, ids)) = text.split_once(' ') else { continue };
+                    if node == self.notices.0.node.to_string() {
+                        continue;
+                    }
+                    for id in ids.split(',').filter_map(|id| OfficeId::parse(id).ok()) {
+                        self.signals.wake(&id);
+                        self.kick(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something may have been missed.
+    pub(super) fn look_again(&self) {
+        self.signals.wake_all(|_| true);
+        self.lanes.waited_for().into_iter().for_each(|id| self.kick(id));
+    }
+}

@@ -1,0 +1,464 @@
+//! Tables `task_queues`, `tasks` and `task_dependencies`. Rows are written many at a time, as one JSON text a statement:
+//! what takes long is the round trip, not the row.
+
+use mi_kernel::{AgentId, OfficeId, TaskId, Time, page::Page};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
+use serde::Serialize;
+use sqlx::{FromRow, types::Json};
+use uuid::Uuid;
+
+use super::model::{Progress, Spec, Task};
+
+#[derive(FromRow)]
+struct Row {
+    id: Uuid,
+    cursor: i64,
+    spec: Json<Spec>,
+    progress: Json<Progress>,
+}
+
+impl From<Row> for Task {
+    fn from(row: Row) -> Self {
+        Self { id: row.id.into(), cursor: row.cursor, spec: row.spec.0, progress: row.progress.0 }
+    }
+}
+
+/// A task as the writing statements take it. Both databases read ids and times from text.
+#[derive(Serialize)]
+struct Written<'a> {
+    id: TaskId,
+    cursor: i64,
+    kind: &'static str,
+    priority: i32,
+    status: &'static str,
+    assigned_agent: &'a str,
+    assigned_id: Option<AgentId>,
+    excluded_id: Option<AgentId>,
+    parent_id: Option<TaskId>,
+    verifies_id: Option<TaskId>,
+    tools: &'a [String],
+    worker_id: Option<AgentId>,
+    deadline: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spec: Option<&'a Spec>,
+    progress: &'a Progress,
+}
+
+/// A time as SQLite keeps it.
+fn text(time: Time) -> String {
+    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false)
+}
+
+impl<'a> Written<'a> {
+    fn new(task: &'a Task, whole: bool) -> Self {
+        let (spec, progress) = (&task.spec, &task.progress);
+        let assigned = progress.assigned.as_ref();
+        Self {
+            id: task.id,
+            cursor: task.cursor,
+            kind: spec.kind.as_str(),
+            priority: spec.priority,
+            status: progress.state.as_str(),
+            assigned_agent: assigned.map_or("", |assigned| &assigned.name),
+            assigned_id: assigned.map(|assigned| assigned.id),
+            excluded_id: spec.excluded,
+            parent_id: spec.parent,
+            verifies_id: spec.verifies,
+            tools: &spec.required_tools,
+            worker_id: task.holder().and_then(|worker| worker.agent_id),
+            deadline: progress.state.deadline().map(text),
+            spec: whole.then_some(spec),
+            progress,
+        }
+    }
+}
+
+fn json<T: Serialize>(rows: &[T]) -> DbResult<String> {
+    Ok(serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))?)
+}
+
+/// The position of the newest change, locked until the transaction ends; none: the office is not there.
+pub(super) async fn queue_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
+    let office_id = tx.office_id();
+    let sql = tx.pick(
+        "SELECT cursor FROM task_queues WHERE office_id = $1",
+        "SELECT cursor FROM task_queues WHERE office_id = $1 FOR NO KEY UPDATE",
+    );
+    let locked: Option<(i64,)> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
+    if let Some((cursor,)) = locked {
+        return Ok(Some(cursor));
+    }
+    let made = on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO task_queues (office_id, cursor) SELECT id, 0 FROM offices WHERE id = $1
+             ON CONFLICT (office_id) DO NOTHING",
+        )
+        .bind(office_id.0)
+        .execute(&mut *c)
+        .await
+        .map(|done| done.rows_affected() == 1)
+    })?;
+    match made {
+        true => Ok(Some(0)),
+        // The office is not there, or somebody else was faster: then there is a row to lock.
+        false => {
+            let locked: Option<(i64,)> =
+                on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
+            Ok(locked.map(|(cursor,)| cursor))
+        }
+    }
+}
+
+/// The position of the newest change.
+pub(super) async fn queue_cursor(conn: &mut OfficeConn) -> DbResult<i64> {
+    let office_id = conn.office_id();
+    let found: Option<(i64,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT cursor FROM task_queues WHERE office_id = $1")
+            .bind(office_id.0)
+            .fetch_optional(&mut *c)
+            .await
+    })?;
+    Ok(found.map_or(0, |(cursor,)| cursor))
+}
+
+pub(super) async fn queue_advance(tx: &mut OfficeConn, cursor: i64) -> DbResult<()> {
+    let office_id = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("UPDATE task_queues SET cursor = $2 WHERE office_id = $1")
+            .bind(office_id.0)
+            .bind(cursor)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+pub(super) async fn task_insert(tx: &mut OfficeConn, tasks: &[&Task]) -> DbResult<()> {
+    let office_id = tx.office_id();
+    let rows: Vec<_> = tasks.iter().map(|task| Written::new(task, true)).collect();
+    let sql = tx.pick(
+        "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
+             parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
+         SELECT $1, unhex(value ->> 'id', '-'), value ->> 'cursor', value ->> 'kind', value ->> 'priority',
+             value ->> 'status', value ->> 'assigned_agent', unhex(value ->> 'assigned_id', '-'),
+             unhex(value ->> 'excluded_id', '-'), unhex(value ->> 'parent_id', '-'),
+             unhex(value ->> 'verifies_id', '-'), value -> 'tools', unhex(value ->> 'worker_id', '-'),
+             value ->> 'deadline', value -> 'spec', value -> 'progress' FROM json_each($2)",
+        "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
+             parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
+         SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
+             verifies_id, tools, worker_id, deadline, spec, progress
+         FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, kind text, priority integer, status text,
+             assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid, verifies_id uuid, tools jsonb,
+             worker_id uuid, deadline timestamptz, spec jsonb, progress jsonb)",
+    );
+    let text = json(&rows)?;
+    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+/// Writes everything that can change.
+pub(super) async fn task_update(tx: &mut OfficeConn, tasks: &[&Task]) -> DbResult<()> {
+    let office_id = tx.office_id();
+    let rows: Vec<_> = tasks.iter().map(|task| Written::new(task, false)).collect();
+    let sql = tx.pick(
+        "UPDATE tasks SET cursor = value ->> 'cursor', status = value ->> 'status',
+             assigned_agent = value ->> 'assigned_agent', assigned_id = unhex(value ->> 'assigned_id', '-'),
+             worker_id = unhex(value ->> 'worker_id', '-'), deadline = value ->> 'deadline',
+             progress = value -> 'progress'
+         FROM json_each($2) WHERE office_id = $1 AND tasks.id = unhex(value ->> 'id', '-')",
+        "UPDATE tasks SET cursor = v.cursor, status = v.status, assigned_agent = v.assigned_agent,
+             assigned_id = v.assigned_id, worker_id = v.worker_id, deadline = v.deadline, progress = v.progress
+         FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, status text, assigned_agent text,
+             assigned_id uuid, worker_id uuid, deadline timestamptz, progress jsonb)
+         WHERE tasks.office_id = $1 AND tasks.id = v.id",
+    );
+    let text = json(&rows)?;
+    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, TaskId)]) -> DbResult<()> {
+    let office_id = tx.office_id();
+    let sql = tx.pick(
+        "INSERT INTO task_dependencies (office_id, task_id, depends_on)
+         SELECT $1, unhex(value ->> 0, '-'), unhex(value ->> 1, '-') FROM json_each($2)",
+        "INSERT INTO task_dependencies (office_id, task_id, depends_on)
+         SELECT $1, (value ->> 0)::uuid, (value ->> 1)::uuid FROM json_array_elements($2::json)",
+    );
+    let text = json(pairs)?;
+    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+async fn by_ids(conn: &mut OfficeConn, sql: &'static str, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let text = json(ids)?;
+    let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(text).fetch_all(&mut *c).await)?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// Those of these tasks that the office has.
+pub(super) async fn task_get_all(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+    );
+    by_ids(conn, sql, ids).await
+}
+
+/// Tasks that wait for one of these, or did.
+pub(super) async fn task_dependents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
+         FROM task_dependencies WHERE office_id = $1
+             AND depends_on IN (SELECT unhex(value, '-') FROM json_each($2)))",
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
+         FROM task_dependencies WHERE office_id = $1
+             AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))",
+    );
+    by_ids(conn, sql, ids).await
+}
+
+/// Subtasks of one of these.
+pub(super) async fn task_children(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND parent_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+    );
+    by_ids(conn, sql, ids).await
+}
+
+/// Tasks that are to judge one of these.
+pub(super) async fn task_reviews(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND verifies_id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND verifies_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+    );
+    by_ids(conn, sql, ids).await
+}
+
+/// Everything that an agent works on.
+pub(super) async fn task_held_by(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as("SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND worker_id = $2")
+            .bind(office_id.0)
+            .bind(agent.0)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// Tasks of one status, oldest first, at most so many.
+pub(super) async fn task_in(conn: &mut OfficeConn, status: &str, limit: i64) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = $2 ORDER BY id LIMIT $3",
+        )
+        .bind(office_id.0)
+        .bind(status)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// Open tasks that count on certain agents: held by one, kept for one, or in need of tools.
+pub(super) async fn task_of_agents(conn: &mut OfficeConn) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1
+             AND status IN ('blocked', 'queued', 'running')
+             AND (worker_id IS NOT NULL OR assigned_id IS NOT NULL OR tools <> '[]')",
+        )
+        .bind(office_id.0)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// What waits for an agent.
+pub(super) async fn task_kept_for(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT id, cursor, spec, progress FROM tasks
+             WHERE office_id = $1 AND assigned_id = $2 AND status IN ('blocked', 'queued') ORDER BY id",
+        )
+        .bind(office_id.0)
+        .bind(agent.0)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// What a claim may be of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wanted {
+    /// Names of kinds; empty: any.
+    pub(super) kinds: Vec<&'static str>,
+    /// Agents on whose behalf; empty: operators'.
+    pub(super) agents: Vec<AgentId>,
+    /// What they can use; none: anything.
+    pub(super) tools: Option<Vec<String>>,
+    pub(super) limit: i64,
+}
+
+/// The most urgent tasks that may be claimed.
+pub(super) async fn task_claimable(tx: &mut OfficeConn, wanted: &Wanted) -> DbResult<Vec<Task>> {
+    let office_id = tx.office_id();
+    let sql = tx.pick(
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = 'queued'
+         AND (assigned_id IS NULL OR assigned_id IN (SELECT unhex(value, '-') FROM json_each($2)))
+         AND ($3 = '[]' OR kind IN (SELECT value FROM json_each($3)))
+         AND ($4 IS NULL OR NOT EXISTS
+             (SELECT 1 FROM json_each(tasks.tools) AS need WHERE need.value NOT IN (SELECT value FROM json_each($4))))
+         AND (excluded_id IS NULL OR $6 OR excluded_id NOT IN (SELECT unhex(value, '-') FROM json_each($2)))
+         ORDER BY priority, id LIMIT $5",
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = 'queued'
+         AND (assigned_id IS NULL OR assigned_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
+         AND ($3 = '[]' OR kind = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
+         AND ($4::text IS NULL OR tools <@ $4::jsonb)
+         AND (excluded_id IS NULL OR $6
+             OR NOT excluded_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
+         ORDER BY priority, id LIMIT $5",
+    );
+    let (agents, kinds) = (json(&wanted.agents)?, json(&wanted.kinds)?);
+    let tools = wanted.tools.as_deref().map(json).transpose()?;
+    let rows: Vec<Row> = on!(tx, |c| {
+        sqlx::query_as(sql)
+            .bind(office_id.0)
+            .bind(agents)
+            .bind(kinds)
+            .bind(tools)
+            .bind(wanted.limit)
+            .bind(wanted.agents.len() != 1)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// What a list is of; empty: everything.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Filter {
+    pub(super) statuses: Vec<&'static str>,
+    pub(super) agent: String,
+    pub(super) parent: Option<TaskId>,
+}
+
+/// Newest first.
+pub(super) async fn task_list(conn: &mut OfficeConn, filter: &Filter, page: &Page<TaskId>) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id < $2
+         AND ($3 = '[]' OR status IN (SELECT value FROM json_each($3))) AND ($4 = '' OR assigned_agent = $4)
+         AND ($5 IS NULL OR parent_id = $5) ORDER BY id DESC LIMIT $6",
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id < $2
+         AND ($3 = '[]' OR status = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
+         AND ($4 = '' OR assigned_agent = $4) AND ($5::uuid IS NULL OR parent_id = $5) ORDER BY id DESC LIMIT $6",
+    );
+    let statuses = json(&filter.statuses)?;
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as(sql)
+            .bind(office_id.0)
+            .bind(page.after.map_or(Uuid::max(), |id| id.0))
+            .bind(statuses)
+            .bind(&filter.agent)
+            .bind(filter.parent.map(|id| id.0))
+            .bind(page.fetch())
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// Tasks that changed after a position, in the order of the changes.
+pub(super) async fn task_changed(
+    conn: &mut OfficeConn,
+    after: i64,
+    only: Option<TaskId>,
+    limit: i64,
+) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2 AND ($3 IS NULL OR id = $3)
+         ORDER BY cursor LIMIT $4",
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2
+         AND ($3::uuid IS NULL OR id = $3) ORDER BY cursor LIMIT $4",
+    );
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as(sql).bind(office_id.0).bind(after).bind(only.map(|id| id.0)).bind(limit).fetch_all(&mut *c).await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+pub(crate) async fn task_count_by_status(conn: &mut OfficeConn) -> DbResult<Vec<(String, i64)>> {
+    let office_id = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_as("SELECT status, count(*) FROM tasks WHERE office_id = $1 GROUP BY status ORDER BY status")
+            .bind(office_id.0)
+            .fetch_all(&mut *c)
+            .await
+    })?)
+}
+
+type Due = (Uuid, Uuid);
+
+/// Tasks whose time is up, with their offices. Spans offices: one sweep looks after all of them.
+pub(super) async fn task_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Vec<(OfficeId, TaskId)>> {
+    let rows: Vec<Due> = on!(conn, |c| {
+        sqlx::query_as("SELECT office_id, id FROM tasks WHERE deadline <= $1 ORDER BY deadline LIMIT $2")
+            .bind(now)
+            .bind(limit)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(|(office, task)| (office.into(), task.into())).collect())
+}
+
+/// Offices in which open tasks are held by, or kept for, an agent of this id, or of any. Spans offices: it finds where
+/// agents that are gone are still counted on.
+pub(super) async fn office_of_agents(conn: &mut PlatformConn, agent: Option<AgentId>) -> DbResult<Vec<OfficeId>> {
+    let sql = conn.pick(
+        "SELECT office_id FROM tasks WHERE worker_id IS NOT NULL AND ($1 IS NULL OR worker_id = $1)
+         UNION SELECT office_id FROM tasks WHERE assigned_id IS NOT NULL AND ($1 IS NULL OR assigned_id = $1)
+             AND status IN ('blocked', 'queued')
+         UNION SELECT office_id FROM tasks WHERE status = 'blocked' AND tools <> '[]' AND $1 IS NULL",
+        "SELECT office_id FROM tasks WHERE worker_id IS NOT NULL AND ($1::uuid IS NULL OR worker_id = $1)
+         UNION SELECT office_id FROM tasks WHERE assigned_id IS NOT NULL AND ($1::uuid IS NULL OR assigned_id = $1)
+             AND status IN ('blocked', 'queued')
+         UNION SELECT office_id FROM tasks WHERE status = 'blocked' AND tools <> '[]' AND $1::uuid IS NULL",
+    );
+    let agent = agent.map(|id| id.0);
+    let rows: Vec<(Uuid,)> = on!(conn, |c| sqlx::query_as(sql).bind(agent).fetch_all(&mut *c).await)?;
+    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+}
+
+/// Removes everything of the office's queue.
+pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
+    let office_id = tx.office_id();
+    for sql in [
+        "DELETE FROM task_notes WHERE office_id = $1",
+        "DELETE FROM task_dependencies WHERE office_id = $1",
+        "DELETE FROM tasks WHERE office_id = $1",
+        "DELETE FROM task_queues WHERE office_id = $1",
+    ] {
+        on!(tx, |c| sqlx::query(sql).bind(office_id.0).execute(&mut *c).await.map(drop)).map_err(DbError::from)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! What moves tasks on when nobody calls: deadlines, and agents that are gone.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use mi_kernel::{AgentId, OfficeId, Result, TaskId};
+use mi_proto::internal::v1::WatchRevokedAgentKeysRequest;
+use mi_rpc::{convert, status::from_status};
+
+use super::{Tasks, lane::Op, repo};
+
+/// How late a deadline may be noticed. One look at an index of deadlines.
+const INTERVAL: Duration = Duration::from_millis(400);
+const BATCH: i64 = 1000;
+/// How often every office with open work of certain agents is looked at, whatever was heard.
+const FULL_PASS: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Tasks {
+    /// Starts what runs in the background.
+    pub(crate) fn start(&self) {
+        let (sweeping, watching, passing) = (self.clone(), self.clone(), self.clone());
+        self.background.spawn("task-sweep", async move { sweeping.sweep_forever().await });
+        self.background.spawn("task-agents", async move { watching.watch_agents().await });
+        self.background.spawn("task-pass", async move { passing.pass_forever().await });
+        if self.db.is_shared() {
+            let (telling, hearing) = (self.clone(), self.clone());
+            self.background.spawn("task-tell", async move { telling.tell_forever().await });
+            self.background.spawn("task-hear", async move { hearing.hear_forever().await });
+        }
+    }
+
+    async fn sweep_forever(&self) {
+        loop {
+            match self.sweep().await {
+                Ok(true) => {}
+                Ok(false) => tokio::time::sleep(INTERVAL).await,
+                Err(error) => {
+                    tracing::warn!(target: "mi::tasks", error = %error.chain(), "leases could not be swept");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Ends what is due; true: there may be more.
+    async fn sweep(&self) -> Result<bool> {
+        let due = repo::task_due(&mut self.db.platform().read().await?, self.clock.now(), BATCH).await?;
+        let more = i64::try_from(due.len()) == Ok(BATCH);
+        let mut by_office: BTreeMap<OfficeId, Vec<TaskId>> = BTreeMap::new();
+        for (office, task) in due {
+            by_office.entry(office).or_default().push(task);
+        }
+        for (office_id, ids) in by_office {
+            for answer in self.submit(office_id, vec![Op::Expire(ids)], None, "").await? {
+                answer?;
+            }
+        }
+        Ok(more)
+    }
+
+    /// Follows the scheduler's word on keys that died: their agents may be gone.
+    async fn watch_agents(&self) {
+        let mut since = None;
+        loop {
+            let watched = async {
+                let request = WatchRevokedAgentKeysRequest { since };
+                let answer = self.registry.clone().watch_revoked_agent_keys(request).await;
+                let mut stream = answer.map_err(|status| from_status(&status))?.into_inner();
+                while let Some(told) = stream.message().await.map_err(|status| from_status(&status))? {
+                    for key in told.keys {
+                        self.gone(AgentId::parse(&key.agent_id)?).await?;
+                    }
+                    since = told.time;
+                }
+                Ok::<(), mi_kernel::Error>(())
+            };
+            if let Err(error) = watched.await {
+                tracing::debug!(target: "mi::tasks", error = %error.chain(), "the scheduler's word on agents is away");
+            }
+            since = since.or_else(|| Some(convert::timestamp(self.clock.now())));
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn gone(&self, agent: AgentId) -> Result<()> {
+        let offices = repo::office_of_agents(&mut self.db.platform().read().await?, Some(agent)).await?;
+        for office_id in offices {
+            self.reconcile(office_id).await?;
+        }
+        Ok(())
+    }
+
+    async fn pass_forever(&self) {
+        loop {
+            let passed = async {
+                let offices = repo::office_of_agents(&mut self.db.platform().read().await?, None).await?;
+                for office_id in offices {
+                    self.reconcile(office_id).await?;
+                }
+                Ok::<(), mi_kernel::Error>(())
+            };
+            if let Err(error) = passed.await {
+                tracing::debug!(target: "mi::tasks", error = %error.chain(), "not every office's agents could be looked at");
+            }
+            tokio::time::sleep(FULL_PASS).await;
+            self.look_again();
+        }
+    }
+}

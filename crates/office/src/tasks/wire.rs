@@ -1,0 +1,88 @@
+//! Tasks for the wire.
+
+use mi_proto::v1;
+use mi_rpc::convert::timestamp;
+
+use super::model::{Kind, State, Task, Worker};
+
+fn kind(kind: Kind) -> v1::TaskKind {
+    match kind {
+        Kind::General => v1::TaskKind::General,
+        Kind::Code => v1::TaskKind::Code,
+        Kind::Research => v1::TaskKind::Research,
+        Kind::Review => v1::TaskKind::Review,
+        Kind::Command => v1::TaskKind::Command,
+    }
+}
+
+fn status(state: &State) -> v1::TaskStatus {
+    match state {
+        State::Blocked { .. } => v1::TaskStatus::Blocked,
+        State::Queued => v1::TaskStatus::Queued,
+        State::Running(_) => v1::TaskStatus::Running,
+        State::Verifying { .. } => v1::TaskStatus::Verifying,
+        State::Done { .. } => v1::TaskStatus::Done,
+        State::Failed => v1::TaskStatus::Failed,
+        State::Cancelled => v1::TaskStatus::Cancelled,
+    }
+}
+
+/// Tasks by status, for people who ask how it goes.
+pub(crate) fn counts(counted: Vec<(String, i64)>) -> Vec<v1::TaskCount> {
+    let named = |name: &str| v1::TaskStatus::from_str_name(&format!("TASK_STATUS_{}", name.to_uppercase()));
+    let count = |(name, count): (String, i64)| v1::TaskCount {
+        status: named(&name).unwrap_or_default().into(),
+        count: count.try_into().unwrap_or(i32::MAX),
+    };
+    counted.into_iter().map(count).collect()
+}
+
+/// A task, as this one may see it: the lease is shown to who holds it.
+pub(super) fn task(task: Task, viewer: Option<&Worker>) -> v1::Task {
+    let status = status(task.state());
+    let holds = viewer.is_some() && task.holder() == viewer;
+    let spec = task.spec;
+    let progress = task.progress;
+    let mut wire = v1::Task {
+        id: task.id.to_string(),
+        title: spec.title,
+        description: spec.description,
+        kind: kind(spec.kind).into(),
+        priority: spec.priority,
+        status: status.into(),
+        assigned_agent: progress.assigned.map(|assigned| assigned.name).unwrap_or_default(),
+        parent_id: spec.parent.map(|id| id.to_string()).unwrap_or_default(),
+        depends_on: spec.depends_on.iter().map(ToString::to_string).collect(),
+        required_tools: spec.required_tools,
+        attempt: progress.attempt,
+        max_attempts: spec.max_attempts,
+        error: progress.error,
+        verification_required: spec.verification_required,
+        created_by: spec.created_by,
+        created_at: Some(timestamp(spec.created_at)),
+        updated_at: Some(timestamp(progress.updated_at)),
+        claimed_at: progress.claimed_at.map(timestamp),
+        finished_at: progress.finished_at.map(timestamp),
+        worker: progress.worker.map(|worker| worker.name).unwrap_or_default(),
+        cause: spec.cause,
+        depth: progress.depth,
+        verifies_task_id: spec.verifies.map(|id| id.to_string()).unwrap_or_default(),
+        ..v1::Task::default()
+    };
+    match progress.state {
+        State::Blocked { reason } => wire.blocked_reason = reason,
+        State::Running(lease) => {
+            wire.lease_expires_at = Some(timestamp(lease.expires_at));
+            wire.lease_id = if holds { lease.id.to_string() } else { String::new() };
+        }
+        State::Verifying { work, .. } | State::Done { work } => {
+            let byte = |at: usize| u8::from_str_radix(work.public_key.get(at..at + 2)?, 16).ok();
+            wire.receipt_public_key = (0..work.public_key.len()).step_by(2).filter_map(byte).collect::<Vec<_>>().into();
+            wire.result = work.result;
+            wire.artifacts = work.artifacts;
+            wire.receipt = work.receipt;
+        }
+        State::Queued | State::Failed | State::Cancelled => {}
+    }
+    wire
+}

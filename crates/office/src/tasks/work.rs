@@ -1,0 +1,326 @@
+//! What workers do: claim, renew, release, complete, fail.
+
+use std::time::Duration;
+
+use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, receipt::sha256_hex};
+
+use super::{
+    batch::Batch,
+    model::{
+        Assignee, Ended, Kind, Lease, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker, finished,
+        lease_lost,
+    },
+    receipts,
+    repo::{self, Wanted},
+};
+use crate::offices::State as OfficeState;
+
+/// What the platform is called where a creator has a name.
+const PLATFORM: &str = "platform";
+
+/// Somebody who looks for work.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) by: Worker,
+    /// What it can use; none: anything.
+    pub(super) tools: Option<Vec<String>>,
+    /// Empty: any.
+    pub(super) kinds: Vec<Kind>,
+    pub(super) most: usize,
+    pub(super) lease: Duration,
+}
+
+impl Claim {
+    fn takes(&self, task: &Task) -> bool {
+        let agent = self.by.agent_id;
+        let tools = self.tools.as_ref();
+        (self.kinds.is_empty() || self.kinds.contains(&task.spec.kind))
+            && task.progress.assigned.as_ref().is_none_or(|assigned| Some(assigned.id) == agent)
+            && task.spec.excluded.is_none_or(|excluded| Some(excluded) != agent)
+            && tools.is_none_or(|tools| task.spec.required_tools.iter().all(|tool| tools.contains(tool)))
+    }
+
+    fn wanted(&self, limit: usize) -> Wanted {
+        Wanted {
+            kinds: self.kinds.iter().map(|kind| kind.as_str()).collect(),
+            agents: self.by.agent_id.into_iter().collect(),
+            tools: self.tools.clone(),
+            limit: i64::try_from(limit).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// A report on a task: by whoever holds its lease, or by an operator, who needs none.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) task_id: TaskId,
+    pub(super) lease_id: Option<LeaseId>,
+    pub(super) by: Worker,
+    /// As an owner of the office.
+    pub(super) owner: bool,
+    pub(super) what: What,
+}
+
+/// What is reported.
+#[derive(Debug)]
+pub(super) enum What {
+    Renewed { lease: Duration },
+    Released,
+    Completed { work: Work },
+    Failed { error: String, retryable: bool, loop_detected: bool },
+}
+
+impl What {
+    /// Tells reports apart.
+    fn digest(&self) -> String {
+        let text = match self {
+            Self::Renewed { .. } => String::new(),
+            Self::Released => "released".to_owned(),
+            Self::Completed { work } => format!("completed\n{}\n{}", work.artifacts.join("\n"), work.result),
+            Self::Failed { error, retryable, .. } => format!("failed\n{retryable}\n{error}"),
+        };
+        sha256_hex(text.as_bytes())
+    }
+}
+
+/// The report that gives a task back which was claimed for somebody who is no longer there.
+pub(super) fn give_back(task: &Task, by: &Worker) -> Option<Report> {
+    let State::Running(lease) = task.state() else { return None };
+    Some(Report { task_id: task.id, lease_id: Some(lease.id), by: by.clone(), owner: false, what: What::Released })
+}
+
+impl Batch<'_> {
+    /// Hands out what there is, to the first in line first. Everything else of the batch must be written before.
+    pub(super) async fn offer(&mut self, claims: &[&Claim], traces: &[&str]) -> Result<Vec<Vec<Task>>> {
+        let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); claims.len()];
+        let total = claims.iter().map(|claim| claim.most).sum::<usize>();
+        let limit = total + claims.len();
+        let all = Wanted {
+            agents: claims.iter().filter_map(|claim| claim.by.agent_id).collect(),
+            ..claims.first().filter(|_| claims.len() == 1).map_or_else(Wanted::default, |claim| claim.wanted(limit))
+        };
+        let found =
+            repo::task_claimable(self.tx, &Wanted { limit: i64::try_from(limit).unwrap_or(i64::MAX), ..all }).await?;
+        let exhausted = found.len() < limit;
+        let offered = self.adopt(found);
+        self.hand_out(claims, &offered, &mut got)?;
+        if !exhausted {
+            // What leads the queue is not for everybody: whoever got less than there may be looks on its own.
+            for (place, claim) in claims.iter().enumerate() {
+                if got[place].len() < claim.most {
+                    let found = repo::task_claimable(self.tx, &claim.wanted(total)).await?;
+                    let offered = self.adopt(found);
+                    self.hand_out(&claims[place..=place], &offered, &mut got[place..=place])?;
+                }
+            }
+        }
+        let mut claimed = Vec::new();
+        for ((claim, trace), ids) in claims.iter().zip(traces).zip(got) {
+            let mut tasks = Vec::new();
+            for id in ids {
+                let lease = Lease { id: LeaseId::new(), expires_at: self.now + claim.lease };
+                tasks.push(self.step(id, Step::Claim(lease, claim.by.clone()), trace)?.clone());
+            }
+            claimed.push(tasks);
+        }
+        Ok(claimed)
+    }
+
+    fn hand_out(&self, claims: &[&Claim], offered: &[TaskId], got: &mut [Vec<TaskId>]) -> Result<()> {
+        for id in offered {
+            let task = self.get(*id)?;
+            let taken = got.iter().any(|ids| ids.contains(id));
+            if taken || *task.state() != State::Queued {
+                continue;
+            }
+            let free = claims.iter().zip(&*got).position(|(claim, ids)| ids.len() < claim.most && claim.takes(task));
+            if let Some(place) = free {
+                got[place].push(*id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a report. The same one again answers the same.
+    pub(super) async fn report(&mut self, report: &Report, trace_id: &str) -> Result<Task> {
+        let id = report.task_id;
+        let task = self.get(id)?.clone();
+        let ended = report.lease_id.map(|lease_id| Ended { lease_id, report: report.what.digest() });
+        if let (Some(known), Some(ended)) = (&task.progress.ended, &ended)
+            && known.lease_id == ended.lease_id
+        {
+            return if known == ended { Ok(task) } else { Err(lease_lost()) };
+        }
+        match report.lease_id {
+            Some(lease_id) => {
+                task.progress.held(lease_id, self.now)?;
+                // Who knows somebody else's lease does not hold it.
+                if !report.owner && task.holder() != Some(&report.by) {
+                    return Err(lease_lost());
+                }
+            }
+            None if !report.owner => return Err(Error::invalid("lease_id", "is required")),
+            None => {
+                if let (State::Done { work }, What::Completed { work: again }) = (task.state(), &report.what)
+                    && (&work.result, &work.artifacts) == (&again.result, &again.artifacts)
+                {
+                    return Ok(task);
+                }
+                if task.state().is_final() {
+                    return Err(finished(task.state()));
+                }
+            }
+        }
+        match &report.what {
+            What::Renewed { lease } => {
+                let lease_id = report.lease_id.ok_or_else(|| Error::invalid("lease_id", "is required"))?;
+                self.step(id, Step::Renew(lease_id, self.now + *lease), trace_id)?;
+            }
+            What::Released => self.release(id, ended, trace_id).await?,
+            What::Completed { work } => self.complete(task, report, work.clone(), ended, trace_id).await?,
+            What::Failed { error, retryable, loop_detected } => {
+                self.step(id, Step::Fail { error: error.clone(), retryable: *retryable, ended }, trace_id)?;
+                self.reconsider(id, trace_id).await?;
+                if *loop_detected && let Some(worker) = task.progress.worker.filter(|worker| worker.agent_id.is_some())
+                {
+                    self.loops.push((worker.name, error.clone()));
+                }
+            }
+        }
+        Ok(self.get(id)?.clone())
+    }
+
+    /// Gives a task back. One with open subtasks waits for them and comes back to whom it was with.
+    pub(super) async fn release(&mut self, id: TaskId, ended: Option<Ended>, trace_id: &str) -> Result<()> {
+        let parents_work = !self.open_children(id).await?.is_empty();
+        let worker = self.get(id)?.progress.worker.clone().filter(|_| parents_work);
+        let keep_for = worker.and_then(|worker| Some(Assignee { id: worker.agent_id?, name: worker.name }));
+        self.step(id, Step::Release { ended, keep_for }, trace_id)?;
+        self.reconsider(id, trace_id).await
+    }
+
+    async fn complete(
+        &mut self,
+        task: Task,
+        report: &Report,
+        mut work: Work,
+        ended: Option<Ended>,
+        trace_id: &str,
+    ) -> Result<()> {
+        let open = self.open_children(task.id).await?;
+        if let Some(first) = open.first() {
+            let text =
+                format!("{} subtasks are open, e.g. {first}: wait for them, or release the task meanwhile", open.len());
+            return Err(Error::precondition("SUBTASKS_OPEN", text));
+        }
+        if let Some(subject) = task.spec.verifies {
+            self.load(vec![subject]).await?;
+            if matches!(self.get(subject)?.state(), State::Verifying { .. }) {
+                let text = format!("task {subject} has no verdict yet: call VerifyTask first");
+                return Err(Error::precondition("VERDICT_MISSING", text));
+            }
+        }
+        work.public_key = receipts::check(self, &task, report, &work).await?;
+        // An operator who completes what others hold has judged it already.
+        let verified = task.spec.verification_required || self.office.settings.verify_by_peer;
+        let verified = verified && task.spec.verifies.is_none() && report.lease_id.is_some();
+        let verify_until = verified.then(|| self.now + VERIFY_LIMIT);
+        let result = work.result.clone();
+        self.step(task.id, Step::Complete { work, ended, verify_until }, trace_id)?;
+        if verified {
+            self.ask_for_review(&task, &result, trace_id);
+        }
+        Ok(())
+    }
+
+    /// Creates the task of judging work: for anybody but the worker.
+    fn ask_for_review(&mut self, task: &Task, result: &str, trace_id: &str) {
+        const SHOWN: usize = 64 << 10;
+        let shown = &result[..result.floor_char_boundary(SHOWN)];
+        let description = format!(
+            "Judge the work on task {}, then call VerifyTask for it.\n\nThe task: {}\n\n{}\n\nThe result:\n{shown}",
+            task.id, task.spec.title, task.spec.description
+        );
+        let title: String = format!("Verify: {}", task.spec.title).chars().take(super::rules::MAX_TITLE).collect();
+        let spec = Spec {
+            title,
+            description,
+            kind: Kind::Review,
+            priority: task.spec.priority,
+            parent: None,
+            depends_on: Vec::new(),
+            required_tools: Vec::new(),
+            max_attempts: task.spec.max_attempts,
+            verification_required: false,
+            created_by: PLATFORM.into(),
+            creator: None,
+            cause: format!("task/{}", task.id),
+            verifies: Some(task.id),
+            excluded: task.progress.worker.as_ref().and_then(|worker| worker.agent_id),
+            created_at: self.now,
+        };
+        let progress = Progress::new(State::Queued, None, task.progress.depth + 1, self.now);
+        self.insert(Task { id: TaskId::new(), cursor: 0, spec, progress }, trace_id);
+    }
+
+    /// Ends what has no time left.
+    pub(super) fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
+        for id in ids {
+            let Ok(task) = self.get(*id) else { continue };
+            if task.state().deadline().is_some_and(|deadline| deadline <= self.now) {
+                self.step(*id, Step::Expire, "")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back everything that is being worked on.
+    pub(super) async fn release_all(&mut self, trace_id: &str) -> Result<()> {
+        loop {
+            const PAGE: i64 = 1000;
+            let rows = repo::task_in(self.tx, "running", PAGE).await?;
+            let found = self.adopt(rows);
+            for id in &found {
+                self.release(*id, None, trace_id).await?;
+            }
+            self.settle().await?;
+            self.write().await?;
+            if i64::try_from(found.len()) != Ok(PAGE) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes back what agents have that are no longer there, and looks again at what no agent could do.
+    pub(super) async fn reconcile(&mut self) -> Result<()> {
+        let Some(roster) = self.roster.clone() else { return Ok(()) };
+        let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
+        let rows = repo::task_of_agents(self.tx).await?;
+        for id in self.adopt(rows) {
+            let task = self.get(id)?;
+            let worker = task.holder().and_then(|worker| worker.agent_id);
+            if worker.is_some_and(|agent| there(agent).is_none_or(|member| !member.working)) {
+                self.release(id, None, "").await?;
+            }
+            let task = self.get(id)?;
+            if task.progress.assigned.as_ref().is_some_and(|assigned| there(assigned.id).is_none()) {
+                self.step(id, Step::Unassign, "")?;
+            }
+            if !self.get(id)?.spec.required_tools.is_empty() {
+                self.reconsider(id, "").await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether work may be taken.
+    pub(super) fn works(&self) -> Result<()> {
+        match self.office.state {
+            OfficeState::Active => Ok(()),
+            OfficeState::Deleting => Err(OfficeState::deleting()),
+            OfficeState::Provisioning | OfficeState::Suspended => {
+                Err(Error::precondition("OFFICE_NOT_ACTIVE", "the office is not active; resume it first"))
+            }
+        }
+    }
+}
