@@ -12,6 +12,7 @@ mod list;
 mod logs;
 mod proc;
 mod proxy;
+mod queue;
 mod report;
 mod rls;
 mod sandbox;
@@ -31,7 +32,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox"];
+const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -95,6 +96,7 @@ async fn run(name: &str) -> Result<Table> {
         "logs" => logs::run().await,
         "list" => list::run().await,
         "rls" => rls::run().await,
+        "queue" => queue::run().await,
         "sandbox" => sandbox::run().await,
         // Checked before the first one ran.
         other => Err(format!("no benchmark `{other}`").into()),
