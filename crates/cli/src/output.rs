@@ -103,7 +103,7 @@ impl Output {
     /// Names and values, one pair a line.
     pub(crate) fn pairs(self, pairs: Vec<(&'static str, String)>) -> Result<(), Failure> {
         let mut table = table();
-        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape_lines(&value)]));
+        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape_lines(value.trim_end())]));
         self.print(&table.trim_fmt())
     }
 
