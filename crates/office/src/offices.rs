@@ -246,6 +246,12 @@ impl Offices {
         Ok(self.save(tx, office, event).await?.settings)
     }
 
+    /// The office's tasks by status.
+    async fn count_tasks(&self, id: OfficeId) -> Result<Vec<v1::TaskCount>> {
+        let counted = tasks::repo::task_count_by_status(&mut self.db.office(id).read().await?).await?;
+        Ok(tasks::wire::counts(counted))
+    }
+
     /// Tries the walls of every role's database.
     async fn verify(&self, caller: &Caller, id: &str) -> Result<Vec<v1::WallCheck>> {
         self.get(caller, id).await?;

@@ -36,6 +36,8 @@ pub(super) struct Batch<'a> {
     start: i64,
     tasks: BTreeMap<TaskId, Task>,
     fresh: BTreeSet<TaskId>,
+    /// Whose subtasks are all in the working set.
+    families: BTreeSet<TaskId>,
     /// In the order of their last change.
     changed: Vec<TaskId>,
     /// Whose dependents, parents and reviews have to be looked at.
@@ -68,6 +70,7 @@ impl<'a> Batch<'a> {
             start: cursor,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            families: BTreeSet::new(),
             changed: Vec::new(),
             moved: BTreeSet::new(),
             judged: Vec::new(),
@@ -175,10 +178,19 @@ impl<'a> Batch<'a> {
         self.events.push(event);
     }
 
+    /// Takes the subtasks of these into the working set.
+    pub(super) async fn load_children(&mut self, ids: Vec<TaskId>) -> Result<()> {
+        let missing: Vec<_> = ids.into_iter().filter(|id| self.families.insert(*id)).collect();
+        if !missing.is_empty() {
+            let rows = repo::task_children(self.tx, &missing).await?;
+            self.adopt(rows);
+        }
+        Ok(())
+    }
+
     /// Subtasks that are not finished.
     pub(super) async fn open_children(&mut self, id: TaskId) -> Result<Vec<TaskId>> {
-        let rows = repo::task_children(self.tx, &[id]).await?;
-        self.adopt(rows);
+        self.load_children(vec![id]).await?;
         let open = |task: &&Task| task.spec.parent == Some(id) && !task.state().is_final();
         Ok(self.tasks.values().filter(open).map(|task| task.id).collect())
     }

@@ -20,7 +20,7 @@ use super::{
     create::New,
     decide::Decision,
     model::{Task, Worker},
-    work::{Claim, Report},
+    work::{Claim, Report, What},
 };
 
 /// Operations of one transaction.
@@ -249,7 +249,9 @@ impl Tasks {
         let mut batch = Batch::open(&mut tx, now).await?;
         batch.roster = tickets.iter().rev().chain(waiting.iter().rev()).find_map(|ticket| ticket.roster.clone());
         batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
-        let mut answers: Vec<Result<Vec<Task>>> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
+        // With one question for all of them, instead of one for each.
+        batch.load_children(tickets.iter().filter_map(|ticket| ticket.op.ends()).collect()).await?;
+        let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
         for ticket in tickets {
             answers.push(apply(&mut batch, ticket).await?);
         }
@@ -295,6 +297,14 @@ struct Served {
 }
 
 impl Op {
+    /// The task that it ends, or gives back: its subtasks matter then.
+    fn ends(&self) -> Option<TaskId> {
+        match self {
+            Self::Report(Report { task_id, what: What::Completed { .. } | What::Released, .. }) => Some(*task_id),
+            _ => None,
+        }
+    }
+
     /// Tasks that it is about.
     fn subjects(&self) -> Vec<TaskId> {
         match self {
