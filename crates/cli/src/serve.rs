@@ -8,12 +8,13 @@ use std::{
 use clap::{Args, ValueEnum};
 use mi_base::telemetry;
 use mi_kernel::secret::Secret;
-use mi_server::{KeyFiles, MasterKeySource, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
+use mi_server::{DriveLimits, KeyFiles, MasterKeySource, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
 
 use crate::{
     args::Global,
     config::{ConfigFile, Settings},
     failure::Failure,
+    text::bytes,
 };
 
 /// `mi up`.
@@ -92,9 +93,15 @@ pub(crate) struct PlatformArgs {
     /// Database, postgres://... [default: SQLite in the data directory]
     #[arg(long, value_name = "URL", env = "MI_DATABASE", hide_env_values = true)]
     database: Option<String>,
-    /// Backups and log segments, file:///DIR or s3://BUCKET/PREFIX [default: a directory in the data directory]
+    /// Backups, log segments and files, file:///DIR or s3://BUCKET/PREFIX [default: a directory in the data directory]
     #[arg(long, value_name = "URL")]
     object_store: Option<String>,
+    /// Most bytes of one file on a colony's drive: a number, or one with KiB, MiB, GiB or TiB
+    #[arg(long, value_name = "SIZE", env = "MI_DRIVE_FILE_LIMIT", default_value = "1GiB", value_parser = bytes)]
+    drive_file_limit: u64,
+    /// Most bytes of all files of a colony together
+    #[arg(long, value_name = "SIZE", env = "MI_DRIVE_OFFICE_LIMIT", default_value = "100GiB", value_parser = bytes)]
+    drive_office_limit: u64,
     /// Where agents compute
     #[arg(long, default_value = "process")]
     runtime: RuntimeKind,
@@ -177,6 +184,7 @@ impl PlatformArgs {
             metrics_listen: self.metrics_listen,
             database: self.database.map(Secret::new),
             object_store: self.object_store,
+            drive: DriveLimits { file_bytes: self.drive_file_limit, office_bytes: self.drive_office_limit },
             sandbox: match self.sandbox {
                 Sandbox::Required => SandboxMode::Required,
                 Sandbox::Auto => SandboxMode::Auto,

@@ -22,7 +22,13 @@ use tokio::sync::Notify;
 
 pub use settings::Settings;
 
-use crate::tasks;
+use crate::{
+    drive::{
+        repo::{Usage, usage_get},
+        storage::Storage,
+    },
+    tasks,
+};
 
 /// Offices whose owner is remembered.
 const OWNERS: u64 = 100_000;
@@ -118,6 +124,7 @@ pub struct Offices {
     clock: Arc<dyn Clock>,
     replicas: converge::Replicas,
     outbox: Arc<Notify>,
+    storage: Storage,
     tasks: Tasks,
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
@@ -132,10 +139,12 @@ impl Offices {
         clock: Arc<dyn Clock>,
         replicas: converge::Replicas,
         outbox: Arc<Notify>,
+        storage: Storage,
         tasks: Tasks,
         work: Signals<OfficeId>,
     ) -> Self {
-        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), work }
+        let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
+        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, work }
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -250,6 +259,11 @@ impl Offices {
     async fn count_tasks(&self, id: OfficeId) -> Result<Vec<v1::TaskCount>> {
         let counted = tasks::repo::task_count_by_status(&mut self.db.office(id).read().await?).await?;
         Ok(tasks::wire::counts(counted))
+    }
+
+    /// What the office's files amount to.
+    async fn drive_usage(&self, id: OfficeId) -> Result<Usage> {
+        Ok(usage_get(&mut self.db.office(id).read().await?).await?)
     }
 
     /// Tries the walls of every role's database.

@@ -37,7 +37,7 @@ use self::{
     batch::{Batch, Roster},
     decide::{Decision, Verdict},
     lane::{Answer, Lanes, Op, Patience, lost},
-    model::{Assignee, OPERATOR, Task, Worker},
+    model::{Assignee, Task, Worker},
     notices::Notices,
     work::{Claim, Report, What},
 };
@@ -325,7 +325,7 @@ fn worker(caller: &Caller, entry: &Entry) -> Worker {
     match entry {
         Entry::Member(agent) => Worker { name: agent.name.clone(), agent_id: Some(agent.agent_id), api_key_id: None },
         Entry::Owner => Worker {
-            name: OPERATOR.into(),
+            name: text::OPERATOR.into(),
             agent_id: None,
             api_key_id: match caller.actor {
                 mi_kernel::Actor::Operator { api_key_id, .. } => Some(api_key_id),

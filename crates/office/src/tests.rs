@@ -3,6 +3,9 @@
 mod accounts;
 mod administrator;
 mod deletion;
+mod drive;
+mod drive_storage;
+mod faulty;
 mod integrations;
 mod invites;
 mod offices;

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result, secret::Secret};
+use mi_office::drive::DriveLimits;
 use mi_rpc::tls::KeyFiles;
 use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;
@@ -35,6 +36,8 @@ pub struct PlatformConfig {
     pub database: Option<Secret>,
     /// URL of the object storage; none: a directory in the data directory.
     pub object_store: Option<String>,
+    /// How much an office's drive may hold; only the office role needs it.
+    pub drive: DriveLimits,
     /// Whether agents are walled off.
     pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.

@@ -8,6 +8,7 @@ mod roles;
 mod run;
 
 pub use config::{MasterKeySource, PlatformConfig, RoleName, ServeConfig};
+pub use mi_office::drive::DriveLimits;
 pub use mi_rpc::tls::KeyFiles;
 pub use mi_runtime::process::SandboxMode;
 pub use ready::Ready;

@@ -1,4 +1,4 @@
-//! Object storage by URL: backups and log segments.
+//! Object storage by URL: backups, log segments and the content of files.
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -23,8 +23,8 @@ pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectS
         };
         fs::create_dir_all(&directory).map_err(|error| unusable(error.into()))?;
         let local = LocalFileSystem::new_with_prefix(&directory).map_err(|error| unusable(error.into()))?;
-        // Directories that a removed office leaves empty go too.
-        return Ok(Arc::new(local.with_automatic_cleanup(true)));
+        // What a row says is stored must be there after a power cut, too. Directories that a removed office leaves empty go.
+        return Ok(Arc::new(local.with_fsync(true).with_automatic_cleanup(true)));
     }
     let options = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let (store, prefix) = url

@@ -80,6 +80,7 @@ impl Parts<'_> {
     /// The role, and the administrator's key.
     pub(crate) async fn office(
         &self,
+        objects: Arc<dyn ObjectStore>,
         scheduler: Transport,
         activity: Transport,
         admin_key_file: &Path,
@@ -87,6 +88,8 @@ impl Parts<'_> {
         let config = OfficeConfig {
             database: self.config.database_of(RoleName::Office)?,
             master_keys: self.config.master_keys()?,
+            objects,
+            drive: self.config.drive,
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;

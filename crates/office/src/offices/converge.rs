@@ -155,6 +155,7 @@ impl Offices {
                 return Ok(false);
             }
         }
+        self.storage.remove(office.id).await?;
         let mut tx = self.db.office(office.id).begin().await?;
         task_clear(&mut tx).await?;
         secret_clear(&mut tx).await?;
