@@ -84,8 +84,14 @@ impl Output {
         self.print(text.strip_suffix('\n').unwrap_or(&text))
     }
 
+    /// A text of several lines on standard error.
+    pub(crate) fn remark(self, text: &str) {
+        // What cannot be said there cannot be said anywhere.
+        let _ = io::stderr().write_all(Self::fit(&io::stderr(), text).as_bytes());
+    }
+
     /// A text of several lines as it is; made fit for a terminal when it goes to one.
-    pub(crate) fn fit<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
+    fn fit<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
         match to.is_terminal() {
             true => Cow::Owned(escape_lines(text)),
             false => Cow::Borrowed(text),

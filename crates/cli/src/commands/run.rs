@@ -1,6 +1,6 @@
 //! `mi run`: a command task that is waited for, and ends as its command does.
 
-use std::{future::pending, io::Write, time::Duration};
+use std::{future::pending, time::Duration};
 
 use clap::Args;
 use mi_client::once;
@@ -87,8 +87,7 @@ fn show(out: Output, task: &Task) -> Result<(), Failure> {
         if !ran.stdout.is_empty() {
             out.text(ran.stdout)?;
         }
-        // What cannot be said there cannot be said anywhere.
-        let _ = std::io::stderr().write_all(Output::fit(&std::io::stderr(), ran.stderr).as_bytes());
+        out.remark(ran.stderr);
     } else if outcome.is_ok() {
         // Somebody else completed it.
         out.text(&task.result)?;
