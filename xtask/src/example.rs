@@ -1,15 +1,21 @@
 //! `cargo xtask example`: one of the example offices at work, on a platform of its own that is gone afterwards.
 
-use std::{fs, process::ExitCode};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Child, Command, ExitCode, Stdio},
+};
 
 use crate::{
     Result,
     platform::{self, Platform},
-    root,
+    process, root, target_directory,
 };
 
 const FOLDER: &str = "deploy/examples";
 const DEBUG: &str = "--debug";
+/// The example whose agents have a model.
+const MODELLED: &str = "research-team";
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let known = names()?;
@@ -20,12 +26,45 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     for (flag, folder) in [("--data-dir", "data"), ("--config-dir", "config")] {
         up.extend([flag.to_owned(), dir.path().join(folder).display().to_string()]);
     }
+    // Dropped last: whoever works asks it to the end.
+    let model = (name == MODELLED).then(Model::start).transpose()?;
+    up.extend(model.iter().flat_map(|model| model.flags.clone()));
     let (platform, client) = Platform::start(&mi, &up)?;
     client.run(&["apply", "-f", &office_file(name), "--wait"])?;
     Ok(match platform.stop()?.success() {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// A server that speaks as a model does, stopped when dropped.
+struct Model {
+    child: Child,
+    /// What tells a platform of it.
+    flags: Vec<String>,
+}
+
+impl Model {
+    fn start() -> Result<Self> {
+        process::run(&mut process::cargo(&["build", "--locked", "-p", "mi-testkit", "--bin", "fake-model"]))?;
+        let mut command = Command::new(target_directory()?.join("debug/fake-model"));
+        let mut child = process::spawn(command.arg("127.0.0.1:0").stdin(Stdio::null()).stdout(Stdio::piped()))?;
+        let mut line = String::new();
+        let said = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
+        let model = Self { child, flags: line.split_whitespace().map(str::to_owned).collect() };
+        match (said, model.flags.is_empty()) {
+            (Some(Ok(_)), false) => Ok(model),
+            _ => Err("the fake model does not say where it serves".to_owned()),
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        // Errors mean that it is gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// The file of an example.
