@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// How much of a result the table shows, in characters.
-const RESULT_SHOWN: usize = 80;
+const RESULT_SHOWN: usize = 100;
 
 /// A task that was waited for.
 #[derive(Debug)]
@@ -218,6 +218,6 @@ mod tests {
         assert_eq!(summary(TaskStatus::Done, "\nAll is well.\nMore", "before"), "All is well.");
         assert_eq!(summary(TaskStatus::Failed, "", "exit code: 2\n--- stdout\na\n--- stderr\nno\n"), "no");
         assert_eq!(summary(TaskStatus::Blocked, "", ""), "waits");
-        assert_eq!(summary(TaskStatus::Failed, "", &"x".repeat(100)), "x".repeat(80));
+        assert_eq!(summary(TaskStatus::Failed, "", &"x".repeat(200)), "x".repeat(100));
     }
 }
