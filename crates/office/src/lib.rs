@@ -1,9 +1,10 @@
-//! The office role: accounts and API keys, offices, their settings and invites, integrations and their secrets, the
-//! drive.
+//! The office role: accounts and API keys, offices, their settings and invites, integrations and their secrets, tasks,
+//! the drive and chat.
 //!
 //! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
 
 pub mod accounts;
+mod chat;
 mod data_keys;
 pub mod drive;
 pub mod integrations;
@@ -23,9 +24,9 @@ use mi_proto::{
         office_replica_service_client::OfficeReplicaServiceClient,
     },
     v1::{
-        access_service_server::AccessServiceServer, drive_service_server::DriveServiceServer,
-        integration_service_server::IntegrationServiceServer, office_service_server::OfficeServiceServer,
-        task_service_server::TaskServiceServer,
+        access_service_server::AccessServiceServer, chat_service_server::ChatServiceServer,
+        drive_service_server::DriveServiceServer, integration_service_server::IntegrationServiceServer,
+        office_service_server::OfficeServiceServer, task_service_server::TaskServiceServer,
     },
 };
 use mi_rpc::{EventSink, RoleClient, Transport};
@@ -43,6 +44,7 @@ const MIGRATIONS: &Migrations = &[
     step!(110, "0110", "secrets"),
     step!(120, "0120", "tasks"),
     step!(130, "0130", "drive"),
+    step!(140, "0140", "chat"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -87,8 +89,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let outbox = Arc::new(Notify::new());
 
     let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
-    // Wakes those who watch an office's tasks.
-    let work = Signals::new();
+    // Wake those who watch an office's tasks and its chat.
+    let (work, sent) = (Signals::new(), Signals::new());
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
@@ -101,7 +103,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         outbox.clone(),
         storage.clone(),
         tasks.clone(),
-        work.clone(),
+        [work.clone(), sent.clone()],
     );
     let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
@@ -116,12 +118,21 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         clock: clock.clone(),
         outbox: outbox.clone(),
         offices: offices.clone(),
-        members,
+        members: members.clone(),
         registry: registry.clone(),
         background: tasks.clone(),
         signals: work,
     });
     queues.start();
+    let chat = chat::Chat::new(chat::Parts {
+        db: db.clone(),
+        clock: clock.clone(),
+        outbox: outbox.clone(),
+        offices: offices.clone(),
+        members,
+        tasks: queues.clone(),
+        sent,
+    });
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
@@ -137,6 +148,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
         .add_service(TaskServiceServer::new(tasks::grpc::Handler::new(queues)))
         .add_service(DriveServiceServer::new(drive::grpc::Handler::new(drive)))
+        .add_service(ChatServiceServer::new(chat::grpc::Handler::new(chat, tasks.clone())))
         .add_service(AccessServiceServer::new(access))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })

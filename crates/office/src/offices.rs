@@ -129,8 +129,8 @@ pub struct Offices {
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
     owners: Cache<OfficeId, AccountId>,
-    /// Wakes those who watch an office's tasks.
-    work: Signals<OfficeId>,
+    /// Wake those who watch something in an office.
+    watchers: [Signals<OfficeId>; 2],
 }
 
 impl Offices {
@@ -141,10 +141,15 @@ impl Offices {
         outbox: Arc<Notify>,
         storage: Storage,
         tasks: Tasks,
-        work: Signals<OfficeId>,
+        watchers: [Signals<OfficeId>; 2],
     ) -> Self {
         let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
-        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, work }
+        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, watchers }
+    }
+
+    /// Has everybody look again who watches something in the office.
+    fn wake_watchers(&self, id: OfficeId) {
+        self.watchers.iter().for_each(|signals| signals.wake(&id));
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -298,7 +303,7 @@ impl Offices {
             tasks::release_all(&mut tx, now, &caller.trace_id).await?;
         }
         let saved = self.save(tx, office, event).await?;
-        self.work.wake(&saved.id);
+        self.wake_watchers(saved.id);
         Ok(saved)
     }
 }

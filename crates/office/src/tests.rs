@@ -2,6 +2,9 @@
 
 mod accounts;
 mod administrator;
+mod chat;
+mod chat_wake;
+mod chat_watch;
 mod deletion;
 mod drive;
 mod drive_storage;

@@ -50,7 +50,7 @@ pub(crate) struct Spec {
     pub(crate) required_tools: Vec<String>,
     pub(crate) max_attempts: i32,
     pub(crate) verification_required: bool,
-    /// Name of an agent, or `operator`.
+    /// Name of an agent, or [`mi_kernel::text::OPERATOR`].
     pub(crate) created_by: String,
     /// The agent that created it; none: an operator, or the platform.
     pub(crate) creator: Option<AgentId>,
@@ -66,7 +66,7 @@ pub(crate) struct Spec {
 /// Who works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Worker {
-    /// Name of an agent, or `operator`.
+    /// Name of an agent, or [`mi_kernel::text::OPERATOR`].
     pub(crate) name: String,
     /// The agent; none: an operator.
     pub(crate) agent_id: Option<AgentId>,

@@ -78,7 +78,7 @@ fn json<T: Serialize>(rows: &[T]) -> DbResult<String> {
 }
 
 /// The position of the newest change, locked until the transaction ends; none: the office is not there.
-pub(super) async fn queue_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
+pub(crate) async fn queue_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
     let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT cursor FROM task_queues WHERE office_id = $1",

@@ -16,9 +16,9 @@ use mi_proto::{
     },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
-        access_service_client::AccessServiceClient, drive_service_client::DriveServiceClient,
-        integration_service_client::IntegrationServiceClient, office_service_client::OfficeServiceClient,
-        task_service_client::TaskServiceClient,
+        access_service_client::AccessServiceClient, chat_service_client::ChatServiceClient,
+        drive_service_client::DriveServiceClient, integration_service_client::IntegrationServiceClient,
+        office_service_client::OfficeServiceClient, task_service_client::TaskServiceClient,
     },
 };
 use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
@@ -60,7 +60,7 @@ pub(super) struct Stage {
 
 /// Calls the role as one actor.
 #[derive(Clone)]
-pub(super) struct Client(Transport, Arc<Actor>);
+pub(super) struct Client(pub(super) Transport, pub(super) Arc<Actor>);
 
 impl Service<HttpRequest> for Client {
     type Response = HttpResponse;
@@ -152,6 +152,19 @@ impl Stage {
 
     pub(super) fn integrations(&self, actor: &Actor) -> IntegrationServiceClient<Client> {
         IntegrationServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    pub(super) fn chat(&self, actor: &Actor) -> ChatServiceClient<Client> {
+        ChatServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    /// Another process over the same database and with the same peers; only where there can be one.
+    pub(super) async fn twin(&self) -> Transport {
+        let keys = Arc::new(FileKeys::new(self.master_key_file()));
+        start(&self.database, &self.clock, [&self.scheduler, &self.activity], keys, &self.objects, &self.tasks)
+            .await
+            .expect("builds")
+            .1
     }
 
     pub(super) fn tasks(&self, actor: &Actor) -> TaskServiceClient<Client> {
