@@ -11,6 +11,7 @@ use crate::{
         agents::AgentsCommand,
         apply::ApplyArgs,
         backups::BackupsCommand,
+        files::FilesCommand,
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
         offices::OfficesCommand,
@@ -85,6 +86,9 @@ pub(crate) enum Command {
     /// Backups of fired agents' workspaces
     #[command(subcommand)]
     Backups(BackupsCommand),
+    /// The drive: files that the agents of a colony share
+    #[command(subcommand)]
+    Files(FilesCommand),
     /// What agents can use outside the platform, and the secrets it takes
     #[command(subcommand)]
     Integrations(IntegrationsCommand),
@@ -181,6 +185,14 @@ mod tests {
             "mi apply -f office.yaml -f - --wait",
             "mi apply --file office.yaml --dry-run",
             "mi keys create --name ci --account A",
+            "mi files ls --colony ID reports/",
+            "mi files put --colony ID report.md",
+            "mi files put - reports/a.md --if-revision 3",
+            "mi files put report.md --force --content-type text/markdown",
+            "mi files get reports/a.md -O -",
+            "mi files rm reports/a.md --if-revision 3",
+            "mi files changes -f --after 5",
+            "mi files stat a",
             "mi invite --colony ID",
             "mi invite -o json",
             "mi join ABC234 --name robo",
@@ -202,6 +214,7 @@ mod tests {
             "mi agents hire --name x --env novalue",
             "mi colonies create",
             "mi nonsense",
+            "mi files put a b --if-revision 1 --force",
             "mi integrations set-secret github token value",
             "mi colonies settings ID --set x",
             "mi join",

@@ -5,6 +5,7 @@ pub(crate) mod agents;
 pub(crate) mod apply;
 pub(crate) mod backups;
 pub(crate) mod completions;
+pub(crate) mod files;
 pub(crate) mod integrations;
 pub(crate) mod join;
 pub(crate) mod offices;
@@ -33,6 +34,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Run(args) => run::run(args, &context).await,
         Command::Apply(args) => apply::run(args, &context).await,
         Command::Backups(command) => backups::run(command, &context).await,
+        Command::Files(command) => files::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,
         Command::Admin(command) => integrations::admin(command, &context).await,
         Command::Keys(command) => access::keys(command, &context).await,
