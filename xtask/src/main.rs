@@ -2,9 +2,11 @@
 
 mod bench;
 mod deps;
+mod example;
 mod fuzz;
 mod lint;
 mod peers;
+mod platform;
 mod postgres;
 mod process;
 mod test;
@@ -35,6 +37,12 @@ const TASKS: &[Task] = &[
         args: "[--once] [ARGS of mi up]",
         about: "Build a release, serve, and show a working colony; --once stops after the show",
         run: up::run,
+    },
+    Task {
+        name: "example",
+        args: "NAME [--debug]",
+        about: "Build a release and show an example office at work: build-farm, pipeline, research-team",
+        run: example::run,
     },
     Task {
         name: "test",

@@ -3,9 +3,9 @@
 pub(crate) mod tasks;
 
 use mi_proto::v1::{
-    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, EmployeeType, Invite, LogLine, LogStream,
-    ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal, PrincipalKind, Role, Verification,
-    WatchAgentsResponse,
+    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, EmployeeType, File,
+    Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal,
+    PrincipalKind, Role, Verification, WatchAgentsResponse,
 };
 
 use crate::{
@@ -37,7 +37,7 @@ impl Resource for Office {
 impl Resource for OfficeStatusReport {
     const TYPE: &'static str = "mi.v1.OfficeStatusReport";
     const PLURAL: &'static str = "reports";
-    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS"];
+    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS", "FILES"];
 
     fn row(&self) -> Vec<String> {
         let conditions: Vec<String> = self
@@ -50,7 +50,11 @@ impl Resource for OfficeStatusReport {
             .collect();
         let agents: Vec<String> = self.agents.iter().map(|it| format!("{} {}", it.count, phase(it.phase()))).collect();
         let agents = if agents.is_empty() { "none".to_owned() } else { agents.join(", ") };
-        vec![office_status(self.status()), conditions.join("; "), agents]
+        let files = match self.drive_files {
+            0 => "none".to_owned(),
+            count => format!("{count}, {}", size(self.drive_bytes)),
+        };
+        vec![office_status(self.status()), conditions.join("; "), agents, files]
     }
 }
 
@@ -177,6 +181,41 @@ impl Resource for Backup {
             time(self.created_at.as_ref()),
             self.sha256.clone(),
         ]
+    }
+}
+
+impl Resource for File {
+    const TYPE: &'static str = "mi.v1.File";
+    const PLURAL: &'static str = "files";
+    const COLUMNS: &'static [&'static str] = &["PATH", "SIZE", "REVISION", "MODIFIED", "BY"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.path.clone(),
+            size(self.size),
+            self.revision.to_string(),
+            time(self.modified_at.as_ref()),
+            self.modified_by.clone(),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let more = [("TYPE", self.content_type.clone()), ("SHA-256", self.sha256.clone())];
+        Self::COLUMNS.iter().copied().zip(self.row()).chain(more).collect()
+    }
+}
+
+impl Resource for Change {
+    const TYPE: &'static str = "mi.v1.Change";
+    const PLURAL: &'static str = "changes";
+    const COLUMNS: &'static [&'static str] = &["CURSOR", "TIME", "BY", "CHANGE", "PATH"];
+
+    fn row(&self) -> Vec<String> {
+        let kind = match self.r#type() {
+            ChangeType::Unspecified => String::new(),
+            kind => word(kind.as_str_name(), "CHANGE_TYPE_"),
+        };
+        vec![self.cursor.to_string(), precise_time(self.time.as_ref()), self.agent.clone(), kind, self.path.clone()]
     }
 }
 

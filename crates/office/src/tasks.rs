@@ -22,7 +22,7 @@ mod work;
 use std::{sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
-use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, text};
+use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, receipt, text};
 use mi_proto::{
     internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1,
@@ -208,6 +208,24 @@ impl Tasks {
         find(&self.roster(seat.office_id).await?).ok_or_else(|| Error::unauthenticated("the agent was fired"))
     }
 
+    /// The office's agents, asked for anew when the caller signed with a key that is not theirs yet: it may have enrolled
+    /// that a moment ago.
+    async fn signers(&self, seat: &Seat, reports: &[(TaskId, Option<mi_kernel::LeaseId>, What)]) -> Result<Roster> {
+        let roster = self.roster(seat.office_id).await?;
+        let id = seat.by.agent_id.map(|id| id.to_string()).unwrap_or_default();
+        let member = roster.iter().find(|member| member.agent_id == id);
+        let is_known = |receipt: &str| member.is_some_and(|it| receipt::verify(receipt, &it.public_key).is_ok());
+        let is_signed = |(.., what): &(_, _, What)| match what {
+            What::Completed { work } => work.receipt.is_empty() || is_known(&work.receipt),
+            _ => true,
+        };
+        if reports.iter().all(is_signed) {
+            return Ok(roster);
+        }
+        self.members.forget(seat.office_id).await;
+        self.roster(seat.office_id).await
+    }
+
     /// Takes reports, all of one office: each is answered for itself.
     async fn report(
         &self,
@@ -217,7 +235,7 @@ impl Tasks {
     ) -> Result<Vec<Answer>> {
         let completes = reports.iter().any(|(.., what)| matches!(what, What::Completed { .. }));
         let roster = match completes && seat.by.agent_id.is_some() {
-            true => Some(self.roster(seat.office_id).await?),
+            true => Some(self.signers(seat, &reports).await?),
             false => None,
         };
         let report = |(task_id, lease_id, what)| {

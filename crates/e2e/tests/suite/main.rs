@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod crash;
+mod drive;
 mod external;
 mod faults;
 mod identity;

@@ -201,8 +201,7 @@ impl Storage {
 
 /// An object that an upload names and writes. When it is dropped before it is kept, what it wrote is cleared away.
 ///
-/// Work on an upload stays in the future of its call: when a client gives up, HTTP/2 may show that as the end of what it
-/// sends, and what then makes half a file no file is that the call is dropped at its next wait.
+/// Work on an upload stays in the future of its call, which is dropped when the client gives up.
 pub(super) struct Upload {
     storage: Storage,
     office: OfficeId,

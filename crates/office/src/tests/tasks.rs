@@ -2,6 +2,7 @@
 
 mod life;
 mod queue;
+mod receipts;
 
 use mi_kernel::Actor;
 use mi_proto::v1::{
