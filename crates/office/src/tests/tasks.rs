@@ -1,19 +1,25 @@
 //! Tasks, as their callers see them.
 
+mod attempts;
+mod dependencies;
 mod life;
+mod parents;
 mod queue;
 mod receipts;
+mod waiting;
 
 use mi_kernel::Actor;
 use mi_proto::v1::{
-    BatchCreateTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, FailTaskRequest,
-    GetTaskRequest, Task, TaskStatus,
+    BatchCreateTasksRequest, CancelTaskRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest,
+    FailTaskRequest, GetTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, RetryTaskRequest, Task, TaskStatus,
+    VerifyTaskRequest,
 };
+use mi_testkit::until;
 use prost_types::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::stage::Stage;
+use super::stage::{LONG, Stage};
 
 fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
@@ -78,6 +84,60 @@ impl Stage {
         Ok(self.tasks(by).fail_task(request).await?.into_inner().task.expect("always there"))
     }
 
+    async fn release(&self, by: &Actor, office: &str, task: &Task) -> Result<Task, Status> {
+        let (task_id, lease_id) = (task.id.clone(), task.lease_id.clone());
+        let request = ReleaseTaskRequest { office_id: office.into(), task_id, lease_id };
+        Ok(self.tasks(by).release_task(request).await?.into_inner().task.expect("always there"))
+    }
+
+    async fn renew(&self, by: &Actor, office: &str, task: &Task) -> Result<Task, Status> {
+        let (task_id, lease_id) = (task.id.clone(), task.lease_id.clone());
+        let request = RenewLeaseRequest { office_id: office.into(), task_id, lease_id, lease: None };
+        Ok(self.tasks(by).renew_lease(request).await?.into_inner().task.expect("always there"))
+    }
+
+    async fn cancel(&self, by: &Actor, office: &str, id: &str) -> Result<Task, Status> {
+        let request = CancelTaskRequest { office_id: office.into(), task_id: id.into(), reason: "no use".into() };
+        Ok(self.tasks(by).cancel_task(request).await?.into_inner().task.expect("always there"))
+    }
+
+    async fn retry(&self, by: &Actor, office: &str, id: &str) -> Result<Task, Status> {
+        let request = RetryTaskRequest { office_id: office.into(), task_id: id.into() };
+        Ok(self.tasks(by).retry_task(request).await?.into_inner().task.expect("always there"))
+    }
+
+    async fn verify(&self, by: &Actor, office: &str, id: &str, approve: bool) -> Result<Task, Status> {
+        let note = if approve { String::new() } else { "not good".into() };
+        let request = VerifyTaskRequest { office_id: office.into(), task_id: id.into(), approve, note };
+        Ok(self.tasks(by).verify_task(request).await?.into_inner().task.expect("always there"))
+    }
+
+    /// As the owner, without a lease.
+    async fn done(&self, office: &str, id: &str) -> Task {
+        let task = Task { id: id.into(), ..Task::default() };
+        self.complete(&self.owner, office, &task, "done").await.expect("completes")
+    }
+
+    async fn batch(&self, office: &str, requests: Vec<CreateTaskRequest>) -> Result<Vec<Task>, Status> {
+        let request = BatchCreateTasksRequest { office_id: office.into(), requests };
+        Ok(self.tasks(&self.owner).batch_create_tasks(request).await?.into_inner().tasks)
+    }
+
+    async fn until_task(&self, office: &str, id: &str, expected: TaskStatus) -> Task {
+        until("the task has the status", LONG, async || {
+            let task = self.task(office, id).await;
+            if task.status() == expected { Ok(Some(task)) } else { Err(format!("{task:?}")) }
+        })
+        .await
+    }
+
+    /// Titles of everything that there is to claim, in order.
+    async fn claim_all(&self, by: &Actor, office: &str) -> Vec<String> {
+        let request = ClaimTasksRequest { office_id: office.into(), max_tasks: Some(100), ..Default::default() };
+        let tasks = self.claim_with(by, request).await.expect("claims");
+        tasks.into_iter().map(|task| task.title).collect()
+    }
+
     /// An office in use.
     pub(super) async fn active(&self, name: &str) -> String {
         let office = self.create(name).await;
@@ -95,4 +155,11 @@ fn many(office: &str, count: usize) -> BatchCreateTasksRequest {
 fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, why: &str) {
     let status = answer.expect_err("is refused");
     assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{status:?}");
+}
+
+/// The field that a refusal is about.
+fn field<T: std::fmt::Debug>(answer: Result<T, Status>) -> String {
+    let status = answer.expect_err("is refused");
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    status.get_details_bad_request().expect("says which").field_violations[0].field.clone()
 }

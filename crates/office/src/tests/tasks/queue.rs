@@ -2,13 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use mi_proto::v1::ClaimTasksRequest;
+use mi_proto::v1::{BatchCompleteTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, TaskKind};
 use mi_testkit::on_both;
+use tonic::Code;
 
-use super::{many, request, seconds};
+use super::{assert_refused, many, request, seconds};
 use crate::tests::stage::Stage;
 
-on_both! { everything_is_claimed_once, a_claim_waits_for_work }
+on_both! {
+    everything_is_claimed_once,
+    a_claim_waits_for_work,
+    urgent_comes_before_old_and_old_before_new,
+    a_task_goes_to_those_who_may_do_it,
+    claims_at_the_same_time_do_not_take_from_each_other,
+    completions_of_a_batch_are_each_for_itself,
+}
 
 async fn everything_is_claimed_once(stage: Stage) {
     let office = stage.active("Work").await;
@@ -40,4 +48,124 @@ async fn a_claim_waits_for_work(stage: Stage) {
     };
     let (claimed, created) = tokio::join!(waiting, creating);
     assert_eq!(claimed.expect("claims").pop().expect("woken").id, created.id);
+}
+
+async fn urgent_comes_before_old_and_old_before_new(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let create = async |title: &str, priority| {
+        let request = CreateTaskRequest { priority, ..request(&office, title) };
+        stage.create_task(&stage.owner, request).await.expect("creates")
+    };
+    for (title, priority) in
+        [("low", Some(100)), ("old", None), ("new", Some(50)), ("critical", Some(0)), ("soon", Some(49))]
+    {
+        create(title, priority).await;
+    }
+    // One that comes back keeps its place.
+    let claim = |max_tasks| ClaimTasksRequest { office_id: office.clone(), max_tasks, ..Default::default() };
+    let first = stage.claim_with(&worker, claim(Some(3))).await.expect("claims");
+    assert_eq!(first.iter().map(|task| task.title.as_str()).collect::<Vec<_>>(), ["critical", "soon", "old"]);
+    stage.release(&worker, &office, &first[2]).await.expect("holds");
+    assert_eq!(stage.claim_all(&worker, &office).await, ["old", "new", "low"]);
+    assert_eq!(stage.claim_all(&worker, &office).await, [""; 0]);
+}
+
+async fn a_task_goes_to_those_who_may_do_it(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (plain, smith) = (stage.agent(&office, "plain", false, &[]), stage.agent(&office, "smith", false, &["forge"]));
+    let code = TaskKind::Code.into();
+    let tools = || vec!["forge".to_owned()];
+    let requests = vec![
+        CreateTaskRequest { assigned_agent: "PLAIN".into(), ..request("", "for plain") },
+        CreateTaskRequest { assigned_agent: "smith".into(), kind: code, ..request("", "for smith") },
+        CreateTaskRequest { required_tools: tools(), ..request("", "forging") },
+        CreateTaskRequest { required_tools: tools(), assigned_agent: "plain".into(), ..request("", "nobody's") },
+        CreateTaskRequest { kind: code, ..request("", "coding") },
+        request("", "anything"),
+    ];
+    stage.batch(&office, requests).await.expect("creates");
+    let of_kind = |kinds: &[TaskKind]| ClaimTasksRequest {
+        office_id: office.clone(),
+        kinds: kinds.iter().map(|kind| (*kind).into()).collect(),
+        ..Default::default()
+    };
+    assert_eq!(stage.claim_with(&smith, of_kind(&[TaskKind::Review, TaskKind::Command])).await.expect("claims"), []);
+    let code = stage.claim_with(&plain, of_kind(&[TaskKind::Code, TaskKind::Review])).await.expect("claims");
+    assert_eq!(code[0].title, "coding");
+    assert_eq!(stage.claim_all(&smith, &office).await, ["for smith", "forging", "anything"]);
+    assert_eq!(stage.claim_all(&plain, &office).await, ["for plain"]);
+    // Operators may use everything; what is kept for an agent is not theirs to claim.
+    assert_eq!(stage.claim_all(&stage.owner, &office).await, [""; 0]);
+    stage
+        .create_task(&stage.owner, CreateTaskRequest { required_tools: tools(), ..request(&office, "forging, again") })
+        .await
+        .expect("creates");
+    assert_eq!(stage.claim_all(&stage.owner, &office).await, ["forging, again"]);
+}
+
+async fn claims_at_the_same_time_do_not_take_from_each_other(stage: Stage) {
+    let office = stage.active("Work").await;
+    let workers: Vec<_> = (0..6).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+    // The head of the queue is for one; the others must reach past it.
+    let mut requests: Vec<_> = (0..20)
+        .map(|n| CreateTaskRequest {
+            assigned_agent: "w0".into(),
+            priority: Some(0),
+            ..request("", &format!("own {n}"))
+        })
+        .collect();
+    requests.extend((0..5).map(|n| request("", &format!("shared {n}"))));
+    stage.batch(&office, requests).await.expect("creates");
+    let claims = workers[1..].iter().map(async |worker| stage.claim(worker, &office).await.expect("one each").title);
+    let got: BTreeSet<String> = futures::future::join_all(claims).await.into_iter().collect();
+    assert_eq!(got, (0..5).map(|n| format!("shared {n}")).collect());
+    let own: Vec<String> = (0..20).map(|n| format!("own {n}")).collect();
+    assert_eq!(stage.claim_all(&workers[0], &office).await, own);
+}
+
+async fn completions_of_a_batch_are_each_for_itself(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    stage.batch(&office, many("", 5).requests).await.expect("creates");
+    let claim = ClaimTasksRequest { office_id: office.clone(), max_tasks: Some(5), ..Default::default() };
+    let tasks = stage.claim_with(&worker, claim).await.expect("claims");
+    let lost = stage.release(&worker, &office, &tasks[1]).await.expect("holds");
+    let completion = |task: &mi_proto::v1::Task, result: &str| CompleteTaskRequest {
+        task_id: task.id.clone(),
+        lease_id: task.lease_id.clone(),
+        result: result.into(),
+        ..Default::default()
+    };
+    let requests = vec![
+        completion(&tasks[0], "good"),
+        completion(&tasks[1], "lost"),
+        completion(&tasks[2], " "),
+        CompleteTaskRequest { task_id: "nonsense".into(), ..completion(&tasks[3], "x") },
+        CompleteTaskRequest { lease_id: String::new(), ..completion(&tasks[3], "x") },
+        completion(&tasks[0], "good"),
+        completion(&tasks[0], "another"),
+        completion(&tasks[4], "good too"),
+    ];
+    let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests };
+    let answer = stage.tasks(&worker).batch_complete_tasks(batch.clone()).await.expect("answers").into_inner();
+    let told: Vec<(String, String)> = answer
+        .results
+        .iter()
+        .map(|result| (result.task.as_ref().map_or("", |task| &task.result).to_owned(), result.reason.clone()))
+        .collect();
+    let told: Vec<(&str, &str)> = told.iter().map(|(result, reason)| (result.as_str(), reason.as_str())).collect();
+    let (bad, gone) = ("INVALID_ARGUMENT", "LEASE_LOST");
+    assert_eq!(
+        told,
+        [("good", ""), ("", gone), ("", bad), ("", bad), ("", bad), ("good", ""), ("", gone), ("good too", "")]
+    );
+    assert_eq!(stage.task(&office, &lost.id).await, lost);
+    assert_eq!(stage.claim_all(&stage.owner, &office).await, ["task 1"]);
+
+    let empty = BatchCompleteTasksRequest { office_id: office.clone(), requests: Vec::new() };
+    assert_refused(stage.tasks(&worker).batch_complete_tasks(empty).await, Code::InvalidArgument, bad);
+    let mut foreign = batch;
+    foreign.requests[7].office_id = stage.active("Other").await;
+    assert_refused(stage.tasks(&worker).batch_complete_tasks(foreign).await, Code::InvalidArgument, bad);
 }

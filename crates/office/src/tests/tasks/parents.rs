@@ -1,0 +1,129 @@
+//! Tasks with parts.
+
+use mi_proto::v1::{CreateTaskRequest, TaskStatus};
+use mi_testkit::on_both;
+use tonic::Code;
+
+use super::{assert_refused, request};
+use crate::tests::stage::Stage;
+
+on_both! {
+    a_whole_is_not_done_before_its_parts,
+    a_released_whole_comes_back_to_whom_it_was_with,
+    a_whole_whose_lease_ran_out_waits_for_its_parts_too,
+    a_whole_is_cancelled_with_its_parts,
+    an_agent_decides_on_what_it_created,
+}
+
+fn part(office: &str, title: &str, of: &str) -> CreateTaskRequest {
+    CreateTaskRequest { parent_id: of.into(), ..request(office, title) }
+}
+
+async fn a_whole_is_not_done_before_its_parts(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    stage.new_task(&office, "whole").await;
+    let whole = stage.claim(&worker, &office).await.expect("one");
+    let one = stage.create_task(&worker, part(&office, "one", &whole.id)).await.expect("creates");
+    let two = stage.create_task(&worker, part(&office, "two", &whole.id)).await.expect("creates");
+    assert_eq!((one.created_by.as_str(), one.cause, one.depth), ("worker", format!("task/{}", whole.id), 1));
+    let open = stage.complete(&worker, &office, &whole, "done").await;
+    assert_refused(open, Code::FailedPrecondition, "SUBTASKS_OPEN");
+    stage.done(&office, &one.id).await;
+    let open = stage.complete(&stage.owner, &office, &whole, "done").await;
+    assert_refused(open, Code::FailedPrecondition, "SUBTASKS_OPEN");
+    // What was given up is not open.
+    let claimed = stage.claim(&worker, &office).await.expect("two");
+    stage.fail(&worker, &office, &claimed, false).await.expect("holds");
+    assert_eq!(stage.status_of(&office, &two.id).await, TaskStatus::Failed);
+    let done = stage.complete(&worker, &office, &whole, "done").await.expect("all parts are finished");
+    assert_eq!(done.status(), TaskStatus::Done);
+    let late = stage.create_task(&worker, part(&office, "late", &whole.id)).await;
+    assert_refused(late, Code::FailedPrecondition, "TASK_FINISHED");
+}
+
+async fn a_released_whole_comes_back_to_whom_it_was_with(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, other) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "other", false, &[]));
+    stage.new_task(&office, "whole").await;
+    let whole = stage.claim(&worker, &office).await.expect("one");
+    let one = stage.create_task(&worker, part(&office, "one", &whole.id)).await.expect("creates");
+    let released = stage.release(&worker, &office, &whole).await.expect("holds");
+    assert_eq!(
+        (released.status(), released.blocked_reason.as_str(), released.assigned_agent.as_str(), released.attempt),
+        (TaskStatus::Blocked, "waits for 1 of its subtasks", "worker", 1)
+    );
+    assert_eq!(stage.release(&worker, &office, &whole).await.expect("the same again"), released);
+    let claimed = stage.claim(&other, &office).await.expect("the part");
+    assert_eq!(claimed.id, one.id);
+    stage.complete(&other, &office, &claimed, "part done").await.expect("holds");
+    assert_eq!(stage.claim(&other, &office).await, None);
+    let again = stage.claim(&worker, &office).await.expect("the whole");
+    assert_eq!((again.id.as_str(), again.attempt), (whole.id.as_str(), 1));
+    assert_refused(stage.complete(&worker, &office, &whole, "old lease").await, Code::Aborted, "LEASE_LOST");
+    stage.complete(&worker, &office, &again, "done").await.expect("holds");
+}
+
+async fn a_whole_whose_lease_ran_out_waits_for_its_parts_too(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, other) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "other", false, &[]));
+    stage.new_task(&office, "whole").await;
+    let whole = stage.claim(&worker, &office).await.expect("one");
+    let one = stage.create_task(&worker, part(&office, "one", &whole.id)).await.expect("creates");
+    stage.clock.advance(std::time::Duration::from_secs(31));
+    let waits = stage.until_task(&office, &whole.id, TaskStatus::Blocked).await;
+    assert_eq!(
+        (waits.blocked_reason.as_str(), waits.error.as_str(), waits.attempt, waits.assigned_agent.as_str()),
+        ("waits for 1 of its subtasks", "the lease ran out", 2, "")
+    );
+    assert_eq!(stage.claim_all(&other, &office).await, ["one"]);
+    stage.done(&office, &one.id).await;
+    assert_eq!(stage.claim_all(&other, &office).await, ["whole"]);
+}
+
+async fn a_whole_is_cancelled_with_its_parts(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let whole = stage.new_task(&office, "whole").await.id;
+    let create = async |request| stage.create_task(&stage.owner, request).await.expect("creates").id;
+    let part_id = create(part(&office, "part", &whole)).await;
+    let deeper = create(part(&office, "part of the part", &part_id)).await;
+    let done = create(part(&office, "done part", &whole)).await;
+    stage.done(&office, &done).await;
+    let waits = create(CreateTaskRequest { depends_on: vec![deeper.clone()], ..request(&office, "waits") }).await;
+    assert_eq!(stage.claim_all(&worker, &office).await, ["whole", "part", "part of the part"]);
+    let cancelled = stage.cancel(&stage.owner, &office, &whole).await.expect("open");
+    assert_eq!(stage.cancel(&stage.owner, &office, &whole).await.expect("the same again"), cancelled);
+    let tasks = [&whole, &part_id, &deeper, &done, &waits];
+    let mut seen = Vec::new();
+    for id in tasks {
+        let task = stage.task(&office, id).await;
+        seen.push((task.status(), task.error));
+    }
+    assert_eq!(
+        seen,
+        [
+            (TaskStatus::Cancelled, "no use".to_owned()),
+            (TaskStatus::Cancelled, format!("a part of task {whole}, which was cancelled")),
+            (TaskStatus::Cancelled, format!("a part of task {whole}, which was cancelled")),
+            (TaskStatus::Done, String::new()),
+            (TaskStatus::Blocked, String::new()),
+        ]
+    );
+    assert_refused(stage.cancel(&stage.owner, &office, &done).await, Code::FailedPrecondition, "TASK_FINISHED");
+}
+
+async fn an_agent_decides_on_what_it_created(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, other) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "other", false, &[]));
+    let own = stage.create_task(&worker, request(&office, "own")).await.expect("creates").id;
+    let foreign = stage.new_task(&office, "foreign").await.id;
+    for id in [&own, &foreign] {
+        assert_refused(stage.cancel(&other, &office, id).await, Code::PermissionDenied, "PERMISSION_DENIED");
+    }
+    assert_refused(stage.cancel(&worker, &office, &foreign).await, Code::PermissionDenied, "PERMISSION_DENIED");
+    assert_eq!(stage.cancel(&worker, &office, &own).await.expect("its own").status(), TaskStatus::Cancelled);
+    assert_refused(stage.retry(&other, &office, &own).await, Code::PermissionDenied, "PERMISSION_DENIED");
+    assert_eq!(stage.retry(&worker, &office, &own).await.expect("its own").status(), TaskStatus::Queued);
+    assert_refused(stage.retry(&worker, &office, &own).await, Code::FailedPrecondition, "TASK_STATE");
+}

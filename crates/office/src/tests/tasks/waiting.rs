@@ -1,0 +1,175 @@
+//! Claims that wait, and what wakes them.
+
+use std::time::{Duration, Instant};
+
+use mi_kernel::Actor;
+use mi_proto::v1::{
+    ClaimTasksRequest, CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, Task, TaskStatus,
+};
+use mi_testkit::on_both;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+
+use super::{assert_refused, request, seconds};
+use crate::tests::stage::{LONG, Stage};
+
+on_both! {
+    whatever_can_be_claimed_wakes,
+    without_a_wait_the_answer_is_empty_at_once,
+    a_wait_that_is_over_answers_empty,
+    whoever_waited_longest_comes_first,
+    who_does_not_wait_any_more_gets_nothing,
+    a_suspended_office_lets_nobody_wait,
+}
+
+/// What wakes must do so long before a claim looks again by itself.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+fn waits(office: &str) -> ClaimTasksRequest {
+    ClaimTasksRequest { office_id: office.into(), wait: seconds(60), ..Default::default() }
+}
+
+impl Stage {
+    /// A claim that waits, from now on.
+    async fn waiter(&self, by: &Actor, request: ClaimTasksRequest) -> JoinHandle<Result<Vec<Task>, Status>> {
+        let mut client = self.tasks(by);
+        let office = request.office_id.clone();
+        let waiter = tokio::spawn(async move { Ok(client.claim_tasks(request).await?.into_inner().tasks) });
+        // Calls in one office are served in order, so that this one's answer comes after the other waits. Most times:
+        // the test is right if not, only less strict.
+        for _ in 0..20 {
+            tokio::task::yield_now().await;
+        }
+        let none = ClaimTasksRequest {
+            office_id: office,
+            kinds: vec![mi_proto::v1::TaskKind::Review.into()],
+            ..Default::default()
+        };
+        self.claim_with(&self.owner, none).await.expect("claims");
+        waiter
+    }
+}
+
+async fn woken(waiter: JoinHandle<Result<Vec<Task>, Status>>) -> String {
+    let answered = tokio::time::timeout(AT_ONCE, waiter).await.expect("woken at once").expect("no panic");
+    answered.expect("claims").pop().expect("one").title
+}
+
+async fn whatever_can_be_claimed_wakes(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, other) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "other", false, &[]));
+    // Created.
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    let first = stage.new_task(&office, "first").await;
+    assert_eq!(woken(waiter).await, "first");
+    // Freed by what it depends on.
+    let second = CreateTaskRequest { depends_on: vec![first.id.clone()], ..request(&office, "second") };
+    stage.create_task(&stage.owner, second).await.expect("creates");
+    let waiter = stage.waiter(&other, waits(&office)).await;
+    stage.done(&office, &first.id).await;
+    assert_eq!(woken(waiter).await, "second");
+    // Given back.
+    stage.new_task(&office, "third").await;
+    let held = stage.claim(&other, &office).await.expect("one");
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    stage.release(&other, &office, &held).await.expect("holds");
+    assert_eq!(woken(waiter).await, "third");
+    // Failed, to be tried again.
+    stage.new_task(&office, "fourth").await;
+    let held = stage.claim(&other, &office).await.expect("one");
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    stage.fail(&other, &office, &held, true).await.expect("holds");
+    assert_eq!(woken(waiter).await, "fourth");
+    // Run out.
+    let fifth = stage.new_task(&office, "fifth").await;
+    let lease = ClaimTasksRequest { lease: seconds(1), ..waits(&office) };
+    stage.claim_with(&other, lease).await.expect("claims");
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    stage.clock.advance(Duration::from_secs(2));
+    assert_eq!(woken(waiter).await, "fifth");
+    // Called on again.
+    stage.cancel(&stage.owner, &office, &fifth.id).await.expect("open");
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    stage.retry(&stage.owner, &office, &fifth.id).await.expect("cancelled");
+    assert_eq!(woken(waiter).await, "fifth");
+}
+
+async fn without_a_wait_the_answer_is_empty_at_once(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let start = Instant::now();
+    for wait in [None, seconds(0)] {
+        let claim = ClaimTasksRequest { wait, ..waits(&office) };
+        assert_eq!(stage.claim_with(&worker, claim).await.expect("answers"), []);
+    }
+    assert!(start.elapsed() < AT_ONCE);
+}
+
+async fn a_wait_that_is_over_answers_empty(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let short = Some(prost_types::Duration { seconds: 0, nanos: 200_000_000 });
+    let start = Instant::now();
+    let claim = ClaimTasksRequest { wait: short, ..waits(&office) };
+    assert_eq!(stage.claim_with(&worker, claim).await.expect("answers"), []);
+    assert!((Duration::from_millis(190)..AT_ONCE).contains(&start.elapsed()), "{:?}", start.elapsed());
+    // A call answers before its own time is up.
+    let mut call = tonic::Request::new(waits(&office));
+    call.set_timeout(Duration::from_secs(1));
+    let answer = stage.tasks(&worker).claim_tasks(call).await.expect("answers in time").into_inner();
+    assert_eq!(answer.tasks, []);
+    // What comes later is for others.
+    stage.new_task(&office, "late").await;
+    assert_eq!(stage.claim_all(&stage.owner, &office).await, ["late"]);
+}
+
+async fn whoever_waited_longest_comes_first(stage: Stage) {
+    let office = stage.active("Work").await;
+    let mut waiters = Vec::new();
+    for n in 0..4 {
+        let worker = stage.agent(&office, &format!("w{n}"), false, &[]);
+        waiters.push(stage.waiter(&worker, waits(&office)).await);
+    }
+    for (n, waiter) in waiters.into_iter().enumerate() {
+        stage.new_task(&office, &format!("task {n}")).await;
+        assert_eq!(woken(waiter).await, format!("task {n}"));
+    }
+}
+
+async fn who_does_not_wait_any_more_gets_nothing(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (gone, worker) = (stage.agent(&office, "gone", false, &[]), stage.agent(&office, "worker", false, &[]));
+    for n in 0..10 {
+        let waiter = stage.waiter(&gone, waits(&office)).await;
+        waiter.abort();
+        assert!(waiter.await.expect_err("aborted").is_cancelled());
+        let task = stage.new_task(&office, &format!("task {n}")).await;
+        // Whatever was the matter, it is there without anybody's lease running out.
+        let claimed = mi_testkit::until("the task can be claimed", LONG, async || {
+            stage.claim(&worker, &office).await.map(Some).ok_or("not yet")
+        })
+        .await;
+        assert_eq!((claimed.id, claimed.attempt), (task.id, 1));
+    }
+}
+
+async fn a_suspended_office_lets_nobody_wait(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, other) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "other", false, &[]));
+    let task = stage.new_task(&office, "task").await;
+    let held = stage.claim(&other, &office).await.expect("one");
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    let suspend = SuspendOfficeRequest { office_id: office.clone() };
+    stage.offices(&stage.owner).suspend_office(suspend).await.expect("suspends");
+    stage.until_status(&office, Some(OfficeStatus::Suspended)).await;
+    let answer = tokio::time::timeout(AT_ONCE, waiter).await.expect("told at once").expect("no panic");
+    assert_refused(answer, Code::FailedPrecondition, "OFFICE_NOT_ACTIVE");
+    assert_refused(stage.claim_with(&worker, waits(&office)).await, Code::FailedPrecondition, "OFFICE_NOT_ACTIVE");
+    assert_refused(stage.complete(&other, &office, &held, "late").await, Code::Aborted, "LEASE_LOST");
+    let kept = stage.task(&office, &task.id).await;
+    assert_eq!((kept.status(), kept.attempt), (TaskStatus::Queued, 1));
+    stage.new_task(&office, "created meanwhile").await;
+    let resume = ResumeOfficeRequest { office_id: office.clone() };
+    stage.offices(&stage.owner).resume_office(resume).await.expect("resumes");
+    assert_eq!(stage.claim_all(&worker, &office).await, ["task", "created meanwhile"]);
+}
