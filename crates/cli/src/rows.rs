@@ -37,7 +37,7 @@ impl Resource for Office {
 impl Resource for OfficeStatusReport {
     const TYPE: &'static str = "mi.v1.OfficeStatusReport";
     const PLURAL: &'static str = "reports";
-    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS", "FILES"];
+    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS", "TASKS", "FILES"];
 
     fn row(&self) -> Vec<String> {
         let conditions: Vec<String> = self
@@ -50,11 +50,17 @@ impl Resource for OfficeStatusReport {
             .collect();
         let agents: Vec<String> = self.agents.iter().map(|it| format!("{} {}", it.count, phase(it.phase()))).collect();
         let agents = if agents.is_empty() { "none".to_owned() } else { agents.join(", ") };
+        let tasks: Vec<String> = self
+            .tasks
+            .iter()
+            .map(|it| format!("{} {}", it.count, word(it.status().as_str_name(), "TASK_STATUS_")))
+            .collect();
+        let tasks = if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") };
         let files = match self.drive_files {
             0 => "none".to_owned(),
             count => format!("{count}, {}", size(self.drive_bytes)),
         };
-        vec![office_status(self.status()), conditions.join("; "), agents, files]
+        vec![office_status(self.status()), conditions.join("; "), agents, tasks, files]
     }
 }
 
