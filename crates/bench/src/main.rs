@@ -4,6 +4,7 @@ mod compare;
 mod compose;
 mod customer;
 mod daemon;
+mod drive;
 mod gateway;
 mod gateway_process;
 mod hire;
@@ -31,7 +32,7 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox"];
+const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "drive"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -96,6 +97,7 @@ async fn run(name: &str) -> Result<Table> {
         "list" => list::run().await,
         "rls" => rls::run().await,
         "sandbox" => sandbox::run().await,
+        "drive" => drive::run().await,
         // Checked before the first one ran.
         other => Err(format!("no benchmark `{other}`").into()),
     }
