@@ -4,6 +4,7 @@ mod compare;
 mod compose;
 mod customer;
 mod daemon;
+mod drive;
 mod gateway;
 mod gateway_process;
 mod hire;
@@ -32,7 +33,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue"];
+const NAMES: &[&str] =
+    &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue", "drive"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -98,6 +100,7 @@ async fn run(name: &str) -> Result<Table> {
         "rls" => rls::run().await,
         "queue" => queue::run().await,
         "sandbox" => sandbox::run().await,
+        "drive" => drive::run().await,
         // Checked before the first one ran.
         other => Err(format!("no benchmark `{other}`").into()),
     }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -21,8 +20,6 @@ pub(super) enum Fault {
     Write,
     /// There is no space for more than has been written.
     Full,
-    /// Writes never end.
-    Hang,
     /// Parts are taken and cannot be put together.
     Complete,
     /// Nothing can be deleted.
@@ -64,10 +61,9 @@ impl Faulty {
     }
 
     /// How a write begins.
-    async fn written(&self) -> Result<()> {
+    fn written(&self) -> Result<()> {
         let fault = *self.fault();
         match fault {
-            Fault::Hang => pending().await,
             Fault::Write => Err(failure(std::io::Error::other("as told"))),
             Fault::Full => Err(failure(failure(std::io::Error::from(std::io::ErrorKind::StorageFull)))),
             Fault::None | Fault::Complete | Fault::Delete | Fault::DeleteAnswer => Ok(()),
@@ -78,7 +74,7 @@ impl Faulty {
 #[tonic::async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        self.written().await?;
+        self.written()?;
         self.inner.put_opts(location, payload, options).await
     }
 
@@ -127,7 +123,7 @@ impl MultipartUpload for FaultyUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
         let (part, store) = (self.inner.put_part(data), self.store.clone());
         Box::pin(async move {
-            store.written().await?;
+            store.written()?;
             part.await
         })
     }
