@@ -11,6 +11,7 @@ use crate::{
         agents::AgentsCommand,
         apply::ApplyArgs,
         backups::BackupsCommand,
+        chat::ChatCommand,
         files::FilesCommand,
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
@@ -83,6 +84,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Make colonies with their agents, files and tasks what YAML files say; again changes nothing
     Apply(ApplyArgs),
+    /// Chat: the colony's group and direct messages with its agents
+    #[command(subcommand)]
+    Chat(ChatCommand),
     /// Backups of fired agents' workspaces
     #[command(subcommand)]
     Backups(BackupsCommand),
@@ -184,6 +188,11 @@ mod tests {
             "mi run --agent a --title T --attempts 3 --timeout 10m -- sh -c true",
             "mi apply -f office.yaml -f - --wait",
             "mi apply --file office.yaml --dry-run",
+            "mi chat send --colony ID hello",
+            "mi chat send --to analyst --request-id R -",
+            "mi chat history --with analyst --limit 500 -o json",
+            "mi chat follow --with analyst --limit 0",
+            "mi chat follow --all",
             "mi keys create --name ci --account A",
             "mi files ls --colony ID reports/",
             "mi files put --colony ID report.md",
@@ -220,6 +229,10 @@ mod tests {
             "mi join",
             "mi join ABC234",
             "mi join ABC234 --identity-dir DIR",
+            "mi chat send",
+            "mi chat send two words",
+            "mi chat follow --all --with analyst",
+            "mi chat history --limit 0",
             "mi tasks create",
             "mi apply",
             "mi apply -f office.yaml --dry-run --wait",

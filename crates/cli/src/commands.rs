@@ -4,6 +4,7 @@ pub(crate) mod access;
 pub(crate) mod agents;
 pub(crate) mod apply;
 pub(crate) mod backups;
+pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod files;
 pub(crate) mod integrations;
@@ -33,6 +34,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Tasks(command) => tasks::run(command, &context).await,
         Command::Run(args) => run::run(args, &context).await,
         Command::Apply(args) => apply::run(args, &context).await,
+        Command::Chat(command) => chat::run(command, &context).await,
         Command::Backups(command) => backups::run(command, &context).await,
         Command::Files(command) => files::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,

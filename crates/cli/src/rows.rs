@@ -3,9 +3,9 @@
 pub(crate) mod tasks;
 
 use mi_proto::v1::{
-    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, EmployeeType, File,
-    Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal,
-    PrincipalKind, Role, Verification, WatchAgentsResponse,
+    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, ChatMessage,
+    EmployeeType, File, Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus,
+    OfficeStatusReport, Principal, PrincipalKind, Role, Verification, WatchAgentsResponse,
 };
 
 use crate::{
@@ -278,6 +278,17 @@ impl Resource for ActivityEvent {
             format!("{:<12}", self.agent),
             self.summary.clone(),
         ]
+    }
+}
+
+impl Resource for ChatMessage {
+    const TYPE: &'static str = "mi.v1.ChatMessage";
+    const PLURAL: &'static str = "messages";
+    const COLUMNS: &'static [&'static str] = &["TIME", "FROM", "TO", "BODY"];
+
+    fn row(&self) -> Vec<String> {
+        let to = if self.to_agent.is_empty() { "the group" } else { &self.to_agent };
+        vec![precise_time(self.time.as_ref()), self.from.clone(), to.to_owned(), self.body.clone()]
     }
 }
 

@@ -4,29 +4,39 @@ use std::pin::pin;
 
 use futures::{Stream, StreamExt};
 use mi_base::Tasks;
+use mi_kernel::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, codegen::BoxStream};
 
+use crate::status;
+
 /// Messages for a client, of which at most `buffer` wait for it, from a task of their own: left to the client's pace, a
 /// stream would stop in the middle of a query and keep its connection from everybody else. Ends soon after the client is
-/// gone.
+/// gone, and at shutdown with UNAVAILABLE, so that the client resumes elsewhere or later.
 pub fn outgoing<W: Send + 'static>(
     tasks: &Tasks,
     buffer: usize,
     messages: impl Stream<Item = Result<W, Status>> + Send + 'static,
 ) -> BoxStream<W> {
-    let (sender, receiver) = mpsc::channel(buffer);
-    tasks.spawn("stream", async move {
-        let mut messages = pin!(messages);
-        loop {
-            let message = tokio::select! {
-                () = sender.closed() => return,
-                message = messages.next() => message,
-            };
-            let Some(message) = message else { return };
-            if sender.send(message).await.is_err() {
-                return;
+    let (sender, receiver) = mpsc::channel(buffer + 1);
+    let shutdown = tasks.shutdown();
+    tasks.spawn_to_end("stream", async move {
+        // Room for the last word is kept: a client that does not read must not hold the shutdown up.
+        let Ok(last) = sender.clone().reserve_owned().await else { return };
+        let handing_on = async {
+            let mut messages = pin!(messages);
+            while let Some(message) = messages.next().await {
+                if sender.send(message).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = handing_on => {}
+            () = sender.closed() => {}
+            () = shutdown.cancelled() => {
+                last.send(Err(status(Error::unavailable("the platform is shutting down; resume in a moment"))));
             }
         }
     });
@@ -46,6 +56,7 @@ mod tests {
 
     use futures::stream;
     use mi_testkit::until;
+    use tonic::Code;
 
     use super::*;
 
@@ -56,7 +67,7 @@ mod tests {
         let (tasks, made) = (Tasks::new(), Arc::new(AtomicUsize::new(0)));
         let counter = made.clone();
         let messages = stream::repeat_with(move || Ok::<_, Status>(counter.fetch_add(1, Ordering::SeqCst)));
-        let reader = outgoing(&tasks, 4, messages);
+        let mut reader = outgoing(&tasks, 4, messages);
         // The buffer, and the one that does not fit into it.
         let settled = async |expected: usize| {
             until("the stream waits", LONG, async || {
@@ -70,9 +81,22 @@ mod tests {
             assert_eq!(made.load(Ordering::SeqCst), expected);
         };
         settled(5).await;
-        let read: Vec<usize> = reader.take(3).map(|message| message.expect("no error")).collect().await;
+        let read: Vec<usize> = reader.by_ref().take(3).map(|message| message.expect("no error")).collect().await;
         assert_eq!(read, [0, 1, 2]);
-        // The reader is gone, and the stream with it.
+        settled(8).await;
+        // What was made already comes before the end, which nobody has to wait for.
+        assert_eq!(tasks.stop(LONG).await, None);
+        let rest: Vec<Result<usize, Code>> =
+            reader.map(|message| message.map_err(|status| status.code())).collect().await;
+        assert_eq!(rest, [Ok(3), Ok(4), Ok(5), Ok(6), Err(Code::Unavailable)]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_as_it_wants_to() {
+        let tasks = Tasks::new();
+        let short = outgoing(&tasks, 4, stream::iter([Ok(1), Err(Status::not_found("gone"))]));
+        let all: Vec<Result<i32, Code>> = short.map(|message| message.map_err(|status| status.code())).collect().await;
+        assert_eq!(all, [Ok(1), Err(Code::NotFound)]);
         assert_eq!(tasks.stop(LONG).await, None);
     }
 }
