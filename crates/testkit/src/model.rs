@@ -10,7 +10,7 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -85,6 +85,8 @@ pub struct ModelRequest {
     pub key: Option<String>,
     /// The JSON.
     pub body: Value,
+    /// When it came.
+    pub at: Instant,
 }
 
 impl ModelRequest {
@@ -209,7 +211,8 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         ModelApi::Anthropic => headers.get("x-api-key"),
     };
     let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
-    let (request, streams) = (ModelRequest { api, key, body }, |body: &Value| body["stream"] == true);
+    let (request, streams) =
+        (ModelRequest { api, key, body, at: Instant::now() }, |body: &Value| body["stream"] == true);
     let streamed = streams(&request.body);
     let scripted = || shared.script.as_ref().map(|script| script(&request));
     let reply = shared.replies.lock().expect("lock").pop_front().or_else(scripted);
