@@ -248,9 +248,9 @@ impl Tasks {
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, now).await?;
         batch.roster = tickets.iter().rev().chain(waiting.iter().rev()).find_map(|ticket| ticket.roster.clone());
-        batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
         // With one question for all of them, instead of one for each.
-        batch.load_children(tickets.iter().filter_map(|ticket| ticket.op.ends()).collect()).await?;
+        batch.load_families(tickets.iter().filter_map(|ticket| ticket.op.ends()).collect()).await?;
+        batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
         let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
         for ticket in tickets {
             answers.push(apply(&mut batch, ticket).await?);
@@ -274,7 +274,9 @@ impl Tasks {
                 }
             }
         } else if !claims.is_empty() {
-            batch.write().await?;
+            if batch.waits_to_be_written {
+                batch.write().await?;
+            }
             let traces: Vec<&str> = claims.iter().map(|(place, _)| all[*place].trace_id.as_str()).collect();
             let offers: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
             let claimed = batch.offer(&offers, &traces).await?;
