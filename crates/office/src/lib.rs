@@ -13,7 +13,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use mi_base::{Tasks, signals::Signals};
+use mi_base::Tasks;
 use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
@@ -78,14 +78,14 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let outbox = Arc::new(Notify::new());
 
     let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
-    // Wakes those who watch an office's tasks.
-    let work = Signals::new();
+    // Offices in which somebody may wait for work that there is no more, or again.
+    let moved = tasks::notices::Pending::default();
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
     let offices =
-        offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone(), work.clone());
+        offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone(), moved.clone());
     let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
@@ -100,7 +100,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         members,
         registry: registry.clone(),
         background: tasks.clone(),
-        signals: work,
+        moved,
     });
     queues.start();
 

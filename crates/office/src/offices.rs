@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mi_base::{Tasks, signals::Signals};
+use mi_base::Tasks;
 use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
 use mi_proto::{internal::v1::ProbeWallsRequest, v1};
 use mi_rpc::{Caller, convert, status::from_status};
@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 pub use settings::Settings;
 
-use crate::tasks;
+use crate::tasks::{self, notices::Pending};
 
 /// Offices whose owner is remembered.
 const OWNERS: u64 = 100_000;
@@ -122,8 +122,8 @@ pub struct Offices {
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
     owners: Cache<OfficeId, AccountId>,
-    /// Wakes those who watch an office's tasks.
-    work: Signals<OfficeId>,
+    /// Those that were suspended, resumed or removed: in them somebody may wait for work.
+    moved: Pending,
 }
 
 impl Offices {
@@ -133,9 +133,9 @@ impl Offices {
         replicas: converge::Replicas,
         outbox: Arc<Notify>,
         tasks: Tasks,
-        work: Signals<OfficeId>,
+        moved: Pending,
     ) -> Self {
-        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), work }
+        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), moved }
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -278,7 +278,7 @@ impl Offices {
             tasks::release_all(&mut tx, now, &caller.trace_id).await?;
         }
         let saved = self.save(tx, office, event).await?;
-        self.work.wake(&saved.id);
+        self.moved.put([saved.id]);
         Ok(saved)
     }
 }

@@ -13,3 +13,4 @@ mod tls;
 mod transcripts;
 mod verify;
 mod wire;
+mod work;

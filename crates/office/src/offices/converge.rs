@@ -162,6 +162,7 @@ impl Offices {
         invites::repo::invite_forget_all(&mut tx).await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;
+        self.moved.put([office.id]);
         tracing::info!(target: "mi::office", office = %office.id, "office deleted");
         Ok(true)
     }

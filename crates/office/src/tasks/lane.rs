@@ -20,7 +20,7 @@ use super::{
     create::New,
     decide::Decision,
     model::{Task, Worker},
-    work::{Claim, Report},
+    work::{Claim, Report, not_working},
 };
 
 /// Operations of one transaction.
@@ -248,6 +248,9 @@ impl Tasks {
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, now).await?;
         batch.roster = tickets.iter().rev().chain(waiting.iter().rev()).find_map(|ticket| ticket.roster.clone());
+        if batch.roster.is_none() {
+            batch.roster = self.rosters.get(&office_id).await;
+        }
         batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
         let mut answers: Vec<Result<Vec<Task>>> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
         for ticket in tickets {
@@ -256,7 +259,14 @@ impl Tasks {
         let works = batch.works();
         batch.settle().await?;
         let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
-        let looks = |place: usize| place >= waiting.len() || kicked || batch.queued;
+        for (place, ticket) in all.iter().enumerate() {
+            if let Op::Claim(claim, _) = &ticket.op
+                && batch.is_stopped(claim)
+            {
+                answers[place] = Err(not_working());
+            }
+        }
+        let looks = |place: usize| answers[place].is_ok() && (place >= waiting.len() || kicked || batch.queued);
         let claims: Vec<(usize, &Claim)> = all
             .iter()
             .enumerate()
@@ -313,7 +323,7 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
         Op::Create(news, by) => batch.create(news, by, trace_id).await,
         Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
         Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
-        Op::Expire(ids) => batch.expire(ids).map(|()| Vec::new()),
+        Op::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
         Op::Reconcile => batch.reconcile().await.map(|()| Vec::new()),
         // Served at the end, when everything that could be claimed is written.
         Op::Claim(..) => Ok(Vec::new()),
