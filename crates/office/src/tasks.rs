@@ -176,8 +176,7 @@ impl Tasks {
         let kinds = kinds.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let (mut roster, mut tools) = (None, None);
         if seat.by.agent_id.is_some() {
-            let members = self.roster(seat.office_id).await?;
-            let member = self.member(&seat, &members).await?;
+            let (members, member) = self.member(&seat).await?;
             if !member.working {
                 return Err(not_working());
             }
@@ -203,14 +202,16 @@ impl Tasks {
     }
 
     /// The calling agent, as the scheduler knows it now if need be: it may have been hired a moment ago.
-    async fn member(&self, seat: &Seat, members: &[Member]) -> Result<Member> {
+    async fn member(&self, seat: &Seat) -> Result<(Roster, Member)> {
         let id = seat.by.agent_id.map(|id| id.to_string()).unwrap_or_default();
         let find = |members: &[Member]| members.iter().find(|member| member.agent_id == id).cloned();
-        if let Some(member) = find(members) {
-            return Ok(member);
+        let mut members = self.roster(seat.office_id).await?;
+        if find(&members).is_none() {
+            self.members.forget(seat.office_id).await;
+            members = self.roster(seat.office_id).await?;
         }
-        self.members.forget(seat.office_id).await;
-        find(&self.roster(seat.office_id).await?).ok_or_else(|| Error::unauthenticated("the agent was fired"))
+        let member = find(&members).ok_or_else(|| Error::unauthenticated("the agent was fired"))?;
+        Ok((members, member))
     }
 
     /// The agent that a task is to be kept for.
@@ -229,7 +230,7 @@ impl Tasks {
     ) -> Result<Vec<Answer>> {
         let completes = reports.iter().any(|(.., what)| matches!(what, What::Completed { .. }));
         let roster = match completes && seat.by.agent_id.is_some() {
-            true => Some(self.roster(seat.office_id).await?),
+            true => Some(self.member(seat).await?.0),
             false => None,
         };
         let report = |(task_id, lease_id, what)| {

@@ -106,6 +106,9 @@ impl Tasks {
         let mut answers = Vec::with_capacity(ops.len());
         {
             let mut lanes = self.lanes.lock();
+            if self.background.shutdown().is_cancelled() {
+                return Err(lost());
+            }
             let lane = lanes.entry(office_id).or_default();
             if lane.tickets.len() + ops.len() > WAITING {
                 let text = "too much is asked of the office's queue at the moment";
@@ -131,6 +134,12 @@ impl Tasks {
     ) -> Result<Vec<Answer>> {
         let answers = self.enqueue(office_id, ops, roster, trace_id)?;
         Ok(join_all(answers).await.into_iter().map(|answer| answer.unwrap_or_else(|_| Err(lost()))).collect())
+    }
+
+    /// When the process is to end, nobody is left waiting in it.
+    pub(super) async fn end_lanes(&self) {
+        self.background.shutdown().cancelled().await;
+        self.lanes.lock().clear();
     }
 
     /// Has those who wait for work look again.
@@ -247,7 +256,10 @@ impl Tasks {
         let now = self.clock.now();
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, now).await?;
-        batch.roster = tickets.iter().rev().chain(waiting.iter().rev()).find_map(|ticket| ticket.roster.clone());
+        // The newest one is what the queue is to be reconciled with; claims may come with one from before.
+        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile));
+        let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
+        batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
         if batch.roster.is_none() {
             batch.roster = self.rosters.get(&office_id).await;
         }

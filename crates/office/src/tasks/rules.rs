@@ -175,7 +175,11 @@ fn tools(given: &[String]) -> Result<Vec<String>> {
 }
 
 fn duration(field: &'static str, given: &prost_types::Duration) -> Result<Duration> {
-    Duration::try_from(*given).map_err(|_| Error::invalid(field, "must not be negative"))
+    // Checked here: the conversion cannot negate the least of all numbers.
+    if given.seconds < 0 || given.nanos < 0 {
+        return Err(Error::invalid(field, "must not be negative"));
+    }
+    Duration::try_from(*given).map_err(|_| Error::invalid(field, "is out of range"))
 }
 
 /// How long a lease is to be.

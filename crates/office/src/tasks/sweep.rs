@@ -23,6 +23,8 @@ impl Tasks {
         self.background.spawn("task-agents", async move { watching.watch_agents().await });
         self.background.spawn("task-pass", async move { passing.pass_forever().await });
         self.background.spawn("task-offices", async move { following.follow_offices().await });
+        let ending = self.clone();
+        self.background.spawn_to_end("task-end", async move { ending.end_lanes().await });
         if self.db.is_shared() {
             let (telling, hearing) = (self.clone(), self.clone());
             self.background.spawn("task-tell", async move { telling.tell_forever().await });

@@ -60,7 +60,9 @@ async fn what_a_fired_agent_had_is_there_for_others(stage: Stage) {
             (TaskStatus::Queued, 0, "stayer".to_owned())
         ]
     );
-    assert_refused(stage.complete(&leaver, &office, &held.1, "late").await, Code::Aborted, "LEASE_LOST");
+    assert_refused(stage.fail(&leaver, &office, &held.1, true).await, Code::Aborted, "LEASE_LOST");
+    let late = stage.complete(&leaver, &office, &held.1, "late").await;
+    assert_refused(late, Code::Unauthenticated, "UNAUTHENTICATED");
     assert_refused(
         stage
             .claim_with(&leaver, mi_proto::v1::ClaimTasksRequest { office_id: office.clone(), ..Default::default() })
