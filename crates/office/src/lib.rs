@@ -89,22 +89,25 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let outbox = Arc::new(Notify::new());
 
     let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
-    // Wake those who watch an office's tasks and its chat.
-    let (work, sent) = (Signals::new(), Signals::new());
+    // Wakes those who watch an office's chat.
+    let sent = Signals::new();
+    // Offices in which somebody may wait for work that there is no more, or again.
+    let moved = tasks::notices::Pending::default();
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
     let storage = drive::storage::Storage::new(db.clone(), clock.clone(), config.objects);
-    let offices = offices::Offices::new(
-        db.clone(),
-        clock.clone(),
+    let offices = offices::Offices::new(offices::Parts {
+        db: db.clone(),
+        clock: clock.clone(),
         replicas,
-        outbox.clone(),
-        storage.clone(),
-        tasks.clone(),
-        [work.clone(), sent.clone()],
-    );
+        outbox: outbox.clone(),
+        storage: storage.clone(),
+        tasks: tasks.clone(),
+        sent: sent.clone(),
+        moved: moved.clone(),
+    });
     let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
@@ -121,7 +124,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         members: members.clone(),
         registry: registry.clone(),
         background: tasks.clone(),
-        signals: work,
+        moved,
     });
     queues.start();
     let chat = chat::Chat::new(chat::Parts {

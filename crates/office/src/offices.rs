@@ -27,7 +27,7 @@ use crate::{
         repo::{Usage, usage_get},
         storage::Storage,
     },
-    tasks,
+    tasks::{self, notices::Pending},
 };
 
 /// Offices whose owner is remembered.
@@ -117,6 +117,20 @@ pub struct Office {
     pub updated_at: Time,
 }
 
+/// What [`Offices`] are made of.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) replicas: converge::Replicas,
+    pub(crate) outbox: Arc<Notify>,
+    pub(crate) storage: Storage,
+    pub(crate) tasks: Tasks,
+    /// Wakes those who watch an office's chat.
+    pub(crate) sent: Signals<OfficeId>,
+    /// Offices in which somebody may wait for work that there is no more, or again.
+    pub(crate) moved: Pending,
+}
+
 /// The offices of the platform.
 #[derive(Clone)]
 pub struct Offices {
@@ -129,27 +143,23 @@ pub struct Offices {
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
     owners: Cache<OfficeId, AccountId>,
-    /// Wake those who watch something in an office.
-    watchers: [Signals<OfficeId>; 2],
+    /// Wakes those who watch an office's chat.
+    sent: Signals<OfficeId>,
+    /// Those that were suspended, resumed or removed: in them somebody may wait for work.
+    moved: Pending,
 }
 
 impl Offices {
-    pub(crate) fn new(
-        db: Db,
-        clock: Arc<dyn Clock>,
-        replicas: converge::Replicas,
-        outbox: Arc<Notify>,
-        storage: Storage,
-        tasks: Tasks,
-        watchers: [Signals<OfficeId>; 2],
-    ) -> Self {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { db, clock, replicas, outbox, storage, tasks, sent, moved } = parts;
         let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
-        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, watchers }
+        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, sent, moved }
     }
 
-    /// Has everybody look again who watches something in the office.
+    /// Has everybody look again who watches something in the office, or waits for work there.
     fn wake_watchers(&self, id: OfficeId) {
-        self.watchers.iter().for_each(|signals| signals.wake(&id));
+        self.sent.wake(&id);
+        self.moved.put([id]);
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {

@@ -10,7 +10,7 @@ pub(crate) mod grpc;
 mod lane;
 pub(crate) mod model;
 mod notes;
-mod notices;
+pub(crate) mod notices;
 mod receipts;
 pub(crate) mod repo;
 mod rules;
@@ -19,7 +19,7 @@ pub(crate) mod wake;
 pub(crate) mod wire;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
 use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, receipt, text};
@@ -38,8 +38,8 @@ use self::{
     decide::{Decision, Verdict},
     lane::{Answer, Lanes, Op, Patience, lost},
     model::{Assignee, Task, Worker},
-    notices::Notices,
-    work::{Claim, Report, What},
+    notices::{Notices, Pending},
+    work::{Claim, Report, What, not_working},
 };
 use crate::{members::Members, offices::Offices};
 
@@ -62,6 +62,7 @@ pub(crate) struct Tasks {
     /// Wakes those who watch an office's tasks.
     signals: Signals<OfficeId>,
     notices: Notices,
+    moved: Pending,
     /// The agents that each office's queue was last reconciled with.
     rosters: Cache<OfficeId, Roster>,
 }
@@ -75,8 +76,8 @@ pub(crate) struct Parts {
     pub(crate) members: Members,
     pub(crate) registry: AgentRegistryServiceClient<RoleClient>,
     pub(crate) background: mi_base::Tasks,
-    /// Wakes those who watch an office's tasks.
-    pub(crate) signals: Signals<OfficeId>,
+    /// Offices that were suspended, resumed or removed.
+    pub(crate) moved: Pending,
 }
 
 /// Who calls, in an office.
@@ -89,9 +90,10 @@ struct Seat {
 
 impl Tasks {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, outbox, offices, members, registry, background, signals } = parts;
-        let (lanes, notices, rosters) = (Lanes::default(), Notices::default(), Cache::new(ROSTERS));
-        Self { db, clock, outbox, offices, members, registry, background, lanes, signals, notices, rosters }
+        let Parts { db, clock, outbox, offices, members, registry, background, moved } = parts;
+        let (lanes, signals, notices) = (Lanes::default(), Signals::new(), Notices::default());
+        let rosters = Cache::new(ROSTERS);
+        Self { db, clock, outbox, offices, members, registry, background, lanes, signals, notices, moved, rosters }
     }
 
     /// Lets the caller into the office.
@@ -132,11 +134,7 @@ impl Tasks {
         let seat = self.seat(caller, office).await?;
         let about_agents =
             |request: &v1::CreateTaskRequest| !request.assigned_agent.is_empty() || !request.required_tools.is_empty();
-        let roster = match requests.iter().any(about_agents) {
-            true => Some(self.roster(seat.office_id).await?),
-            false => None,
-        };
-        let mut news = Vec::with_capacity(requests.len());
+        let (mut news, mut replays) = (Vec::with_capacity(requests.len()), HashSet::new());
         for (place, request) in requests.iter().enumerate() {
             if !request.office_id.is_empty() && request.office_id != office {
                 return Err(Error::invalid(
@@ -146,12 +144,20 @@ impl Tasks {
             }
             let assigned = match request.assigned_agent.as_str() {
                 "" => None,
-                name => Some(assignee(roster.as_deref().map_or(&[], Vec::as_slice), name)?),
+                name => Some(self.assignee(seat.office_id, name).await?),
             };
+            if !request.request_id.is_empty() && !replays.insert(&request.request_id) {
+                return Err(Error::invalid("request_id", "is that of another task of the batch, too"));
+            }
             let scope = format!("{}/CreateTask", caller.actor.key());
-            let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
+            let content = v1::CreateTaskRequest { office_id: office.to_owned(), ..request.clone() }.encode_to_vec();
+            let replay = idempotency::Request::new(scope, &request.request_id, &content)?;
             news.push(rules::new(request, place, assigned, replay)?);
         }
+        let roster = match requests.iter().any(about_agents) {
+            true => Some(self.roster(seat.office_id).await?),
+            false => None,
+        };
         self.one(&seat, Op::Create(news, seat.by.clone()), roster.as_ref(), &caller.trace_id).await
     }
 
@@ -170,11 +176,9 @@ impl Tasks {
         let kinds = kinds.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
         let (mut roster, mut tools) = (None, None);
         if seat.by.agent_id.is_some() {
-            let members = self.roster(seat.office_id).await?;
-            let member = self.member(&seat, &members).await?;
+            let (members, member) = self.member(&seat).await?;
             if !member.working {
-                let text = "the agent is stopped or paused; it takes no work until it is started again";
-                return Err(Error::precondition("AGENT_NOT_WORKING", text));
+                return Err(not_working());
             }
             (roster, tools) = (Some(members), Some(member.tools));
         }
@@ -198,23 +202,30 @@ impl Tasks {
     }
 
     /// The calling agent, as the scheduler knows it now if need be: it may have been hired a moment ago.
-    async fn member(&self, seat: &Seat, members: &[Member]) -> Result<Member> {
+    async fn member(&self, seat: &Seat) -> Result<(Roster, Member)> {
         let id = seat.by.agent_id.map(|id| id.to_string()).unwrap_or_default();
         let find = |members: &[Member]| members.iter().find(|member| member.agent_id == id).cloned();
-        if let Some(member) = find(members) {
-            return Ok(member);
+        let mut members = self.roster(seat.office_id).await?;
+        if find(&members).is_none() {
+            self.members.forget(seat.office_id).await;
+            members = self.roster(seat.office_id).await?;
         }
-        self.members.forget(seat.office_id).await;
-        find(&self.roster(seat.office_id).await?).ok_or_else(|| Error::unauthenticated("the agent was fired"))
+        let member = find(&members).ok_or_else(|| Error::unauthenticated("the agent was fired"))?;
+        Ok((members, member))
+    }
+
+    /// The agent that a task is to be kept for.
+    async fn assignee(&self, office_id: OfficeId, name: &str) -> Result<Assignee> {
+        let name = text::lookup_name("assigned_agent", name)?;
+        let member = self.members.find(office_id, &name).await?;
+        Ok(Assignee { name, id: member.agent_id.parse()? })
     }
 
     /// The office's agents, asked for anew when the caller signed with a key that is not theirs yet: it may have enrolled
     /// that a moment ago.
     async fn signers(&self, seat: &Seat, reports: &[(TaskId, Option<mi_kernel::LeaseId>, What)]) -> Result<Roster> {
-        let roster = self.roster(seat.office_id).await?;
-        let id = seat.by.agent_id.map(|id| id.to_string()).unwrap_or_default();
-        let member = roster.iter().find(|member| member.agent_id == id);
-        let is_known = |receipt: &str| member.is_some_and(|it| receipt::verify(receipt, &it.public_key).is_ok());
+        let (roster, member) = self.member(seat).await?;
+        let is_known = |receipt: &str| receipt::verify(receipt, &member.public_key).is_ok();
         let is_signed = |(.., what): &(_, _, What)| match what {
             What::Completed { work } => work.receipt.is_empty() || is_known(&work.receipt),
             _ => true,
@@ -333,12 +344,4 @@ fn worker(caller: &Caller, entry: &Entry) -> Worker {
             },
         },
     }
-}
-
-/// The agent that a task is to be kept for.
-fn assignee(members: &[Member], name: &str) -> Result<Assignee> {
-    let name = text::lookup_name("assigned_agent", name)?;
-    let member = members.iter().find(|member| member.name == name).ok_or_else(|| Error::not_found("agent", &name))?;
-    let id = member.agent_id.parse()?;
-    Ok(Assignee { name, id })
 }

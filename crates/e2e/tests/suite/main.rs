@@ -15,3 +15,4 @@ mod tls;
 mod transcripts;
 mod verify;
 mod wire;
+mod work;

@@ -35,6 +35,7 @@ CREATE INDEX tasks_by_parent ON tasks (office_id, parent_id) WHERE parent_id IS 
 CREATE INDEX tasks_by_subject ON tasks (office_id, verifies_id) WHERE verifies_id IS NOT NULL;
 CREATE INDEX tasks_of_workers ON tasks (worker_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX tasks_of_assigned ON tasks (assigned_id) WHERE assigned_id IS NOT NULL;
+CREATE INDEX tasks_in_need ON tasks (office_id) WHERE status = 'blocked' AND tools <> '[]';
 SELECT office_wall('tasks', 'office_id');
 
 CREATE TABLE task_dependencies (

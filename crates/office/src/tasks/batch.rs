@@ -44,7 +44,7 @@ pub(super) struct Batch<'a> {
     pub(super) waits_to_be_written: bool,
     /// In the order of their last change.
     changed: Vec<TaskId>,
-    /// Whose dependents, parents and reviews have to be looked at.
+    /// Finished, or no longer: whose dependents and parents have to be looked at.
     moved: BTreeSet<TaskId>,
     /// Whose work is no longer to be verified.
     judged: Vec<TaskId>,
@@ -151,12 +151,17 @@ impl<'a> Batch<'a> {
             self.note(&task, kind, summary, trace_id);
         }
         let queued = *task.state() == State::Queued;
+        let was = self.get(id)?.state();
+        let (was_verifying, was_final) = (matches!(was, State::Verifying { .. }), was.is_final());
+        self.waits_to_be_written |= queued || *was == State::Queued;
         self.queued |= queued;
-        self.waits_to_be_written |= queued || *self.get(id)?.state() == State::Queued;
-        if matches!(self.get(id)?.state(), State::Verifying { .. }) {
+        if was_verifying {
             self.judged.push(id);
         }
-        self.moved.insert(id);
+        // Only what is finished frees or blocks others, and only a retry takes that back.
+        if was_final != task.state().is_final() {
+            self.moved.insert(id);
+        }
         self.tasks.insert(id, task);
         self.touch(id);
         self.get(id)
@@ -268,13 +273,9 @@ impl<'a> Batch<'a> {
 
     /// Carries changes on to whatever waits for them: dependents, parents, and tasks that judged the work.
     pub(super) async fn settle(&mut self) -> Result<()> {
-        while !self.moved.is_empty() {
-            let moved: Vec<TaskId> = std::mem::take(&mut self.moved).into_iter().collect();
+        while !self.moved.is_empty() || !self.judged.is_empty() {
+            let moved = std::mem::take(&mut self.moved);
             let mut waiting: BTreeSet<TaskId> = BTreeSet::new();
-            // Only what is finished frees or blocks others, and only a retry takes that back.
-            let matters = |task: &&Task| task.state().is_final() || task.progress.forgiven > 0;
-            let moved: Vec<TaskId> =
-                moved.iter().filter_map(|id| self.tasks.get(id)).filter(matters).map(|task| task.id).collect();
             let stored: Vec<TaskId> =
                 moved.iter().copied().filter(|id| !self.fresh.contains(id) && !self.followed.contains(id)).collect();
             if !stored.is_empty() {

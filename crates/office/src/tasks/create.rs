@@ -1,6 +1,6 @@
 //! New tasks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mi_kernel::{
     AgentId, Error, Result, TaskId,
@@ -19,7 +19,7 @@ use crate::offices::State as OfficeState;
 pub(crate) const LOOP_DEPTH: i32 = 16;
 
 /// A task by id, or by its place in the same batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reference {
     Id(TaskId),
     Place(usize),
@@ -46,6 +46,23 @@ pub(super) struct New {
 pub(crate) struct Cause {
     pub(crate) text: String,
     pub(crate) depth: i32,
+}
+
+/// Tasks of one batch before they are in the working set: they get there together or not at all.
+#[derive(Default)]
+struct Layout {
+    tasks: BTreeMap<TaskId, Task>,
+    /// Subtasks among them, by parent.
+    parts: BTreeMap<TaskId, Vec<TaskId>>,
+}
+
+impl Layout {
+    fn add(&mut self, task: Task) {
+        if let Some(parent) = task.spec.parent {
+            self.parts.entry(parent).or_default().push(task.id);
+        }
+        self.tasks.insert(task.id, task);
+    }
 }
 
 impl Batch<'_> {
@@ -108,20 +125,19 @@ impl Batch<'_> {
             Reference::Place(_) => None,
         });
         self.load(outside.collect()).await?;
-        let mut made = Vec::new();
+        let mut laid = Layout::default();
         for (place, new) in news.iter().enumerate() {
             if let Some(id) = known[place] {
-                made.push(self.get(id)?.clone());
+                self.get(id)?;
                 continue;
             }
             let parent = new.parent.map(of);
             let depends_on: Vec<TaskId> = new.depends_on.iter().map(|reference| of(*reference)).collect();
-            let own = |id: &TaskId| made.iter().any(|task: &Task| task.id == *id);
-            for id in depends_on.iter().filter(|id| !own(id)) {
+            for id in depends_on.iter().filter(|id| !laid.tasks.contains_key(id)) {
                 self.get(*id)
                     .map_err(|_| Error::invalid("depends_on", format!("names no task of this office: {id}")))?;
             }
-            if let Some(id) = parent.filter(|id| !own(id)) {
+            if let Some(id) = parent.filter(|id| !laid.tasks.contains_key(id)) {
                 let parent = self.get(id);
                 let parent =
                     parent.map_err(|_| Error::invalid("parent_id", format!("names no task of this office: {id}")))?;
@@ -130,11 +146,11 @@ impl Batch<'_> {
                         format!("the parent {id} is {} already; give it no more subtasks", parent.state().as_str());
                     return Err(Error::precondition("TASK_FINISHED", text));
                 }
-                self.refuse_cycle(id, &depends_on).await?;
-            } else if let Some(id) = parent.filter(|id| depends_on.contains(id)) {
-                return Err(waits_for_itself(id));
             }
-            made.push(Task {
+            if let Some(id) = parent {
+                self.refuse_cycle(&laid, id, &depends_on).await?;
+            }
+            laid.add(Task {
                 id: ids[place],
                 cursor: 0,
                 spec: Spec {
@@ -157,31 +173,35 @@ impl Batch<'_> {
                 progress: Progress::new(State::Queued, new.assigned.clone(), cause.depth, self.now),
             });
         }
-        for (place, task) in made.iter_mut().enumerate() {
-            if known[place].is_some() {
-                continue;
-            }
-            if let Some(reason) = self.obstacle(task).await? {
+        for (id, new) in ids.iter().zip(news) {
+            let Some(mut task) = laid.tasks.remove(id) else { continue };
+            if let Some(reason) = self.obstacle(&task).await? {
                 task.progress.state = State::Blocked { reason };
             }
-            self.insert(task.clone(), trace_id);
-            if let Some(replay) = &news[place].replay {
-                replay.remember(self.tx, task.id.0, self.now).await?;
+            self.insert(task, trace_id);
+            if let Some(replay) = &new.replay {
+                replay.remember(self.tx, id.0, self.now).await?;
             }
         }
-        Ok(made)
+        ids.iter().map(|id| self.get(*id).cloned()).collect()
     }
 
     /// Refuses dependencies that wait, by whatever way, for the parent: the parent waits for its subtasks.
-    async fn refuse_cycle(&mut self, parent: TaskId, depends_on: &[TaskId]) -> Result<()> {
+    async fn refuse_cycle(&mut self, laid: &Layout, parent: TaskId, depends_on: &[TaskId]) -> Result<()> {
         if depends_on.is_empty() {
             return Ok(());
         }
         let mut above = BTreeSet::from([parent]);
         let mut next = Some(parent);
         while let Some(id) = next {
-            self.load(vec![id]).await?;
-            next = self.get(id)?.spec.parent.filter(|id| above.insert(*id));
+            let task = match laid.tasks.get(&id) {
+                Some(task) => task,
+                None => {
+                    self.load(vec![id]).await?;
+                    self.get(id)?
+                }
+            };
+            next = task.spec.parent.filter(|id| above.insert(*id));
         }
         let mut seen: BTreeSet<TaskId> = depends_on.iter().copied().collect();
         let mut layer: Vec<TaskId> = seen.iter().copied().collect();
@@ -189,13 +209,21 @@ impl Batch<'_> {
             if let Some(id) = layer.iter().find(|id| above.contains(id)) {
                 return Err(waits_for_itself(*id));
             }
-            self.load(layer.clone()).await?;
-            let rows = repo::task_children(self.tx, &layer).await?;
-            let children = self.adopt(rows);
-            let waits = |id: &TaskId| self.get(*id).ok().filter(|task| !task.state().is_final());
-            let below = layer.iter().filter_map(waits).flat_map(|task| task.spec.depends_on.iter().copied());
-            let next: Vec<TaskId> = below.chain(children).filter(|id| seen.insert(*id)).collect();
-            layer = next;
+            let mut below = Vec::new();
+            let stored: Vec<TaskId> = layer.iter().copied().filter(|id| !laid.tasks.contains_key(id)).collect();
+            if !stored.is_empty() {
+                self.load(stored.clone()).await?;
+                let rows = repo::task_children(self.tx, &stored).await?;
+                below = self.adopt(rows);
+            }
+            for id in &layer {
+                // What is done waits for nothing any more; what failed or was cancelled may be tried again.
+                let task = laid.tasks.get(id).or_else(|| self.get(*id).ok());
+                let waits = task.filter(|task| !matches!(task.state(), State::Done { .. }));
+                below.extend(waits.iter().flat_map(|task| &task.spec.depends_on));
+                below.extend(laid.parts.get(id).into_iter().flatten());
+            }
+            layer = below.into_iter().filter(|id| seen.insert(*id)).collect();
         }
         Ok(())
     }

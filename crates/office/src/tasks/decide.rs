@@ -61,6 +61,7 @@ impl Batch<'_> {
                     _ => Step::Accept,
                 };
                 self.step(id, step, trace_id)?;
+                self.reconsider(id, trace_id).await?;
             }
         }
         Ok(self.get(id)?.clone())

@@ -17,6 +17,7 @@ use super::{
     repo, rules, wire,
     work::What,
 };
+use crate::offices::repo::office_get;
 
 /// A claim answers this much before the call's time is up.
 const MARGIN: Duration = Duration::from_millis(250);
@@ -345,12 +346,18 @@ impl Tasks {
         let db = self.db.clone();
         tokio::spawn(async move {
             loop {
-                let read =
-                    async { repo::task_changed(&mut db.office(office.id).read().await?, cursor, only, PAGE).await };
+                let read = async {
+                    let mut conn = db.office(office.id).read().await?;
+                    let changed = repo::task_changed(&mut conn, cursor, only, PAGE).await?;
+                    if changed.is_empty() && office_get(&mut conn).await?.is_none() {
+                        return Err(Error::not_found("office", office.id));
+                    }
+                    Ok(changed)
+                };
                 let changed = match read.await {
                     Ok(changed) => changed,
                     Err(error) => {
-                        let _ = output.send(Err(status(error.into()))).await;
+                        let _ = output.send(Err(status(error))).await;
                         return;
                     }
                 };

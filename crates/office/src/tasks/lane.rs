@@ -20,7 +20,7 @@ use super::{
     create::New,
     decide::Decision,
     model::{Task, Worker},
-    work::{Claim, Report, What},
+    work::{Claim, Report, What, not_working},
 };
 
 /// Operations of one transaction.
@@ -106,6 +106,9 @@ impl Tasks {
         let mut answers = Vec::with_capacity(ops.len());
         {
             let mut lanes = self.lanes.lock();
+            if self.background.shutdown().is_cancelled() {
+                return Err(lost());
+            }
             let lane = lanes.entry(office_id).or_default();
             if lane.tickets.len() + ops.len() > WAITING {
                 let text = "too much is asked of the office's queue at the moment";
@@ -131,6 +134,12 @@ impl Tasks {
     ) -> Result<Vec<Answer>> {
         let answers = self.enqueue(office_id, ops, roster, trace_id)?;
         Ok(join_all(answers).await.into_iter().map(|answer| answer.unwrap_or_else(|_| Err(lost()))).collect())
+    }
+
+    /// When the process is to end, nobody is left waiting in it.
+    pub(super) async fn end_lanes(&self) {
+        self.background.shutdown().cancelled().await;
+        self.lanes.lock().clear();
     }
 
     /// Has those who wait for work look again.
@@ -247,7 +256,13 @@ impl Tasks {
         let now = self.clock.now();
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, now).await?;
-        batch.roster = tickets.iter().rev().chain(waiting.iter().rev()).find_map(|ticket| ticket.roster.clone());
+        // The newest one is what the queue is to be reconciled with; claims may come with one from before.
+        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile));
+        let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
+        batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
+        if batch.roster.is_none() {
+            batch.roster = self.rosters.get(&office_id).await;
+        }
         // With one question for all of them, instead of one for each.
         batch.load_families(tickets.iter().filter_map(|ticket| ticket.op.ends()).collect()).await?;
         batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
@@ -258,7 +273,14 @@ impl Tasks {
         let works = batch.works();
         batch.settle().await?;
         let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
-        let looks = |place: usize| place >= waiting.len() || kicked || batch.queued;
+        for (place, ticket) in all.iter().enumerate() {
+            if let Op::Claim(claim, _) = &ticket.op
+                && batch.is_stopped(claim)
+            {
+                answers[place] = Err(not_working());
+            }
+        }
+        let looks = |place: usize| answers[place].is_ok() && (place >= waiting.len() || kicked || batch.queued);
         let claims: Vec<(usize, &Claim)> = all
             .iter()
             .enumerate()
@@ -325,7 +347,7 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
         Op::Create(news, by) => batch.create(news, by, trace_id).await,
         Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
         Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
-        Op::Expire(ids) => batch.expire(ids).map(|()| Vec::new()),
+        Op::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
         Op::Reconcile => batch.reconcile().await.map(|()| Vec::new()),
         // Served at the end, when everything that could be claimed is written.
         Op::Claim(..) => Ok(Vec::new()),

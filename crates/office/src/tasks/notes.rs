@@ -1,7 +1,7 @@
 //! Notes on tasks: written once, never changed.
 
 use mi_kernel::event::{Category, Event};
-use mi_kernel::{NoteId, Result, TaskId, Time, page::Page};
+use mi_kernel::{Error, NoteId, Result, TaskId, Time, page::Page};
 use mi_proto::v1;
 use mi_rpc::{Caller, convert::timestamp};
 use mi_store::{DbResult, OfficeConn, idempotency, on, outbox};
@@ -9,7 +9,7 @@ use prost::Message;
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{Tasks, rules};
+use super::{Tasks, repo, rules};
 
 /// A note.
 #[derive(Debug, Clone, PartialEq, FromRow)]
@@ -40,6 +40,8 @@ impl Tasks {
         let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
         let now = self.clock.now();
         let mut tx = self.db.office(seat.office_id).begin().await?;
+        // What is removed with the office is removed under this lock.
+        repo::queue_lock(&mut tx).await?.ok_or_else(|| Error::not_found("office", seat.office_id))?;
         if let Some(replay) = &replay
             && let Some(known) = replay.replayed(&mut tx).await?
         {

@@ -1,5 +1,5 @@
-//! Between processes over one Postgres: which queues changed. Changes are told in batches, over one connection that
-//! listens for all offices.
+//! Which queues changed, for those who wait for it here and in other processes over one Postgres. Those are told in
+//! batches, over one connection that listens for all offices.
 
 use std::{
     collections::HashSet,
@@ -22,61 +22,76 @@ const MOST: usize = 200;
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// Offices that something is to be done about, each once however often it was put in.
+#[derive(Clone, Default)]
+pub(crate) struct Pending(Arc<(Mutex<HashSet<OfficeId>>, Notify)>);
+
+impl Pending {
+    pub(crate) fn put(&self, offices: impl IntoIterator<Item = OfficeId>) {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).extend(offices);
+        self.0.1.notify_one();
+    }
+
+    /// At most so many of them.
+    fn take(&self, most: usize) -> Vec<OfficeId> {
+        let mut offices = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken: Vec<OfficeId> = offices.iter().copied().take(most).collect();
+        offices.retain(|id| !taken.contains(id));
+        taken
+    }
+
+    /// Waits until something was put in since the last time.
+    async fn some(&self) {
+        self.0.1.notified().await;
+    }
+}
+
 /// What is to be told.
 #[derive(Clone)]
-pub(super) struct Notices(Arc<Inner>);
-
-struct Inner {
+pub(super) struct Notices {
     /// This process: it need not listen to itself.
     node: Uuid,
-    dirty: Mutex<HashSet<OfficeId>>,
-    some: Notify,
+    changed: Pending,
 }
 
 impl Default for Notices {
     fn default() -> Self {
-        Self(Arc::new(Inner { node: Uuid::new_v4(), dirty: Mutex::default(), some: Notify::new() }))
-    }
-}
-
-impl Notices {
-    fn take(&self) -> Vec<OfficeId> {
-        let mut dirty = self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken: Vec<OfficeId> = dirty.iter().copied().take(MOST).collect();
-        dirty.retain(|id| !taken.contains(id));
-        taken
-    }
-
-    fn put(&self, offices: impl IntoIterator<Item = OfficeId>) {
-        self.0.dirty.lock().unwrap_or_else(PoisonError::into_inner).extend(offices);
-        self.0.some.notify_one();
+        Self { node: Uuid::new_v4(), changed: Pending::default() }
     }
 }
 
 impl Tasks {
+    /// Tells those who wait in an office that it was suspended, resumed or removed, for ever.
+    pub(super) async fn follow_offices(&self) {
+        loop {
+            self.moved.some().await;
+            self.moved.take(usize::MAX).into_iter().for_each(|id| self.woken(id));
+        }
+    }
+
     /// An office's tasks changed: whoever watches them looks again, here and in other processes.
     pub(crate) fn changed(&self, office_id: OfficeId) {
         self.signals.wake(&office_id);
         if self.db.is_shared() {
-            self.notices.put([office_id]);
+            self.notices.changed.put([office_id]);
         }
     }
 
     /// Tells other processes, for ever.
     pub(super) async fn tell_forever(&self) {
         loop {
-            self.notices.0.some.notified().await;
+            self.notices.changed.some().await;
             tokio::time::sleep(COALESCE).await;
             loop {
-                let offices = self.notices.take();
+                let offices = self.notices.changed.take(MOST);
                 if offices.is_empty() {
                     break;
                 }
                 let ids: Vec<String> = offices.iter().map(ToString::to_string).collect();
-                let text = format!("{} {}", self.notices.0.node, ids.join(","));
+                let text = format!("{} {}", self.notices.node, ids.join(","));
                 if let Err(error) = self.db.tell(CHANNEL, &text).await {
                     tracing::warn!(target: "mi::tasks", %error, "other processes could not be told of new work yet");
-                    self.notices.put(offices);
+                    self.notices.changed.put(offices);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -103,7 +118,7 @@ impl Tasks {
                 Heard::Gap => self.look_again(),
                 Heard::Text(text) => {
                     let Some((node, ids)) = text.split_once(' ') else { continue };
-                    if node == self.notices.0.node.to_string() {
+                    if node == self.notices.node.to_string() {
                         continue;
                     }
                     for id in ids.split(',').filter_map(|id| OfficeId::parse(id).ok()) {

@@ -1,6 +1,6 @@
 //! What requests about tasks have to look like.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use mi_kernel::{Error, LeaseId, Result, TaskId, receipt::MAX_RECEIPT};
 use mi_proto::v1::{CompleteTaskRequest, CreateTaskRequest, TaskKind, TaskStatus};
@@ -133,10 +133,10 @@ pub(super) fn new(
         let text = format!("has {} entries, and at most {MAX_DEPENDENCIES} fit", request.depends_on.len());
         return Err(Error::invalid("depends_on", format!("{text}; let a task in between collect them")));
     }
-    let mut depends_on = Vec::with_capacity(request.depends_on.len());
+    let (mut depends_on, mut seen) = (Vec::with_capacity(request.depends_on.len()), BTreeSet::new());
     for given in &request.depends_on {
         let other = reference("depends_on", given, place)?;
-        if depends_on.contains(&other) {
+        if !seen.insert(other) {
             return Err(Error::invalid("depends_on", format!("names {given} twice")));
         }
         depends_on.push(other);
@@ -175,7 +175,11 @@ fn tools(given: &[String]) -> Result<Vec<String>> {
 }
 
 fn duration(field: &'static str, given: &prost_types::Duration) -> Result<Duration> {
-    Duration::try_from(*given).map_err(|_| Error::invalid(field, "must not be negative"))
+    // Checked here: the conversion cannot negate the least of all numbers.
+    if given.seconds < 0 || given.nanos < 0 {
+        return Err(Error::invalid(field, "must not be negative"));
+    }
+    Duration::try_from(*given).map_err(|_| Error::invalid(field, "is out of range"))
 }
 
 /// How long a lease is to be.

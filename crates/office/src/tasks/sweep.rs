@@ -18,10 +18,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 impl Tasks {
     /// Starts what runs in the background.
     pub(crate) fn start(&self) {
-        let (sweeping, watching, passing) = (self.clone(), self.clone(), self.clone());
+        let (sweeping, watching, passing, following) = (self.clone(), self.clone(), self.clone(), self.clone());
         self.background.spawn("task-sweep", async move { sweeping.sweep_forever().await });
         self.background.spawn("task-agents", async move { watching.watch_agents().await });
         self.background.spawn("task-pass", async move { passing.pass_forever().await });
+        self.background.spawn("task-offices", async move { following.follow_offices().await });
+        let ending = self.clone();
+        self.background.spawn_to_end("task-end", async move { ending.end_lanes().await });
         if self.db.is_shared() {
             let (telling, hearing) = (self.clone(), self.clone());
             self.background.spawn("task-tell", async move { telling.tell_forever().await });
@@ -50,12 +53,15 @@ impl Tasks {
         for (office, task) in due {
             by_office.entry(office).or_default().push(task);
         }
+        let mut failed = None;
         for (office_id, ids) in by_office {
-            for answer in self.submit(office_id, vec![Op::Expire(ids)], None, "").await? {
-                answer?;
+            let swept = self.submit(office_id, vec![Op::Expire(ids)], None, "").await;
+            // One office that is in trouble does not hold up the others.
+            if let Err(error) = swept.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>>>()) {
+                failed = Some(error);
             }
         }
-        Ok(more)
+        failed.map_or(Ok(more), Err)
     }
 
     /// Follows the scheduler's word on keys that died: their agents may be gone.
@@ -94,10 +100,11 @@ impl Tasks {
         loop {
             let passed = async {
                 let offices = repo::office_of_agents(&mut self.db.platform().read().await?, None).await?;
+                let mut failed = None;
                 for office_id in offices {
-                    self.reconcile(office_id).await?;
+                    failed = self.reconcile(office_id).await.err().or(failed);
                 }
-                Ok::<(), mi_kernel::Error>(())
+                failed.map_or(Ok(()), Err)
             };
             if let Err(error) = passed.await {
                 tracing::debug!(target: "mi::tasks", error = %error.chain(), "not every office's agents could be looked at");

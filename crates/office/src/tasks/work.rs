@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, receipt::sha256_hex};
+use chrono::{DateTime, TimeDelta};
+use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, receipt::sha256_hex};
 
 use super::{
     batch::Batch,
@@ -15,6 +16,8 @@ use super::{
 };
 use crate::offices::State as OfficeState;
 
+/// How old a roster may be, and how far apart the clocks: who is younger may be missing on it and there all the same.
+const YOUNG: TimeDelta = TimeDelta::seconds(5);
 /// What the platform is called where a creator has a name.
 const PLATFORM: &str = "platform";
 
@@ -89,7 +92,30 @@ pub(super) fn give_back(task: &Task, by: &Worker) -> Option<Report> {
     Some(Report { task_id: task.id, lease_id: Some(lease.id), by: by.clone(), owner: false, what: What::Released })
 }
 
+/// What an agent is told that is to take no work.
+pub(super) fn not_working() -> Error {
+    let text = "the agent is stopped or paused; it takes no work until it is started again";
+    Error::precondition("AGENT_NOT_WORKING", text)
+}
+
+/// Whether the agent was hired a moment ago, as its id tells.
+fn is_young(agent: AgentId, now: Time) -> bool {
+    let hired = agent.0.get_timestamp().and_then(|time| {
+        let (seconds, nanos) = time.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+    });
+    hired.is_some_and(|hired| now - hired < YOUNG)
+}
+
 impl Batch<'_> {
+    /// Whether who claims was stopped or paused since.
+    pub(super) fn is_stopped(&self, claim: &Claim) -> bool {
+        let (Some(agent), Some(roster)) = (claim.by.agent_id.map(|id| id.to_string()), &self.roster) else {
+            return false;
+        };
+        roster.iter().any(|member| !member.working && member.agent_id == agent)
+    }
+
     /// Hands out what there is, to the first in line first. Everything else of the batch must be written before.
     pub(super) async fn offer(&mut self, claims: &[&Claim], traces: &[&str]) -> Result<Vec<Vec<Task>>> {
         let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); claims.len()];
@@ -264,11 +290,12 @@ impl Batch<'_> {
     }
 
     /// Ends what has no time left.
-    pub(super) fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
+    pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
         for id in ids {
             let Ok(task) = self.get(*id) else { continue };
             if task.state().deadline().is_some_and(|deadline| deadline <= self.now) {
                 self.step(*id, Step::Expire, "")?;
+                self.reconsider(*id, "").await?;
             }
         }
         Ok(())
@@ -295,15 +322,17 @@ impl Batch<'_> {
     pub(super) async fn reconcile(&mut self) -> Result<()> {
         let Some(roster) = self.roster.clone() else { return Ok(()) };
         let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
+        let now = self.now;
+        let gone = |id: AgentId| there(id).is_none() && !is_young(id, now);
         let rows = repo::task_of_agents(self.tx).await?;
         for id in self.adopt(rows) {
             let task = self.get(id)?;
             let worker = task.holder().and_then(|worker| worker.agent_id);
-            if worker.is_some_and(|agent| there(agent).is_none_or(|member| !member.working)) {
+            if worker.is_some_and(|agent| gone(agent) || there(agent).is_some_and(|member| !member.working)) {
                 self.release(id, None, "").await?;
             }
             let task = self.get(id)?;
-            if task.progress.assigned.as_ref().is_some_and(|assigned| there(assigned.id).is_none()) {
+            if task.progress.assigned.as_ref().is_some_and(|assigned| gone(assigned.id)) {
                 self.step(id, Step::Unassign, "")?;
             }
             if !self.get(id)?.spec.required_tools.is_empty() {

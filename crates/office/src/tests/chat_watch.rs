@@ -48,7 +48,7 @@ impl Watch {
 }
 
 impl Stage {
-    async fn watch(&self, actor: &Actor, office: &str, after: Option<&str>) -> Watch {
+    async fn watch_chat(&self, actor: &Actor, office: &str, after: Option<&str>) -> Watch {
         Watch::open(self.chat(actor), office, after).await
     }
 }
@@ -59,7 +59,7 @@ async fn everybody_sees_one_order_and_resumes_anywhere_in_it(stage: Stage) {
     let senders: Vec<Actor> = ["a", "b", "c"].iter().map(|name| stage.agent(&office, name, true, &[])).collect();
     let mut watches = Vec::new();
     for after in [None, Some(""), Some("")] {
-        watches.push(stage.watch(&stage.owner, &office, after).await);
+        watches.push(stage.watch_chat(&stage.owner, &office, after).await);
     }
     let sending = join_all(senders.iter().map(async |sender| {
         for number in 0..EACH {
@@ -75,7 +75,7 @@ async fn everybody_sees_one_order_and_resumes_anywhere_in_it(stage: Stage) {
         assert_eq!(own, (0..EACH).map(|number| number.to_string()).collect::<Vec<_>>());
     }
     for (place, message) in order.iter().enumerate() {
-        let mut resumed = stage.watch(&stage.owner, &office, Some(&message.id)).await;
+        let mut resumed = stage.watch_chat(&stage.owner, &office, Some(&message.id)).await;
         assert_eq!(resumed.take(order.len() - place - 1).await, order[place + 1..]);
     }
     // Nothing was left over.
@@ -87,10 +87,10 @@ async fn everybody_sees_one_order_and_resumes_anywhere_in_it(stage: Stage) {
 
 async fn a_watch_begins_now_unless_told_where(stage: Stage) {
     let office = stage.create("One").await.id;
-    let mut early = stage.watch(&stage.owner, &office, None).await;
+    let mut early = stage.watch_chat(&stage.owner, &office, None).await;
     let first = stage.say(&stage.owner, to_group(&office, "first")).await.expect("sends");
-    let mut late = stage.watch(&stage.owner, &office, None).await;
-    let mut from_start = stage.watch(&stage.owner, &office, Some("")).await;
+    let mut late = stage.watch_chat(&stage.owner, &office, None).await;
+    let mut from_start = stage.watch_chat(&stage.owner, &office, Some("")).await;
     let second = stage.say(&stage.owner, to_group(&office, "second")).await.expect("sends");
     assert_eq!(early.take(2).await, [first.clone(), second.clone()]);
     assert_eq!(late.take(1).await, slice::from_ref(&second));
@@ -98,7 +98,7 @@ async fn a_watch_begins_now_unless_told_where(stage: Stage) {
     // A restart of the platform changes nothing in that.
     let mut stage = stage;
     stage.crash().await;
-    let mut resumed = stage.watch(&stage.owner, &office, Some(&second.id)).await;
+    let mut resumed = stage.watch_chat(&stage.owner, &office, Some(&second.id)).await;
     let third = stage.say(&stage.owner, to_group(&office, "third")).await.expect("sends");
     assert!(third.id > second.id);
     assert_eq!(resumed.take(1).await, [third]);
@@ -115,7 +115,7 @@ async fn agents_watch_what_is_theirs(stage: Stage) {
     let [a, b, c] = ["a", "b", "c"].map(|name| stage.agent(&office, name, true, &[]));
     let mut watches = Vec::new();
     for reader in [&a, &b, &c, &stage.owner] {
-        watches.push(stage.watch(reader, &office, Some("")).await);
+        watches.push(stage.watch_chat(reader, &office, Some("")).await);
     }
     let mut sent = Vec::new();
     for (from, to) in [(&a, "b"), (&b, "a"), (&b, "c"), (&stage.owner, "a"), (&c, "operator"), (&c, "")] {
@@ -132,8 +132,8 @@ async fn agents_watch_what_is_theirs(stage: Stage) {
 async fn who_never_reads_keeps_nobody_waiting_and_misses_nothing(stage: Stage) {
     const COUNT: usize = 120;
     let office = stage.create("One").await.id;
-    let mut lazy = stage.watch(&stage.owner, &office, Some("")).await;
-    let mut eager = stage.watch(&stage.owner, &office, Some("")).await;
+    let mut lazy = stage.watch_chat(&stage.owner, &office, Some("")).await;
+    let mut eager = stage.watch_chat(&stage.owner, &office, Some("")).await;
     let body = "x".repeat(60_000);
     let mut sent = Vec::new();
     for number in 0..COUNT {
@@ -147,7 +147,7 @@ async fn who_never_reads_keeps_nobody_waiting_and_misses_nothing(stage: Stage) {
 
 async fn a_watch_ends_with_its_office(stage: Stage) {
     let office = stage.create("One").await.id;
-    let mut watch = stage.watch(&stage.owner, &office, None).await;
+    let mut watch = stage.watch_chat(&stage.owner, &office, None).await;
     stage.delete(&office).await;
     stage.until_status(&office, None).await;
     let end = tokio::time::timeout(LONG, watch.0.message()).await.expect("in time").expect_err("ends");
@@ -160,7 +160,7 @@ async fn what_another_process_sends_is_seen_too() {
     let office = stage.create("One").await.id;
     let twin = stage.twin().await;
     let other = || ChatServiceClient::new(Client(twin.clone(), Arc::new(stage.owner.clone())));
-    let mut watches = [stage.watch(&stage.owner, &office, None).await, Watch::open(other(), &office, None).await];
+    let mut watches = [stage.watch_chat(&stage.owner, &office, None).await, Watch::open(other(), &office, None).await];
     let here = async {
         for number in 0..20 {
             stage.say(&stage.owner, to_group(&office, &format!("here {number}"))).await.expect("sends");

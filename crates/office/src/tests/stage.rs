@@ -141,6 +141,15 @@ impl Stage {
         Ok(())
     }
 
+    /// Calls another process over the same database and peers, which runs beside this one until it is dropped.
+    pub(super) async fn beside(&self, actor: &Actor) -> (TaskServiceClient<Client>, Tasks) {
+        let (tasks, keys) = (Tasks::new(), Arc::new(FileKeys::new(self.master_key_file())));
+        let started =
+            start(&self.database, &self.clock, [&self.scheduler, &self.activity], keys, &self.objects, &tasks).await;
+        let client = Client(started.expect("builds").1, Arc::new(actor.clone()));
+        (TaskServiceClient::new(client), tasks)
+    }
+
     pub(super) fn master_key_file(&self) -> PathBuf {
         self.keys.path().join("master.key")
     }

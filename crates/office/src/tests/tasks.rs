@@ -1,12 +1,23 @@
 //! Tasks, as their callers see them.
 
 mod attempts;
+mod bad_input;
+mod chance;
 mod dependencies;
+mod keys;
 mod life;
+mod loops;
+mod notes;
 mod parents;
+mod processes;
 mod queue;
 mod receipts;
+mod replays;
+mod roster;
+mod suspension;
+mod verification;
 mod waiting;
+mod watch;
 
 use mi_kernel::Actor;
 use mi_proto::v1::{

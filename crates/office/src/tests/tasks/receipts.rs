@@ -1,90 +1,124 @@
-//! What the agents that the platform computes sign over their work.
+//! Completions with receipts: over this work, by this worker, or not taken.
 
-use mi_client::AgentKey;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use mi_kernel::{
-    Actor,
-    receipt::{Command, Receipt, sha256_hex},
+    Actor, TaskId,
+    receipt::{Artifact, Receipt, sha256_hex, verify},
 };
 use mi_proto::v1::{CompleteTaskRequest, Task, TaskStatus};
 use mi_testkit::on_both;
-use tonic::Code;
+use ring::signature::{Ed25519KeyPair, KeyPair};
+use tonic::{Code, Status};
 
+use super::{assert_refused, field};
 use crate::tests::stage::Stage;
 
-on_both! { a_key_that_was_enrolled_a_moment_ago_signs, work_of_a_hosted_agent_is_signed_by_it }
+on_both! { a_receipt_is_over_this_work_or_refused, who_has_to_send_one }
 
-/// A completion with this result, and a receipt that the key signs.
-fn signed(worker: &Actor, key: &AgentKey, office: &str, task: &Task, result: &str) -> CompleteTaskRequest {
-    let Actor::Agent(agent) = worker else { panic!("an agent works") };
-    let receipt = Receipt {
-        iss: agent.agent_id.to_string(),
+fn key(seed: u8) -> Ed25519KeyPair {
+    Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes")
+}
+
+fn sign(receipt: &Receipt, key: &Ed25519KeyPair) -> String {
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"mi-receipt"}"#);
+    let text = format!("{header}.{}", URL_SAFE_NO_PAD.encode(serde_json::to_string(receipt).expect("JSON")));
+    let signature = URL_SAFE_NO_PAD.encode(key.sign(text.as_bytes()));
+    format!("{text}.{signature}")
+}
+
+fn id(agent: &Actor) -> String {
+    match agent {
+        Actor::Agent(agent) => agent.agent_id.to_string(),
+        other => panic!("{other:?} is no agent"),
+    }
+}
+
+fn receipt(agent: &Actor, task: &Task, result: &str) -> Receipt {
+    Receipt {
+        iss: id(agent),
         task_id: task.id.clone(),
         attempt: task.attempt,
         result_sha256: sha256_hex(result.as_bytes()),
         artifacts: Vec::new(),
-        commands: vec![Command { sha256: sha256_hex(b"true"), exit_code: 0 }],
+        commands: Vec::new(),
         iat: 1,
-    };
-    CompleteTaskRequest {
-        office_id: office.into(),
-        task_id: task.id.clone(),
-        lease_id: task.lease_id.clone(),
-        result: result.into(),
-        receipt: key.receipt(&receipt).expect("signs"),
-        ..Default::default()
     }
-}
-
-fn key() -> AgentKey {
-    let dir = tempfile::tempdir().expect("made");
-    AgentKey::generate(&dir.path().join("identity.key")).expect("made")
 }
 
 impl Stage {
-    /// The agent, whose name no other has, enrols a key.
-    fn enrol(&self, name: &str, key: &AgentKey) {
-        let mut known = self.scheduler.known();
-        let member = known.members.iter_mut().find(|member| member.name == name).expect("there");
-        member.public_key = key.public_key().to_vec().into();
+    /// An agent with the key of this seed.
+    fn signer(&self, office: &str, name: &str, hosted: bool, seed: u8) -> Actor {
+        let agent = self.agent(office, name, hosted, &[]);
+        let public_key = key(seed).public_key().as_ref().to_vec();
+        self.scheduler.known().members.last_mut().expect("just added").public_key = public_key.into();
+        agent
+    }
+
+    async fn complete_signed(&self, by: &Actor, office: &str, task: &Task, receipt: String) -> Result<Task, Status> {
+        let request = CompleteTaskRequest {
+            office_id: office.into(),
+            task_id: task.id.clone(),
+            lease_id: task.lease_id.clone(),
+            result: "42".into(),
+            receipt,
+            ..Default::default()
+        };
+        Ok(self.tasks(by).complete_task(request).await?.into_inner().task.expect("always there"))
     }
 }
 
-async fn a_key_that_was_enrolled_a_moment_ago_signs(stage: Stage) {
+async fn a_receipt_is_over_this_work_or_refused(stage: Stage) {
     let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", true, &[]);
-    for title in ["First", "After a rotation"] {
-        stage.new_task(&office, title).await;
-        // The claim makes the platform know the agent as it is before it enrols.
-        let task = stage.claim(&worker, &office).await.expect("claims");
-        let key = key();
-        stage.enrol("worker", &key);
-        let completion = signed(&worker, &key, &office, &task, "done");
-        let done = stage.tasks(&worker).complete_task(completion.clone()).await.expect("completes").into_inner().task;
-        let done = done.expect("always there");
-        assert_eq!((done.status(), done.attempt, &done.receipt), (TaskStatus::Done, 1, &completion.receipt));
-        assert_eq!(done.receipt_public_key[..], key.public_key()[..]);
-    }
-}
-
-async fn work_of_a_hosted_agent_is_signed_by_it(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", true, &[]);
-    let (own, foreign) = (key(), key());
-    stage.enrol("worker", &own);
-    stage.new_task(&office, "Work").await;
-    let task = stage.claim(&worker, &office).await.expect("claims");
-    let mut unsigned = signed(&worker, &own, &office, &task, "done");
-    unsigned.receipt.clear();
-    for (completion, told) in [
-        (unsigned, "receipt is required of agents that the platform computes"),
-        (signed(&worker, &foreign, &office, &task, "done"), "receipt is not signed by the worker's key"),
+    let (worker, other) = (stage.signer(&office, "worker", true, 1), stage.signer(&office, "other", true, 2));
+    stage.new_task(&office, "task").await;
+    let held = stage.claim(&worker, &office).await.expect("one");
+    let good = receipt(&worker, &held, "42");
+    let artifact = Artifact { path: "out".into(), revision: 1, sha256: sha256_hex(b"") };
+    for wrong in [
+        Receipt { iss: id(&other), ..good.clone() },
+        Receipt { task_id: TaskId::new().to_string(), ..good.clone() },
+        Receipt { attempt: 2, ..good.clone() },
+        Receipt { result_sha256: sha256_hex(b"43"), ..good.clone() },
+        Receipt { artifacts: vec![artifact], ..good.clone() },
     ] {
-        let status = stage.tasks(&worker).complete_task(completion).await.expect_err("is refused");
-        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, told));
+        let refused = stage.complete_signed(&worker, &office, &held, sign(&wrong, &key(1))).await;
+        assert_refused(refused, Code::FailedPrecondition, "RECEIPT_MISMATCH");
     }
-    let mut other = signed(&worker, &own, &office, &task, "done");
-    other.result = "something else".into();
-    let status = stage.tasks(&worker).complete_task(other).await.expect_err("is refused");
-    assert_eq!(status.message(), "the receipt is not over this work: result_sha256 is of another result");
-    assert_eq!(stage.status_of(&office, &task.id).await, TaskStatus::Running);
+    let signed = sign(&good, &key(1));
+    let unpadded = signed.trim_end_matches(|c| c != '.');
+    for wrong in [sign(&good, &key(2)), unpadded.to_owned(), "x.y.z".into(), "x".repeat(300_000), "\0.\0.\0".into()] {
+        let refused = stage.complete_signed(&worker, &office, &held, wrong).await;
+        assert_eq!(field(refused), "receipt");
+    }
+    let done = stage.complete_signed(&worker, &office, &held, signed.clone()).await.expect("good");
+    assert_eq!((done.status(), &done.receipt), (TaskStatus::Done, &signed));
+    // Whoever reads it can check it.
+    let read = stage.task(&office, &held.id).await;
+    assert_eq!(verify(&read.receipt, &read.receipt_public_key).expect("valid"), good);
+    assert_eq!(read.receipt_public_key, key(1).public_key().as_ref());
+}
+
+async fn who_has_to_send_one(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (hosted, joined) = (stage.signer(&office, "hosted", true, 1), stage.signer(&office, "joined", false, 2));
+    stage.new_task(&office, "task").await;
+    let held = stage.claim(&hosted, &office).await.expect("one");
+    assert_eq!(field(stage.complete(&hosted, &office, &held, "42").await), "receipt");
+    assert_eq!(stage.status_of(&office, &held.id).await, TaskStatus::Running, "it may be sent with one");
+    stage.complete_signed(&hosted, &office, &held, sign(&receipt(&hosted, &held, "42"), &key(1))).await.expect("good");
+
+    stage.new_task(&office, "task").await;
+    let held = stage.claim(&joined, &office).await.expect("one");
+    let wrong = sign(&receipt(&joined, &held, "42"), &key(1));
+    assert_eq!(field(stage.complete_signed(&joined, &office, &held, wrong).await), "receipt");
+    let done = stage.complete(&joined, &office, &held, "42").await.expect("needs none");
+    assert_eq!((done.receipt.as_str(), done.receipt_public_key.len()), ("", 0));
+    stage.new_task(&office, "task").await;
+    let held = stage.claim(&joined, &office).await.expect("one");
+    let good = sign(&receipt(&joined, &held, "42"), &key(2));
+    assert_eq!(stage.complete_signed(&joined, &office, &held, good.clone()).await.expect("good").receipt, good);
+
+    stage.new_task(&office, "task").await;
+    let held = stage.claim(&stage.owner, &office).await.expect("one");
+    assert_eq!(field(stage.complete_signed(&stage.owner, &office, &held, good).await), "receipt");
 }

@@ -45,7 +45,9 @@ impl Stage {
             kinds: vec![mi_proto::v1::TaskKind::Review.into()],
             ..Default::default()
         };
-        self.claim_with(&self.owner, none).await.expect("claims");
+        for _ in 0..3 {
+            self.claim_with(&self.owner, none.clone()).await.expect("claims");
+        }
         waiter
     }
 }

@@ -1,0 +1,220 @@
+//! Whatever happens to tasks, in whatever order: one holder, one completion, and a way to an end.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use mi_kernel::Actor;
+use mi_proto::v1::{ClaimTasksRequest, Task, TaskStatus, WatchTasksRequest};
+use mi_testkit::{on_both, until};
+use tonic::Code;
+
+use super::{request, seconds};
+use crate::tests::stage::{LONG, Stage};
+
+on_both! { by_chance }
+
+/// What the test knows without asking.
+#[derive(Default)]
+struct Model {
+    /// Who holds what, and until when by the clock of the platform.
+    held: BTreeMap<String, (usize, Task, i64)>,
+    /// Leases that are over.
+    lost: Vec<(usize, Task)>,
+    /// Completed without verification, for ever.
+    done: BTreeSet<String>,
+    all: Vec<String>,
+}
+
+impl Model {
+    fn lose(&mut self, id: &str) {
+        if let Some((who, task, _)) = self.held.remove(id) {
+            self.lost.push((who, task));
+        }
+    }
+}
+
+fn now(stage: &Stage) -> i64 {
+    mi_kernel::Clock::now(&stage.clock).timestamp()
+}
+
+fn finished(status: TaskStatus) -> bool {
+    matches!(status, TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled)
+}
+
+async fn by_chance(stage: Stage) {
+    let office = stage.active("Work").await;
+    let agents: Vec<Actor> = (0..4).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut model = Model::default();
+    for _ in 0..400 {
+        step(&stage, &office, &agents, &mut model, &mut random).await;
+    }
+    assert!(model.done.len() > 10, "only {} were done: nothing is shown", model.done.len());
+    cursors_grow(&stage, &office, model.all.len()).await;
+    everything_ends(&stage, &office, &model).await;
+}
+
+async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, random: &mut fastrand::Rng) {
+    let who = random.usize(..agents.len());
+    let some = |random: &mut fastrand::Rng, model: &Model| {
+        let place = random.usize(..model.all.len().max(1));
+        model.all.get(place).cloned()
+    };
+    let holding = |random: &mut fastrand::Rng, model: &Model| {
+        let held: Vec<_> = model.held.values().cloned().collect();
+        if held.is_empty() { None } else { Some(held[random.usize(..held.len())].clone()) }
+    };
+    match random.u8(..12) {
+        0..=2 => {
+            let by = if random.bool() { &stage.owner } else { &agents[who] };
+            let mut create = request(office, "task");
+            create.priority = Some(random.i32(0..=100));
+            create.verification_required = random.u8(..8) == 0;
+            create.depends_on =
+                (0..random.u8(..3)).filter_map(|_| some(random, model)).collect::<BTreeSet<_>>().into_iter().collect();
+            if random.u8(..5) == 0 {
+                create.parent_id = some(random, model).unwrap_or_default();
+            }
+            // A cycle, a parent that is finished, a long chain of causes.
+            if let Ok(task) = stage.create_task(by, create).await {
+                model.all.push(task.id);
+            }
+        }
+        3..=5 => {
+            let lease = random.i64(1..20);
+            let claim = ClaimTasksRequest {
+                office_id: office.into(),
+                max_tasks: Some(random.i32(1..4)),
+                lease: seconds(lease),
+                ..Default::default()
+            };
+            for task in stage.claim_with(&agents[who], claim).await.expect("claims") {
+                assert!(!model.done.contains(&task.id), "{task:?} was done");
+                let known = model.held.get(&task.id);
+                assert!(known.is_none_or(|(.., end)| *end <= now(stage)), "{task:?} is held by {known:?}");
+                // Reviews are of the platform's making.
+                if !model.all.contains(&task.id) {
+                    model.all.push(task.id.clone());
+                }
+                model.lose(&task.id);
+                model.held.insert(task.id.clone(), (who, task, now(stage) + lease));
+            }
+        }
+        6..=7 => {
+            let Some((who, task, end)) = holding(random, model) else { return };
+            match stage.complete(&agents[who], office, &task, "done").await {
+                Ok(done) => {
+                    assert!(end > now(stage), "{done:?} was completed late");
+                    if done.status() == TaskStatus::Done {
+                        assert!(model.done.insert(done.id), "done twice");
+                    }
+                    model.lose(&task.id);
+                }
+                Err(status) if status.code() == Code::FailedPrecondition => {}
+                Err(status) => {
+                    assert_eq!(status.code(), Code::Aborted, "{status:?}");
+                    assert!(end <= now(stage), "the lease on {task:?} was lost: {status:?}");
+                    model.lose(&task.id);
+                }
+            }
+        }
+        8 => {
+            let Some((who, task, end)) = holding(random, model) else { return };
+            let answer = match random.u8(..3) {
+                0 => stage.release(&agents[who], office, &task).await,
+                1 => stage.fail(&agents[who], office, &task, true).await,
+                _ => stage.fail(&agents[who], office, &task, false).await,
+            };
+            assert_eq!(answer.is_ok(), end > now(stage), "{answer:?}");
+            model.lose(&task.id);
+        }
+        9 => {
+            // Whoever lost a lease tries anyway. What was reported before is answered as before.
+            if model.lost.is_empty() {
+                return;
+            }
+            let (who, task) = model.lost[random.usize(..model.lost.len())].clone();
+            let answer = stage.complete(&agents[who], office, &task, "another result").await;
+            assert_eq!(answer.expect_err("too late").code(), Code::Aborted);
+        }
+        10 => {
+            let Some(id) = some(random, model) else { return };
+            match random.u8(..4) {
+                0 => {
+                    let parts = stage.cancel(&stage.owner, office, &id).await.is_ok();
+                    // What is a part of it went with it.
+                    for id in model.held.keys().cloned().collect::<Vec<_>>() {
+                        if parts && stage.status_of(office, &id).await == TaskStatus::Cancelled {
+                            model.lose(&id);
+                        }
+                    }
+                }
+                1 => drop(stage.verify(&stage.owner, office, &id, random.bool()).await),
+                _ => drop(stage.retry(&stage.owner, office, &id).await),
+            }
+            if stage.status_of(office, &id).await == TaskStatus::Done {
+                model.done.insert(id);
+            }
+        }
+        _ => stage.clock.advance(Duration::from_secs(random.u64(1..8))),
+    }
+}
+
+/// From the start the feed of changes has every task once, in the order of their last change.
+async fn cursors_grow(stage: &Stage, office: &str, least: usize) {
+    let watch = WatchTasksRequest { office_id: office.into(), after_cursor: Some(0), ..Default::default() };
+    let mut stream = stage.tasks(&stage.owner).watch_tasks(watch).await.expect("opens").into_inner();
+    let (mut cursor, mut seen) = (0, BTreeSet::new());
+    while seen.len() < least {
+        let message =
+            tokio::time::timeout(LONG, stream.message()).await.expect("in time").expect("goes on").expect("goes on");
+        assert!(message.cursor > cursor, "{} after {cursor}", message.cursor);
+        cursor = message.cursor;
+        seen.insert(message.task.expect("there").id);
+    }
+}
+
+/// From wherever they stand, time and whoever goes on with the work bring all of them to an end.
+async fn everything_ends(stage: &Stage, office: &str, model: &Model) {
+    until("every task is finished", LONG, async || {
+        // Whoever held something is gone.
+        stage.clock.advance(Duration::from_secs(60));
+        let claim = ClaimTasksRequest { office_id: office.into(), max_tasks: Some(100), ..Default::default() };
+        for task in stage.claim_with(&stage.owner, claim).await.expect("claims") {
+            assert!(!model.done.contains(&task.id), "{task:?} was done");
+            match stage.complete(&stage.owner, office, &task, "at last").await {
+                Ok(_) => {}
+                // A review: the verdict comes first.
+                Err(status) if status.message().contains("VerifyTask") => {
+                    drop(stage.verify(&stage.owner, office, &task.verifies_task_id, true).await);
+                }
+                // A whole with parts.
+                Err(_) => drop(stage.release(&stage.owner, office, &task).await),
+            }
+        }
+        let mut open = Vec::new();
+        for id in &model.all {
+            let task = stage.task(office, id).await;
+            match task.status() {
+                TaskStatus::Verifying => stage.clock.advance(Duration::from_secs(24 * 3600)),
+                // It waits for what was given up: somebody decides.
+                TaskStatus::Blocked if task.blocked_reason.starts_with("dependency") => {
+                    stage.cancel(&stage.owner, office, id).await.expect("open");
+                }
+                _ => {}
+            }
+            if !finished(task.status()) {
+                open.push(format!("{:?} {:?}", task.status(), task.blocked_reason));
+            }
+        }
+        if open.is_empty() { Ok(Some(())) } else { Err(format!("{open:?}")) }
+    })
+    .await;
+    for id in &model.done {
+        assert_eq!(stage.status_of(office, id).await, TaskStatus::Done);
+    }
+}

@@ -1,0 +1,153 @@
+//! Processes that die, and two over one database.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use mi_kernel::Actor;
+use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task, WatchTasksRequest};
+use mi_testkit::{Backend, OnBackend, on_both, until};
+
+use super::{many, request, seconds};
+use crate::tests::stage::{LONG, Stage};
+
+on_both! { whatever_crashes_every_task_is_done_once }
+
+/// Claims and completes until nothing is there, and does not mind when the process is away. Ids of what it was told is
+/// done, with the attempt.
+async fn work(stage: &Stage, by: &Actor, office: &str) -> Vec<(String, i32)> {
+    let mut done = Vec::new();
+    while let Some(task) = claim(stage, by, office).await {
+        match stage.complete(by, office, &task, &format!("by {}", task.worker)).await {
+            Ok(task) => done.push((task.id, task.attempt)),
+            Err(_) => return done,
+        }
+    }
+    done
+}
+
+async fn claim(stage: &Stage, by: &Actor, office: &str) -> Option<Task> {
+    let claim = ClaimTasksRequest { office_id: office.into(), lease: seconds(1), ..Default::default() };
+    stage.claim_with(by, claim).await.ok()?.pop()
+}
+
+async fn whatever_crashes_every_task_is_done_once(mut stage: Stage) {
+    let office = stage.active("Work").await;
+    let requests = (0..200).map(|n| CreateTaskRequest {
+        depends_on: if n % 5 == 0 { Vec::new() } else { vec![format!("#{}", n - 1)] },
+        max_attempts: Some(100),
+        ..request("", &format!("task {n}"))
+    });
+    let tasks = stage.batch(&office, requests.collect()).await.expect("creates");
+    let agents: Vec<Actor> = (0..8).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut told: BTreeMap<String, i32> = BTreeMap::new();
+    for _ in 0..8 {
+        let moment = Duration::from_micros(random.u64(1_000..60_000));
+        let working = futures::future::join_all(agents.iter().map(|agent| work(&stage, agent, &office)));
+        let done = {
+            let ending = async {
+                // Not a wait for something: where the work stands is left to chance.
+                tokio::time::sleep(moment).await;
+                stage.end().await;
+            };
+            tokio::join!(working, ending).0
+        };
+        for (id, attempt) in done.into_iter().flatten() {
+            assert_eq!(told.insert(id.clone(), attempt), None, "task {id} was completed twice");
+        }
+        stage.start_again().await;
+        stage.clock.advance(Duration::from_secs(2));
+    }
+    until("everything is done", LONG, async || {
+        let working = futures::future::join_all(agents.iter().map(|agent| work(&stage, agent, &office))).await;
+        for (id, attempt) in working.into_iter().flatten() {
+            assert_eq!(told.insert(id.clone(), attempt), None, "task {id} was completed twice");
+        }
+        stage.clock.advance(Duration::from_secs(2));
+        let mut open = 0;
+        for task in &tasks {
+            let now = stage.task(&office, &task.id).await;
+            open += usize::from(now.result.is_empty());
+            // What was told is what is kept.
+            assert!(told.get(&task.id).is_none_or(|attempt| *attempt == now.attempt), "{now:?}");
+            assert_ne!(now.status(), mi_proto::v1::TaskStatus::Failed, "{now:?}");
+        }
+        if open == 0 { Ok(Some(())) } else { Err(format!("{open} are open")) }
+    })
+    .await;
+    until("the feed has each completion once", LONG, async || {
+        let known = stage.activity.known();
+        let completed = known.events.iter().filter(|event| event.kind == "task.completed");
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for event in completed {
+            *counts.entry(event.metadata["task_id"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+        }
+        assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+        if counts.len() == 200 { Ok(Some(())) } else { Err(format!("{} of 200", counts.len())) }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_a_queue() {
+    let stage = Stage::on(Backend::Postgres).await;
+    let office = stage.active("Work").await;
+    let (near, far) = (stage.agent(&office, "near", false, &[]), stage.agent(&office, "far", false, &[]));
+    let (client, beside) = stage.beside(&far).await;
+    let waits = |wait| ClaimTasksRequest { office_id: office.clone(), wait: seconds(wait), ..Default::default() };
+    let watch = WatchTasksRequest { office_id: office.clone(), ..Default::default() };
+    let mut watching = client.clone().watch_tasks(watch).await.expect("opens").into_inner();
+    for n in 0..5 {
+        let mut waiting = client.clone();
+        let request = waits(60);
+        let waiter = tokio::spawn(async move { waiting.claim_tasks(request).await });
+        // It waits when its process has answered another call after it.
+        client.clone().claim_tasks(ClaimTasksRequest { kinds: vec![4], ..waits(0) }).await.expect("answers");
+        let start = Instant::now();
+        let task = stage.new_task(&office, &format!("task {n}")).await;
+        let claimed = tokio::time::timeout(LONG, waiter).await.expect("woken").expect("no panic").expect("claims");
+        assert!(start.elapsed() < Duration::from_secs(1), "woken after {:?}", start.elapsed());
+        assert_eq!(claimed.into_inner().tasks[0].id, task.id);
+        let seen = tokio::time::timeout(LONG, watching.message()).await.expect("told").expect("goes on");
+        assert_eq!(seen.expect("goes on").task.expect("there").id, task.id);
+        stage.done(&office, &task.id).await;
+        stage.until_task(&office, &task.id, mi_proto::v1::TaskStatus::Done).await;
+        while watching.message().await.expect("goes on").expect("goes on").task.expect("there").result.is_empty() {}
+    }
+    // Both at once: nothing is handed out twice, nothing is left.
+    let ids: Vec<String> =
+        stage.batch(&office, many("", 100).requests).await.expect("creates").into_iter().map(|task| task.id).collect();
+    let here = async {
+        let mut done = Vec::new();
+        while let Some(task) = stage.claim(&near, &office).await {
+            stage.complete(&near, &office, &task, "near").await.expect("holds");
+            done.push(task.id);
+        }
+        done
+    };
+    let there = async {
+        let (mut client, mut done) = (client.clone(), Vec::new());
+        while let Some(task) = client.claim_tasks(waits(0)).await.expect("claims").into_inner().tasks.pop() {
+            let complete = CompleteTaskRequest {
+                office_id: office.clone(),
+                task_id: task.id.clone(),
+                lease_id: task.lease_id,
+                result: "far".into(),
+                ..Default::default()
+            };
+            client.complete_task(complete).await.expect("holds");
+            done.push(task.id);
+        }
+        done
+    };
+    let (here, there) = tokio::join!(here, there);
+    assert!(!here.is_empty() && !there.is_empty(), "{} and {}", here.len(), there.len());
+    let mut all = [here, there].concat();
+    all.sort();
+    assert_eq!(all, ids);
+    assert_eq!(beside.stop(LONG).await, None);
+}

@@ -1,0 +1,90 @@
+//! Offices that stop and go.
+
+use mi_proto::v1::{
+    CreateTaskRequest, DeleteOfficeRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, TaskStatus,
+    WatchTasksRequest,
+};
+use mi_store::on;
+use mi_testkit::on_both;
+use tonic::Code;
+
+use super::{assert_refused, many, request};
+use crate::tests::stage::Stage;
+
+on_both! { a_suspended_office_gives_everything_back, a_deleted_office_leaves_nothing }
+
+async fn a_suspended_office_gives_everything_back(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    stage.batch(&office, many("", 30).requests).await.expect("creates");
+    let held = stage.claim(&worker, &office).await.expect("one");
+    let whole = CreateTaskRequest { parent_id: held.id.clone(), ..request(&office, "part") };
+    let part = stage.create_task(&worker, whole).await.expect("creates");
+    let mut all: Vec<String> = stage.claim_all(&worker, &office).await;
+    assert_eq!((all.len(), all.last().map(String::as_str)), (30, Some("part")));
+    let suspend = SuspendOfficeRequest { office_id: office.clone() };
+    stage.offices(&stage.owner).suspend_office(suspend).await.expect("suspends");
+    let waiting = stage.task(&office, &held.id).await;
+    assert_eq!(
+        (waiting.status(), waiting.attempt, waiting.assigned_agent.as_str(), waiting.lease_expires_at),
+        (TaskStatus::Blocked, 1, "worker", None)
+    );
+    assert_eq!(stage.status_of(&office, &part.id).await, TaskStatus::Queued);
+    assert_refused(stage.renew(&worker, &office, &held).await, Code::Aborted, "LEASE_LOST");
+    // Operators go on to decide and to plan.
+    stage.done(&office, &part.id).await;
+    assert_eq!(stage.status_of(&office, &held.id).await, TaskStatus::Queued);
+    stage.until_status(&office, Some(OfficeStatus::Suspended)).await;
+    let resume = ResumeOfficeRequest { office_id: office.clone() };
+    stage.offices(&stage.owner).resume_office(resume).await.expect("resumes");
+    all.pop();
+    all.insert(0, held.title);
+    assert_eq!(stage.claim_all(&worker, &office).await, all);
+}
+
+async fn a_deleted_office_leaves_nothing(stage: Stage) {
+    let (office, kept) = (stage.active("Work").await, stage.active("Kept").await);
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let survivor = stage.new_task(&kept, "survivor").await;
+    let first = stage.new_task(&office, "first").await;
+    let second = CreateTaskRequest { depends_on: vec![first.id.clone()], ..request(&office, "second") };
+    stage.create_task(&stage.owner, second).await.expect("creates");
+    let note = mi_proto::v1::AddTaskNoteRequest {
+        office_id: office.clone(),
+        task_id: first.id.clone(),
+        body: "a note".into(),
+        ..Default::default()
+    };
+    stage.tasks(&stage.owner).add_task_note(note.clone()).await.expect("adds");
+    stage.claim(&worker, &office).await.expect("one");
+    let watch = WatchTasksRequest { office_id: office.clone(), ..Default::default() };
+    let mut watching = stage.tasks(&stage.owner).watch_tasks(watch).await.expect("opens").into_inner();
+    let delete = DeleteOfficeRequest { office_id: office.clone() };
+    stage.offices(&stage.owner).delete_office(delete).await.expect("begins");
+    stage.until_status(&office, None).await;
+    let ended = tokio::time::timeout(crate::tests::stage::LONG, async {
+        loop {
+            match watching.message().await {
+                Ok(Some(_)) => {}
+                ended => return ended,
+            }
+        }
+    });
+    assert_eq!(ended.await.expect("ends").expect_err("as not found").code(), Code::NotFound);
+    let db = stage.db().await;
+    let mut conn = db.platform().read().await.expect("connects");
+    let mut left = Vec::new();
+    for sql in [
+        "SELECT count(*) FROM task_queues",
+        "SELECT count(*) FROM tasks",
+        "SELECT count(*) FROM task_dependencies",
+        "SELECT count(*) FROM task_notes",
+    ] {
+        let count: i64 = on!(conn, |c| sqlx::query_scalar(sql).fetch_one(&mut *c).await).expect("reads");
+        left.push(count);
+    }
+    assert_eq!(left, [1, 1, 0, 0]);
+    assert_eq!(stage.task(&kept, &survivor.id).await, survivor);
+    assert_refused(stage.create_task(&stage.owner, request(&office, "x")).await, Code::NotFound, "NOT_FOUND");
+    assert_refused(stage.tasks(&stage.owner).add_task_note(note).await, Code::NotFound, "NOT_FOUND");
+}
