@@ -158,7 +158,7 @@ fn spoken(message: &ChatMessage) -> String {
     let to = if message.to_agent.is_empty() { String::new() } else { format!(" -> {}", escape(&message.to_agent)) };
     let time = precise_time(message.time.as_ref());
     // What follows a line break is indented: it cannot be taken for another message.
-    let body = escape_lines(&message.body).replace('\n', "\n    ");
+    let body = escape_lines(message.body.trim_end()).replace('\n', "\n    ");
     format!("{time}  {}{to}: {body}", escape(&message.from))
 }
 
@@ -204,8 +204,8 @@ mod tests {
     #[test]
     fn nothing_that_is_said_moves_the_cursor_or_looks_like_another_message() {
         let time = "2026-01-01T00:00:00.000Z";
-        let said = spoken(&message("analyst", "", "two\nlines\r\n\u{1b}[2J\u{202e}x"));
-        assert_eq!(said, format!("{time}  analyst: two\n    lines\n    \\u{{1b}}[2J\\u{{202e}}x"));
+        let said = spoken(&message("analyst", "", "two\nlines\r\n\u{1b}[2J\u{202e}x\r\n\n"));
+        assert_eq!(said, format!("{time}  analyst: two\n    lines\\r\n    \\u{{1b}}[2J\\u{{202e}}x"));
         assert_eq!(spoken(&message("operator", "analyst", "hi\n")), format!("{time}  operator -> analyst: hi"));
     }
 
