@@ -11,8 +11,8 @@ use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use mi_client::retry;
 use mi_proto::v1::{
-    DeleteFileRequest, DownloadFileRequest, StatFileRequest, UploadFileRequest, UploadHeader, WatchChangesRequest,
-    upload_file_request::Part,
+    self, DeleteFileRequest, DownloadFileRequest, StatFileRequest, UploadFileRequest, UploadHeader,
+    WatchChangesRequest, upload_file_request::Part,
 };
 use ring::digest::{Context as Digest, SHA256};
 use tokio::{
@@ -229,11 +229,17 @@ async fn put(args: PutArgs, context: &Context) -> Result<(), Failure> {
         force: args.condition.force,
         request_id: String::new(),
     };
-    if standard {
-        return upload(context, header, stdin(), ProgressBar::hidden()).await;
-    }
-    let unreadable = |error| Failure::io(format!("{} cannot be read", args.file.display()), &error);
-    let file = File::open(&args.file).await.map_err(unreadable)?;
+    let file = match standard {
+        true => upload(context, header, stdin(), ProgressBar::hidden()).await?,
+        false => upload_file(context, header, &args.file).await?,
+    };
+    context.out.one(&file)
+}
+
+/// Uploads a file from here.
+pub(crate) async fn upload_file(context: &Context, header: UploadHeader, path: &Path) -> Result<v1::File, Failure> {
+    let unreadable = |error| Failure::io(format!("{} cannot be read", path.display()), &error);
+    let file = File::open(path).await.map_err(unreadable)?;
     let bar = bytes_bar(file.metadata().await.map_err(unreadable)?.len());
     upload(context, header, file, bar).await
 }
@@ -245,12 +251,13 @@ fn default_path(file: &Path) -> Result<String, Failure> {
     name.map(str::to_owned).ok_or_else(nameless)
 }
 
-async fn upload(
+/// Uploads all that there is to read.
+pub(crate) async fn upload(
     context: &Context,
     header: UploadHeader,
     mut from: impl AsyncRead + Unpin,
     bar: ProgressBar,
-) -> Result<(), Failure> {
+) -> Result<v1::File, Failure> {
     let (sender, messages) = mpsc::channel(CHUNKS);
     let mut client = context.client.drive();
     let mut call = pin!(client.upload_file(ReceiverStream::new(messages)));
@@ -277,7 +284,7 @@ async fn upload(
         let message = format!("the drive has something else than was sent, SHA-256 {}", file.sha256);
         return Err(Failure::new(message).hint("upload it again with --force"));
     }
-    context.out.one(&file)
+    Ok(file)
 }
 
 /// Sends all of it; answers its checksum.

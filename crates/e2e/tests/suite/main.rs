@@ -4,6 +4,7 @@ mod bad_input;
 mod chat;
 mod crash;
 mod drive;
+mod examples;
 mod external;
 mod faults;
 mod identity;

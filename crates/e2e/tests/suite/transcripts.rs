@@ -113,6 +113,7 @@ fn field(json: &str, path: &str) -> String {
 async fn a_first_session() {
     let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
     let mut session = Session::new(&world.platform);
+    std::fs::write(session.directory.path().join("notes.md"), "Notes").expect("written");
     let json = session.run("colonies create --name \"My Colony\" -o json").await;
     session.transcript.clear();
     let colony = field(&json, "/id");
@@ -139,7 +140,7 @@ async fn a_first_session() {
         "agents hire --colony {colony} --name late",
         "colonies resume {colony}",
         "files ls --colony {colony}",
-        "files put --colony {colony} Cargo.toml ../outside",
+        "files put --colony {colony} notes.md ../outside",
         "files put --colony {colony} missing.txt",
         "files put --colony {colony} /dev/null reports/empty.txt",
         "files put --colony {colony} /dev/null reports/empty.txt",

@@ -23,7 +23,9 @@ pub fn reply(request: &ModelRequest) -> Reply {
     let created = texts.iter().filter(|text| text.starts_with("created task ")).count();
     let findings: Vec<&str> =
         texts.iter().flat_map(|text| text.lines()).filter_map(|line| line.strip_prefix("Finding: ")).collect();
-    if !leads {
+    // A leader may come to look into a part itself, and splits that no further.
+    let is_part = ASPECTS.iter().any(|aspect| title.ends_with(aspect));
+    if !leads || is_part {
         let result = format!("Finding: {title} was looked into.");
         return Reply::call("complete_task", json!({ "result": result }));
     }
