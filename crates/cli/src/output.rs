@@ -93,7 +93,7 @@ impl Output {
     /// A text of several lines as it is; made fit for a terminal when it goes to one.
     fn fit<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
         match to.is_terminal() {
-            true => Cow::Owned(escape_lines(text)),
+            true => Cow::Owned(escape_lines(text) + if text.ends_with('\n') { "\n" } else { "" }),
             false => Cow::Borrowed(text),
         }
     }

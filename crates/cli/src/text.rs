@@ -21,9 +21,9 @@ pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// The same line by line: line breaks stay.
+/// The same line by line: the breaks between lines stay.
 pub(crate) fn escape_lines(text: &str) -> String {
-    text.split('\n').map(escape).collect::<Vec<_>>().join("\n")
+    text.lines().map(escape).collect::<Vec<_>>().join("\n")
 }
 
 /// Control characters, and the marks that reorder or hide text (Unicode Standard Annex 9).
@@ -102,7 +102,7 @@ mod tests {
     fn nothing_reaches_the_terminal_but_text() {
         assert_eq!(escape("plain\tté 👩‍💻"), "plain\tté 👩‍💻");
         assert_eq!(escape("a\x1b[31mb\r\nc"), "a\\u{1b}[31mb\\r\\nc");
-        assert_eq!(escape_lines("a\x1b\r\nb\n"), "a\\u{1b}\\r\nb\n");
+        assert_eq!(escape_lines("a\x1b\r\nb\n"), "a\\u{1b}\nb");
         assert_eq!(escape("\u{9b}2J\u{202e}x"), "\\u{9b}2J\\u{202e}x");
     }
 
