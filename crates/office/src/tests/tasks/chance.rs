@@ -6,7 +6,7 @@ use std::{
 };
 
 use mi_kernel::Actor;
-use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, Task, TaskStatus, WatchTasksRequest};
+use mi_proto::v1::{ClaimTasksRequest, Task, TaskStatus, WatchTasksRequest};
 use mi_testkit::{on_both, until};
 use tonic::Code;
 
