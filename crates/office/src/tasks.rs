@@ -111,7 +111,7 @@ impl Tasks {
         let known = self.rosters.get(&office_id).await;
         if known.is_none_or(|known| known != roster) {
             self.rosters.insert(office_id, roster.clone()).await;
-            drop(self.enqueue(office_id, vec![Op::Reconcile], Some(&roster), "")?);
+            drop(self.enqueue(office_id, vec![Op::Reconcile { certain: false }], Some(&roster), "")?);
         }
         Ok(roster)
     }
@@ -121,7 +121,7 @@ impl Tasks {
         self.members.forget(office_id).await;
         let roster = self.members.list(office_id).await?;
         self.rosters.insert(office_id, roster.clone()).await;
-        self.submit(office_id, vec![Op::Reconcile], Some(&roster), "").await?;
+        self.submit(office_id, vec![Op::Reconcile { certain: true }], Some(&roster), "").await?;
         Ok(())
     }
 

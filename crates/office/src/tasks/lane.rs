@@ -38,8 +38,10 @@ pub(super) enum Op {
     Report(Report),
     Decide(Decision),
     Expire(Vec<TaskId>),
-    /// The agents changed.
-    Reconcile,
+    /// The agents changed. Certain: they were asked for just now, so that who is not among them is gone.
+    Reconcile {
+        certain: bool,
+    },
 }
 
 /// Whether a claim that finds nothing waits for something.
@@ -257,7 +259,7 @@ impl Tasks {
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, now).await?;
         // The newest one is what the queue is to be reconciled with; claims may come with one from before.
-        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile));
+        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile { .. }));
         let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
         batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
         if batch.roster.is_none() {
@@ -335,7 +337,7 @@ impl Op {
             Self::Report(report) => vec![report.task_id],
             Self::Decide(decision) => vec![decision.task_id],
             Self::Expire(ids) => ids.clone(),
-            Self::Create(..) | Self::Claim(..) | Self::Reconcile => Vec::new(),
+            Self::Create(..) | Self::Claim(..) | Self::Reconcile { .. } => Vec::new(),
         }
     }
 }
@@ -348,7 +350,7 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
         Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
         Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
         Op::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
-        Op::Reconcile => batch.reconcile().await.map(|()| Vec::new()),
+        Op::Reconcile { certain } => batch.reconcile(*certain).await.map(|()| Vec::new()),
         // Served at the end, when everything that could be claimed is written.
         Op::Claim(..) => Ok(Vec::new()),
     };

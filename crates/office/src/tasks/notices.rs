@@ -36,7 +36,9 @@ impl Pending {
     fn take(&self, most: usize) -> Vec<OfficeId> {
         let mut offices = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let taken: Vec<OfficeId> = offices.iter().copied().take(most).collect();
-        offices.retain(|id| !taken.contains(id));
+        for id in &taken {
+            offices.remove(id);
+        }
         taken
     }
 

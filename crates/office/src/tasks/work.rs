@@ -319,11 +319,11 @@ impl Batch<'_> {
     }
 
     /// Takes back what agents have that are no longer there, and looks again at what no agent could do.
-    pub(super) async fn reconcile(&mut self) -> Result<()> {
+    pub(super) async fn reconcile(&mut self, certain: bool) -> Result<()> {
         let Some(roster) = self.roster.clone() else { return Ok(()) };
         let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
         let now = self.now;
-        let gone = |id: AgentId| there(id).is_none() && !is_young(id, now);
+        let gone = |id: AgentId| there(id).is_none() && (certain || !is_young(id, now));
         let rows = repo::task_of_agents(self.tx).await?;
         for id in self.adopt(rows) {
             let task = self.get(id)?;

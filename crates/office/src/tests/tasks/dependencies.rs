@@ -48,7 +48,10 @@ async fn a_task_waits_for_what_it_depends_on(stage: Stage) {
     assert_eq!(stage.claim_all(&worker, &office).await, ["first", "second"]);
     stage.done(&office, &first.id).await;
     let third = stage.task(&office, &third.id).await;
-    assert_eq!(states(&[third.clone()]), [(TaskStatus::Blocked, format!("waits for task {}", second.id).as_str())]);
+    assert_eq!(
+        states(std::slice::from_ref(&third)),
+        [(TaskStatus::Blocked, format!("waits for task {}", second.id).as_str())]
+    );
     stage.done(&office, &second.id).await;
     assert_eq!(states(&[stage.task(&office, &third.id).await]), [(TaskStatus::Queued, "")]);
     assert_eq!(stage.claim_all(&worker, &office).await, ["third"]);
@@ -78,7 +81,7 @@ async fn a_failed_dependency_holds_up_with_its_reason(stage: Stage) {
     );
     let late = stage.create_task(&stage.owner, after(&office, "late", &[&first.id])).await.expect("creates");
     assert_eq!(
-        states(&[late.clone()]),
+        states(std::slice::from_ref(&late)),
         [(TaskStatus::Blocked, format!("dependency {} is failed: it broke", first.id).as_str())]
     );
     let again = stage.retry(&stage.owner, &office, &first.id).await.expect("failed");
