@@ -141,8 +141,8 @@ async fn fill(customer: &Customer, count: usize) -> Result {
 async fn drain(customer: &Customer, workers: &[Client], batch: usize) -> Result<f64> {
     let start = Instant::now();
     let mut working: JoinSet<Result> = JoinSet::new();
-    for worker in workers.iter().cloned() {
-        let customer = customer.clone();
+    for worker in workers {
+        let (customer, worker) = (customer.clone(), worker.clone());
         working.spawn(async move {
             loop {
                 let claimed = worker.tasks().claim_tasks(claim(&customer, batch, 0)).await?.into_inner().tasks;

@@ -32,6 +32,8 @@ pub(super) struct Batch<'a> {
     pub(super) office: Office,
     /// The agents there are, as far as one of the operations knows.
     pub(super) roster: Option<Roster>,
+    /// Whether they were asked for just now, so that who is not among them is gone.
+    pub(super) certain: bool,
     cursor: i64,
     start: i64,
     tasks: BTreeMap<TaskId, Task>,
@@ -70,6 +72,7 @@ impl<'a> Batch<'a> {
             now,
             office,
             roster: None,
+            certain: false,
             cursor,
             start: cursor,
             tasks: BTreeMap::new(),

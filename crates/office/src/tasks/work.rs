@@ -113,7 +113,10 @@ impl Batch<'_> {
         let (Some(agent), Some(roster)) = (claim.by.agent_id.map(|id| id.to_string()), &self.roster) else {
             return false;
         };
-        roster.iter().any(|member| !member.working && member.agent_id == agent)
+        match roster.iter().find(|member| member.agent_id == agent) {
+            Some(member) => !member.working,
+            None => self.certain,
+        }
     }
 
     /// Hands out what there is, to the first in line first. Everything else of the batch must be written before.
@@ -321,6 +324,7 @@ impl Batch<'_> {
     /// Takes back what agents have that are no longer there, and looks again at what no agent could do.
     pub(super) async fn reconcile(&mut self, certain: bool) -> Result<()> {
         let Some(roster) = self.roster.clone() else { return Ok(()) };
+        self.certain |= certain;
         let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
         let now = self.now;
         let gone = |id: AgentId| there(id).is_none() && (certain || !is_young(id, now));

@@ -4,7 +4,7 @@ use mi_kernel::{Actor, AgentActor, AgentId, OfficeId, event::Category, receipt::
 use mi_proto::v1::{
     Change, ChangeType, DeleteFileRequest, DownloadFileRequest, File, GetOfficeStatusRequest, ListChangesRequest,
     ListFilesRequest, ResumeOfficeRequest, StatFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader,
-    WatchChangesRequest, upload_file_request::Part,
+    upload_file_request::Part,
 };
 use mi_rpc::convert;
 use mi_testkit::on_both;
@@ -26,7 +26,6 @@ on_both! {
     a_suspended_office_can_be_read_not_written,
     paths_that_a_disk_could_not_keep_apart_are_refused,
     lists_go_by_prefix_and_page,
-    a_watch_goes_on_where_it_was_left,
 }
 
 pub(super) fn header(office: &str, path: &str) -> UploadHeader {
@@ -465,45 +464,5 @@ async fn lists_go_by_prefix_and_page(stage: Stage) {
         let request = ListFilesRequest { office_id: office.clone(), prefix: prefix.into(), ..Default::default() };
         let files = stage.drive(&stage.owner).list_files(request).await.expect("lists").into_inner().files;
         assert_eq!(files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), expected, "{prefix}");
-    }
-}
-
-async fn a_watch_goes_on_where_it_was_left(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    // More than one read brings, written as uploads write them.
-    let (db, id) = (stage.db().await, OfficeId::parse(&office).expect("an id"));
-    let mut tx = db.office(id).begin().await.expect("begins");
-    for number in 1..=450 {
-        let revision = repo::usage_change(&mut tx, 0, 1).await.expect("counts");
-        assert_eq!(revision, number);
-        let file = repo::FileRow {
-            path: format!("f{number}"),
-            size: 0,
-            sha256: sha256_hex(b""),
-            revision,
-            content_type: "text/plain".into(),
-            modified_at: mi_kernel::Clock::now(&stage.clock),
-            modified_by: "operator".into(),
-        };
-        repo::change_insert(&mut tx, &Row { kind: Kind::Created, file }, None).await.expect("writes");
-    }
-    tx.commit().await.expect("commits");
-    let watch = async |after_cursor| {
-        let request = WatchChangesRequest { office_id: office.clone(), after_cursor };
-        stage.drive(&stage.owner).watch_changes(request).await.expect("opens").into_inner()
-    };
-    let (mut all, mut some, mut new) = (watch(Some(0)).await, watch(Some(400)).await, watch(None).await);
-    stage.put(&office, "last", b"").await;
-    for (stream, first) in [(&mut all, 1), (&mut some, 401), (&mut new, 451)] {
-        for expected in first..=451 {
-            let change = stream.message().await.expect("open").expect("endless").change.expect("always there");
-            let path = if expected == 451 { "last".to_owned() } else { format!("f{expected}") };
-            assert_eq!((change.cursor, change.revision, change.path), (expected, expected, path));
-        }
-    }
-    stage.remove(&office, "last").await;
-    for stream in [&mut all, &mut some, &mut new] {
-        let change = stream.message().await.expect("open").expect("endless").change.expect("always there");
-        assert_eq!((change.cursor, change.r#type()), (452, ChangeType::Deleted));
     }
 }
