@@ -4,7 +4,7 @@ use mi_kernel::{Actor, AgentActor, AgentId, OfficeId, event::Category, receipt::
 use mi_proto::v1::{
     Change, ChangeType, DeleteFileRequest, DownloadFileRequest, File, GetOfficeStatusRequest, ListChangesRequest,
     ListFilesRequest, ResumeOfficeRequest, StatFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader,
-    upload_file_request::Part,
+    WatchChangesRequest, upload_file_request::Part,
 };
 use mi_rpc::convert;
 use mi_testkit::on_both;
@@ -13,7 +13,6 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::stage::Stage;
-use crate::drive::{Change as Row, Kind, repo};
 
 on_both! {
     files_are_written_read_listed_and_deleted,
