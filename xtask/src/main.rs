@@ -2,8 +2,11 @@
 
 mod bench;
 mod deps;
+mod example;
 mod fuzz;
 mod lint;
+mod peers;
+mod platform;
 mod postgres;
 mod process;
 mod test;
@@ -36,6 +39,12 @@ const TASKS: &[Task] = &[
         run: up::run,
     },
     Task {
+        name: "example",
+        args: "NAME [--debug]",
+        about: "Build a release and show an example office at work: build-farm, pipeline, research-team",
+        run: example::run,
+    },
+    Task {
         name: "test",
         args: "[ARGS of cargo nextest run]",
         about: "Run all tests, with a Postgres of their own unless MI_TEST_POSTGRES names one",
@@ -61,8 +70,8 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "bench",
-        args: "[NAME]...",
-        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox; all unless named",
+        args: "[NAME]... [--peers[=ROUNDS]]",
+        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue; all unless named; --peers: job queues of others, alone or after those named",
         run: bench::run,
     },
     Task {

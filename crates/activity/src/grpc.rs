@@ -5,9 +5,8 @@ mod ingest;
 mod logs;
 mod replica;
 
-use std::{ops::Range, pin::pin, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
-use futures::{Stream, StreamExt};
 use mi_base::Tasks;
 use mi_kernel::{Clock, Result, Time};
 use mi_proto::{
@@ -19,9 +18,7 @@ use mi_proto::{
 use mi_rpc::convert;
 use mi_store::Db;
 use prost_types::Timestamp;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, codegen::BoxStream, service::Routes};
+use tonic::service::Routes;
 
 use crate::{feed::Feed, logs::Logs, offices::Offices, removal::Removal, span};
 
@@ -57,27 +54,4 @@ fn time_span(start: Option<&Timestamp>, end: Option<&Timestamp>) -> Result<Range
     let start = start.map(|time| convert::time("start_time", time)).transpose()?;
     let end = end.map(|time| convert::time("end_time", time)).transpose()?;
     span::span(start, end)
-}
-
-/// Messages for a client, from a task of their own: left to the client's pace, a stream would stop in the middle of a
-/// query and keep its connection from everybody else. Ends soon after the client is gone.
-fn outgoing<W: Send + 'static>(
-    tasks: &Tasks,
-    messages: impl Stream<Item = Result<W, Status>> + Send + 'static,
-) -> BoxStream<W> {
-    let (sender, receiver) = mpsc::channel(BUFFER);
-    tasks.spawn("stream", async move {
-        let mut messages = pin!(messages);
-        loop {
-            let message = tokio::select! {
-                () = sender.closed() => return,
-                message = messages.next() => message,
-            };
-            let Some(message) = message else { return };
-            if sender.send(message).await.is_err() {
-                return;
-            }
-        }
-    });
-    Box::pin(ReceiverStream::new(receiver))
 }

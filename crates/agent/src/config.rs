@@ -1,10 +1,13 @@
 //! What the platform tells an agent through its environment.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use mi_kernel::{AgentId, secret::Secret};
 
-use crate::AgentError;
+use crate::{
+    AgentError,
+    work::{LIMIT, STEPS, TOKENS},
+};
 
 /// What the platform tells an agent.
 #[derive(Debug)]
@@ -47,6 +50,38 @@ pub struct WorkConfig {
     /// `COMMAND_SECONDS`, which the agent's hirer may set: how long a script may take, at most an hour; 10 minutes unless
     /// told.
     pub command_limit: Duration,
+    /// The model that it thinks with; none: it runs scripts only.
+    pub model: Option<ModelConfig>,
+}
+
+/// A model, and how much of it a task may take.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// `MI_MODEL_API`: `openai` or `anthropic`; without it there is no model.
+    pub api: ModelApi,
+    /// `MI_MODEL_URL`: base URL of the server.
+    pub url: String,
+    /// `MI_MODEL_ADDRESS`: where the host of that URL is, which nobody in the sandbox could find out.
+    pub address: Option<(String, SocketAddr)>,
+    /// `MI_MODEL_KEY`: what the server wants to see.
+    pub key: Option<Secret>,
+    /// `MI_MODEL_ID`: the server's name of the model.
+    pub id: String,
+    /// How many answers of the model a task may take.
+    pub steps: u32,
+    /// How long.
+    pub limit: Duration,
+    /// How many tokens, in and out.
+    pub tokens: u64,
+}
+
+/// How a model server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelApi {
+    /// Chat completions.
+    OpenAi,
+    /// Messages.
+    Anthropic,
 }
 
 /// Slots of an agent that nobody told how many.
@@ -97,9 +132,38 @@ impl AgentConfig {
                     3600,
                     "is no number from 1 to 3600",
                 )?),
+                model: model(&get)?,
             },
         })
     }
+}
+
+fn model(get: &impl Fn(&str) -> Option<String>) -> Result<Option<ModelConfig>, AgentError> {
+    let api = match get("MI_MODEL_API").as_deref() {
+        None | Some("") => return Ok(None),
+        Some("openai") => ModelApi::OpenAi,
+        Some("anthropic") => ModelApi::Anthropic,
+        Some(_) => return Err(AgentError::Environment { name: "MI_MODEL_API", problem: "is not openai or anthropic" }),
+    };
+    let required = |name: &'static str| {
+        get(name).filter(|value| !value.is_empty()).ok_or(AgentError::Environment { name, problem: "is missing" })
+    };
+    // HOST=ADDRESS:PORT
+    let address = |text: String| {
+        let (host, address) = text.split_once('=')?;
+        Some((host.to_owned(), address.parse().ok()?))
+    };
+    let wrong = AgentError::Environment { name: "MI_MODEL_ADDRESS", problem: "is not HOST=ADDRESS:PORT" };
+    Ok(Some(ModelConfig {
+        api,
+        url: required("MI_MODEL_URL")?,
+        address: get("MI_MODEL_ADDRESS").map(|text| address(text).ok_or(wrong)).transpose()?,
+        key: get("MI_MODEL_KEY").filter(|key| !key.is_empty()).map(Secret::new),
+        id: required("MI_MODEL_ID")?,
+        steps: STEPS,
+        limit: LIMIT,
+        tokens: TOKENS,
+    }))
 }
 
 #[cfg(test)]

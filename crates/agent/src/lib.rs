@@ -20,7 +20,7 @@ use mi_proto::v1::Agent;
 use tokio::sync::oneshot;
 use tonic::Code;
 
-pub use config::{AgentConfig, WorkConfig};
+pub use config::{AgentConfig, ModelApi, ModelConfig, WorkConfig};
 pub use error::AgentError;
 
 use crate::{logs::Log, work::Worker};
@@ -44,7 +44,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     };
     let (log, shipper) = logs::start(client.clone(), &config);
     let ready = ready_line(&config, &agent);
-    let mut worker = Worker::new(&config, client.clone(), key.clone(), log.clone());
+    let mut worker = Worker::new(&config, agent, client.clone(), key.clone(), log.clone());
     let (taken_in, start) = oneshot::channel();
     let on_ready = || {
         let _ = taken_in.send(());

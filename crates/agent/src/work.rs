@@ -7,24 +7,34 @@ mod artifacts;
 mod command;
 mod drive;
 mod lease;
+mod model;
 mod output;
 mod processes;
 mod script;
 
 use std::{
     convert::Infallible,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use mi_client::{Client, KeyRing, jittered};
 use mi_kernel::{AgentId, backoff::Backoff};
-use mi_proto::v1::{ClaimTasksRequest, Task, TaskKind};
+use mi_proto::v1::{Agent, ClaimTasksRequest, Task, TaskKind};
 use tokio::{sync::watch, task::JoinSet};
 use tonic::{Code, Request, Status};
 
-use self::lease::{Lease, Outcome};
-use crate::{AgentConfig, BACKOFF, config::WorkConfig, logs::Log, passes};
+pub(crate) use self::model::{LIMIT, STEPS, TOKENS};
+use self::{
+    lease::{Lease, Outcome},
+    model::Model,
+};
+use crate::{
+    AgentConfig, BACKOFF,
+    config::{ModelConfig, WorkConfig},
+    logs::Log,
+    passes,
+};
 
 /// How long one call waits for work; the platform takes up to 5 minutes.
 const WAIT: Duration = Duration::from_secs(240);
@@ -45,6 +55,9 @@ struct Shared {
     key: Arc<KeyRing>,
     log: Log,
     config: WorkConfig,
+    /// What the agent is.
+    agent: Agent,
+    model: OnceLock<Model>,
 }
 
 /// Claims tasks and does them.
@@ -55,7 +68,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: &AgentConfig, client: Client, key: Arc<KeyRing>, log: Log) -> Self {
+    pub(crate) fn new(config: &AgentConfig, agent: Agent, client: Client, key: Arc<KeyRing>, log: Log) -> Self {
         let shared = Shared {
             client,
             office_id: config.office_id.clone(),
@@ -63,6 +76,8 @@ impl Worker {
             key,
             log,
             config: config.work.clone(),
+            agent,
+            model: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
     }
@@ -141,7 +156,24 @@ impl Shared {
 
     /// What it can do: without a model, scripts only.
     fn kinds(&self) -> Vec<i32> {
-        vec![TaskKind::Command.into()]
+        let mut kinds = vec![TaskKind::Command];
+        if self.config.model.is_some() {
+            kinds.extend([TaskKind::General, TaskKind::Code, TaskKind::Research, TaskKind::Review]);
+        }
+        kinds.into_iter().map(Into::into).collect()
+    }
+
+    /// The model, made when it is first needed.
+    fn model(&self) -> Option<(&ModelConfig, &Model)> {
+        let config = self.config.model.as_ref()?;
+        if self.model.get().is_none() {
+            match Model::new(config) {
+                // Two tasks may have made one; either will do.
+                Ok(model) => drop(self.model.set(model)),
+                Err(error) => self.log.say(format!("the model cannot be used: {error}")),
+            }
+        }
+        Some((config, self.model.get()?))
     }
 }
 
@@ -158,7 +190,7 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
         let outcome = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Outcome::Released,
-            outcome = command::run(&shared, &task) => outcome,
+            outcome = perform(&shared, &task, &lease) => outcome,
         };
         lease.report(outcome).await
     };
@@ -169,6 +201,13 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
         ended = done => ended,
     };
     shared.log.say(format!("task {}: {ended}", task.id));
+}
+
+async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {
+    match task.kind() {
+        TaskKind::Command => command::run(shared, task).await,
+        _ => model::run(shared, task, lease).await,
+    }
 }
 
 #[cfg(test)]

@@ -64,11 +64,12 @@ impl Composition {
         let (lines_in, lines) = mpsc::channel(1);
         let config = SchedulerConfig {
             database: database("scheduler"),
-            objects,
+            objects: objects.clone(),
             runtime: Arc::new(FakeRuntime::default()),
             lines,
             agent_endpoint: AgentEndpoint { url: endpoint.clone(), ca: None },
             catalogue: None,
+            model: None,
             holder: "bench".into(),
             activity: activity.clone(),
         };
@@ -78,6 +79,8 @@ impl Composition {
         let config = OfficeConfig {
             database: database("office"),
             master_keys: Arc::new(mi_vault::FileKeys::new(dir.path().join("master.key"))),
+            objects,
+            drive: Default::default(),
         };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;

@@ -4,6 +4,7 @@ mod compare;
 mod compose;
 mod customer;
 mod daemon;
+mod drive;
 mod gateway;
 mod gateway_process;
 mod hire;
@@ -12,6 +13,7 @@ mod list;
 mod logs;
 mod proc;
 mod proxy;
+mod queue;
 mod report;
 mod rls;
 mod sandbox;
@@ -31,7 +33,8 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox"];
+const NAMES: &[&str] =
+    &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue", "drive"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -95,7 +98,9 @@ async fn run(name: &str) -> Result<Table> {
         "logs" => logs::run().await,
         "list" => list::run().await,
         "rls" => rls::run().await,
+        "queue" => queue::run().await,
         "sandbox" => sandbox::run().await,
+        "drive" => drive::run().await,
         // Checked before the first one ran.
         other => Err(format!("no benchmark `{other}`").into()),
     }

@@ -31,6 +31,17 @@ pub(crate) fn memory(pid: u32) -> Result<Memory> {
     })
 }
 
+/// The most that a process had resident since [`forget_peak`], in MB.
+pub(crate) fn peak(pid: u32) -> Result<f64> {
+    megabytes(&fs::read_to_string(format!("/proc/{pid}/status"))?, "VmHWM:")
+}
+
+/// Lets [`peak`] start from what is resident now.
+pub(crate) fn forget_peak(pid: u32) -> Result {
+    // See proc(5): 5 resets the peak.
+    Ok(fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}
+
 /// Memory of a process and of its children together: an agent is its first process and the one below that.
 pub(crate) fn memory_of_family(pid: u32) -> Result<Memory> {
     let mut whole = memory(pid)?;
@@ -95,6 +106,8 @@ mod tests {
     fn the_kernel_knows_this_process_and_its_child() {
         let memory = memory(id()).expect("readable");
         assert!(memory.rss > memory.anon && memory.anon > 0.0 && memory.pss > 0.0, "{memory:?}");
+        forget_peak(id()).expect("writable");
+        assert!(peak(id()).expect("readable") > 0.0);
         assert!(cpu_seconds(id()).expect("readable") < 60.0);
         assert!(own_cpu_seconds(UsageWho::RUSAGE_SELF).expect("readable") > 0.0);
         let mut child = Command::new("sleep").arg("60").spawn().expect("started");

@@ -9,10 +9,14 @@ use crate::{
     commands::{
         access::{AccountsCommand, KeysCommand},
         agents::AgentsCommand,
+        apply::ApplyArgs,
         backups::BackupsCommand,
+        chat::ChatCommand,
+        files::FilesCommand,
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
         offices::OfficesCommand,
+        run::RunArgs,
         tasks::TasksCommand,
     },
     serve::{ServeArgs, UpArgs},
@@ -76,9 +80,19 @@ pub(crate) enum Command {
     /// Tasks: the work that a colony's agents share
     #[command(subcommand)]
     Tasks(TasksCommand),
+    /// Run a command in a colony, as a task, and end as it ends
+    Run(RunArgs),
+    /// Make colonies with their agents, files and tasks what YAML files say; again changes nothing
+    Apply(ApplyArgs),
+    /// Chat: the colony's group and direct messages with its agents
+    #[command(subcommand)]
+    Chat(ChatCommand),
     /// Backups of fired agents' workspaces
     #[command(subcommand)]
     Backups(BackupsCommand),
+    /// The drive: files that the agents of a colony share
+    #[command(subcommand)]
+    Files(FilesCommand),
     /// What agents can use outside the platform, and the secrets it takes
     #[command(subcommand)]
     Integrations(IntegrationsCommand),
@@ -170,7 +184,24 @@ mod tests {
             "mi tasks complete ID --result done --artifact a --artifact b",
             "mi tasks receipt ID --verify --drive --public-key @f",
             "mi tasks receipt --file task.json --verify",
+            "mi run --colony ID -- ls -l",
+            "mi run --agent a --title T --attempts 3 --timeout 10m -- sh -c true",
+            "mi apply -f office.yaml -f - --wait",
+            "mi apply --file office.yaml --dry-run",
+            "mi chat send --colony ID hello",
+            "mi chat send --to analyst --request-id R -",
+            "mi chat history --with analyst --limit 500 -o json",
+            "mi chat follow --with analyst --limit 0",
+            "mi chat follow --all",
             "mi keys create --name ci --account A",
+            "mi files ls --colony ID reports/",
+            "mi files put --colony ID report.md",
+            "mi files put - reports/a.md --if-revision 3",
+            "mi files put report.md --force --content-type text/markdown",
+            "mi files get reports/a.md -O -",
+            "mi files rm reports/a.md --if-revision 3",
+            "mi files changes -f --after 5",
+            "mi files stat a",
             "mi invite --colony ID",
             "mi invite -o json",
             "mi join ABC234 --name robo",
@@ -192,12 +223,22 @@ mod tests {
             "mi agents hire --name x --env novalue",
             "mi colonies create",
             "mi nonsense",
+            "mi files put a b --if-revision 1 --force",
             "mi integrations set-secret github token value",
             "mi colonies settings ID --set x",
             "mi join",
             "mi join ABC234",
             "mi join ABC234 --identity-dir DIR",
+            "mi chat send",
+            "mi chat send two words",
+            "mi chat follow --all --with analyst",
+            "mi chat history --limit 0",
             "mi tasks create",
+            "mi apply",
+            "mi apply -f office.yaml --dry-run --wait",
+            "mi run --colony ID",
+            "mi run --colony ID ls",
+            "mi run --timeout soon -- ls",
             "mi tasks verify ID",
             "mi tasks verify ID --reject",
             "mi tasks verify ID --approve --reject --note N",

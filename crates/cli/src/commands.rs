@@ -2,11 +2,15 @@
 
 pub(crate) mod access;
 pub(crate) mod agents;
+pub(crate) mod apply;
 pub(crate) mod backups;
+pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod files;
 pub(crate) mod integrations;
 pub(crate) mod join;
 pub(crate) mod offices;
+pub(crate) mod run;
 pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod tasks;
@@ -28,7 +32,11 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Colonies(command) => offices::run(command, &context).await,
         Command::Agents(command) => agents::run(command, &context).await,
         Command::Tasks(command) => tasks::run(command, &context).await,
+        Command::Run(args) => run::run(args, &context).await,
+        Command::Apply(args) => apply::run(args, &context).await,
+        Command::Chat(command) => chat::run(command, &context).await,
         Command::Backups(command) => backups::run(command, &context).await,
+        Command::Files(command) => files::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,
         Command::Admin(command) => integrations::admin(command, &context).await,
         Command::Keys(command) => access::keys(command, &context).await,

@@ -1,10 +1,13 @@
 //! What every client command works with: the connection, the output, the settings.
 
-use mi_client::{Client, Credential};
+use std::{env, path::Path, sync::Arc};
+
+use mi_client::{AgentKey, Client, Credential, KeyRing};
 use uuid::Uuid;
 
 use crate::{
     args::{ColonyArg, Global},
+    commands::join::KEY_FILE,
     config::Settings,
     failure::Failure,
     output::Output,
@@ -21,12 +24,15 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(global: &Global) -> Result<Self, Failure> {
         let settings = Settings::load(global)?;
-        let credential = settings.api_key.clone().map_or(Credential::None, Credential::ApiKey);
         let ca = settings.ca_file.as_deref().map(|file| {
             std::fs::read_to_string(file)
                 .map_err(|error| Failure::io(format!("{} cannot be read", file.display()), &error))
         });
-        let ca = ca.transpose()?;
+        let ca = ca.transpose()?.or_else(|| variable("MI_CA_PEM"));
+        let credential = match settings.api_key.clone() {
+            Some(key) => Credential::ApiKey(key),
+            None => agent()?.unwrap_or(Credential::None),
+        };
         let client = Client::connect_trusting(&settings.endpoint, ca.as_deref(), credential)?;
         Ok(Self { client, out: Output::new(global.output), settings })
     }
@@ -43,12 +49,26 @@ impl Context {
 
     /// The same for a command that takes the colony as an option.
     pub(crate) async fn colony(&self, arg: &ColonyArg) -> Result<String, Failure> {
-        let given = arg.colony.as_ref().filter(|given| !given.is_empty()).or(self.settings.colony.as_ref());
-        match given {
-            Some(given) => self.office_id(given).await,
+        let given = arg.colony.clone().filter(|given| !given.is_empty()).or_else(|| self.settings.colony.clone());
+        match given.or_else(|| variable("MI_OFFICE_ID")) {
+            Some(given) => self.office_id(&given).await,
             None => Err(Failure::Usage("which colony? give --colony ID, or set MI_COLONY".into())),
         }
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// The agent whose environment this is: inside its workspace a command without an API key is the agent's own.
+fn agent() -> Result<Option<Credential>, Failure> {
+    let (Some(id), Some(dir)) = (variable("MI_AGENT_ID"), variable("MI_IDENTITY_DIR")) else {
+        return Ok(None);
+    };
+    let agent_id = id.parse().map_err(|_| Failure::new("MI_AGENT_ID is no UUID"))?;
+    let key = AgentKey::load(&Path::new(&dir).join(KEY_FILE))?;
+    Ok(key.map(|key| Credential::Agent { agent_id, key: Arc::new(KeyRing::new(key)) }))
 }
 
 /// The text as an id, when it is a whole one.

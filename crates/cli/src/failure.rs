@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     },
     /// The command line makes no sense.
     Usage(String),
+    /// A command that ran for us ended with this exit code, and has said why itself.
+    Ended(u8),
     /// Standard output is gone.
     Closed,
 }
@@ -50,6 +52,7 @@ impl Failure {
         match self {
             Self::Told { .. } => 1,
             Self::Usage(_) => 2,
+            Self::Ended(code) => *code,
             Self::Closed => 0,
         }
     }
@@ -67,7 +70,7 @@ impl fmt::Display for Failure {
                 }
             }
             Self::Usage(message) => writeln!(f, "error: {}\n\nFor more information, try '--help'.", escape(message)),
-            Self::Closed => Ok(()),
+            Self::Ended(_) | Self::Closed => Ok(()),
         }
     }
 }

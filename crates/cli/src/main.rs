@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod config;
 mod context;
+mod download;
 mod failure;
 mod follow;
 mod json;

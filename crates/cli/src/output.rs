@@ -1,6 +1,9 @@
 //! Results on standard output, remarks on standard error.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    borrow::Cow,
+    io::{self, IsTerminal, Write},
+};
 
 use comfy_table::{Table, presets};
 use prost::Message;
@@ -70,29 +73,28 @@ impl Output {
         }
     }
 
-    /// A list of what is no message of the API.
-    pub(crate) fn report<T: Serialize>(
-        self,
-        columns: &[&str],
-        items: &[T],
-        row: impl Fn(&T) -> Vec<String>,
-    ) -> Result<(), Failure> {
-        match self.format {
-            Format::Json => self.json(&items),
-            Format::Table => self.table(columns, items.iter().map(row)),
-        }
-    }
-
-    fn table(self, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
+    /// A table for people of what is no message of the API.
+    pub(crate) fn table(self, columns: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
         self.print(&rendered(columns, rows))
     }
 
-    /// A text of several lines as it is; made fit for a terminal when it goes to one.
+    /// A text of several lines on standard output.
     pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        match io::stdout().is_terminal() {
-            true => self.print(&escape_lines(text)),
-            false => self.print(text),
+        let text = Self::fit(&io::stdout(), text);
+        self.print(text.strip_suffix('\n').unwrap_or(&text))
+    }
+
+    /// A text of several lines on standard error.
+    pub(crate) fn remark(self, text: &str) {
+        // What cannot be said there cannot be said anywhere.
+        let _ = io::stderr().write_all(Self::fit(&io::stderr(), text).as_bytes());
+    }
+
+    /// A text of several lines as it is; made fit for a terminal when it goes to one.
+    fn fit<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
+        match to.is_terminal() {
+            true => Cow::Owned(escape_lines(text)),
+            false => Cow::Borrowed(text),
         }
     }
 
@@ -107,7 +109,7 @@ impl Output {
     /// Names and values, one pair a line.
     pub(crate) fn pairs(self, pairs: Vec<(&'static str, String)>) -> Result<(), Failure> {
         let mut table = table();
-        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape_lines(&value)]));
+        table.add_rows(pairs.into_iter().map(|(name, value)| [name.to_owned(), escape_lines(value.trim_end())]));
         self.print(&table.trim_fmt())
     }
 

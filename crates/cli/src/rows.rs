@@ -3,9 +3,9 @@
 pub(crate) mod tasks;
 
 use mi_proto::v1::{
-    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, EmployeeType, Invite, LogLine, LogStream,
-    ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal, PrincipalKind, Role, Verification,
-    WatchAgentsResponse,
+    Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, ChatMessage,
+    EmployeeType, File, Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus,
+    OfficeStatusReport, Principal, PrincipalKind, Role, Verification, WatchAgentsResponse,
 };
 
 use crate::{
@@ -37,7 +37,7 @@ impl Resource for Office {
 impl Resource for OfficeStatusReport {
     const TYPE: &'static str = "mi.v1.OfficeStatusReport";
     const PLURAL: &'static str = "reports";
-    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS"];
+    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS", "TASKS", "FILES"];
 
     fn row(&self) -> Vec<String> {
         let conditions: Vec<String> = self
@@ -50,7 +50,17 @@ impl Resource for OfficeStatusReport {
             .collect();
         let agents: Vec<String> = self.agents.iter().map(|it| format!("{} {}", it.count, phase(it.phase()))).collect();
         let agents = if agents.is_empty() { "none".to_owned() } else { agents.join(", ") };
-        vec![office_status(self.status()), conditions.join("; "), agents]
+        let tasks: Vec<String> = self
+            .tasks
+            .iter()
+            .map(|it| format!("{} {}", it.count, word(it.status().as_str_name(), "TASK_STATUS_")))
+            .collect();
+        let tasks = if tasks.is_empty() { "none".to_owned() } else { tasks.join(", ") };
+        let files = match self.drive_files {
+            0 => "none".to_owned(),
+            count => format!("{count}, {}", size(self.drive_bytes)),
+        };
+        vec![office_status(self.status()), conditions.join("; "), agents, tasks, files]
     }
 }
 
@@ -180,6 +190,41 @@ impl Resource for Backup {
     }
 }
 
+impl Resource for File {
+    const TYPE: &'static str = "mi.v1.File";
+    const PLURAL: &'static str = "files";
+    const COLUMNS: &'static [&'static str] = &["PATH", "SIZE", "REVISION", "MODIFIED", "BY"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.path.clone(),
+            size(self.size),
+            self.revision.to_string(),
+            time(self.modified_at.as_ref()),
+            self.modified_by.clone(),
+        ]
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let more = [("TYPE", self.content_type.clone()), ("SHA-256", self.sha256.clone())];
+        Self::COLUMNS.iter().copied().zip(self.row()).chain(more).collect()
+    }
+}
+
+impl Resource for Change {
+    const TYPE: &'static str = "mi.v1.Change";
+    const PLURAL: &'static str = "changes";
+    const COLUMNS: &'static [&'static str] = &["CURSOR", "TIME", "BY", "CHANGE", "PATH"];
+
+    fn row(&self) -> Vec<String> {
+        let kind = match self.r#type() {
+            ChangeType::Unspecified => String::new(),
+            kind => word(kind.as_str_name(), "CHANGE_TYPE_"),
+        };
+        vec![self.cursor.to_string(), precise_time(self.time.as_ref()), self.agent.clone(), kind, self.path.clone()]
+    }
+}
+
 impl Resource for Role {
     const TYPE: &'static str = "mi.v1.Role";
     const PLURAL: &'static str = "roles";
@@ -233,6 +278,17 @@ impl Resource for ActivityEvent {
             format!("{:<12}", self.agent),
             self.summary.clone(),
         ]
+    }
+}
+
+impl Resource for ChatMessage {
+    const TYPE: &'static str = "mi.v1.ChatMessage";
+    const PLURAL: &'static str = "messages";
+    const COLUMNS: &'static [&'static str] = &["TIME", "FROM", "TO", "BODY"];
+
+    fn row(&self) -> Vec<String> {
+        let to = if self.to_agent.is_empty() { "the group" } else { &self.to_agent };
+        vec![precise_time(self.time.as_ref()), self.from.clone(), to.to_owned(), self.body.clone()]
     }
 }
 

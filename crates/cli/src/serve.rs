@@ -8,12 +8,15 @@ use std::{
 use clap::{Args, ValueEnum};
 use mi_base::telemetry;
 use mi_kernel::secret::Secret;
-use mi_server::{KeyFiles, MasterKeySource, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig};
+use mi_server::{
+    DriveLimits, KeyFiles, MasterKeySource, ModelFlags, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig,
+};
 
 use crate::{
     args::Global,
     config::{ConfigFile, Settings},
     failure::Failure,
+    text::bytes,
 };
 
 /// `mi up`.
@@ -92,15 +95,31 @@ pub(crate) struct PlatformArgs {
     /// Database, postgres://... [default: SQLite in the data directory]
     #[arg(long, value_name = "URL", env = "MI_DATABASE", hide_env_values = true)]
     database: Option<String>,
-    /// Backups and log segments, file:///DIR or s3://BUCKET/PREFIX [default: a directory in the data directory]
+    /// Backups, log segments and files, file:///DIR or s3://BUCKET/PREFIX [default: a directory in the data directory]
     #[arg(long, value_name = "URL")]
     object_store: Option<String>,
+    /// Most bytes of one file on a colony's drive: a number, or one with KiB, MiB, GiB or TiB
+    #[arg(long, value_name = "SIZE", env = "MI_DRIVE_FILE_LIMIT", default_value = "1GiB", value_parser = bytes)]
+    drive_file_limit: u64,
+    /// Most bytes of all files of a colony together
+    #[arg(long, value_name = "SIZE", env = "MI_DRIVE_OFFICE_LIMIT", default_value = "100GiB", value_parser = bytes)]
+    drive_office_limit: u64,
     /// Where agents compute
     #[arg(long, default_value = "process")]
     runtime: RuntimeKind,
     /// Whether agents are walled off: only start when they are, as far as this kernel can, or not at all
     #[arg(long, value_name = "MODE", env = "MI_SANDBOX", default_value = "auto")]
     sandbox: Sandbox,
+    /// How agents speak to their model server; without one they run scripts only
+    #[arg(long, value_name = "API", requires = "model_url")]
+    model_api: Option<ModelApi>,
+    /// Base URL of that server, such as https://api.openai.com/v1 or https://api.anthropic.com. Agents may then connect to
+    /// its port
+    #[arg(long, value_name = "URL", requires = "model_api")]
+    model_url: Option<String>,
+    /// Key that it wants to see, in a file. Every agent gets it
+    #[arg(long, value_name = "FILE", requires = "model_url")]
+    model_key_file: Option<PathBuf>,
     /// Roles and model tiers [default: built in]
     #[arg(long, value_name = "FILE")]
     catalogue: Option<PathBuf>,
@@ -147,6 +166,15 @@ pub(crate) enum Sandbox {
     Off,
 }
 
+/// How a model server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModelApi {
+    /// Chat completions, as OpenAI and many others serve them.
+    Openai,
+    /// Messages, as Anthropic serves them.
+    Anthropic,
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -177,12 +205,21 @@ impl PlatformArgs {
             metrics_listen: self.metrics_listen,
             database: self.database.map(Secret::new),
             object_store: self.object_store,
+            drive: DriveLimits { file_bytes: self.drive_file_limit, office_bytes: self.drive_office_limit },
             sandbox: match self.sandbox {
                 Sandbox::Required => SandboxMode::Required,
                 Sandbox::Auto => SandboxMode::Auto,
                 Sandbox::Off => SandboxMode::Off,
             },
             catalogue: self.catalogue,
+            model: self.model_api.zip(self.model_url).map(|(api, url)| ModelFlags {
+                api: match api {
+                    ModelApi::Openai => mi_server::ModelApi::OpenAi,
+                    ModelApi::Anthropic => mi_server::ModelApi::Anthropic,
+                },
+                url,
+                key_file: self.model_key_file,
+            }),
             ready_file,
             otlp_endpoint: self.otlp_endpoint,
             log_format: match self.log_format {

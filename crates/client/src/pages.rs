@@ -2,8 +2,8 @@
 
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{
-    Account, Agent, ApiKey, Backup, ListAccountsRequest, ListAgentsRequest, ListApiKeysRequest, ListBackupsRequest,
-    ListOfficesRequest, Office,
+    Account, Agent, ApiKey, Backup, Change, File, ListAccountsRequest, ListAgentsRequest, ListApiKeysRequest,
+    ListBackupsRequest, ListChangesRequest, ListFilesRequest, ListOfficesRequest, Office,
 };
 use tonic::Status;
 
@@ -66,6 +66,42 @@ impl Client {
             Ok((page.backups, page.next_page_token))
         })
         .await
+    }
+
+    /// All files of an office's drive whose paths start with a prefix, by path.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_files(&self, office_id: &str, prefix: &str) -> Result<Vec<File>> {
+        list_all(async |page_token| {
+            let request = ListFilesRequest {
+                office_id: office_id.to_owned(),
+                prefix: prefix.to_owned(),
+                page_size: Some(MAX_PAGE_SIZE),
+                page_token,
+            };
+            let page = self.drive().list_files(request).await?.into_inner();
+            Ok((page.files, page.next_page_token))
+        })
+        .await
+    }
+
+    /// All changes of an office's drive after a cursor, oldest first.
+    ///
+    /// # Errors
+    /// The status of the call.
+    pub async fn all_changes(&self, office_id: &str, mut cursor: i64) -> Result<Vec<Change>> {
+        let mut all = Vec::new();
+        loop {
+            let request =
+                ListChangesRequest { office_id: office_id.to_owned(), cursor, page_size: Some(MAX_PAGE_SIZE) };
+            let page = retry(async || self.drive().list_changes(request.clone()).await).await?.into_inner();
+            if page.changes.is_empty() {
+                return Ok(all);
+            }
+            all.extend(page.changes);
+            cursor = page.next_cursor;
+        }
     }
 
     /// All API keys of an account; of the caller's own when `account_id` is empty.

@@ -9,6 +9,7 @@ mod grpc_web;
 mod headers;
 mod names;
 mod page_token;
+mod path;
 
 pub use catalogue::catalogue;
 pub use credentials::{principal, token};
@@ -16,6 +17,7 @@ pub use grpc_web::grpc_web;
 pub use headers::headers;
 pub use names::names;
 pub use page_token::page_token;
+pub use path::path;
 
 /// A target: whether it accepted the bytes. It panics when it should not have.
 pub type Target = fn(&[u8]) -> bool;
@@ -27,6 +29,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("headers", headers),
     ("names", names),
     ("page_token", page_token),
+    ("path", path),
     ("principal", principal),
     ("token", token),
 ];

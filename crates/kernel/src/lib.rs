@@ -19,5 +19,5 @@ pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{
-    AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, InviteId, LeaseId, NoteId, OfficeId, TaskId,
+    AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, InviteId, LeaseId, MessageId, NoteId, OfficeId, TaskId,
 };

@@ -65,9 +65,12 @@ fn encode<K: Serialize>(key: &K) -> String {
     URL_SAFE_NO_PAD.encode(serde_json::to_vec(key).unwrap_or_default())
 }
 
+/// Longest token: the longest key is a path on the drive.
+const MAX_TOKEN: usize = 4096;
+
 fn decode<K: DeserializeOwned>(token: &str) -> Result<K> {
     let unknown = || Error::invalid("page_token", "is not one this list gave out; start again without it");
-    if token.len() > 1024 {
+    if token.len() > MAX_TOKEN {
         return Err(unknown());
     }
     let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| unknown())?;

@@ -8,6 +8,8 @@ pub const MAX_DISPLAY_NAME: usize = 80;
 pub const MAX_AGENT_NAME: usize = 40;
 /// What operators are called where agents go by their names: in messages and tasks.
 pub const OPERATOR: &str = "operator";
+/// Longest path on the drive, in bytes.
+pub const MAX_DRIVE_PATH: usize = 1024;
 
 /// A display name: 1 to 80 characters after trimming, any script, nothing invisible that could make it look like another.
 ///
@@ -78,9 +80,49 @@ pub fn lookup_name(field: &'static str, text: &str) -> Result<String> {
         .map_err(|_| Error::not_found("agent", text.chars().take(MAX_AGENT_NAME).collect::<String>()))
 }
 
+/// A path on the drive: relative, components separated by `/`, none of which leads elsewhere or hides what it is. Paths
+/// are compared byte for byte: nothing is normalised.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn drive_path<'a>(field: &'static str, text: &'a str) -> Result<&'a str> {
+    let wrong = |problem| Err(Error::invalid(field, problem));
+    if text.is_empty() {
+        return wrong("is required");
+    }
+    if text.len() > MAX_DRIVE_PATH {
+        return Err(Error::invalid(field, format!("must have at most {MAX_DRIVE_PATH} bytes")));
+    }
+    if text.chars().any(|c| c.is_control() || is_format(c) || c == '\\') {
+        return wrong("must not contain backslashes, or control, line-breaking or text-direction characters");
+    }
+    if text.split('/').any(|component| matches!(component, "" | "." | "..")) {
+        return wrong("must be relative, without empty components, `.` and `..`: such as reports/2026.md");
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn drive_paths() {
+        for good in ["a", "reports/2026.md", ".env", "a/...", "מסמך", "a b/👩‍💻", &format!("{}x", "é/".repeat(341))]
+        {
+            assert_eq!(drive_path("path", good).expect(good), good);
+        }
+        for bad in
+            ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../b", "a/.", "a\\b", "a\0b", "a\nb", "\u{202E}a"]
+        {
+            assert_eq!(drive_path("path", bad).expect_err(bad).field, Some("path"));
+        }
+        assert!(drive_path("path", &"x".repeat(1024)).is_ok());
+        for bad in ["x".repeat(1025), "é".repeat(1000)] {
+            let error = drive_path("path", &bad).expect_err(&bad);
+            assert_eq!(error.message, "path must have at most 1024 bytes");
+        }
+    }
 
     #[test]
     fn display_names() {

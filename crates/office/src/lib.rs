@@ -1,9 +1,12 @@
-//! The office role: accounts and API keys, offices, their settings and invites, integrations and their secrets.
+//! The office role: accounts and API keys, offices, their settings and invites, integrations and their secrets, tasks,
+//! the drive and chat.
 //!
 //! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
 
 pub mod accounts;
+mod chat;
 mod data_keys;
+pub mod drive;
 pub mod integrations;
 mod members;
 pub mod offices;
@@ -13,7 +16,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use mi_base::Tasks;
+use mi_base::{Tasks, signals::Signals};
 use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
@@ -21,13 +24,15 @@ use mi_proto::{
         office_replica_service_client::OfficeReplicaServiceClient,
     },
     v1::{
-        access_service_server::AccessServiceServer, integration_service_server::IntegrationServiceServer,
+        access_service_server::AccessServiceServer, chat_service_server::ChatServiceServer,
+        drive_service_server::DriveServiceServer, integration_service_server::IntegrationServiceServer,
         office_service_server::OfficeServiceServer, task_service_server::TaskServiceServer,
     },
 };
 use mi_rpc::{EventSink, RoleClient, Transport};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use mi_vault::KeyWrapper;
+use object_store::ObjectStore;
 use tokio::sync::Notify;
 use tonic::service::Routes;
 
@@ -38,6 +43,8 @@ const MIGRATIONS: &Migrations = &[
     step!(103, "0103", "invites"),
     step!(110, "0110", "secrets"),
     step!(120, "0120", "tasks"),
+    step!(130, "0130", "drive"),
+    step!(140, "0140", "chat"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -49,6 +56,10 @@ pub struct OfficeConfig {
     pub database: DbTarget,
     /// What holds the master key.
     pub master_keys: Arc<dyn KeyWrapper>,
+    /// Where the content of files is kept.
+    pub objects: Arc<dyn ObjectStore>,
+    /// How much a drive may hold.
+    pub drive: drive::DriveLimits,
 }
 
 /// The roles it talks to.
@@ -78,18 +89,31 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let outbox = Arc::new(Notify::new());
 
     let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
+    // Wakes those who watch an office's chat.
+    let sent = Signals::new();
     // Offices in which somebody may wait for work that there is no more, or again.
     let moved = tasks::notices::Pending::default();
     let replicas = offices::converge::Replicas {
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
-    let offices =
-        offices::Offices::new(db.clone(), clock.clone(), replicas, outbox.clone(), tasks.clone(), moved.clone());
+    let storage = drive::storage::Storage::new(db.clone(), clock.clone(), config.objects);
+    let offices = offices::Offices::new(offices::Parts {
+        db: db.clone(),
+        clock: clock.clone(),
+        replicas,
+        outbox: outbox.clone(),
+        storage: storage.clone(),
+        tasks: tasks.clone(),
+        sent: sent.clone(),
+        moved: moved.clone(),
+    });
     let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
         integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;
+    let drive =
+        drive::Drive::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), storage.clone(), config.drive);
     let invites = offices::invites::Invites::new(offices.clone(), registry.clone());
     let members = members::Members::new(registry.clone());
     let queues = tasks::Tasks::new(tasks::Parts {
@@ -97,12 +121,21 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         clock: clock.clone(),
         outbox: outbox.clone(),
         offices: offices.clone(),
-        members,
+        members: members.clone(),
         registry: registry.clone(),
         background: tasks.clone(),
         moved,
     });
     queues.start();
+    let chat = chat::Chat::new(chat::Parts {
+        db: db.clone(),
+        clock: clock.clone(),
+        outbox: outbox.clone(),
+        offices: offices.clone(),
+        members,
+        tasks: queues.clone(),
+        sent,
+    });
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
@@ -111,11 +144,14 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         outbox::relay(relay_db, &outbox, |events| feed.clone().append(events)).await;
     });
     tasks.spawn("office-sweep", sweep(db, clock));
+    tasks.spawn("drive-sweep", storage.sweep_forever());
 
     let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry)))
         .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
         .add_service(TaskServiceServer::new(tasks::grpc::Handler::new(queues)))
+        .add_service(DriveServiceServer::new(drive::grpc::Handler::new(drive)))
+        .add_service(ChatServiceServer::new(chat::grpc::Handler::new(chat, tasks.clone())))
         .add_service(AccessServiceServer::new(access))
         .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })

@@ -1,6 +1,6 @@
 //! Who works in an office, as the scheduler tells: asked at most about once a second, however many want to know.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use mi_kernel::{Error, OfficeId, Result, text};
 use mi_proto::internal::v1::{ListMembersRequest, Member, agent_registry_service_client::AgentRegistryServiceClient};
@@ -45,12 +45,21 @@ impl Members {
     /// `NotFound` when the office has none.
     pub(crate) async fn find(&self, office_id: OfficeId, name: &str) -> Result<Member> {
         let name = text::lookup_name("agent", name)?;
-        let among = |members: &[Member]| members.iter().find(|member| member.name == name).cloned();
-        if let Some(member) = among(&self.list(office_id).await?) {
-            return Ok(member);
+        let found = self.among(office_id, &BTreeSet::from([name.clone()])).await?;
+        found.into_iter().next().ok_or_else(|| Error::not_found("agent", name))
+    }
+
+    /// The agents of these names, in lower case, as far as there are any.
+    pub(crate) async fn among(&self, office_id: OfficeId, names: &BTreeSet<String>) -> Result<Vec<Member>> {
+        let pick = |members: &[Member]| -> Vec<Member> {
+            members.iter().filter(|member| names.contains(&member.name)).cloned().collect()
+        };
+        let found = pick(&self.list(office_id).await?);
+        if found.len() == names.len() {
+            return Ok(found);
         }
-        // It may have been hired since: whoever hires and then writes to the new one must not be told that there is none.
+        // One may have been hired since: whoever hires and then writes to the new one must not be told that there is none.
         self.forget(office_id).await;
-        among(&self.list(office_id).await?).ok_or_else(|| Error::not_found("agent", name))
+        Ok(pick(&self.list(office_id).await?))
     }
 }

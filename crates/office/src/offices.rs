@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mi_base::Tasks;
+use mi_base::{Tasks, signals::Signals};
 use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
 use mi_proto::{internal::v1::ProbeWallsRequest, v1};
 use mi_rpc::{Caller, convert, status::from_status};
@@ -22,7 +22,13 @@ use tokio::sync::Notify;
 
 pub use settings::Settings;
 
-use crate::tasks::{self, notices::Pending};
+use crate::{
+    drive::{
+        repo::{Usage, usage_get},
+        storage::Storage,
+    },
+    tasks::{self, notices::Pending},
+};
 
 /// Offices whose owner is remembered.
 const OWNERS: u64 = 100_000;
@@ -111,6 +117,20 @@ pub struct Office {
     pub updated_at: Time,
 }
 
+/// What [`Offices`] are made of.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) replicas: converge::Replicas,
+    pub(crate) outbox: Arc<Notify>,
+    pub(crate) storage: Storage,
+    pub(crate) tasks: Tasks,
+    /// Wakes those who watch an office's chat.
+    pub(crate) sent: Signals<OfficeId>,
+    /// Offices in which somebody may wait for work that there is no more, or again.
+    pub(crate) moved: Pending,
+}
+
 /// The offices of the platform.
 #[derive(Clone)]
 pub struct Offices {
@@ -118,24 +138,28 @@ pub struct Offices {
     clock: Arc<dyn Clock>,
     replicas: converge::Replicas,
     outbox: Arc<Notify>,
+    storage: Storage,
     tasks: Tasks,
     /// Offices with a background driver in this process.
     driven: Arc<Mutex<HashSet<OfficeId>>>,
     owners: Cache<OfficeId, AccountId>,
+    /// Wakes those who watch an office's chat.
+    sent: Signals<OfficeId>,
     /// Those that were suspended, resumed or removed: in them somebody may wait for work.
     moved: Pending,
 }
 
 impl Offices {
-    pub(crate) fn new(
-        db: Db,
-        clock: Arc<dyn Clock>,
-        replicas: converge::Replicas,
-        outbox: Arc<Notify>,
-        tasks: Tasks,
-        moved: Pending,
-    ) -> Self {
-        Self { db, clock, replicas, outbox, tasks, driven: Arc::default(), owners: Cache::new(OWNERS), moved }
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { db, clock, replicas, outbox, storage, tasks, sent, moved } = parts;
+        let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
+        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, sent, moved }
+    }
+
+    /// Has everybody look again who watches something in the office, or waits for work there.
+    fn wake_watchers(&self, id: OfficeId) {
+        self.sent.wake(&id);
+        self.moved.put([id]);
     }
 
     async fn create(&self, caller: &Caller, request: &v1::CreateOfficeRequest, content: &[u8]) -> Result<Office> {
@@ -246,6 +270,17 @@ impl Offices {
         Ok(self.save(tx, office, event).await?.settings)
     }
 
+    /// The office's tasks by status.
+    async fn count_tasks(&self, id: OfficeId) -> Result<Vec<v1::TaskCount>> {
+        let counted = tasks::repo::task_count_by_status(&mut self.db.office(id).read().await?).await?;
+        Ok(tasks::wire::counts(counted))
+    }
+
+    /// What the office's files amount to.
+    async fn drive_usage(&self, id: OfficeId) -> Result<Usage> {
+        Ok(usage_get(&mut self.db.office(id).read().await?).await?)
+    }
+
     /// Tries the walls of every role's database.
     async fn verify(&self, caller: &Caller, id: &str) -> Result<Vec<v1::WallCheck>> {
         self.get(caller, id).await?;
@@ -278,7 +313,7 @@ impl Offices {
             tasks::release_all(&mut tx, now, &caller.trace_id).await?;
         }
         let saved = self.save(tx, office, event).await?;
-        self.moved.put([saved.id]);
+        self.wake_watchers(saved.id);
         Ok(saved)
     }
 }

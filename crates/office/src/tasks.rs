@@ -22,7 +22,7 @@ mod work;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
-use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, text};
+use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, receipt, text};
 use mi_proto::{
     internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1,
@@ -37,7 +37,7 @@ use self::{
     batch::{Batch, Roster},
     decide::{Decision, Verdict},
     lane::{Answer, Lanes, Op, Patience, lost},
-    model::{Assignee, OPERATOR, Task, Worker},
+    model::{Assignee, Task, Worker},
     notices::{Notices, Pending},
     work::{Claim, Report, What, not_working},
 };
@@ -221,6 +221,22 @@ impl Tasks {
         Ok(Assignee { name, id: member.agent_id.parse()? })
     }
 
+    /// The office's agents, asked for anew when the caller signed with a key that is not theirs yet: it may have enrolled
+    /// that a moment ago.
+    async fn signers(&self, seat: &Seat, reports: &[(TaskId, Option<mi_kernel::LeaseId>, What)]) -> Result<Roster> {
+        let (roster, member) = self.member(seat).await?;
+        let is_known = |receipt: &str| receipt::verify(receipt, &member.public_key).is_ok();
+        let is_signed = |(.., what): &(_, _, What)| match what {
+            What::Completed { work } => work.receipt.is_empty() || is_known(&work.receipt),
+            _ => true,
+        };
+        if reports.iter().all(is_signed) {
+            return Ok(roster);
+        }
+        self.members.forget(seat.office_id).await;
+        self.roster(seat.office_id).await
+    }
+
     /// Takes reports, all of one office: each is answered for itself.
     async fn report(
         &self,
@@ -230,7 +246,7 @@ impl Tasks {
     ) -> Result<Vec<Answer>> {
         let completes = reports.iter().any(|(.., what)| matches!(what, What::Completed { .. }));
         let roster = match completes && seat.by.agent_id.is_some() {
-            true => Some(self.member(seat).await?.0),
+            true => Some(self.signers(seat, &reports).await?),
             false => None,
         };
         let report = |(task_id, lease_id, what)| {
@@ -320,7 +336,7 @@ fn worker(caller: &Caller, entry: &Entry) -> Worker {
     match entry {
         Entry::Member(agent) => Worker { name: agent.name.clone(), agent_id: Some(agent.agent_id), api_key_id: None },
         Entry::Owner => Worker {
-            name: OPERATOR.into(),
+            name: text::OPERATOR.into(),
             agent_id: None,
             api_key_id: match caller.actor {
                 mi_kernel::Actor::Operator { api_key_id, .. } => Some(api_key_id),

@@ -2,7 +2,13 @@
 
 mod accounts;
 mod administrator;
+mod chat;
+mod chat_wake;
+mod chat_watch;
 mod deletion;
+mod drive;
+mod drive_storage;
+mod faulty;
 mod integrations;
 mod invites;
 mod offices;

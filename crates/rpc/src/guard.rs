@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{HeaderMap, HeaderValue};
 use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
 use mi_base::{
     metrics::{self, OpenStream},
     trace::{TRACEPARENT, TraceContext},
@@ -94,6 +95,9 @@ impl Guard {
             Ok(time_left) => time_left,
             Err(error) => return self.finish_unary(rule, started, status(error).into_http()),
         };
+        if rule.streaming {
+            request = request.map(|body| Body::new(body.map_err(given_up)));
+        }
         let call = self.routes.clone().oneshot(request).instrument(span);
         let response = match time_left {
             None => call.await,
@@ -170,6 +174,15 @@ pub fn code_name(value: Option<&HeaderValue>) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+/// What a handler reads when its client gives up. As CANCELLED, tonic would show it as the end of what the client sends,
+/// and half of that would pass for the whole.
+fn given_up(status: Status) -> Status {
+    match status.code() {
+        Code::Cancelled => Status::unavailable("the client gave up before it had sent all"),
+        _ => status,
     }
 }
 

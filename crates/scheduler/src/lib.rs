@@ -19,7 +19,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use agents::Agent;
 use catalogue::Catalogue;
 use mi_base::Tasks;
-use mi_kernel::{Clock, Error, Result};
+use mi_kernel::{Clock, Error, Result, secret::Secret};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
@@ -52,6 +52,19 @@ pub struct AgentEndpoint {
     pub ca: Option<String>,
 }
 
+/// The model server of all agents.
+#[derive(Debug, Clone)]
+pub struct ModelServer {
+    /// How it is spoken to: `openai` or `anthropic`.
+    pub api: &'static str,
+    /// Its base URL.
+    pub url: String,
+    /// Where its host is, as HOST=ADDRESS:PORT; none: the URL says it.
+    pub address: Option<String>,
+    /// What it wants to see.
+    pub key: Option<Secret>,
+}
+
 /// What the role needs to start.
 pub struct SchedulerConfig {
     /// Where its tables are.
@@ -66,6 +79,8 @@ pub struct SchedulerConfig {
     pub agent_endpoint: AgentEndpoint,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
+    /// The model server of the agents; none: they run scripts only.
+    pub model: Option<ModelServer>,
     /// Names this process among those over the same database; the same after a restart.
     pub holder: String,
     /// The activity role.
@@ -80,6 +95,7 @@ pub(crate) struct Scheduler {
     runtime: Arc<dyn Runtime>,
     objects: Arc<dyn ObjectStore>,
     agent_endpoint: AgentEndpoint,
+    model: Option<ModelServer>,
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
@@ -121,6 +137,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         runtime: config.runtime,
         objects: config.objects,
         agent_endpoint: config.agent_endpoint,
+        model: config.model,
         holder: config.holder,
         outbox: Notify::new(),
         queue: reconcile::Queue::default(),

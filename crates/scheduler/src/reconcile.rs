@@ -5,7 +5,7 @@
 //! the plan was made from.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -277,6 +277,7 @@ impl Scheduler {
         if let Some(ca) = &self.agent_endpoint.ca {
             env.insert("MI_CA_PEM".to_owned(), ca.clone());
         }
+        env.extend(self.model_of(agent));
         if agent.public_key.is_none() {
             // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
             env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());
@@ -295,6 +296,20 @@ impl Scheduler {
                 disk_bytes: positive(agent.spec.resources.disk_bytes),
             },
         }
+    }
+
+    /// What tells an agent of its model; nothing when there is no server, or its tier is one that no longer exists.
+    fn model_of(&self, agent: &Agent) -> BTreeMap<String, String> {
+        let tier = self.catalogue.tier("model_tier", &agent.spec.model_tier);
+        let (Some(server), Ok(tier)) = (&self.model, tier) else { return BTreeMap::new() };
+        let known = [
+            ("MI_MODEL_API", Some(server.api)),
+            ("MI_MODEL_URL", Some(server.url.as_str())),
+            ("MI_MODEL_ADDRESS", server.address.as_deref()),
+            ("MI_MODEL_KEY", server.key.as_ref().map(Secret::expose)),
+            ("MI_MODEL_ID", Some(tier.model_id.as_str())),
+        ];
+        known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
     }
 
     async fn halt(&self, mut agent: Agent, state: State) -> Result<()> {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result, secret::Secret};
+use mi_office::drive::DriveLimits;
 use mi_rpc::tls::KeyFiles;
 use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;
@@ -16,6 +17,36 @@ pub enum MasterKeySource {
     File(Option<PathBuf>),
     /// The text of `MI_MASTER_KEY`.
     Environment(Secret),
+}
+
+/// The model server of the agents.
+#[derive(Debug, Clone)]
+pub struct ModelFlags {
+    /// How it is spoken to.
+    pub api: ModelApi,
+    /// Its base URL.
+    pub url: String,
+    /// File with the key that it wants to see.
+    pub key_file: Option<PathBuf>,
+}
+
+/// How a model server is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelApi {
+    /// Chat completions.
+    OpenAi,
+    /// Messages.
+    Anthropic,
+}
+
+impl ModelApi {
+    /// The name in flags and in the environment of agents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
 }
 
 /// What `mi up` and `mi serve` share.
@@ -35,10 +66,14 @@ pub struct PlatformConfig {
     pub database: Option<Secret>,
     /// URL of the object storage; none: a directory in the data directory.
     pub object_store: Option<String>,
+    /// How much an office's drive may hold; only the office role needs it.
+    pub drive: DriveLimits,
     /// Whether agents are walled off.
     pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
+    /// The model server of the agents; none: they run scripts only.
+    pub model: Option<ModelFlags>,
     /// The key that everything secret in the database is under; only the office role needs it.
     pub master_key: MasterKeySource,
     /// File to write when it serves.

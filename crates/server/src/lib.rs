@@ -2,12 +2,14 @@
 
 mod config;
 mod data_dir;
+mod model;
 mod objects;
 mod ready;
 mod roles;
 mod run;
 
-pub use config::{MasterKeySource, PlatformConfig, RoleName, ServeConfig};
+pub use config::{MasterKeySource, ModelApi, ModelFlags, PlatformConfig, RoleName, ServeConfig};
+pub use mi_office::drive::DriveLimits;
 pub use mi_rpc::tls::KeyFiles;
 pub use mi_runtime::process::SandboxMode;
 pub use ready::Ready;

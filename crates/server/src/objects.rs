@@ -1,10 +1,19 @@
-//! Object storage by URL: backups and log segments.
+//! Object storage by URL: backups, log segments and the content of files.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
 
 use mi_kernel::{Error, Result};
 use object_store::{ObjectStore, local::LocalFileSystem, parse_url_opts, prefix::PrefixStore};
 use url::Url;
+
+/// What nobody has written to for so long is nobody's: every upload ends sooner.
+const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 
 /// Opens the storage: a directory for none, else `file:///directory` or `s3://bucket/prefix` (credentials and endpoint
 /// from the usual AWS_* variables).
@@ -22,9 +31,17 @@ pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectS
             Error::precondition("OBJECT_STORE", text).caused_by(error)
         };
         fs::create_dir_all(&directory).map_err(|error| unusable(error.into()))?;
+        match url {
+            // Nobody else writes there while this process has the data directory.
+            None => remove_unfinished(&directory, SystemTime::now()),
+            Some(_) => {
+                let shared = directory.clone();
+                thread::spawn(move || remove_unfinished(&shared, SystemTime::now() - UNFINISHED));
+            }
+        }
         let local = LocalFileSystem::new_with_prefix(&directory).map_err(|error| unusable(error.into()))?;
-        // Directories that a removed office leaves empty go too.
-        return Ok(Arc::new(local.with_automatic_cleanup(true)));
+        // What a row says is stored must be there after a power cut, too. Directories that a removed office leaves empty go.
+        return Ok(Arc::new(local.with_fsync(true).with_automatic_cleanup(true)));
     }
     let options = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
     let (store, prefix) = url
@@ -34,9 +51,57 @@ pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectS
     Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
+/// Removes what processes that were killed had not finished: an object is written as `NAME#N` and renamed when it is
+/// whole. Through the storage itself such files cannot be seen.
+fn remove_unfinished(directory: &Path, before: SystemTime) {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries {
+        let unfinished = || {
+            let name = entry.file_name();
+            let (_, number) = name.to_str()?.rsplit_once('#')?;
+            let numbered = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            Some(numbered && entry.metadata().ok()?.modified().ok()? <= before)
+        };
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => remove_unfinished(&entry.path(), before),
+            Ok(kind) if kind.is_file() && unfinished() == Some(true) => {
+                let removed = fs::remove_file(entry.path());
+                tracing::debug!(target: "mi::server", path = %entry.path().display(), ?removed, "an unfinished object");
+            }
+            _ => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_was_writing_is_removed_when_it_is_nobodys() {
+        let root = tempfile::tempdir().expect("directory");
+        let deep = root.path().join("objects/office/drive");
+        fs::create_dir_all(&deep).expect("made");
+        let write = |name: &str, age: Duration| {
+            let file = fs::File::create(deep.join(name)).expect("written");
+            file.set_modified(SystemTime::now() - age).expect("set");
+        };
+        let names = || {
+            let entries = fs::read_dir(&deep).expect("listed").map(|entry| entry.expect("an entry").file_name());
+            let mut names: Vec<String> = entries.map(|name| name.into_string().expect("plain")).collect();
+            names.sort();
+            names
+        };
+        for (name, age) in
+            [("a", UNFINISHED * 2), ("a#1", UNFINISHED * 2), ("b#2", Duration::ZERO), ("c#x", UNFINISHED * 2)]
+        {
+            write(name, age);
+        }
+        remove_unfinished(root.path(), SystemTime::now() - UNFINISHED);
+        assert_eq!(names(), ["a", "b#2", "c#x"]);
+        open(None, root.path()).expect("opens");
+        assert_eq!(names(), ["a", "c#x"]);
+    }
 
     #[test]
     fn only_known_schemes() {

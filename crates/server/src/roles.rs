@@ -14,7 +14,10 @@ use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::config::{PlatformConfig, RoleName};
+use crate::{
+    config::{PlatformConfig, RoleName},
+    model,
+};
 
 /// Lines that computes printed and nobody stored yet.
 const LINES: usize = 4096;
@@ -70,6 +73,7 @@ impl Parts<'_> {
             lines,
             agent_endpoint,
             catalogue: self.config.catalogue.clone(),
+            model: model::open(self.config.model.as_ref()).await?,
             holder: self.node_id.to_owned(),
             activity,
         };
@@ -80,6 +84,7 @@ impl Parts<'_> {
     /// The role, and the administrator's key.
     pub(crate) async fn office(
         &self,
+        objects: Arc<dyn ObjectStore>,
         scheduler: Transport,
         activity: Transport,
         admin_key_file: &Path,
@@ -87,6 +92,8 @@ impl Parts<'_> {
         let config = OfficeConfig {
             database: self.config.database_of(RoleName::Office)?,
             master_keys: self.config.master_keys()?,
+            objects,
+            drive: self.config.drive,
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;

@@ -114,9 +114,9 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
     parts.tell_refusals(&activity);
-    let scheduler = Transport::local(parts.scheduler(objects, activity.clone(), agent_endpoint).await?);
+    let scheduler = Transport::local(parts.scheduler(objects.clone(), activity.clone(), agent_endpoint).await?);
     let key_file = config.data_dir.join("admin.key");
-    let (office, key) = parts.office(scheduler.clone(), activity.clone(), &key_file).await?;
+    let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
     let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
     if let Some(listener) = agents {
@@ -194,7 +194,7 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         RoleName::Office => {
             let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));
             parts.tell_refusals(&activity()?);
-            let (guard, key) = parts.office(scheduler()?, activity()?, &key_file).await?;
+            let (guard, key) = parts.office(objects()?, scheduler()?, activity()?, &key_file).await?;
             admin_key = Some(key);
             guard
         }

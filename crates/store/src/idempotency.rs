@@ -101,6 +101,18 @@ impl Request {
     }
 }
 
+/// Whether a request is remembered under this id, whatever it said: for a caller who does not know all of its content yet.
+pub async fn used(conn: &mut Conn, scope: &str, request_id: &str) -> DbResult<bool> {
+    let row: Option<(Uuid,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT resource FROM idempotency WHERE scope = $1 AND request_id = $2")
+            .bind(scope)
+            .bind(request_id)
+            .fetch_optional(&mut *c)
+            .await
+    })?;
+    Ok(row.is_some())
+}
+
 /// Forgets requests older than the retention time, whoever sent them.
 pub async fn sweep(tx: &mut PlatformConn, now: Time) -> DbResult<()> {
     on!(tx, |c| sqlx::query("DELETE FROM idempotency WHERE created_at < $1")

@@ -1,9 +1,11 @@
-//! Dev only: fresh databases, a clock to turn, waiting on a condition, and the `mi` binary as a user runs it.
+//! Dev only: fresh databases, a clock to turn, waiting on a condition, a model server without a
+//! model, and the `mi` binary as a user runs it.
 //!
 //! Knows no service: a suite that needs one brings it along, so that every service can use this crate in its own tests.
 
 mod clock;
 mod db;
+pub mod model;
 pub mod platform;
 mod process;
 mod until;

@@ -7,10 +7,10 @@ use mi_proto::v1::{
     ActivityEvent, ActivityHead, GetActivityHeadRequest, GetActivityHeadResponse, ListActivityRequest,
     ListActivityResponse, WatchActivityRequest, WatchActivityResponse, activity_service_server::ActivityService,
 };
-use mi_rpc::{Caller, convert, status};
+use mi_rpc::{Caller, convert, outgoing, status};
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
-use super::{outgoing, time_span};
+use super::{BUFFER, time_span};
 use crate::{
     feed::{Feed, FeedEvent, Filter},
     offices::Offices,
@@ -82,7 +82,7 @@ impl Activity {
         }
         let events = self.feed.watch(office_id, filter, request.after_cursor).await?;
         let messages = events.map_ok(|event| WatchActivityResponse { event: Some(wire(event)) });
-        Ok(outgoing(&self.tasks, messages.map_err(status)))
+        Ok(outgoing(&self.tasks, BUFFER, messages.map_err(status)))
     }
 }
 

@@ -9,10 +9,10 @@ use mi_proto::v1::{
     AppendLogsRequest, AppendLogsResponse, ListLogsRequest, ListLogsResponse, TailLogsRequest, TailLogsResponse,
     log_service_server::LogService,
 };
-use mi_rpc::{Caller, Entry, status};
+use mi_rpc::{Caller, Entry, outgoing, status};
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
-use super::{outgoing, time_span};
+use super::{BUFFER, time_span};
 use crate::{
     logs::{Batch, Logs, read::Start, source::Source},
     offices::Offices,
@@ -70,7 +70,7 @@ impl LogService for LogApi {
             let durable_index = appender.append(request).await.map_err(status)?;
             Ok(Some((AppendLogsResponse { durable_index }, (appender, requests))))
         });
-        Ok(Response::new(outgoing(&self.tasks, answers)))
+        Ok(Response::new(outgoing(&self.tasks, BUFFER, answers)))
     }
 }
 
@@ -100,7 +100,7 @@ impl LogApi {
         };
         let lines = self.logs.follow((office_id, agent), start).await?;
         let messages = lines.map_ok(|line| TailLogsResponse { line: Some(line) });
-        Ok(outgoing(&self.tasks, messages.map_err(status)))
+        Ok(outgoing(&self.tasks, BUFFER, messages.map_err(status)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt};
 
 use mi_client::jittered;
-use mi_proto::v1::{self, UploadFileRequest, UploadHeader, upload_file_request::Part};
+use mi_proto::v1::{self, DownloadFileRequest, UploadFileRequest, UploadHeader, upload_file_request::Part};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -71,4 +71,26 @@ async fn feed(file: File, header: UploadHeader, send: mpsc::Sender<UploadFileReq
         };
     }
     Ok(())
+}
+
+/// A part of a file, and the file.
+///
+/// # Errors
+/// What the platform answers.
+pub(super) async fn download(
+    shared: &Shared,
+    path: &str,
+    offset: i64,
+    most: usize,
+) -> Result<(v1::File, Vec<u8>), Status> {
+    let length = i64::try_from(most).unwrap_or(i64::MAX);
+    let request = DownloadFileRequest { office_id: shared.office_id.clone(), path: path.to_owned(), offset, length };
+    let mut answers = shared.client.drive().download_file(request).await?.into_inner();
+    let (mut file, mut content) = (None, Vec::new());
+    while let Some(answer) = answers.message().await? {
+        file = file.or(answer.file);
+        content.extend_from_slice(&answer.chunk);
+        content.truncate(most);
+    }
+    Ok((file.ok_or_else(|| Status::internal("the answer names no file"))?, content))
 }

@@ -25,6 +25,8 @@ pub(super) enum Outcome {
     Failed(Failed),
     /// Unfinished, for no fault of the task.
     Released,
+    /// Reported already; what came of that.
+    Reported(String),
 }
 
 /// Work that is done.
@@ -111,6 +113,7 @@ impl<'a> Lease<'a> {
                 }
             },
             Outcome::Failed(failed) => self.failed(failed).await,
+            Outcome::Reported(ended) => ended,
             Outcome::Released => match self.release().await {
                 Ok(()) => "given back".into(),
                 Err(status) => format!("could not be given back: {}", status.message()),

@@ -4,7 +4,7 @@
 
 use std::{
     fs, io,
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::symlink, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::ExitStatus,
     time::Duration,
@@ -79,9 +79,17 @@ pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Durat
     let (file, artifacts) = (directory.path().join("script"), directory.path().join("artifacts"));
     fs::write(&file, script)?;
     fs::create_dir(&artifacts)?;
+    let bin = directory.path().join("bin");
+    fs::create_dir(&bin)?;
+    // Scripts use `mi` as its operators do. Within the walls it lies on no path, but it is what runs here.
+    symlink(format!("/proc/{}/exe", std::process::id()), bin.join("mi"))?;
+    let mut path = bin.into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
     let mut command = shell(&file);
     command
         .current_dir(&shared.config.workspace)
+        .env("PATH", path)
         .env("MI_OFFICE_ID", &shared.office_id)
         .env("MI_TASK_ID", &task.id)
         .env("MI_ATTEMPT", task.attempt.to_string())

@@ -2,5 +2,7 @@
 
 mod claims;
 mod commands;
+mod models;
+mod office;
 mod platform;
 mod session;

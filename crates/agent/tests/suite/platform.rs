@@ -68,6 +68,12 @@ pub(crate) struct Platform {
     pub(crate) completions: Mutex<Vec<CompleteTaskRequest>>,
     pub(crate) failures: Mutex<Vec<FailTaskRequest>>,
     pub(crate) releases: Mutex<Vec<ReleaseTaskRequest>>,
+    /// The agent's role.
+    pub(crate) role: &'static str,
+    /// Tasks that the agent has created.
+    pub(crate) tasks: Mutex<Vec<Task>>,
+    /// What its tools asked for otherwise.
+    pub(crate) heard: Mutex<Vec<String>>,
     /// The drive.
     pub(crate) files: Mutex<BTreeMap<String, Vec<u8>>>,
 }
@@ -118,7 +124,7 @@ impl Platform {
         let first = parts.message().await?.and_then(|message| message.part);
         let Some(Part::Header(header)) = first else { return Err(Status::invalid_argument("no header")) };
         self.refusal("UploadFile")?;
-        assert!(header.force && !header.request_id.is_empty(), "{header:?}");
+        assert!(!header.request_id.is_empty(), "{header:?}");
         let mut content = Vec::new();
         while let Some(message) = parts.message().await? {
             let Some(Part::Chunk(chunk)) = message.part else { return Err(Status::invalid_argument("no chunk")) };
@@ -148,7 +154,8 @@ impl Platform {
         }
         assert_eq!(request.token, "token");
         *self.public_key.lock().expect("lock") = request.public_key.to_vec();
-        let agent = Agent { model_tier: "sonnet".into(), ..Agent::default() };
+        let agent =
+            Agent { name: "analyst".into(), role: self.role.into(), model_tier: "sonnet".into(), ..Agent::default() };
         Ok(EnrolAgentResponse { agent: Some(agent) })
     }
 
@@ -271,12 +278,16 @@ impl Platform {
                 })
                 .await
             }
-            name => panic!("unexpected call of {name}"),
+            name => self.clone().tool(name, request).await,
         })
     }
 
     /// Answers a unary call of an agent.
-    async fn unary<Q, A, F>(&self, request: http::Request<Body>, answer: impl Fn(Q) -> F) -> http::Response<Body>
+    pub(crate) async fn unary<Q, A, F>(
+        &self,
+        request: http::Request<Body>,
+        answer: impl Fn(Q) -> F,
+    ) -> http::Response<Body>
     where
         Q: prost::Message + Default + 'static,
         A: prost::Message + Default + 'static,
@@ -367,6 +378,8 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(config: AgentConfig) -> Self {
+        // As the program does it; fails only when it is done already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let (stop, mut stopped) = watch::channel(false);
         let (end, ended) = oneshot::channel();
         std::thread::spawn(move || {
@@ -412,6 +425,7 @@ pub(crate) fn config(endpoint: String, dir: &tempfile::TempDir) -> AgentConfig {
             slots: 2,
             lease: Duration::from_secs(15),
             command_limit: Duration::from_secs(60),
+            model: None,
         },
     }
 }

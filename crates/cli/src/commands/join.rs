@@ -29,7 +29,7 @@ use crate::{
 /// What the platform expects of an external agent.
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Files in the identity directory.
-const KEY_FILE: &str = "identity.key";
+pub(crate) const KEY_FILE: &str = "identity.key";
 const AGENT_FILE: &str = "agent.json";
 
 #[derive(Debug, Args)]

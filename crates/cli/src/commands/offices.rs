@@ -137,11 +137,7 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
     if args.no_wait || office.status() != OfficeStatus::Provisioning {
         return context.out.one(&office);
     }
-    let settled = wait::until("waiting for the colony to become active".into(), ACTIVE_LIMIT, async || {
-        let office = get(context, &office.id).await?;
-        Ok((office.status() != OfficeStatus::Provisioning).then_some(office))
-    });
-    match settled.await? {
+    match settled(context, &office.id).await? {
         Some(office) => context.out.one(&office),
         None => {
             // It was created, and gets there by itself: not an error.
@@ -149,6 +145,15 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
             context.out.one(&office)
         }
     }
+}
+
+/// Waits until a new colony is active; none: it is still on its way.
+pub(crate) async fn settled(context: &Context, office_id: &str) -> Result<Option<Office>, Failure> {
+    let active = wait::until("waiting for the colony to become active".into(), ACTIVE_LIMIT, async || {
+        let office = get(context, office_id).await?;
+        Ok((office.status() != OfficeStatus::Provisioning).then_some(office))
+    });
+    active.await
 }
 
 async fn settings(args: SettingsArgs, context: &Context) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 //! no new code here.
 
 use mi_proto::{rules::POOL, v1::OfficeSettings};
+use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind};
 use prost_types::FieldMask;
 use serde_json::{Map, Value};
@@ -25,6 +26,20 @@ pub(crate) fn parse(pairs: &[(String, String)]) -> Result<(OfficeSettings, Field
     let message = DynamicMessage::deserialize(descriptor, Value::Object(object))
         .map_err(|error| Failure::Usage(error.to_string()))?;
     Ok((message.transcode_to().map_err(|error| broken(&error))?, mask))
+}
+
+/// The fields of the mask in which the settings differ.
+pub(crate) fn differing(now: &OfficeSettings, wanted: &OfficeSettings, mask: FieldMask) -> Result<FieldMask, Failure> {
+    let descriptor = POOL.get_message_by_name(OfficeSettings::TYPE);
+    let unreadable = |error: &dyn std::fmt::Display| Failure::new(format!("the settings cannot be compared: {error}"));
+    let descriptor = descriptor.ok_or_else(|| unreadable(&"no descriptor"))?;
+    let read = |settings: &OfficeSettings| {
+        DynamicMessage::decode(descriptor.clone(), settings.encode_to_vec().as_slice())
+            .map_err(|error| unreadable(&error))
+    };
+    let (now, wanted) = (read(now)?, read(wanted)?);
+    let differs = |name: &String| now.get_field_by_name(name) != wanted.get_field_by_name(name);
+    Ok(FieldMask { paths: mask.paths.into_iter().filter(differs).collect() })
 }
 
 /// The value as proto3 JSON has it.
@@ -55,7 +70,7 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Value, Failure> {
 }
 
 /// `90s`, `10m`, `2h`, `1d` or a bare number of seconds.
-fn seconds(text: &str) -> Option<u64> {
+pub(crate) fn seconds(text: &str) -> Option<u64> {
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
         Some(at) => text.split_at(at),
         None => (text, "s"),
@@ -105,6 +120,14 @@ mod tests {
         let (settings, mask) = set("allow_agent_hiring=false idle_fire_after=0").expect("valid");
         assert!(!settings.allow_agent_hiring);
         assert_eq!(mask.paths, ["allow_agent_hiring", "idle_fire_after"]);
+    }
+
+    #[test]
+    fn only_what_differs_is_changed() {
+        let (wanted, mask) = set("max_agents=5 allow_agent_hiring=false verification=peer").expect("valid");
+        let now = OfficeSettings { max_agents: Some(5), max_hire_depth: Some(2), ..OfficeSettings::default() };
+        assert_eq!(differing(&now, &wanted, mask.clone()).expect("read").paths, ["verification"]);
+        assert_eq!(differing(&wanted, &wanted, mask).expect("read").paths, [""; 0]);
     }
 
     #[test]

@@ -1,7 +1,10 @@
 //! The whole platform as its users meet it: the real binary, real processes, both databases, both arrangements.
 
 mod bad_input;
+mod chat;
 mod crash;
+mod drive;
+mod examples;
 mod external;
 mod faults;
 mod identity;

@@ -5,11 +5,31 @@ use std::{fmt::Write, process::Stdio};
 use mi_e2e::{LIMIT, World};
 use mi_testkit::{Arrangement, Backend, Platform};
 
+/// A colony whose tasks are a file.
+const OFFICE: &str = r#"
+office: {name: From a file, settings: {max_agents: 2}}
+agents:
+  - {name: worker, role: engineer, model_tier: haiku}
+tasks:
+  - {key: last, kind: command, description: echo the end, depends_on: [first, second]}
+  - {key: first, title: The first, kind: command, description: echo one, priority: 0}
+  - {key: second, kind: command, description: "echo no >&2; exit 3", max_attempts: 1}
+"#;
+
 /// A terminal session: every command with what it printed, ids and times replaced by names.
 struct Session<'a> {
     platform: &'a Platform,
+    /// Where the commands run.
+    directory: tempfile::TempDir,
     known: Vec<(String, String)>,
     transcript: String,
+}
+
+impl<'a> Session<'a> {
+    fn new(platform: &'a Platform) -> Self {
+        let directory = tempfile::tempdir().expect("made");
+        Self { platform, directory, known: Vec::new(), transcript: String::new() }
+    }
 }
 
 impl Session<'_> {
@@ -21,6 +41,7 @@ impl Session<'_> {
         let mut command = tokio::process::Command::new(mi_testkit::platform::binary());
         command
             .args(&args)
+            .current_dir(self.directory.path())
             .env("MI_CONFIG_DIR", self.platform.config_dir())
             .env_remove("MI_ENDPOINT")
             .env_remove("MI_API_KEY")
@@ -60,10 +81,13 @@ fn mask_word(word: &str) -> String {
     let is_uuid = uuid::Uuid::try_parse(text).is_ok();
     let is_time = text.len() >= 20 && text.ends_with('Z') && text.as_bytes()[4] == b'-' && text.contains('T');
     let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let name = match (is_uuid, is_time, is_hex) {
-        (true, ..) => "<id>",
-        (_, true, _) => "<time>",
-        (.., true) => "<hex>",
+    let is_age = (2..=3).contains(&text.len()) && text.ends_with('s') && text.as_bytes()[0].is_ascii_digit();
+    let name = match text {
+        _ if is_uuid => "<id>",
+        _ if is_time => "<time>",
+        _ if is_hex => "<hex>",
+        _ if is_age => "<age>",
+        _ if text.starts_with("eyJ") => return "<jws>".to_owned() + &word[text.len()..],
         _ => return word.to_owned(),
     };
     format!("{name:<width$}", width = text.len()) + &word[text.len()..]
@@ -88,7 +112,8 @@ fn field(json: &str, path: &str) -> String {
 #[tokio::test]
 async fn a_first_session() {
     let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
-    let mut session = Session { platform: &world.platform, known: Vec::new(), transcript: String::new() };
+    let mut session = Session::new(&world.platform);
+    std::fs::write(session.directory.path().join("notes.md"), "Notes").expect("written");
     let json = session.run("colonies create --name \"My Colony\" -o json").await;
     session.transcript.clear();
     let colony = field(&json, "/id");
@@ -114,9 +139,104 @@ async fn a_first_session() {
         "colonies suspend {colony}",
         "agents hire --colony {colony} --name late",
         "colonies resume {colony}",
+        "files ls --colony {colony}",
+        "files put --colony {colony} notes.md ../outside",
+        "files put --colony {colony} missing.txt",
+        "files put --colony {colony} /dev/null reports/empty.txt",
+        "files put --colony {colony} /dev/null reports/empty.txt",
+        "files put --colony {colony} /dev/null Reports/Empty.txt --force",
+        "files ls --colony {colony} reports/",
+        "files stat --colony {colony} reports/empty.txt",
+        "files changes --colony {colony} --after 1",
+        "files rm --colony {colony} reports/empty.txt --if-revision 5",
+        "files rm --colony {colony} reports/empty.txt --if-revision 1",
+        "files get --colony {colony} reports/empty.txt",
+        "files changes --colony {colony}",
         "keys create --name laptop --bogus",
         "colonies delete {colony}",
         "colonies list",
+    ] {
+        session.run(line).await;
+    }
+    insta::assert_snapshot!(session.transcript);
+}
+
+#[tokio::test]
+async fn a_session_of_work() {
+    let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    let mut session = Session::new(&world.platform);
+    let colony = field(&session.run("colonies create --name Work -o json").await, "/id");
+    session.name(&colony, "colony");
+    session.run("agents hire --colony {colony} --name worker --wait").await;
+    let greet =
+        "tasks create --colony {colony} --title Greet --kind command --description \"echo hello\" --wait -o json";
+    let greet = field(&session.run(greet).await, "/id");
+    session.name(&greet, "greet");
+    // Nobody has a model, so nobody takes it.
+    let think = "tasks create --colony {colony} --title Think --priority 10 --description \"What now?\" -o json";
+    let think = field(&session.run(think).await, "/id");
+    session.name(&think, "think");
+    session.transcript.clear();
+    for line in [
+        "tasks create --colony {colony} --title Again --kind command --description \"echo again\" --wait",
+        "tasks create --colony {colony} --title Fail --kind command --description \"exit 3\" --max-attempts 1 --wait",
+        "tasks create --colony {colony} --title Script --kind command",
+        "tasks create --title Homeless",
+        "run --colony {colony} -- echo \"a  b\" $HOME",
+        "run --colony {colony} -- sh -c \"echo out; echo err >&2; exit 7\"",
+        "run --colony {colony} -- sh -c \"mi --version | cut -d ' ' -f 1\"",
+        "run --colony {colony} --attempts 0 -- true",
+        "tasks get --colony {colony} {greet}",
+        "tasks receipt --colony {colony} {greet} --verify",
+        "tasks receipt --colony {colony} {think}",
+        "tasks list --colony {colony}",
+        "tasks list --colony {colony} --status queued,blocked",
+        "tasks list --colony {colony} --status stuck",
+        "tasks note --colony {colony} {think} \"Ask somebody.\"",
+        "tasks notes --colony {colony} {think}",
+        "tasks cancel --colony {colony} {think} --reason \"no model\"",
+        "tasks cancel --colony {colony} {think}",
+        "tasks retry --colony {colony} {think}",
+        "tasks complete --colony {colony} {think} --result \" \"",
+        "tasks complete --colony {colony} {think} --result \"Nothing now.\"",
+        "tasks verify --colony {colony} {think} --approve",
+        "tasks watch --colony {colony} {think}",
+        "tasks get --colony {colony} 0000",
+        "tasks stats --colony {colony}",
+    ] {
+        session.run(line).await;
+    }
+    insta::assert_snapshot!(session.transcript);
+}
+
+#[tokio::test]
+async fn a_session_with_a_file() {
+    let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    let mut session = Session::new(&world.platform);
+    for (name, text) in [
+        ("office.yaml", OFFICE.to_owned()),
+        ("changed.yaml", OFFICE.replace("echo one", "echo two").replace("max_agents: 2", "max_agents: 3")),
+        ("again.yaml", OFFICE.replace("\nagents", "\nrun: 2\nagents")),
+        ("promoted.yaml", OFFICE.replace("haiku", "opus")),
+        ("cycle.yaml", OFFICE.replace("title: The first", "depends_on: [last]")),
+        ("misspelt.yaml", OFFICE.replace("priority", "prioritee")),
+        ("setting.yaml", OFFICE.replace("max_agents", "most_agents")),
+    ] {
+        std::fs::write(session.directory.path().join(name), text).expect("written");
+    }
+    for line in [
+        "apply -f cycle.yaml",
+        "apply -f misspelt.yaml --dry-run",
+        "apply -f setting.yaml",
+        "apply -f office.yaml -f nothing.yaml",
+        "apply -f office.yaml --dry-run",
+        "apply -f office.yaml",
+        "apply -f office.yaml --wait",
+        "apply -f changed.yaml --dry-run",
+        "apply -f changed.yaml",
+        "apply -f again.yaml --wait",
+        "apply -f promoted.yaml",
+        "tasks stats --colony \"From a file\"",
     ] {
         session.run(line).await;
     }

@@ -17,7 +17,7 @@ use mi_rpc::{RoleClient, status::from_status};
 use mi_store::outbox;
 
 use super::{Condition, Move, Office, Offices, State, invites, repo};
-use crate::{data_keys::DataKeys, integrations::repo::secret_clear, tasks::repo::task_clear};
+use crate::{chat, data_keys::DataKeys, integrations::repo::secret_clear, tasks::repo::task_clear};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -155,14 +155,18 @@ impl Offices {
                 return Ok(false);
             }
         }
+        self.storage.remove(office.id).await?;
+        // In parts, between which others write.
+        while chat::repo::message_clear(&self.db, office.id).await? {}
         let mut tx = self.db.office(office.id).begin().await?;
         task_clear(&mut tx).await?;
+        chat::repo::chat_delete(&mut tx).await?;
         secret_clear(&mut tx).await?;
         DataKeys::destroy(&mut tx).await?;
         invites::repo::invite_forget_all(&mut tx).await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;
-        self.moved.put([office.id]);
+        self.wake_watchers(office.id);
         tracing::info!(target: "mi::office", office = %office.id, "office deleted");
         Ok(true)
     }

@@ -96,12 +96,16 @@ impl OfficeService for Handler {
         let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
         let count = CountAgentsRequest { office_id: office.id.to_string() };
         let agents = self.registry.clone().count_agents(count).await?.into_inner().agents;
+        let tasks = self.offices.count_tasks(office.id).await.map_err(status)?;
+        let drive = self.offices.drive_usage(office.id).await.map_err(status)?;
         Ok(Response::new(v1::GetOfficeStatusResponse {
             status: Some(v1::OfficeStatusReport {
                 status: state_to_wire(office.state).into(),
                 conditions: office.conditions.into_iter().map(condition_to_wire).collect(),
                 agents,
-                ..Default::default()
+                tasks,
+                drive_bytes: drive.bytes,
+                drive_files: drive.files,
             }),
         }))
     }

@@ -36,6 +36,12 @@ pub(super) struct Batch<'a> {
     start: i64,
     tasks: BTreeMap<TaskId, Task>,
     fresh: BTreeSet<TaskId>,
+    /// Whose subtasks are all in the working set.
+    families: BTreeSet<TaskId>,
+    /// Whose dependents are.
+    followed: BTreeSet<TaskId>,
+    /// Whether the queue is another one than the database knows: who looks for work there has to wait for the writing.
+    pub(super) waits_to_be_written: bool,
     /// In the order of their last change.
     changed: Vec<TaskId>,
     /// Finished, or no longer: whose dependents and parents have to be looked at.
@@ -68,6 +74,9 @@ impl<'a> Batch<'a> {
             start: cursor,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            families: BTreeSet::new(),
+            followed: BTreeSet::new(),
+            waits_to_be_written: false,
             changed: Vec::new(),
             moved: BTreeSet::new(),
             judged: Vec::new(),
@@ -112,7 +121,9 @@ impl<'a> Batch<'a> {
     pub(super) fn insert(&mut self, task: Task, trace_id: &str) {
         let (id, author) = (task.id, task.spec.created_by.clone());
         self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
-        self.queued |= *task.state() == State::Queued;
+        let queued = *task.state() == State::Queued;
+        self.queued |= queued;
+        self.waits_to_be_written |= queued;
         self.tasks.insert(id, task);
         self.fresh.insert(id);
         self.touch(id);
@@ -139,9 +150,11 @@ impl<'a> Batch<'a> {
             let summary = format!("Task {:?} {verb}{}", task.spec.title, shortened(&outcome));
             self.note(&task, kind, summary, trace_id);
         }
-        self.queued |= *task.state() == State::Queued;
+        let queued = *task.state() == State::Queued;
         let was = self.get(id)?.state();
         let (was_verifying, was_final) = (matches!(was, State::Verifying { .. }), was.is_final());
+        self.waits_to_be_written |= queued || *was == State::Queued;
+        self.queued |= queued;
         if was_verifying {
             self.judged.push(id);
         }
@@ -180,10 +193,30 @@ impl<'a> Batch<'a> {
         self.events.push(event);
     }
 
+    /// Takes tasks that are about to end into the working set, with their subtasks and dependents.
+    pub(super) async fn load_families(&mut self, ids: Vec<TaskId>) -> Result<()> {
+        if !ids.is_empty() {
+            let rows = repo::task_families(self.tx, &ids).await?;
+            self.adopt(rows);
+            self.families.extend(&ids);
+            self.followed.extend(ids);
+        }
+        Ok(())
+    }
+
+    /// Takes the subtasks of these into the working set.
+    pub(super) async fn load_children(&mut self, ids: Vec<TaskId>) -> Result<()> {
+        let missing: Vec<_> = ids.into_iter().filter(|id| self.families.insert(*id)).collect();
+        if !missing.is_empty() {
+            let rows = repo::task_children(self.tx, &missing).await?;
+            self.adopt(rows);
+        }
+        Ok(())
+    }
+
     /// Subtasks that are not finished.
     pub(super) async fn open_children(&mut self, id: TaskId) -> Result<Vec<TaskId>> {
-        let rows = repo::task_children(self.tx, &[id]).await?;
-        self.adopt(rows);
+        self.load_children(vec![id]).await?;
         let open = |task: &&Task| task.spec.parent == Some(id) && !task.state().is_final();
         Ok(self.tasks.values().filter(open).map(|task| task.id).collect())
     }
@@ -243,7 +276,8 @@ impl<'a> Batch<'a> {
         while !self.moved.is_empty() || !self.judged.is_empty() {
             let moved = std::mem::take(&mut self.moved);
             let mut waiting: BTreeSet<TaskId> = BTreeSet::new();
-            let stored: Vec<TaskId> = moved.iter().copied().filter(|id| !self.fresh.contains(id)).collect();
+            let stored: Vec<TaskId> =
+                moved.iter().copied().filter(|id| !self.fresh.contains(id) && !self.followed.contains(id)).collect();
             if !stored.is_empty() {
                 let rows = repo::task_dependents(self.tx, &stored).await?;
                 waiting.extend(self.adopt(rows));
@@ -279,42 +313,39 @@ impl<'a> Batch<'a> {
     /// Writes what changed since the last time.
     pub(super) async fn write(&mut self) -> Result<()> {
         let changed = std::mem::take(&mut self.changed);
-        let (mut inserts, mut updates) = (Vec::new(), Vec::new());
-        for id in changed {
+        let mut fresh = BTreeSet::new();
+        for id in &changed {
             self.cursor += 1;
-            let Some(task) = self.tasks.get_mut(&id) else { continue };
-            task.cursor = self.cursor;
-            match self.fresh.remove(&id) {
-                true => inserts.push(id),
-                false => updates.push(id),
+            if let Some(task) = self.tasks.get_mut(id) {
+                task.cursor = self.cursor;
+            }
+            if self.fresh.remove(id) {
+                fresh.insert(*id);
             }
         }
-        let rows = |ids: &[TaskId]| ids.iter().filter_map(|id| self.tasks.get(id)).collect::<Vec<_>>();
-        if !inserts.is_empty() {
-            let inserts = rows(&inserts);
-            let pairs = inserts.iter().flat_map(|task| task.spec.depends_on.iter().map(|other| (task.id, *other)));
-            let pairs: Vec<_> = pairs.collect();
-            repo::task_insert(self.tx, &inserts).await?;
-            if !pairs.is_empty() {
-                repo::dependency_insert(self.tx, &pairs).await?;
-            }
+        if changed.is_empty() {
+            return Ok(());
         }
-        if !updates.is_empty() {
-            repo::task_update(self.tx, &rows(&updates)).await?;
+        let tasks: Vec<(&Task, bool)> =
+            changed.iter().filter_map(|id| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
+        repo::task_put(self.tx, &tasks, self.cursor).await?;
+        let new = tasks.iter().filter(|(_, fresh)| *fresh);
+        let pairs: Vec<_> =
+            new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();
+        if !pairs.is_empty() {
+            repo::dependency_insert(self.tx, &pairs).await?;
         }
+        self.waits_to_be_written = false;
         Ok(())
     }
 
-    /// Writes the rest: what changed, the events, and the queue's position. False: nothing had to be written.
+    /// Writes the rest: what changed, and the events. False: nothing had to be written.
     pub(super) async fn finish(&mut self) -> Result<bool> {
         self.settle().await?;
         self.write().await?;
         let events = std::mem::take(&mut self.events);
         if !events.is_empty() {
             outbox::push_all(self.tx, &events).await?;
-        }
-        if self.cursor != self.start {
-            repo::queue_advance(self.tx, self.cursor).await?;
         }
         Ok(!events.is_empty() || self.cursor != self.start)
     }

@@ -20,7 +20,7 @@ use super::{
     create::New,
     decide::Decision,
     model::{Task, Worker},
-    work::{Claim, Report, not_working},
+    work::{Claim, Report, What, not_working},
 };
 
 /// Operations of one transaction.
@@ -265,8 +265,10 @@ impl Tasks {
         if batch.roster.is_none() {
             batch.roster = self.rosters.get(&office_id).await;
         }
+        // With one question for all of them, instead of one for each.
+        batch.load_families(tickets.iter().filter_map(|ticket| ticket.op.ends()).collect()).await?;
         batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
-        let mut answers: Vec<Result<Vec<Task>>> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
+        let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
         for ticket in tickets {
             answers.push(apply(&mut batch, ticket).await?);
         }
@@ -296,7 +298,9 @@ impl Tasks {
                 }
             }
         } else if !claims.is_empty() {
-            batch.write().await?;
+            if batch.waits_to_be_written {
+                batch.write().await?;
+            }
             let traces: Vec<&str> = claims.iter().map(|(place, _)| all[*place].trace_id.as_str()).collect();
             let offers: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
             let claimed = batch.offer(&offers, &traces).await?;
@@ -319,6 +323,14 @@ struct Served {
 }
 
 impl Op {
+    /// The task that it ends, or gives back: its subtasks matter then.
+    fn ends(&self) -> Option<TaskId> {
+        match self {
+            Self::Report(Report { task_id, what: What::Completed { .. } | What::Released, .. }) => Some(*task_id),
+            _ => None,
+        }
+    }
+
     /// Tasks that it is about.
     fn subjects(&self) -> Vec<TaskId> {
         match self {

@@ -5,9 +5,6 @@ use std::time::Duration;
 use mi_kernel::{AgentId, ApiKeyId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
 use serde::{Deserialize, Serialize};
 
-/// What operators are called where agents have a name.
-pub(crate) const OPERATOR: &str = "operator";
-
 /// A piece of work.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Task {
@@ -53,7 +50,7 @@ pub(crate) struct Spec {
     pub(crate) required_tools: Vec<String>,
     pub(crate) max_attempts: i32,
     pub(crate) verification_required: bool,
-    /// Name of an agent, or [`OPERATOR`].
+    /// Name of an agent, or [`mi_kernel::text::OPERATOR`].
     pub(crate) created_by: String,
     /// The agent that created it; none: an operator, or the platform.
     pub(crate) creator: Option<AgentId>,
@@ -69,7 +66,7 @@ pub(crate) struct Spec {
 /// Who works.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Worker {
-    /// Name of an agent, or [`OPERATOR`].
+    /// Name of an agent, or [`mi_kernel::text::OPERATOR`].
     pub(crate) name: String,
     /// The agent; none: an operator.
     pub(crate) agent_id: Option<AgentId>,

@@ -11,6 +11,7 @@ use super::{
     model::{Task, Work},
     work::Report,
 };
+use crate::drive::repo::file_get;
 
 fn mismatch(what: &str) -> Error {
     Error::precondition("RECEIPT_MISMATCH", format!("the receipt is not over this work: {what}"))
@@ -58,7 +59,8 @@ fn agree(said: &Receipt, task: &Task, agent_id: &str, work: &Work, artifacts: &[
 }
 
 /// An artifact as it stands in the drive.
-async fn artifact(_batch: &mut Batch<'_>, path: &str) -> Result<Artifact> {
-    // DRIVE: replaced when merged
-    Err(Error::invalid("artifacts", format!("names no file of the drive: {path:?}")))
+async fn artifact(batch: &mut Batch<'_>, path: &str) -> Result<Artifact> {
+    let file = file_get(batch.tx, path).await?;
+    let file = file.ok_or_else(|| Error::invalid("artifacts", format!("names no file of the drive: {path:?}")))?;
+    Ok(Artifact { path: file.path, revision: file.revision, sha256: file.sha256 })
 }

@@ -2,7 +2,7 @@
 //! what takes long is the round trip, not the row.
 
 use mi_kernel::{AgentId, OfficeId, TaskId, Time, page::Page};
-use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{Arm, DbError, DbResult, OfficeConn, PlatformConn, on};
 use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
@@ -78,7 +78,7 @@ fn json<T: Serialize>(rows: &[T]) -> DbResult<String> {
 }
 
 /// The position of the newest change, locked until the transaction ends; none: the office is not there.
-pub(super) async fn queue_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
+pub(crate) async fn queue_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
     let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT cursor FROM task_queues WHERE office_id = $1",
@@ -121,22 +121,11 @@ pub(super) async fn queue_cursor(conn: &mut OfficeConn) -> DbResult<i64> {
     Ok(found.map_or(0, |(cursor,)| cursor))
 }
 
-pub(super) async fn queue_advance(tx: &mut OfficeConn, cursor: i64) -> DbResult<()> {
+/// Writes tasks, new ones and such as changed, and the queue's new position.
+pub(super) async fn task_put(tx: &mut OfficeConn, tasks: &[(&Task, bool)], cursor: i64) -> DbResult<()> {
     let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("UPDATE task_queues SET cursor = $2 WHERE office_id = $1")
-            .bind(office_id.0)
-            .bind(cursor)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
-}
-
-pub(super) async fn task_insert(tx: &mut OfficeConn, tasks: &[&Task]) -> DbResult<()> {
-    let office_id = tx.office_id();
-    let rows: Vec<_> = tasks.iter().map(|task| Written::new(task, true)).collect();
+    let rows: Vec<_> = tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect();
+    // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
         "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
              parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
@@ -144,38 +133,34 @@ pub(super) async fn task_insert(tx: &mut OfficeConn, tasks: &[&Task]) -> DbResul
              value ->> 'status', value ->> 'assigned_agent', unhex(value ->> 'assigned_id', '-'),
              unhex(value ->> 'excluded_id', '-'), unhex(value ->> 'parent_id', '-'),
              unhex(value ->> 'verifies_id', '-'), value -> 'tools', unhex(value ->> 'worker_id', '-'),
-             value ->> 'deadline', value -> 'spec', value -> 'progress' FROM json_each($2)",
-        "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
-             parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
-         SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
-             verifies_id, tools, worker_id, deadline, spec, progress
-         FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, kind text, priority integer, status text,
-             assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid, verifies_id uuid, tools jsonb,
-             worker_id uuid, deadline timestamptz, spec jsonb, progress jsonb)",
+             value ->> 'deadline', coalesce(value -> 'spec', ''), value -> 'progress' FROM json_each($2) WHERE TRUE
+         ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
+             assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
+             worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress",
+        "WITH put AS (
+             INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
+                 parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
+             SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
+                 verifies_id, tools, worker_id, deadline, coalesce(spec, '{}'), progress
+             FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, kind text, priority integer, status text,
+                 assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid, verifies_id uuid, tools jsonb,
+                 worker_id uuid, deadline timestamptz, spec jsonb, progress jsonb)
+             ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
+                 assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
+                 worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress)
+         UPDATE task_queues SET cursor = $3 WHERE office_id = $1",
     );
     let text = json(&rows)?;
-    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
-    Ok(())
-}
-
-/// Writes everything that can change.
-pub(super) async fn task_update(tx: &mut OfficeConn, tasks: &[&Task]) -> DbResult<()> {
-    let office_id = tx.office_id();
-    let rows: Vec<_> = tasks.iter().map(|task| Written::new(task, false)).collect();
-    let sql = tx.pick(
-        "UPDATE tasks SET cursor = value ->> 'cursor', status = value ->> 'status',
-             assigned_agent = value ->> 'assigned_agent', assigned_id = unhex(value ->> 'assigned_id', '-'),
-             worker_id = unhex(value ->> 'worker_id', '-'), deadline = value ->> 'deadline',
-             progress = value -> 'progress'
-         FROM json_each($2) WHERE office_id = $1 AND tasks.id = unhex(value ->> 'id', '-')",
-        "UPDATE tasks SET cursor = v.cursor, status = v.status, assigned_agent = v.assigned_agent,
-             assigned_id = v.assigned_id, worker_id = v.worker_id, deadline = v.deadline, progress = v.progress
-         FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, status text, assigned_agent text,
-             assigned_id uuid, worker_id uuid, deadline timestamptz, progress jsonb)
-         WHERE tasks.office_id = $1 AND tasks.id = v.id",
-    );
-    let text = json(&rows)?;
-    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
+    match tx.arm() {
+        Arm::Postgres(c) => {
+            sqlx::query(sql).bind(office_id.0).bind(text).bind(cursor).execute(c).await?;
+        }
+        Arm::Sqlite(c) => {
+            sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await?;
+            let advance = "UPDATE task_queues SET cursor = $2 WHERE office_id = $1";
+            sqlx::query(advance).bind(office_id.0).bind(cursor).execute(c).await?;
+        }
+    }
     Ok(())
 }
 
@@ -210,12 +195,35 @@ pub(super) async fn task_get_all(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
     by_ids(conn, sql, ids).await
 }
 
+/// These tasks, their subtasks, and the tasks that wait for them, or did.
+pub(super) async fn task_families(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+    let sql = conn.pick(
+        // A cross join keeps this order: from the ids to the few that depend on them.
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))
+         UNION ALL SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($2))
+         UNION ALL SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS wanted
+         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(wanted.value, '-')
+         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id",
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))
+         UNION ALL SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND parent_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))
+         UNION ALL SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
+         FROM task_dependencies WHERE office_id = $1
+             AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))",
+    );
+    by_ids(conn, sql, ids).await
+}
+
 /// Tasks that wait for one of these, or did.
 pub(super) async fn task_dependents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
     let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
-         FROM task_dependencies WHERE office_id = $1
-             AND depends_on IN (SELECT unhex(value, '-') FROM json_each($2)))",
+        // A cross join keeps this order: from the ids to the few that depend on them.
+        "SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS wanted
+         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(wanted.value, '-')
+         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id",
         "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
          FROM task_dependencies WHERE office_id = $1
              AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))",

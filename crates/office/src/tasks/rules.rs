@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use mi_kernel::{Error, LeaseId, Result, TaskId, receipt::MAX_RECEIPT};
+use mi_kernel::{Error, LeaseId, Result, TaskId, receipt::MAX_RECEIPT, text::drive_path};
 use mi_proto::v1::{CompleteTaskRequest, CreateTaskRequest, TaskKind, TaskStatus};
 use mi_store::idempotency;
 
@@ -214,6 +214,7 @@ pub(super) fn work(request: &CompleteTaskRequest) -> Result<Work> {
     if request.artifacts.len() > MAX_ARTIFACTS {
         return Err(Error::invalid("artifacts", format!("holds at most {MAX_ARTIFACTS} paths")));
     }
+    request.artifacts.iter().try_for_each(|path| drive_path("artifacts", path).map(drop))?;
     let mut sorted: Vec<&String> = request.artifacts.iter().collect();
     sorted.sort_unstable();
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {

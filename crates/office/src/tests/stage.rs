@@ -16,7 +16,8 @@ use mi_proto::{
     },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
-        access_service_client::AccessServiceClient, integration_service_client::IntegrationServiceClient,
+        access_service_client::AccessServiceClient, chat_service_client::ChatServiceClient,
+        drive_service_client::DriveServiceClient, integration_service_client::IntegrationServiceClient,
         office_service_client::OfficeServiceClient, task_service_client::TaskServiceClient,
     },
 };
@@ -31,11 +32,14 @@ use tonic::{
     codegen::{BoxFuture, Service},
 };
 
-use super::peer::Peer;
-use crate::{OfficeConfig, Peers, accounts::Accounts};
+use super::{faulty::Faulty, peer::Peer};
+use crate::{OfficeConfig, Peers, accounts::Accounts, drive::DriveLimits};
 
 /// Far longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
+
+/// How much a drive may hold here.
+pub(super) const LIMITS: DriveLimits = DriveLimits { file_bytes: 8 << 20, office_bytes: 12 << 20 };
 
 /// See the module.
 pub(super) struct Stage {
@@ -46,6 +50,8 @@ pub(super) struct Stage {
     pub(super) accounts: Accounts,
     /// Where the master keys are.
     pub(super) keys: TempDir,
+    /// Where the content of files is.
+    pub(super) objects: Faulty,
     transport: Transport,
     tasks: Tasks,
     /// An operator whose account exists.
@@ -54,7 +60,7 @@ pub(super) struct Stage {
 
 /// Calls the role as one actor.
 #[derive(Clone)]
-pub(super) struct Client(Transport, Arc<Actor>);
+pub(super) struct Client(pub(super) Transport, pub(super) Arc<Actor>);
 
 impl Service<HttpRequest> for Client {
     type Response = HttpResponse;
@@ -77,10 +83,11 @@ impl OnBackend for Stage {
         let (scheduler, activity) = (Peer::default(), Peer::default());
         let keys = tempfile::tempdir().expect("made");
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
+        let objects = Faulty::default();
         let (accounts, transport) =
-            start(&database, &clock, &scheduler, &activity, wrapper, &tasks).await.expect("builds");
+            start(&database, &clock, [&scheduler, &activity], wrapper, &objects, &tasks).await.expect("builds");
         let owner = Actor::Anonymous;
-        let mut stage = Self { database, clock, scheduler, activity, accounts, keys, transport, tasks, owner };
+        let mut stage = Self { database, clock, scheduler, activity, accounts, keys, objects, transport, tasks, owner };
         stage.owner = stage.account("Owner").await.0;
         stage
     }
@@ -89,13 +96,14 @@ impl OnBackend for Stage {
 async fn start(
     database: &TestDb,
     clock: &ManualClock,
-    scheduler: &Peer,
-    activity: &Peer,
+    [scheduler, activity]: [&Peer; 2],
     master_keys: Arc<dyn KeyWrapper>,
+    objects: &Faulty,
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {
     let peers = Peers { scheduler: scheduler.transport(clock), activity: activity.transport(clock) };
-    let config = OfficeConfig { database: database.target().clone(), master_keys };
+    let objects = Arc::new(objects.clone());
+    let config = OfficeConfig { database: database.target().clone(), master_keys, objects, drive: LIMITS };
     let role = crate::build(config, peers, clock.shared(), tasks).await?;
     let guard =
         Guard::new("office", role.routes, PrincipalKey::random(), clock.shared(), tasks.shutdown(), Default::default());
@@ -127,7 +135,8 @@ impl Stage {
     /// A process starts with these master keys, or does not.
     pub(super) async fn start_with(&mut self, keys: Arc<dyn KeyWrapper>) -> mi_kernel::Result<()> {
         self.tasks = Tasks::new();
-        let started = start(&self.database, &self.clock, &self.scheduler, &self.activity, keys, &self.tasks).await;
+        let peers = [&self.scheduler, &self.activity];
+        let started = start(&self.database, &self.clock, peers, keys, &self.objects, &self.tasks).await;
         (self.accounts, self.transport) = started?;
         Ok(())
     }
@@ -135,7 +144,8 @@ impl Stage {
     /// Calls another process over the same database and peers, which runs beside this one until it is dropped.
     pub(super) async fn beside(&self, actor: &Actor) -> (TaskServiceClient<Client>, Tasks) {
         let (tasks, keys) = (Tasks::new(), Arc::new(FileKeys::new(self.master_key_file())));
-        let started = start(&self.database, &self.clock, &self.scheduler, &self.activity, keys, &tasks).await;
+        let started =
+            start(&self.database, &self.clock, [&self.scheduler, &self.activity], keys, &self.objects, &tasks).await;
         let client = Client(started.expect("builds").1, Arc::new(actor.clone()));
         (TaskServiceClient::new(client), tasks)
     }
@@ -151,6 +161,19 @@ impl Stage {
 
     pub(super) fn integrations(&self, actor: &Actor) -> IntegrationServiceClient<Client> {
         IntegrationServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    pub(super) fn chat(&self, actor: &Actor) -> ChatServiceClient<Client> {
+        ChatServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    /// Another process over the same database and with the same peers; only where there can be one.
+    pub(super) async fn twin(&self) -> Transport {
+        let keys = Arc::new(FileKeys::new(self.master_key_file()));
+        start(&self.database, &self.clock, [&self.scheduler, &self.activity], keys, &self.objects, &self.tasks)
+            .await
+            .expect("builds")
+            .1
     }
 
     pub(super) fn tasks(&self, actor: &Actor) -> TaskServiceClient<Client> {
@@ -177,6 +200,10 @@ impl Stage {
 
     pub(super) fn offices(&self, actor: &Actor) -> OfficeServiceClient<Client> {
         OfficeServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    pub(super) fn drive(&self, actor: &Actor) -> DriveServiceClient<Client> {
+        DriveServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
     }
 
     pub(super) fn access(&self, actor: &Actor) -> AccessServiceClient<Client> {

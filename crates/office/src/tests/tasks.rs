@@ -4,6 +4,7 @@ mod attempts;
 mod bad_input;
 mod chance;
 mod dependencies;
+mod keys;
 mod life;
 mod loops;
 mod notes;
@@ -62,16 +63,16 @@ impl Stage {
         self.task(office, id).await.status()
     }
 
-    async fn claim_with(&self, by: &Actor, request: ClaimTasksRequest) -> Result<Vec<Task>, Status> {
+    pub(super) async fn claim_with(&self, by: &Actor, request: ClaimTasksRequest) -> Result<Vec<Task>, Status> {
         Ok(self.tasks(by).claim_tasks(request).await?.into_inner().tasks)
     }
 
-    async fn claim(&self, by: &Actor, office: &str) -> Option<Task> {
+    pub(super) async fn claim(&self, by: &Actor, office: &str) -> Option<Task> {
         let request = ClaimTasksRequest { office_id: office.into(), ..Default::default() };
         self.claim_with(by, request).await.expect("claims").pop()
     }
 
-    async fn complete(&self, by: &Actor, office: &str, task: &Task, result: &str) -> Result<Task, Status> {
+    pub(super) async fn complete(&self, by: &Actor, office: &str, task: &Task, result: &str) -> Result<Task, Status> {
         let request = CompleteTaskRequest {
             office_id: office.into(),
             task_id: task.id.clone(),
@@ -149,7 +150,7 @@ impl Stage {
     }
 
     /// An office in use.
-    async fn active(&self, name: &str) -> String {
+    pub(super) async fn active(&self, name: &str) -> String {
         let office = self.create(name).await;
         self.until_status(&office.id, Some(mi_proto::v1::OfficeStatus::Active)).await;
         office.id

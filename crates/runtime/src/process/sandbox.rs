@@ -216,7 +216,7 @@ impl Walls {
                 }
                 false => Vec::new(),
             });
-            let plan = self.plan(program.clone(), None, AgentId::new(), None)?;
+            let plan = self.plan(program.clone(), None, AgentId::new(), &[])?;
             let Err(failure) = clone::start(&plan, platform) else { return Ok(failures) };
             let given = &mut self.given;
             match failure.step {
@@ -281,7 +281,7 @@ impl Walls {
         program: Arc<OwnedFd>,
         own: Option<&Own<'_>>,
         agent: AgentId,
-        port: Option<u16>,
+        ports: &[u16],
     ) -> Result<Plan> {
         let unusable = |error: io::Error| Error::internal(error);
         let paths = own.map(|own| [own.workspace, own.identity, own.temporary]).into_iter().flatten();
@@ -294,7 +294,7 @@ impl Walls {
         };
         let rules = match self.given.landlock {
             0 => None,
-            _ => landlock::rules(&program, &paths, port)?,
+            _ => landlock::rules(&program, &paths, ports)?,
         };
         Ok(Plan {
             program,

@@ -132,8 +132,9 @@ fn plan(walls: &Walls, program: Arc<OwnedFd>, launch: Launch, limits: &Limits, h
     let own = Own { workspace: &workspace, identity: &identity, temporary: &temporary };
     let agent = launch.place.agent_id;
     workspace::ready(home, walls.owner(agent))?;
-    let port = launch.env.get("MI_ENDPOINT").and_then(|url| Url::parse(url).ok()?.port_or_known_default());
-    let mut plan = walls.plan(program, Some(&own), agent, port)?;
+    let port = |name| launch.env.get(name).and_then(|url| Url::parse(url).ok()?.port_or_known_default());
+    let ports: Vec<u16> = ["MI_ENDPOINT", "MI_MODEL_URL"].into_iter().filter_map(port).collect();
+    let mut plan = walls.plan(program, Some(&own), agent, &ports)?;
     plan.environment = environment(launch.env, &walls.seen(&own))?;
     let known = [
         (libc::RLIMIT_DATA, limits.memory_bytes),

@@ -103,6 +103,7 @@ pub(crate) const HONEST: &[Act] = &[
     ("run a program", || run("ls / > /dev/null; ls /usr/bin > list"), "ok"),
     ("run a program of its own", own_program, "ok"),
     ("connect to the platform", || connect("PLATFORM"), "ok"),
+    ("connect to the model server", || connect("MODEL"), "ok"),
     ("serve a socket in the workspace", own_socket, "ok"),
     ("start a thread", || std::thread::spawn(|| ()).join().map_err(|_| io::Error::other("panicked")), "ok"),
 ];

@@ -35,7 +35,7 @@ pub(crate) struct Stage {
     root: TempDir,
     lines: mpsc::Receiver<CapturedLine>,
     /// Listeners that nobody should reach, and the neighbour.
-    _around: ([TcpListener; 5], UnixListener, UnixListener, Neighbour),
+    _around: ([TcpListener; 6], UnixListener, UnixListener, Neighbour),
 }
 
 /// A process of the platform's user, with a token in its environment.
@@ -88,7 +88,8 @@ impl Stage {
         let neighbour = Neighbour(neighbour.expect("a process"));
 
         let listen = |address: &str| TcpListener::bind(address).expect("a free port");
-        let tcp = ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0"].map(listen);
+        let tcp =
+            ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0", "127.0.0.5:0"].map(listen);
         let address = |number: usize| tcp[number].local_addr().expect("bound");
         let socket = root.path().join("socket");
         let by_path = UnixListener::bind(&socket).expect("bound");
@@ -97,6 +98,7 @@ impl Stage {
 
         let path = |name: &str| root.path().join(name).display().to_string();
         let mut env = BTreeMap::from([("MI_ENDPOINT".to_owned(), format!("http://{}", address(0)))]);
+        env.insert("MI_MODEL_URL".to_owned(), format!("http://{}/v1", address(5)));
         env.extend(
             [
                 ("NEIGHBOUR_FILE", neighbours_file.display().to_string()),
@@ -111,6 +113,7 @@ impl Stage {
                 ("NEIGHBOUR_ADDRESS", address(2).to_string()),
                 ("METADATA_ADDRESS", address(3).to_string()),
                 ("INTERNET_ADDRESS", address(4).to_string()),
+                ("MODEL_ADDRESS", address(5).to_string()),
                 ("ABSTRACT", hidden),
                 ("SOCKET", path("socket")),
             ]

@@ -34,14 +34,14 @@ pub(crate) fn is_finished(status: TaskStatus) -> bool {
     matches!(status, TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled)
 }
 
-/// Whether the finished task was done; else why not.
+/// Whether the finished task was done; else the first line of why not.
 pub(crate) fn outcome(task: &Task) -> Result<(), Failure> {
     let ended = match task.status() {
         TaskStatus::Done => return Ok(()),
         TaskStatus::Cancelled => "was cancelled",
         _ => "failed",
     };
-    let why = if task.error.is_empty() { String::new() } else { format!(": {}", task.error) };
+    let why = task.error.lines().next().map(|line| format!(": {line}")).unwrap_or_default();
     Err(Failure::new(format!("task {} {ended}{why}", task.id)))
 }
 
@@ -59,7 +59,7 @@ mod tests {
         };
         assert!(outcome(&task(TaskStatus::Done, "the attempt before failed")).is_ok());
         let told = |status, error| outcome(&task(status, error)).expect_err("not done").to_string();
-        assert_eq!(told(TaskStatus::Failed, "no room"), "error: task t failed: no room\n");
+        assert_eq!(told(TaskStatus::Failed, "no room\nat all"), "error: task t failed: no room\n");
         assert_eq!(told(TaskStatus::Cancelled, ""), "error: task t was cancelled\n");
         assert!(is_finished(TaskStatus::Cancelled) && !is_finished(TaskStatus::Verifying));
     }

@@ -104,10 +104,11 @@ pub(crate) async fn run(args: ReceiptArgs, context: &Context) -> Result<(), Fail
             context.out.pairs(claims(&receipt, &key))?;
             if !checks.is_empty() {
                 context.out.print("")?;
-                context.out.report(&["CHECK", "HOLDS", "SEEN"], &checks, |check| {
+                let row = |check: &Check| {
                     let holds = if check.holds { "yes" } else { "NO" };
                     vec![check.name.to_owned(), holds.to_owned(), check.detail.clone()]
-                })?;
+                };
+                context.out.table(&["CHECK", "HOLDS", "SEEN"], checks.iter().map(row))?;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Landlock: which files an agent opens, which port it connects to, whom it signals.
+//! Landlock: which files an agent opens, which ports it connects to, whom it signals.
 //!
 //! It holds on the file itself, whatever path leads to it, and for everything that the agent starts.
 
@@ -32,8 +32,8 @@ pub(super) fn version() -> i32 {
     i32::try_from(version).unwrap_or(0).max(0)
 }
 
-/// The rules of one agent: it reads the system and `program`, writes below `own`, and connects to `port`.
-pub(super) fn rules(program: &OwnedFd, own: &[&Path], port: Option<u16>) -> Result<Option<OwnedFd>> {
+/// The rules of one agent: it reads the system and `program`, writes below `own`, and connects to `ports`.
+pub(super) fn rules(program: &OwnedFd, own: &[&Path], ports: &[u16]) -> Result<Option<OwnedFd>> {
     let broken =
         |error: RulesetError| Error::unavailable("the rules of the sandbox could not be made").caused_by(error);
     let made = || -> Result<Option<OwnedFd>, RulesetError> {
@@ -59,8 +59,8 @@ pub(super) fn rules(program: &OwnedFd, own: &[&Path], port: Option<u16>) -> Resu
             let Ok(opened) = PathFd::new(path) else { continue };
             rules = rules.add_rule(PathBeneath::new(opened, everything_but_devices()))?;
         }
-        if let Some(port) = port {
-            rules = rules.add_rule(NetPort::new(port, AccessNet::ConnectTcp))?;
+        for port in ports {
+            rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
         }
         Ok(rules.into())
     };

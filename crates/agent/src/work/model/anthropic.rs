@@ -1,0 +1,99 @@
+//! Messages, as Anthropic serves them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Call, Offer, Reply, Turn, http::Collect};
+
+/// Longest answer, which this format wants to know.
+const MAX_TOKENS: u64 = 8192;
+
+/// The request of the next answer.
+pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
+    let message = |turn: &Turn| match turn {
+        Turn::User(text) => json!({ "role": "user", "content": [{ "type": "text", "text": text }] }),
+        Turn::Model { text, calls } => {
+            let text = (!text.is_empty()).then(|| json!({ "type": "text", "text": text }));
+            let calls = calls.iter().map(|call| {
+                // What is no object would be refused; the model is told of it in the result.
+                let input = serde_json::from_str(&call.arguments).ok().filter(Value::is_object);
+                let input = input.unwrap_or_else(|| json!({}));
+                json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input })
+            });
+            json!({ "role": "assistant", "content": text.into_iter().chain(calls).collect::<Vec<_>>() })
+        }
+        Turn::Results(results) => {
+            let block =
+                |(id, text): &(String, String)| json!({ "type": "tool_result", "tool_use_id": id, "content": text });
+            json!({ "role": "user", "content": results.iter().map(block).collect::<Vec<_>>() })
+        }
+    };
+    let tool =
+        |offer: &Offer| json!({ "name": offer.name, "description": offer.description, "input_schema": offer.schema });
+    json!({
+        "model": model,
+        "max_tokens": MAX_TOKENS,
+        "system": system,
+        "messages": turns.iter().map(message).collect::<Vec<_>>(),
+        "tools": offers.iter().map(tool).collect::<Vec<_>>(),
+        "stream": true,
+    })
+}
+
+/// An answer as far as it has come.
+#[derive(Default)]
+pub(super) struct Stream {
+    text: String,
+    /// By the index of their blocks.
+    calls: BTreeMap<u64, Call>,
+    input: u64,
+    output: u64,
+    finished: bool,
+}
+
+impl Collect for Stream {
+    fn take(&mut self, data: &str) -> Result<bool, String> {
+        let event: Value = serde_json::from_str(data).map_err(|error| format!("it sent what is no JSON: {error}"))?;
+        let index = event["index"].as_u64().unwrap_or(0);
+        match event["type"].as_str().unwrap_or_default() {
+            "error" => return Err(event["error"]["message"].as_str().unwrap_or("it reports an error").to_owned()),
+            "message_start" => {
+                let usage = &event["message"]["usage"];
+                let parts = ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"];
+                self.input = parts.iter().filter_map(|part| usage[*part].as_u64()).sum();
+            }
+            "content_block_start" => {
+                let block = &event["content_block"];
+                self.text += block["text"].as_str().unwrap_or_default();
+                if block["type"] == "tool_use" {
+                    let text = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
+                    self.calls.insert(index, Call { id: text("id"), name: text("name"), arguments: String::new() });
+                }
+            }
+            "content_block_delta" => {
+                self.text += event["delta"]["text"].as_str().unwrap_or_default();
+                if let Some(call) = self.calls.get_mut(&index) {
+                    call.arguments += event["delta"]["partial_json"].as_str().unwrap_or_default();
+                }
+            }
+            "message_delta" => self.output = event["usage"]["output_tokens"].as_u64().unwrap_or(self.output),
+            "message_stop" => {
+                self.finished = true;
+                return Ok(true);
+            }
+            _ => {}
+        }
+        Ok(false)
+    }
+
+    fn finish(self) -> Option<Reply> {
+        let calls = self.calls.into_values().map(|call| match call.arguments.as_str() {
+            // A tool without arguments.
+            "" => Call { arguments: "{}".into(), ..call },
+            _ => call,
+        });
+        let reply = Reply { text: self.text, calls: calls.collect(), tokens: self.input + self.output };
+        self.finished.then_some(reply)
+    }
+}

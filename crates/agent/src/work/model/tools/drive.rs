@@ -1,0 +1,75 @@
+//! Files of the drive.
+
+use std::io::Write as _;
+
+use mi_proto::v1::{ListFilesRequest, UploadHeader};
+use serde::Deserialize;
+
+use super::{super::super::drive, Answer, MAX_ANSWER, Shared, files::part, refused};
+
+/// Most that is read at once; the answer also names the revision and where to go on.
+const MAX_READ: usize = MAX_ANSWER - 256;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    #[serde(default)]
+    prefix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Read {
+    path: String,
+    #[serde(default)]
+    offset: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Write {
+    path: String,
+    content: String,
+    #[serde(default)]
+    revision: i64,
+}
+
+pub(super) async fn list(shared: &Shared, asked: List) -> Answer {
+    let request = ListFilesRequest {
+        office_id: shared.office_id.clone(),
+        prefix: asked.prefix,
+        page_size: Some(200),
+        page_token: String::new(),
+    };
+    let page = shared.client.drive().list_files(request).await.map_err(refused)?.into_inner();
+    let mut lines: Vec<_> = page
+        .files
+        .iter()
+        .map(|file| format!("{} ({} bytes, revision {})", file.path, file.size, file.revision))
+        .collect();
+    if !page.next_page_token.is_empty() {
+        lines.push("and more: ask for a longer prefix".into());
+    }
+    Ok(if lines.is_empty() { "(none)".into() } else { lines.join("\n") })
+}
+
+pub(super) async fn read(shared: &Shared, asked: Read) -> Answer {
+    let offset = i64::try_from(asked.offset).map_err(|_| "the offset is out of range")?;
+    let (file, content) = drive::download(shared, &asked.path, offset, MAX_READ).await.map_err(refused)?;
+    let size = u64::try_from(file.size).unwrap_or(0);
+    Ok(format!("revision {}\n{}", file.revision, part(&content, asked.offset, size)))
+}
+
+pub(super) async fn write(shared: &Shared, asked: Write) -> Answer {
+    let lost = |error: std::io::Error| format!("it could not be stored on the way: {error}");
+    let mut file = tempfile::tempfile_in(&shared.config.temporary).map_err(lost)?;
+    file.write_all(asked.content.as_bytes()).map_err(lost)?;
+    let header = UploadHeader {
+        path: asked.path,
+        content_type: "text/plain".into(),
+        if_revision: asked.revision,
+        ..UploadHeader::default()
+    };
+    let file = drive::upload(shared, header, &file).await.map_err(refused)?;
+    Ok(format!("wrote {} ({} bytes, revision {})", file.path, file.size, file.revision))
+}

@@ -1,0 +1,157 @@
+//! The task itself, its subtasks, and those of others.
+
+use mi_kernel::receipt::{Artifact, Command};
+use mi_proto::v1::{CreateTaskRequest, StatFileRequest, Task, TaskKind, TaskStatus, VerifyTaskRequest};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    super::{
+        super::lease::{Done, Failed, Lease, Outcome, lost},
+        prompt::{about, subtasks},
+    },
+    Answer, Refused, Shared, refused,
+};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Create {
+    title: String,
+    description: String,
+    #[serde(default)]
+    kind: Kind,
+    #[serde(default)]
+    assigned_agent: String,
+    #[serde(default)]
+    depends_on: Vec<String>,
+    subtask: Option<bool>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Kind {
+    #[default]
+    General,
+    Code,
+    Research,
+    Review,
+    Command,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    task_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Verify {
+    approve: bool,
+    note: String,
+    #[serde(default)]
+    task_id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Complete {
+    result: String,
+    #[serde(default)]
+    artifacts: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Fail {
+    error: String,
+    retryable: Option<bool>,
+}
+
+pub(super) async fn create(shared: &Shared, own: &Task, asked: Create) -> Answer {
+    let kind = match asked.kind {
+        Kind::General => TaskKind::General,
+        Kind::Code => TaskKind::Code,
+        Kind::Research => TaskKind::Research,
+        Kind::Review => TaskKind::Review,
+        Kind::Command => TaskKind::Command,
+    };
+    let request = CreateTaskRequest {
+        office_id: shared.office_id.clone(),
+        title: asked.title,
+        description: asked.description,
+        kind: kind.into(),
+        assigned_agent: asked.assigned_agent,
+        parent_id: if asked.subtask.unwrap_or(true) { own.id.clone() } else { String::new() },
+        depends_on: asked.depends_on,
+        request_id: Uuid::new_v4().to_string(),
+        ..CreateTaskRequest::default()
+    };
+    let task = shared.client.tasks().create_task(request).await.map_err(refused)?.into_inner().task;
+    Ok(format!("created task {}", task.map(|task| task.id).unwrap_or_default()))
+}
+
+pub(super) async fn status(shared: &Shared, asked: Which) -> Answer {
+    super::task(shared, &asked.task_id).await.map(|task| about(&task)).map_err(refused)
+}
+
+pub(super) async fn verify(shared: &Shared, own: &Task, asked: Verify) -> Answer {
+    let task_id = if asked.task_id.is_empty() { own.verifies_task_id.clone() } else { asked.task_id };
+    let request =
+        VerifyTaskRequest { office_id: shared.office_id.clone(), task_id, approve: asked.approve, note: asked.note };
+    shared.client.tasks().verify_task(request).await.map_err(refused)?;
+    Ok(if asked.approve { "accepted".into() } else { "rejected".into() })
+}
+
+/// Gives the task back while it has open subtasks.
+pub(super) async fn wait(shared: &Shared, own: &Task) -> Result<Answer, Refused> {
+    let tasks = match subtasks(shared, &own.id).await {
+        Ok(tasks) => tasks,
+        Err(status) => return Ok(Err(refused(status))),
+    };
+    let ended = |task: &Task| matches!(task.status(), TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled);
+    if !tasks.iter().all(ended) {
+        return Err(Refused::End(Outcome::Released));
+    }
+    let lines: Vec<_> = tasks.iter().map(about).collect();
+    Ok(Ok(format!("no subtask is open\n{}", lines.join("\n"))))
+}
+
+/// Completes the task; what keeps it from being done is for the model to read.
+pub(super) async fn complete(
+    shared: &Shared,
+    lease: &Lease<'_>,
+    commands: Vec<Command>,
+    asked: Complete,
+) -> Result<Answer, Refused> {
+    if asked.result.trim().is_empty() {
+        return Ok(Err("the result is blank: say what came out".into()));
+    }
+    let mut artifacts = Vec::new();
+    for path in asked.artifacts {
+        let request = StatFileRequest { office_id: shared.office_id.clone(), path: path.clone() };
+        match shared.client.drive().stat_file(request).await {
+            Ok(answer) => {
+                let file = answer.into_inner().file.unwrap_or_default();
+                artifacts.push(Artifact { path, revision: file.revision, sha256: file.sha256 });
+            }
+            Err(status) => return Ok(Err(format!("{path}: {}", refused(status)))),
+        }
+    }
+    match lease.complete(&Done { result: asked.result, artifacts, commands }).await {
+        Ok(()) => Err(Refused::End(Outcome::Reported("done".into()))),
+        Err(status) if lost(status.code()) => {
+            Err(Refused::End(Outcome::Reported(format!("the completion came too late: {}", status.message()))))
+        }
+        Err(status) => Ok(Err(refused(status))),
+    }
+}
+
+/// Gives the task up.
+pub(super) fn fail(asked: Fail) -> Refused {
+    let error = match asked.error.trim() {
+        "" => "the model gave no reason".to_owned(),
+        _ => asked.error,
+    };
+    Refused::End(Outcome::Failed(Failed { error, retryable: asked.retryable.unwrap_or(true), loop_detected: false }))
+}

@@ -1,0 +1,345 @@
+//! Tasks that a model works on: through both wire formats, and whatever the model and its server do.
+
+use std::{sync::Arc, time::Duration};
+
+use mi_agent::{ModelApi, ModelConfig};
+use mi_kernel::{
+    receipt::{Artifact, Command, sha256_hex},
+    secret::Secret,
+};
+use mi_proto::v1::{FailTaskRequest, Task, TaskKind, TaskStatus};
+use mi_testkit::{
+    model::{self, FakeModel, Reply},
+    until,
+};
+use serde_json::json;
+use tonic::Code;
+
+use crate::platform::{LONG, Platform, Running, config};
+
+const BOTH: [ModelApi; 2] = [ModelApi::OpenAi, ModelApi::Anthropic];
+
+/// A platform with an agent that has a model.
+struct Stage {
+    platform: Arc<Platform>,
+    model: FakeModel,
+    agent: Running,
+    dir: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new(api: ModelApi, replies: impl IntoIterator<Item = Reply>) -> Self {
+        Self::changed(api, FakeModel::start(replies).await, |_| {}).await
+    }
+
+    async fn changed(api: ModelApi, model: FakeModel, change: impl FnOnce(&mut ModelConfig)) -> Self {
+        let platform = Arc::new(Platform { role: "leader", ..Platform::default() });
+        let dir = tempfile::tempdir().expect("temp dir");
+        let mut config = config(platform.serve().await, &dir);
+        let url = model.url(match api {
+            ModelApi::OpenAi => model::ModelApi::OpenAi,
+            ModelApi::Anthropic => model::ModelApi::Anthropic,
+        });
+        let mut own = ModelConfig {
+            api,
+            url,
+            address: None,
+            key: Some(Secret::new("model-key")),
+            id: "a-model".into(),
+            steps: 20,
+            limit: LONG,
+            tokens: 100_000,
+        };
+        change(&mut own);
+        config.work.model = Some(own);
+        Self { platform, model, agent: Running::start(config), dir }
+    }
+
+    /// Puts a task for the model into the queue; answers its id.
+    fn task(&self) -> String {
+        self.platform.add(Task { kind: TaskKind::General.into(), description: "Do it.".into(), ..Task::default() })
+    }
+
+    /// What the tools answered last, in the conversation of the last request.
+    fn answers(&self) -> Vec<String> {
+        let texts = self.model.requests().pop().expect("asked").texts();
+        texts.into_iter().skip(2).filter(|text| !text.is_empty()).collect()
+    }
+
+    async fn failure(self) -> FailTaskRequest {
+        let failure = self.platform.failure(&self.task()).await;
+        self.agent.stop().await;
+        failure
+    }
+
+    async fn result(self) -> String {
+        let result = self.platform.completion(&self.task()).await.0.result;
+        self.agent.stop().await;
+        result
+    }
+}
+
+fn complete() -> Reply {
+    Reply::call("complete_task", json!({ "result": "all done" }))
+}
+
+fn bad(name: &str, arguments: &str) -> Reply {
+    Reply::Answer { text: String::new(), calls: vec![(name.into(), arguments.into())] }
+}
+
+#[tokio::test]
+async fn a_model_works_with_tools_and_completes_with_a_receipt() {
+    for api in BOTH {
+        let stage = Stage::new(
+            api,
+            [
+                Reply::calls(&[
+                    ("shell", json!({ "command": "echo hé; exit 3" })),
+                    ("write_file", json!({ "path": "notes/a.txt", "content": "noted" })),
+                ]),
+                Reply::Answer {
+                    text: "Now the drive.".into(),
+                    calls: vec![("drive_write".into(), json!({ "path": "out.txt", "content": "out" }).to_string())],
+                },
+                Reply::call("complete_task", json!({ "result": "all done", "artifacts": ["out.txt"] })),
+            ],
+        )
+        .await;
+        let id = stage.task();
+        let (completion, receipt) = stage.platform.completion(&id).await;
+        assert_eq!(completion.result, "all done");
+        assert_eq!(receipt.commands, [Command { sha256: sha256_hex(b"echo h\xc3\xa9; exit 3"), exit_code: 3 }]);
+        let artifact = Artifact { path: "out.txt".into(), revision: 7, sha256: sha256_hex(b"out") };
+        assert_eq!(receipt.artifacts, [artifact]);
+        let noted = std::fs::read_to_string(stage.dir.path().join("workspace/notes/a.txt"));
+        assert_eq!(noted.expect("written"), "noted");
+
+        let requests = stage.model.requests();
+        assert_eq!(requests.len(), 3);
+        let key = if api == ModelApi::OpenAi { "Bearer model-key" } else { "model-key" };
+        assert!(requests.iter().all(|request| request.key.as_deref() == Some(key)));
+        assert!(requests.iter().all(|request| request.body["model"] == "a-model"));
+        let first = requests[0].texts();
+        assert!(first[0].contains("Your name: analyst\nYour role: leader\n"), "{}", first[0]);
+        let task = format!("Task: A task\nId: {id}, attempt 1\n\nDo it.\n\nNote by operator: Be brief.\n");
+        assert_eq!(first[1], task);
+        let said = ["exit code: 3\n--- stdout\nhé\n", "wrote 5 bytes", "Now the drive."];
+        assert_eq!(stage.answers(), [said[0], said[1], said[2], "wrote out.txt (3 bytes, revision 100)"]);
+        stage.agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn every_tool_reaches_the_office() {
+    let calls = [
+        ("create_task", json!({ "title": "Part", "description": "true", "kind": "command", "depends_on": ["x"] })),
+        ("create_task", json!({ "title": "Beside", "description": "", "subtask": false, "assigned_agent": "bob" })),
+        ("task_status", json!({ "task_id": "sub-1" })),
+        ("chat_send", json!({ "body": "hello", "to": "bob" })),
+        ("chat_read", json!({ "with": "bob" })),
+        ("hire_agent", json!({ "name": "eve", "role": "engineer" })),
+        ("verify_task", json!({ "task_id": "sub-2", "approve": false, "note": "thin" })),
+        ("drive_list", json!({ "prefix": "a" })),
+        ("drive_read", json!({ "path": "a/b", "offset": 1 })),
+        ("list_files", json!({})),
+        ("write_file", json!({ "path": "f", "content": "text" })),
+        ("read_file", json!({ "path": "f", "offset": 2 })),
+        ("read_file", json!({ "path": "../f" })),
+    ];
+    let stage = Stage::new(ModelApi::OpenAi, [Reply::calls(&calls), complete()]).await;
+    stage.platform.files.lock().expect("lock").insert("a/b".into(), b"content".to_vec());
+    let id = stage.task();
+    stage.platform.completion(&id).await;
+    let expected = [
+        "created task sub-1",
+        "created task sub-2",
+        "sub-1 (\"Part\") is queued",
+        "sent",
+        "bob: \"bob\" Some(20)",
+        "hired eve",
+        "rejected",
+        "a/b (7 bytes, revision 7)",
+        "revision 7\nontent",
+        "(empty)",
+        "wrote 4 bytes",
+        "xt",
+        "error: \"../f\" is not in the workspace: give a path below it, without ..",
+    ];
+    assert_eq!(stage.answers(), expected);
+    let heard = stage.platform.heard.lock().expect("lock").clone();
+    assert_eq!(heard, ["to \"bob\": hello", "hire eve as engineer", "verified sub-2: false thin"]);
+    let tasks = stage.platform.tasks.lock().expect("lock").clone();
+    assert_eq!([&*tasks[0].parent_id, &*tasks[1].parent_id], [&*id, ""]);
+    assert_eq!((tasks[0].kind(), &*tasks[0].depends_on), (TaskKind::Command, ["x".to_owned()].as_slice()));
+    assert_eq!((tasks[1].kind(), &*tasks[1].assigned_agent), (TaskKind::General, "bob"));
+    stage.agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_keeps_a_task_from_being_done_is_told_to_the_model() {
+    let blank = Reply::call("complete_task", json!({ "result": " \n" }));
+    let missing = Reply::call("complete_task", json!({ "result": "x", "artifacts": ["nowhere"] }));
+    let stage = Stage::new(ModelApi::Anthropic, [blank, missing, complete(), complete()]).await;
+    stage.platform.refuse("CompleteTask", Code::FailedPrecondition, "it has open subtasks");
+    stage.platform.completion(&stage.task()).await;
+    until("it is completed again", LONG, async || {
+        let count = stage.platform.completions.lock().expect("lock").len();
+        if count == 2 { Ok(Some(())) } else { Err(count) }
+    })
+    .await;
+    assert_eq!(
+        stage.answers(),
+        [
+            "error: the result is blank: say what came out",
+            "error: nowhere: there is no such file",
+            "error: it has open subtasks"
+        ]
+    );
+    stage.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_waits_for_its_subtasks_and_sees_their_results() {
+    let stage = Stage::changed(
+        ModelApi::OpenAi,
+        FakeModel::scripted("127.0.0.1:0".parse().expect("an address"), model::team::reply).await,
+        |_| {},
+    )
+    .await;
+    let id = stage.task();
+    until("it is given back", LONG, async || {
+        let releases = stage.platform.releases.lock().expect("lock");
+        Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
+    })
+    .await;
+    let mut tasks = stage.platform.tasks.lock().expect("lock").clone();
+    let titles: Vec<_> = tasks.iter().map(|task| task.title.clone()).collect();
+    assert_eq!(titles, ["A task: background", "A task: open questions"]);
+    for task in &mut tasks {
+        (task.status, task.result) = (TaskStatus::Done.into(), format!("Finding: {} is known.", task.title));
+        // Of the task that comes back, which the platform here gives another id.
+        task.parent_id = "task-2".into();
+    }
+    *stage.platform.tasks.lock().expect("lock") = tasks;
+    let result = stage.platform.completion(&stage.task()).await.0.result;
+    assert_eq!(result, "Report on A task\nA task: background is known.\nA task: open questions is known.");
+    stage.agent.stop().await;
+}
+
+#[tokio::test]
+async fn waiting_for_nothing_is_said() {
+    let stage = Stage::new(ModelApi::OpenAi, [Reply::call("wait_for_subtasks", json!({})), complete()]).await;
+    stage.platform.completion(&stage.task()).await;
+    assert_eq!(stage.answers(), ["no subtask is open\n"]);
+    stage.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_model_that_just_talks_is_reminded_once_and_then_taken_at_its_word() {
+    for api in BOTH {
+        let stage = Stage::new(api, [Reply::text("It is 42."), Reply::text("The result is 42.")]).await;
+        assert_eq!(stage.result().await, "The result is 42.");
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_fails_says_why() {
+    let call = Reply::call("fail_task", json!({ "error": "no such question", "retryable": false }));
+    let failure = Stage::new(ModelApi::Anthropic, [call]).await.failure().await;
+    assert_eq!((&*failure.error, failure.retryable), ("no such question", false));
+}
+
+#[tokio::test]
+async fn nonsense_is_corrected_twice_and_then_fails() {
+    let nothing = || Reply::text(" ");
+    for api in BOTH {
+        let failure = Stage::new(api, [nothing(), nothing(), nothing(), complete()]).await.failure().await;
+        assert_eq!(failure.error, "the model makes no sense: it answers nothing, 3 times in a row");
+        assert!(failure.retryable);
+        let unknown = || bad("fly", "{}");
+        let failure = Stage::new(api, [unknown(), bad("shell", "{\"x\":1}"), unknown()]).await.failure().await;
+        assert_eq!(failure.error, "the model makes no sense: it calls tools as nobody can, 3 times in a row");
+
+        let stage = Stage::new(api, [bad("shell", "{\"command\": "), nothing(), complete()]).await;
+        stage.platform.completion(&stage.task()).await;
+        let texts = stage.answers();
+        assert!(texts[0].starts_with("error: the arguments of shell are not as its schema says: EOF"), "{texts:?}");
+        assert!(texts[1].starts_with("Your answer was empty."), "{texts:?}");
+        stage.agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_same_call_with_the_same_answer_is_a_loop() {
+    let call = || Reply::call("shell", json!({ "command": "echo again" }));
+    let failure = Stage::new(ModelApi::OpenAi, std::iter::repeat_with(call).take(10)).await.failure().await;
+    let error = "LOOP_DETECTED: shell was called 5 times with the same arguments and the same result";
+    assert_eq!(failure.error, error);
+    assert_eq!((failure.retryable, failure.loop_detected), (false, true));
+
+    // A clock that is watched goes on.
+    let watch = || Reply::call("shell", json!({ "command": "echo x >> f; wc -l < f" }));
+    let calls = std::iter::repeat_with(watch).take(6).chain([complete()]);
+    assert_eq!(Stage::new(ModelApi::OpenAi, calls).await.result().await, "all done");
+}
+
+#[tokio::test]
+async fn steps_tokens_and_time_are_bounded() {
+    let work = |index| Reply::call("write_file", json!({ "path": "f", "content": format!("{index}") }));
+    let endless = || (0..100).map(work);
+    let limited = async |change: fn(&mut ModelConfig)| {
+        let model = FakeModel::start(endless()).await;
+        let failure = Stage::changed(ModelApi::OpenAi, model, change).await.failure().await;
+        assert!(!failure.retryable);
+        failure.error
+    };
+    assert_eq!(limited(|config| config.steps = 4).await, "the 4 steps of a task are used up");
+    assert_eq!(limited(|config| config.tokens = 300).await, "the 300 tokens of a task are used up");
+    let hangs = FakeModel::start([Reply::Hang]).await;
+    let change = |config: &mut ModelConfig| config.limit = Duration::from_secs(1);
+    let failure = Stage::changed(ModelApi::Anthropic, hangs, change).await.failure().await;
+    assert_eq!(failure.error, "the 1 s that a model may work on a task are used up");
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_or_breaks_off_is_asked_again() {
+    for api in BOTH {
+        let replies = [Reply::Refuse { status: 429, retry_after: Some(1) }, Reply::Cut, Reply::Overloaded, complete()];
+        let stage = Stage::new(api, replies).await;
+        stage.platform.completion(&stage.task()).await;
+        let requests = stage.model.requests();
+        // Longer than it waits by itself the first time.
+        assert!(requests[1].at - requests[0].at >= Duration::from_secs(1), "it asked to be left alone");
+        assert_eq!(requests.len(), 4);
+        assert!(requests.iter().all(|request| request.body == requests[0].body));
+        stage.agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stays_away_or_refuses_is_a_reason() {
+    let busy = || Reply::Refuse { status: 503, retry_after: None };
+    let failure = Stage::new(ModelApi::OpenAi, std::iter::repeat_with(busy).take(5)).await.failure().await;
+    let error = "the model server failed 5 times: 503 Service Unavailable: \
+                 {\"error\":{\"message\":\"the model refuses with 503\"}}";
+    assert_eq!((&*failure.error, failure.retryable), (error, true));
+
+    let long = Reply::Refuse { status: 429, retry_after: Some(3600) };
+    let failure = Stage::new(ModelApi::Anthropic, [long]).await.failure().await;
+    assert!(failure.error.starts_with("the model server failed 1 times: 429"), "{}", failure.error);
+
+    let refused = Reply::Refuse { status: 401, retry_after: None };
+    let failure = Stage::new(ModelApi::Anthropic, [refused]).await.failure().await;
+    assert!(failure.error.starts_with("the model server refuses: 401 Unauthorized"), "{}", failure.error);
+    assert!(!failure.retryable);
+}
+
+#[tokio::test]
+async fn a_stop_gives_back_what_the_model_works_on() {
+    let stage = Stage::new(ModelApi::OpenAi, [Reply::Hang]).await;
+    let id = stage.task();
+    until("the model is asked", LONG, async || Ok::<_, String>(stage.model.requests().pop())).await;
+    stage.agent.stop().await;
+    let releases = stage.platform.releases.lock().expect("lock").clone();
+    assert_eq!(releases.iter().map(|release| &*release.task_id).collect::<Vec<_>>(), [&*id]);
+}

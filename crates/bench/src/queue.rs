@@ -1,0 +1,171 @@
+//! The task queue over gRPC, through the gateway: from creation to claim, and claims with completions by eight workers,
+//! one task a call and fifty.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use hdrhistogram::Histogram;
+use mi_client::{AgentKey, Client, Credential, KeyRing};
+use mi_proto::v1::{
+    BatchCompleteTasksRequest, BatchCreateTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateInviteRequest,
+    CreateTaskRequest, JoinOfficeRequest, Task,
+};
+use mi_testkit::{Backend, Platform};
+use tokio::task::JoinSet;
+
+use crate::{
+    Result,
+    customer::Customer,
+    report::{Goal, Table},
+};
+
+const WORKERS: usize = 8;
+const ROUNDS: usize = 5;
+const LATENCIES: usize = 300;
+/// Tasks of one round: single ones, and in batches.
+const SINGLE: usize = 4000;
+const BATCHED: usize = 20_000;
+const BATCH: usize = 50;
+/// Time for a claim to get to where it waits.
+const SETTLE: Duration = Duration::from_millis(3);
+
+pub(crate) async fn run() -> Result<Table> {
+    let mut table = Table::new("queue");
+    for backend in [Backend::Sqlite, Backend::Postgres] {
+        let platform = Platform::builder().backend(backend).start().await;
+        let customer = Customer::open(platform.endpoint(), platform.admin_key(), 100).await?;
+        let keys = tempfile::tempdir()?;
+        let mut workers = Vec::new();
+        for number in 0..WORKERS {
+            workers.push(join(&customer, platform.endpoint(), keys.path(), number).await?);
+        }
+        measure(&mut table, backend, &customer, &workers).await?;
+    }
+    Ok(table)
+}
+
+async fn measure(table: &mut Table, backend: Backend, customer: &Customer, workers: &[Client]) -> Result {
+    let name = match backend {
+        Backend::Sqlite => "SQLite",
+        Backend::Postgres => "Postgres",
+    };
+    let (mut p50, mut p99, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let latency = latencies(customer, &workers[0]).await?;
+        p50.push(latency.value_at_quantile(0.5) as f64 / 1000.0);
+        p99.push(latency.value_at_quantile(0.99) as f64 / 1000.0);
+        fill(customer, SINGLE).await?;
+        single.push(SINGLE as f64 / drain(customer, workers, 1).await?);
+        fill(customer, BATCHED).await?;
+        batched.push(BATCHED as f64 / drain(customer, workers, BATCH).await?);
+    }
+    table.goal(&format!("{name}: create -> claimed by a waiting agent, p50"), "ms", &p50, Goal::AtMost(4.0));
+    table.goal(&format!("{name}: the same, p99"), "ms", &p99, Goal::AtMost(15.0));
+    table.row(&format!("{name}: claim + complete, 8 workers, one task a call"), "/s", &single);
+    table.row(&format!("{name}: claim + complete, 8 workers, 50 a call"), "/s", &batched);
+    Ok(())
+}
+
+/// A worker from outside, with a connection of its own.
+async fn join(customer: &Customer, endpoint: &str, keys: &Path, number: usize) -> Result<Client> {
+    let invite = CreateInviteRequest { office_id: customer.office.clone() };
+    let invite = customer.client.access().create_invite(invite).await?.into_inner().invite.ok_or("no invite")?;
+    let key = AgentKey::generate(&keys.join(number.to_string()))?;
+    let request = JoinOfficeRequest {
+        code: invite.code,
+        name: format!("worker-{number}"),
+        public_key: key.public_key().to_vec().into(),
+    };
+    let anonymous = Client::connect(endpoint, Credential::None)?;
+    let agent = anonymous.access().join_office(request).await?.into_inner().agent.ok_or("no agent")?;
+    let key = std::sync::Arc::new(KeyRing::new(key));
+    Ok(Client::connect(endpoint, Credential::Agent { agent_id: agent.id.parse()?, key })?)
+}
+
+fn task(customer: &Customer) -> CreateTaskRequest {
+    CreateTaskRequest { office_id: customer.office.clone(), title: "bench".into(), ..Default::default() }
+}
+
+fn claim(customer: &Customer, most: usize, wait: i64) -> ClaimTasksRequest {
+    ClaimTasksRequest {
+        office_id: customer.office.clone(),
+        max_tasks: i32::try_from(most).ok(),
+        wait: Some(prost_types::Duration { seconds: wait, nanos: 0 }),
+        ..Default::default()
+    }
+}
+
+fn completion(customer: &Customer, task: Task) -> CompleteTaskRequest {
+    CompleteTaskRequest {
+        office_id: customer.office.clone(),
+        task_id: task.id,
+        lease_id: task.lease_id,
+        result: "done".into(),
+        ..Default::default()
+    }
+}
+
+/// Microseconds from a creation's start to the answer of the claim that waited for it.
+async fn latencies(customer: &Customer, worker: &Client) -> Result<Histogram<u64>> {
+    let mut taken = Histogram::<u64>::new(3)?;
+    for _ in 0..LATENCIES {
+        let (request, worker) = (claim(customer, 1, 20), worker.clone());
+        let waiting = tokio::spawn(async move {
+            let answer = worker.tasks().claim_tasks(request).await;
+            (answer, Instant::now())
+        });
+        tokio::time::sleep(SETTLE).await;
+        let start = Instant::now();
+        customer.client.tasks().create_task(task(customer)).await?;
+        let (answer, end) = waiting.await?;
+        taken.record(u64::try_from((end - start).as_micros())?)?;
+        for task in answer?.into_inner().tasks {
+            customer.client.tasks().complete_task(completion(customer, task)).await?;
+        }
+    }
+    Ok(taken)
+}
+
+async fn fill(customer: &Customer, count: usize) -> Result {
+    for start in (0..count).step_by(500) {
+        let requests = (start..count.min(start + 500)).map(|_| task(customer)).collect();
+        let request = BatchCreateTasksRequest { office_id: customer.office.clone(), requests };
+        customer.client.tasks().batch_create_tasks(request).await?;
+    }
+    Ok(())
+}
+
+/// Seconds until nothing is left.
+async fn drain(customer: &Customer, workers: &[Client], batch: usize) -> Result<f64> {
+    let start = Instant::now();
+    let mut working: JoinSet<Result> = JoinSet::new();
+    for worker in workers.iter().cloned() {
+        let customer = customer.clone();
+        working.spawn(async move {
+            loop {
+                let claimed = worker.tasks().claim_tasks(claim(&customer, batch, 0)).await?.into_inner().tasks;
+                if claimed.is_empty() {
+                    return Ok(());
+                }
+                let mut requests: Vec<_> = claimed.into_iter().map(|task| completion(&customer, task)).collect();
+                match (requests.len(), requests.pop()) {
+                    (1, Some(request)) => drop(worker.tasks().complete_task(request).await?),
+                    (_, last) => {
+                        requests.extend(last);
+                        let request = BatchCompleteTasksRequest { office_id: customer.office.clone(), requests };
+                        let answer = worker.tasks().batch_complete_tasks(request).await?.into_inner();
+                        if let Some(refused) = answer.results.iter().find(|result| result.task.is_none()) {
+                            return Err(refused.message.clone().into());
+                        }
+                    }
+                }
+            }
+        });
+    }
+    while let Some(done) = working.join_next().await {
+        done??;
+    }
+    Ok(start.elapsed().as_secs_f64())
+}

@@ -1,0 +1,93 @@
+//! The files that a file puts into the colony's drive.
+
+use std::{fs, io, path::PathBuf};
+
+use indicatif::ProgressBar;
+use mi_client::retry;
+use mi_kernel::receipt::sha256_hex;
+use mi_proto::v1::{File, StatFileRequest, UploadHeader};
+use ring::digest::{Context as Digest, SHA256};
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{Action, Report, Work, file::DriveFile};
+use crate::{commands::files, failure::Failure, text::hex};
+
+impl Work<'_> {
+    /// Uploads what is missing or different.
+    pub(super) async fn files(&self, office_id: Option<&str>, report: &mut Report) -> Result<(), Failure> {
+        for wanted in &self.file.files {
+            let sha256 = self.sha256(wanted)?;
+            let path = &wanted.path.value;
+            let there = match office_id {
+                Some(office_id) => self.stat(office_id, path).await?,
+                None => None,
+            };
+            let action = match &there {
+                Some(file) if file.sha256 == sha256 => Action::Unchanged,
+                Some(_) => self.action(Action::ToUpdate, Action::Updated),
+                None => self.action(Action::ToCreate, Action::Created),
+            };
+            let changes = !self.is_dry && action != Action::Unchanged;
+            if let Some(office_id) = office_id.filter(|_| changes) {
+                // Over the revision that was looked at: what somebody wrote meanwhile is not lost.
+                let header = UploadHeader {
+                    office_id: office_id.to_owned(),
+                    path: path.clone(),
+                    if_revision: there.map_or(0, |file| file.revision),
+                    request_id: Uuid::new_v4().to_string(),
+                    ..UploadHeader::default()
+                };
+                self.upload(header, wanted).await?;
+            }
+            report.add("file", path, action, "");
+        }
+        Ok(())
+    }
+
+    async fn stat(&self, office_id: &str, path: &str) -> Result<Option<File>, Failure> {
+        let request = StatFileRequest { office_id: office_id.to_owned(), path: path.to_owned() };
+        match retry(async || self.context.client.drive().stat_file(request.clone()).await).await {
+            Ok(answer) => Ok(answer.into_inner().file),
+            Err(status) if status.code() == Code::NotFound => Ok(None),
+            Err(status) => Err(status.into()),
+        }
+    }
+
+    async fn upload(&self, header: UploadHeader, wanted: &DriveFile) -> Result<File, Failure> {
+        match &wanted.content {
+            Some(content) => files::upload(self.context, header, content.as_bytes(), ProgressBar::hidden()).await,
+            None => files::upload_file(self.context, header, &self.local(wanted)).await,
+        }
+    }
+
+    fn sha256(&self, wanted: &DriveFile) -> Result<String, Failure> {
+        if let Some(content) = &wanted.content {
+            return Ok(sha256_hex(content.as_bytes()));
+        }
+        let path = self.local(wanted);
+        let mut digest = Hashed(Digest::new(&SHA256));
+        let read = fs::File::open(&path).and_then(|mut file| io::copy(&mut file, &mut digest));
+        read.map_err(|error| Failure::io(format!("{} cannot be read", path.display()), &error))?;
+        Ok(hex(digest.0.finish().as_ref()))
+    }
+
+    /// Where the content is that lies in a file here.
+    fn local(&self, wanted: &DriveFile) -> PathBuf {
+        self.file.directory.join(wanted.from.as_deref().unwrap_or(&PathBuf::new()))
+    }
+}
+
+/// Keeps nothing of what is written but its hash.
+struct Hashed(Digest);
+
+impl io::Write for Hashed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,234 @@
+//! Files on their way: through the gateway, over broken connections and dying processes, from the command line.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use mi_client::{Client, Credential};
+use mi_e2e::{LIMIT, World, refusal};
+use mi_kernel::{receipt::sha256_hex, secret::Secret};
+use mi_proto::v1::{
+    self, DownloadFileRequest, File, StatFileRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
+};
+use mi_testkit::{Arrangement, Backend, on_both, platform::binary, until};
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+
+on_both! {
+    what_comes_back_is_what_was_sent,
+    an_upload_that_is_cut_leaves_nothing,
+    a_refusal_is_heard_before_all_is_sent,
+    a_platform_that_dies_keeps_the_old_file,
+    the_command_line_speaks_for_operators_and_agents,
+}
+
+const MIB: usize = 1 << 20;
+
+/// Bytes that do not compress and differ by seed.
+fn content(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let words = std::iter::repeat_with(|| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    words.flatten().take(bytes).collect()
+}
+
+fn header(office: &str, path: &str) -> UploadHeader {
+    UploadHeader { office_id: office.into(), path: path.into(), force: true, ..Default::default() }
+}
+
+fn message(part: Part) -> UploadFileRequest {
+    UploadFileRequest { part: Some(part) }
+}
+
+async fn put(client: &Client, header: UploadHeader, content: &[u8]) -> Result<File, Status> {
+    let chunks: Vec<_> = content.chunks(MIB).map(|chunk| message(Part::Chunk(chunk.to_vec().into()))).collect();
+    let messages = futures::stream::iter(std::iter::once(message(Part::Header(header))).chain(chunks));
+    Ok(client.drive().upload_file(messages).await?.into_inner().file.expect("an answer has its file"))
+}
+
+async fn get(client: &Client, office: &str, path: &str, offset: i64, length: i64) -> Result<Vec<u8>, Status> {
+    let request = DownloadFileRequest { office_id: office.into(), path: path.into(), offset, length };
+    let mut stream = client.drive().download_file(request).await?.into_inner();
+    let mut content = Vec::new();
+    while let Some(part) = stream.message().await? {
+        content.extend(part.chunk);
+    }
+    Ok(content)
+}
+
+async fn stat(world: &World, office: &str, path: &str) -> Result<File, Status> {
+    let request = StatFileRequest { office_id: office.into(), path: path.into() };
+    Ok(world.owner.drive().stat_file(request).await?.into_inner().file.expect("an answer has its file"))
+}
+
+/// What storage holds of drives, finished or not.
+fn objects(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
+    let all = entries.flat_map(|path| if path.is_dir() { objects(&path) } else { vec![path] });
+    all.filter(|path| path.components().any(|part| part.as_os_str() == "drive")).collect()
+}
+
+async fn until_objects(world: &World, expected: usize) {
+    until("storage holds so many objects", LIMIT, async || {
+        let all = objects(world.platform.data_dir());
+        if all.len() == expected { Ok(Some(())) } else { Err(format!("{all:?}")) }
+    })
+    .await;
+}
+
+async fn what_comes_back_is_what_was_sent(backend: Backend) {
+    let arrangement = match backend {
+        Backend::Sqlite => Arrangement::OneProcess,
+        Backend::Postgres => Arrangement::FourProcesses,
+    };
+    let world = World::start(backend, arrangement).await;
+    let office = world.office("Drive").await;
+    let sent = content(1, 64 * MIB + 12_345);
+    let file = put(&world.owner, header(&office, "large/file.bin"), &sent).await.expect("taken");
+    assert_eq!((file.size, &file.sha256), (sent.len() as i64, &sha256_hex(&sent)));
+    assert_eq!(stat(&world, &office, "large/file.bin").await.expect("there"), file);
+    let back = get(&world.owner, &office, "large/file.bin", 0, 0).await.expect("read");
+    assert!(back == sent, "{} bytes of {}", back.len(), sent.len());
+    let part = get(&world.owner, &office, "large/file.bin", 33_333_333, 3_333_333).await.expect("read");
+    assert!(part == sent[33_333_333..36_666_666], "{} bytes", part.len());
+    world.happened(&office, "", "file.created").await;
+}
+
+async fn an_upload_that_is_cut_leaves_nothing(backend: Backend) {
+    let world = World::start(backend, Arrangement::OneProcess).await;
+    let office = world.office("Cut").await;
+    let kept = content(2, 3 * MIB);
+    put(&world.owner, header(&office, "kept"), &kept).await.expect("taken");
+    let chunk = message(Part::Chunk(content(3, MIB).into()));
+    // What they send never ends: an end would say that the file is whole.
+    let mut open = Vec::new();
+    for chunks in 0..=12 {
+        for path in ["kept", "new"] {
+            // A connection of its own, which goes down with the call every other time.
+            let key = Secret::new(world.platform.admin_key());
+            let client = Client::connect(world.platform.endpoint(), Credential::ApiKey(key)).expect("good");
+            let (sender, mut messages) = mpsc::channel(1);
+            let stream = futures::stream::poll_fn(move |context| messages.poll_recv(context));
+            let mut drive = client.drive();
+            let call = tokio::spawn(async move { drive.upload_file(stream).await.map(drop) });
+            sender.send(message(Part::Header(header(&office, path)))).await.expect("taken");
+            for _ in 0..chunks {
+                sender.send(chunk.clone()).await.expect("taken");
+            }
+            if path == "new" {
+                drop(client);
+            }
+            call.abort();
+            assert!(call.await.expect_err("cut").is_cancelled());
+            open.push(sender);
+        }
+    }
+    assert_eq!(refusal(stat(&world, &office, "new").await).0, Code::NotFound);
+    assert!(get(&world.owner, &office, "kept", 0, 0).await.expect("read") == kept);
+    until_objects(&world, 1).await;
+    assert_eq!(stat(&world, &office, "kept").await.expect("there").revision, 1);
+}
+
+async fn a_refusal_is_heard_before_all_is_sent(backend: Backend) {
+    let platform = mi_testkit::Platform::builder().backend(backend).arg("--drive-file-limit").arg("20MiB");
+    let world = World::on(platform.start().await).await;
+    let office = world.office("Small").await;
+    let sent = content(4, 64 * MIB);
+    let (code, reason) = refusal(put(&world.owner, header(&office, "a"), &sent).await);
+    assert_eq!((code, reason.as_str()), (Code::ResourceExhausted, "FILE_TOO_LARGE"));
+    put(&world.owner, header(&office, "a"), &sent[..20 * MIB]).await.expect("taken");
+    let careful = UploadHeader { force: false, ..header(&office, "a") };
+    let (code, reason) = refusal(put(&world.owner, careful, &sent).await);
+    assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "REVISION_CONFLICT"));
+    until_objects(&world, 1).await;
+}
+
+async fn a_platform_that_dies_keeps_the_old_file(backend: Backend) {
+    let mut world = World::start(backend, Arrangement::OneProcess).await;
+    let office = world.office("Crash").await;
+    let old = content(5, 3 * MIB);
+    put(&world.owner, header(&office, "a"), &old).await.expect("taken");
+    // Where the work stands at each of these moments is left to chance on purpose.
+    for (round, millis) in [0, 3, 10, 30, 100].into_iter().enumerate() {
+        let (client, new) = (world.owner.clone(), content(6 + round as u64, 40 * MIB));
+        let (sent, target) = (new.clone(), header(&office, "a"));
+        let call = tokio::spawn(async move { put(&client, target, &sent).await });
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        world.crash().await;
+        let _ = call.await;
+        let file = stat(&world, &office, "a").await.expect("there");
+        let kept = get(&world.owner, &office, "a", 0, 0).await.expect("read");
+        assert!(kept == old || kept == new, "half a file: {} bytes", kept.len());
+        assert_eq!((file.size, file.sha256), (kept.len() as i64, sha256_hex(&kept)));
+        // Back to the old one, so that there is something to lose again.
+        put(&world.owner, header(&office, "a"), &old).await.expect("taken");
+    }
+    let unfinished = |path: &PathBuf| path.to_string_lossy().contains('#');
+    assert!(!objects(world.platform.data_dir()).iter().any(unfinished));
+}
+
+/// Runs `mi` in a directory, with these variables.
+async fn mi(dir: &Path, env: &[(&str, &str)], line: &str) -> (bool, Vec<u8>, String) {
+    let mut command = tokio::process::Command::new(binary());
+    command.args(line.split(' ')).env_clear().env("MI_CONFIG_DIR", dir.join("no-config")).envs(env.iter().copied());
+    let output = command.current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(LIMIT, output).await.expect("ends by itself").expect("ran");
+    (output.status.success(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
+    let world = World::start(backend, Arrangement::OneProcess).await;
+    let office = world.office("Desk").await;
+    let dir = tempfile::tempdir().expect("made");
+    let sent = content(7, 5 * MIB + 1);
+    fs::write(dir.path().join("report.bin"), &sent).expect("written");
+    let operator = [
+        ("MI_ENDPOINT", world.platform.endpoint()),
+        ("MI_API_KEY", world.platform.admin_key()),
+        ("MI_COLONY", office.as_str()),
+    ];
+    let (put, printed, told) = mi(dir.path(), &operator, "files put report.bin -o json").await;
+    assert!(put, "{told}");
+    let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
+    assert_eq!((&printed["path"], &printed["sha256"]), (&"report.bin".into(), &sha256_hex(&sent).into()));
+
+    // An agent's environment is enough: the call is the agent's own.
+    let request = v1::CreateInviteRequest { office_id: office.clone() };
+    let invite = world.owner.access().create_invite(request).await.expect("made").into_inner().invite;
+    let code = invite.expect("answered").code;
+    let identity = dir.path().join("identity");
+    let join = format!("join {code} --name robo --identity-dir {} --once", identity.display());
+    let (joined, _, told) = mi(dir.path(), &operator[..1], &join).await;
+    assert!(joined, "{told}");
+    let agent = world.agent(&office, "robo").await.expect("joined");
+    let identity = identity.display().to_string();
+    let member = [
+        ("MI_ENDPOINT", world.platform.endpoint()),
+        ("MI_OFFICE_ID", office.as_str()),
+        ("MI_AGENT_ID", agent.id.as_str()),
+        ("MI_IDENTITY_DIR", identity.as_str()),
+    ];
+    fs::write(dir.path().join("note.txt"), "done").expect("written");
+    let (refused, _, told) = mi(dir.path(), &member, "files put note.txt report.bin").await;
+    assert!(!refused && told.contains("at revision 1"), "{told}");
+    let (put, _, told) = mi(dir.path(), &member, "files put note.txt out/note.txt --content-type text/plain").await;
+    assert!(put, "{told}");
+    assert_eq!(stat(&world, &office, "out/note.txt").await.expect("there").modified_by, "robo");
+    world.happened(&office, "robo", "file.created").await;
+    let (got, printed, told) = mi(dir.path(), &member, "files get report.bin -O -").await;
+    assert!(got && printed == sent, "{told}");
+    let (got, _, told) = mi(dir.path(), &operator, "files get out/note.txt").await;
+    assert!(got, "{told}");
+    assert_eq!(fs::read_to_string(dir.path().join("note.txt")).expect("there"), "done");
+    let (listed, printed, told) = mi(dir.path(), &member, "files changes --after 1 -o json").await;
+    assert!(listed, "{told}");
+    let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
+    assert_eq!((&printed[0]["path"], &printed[0]["agent"]), (&"out/note.txt".into(), &"robo".into()));
+}

@@ -1,0 +1,205 @@
+//! The drive: files that an office shares, their changes, and who may write them when.
+
+pub(crate) mod grpc;
+pub(crate) mod repo;
+mod rules;
+pub(crate) mod storage;
+mod upload;
+
+use std::{str::FromStr, sync::Arc};
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use mi_kernel::{
+    Actor, Clock, Error, OfficeId, Result,
+    event::{Category, Event},
+    page::Page,
+    text::{MAX_DRIVE_PATH, drive_path},
+};
+use mi_proto::v1;
+use mi_rpc::Caller;
+use mi_store::{Db, DbError, OfficeConn, OfficeTx, outbox};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+use self::{
+    repo::{FileRow, objects},
+    rules::Condition,
+    storage::{GRACE, Storage},
+};
+use crate::offices::Offices;
+
+/// How much a drive may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriveLimits {
+    /// Most bytes of one file.
+    pub file_bytes: u64,
+    /// Most bytes of an office's files together, each counted in full.
+    pub office_bytes: u64,
+}
+
+impl Default for DriveLimits {
+    fn default() -> Self {
+        Self { file_bytes: 1 << 30, office_bytes: 100 << 30 }
+    }
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Created,
+    Updated,
+    Deleted,
+}
+
+impl Kind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = DbError;
+    fn from_str(text: &str) -> Result<Self, DbError> {
+        let found = [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|kind| kind.as_str() == text);
+        Ok(found.ok_or_else(|| sqlx::Error::Decode(format!("drive change {text:?}").into()))?)
+    }
+}
+
+/// A change, and the file as it left it; of a deletion, as it was before, with the revision of the deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) kind: Kind,
+    pub(crate) file: FileRow,
+}
+
+/// The drives of all offices.
+#[derive(Clone)]
+pub(crate) struct Drive {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    outbox: Arc<Notify>,
+    offices: Offices,
+    storage: Storage,
+    limits: DriveLimits,
+    changed: watch::Sender<()>,
+}
+
+impl Drive {
+    pub(crate) fn new(
+        db: Db,
+        clock: Arc<dyn Clock>,
+        outbox: Arc<Notify>,
+        offices: Offices,
+        storage: Storage,
+        limits: DriveLimits,
+    ) -> Self {
+        Self { db, clock, outbox, offices, storage, limits, changed: watch::Sender::new(()) }
+    }
+
+    async fn list(
+        &self,
+        caller: &Caller,
+        office: &str,
+        prefix: &str,
+        page: &Page<String>,
+    ) -> Result<(Vec<FileRow>, String)> {
+        let office = self.offices.get(caller, office).await?;
+        if prefix.len() > MAX_DRIVE_PATH || prefix.contains('\0') {
+            return Err(Error::invalid("prefix", format!("must have at most {MAX_DRIVE_PATH} bytes, without NUL")));
+        }
+        let rows = repo::file_list(&mut self.db.office(office.id).read().await?, prefix, page).await?;
+        Ok(page.finish(rows, |file| file.path.clone()))
+    }
+
+    async fn stat(&self, caller: &Caller, office: &str, path: &str) -> Result<FileRow> {
+        let office = self.offices.get(caller, office).await?;
+        let path = drive_path("path", path)?;
+        let found = repo::file_get(&mut self.db.office(office.id).read().await?, path).await?;
+        found.ok_or_else(|| Error::not_found("file", path))
+    }
+
+    /// The file, and its content from an offset on; of this very revision, whatever becomes of the file meanwhile.
+    async fn download(
+        &self,
+        caller: &Caller,
+        request: &v1::DownloadFileRequest,
+    ) -> Result<(FileRow, BoxStream<'static, Result<Bytes>>)> {
+        let office = self.offices.get(caller, &request.office_id).await?;
+        let path = drive_path("path", &request.path)?;
+        let offset = rules::not_negative("offset", request.offset)?;
+        let length = rules::not_negative("length", request.length)?;
+        let found = repo::file_open(&mut self.db.office(office.id).read().await?, path).await?;
+        let (file, object) = found.ok_or_else(|| Error::not_found("file", path))?;
+        let size = file.size.unsigned_abs();
+        if offset > size {
+            return Err(Error::invalid("offset", format!("is behind the end: the file has {size} bytes")));
+        }
+        let end = if length == 0 { size } else { offset.saturating_add(length).min(size) };
+        let content = self.storage.read((office.id, object), size, offset..end).await?;
+        Ok((file, content))
+    }
+
+    async fn delete(&self, caller: &Caller, request: &v1::DeleteFileRequest) -> Result<()> {
+        let (mut tx, office) = self.offices.lock(caller, &request.office_id).await?;
+        let path = drive_path("path", &request.path)?;
+        let condition = Condition::parse(request.if_revision, request.force)?;
+        rules::writable(&office)?;
+        let file = repo::file_get(&mut tx, path).await?.ok_or_else(|| Error::not_found("file", path))?;
+        condition.check(Some(&file))?;
+        repo::file_delete(&mut tx, path).await?;
+        objects::blob_release(&mut tx, &file.sha256, self.clock.now() + GRACE).await?;
+        let revision = repo::usage_change(&mut tx, -file.size, -1).await?;
+        let file = FileRow { revision, modified_at: self.clock.now(), modified_by: name_of(caller), ..file };
+        self.record(tx, caller, Change { kind: Kind::Deleted, file }, None).await
+    }
+
+    /// Commits a change with its event.
+    async fn record(&self, mut tx: OfficeTx, caller: &Caller, change: Change, upload: Option<Uuid>) -> Result<()> {
+        repo::change_insert(&mut tx, &change, upload).await?;
+        let event = event(&tx, caller, &change);
+        outbox::push(&mut tx, &event).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Changes after a cursor, oldest first.
+    async fn changes(&self, office: OfficeId, after: i64, limit: i32) -> Result<Vec<Change>> {
+        let mut conn = self.db.office(office).read().await?;
+        Ok(repo::change_list(&mut conn, after, limit.into()).await?)
+    }
+}
+
+/// Who wrote, as files and changes carry it.
+fn name_of(caller: &Caller) -> String {
+    match &caller.actor {
+        Actor::Agent(agent) => agent.name.clone(),
+        _ => "operator".into(),
+    }
+}
+
+fn event(conn: &OfficeConn, caller: &Caller, change: &Change) -> Event {
+    let Change { kind, file } = change;
+    let agent = match &caller.actor {
+        Actor::Agent(agent) => agent.name.as_str(),
+        _ => "",
+    };
+    let (kind, verb) = match kind {
+        Kind::Created => ("file.created", "created"),
+        Kind::Updated => ("file.updated", "replaced"),
+        Kind::Deleted => ("file.deleted", "deleted"),
+    };
+    let summary = format!("File {:?} {verb}, {} bytes", file.path, file.size);
+    Event::lifecycle(conn.office_id(), agent, kind, summary, file.modified_at)
+        .category(Category::File)
+        .with(serde_json::json!({
+            "path": file.path, "size": file.size, "sha256": file.sha256, "revision": file.revision,
+        }))
+        .traced(&caller.trace_id)
+}

@@ -1,0 +1,251 @@
+//! Tables `drive_files`, `drive_changes` and `drive_usage`.
+
+pub(crate) mod objects;
+
+use mi_kernel::{Time, page::Page};
+use mi_store::{DbResult, OfficeConn, on};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{Change, rules::after_prefix};
+
+/// A file of the drive, without its content.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub(crate) struct FileRow {
+    pub(crate) path: String,
+    pub(crate) size: i64,
+    /// Of the content, lower-case hex.
+    pub(crate) sha256: String,
+    pub(crate) revision: i64,
+    pub(crate) content_type: String,
+    pub(crate) modified_at: Time,
+    /// Name of an agent, or `operator`.
+    pub(crate) modified_by: String,
+}
+
+/// What an office's files amount to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
+pub(crate) struct Usage {
+    /// Of the last change.
+    pub(crate) revision: i64,
+    pub(crate) bytes: i64,
+    pub(crate) files: i64,
+}
+
+pub(crate) async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Option<FileRow>> {
+    let office = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+             WHERE office_id = $1 AND path = $2",
+        )
+        .bind(office.0)
+        .bind(path)
+        .fetch_optional(&mut *c)
+        .await
+    })?)
+}
+
+#[derive(FromRow)]
+struct Stored {
+    #[sqlx(flatten)]
+    file: FileRow,
+    object: Uuid,
+}
+
+/// The file, and the object that has its content.
+pub(super) async fn file_open(conn: &mut OfficeConn, path: &str) -> DbResult<Option<(FileRow, Uuid)>> {
+    let office = conn.office_id();
+    let stored: Option<Stored> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT path, size, sha256, revision, content_type, modified_at, modified_by, object
+             FROM drive_files JOIN drive_blobs USING (office_id, sha256) WHERE office_id = $1 AND path = $2",
+        )
+        .bind(office.0)
+        .bind(path)
+        .fetch_optional(&mut *c)
+        .await
+    })?;
+    Ok(stored.map(|stored| (stored.file, stored.object)))
+}
+
+/// Files whose paths start with the prefix, by path.
+pub(super) async fn file_list(conn: &mut OfficeConn, prefix: &str, page: &Page<String>) -> DbResult<Vec<FileRow>> {
+    let office = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+             WHERE office_id = $1 AND path >= $2 AND ($3 IS NULL OR path < $3) AND path > $4 ORDER BY path LIMIT $5",
+        )
+        .bind(office.0)
+        .bind(prefix)
+        .bind(after_prefix(prefix))
+        .bind(page.after.as_deref().unwrap_or_default())
+        .bind(page.fetch())
+        .fetch_all(&mut *c)
+        .await
+    })?)
+}
+
+/// A file that cannot be beside one at this path: its twin but for case, or the one is a directory of the other.
+pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Option<String>> {
+    let office = conn.office_id();
+    let folded = path.to_lowercase();
+    let mut above: Vec<&str> = folded.match_indices('/').map(|(at, _)| &folded[..at]).collect();
+    above.push(&folded);
+    let above = serde_json::to_string(&above).unwrap_or_default();
+    let below = format!("{folded}/");
+    let sql = conn.pick(
+        "SELECT path FROM drive_files WHERE office_id = $1 AND folded IN (SELECT value FROM json_each($2))
+         UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND folded >= $3 AND folded < $4 LIMIT 1",
+        "SELECT path FROM drive_files WHERE office_id = $1 AND folded IN (SELECT json_array_elements_text($2::json))
+         UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND folded >= $3 AND folded < $4 LIMIT 1",
+    );
+    Ok(on!(conn, |c| {
+        sqlx::query_scalar(sql)
+            .bind(office.0)
+            .bind(above)
+            .bind(&below)
+            .bind(after_prefix(&below))
+            .fetch_optional(&mut *c)
+            .await
+    })?)
+}
+
+/// Writes the file in the place of the one at its path, if there is one. Its blob must be there.
+pub(super) async fn file_put(tx: &mut OfficeConn, file: &FileRow) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO drive_files
+             (office_id, path, folded, size, sha256, revision, content_type, modified_at, modified_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             ON CONFLICT (office_id, path) DO UPDATE SET size = excluded.size, sha256 = excluded.sha256,
+             revision = excluded.revision, content_type = excluded.content_type, modified_at = excluded.modified_at,
+             modified_by = excluded.modified_by",
+        )
+        .bind(office.0)
+        .bind(&file.path)
+        .bind(file.path.to_lowercase())
+        .bind(file.size)
+        .bind(&file.sha256)
+        .bind(file.revision)
+        .bind(&file.content_type)
+        .bind(file.modified_at)
+        .bind(&file.modified_by)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+pub(super) async fn file_delete(tx: &mut OfficeConn, path: &str) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("DELETE FROM drive_files WHERE office_id = $1 AND path = $2")
+            .bind(office.0)
+            .bind(path)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// What the office's files amount to.
+pub(crate) async fn usage_get(conn: &mut OfficeConn) -> DbResult<Usage> {
+    let office = conn.office_id();
+    let usage: Option<Usage> = on!(conn, |c| {
+        sqlx::query_as("SELECT revision, bytes, files FROM drive_usage WHERE office_id = $1")
+            .bind(office.0)
+            .fetch_optional(&mut *c)
+            .await
+    })?;
+    Ok(usage.unwrap_or_default())
+}
+
+/// Counts a change and what it adds; answers its revision. Until the transaction ends no other change gets one, so that
+/// revisions become visible in their order.
+pub(crate) async fn usage_change(tx: &mut OfficeConn, bytes: i64, files: i64) -> DbResult<i64> {
+    let office = tx.office_id();
+    Ok(on!(tx, |c| {
+        sqlx::query_scalar(
+            "INSERT INTO drive_usage (office_id, revision, bytes, files) VALUES ($1, 1, $2, $3)
+             ON CONFLICT (office_id) DO UPDATE SET revision = drive_usage.revision + 1,
+             bytes = drive_usage.bytes + excluded.bytes, files = drive_usage.files + excluded.files RETURNING revision",
+        )
+        .bind(office.0)
+        .bind(bytes)
+        .bind(files)
+        .fetch_one(&mut *c)
+        .await
+    })?)
+}
+
+/// Adds a change; `upload` is the object that an upload wrote.
+pub(crate) async fn change_insert(tx: &mut OfficeConn, change: &Change, upload: Option<Uuid>) -> DbResult<()> {
+    let office = tx.office_id();
+    let Change { kind, file } = change;
+    on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO drive_changes
+             (office_id, revision, kind, path, size, sha256, content_type, modified_at, modified_by, upload)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        )
+        .bind(office.0)
+        .bind(file.revision)
+        .bind(kind.as_str())
+        .bind(&file.path)
+        .bind(file.size)
+        .bind(&file.sha256)
+        .bind(&file.content_type)
+        .bind(file.modified_at)
+        .bind(&file.modified_by)
+        .bind(upload)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+#[derive(FromRow)]
+struct ChangeRow {
+    kind: String,
+    #[sqlx(flatten)]
+    file: FileRow,
+}
+
+/// Changes after a revision, oldest first.
+pub(super) async fn change_list(conn: &mut OfficeConn, after: i64, limit: i64) -> DbResult<Vec<Change>> {
+    let office = conn.office_id();
+    let rows: Vec<ChangeRow> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT kind, path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_changes
+             WHERE office_id = $1 AND revision > $2 ORDER BY revision LIMIT $3",
+        )
+        .bind(office.0)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    let change = |row: ChangeRow| Ok(Change { kind: row.kind.parse()?, file: row.file });
+    rows.into_iter().map(change).collect()
+}
+
+/// The file as an upload left it.
+pub(super) async fn change_of_upload(conn: &mut OfficeConn, upload: Uuid) -> DbResult<Option<FileRow>> {
+    let office = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_changes
+             WHERE office_id = $1 AND upload = $2",
+        )
+        .bind(office.0)
+        .bind(upload)
+        .fetch_optional(&mut *c)
+        .await
+    })?)
+}

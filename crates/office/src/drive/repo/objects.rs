@@ -1,0 +1,182 @@
+//! Tables `drive_uploads`, `drive_blobs` and `drive_trash`: one of the three names an object in storage.
+
+use mi_kernel::{OfficeId, Time};
+use mi_store::{DbResult, OfficeConn, PlatformConn, on};
+use uuid::Uuid;
+
+/// Names an object before its first byte is written.
+pub(crate) async fn upload_insert(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("INSERT INTO drive_uploads (object, office_id, begun_at) VALUES ($1, $2, $3)")
+            .bind(object)
+            .bind(office.0)
+            .bind(now)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Takes the object out; false: it was not among the uploads any more.
+pub(crate) async fn upload_delete(tx: &mut OfficeConn, object: Uuid) -> DbResult<bool> {
+    let office = tx.office_id();
+    Ok(on!(tx, |c| {
+        sqlx::query("DELETE FROM drive_uploads WHERE office_id = $1 AND object = $2")
+            .bind(office.0)
+            .bind(object)
+            .execute(&mut *c)
+            .await
+            .map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+/// Moves uploads that began before a time to the trash. Spans offices: whose process died is not known.
+pub(crate) async fn upload_expire(tx: &mut PlatformConn, before: Time, now: Time) -> DbResult<()> {
+    let expired: Vec<(Uuid, Uuid)> = on!(tx, |c| {
+        sqlx::query_as("DELETE FROM drive_uploads WHERE begun_at < $1 RETURNING office_id, object")
+            .bind(before)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    for (office, object) in expired {
+        trash_insert(tx.within(office.into()), object, now).await?;
+    }
+    Ok(())
+}
+
+/// Keeps the object as the content with this checksum; false: the office has that content already.
+pub(crate) async fn blob_insert(tx: &mut OfficeConn, sha256: &str, object: Uuid) -> DbResult<bool> {
+    let office = tx.office_id();
+    Ok(on!(tx, |c| {
+        sqlx::query(
+            "INSERT INTO drive_blobs (office_id, sha256, object) VALUES ($1, $2, $3)
+             ON CONFLICT (office_id, sha256) DO NOTHING",
+        )
+        .bind(office.0)
+        .bind(sha256)
+        .bind(object)
+        .execute(&mut *c)
+        .await
+        .map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+/// Moves the content to the trash unless a file has it. The office must be locked.
+pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, due: Time) -> DbResult<()> {
+    let office = tx.office_id();
+    let object: Option<Uuid> = on!(tx, |c| {
+        sqlx::query_scalar(
+            "DELETE FROM drive_blobs WHERE office_id = $1 AND sha256 = $2
+             AND NOT EXISTS (SELECT 1 FROM drive_files WHERE office_id = $1 AND sha256 = $2) RETURNING object",
+        )
+        .bind(office.0)
+        .bind(sha256)
+        .fetch_optional(&mut *c)
+        .await
+    })?;
+    match object {
+        Some(object) => trash_insert(tx, object, due).await,
+        None => Ok(()),
+    }
+}
+
+/// Names an object that may be deleted from a time on.
+pub(crate) async fn trash_insert(tx: &mut OfficeConn, object: Uuid, due: Time) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("INSERT INTO drive_trash (object, office_id, due_at) VALUES ($1, $2, $3)")
+            .bind(object)
+            .bind(office.0)
+            .bind(due)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Objects of all offices that may be deleted: the sweep knows of no office.
+pub(crate) async fn trash_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Vec<(OfficeId, Uuid)>> {
+    let rows: Vec<(Uuid, Uuid)> = on!(conn, |c| {
+        sqlx::query_as("SELECT office_id, object FROM drive_trash WHERE due_at <= $1 ORDER BY due_at, object LIMIT $2")
+            .bind(now)
+            .bind(limit)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    Ok(rows.into_iter().map(|(office, object)| (office.into(), object)).collect())
+}
+
+/// Objects of the office in the trash, due or not, after one.
+pub(crate) async fn trash_list(conn: &mut OfficeConn, after: Uuid, limit: i64) -> DbResult<Vec<Uuid>> {
+    let office = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_scalar(
+            "SELECT object FROM drive_trash WHERE office_id = $1 AND object > $2 ORDER BY object LIMIT $3",
+        )
+        .bind(office.0)
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
+    })?)
+}
+
+/// Forgets an object that was deleted, unless it is not due yet and may come back.
+pub(crate) async fn trash_delete(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND due_at <= $3")
+            .bind(office.0)
+            .bind(object)
+            .bind(now)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Whether there is anything to sweep: an upload from before a time, or trash that is due. Spans offices, as the sweep.
+pub(crate) async fn anything_due(conn: &mut PlatformConn, before: Time, now: Time) -> DbResult<bool> {
+    Ok(on!(conn, |c| {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM drive_uploads WHERE begun_at < $1)
+             OR EXISTS (SELECT 1 FROM drive_trash WHERE due_at <= $2)",
+        )
+        .bind(before)
+        .bind(now)
+        .fetch_one(&mut *c)
+        .await
+    })?)
+}
+
+/// Removes the office's drive, and moves all its objects to the trash: content for now, uploads for when the last of
+/// them must have ended. The office must be locked.
+pub(crate) async fn drive_clear(tx: &mut OfficeConn, now: Time, uploads_end: Time) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        for (sql, due) in [
+            (
+                "INSERT INTO drive_trash SELECT object, office_id, $2 FROM drive_uploads WHERE office_id = $1",
+                uploads_end,
+            ),
+            ("INSERT INTO drive_trash SELECT object, office_id, $2 FROM drive_blobs WHERE office_id = $1", now),
+        ] {
+            sqlx::query(sql).bind(office.0).bind(due).execute(&mut *c).await?;
+        }
+        for sql in [
+            "DELETE FROM drive_uploads WHERE office_id = $1",
+            "DELETE FROM drive_files WHERE office_id = $1",
+            "DELETE FROM drive_blobs WHERE office_id = $1",
+            "DELETE FROM drive_changes WHERE office_id = $1",
+            "DELETE FROM drive_usage WHERE office_id = $1",
+        ] {
+            sqlx::query(sql).bind(office.0).execute(&mut *c).await?;
+        }
+        Ok::<_, sqlx::Error>(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! The objects that hold the drive's content: named by a row before their first byte is written, deleted after no row
+//! needs them, and named by the trash until that is done. A crash at any step leaves a name that the sweep finds.
+
+use std::{error::Error as StdError, io, ops::Range, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use futures::{
+    StreamExt, TryStreamExt,
+    stream::{self, BoxStream},
+};
+use mi_kernel::{Clock, Error, OfficeId, Result, receipt::hex};
+use mi_store::{Db, lease};
+use object_store::{
+    GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
+};
+use ring::digest::{Context, SHA256};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    runtime::Handle,
+    time::{MissedTickBehavior, timeout},
+};
+use tokio_util::io::StreamReader;
+use uuid::Uuid;
+
+use super::{
+    repo::objects,
+    rules::{Room, expired},
+};
+
+/// How long the content of a replaced or deleted file stays for those who are reading it.
+pub(crate) const GRACE: Duration = Duration::from_secs(3600);
+/// The longest that an upload may take. Long before [`EXPIRY`]: what the sweep gives up, nobody writes any more.
+const LONGEST_UPLOAD: Duration = Duration::from_secs(12 * 3600);
+/// An upload that began so long ago was left behind by a process that died.
+const EXPIRY: Duration = Duration::from_secs(24 * 3600);
+/// How often the trash is looked at.
+const INTERVAL: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(300);
+const BATCH: i64 = 100;
+/// Bytes of one write to storage: the least that S3 takes.
+const PART: usize = 5 << 20;
+/// Writes at once, while the next part is received.
+const PARTS: usize = 2;
+/// Bytes of one read from storage.
+const PIECE: usize = 512 << 10;
+
+/// Content that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) size: i64,
+    /// Lower-case hex.
+    pub(super) sha256: String,
+}
+
+/// The objects of all drives. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Storage {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    store: Arc<dyn ObjectStore>,
+}
+
+impl Storage {
+    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>) -> Self {
+        Self { db, clock, store }
+    }
+
+    fn path(office: OfficeId, object: Uuid) -> Path {
+        Path::from(format!("office/{office}/drive/{object}"))
+    }
+
+    /// Reads a part of an object, piece by piece.
+    pub(super) async fn read(
+        &self,
+        (office, object): (OfficeId, Uuid),
+        size: u64,
+        range: Range<u64>,
+    ) -> Result<BoxStream<'static, Result<Bytes>>> {
+        if range.is_empty() {
+            return Ok(stream::empty().boxed());
+        }
+        let options = GetOptions::new().with_range(Some(GetRange::Bounded(range.clone())));
+        let found = self.store.get_opts(&Self::path(office, object), options).await.map_err(|error| match error {
+            gone @ object_store::Error::NotFound { .. } => Error::internal(gone),
+            other => unreadable(other.into()),
+        })?;
+        if found.meta.size != size {
+            return Err(Error::internal(format!("object {object} has {} bytes instead of {size}", found.meta.size)));
+        }
+        let reader: Box<dyn AsyncRead + Send + Unpin> = match found.payload {
+            // The storage's own stream would read far smaller pieces.
+            GetResultPayload::File(file, _) => {
+                let mut file = tokio::fs::File::from_std(file);
+                file.seek(io::SeekFrom::Start(range.start)).await.map_err(|error| unreadable(error.into()))?;
+                Box::new(file.take(range.end - range.start))
+            }
+            GetResultPayload::Stream(stream) => Box::new(StreamReader::new(stream.map_err(io::Error::other))),
+        };
+        Ok(stream::try_unfold(reader, async |mut reader| {
+            let piece = piece(&mut reader).await.map_err(|error| unreadable(error.into()))?;
+            Ok((!piece.is_empty()).then_some((piece, reader)))
+        })
+        .boxed())
+    }
+
+    /// Deletes an object of the trash, then its name there.
+    pub(super) async fn bury(&self, office: OfficeId, object: Uuid) -> Result<()> {
+        match self.store.delete(&Self::path(office, object)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => {
+                let text = format!("object {object} could not be deleted; it will be tried again");
+                return Err(Error::unavailable(text).caused_by(error));
+            }
+        }
+        let mut tx = self.db.office(office).begin().await?;
+        objects::trash_delete(&mut tx, object, self.clock.now()).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Removes what an upload wrote that is given up. One that was committed after all is left alone.
+    async fn discard(&self, office: OfficeId, object: Uuid) -> Result<()> {
+        let mut tx = self.db.office(office).begin().await?;
+        if !objects::upload_delete(&mut tx, object).await? {
+            return Ok(());
+        }
+        // Deleted now, and once more when whatever was on its way to storage must have arrived.
+        objects::trash_insert(&mut tx, object, self.clock.now() + GRACE).await?;
+        tx.commit().await?;
+        self.bury(office, object).await
+    }
+
+    /// What could not be deleted now is in the trash.
+    pub(super) fn later(&self, office: OfficeId, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            tracing::warn!(target: "mi::office", %office, error = %error.chain(), "an object waits for the sweep");
+        }
+    }
+
+    /// Empties the trash for ever, in one process at a time. Ends only by cancellation.
+    pub(crate) async fn sweep_forever(self) {
+        let holder = Uuid::now_v7().to_string();
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let swept = async {
+                let now = self.clock.now();
+                let due = objects::anything_due(&mut self.db.platform().read().await?, now - EXPIRY, now).await?;
+                if due && lease::hold(&self.db, "drive-sweep", &holder, now, LEASE).await? {
+                    self.sweep().await?;
+                }
+                Ok::<_, Error>(())
+            };
+            if let Err(error) = swept.await {
+                tracing::warn!(target: "mi::office", error = %error.chain(), "the drive's trash is not empty yet");
+            }
+        }
+    }
+
+    /// Gives up uploads of processes that died, and deletes what is due. One object in the way does not hold up others.
+    pub(crate) async fn sweep(&self) -> Result<()> {
+        let now = self.clock.now();
+        let mut tx = self.db.platform().begin().await?;
+        objects::upload_expire(&mut tx, now - EXPIRY, now).await?;
+        tx.commit().await?;
+        loop {
+            let due = objects::trash_due(&mut self.db.platform().read().await?, now, BATCH).await?;
+            let count = due.len();
+            let mut buried = stream::iter(due).map(|(office, object)| self.bury(office, object)).buffered(8);
+            let mut failed = None;
+            while let Some(outcome) = buried.next().await {
+                failed = failed.or(outcome.err());
+            }
+            match failed {
+                Some(error) => return Err(error),
+                None if count < BATCH as usize => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    /// Removes the drive of an office that is being deleted, and all its objects. Safe to run again.
+    pub(crate) async fn remove(&self, office: OfficeId) -> Result<()> {
+        let now = self.clock.now();
+        let mut tx = self.db.office(office).begin().await?;
+        objects::drive_clear(&mut tx, now, now + EXPIRY).await?;
+        tx.commit().await?;
+        let mut after = Uuid::nil();
+        loop {
+            let trash = objects::trash_list(&mut self.db.office(office).read().await?, after, BATCH).await?;
+            for object in &trash {
+                self.bury(office, *object).await?;
+            }
+            match trash.last() {
+                Some(last) => after = *last,
+                None => return Ok(()),
+            }
+        }
+    }
+}
+
+/// An object that an upload names and writes. When it is dropped before it is kept, what it wrote is cleared away.
+///
+/// Work on an upload stays in the future of its call, which is dropped when the client gives up.
+pub(super) struct Upload {
+    storage: Storage,
+    office: OfficeId,
+    object: Uuid,
+    /// Until it is closed.
+    writer: Option<BufWriter>,
+    kept: bool,
+}
+
+impl Upload {
+    pub(super) fn new(storage: &Storage, office: OfficeId, object: Uuid) -> Self {
+        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(office, object), PART);
+        let writer = Some(writer.with_max_concurrency(PARTS));
+        Self { storage: storage.clone(), office, object, writer, kept: false }
+    }
+
+    /// Writes it, at the pace of whichever is slower, its sender or the storage.
+    pub(super) async fn write(&mut self, room: Room, content: BoxStream<'static, Result<Bytes>>) -> Result<Written> {
+        let Some(writer) = &mut self.writer else {
+            return Err(Error::internal("an upload is written once"));
+        };
+        let written = timeout(LONGEST_UPLOAD, fill(writer, room, content)).await.map_err(|_| expired())??;
+        if let Some(mut writer) = self.writer.take() {
+            writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
+        }
+        Ok(written)
+    }
+
+    /// A row names it.
+    pub(super) fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        // Without a runtime the process is ending, and the sweep of the next one finds the rest.
+        let Some(runtime) = Handle::try_current().ok().filter(|_| !self.kept) else {
+            return;
+        };
+        let (storage, office, object, writer) = (self.storage.clone(), self.office, self.object, self.writer.take());
+        runtime.spawn(async move {
+            if let Some(mut writer) = writer {
+                // What it cannot take back is in the way of nobody.
+                let _ = writer.abort().await;
+            }
+            storage.later(office, storage.discard(office, object).await);
+        });
+    }
+}
+
+async fn fill(writer: &mut BufWriter, room: Room, mut content: BoxStream<'static, Result<Bytes>>) -> Result<Written> {
+    let mut hash = Context::new(&SHA256);
+    let mut size = 0;
+    while let Some(piece) = content.next().await {
+        let piece = piece?;
+        size += i64::try_from(piece.len()).unwrap_or(i64::MAX);
+        room.check(size)?;
+        hash.update(&piece);
+        writer.put(piece).await.map_err(|error| unwritten(error.into()))?;
+    }
+    Ok(Written { size, sha256: hex(hash.finish().as_ref()) })
+}
+
+async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+    let mut piece = BytesMut::with_capacity(PIECE);
+    while piece.len() < piece.capacity() && reader.read_buf(&mut piece).await? > 0 {}
+    Ok(piece.freeze())
+}
+
+type Cause = Box<dyn StdError + Send + Sync>;
+
+fn unwritten(cause: Cause) -> Error {
+    let mut below: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
+    while let Some(error) = below {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
+            let text = "the platform's object storage has no space left; nothing was written";
+            return Error::exhausted("STORAGE_FULL", text, Duration::from_secs(30)).caused_by(cause);
+        }
+        below = error.source();
+    }
+    Error::unavailable("the file could not be written to object storage; nothing was changed").caused_by(cause)
+}
+
+fn unreadable(cause: Cause) -> Error {
+    Error::unavailable("the file cannot be read from object storage at the moment").caused_by(cause)
+}

@@ -1,0 +1,139 @@
+//! Uploads: an object is named, written, and becomes a file's content in one transaction.
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use mi_kernel::{Error, OfficeId, Result};
+use mi_proto::v1;
+use mi_rpc::Caller;
+use mi_store::{OfficeConn, idempotency};
+use prost::Message;
+use uuid::Uuid;
+
+use super::{
+    Change, Drive, Kind, name_of,
+    repo::{self, FileRow, objects},
+    rules::{self, Room, Target},
+    storage::{GRACE, Upload, Written},
+};
+
+/// What became of an upload in the end.
+enum Outcome {
+    /// The file that it wrote.
+    Written(FileRow),
+    /// The file that it wrote the first time it was sent.
+    Replayed(FileRow),
+}
+
+fn scope(caller: &Caller) -> String {
+    format!("{}/UploadFile", caller.actor.key())
+}
+
+impl Drive {
+    /// Takes in a file.
+    pub(super) async fn upload(
+        &self,
+        caller: &Caller,
+        header: &v1::UploadHeader,
+        content: BoxStream<'static, Result<Bytes>>,
+    ) -> Result<FileRow> {
+        let (office, object, target, room) = self.begin(caller, header).await?;
+        let mut upload = Upload::new(&self.storage, office, object);
+        let written = upload.write(room, content).await?;
+        match self.finish(caller, header, target, object, written).await? {
+            Outcome::Written(file) => {
+                upload.keep();
+                Ok(file)
+            }
+            Outcome::Replayed(file) => Ok(file),
+        }
+    }
+
+    /// Refuses what cannot succeed before its content is sent, and names the object that it will be.
+    async fn begin(&self, caller: &Caller, header: &v1::UploadHeader) -> Result<(OfficeId, Uuid, Target, Room)> {
+        let (mut tx, office) = self.offices.lock(caller, &header.office_id).await?;
+        let target = Target::parse(header)?;
+        idempotency::Request::new(scope(caller), &header.request_id, &[])?;
+        rules::writable(&office)?;
+        let current = repo::file_get(&mut tx, &target.path).await?;
+        // What was sent before finds its own file there: whether it is the same is known when its content is.
+        let again =
+            !header.request_id.is_empty() && idempotency::used(&mut tx, &scope(caller), &header.request_id).await?;
+        if !again {
+            admit(&mut tx, &target, current.as_ref()).await?;
+        }
+        let used = repo::usage_get(&mut tx).await?.bytes;
+        let room = Room::new(self.limits, used, current.as_ref());
+        let object = Uuid::now_v7();
+        objects::upload_insert(&mut tx, object, self.clock.now()).await?;
+        tx.commit().await?;
+        Ok((office.id, object, target, room))
+    }
+
+    /// Makes what was written the content of the file, if all is still as it must be.
+    async fn finish(
+        &self,
+        caller: &Caller,
+        header: &v1::UploadHeader,
+        target: Target,
+        object: Uuid,
+        written: Written,
+    ) -> Result<Outcome> {
+        let (mut tx, office) = self.offices.lock(caller, &header.office_id).await?;
+        rules::writable(&office)?;
+        let said = [header.encode_to_vec().as_slice(), written.sha256.as_bytes()].concat();
+        let replay = idempotency::Request::new(scope(caller), &header.request_id, &said)?;
+        if let Some(replay) = &replay
+            && let Some(known) = replay.replayed(&mut tx).await?
+        {
+            let file = repo::change_of_upload(&mut tx, known).await?;
+            return Ok(Outcome::Replayed(file.ok_or_else(|| Error::not_found("file", target.path))?));
+        }
+        if !objects::upload_delete(&mut tx, object).await? {
+            return Err(rules::expired());
+        }
+        let (now, old) = (self.clock.now(), repo::file_get(&mut tx, &target.path).await?);
+        admit(&mut tx, &target, old.as_ref()).await?;
+        let used = repo::usage_get(&mut tx).await?.bytes;
+        Room::new(self.limits, used, old.as_ref()).check(written.size)?;
+
+        let kept = objects::blob_insert(&mut tx, &written.sha256, object).await?;
+        if !kept {
+            objects::trash_insert(&mut tx, object, now).await?;
+        }
+        let (old_size, added) = old.as_ref().map_or((0, 1), |old| (old.size, 0));
+        let revision = repo::usage_change(&mut tx, written.size - old_size, added).await?;
+        let file = FileRow {
+            path: target.path,
+            size: written.size,
+            sha256: written.sha256,
+            revision,
+            content_type: target.content_type,
+            modified_at: now,
+            modified_by: name_of(caller),
+        };
+        repo::file_put(&mut tx, &file).await?;
+        if let Some(old) = old.as_ref().filter(|old| old.sha256 != file.sha256) {
+            objects::blob_release(&mut tx, &old.sha256, now + GRACE).await?;
+        }
+        if let Some(replay) = &replay {
+            replay.remember(&mut tx, object, now).await?;
+        }
+        let kind = if old.is_some() { Kind::Updated } else { Kind::Created };
+        self.record(tx, caller, Change { kind, file: file.clone() }, Some(object)).await?;
+        if !kept {
+            self.storage.later(office.id, self.storage.bury(office.id, object).await);
+        }
+        Ok(Outcome::Written(file))
+    }
+}
+
+/// Whether the target may be written over what is there.
+async fn admit(conn: &mut OfficeConn, target: &Target, current: Option<&FileRow>) -> Result<()> {
+    target.condition.check(current)?;
+    if current.is_none()
+        && let Some(existing) = repo::file_clash(conn, &target.path).await?
+    {
+        return Err(rules::clash(&target.path, &existing));
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! The objects behind the drive: kept once, never deleted while a file has them, never left behind, whatever fails when.
+
+use std::{sync::Arc, time::Duration};
+
+use mi_kernel::OfficeId;
+use mi_proto::v1::{
+    DownloadFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
+};
+use mi_testkit::{on_both, until};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use super::{
+    drive::{header, refusal},
+    faulty::Fault,
+    stage::{LONG, Stage},
+};
+use crate::drive::{
+    repo::objects,
+    storage::{GRACE, Storage},
+};
+
+on_both! {
+    the_same_content_is_kept_once_in_an_office_and_never_shared_between_two,
+    content_stays_while_a_file_has_it_and_goes_after_the_grace,
+    what_is_being_read_is_read_to_its_end,
+    an_upload_whose_client_leaves_is_cleared_away,
+    an_upload_that_storage_refuses_is_cleared_away,
+    an_upload_that_is_refused_at_its_end_is_cleared_away,
+    an_upload_whose_process_dies_is_found_by_the_sweep,
+    a_deletion_that_fails_at_any_step_is_finished_by_the_sweep,
+    the_database_refuses_to_drop_content_that_a_file_has,
+    a_deleted_office_leaves_no_object,
+    a_deletion_of_an_office_goes_on_when_storage_fails,
+}
+
+impl Stage {
+    /// What the sweep of any process does.
+    async fn sweep(&self) -> mi_kernel::Result<()> {
+        Storage::new(self.db().await, self.clock.shared(), Arc::new(self.objects.clone())).sweep().await
+    }
+
+    /// Sweeps when everything that may ever be deleted may be.
+    async fn sweep_late(&self) {
+        self.clock.advance(GRACE + Duration::from_secs(25 * 3600));
+        self.sweep().await.expect("sweeps");
+        assert_eq!(self.named().await, (0, 0));
+    }
+
+    /// Rows among uploads and in the trash, of all offices.
+    async fn named(&self) -> (i64, i64) {
+        let mut conn = self.db().await.platform().read().await.expect("reads");
+        let mut counts = [0; 2];
+        for (count, sql) in
+            counts.iter_mut().zip(["SELECT count(*) FROM drive_uploads", "SELECT count(*) FROM drive_trash"])
+        {
+            *count = mi_store::on!(conn, |c| sqlx::query_scalar(sql).fetch_one(&mut *c).await).expect("counts");
+        }
+        (counts[0], counts[1])
+    }
+
+    async fn objects(&self) -> usize {
+        self.objects.all().await.len()
+    }
+
+    async fn until_objects(&self, expected: usize) {
+        until("there are so many objects", LONG, async || {
+            let all = self.objects.all().await;
+            if all.len() == expected { Ok(Some(())) } else { Err(format!("{all:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until no upload is open: what an upload leaves is cleared away when its call is over.
+    async fn until_no_upload(&self) {
+        until("no upload is open", LONG, async || {
+            let (uploads, _) = self.named().await;
+            if uploads == 0 { Ok(Some(())) } else { Err(uploads) }
+        })
+        .await;
+    }
+
+    async fn until_open(&self) {
+        until("the upload is open", LONG, async || {
+            let (uploads, _) = self.named().await;
+            if uploads == 1 { Ok(Some(())) } else { Err(uploads) }
+        })
+        .await;
+    }
+
+    /// An upload that goes on as long as the sender is there.
+    async fn begin(
+        &self,
+        header: UploadHeader,
+    ) -> (mpsc::Sender<UploadFileRequest>, tokio::task::JoinHandle<Result<(), tonic::Status>>) {
+        let (sender, messages) = mpsc::channel(1);
+        let mut client = self.drive(&self.owner);
+        sender.send(UploadFileRequest { part: Some(Part::Header(header)) }).await.expect("taken");
+        let call = async move { client.upload_file(ReceiverStream::new(messages)).await.map(drop) };
+        (sender, tokio::spawn(call))
+    }
+}
+
+fn chunk(bytes: usize) -> UploadFileRequest {
+    UploadFileRequest { part: Some(Part::Chunk(vec![7; bytes].into())) }
+}
+
+async fn the_same_content_is_kept_once_in_an_office_and_never_shared_between_two(stage: Stage) {
+    let (one, other) = (stage.create("One").await.id, stage.create("Other").await.id);
+    stage.put(&one, "a", b"same").await;
+    stage.put(&one, "b", b"same").await;
+    stage.put(&one, "b", b"same").await;
+    assert_eq!(stage.objects().await, 1);
+    stage.put(&other, "a", b"same").await;
+    let mut all = stage.objects.all().await;
+    all.sort();
+    let mut owners: Vec<&str> = all.iter().map(|path| path.split('/').nth(1).expect("an office")).collect();
+    owners.sort_unstable();
+    let mut offices = [one.as_str(), other.as_str()];
+    offices.sort_unstable();
+    assert_eq!(owners, offices);
+    // What one deletes is the other's still.
+    stage.remove(&other, "a").await;
+    stage.sweep_late().await;
+    assert_eq!(stage.objects().await, 1);
+    assert_eq!(stage.content(&one, "a").await.expect("reads"), b"same");
+}
+
+async fn content_stays_while_a_file_has_it_and_goes_after_the_grace(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    for path in ["a", "b"] {
+        stage.put(&office, path, b"shared").await;
+    }
+    stage.put(&office, "a", b"new").await;
+    stage.sweep_late().await;
+    assert_eq!(stage.objects().await, 2);
+    assert_eq!(stage.content(&office, "b").await.expect("reads"), b"shared");
+    stage.remove(&office, "b").await;
+    stage.clock.advance(GRACE - Duration::from_secs(1));
+    stage.sweep().await.expect("sweeps");
+    assert_eq!(stage.objects().await, 2);
+    // Back before its end: another object, since that one is given up.
+    stage.put(&office, "c", b"shared").await;
+    stage.clock.advance(Duration::from_secs(1));
+    stage.sweep().await.expect("sweeps");
+    assert_eq!((stage.objects().await, stage.named().await), (2, (0, 0)));
+    assert_eq!(stage.content(&office, "c").await.expect("reads"), b"shared");
+    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"new");
+}
+
+async fn what_is_being_read_is_read_to_its_end(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    let content = vec![1; 7 << 20];
+    let file = stage.put(&office, "a", &content).await;
+    let request = DownloadFileRequest { office_id: office.clone(), path: "a".into(), offset: 0, length: 0 };
+    let mut stream = stage.drive(&stage.owner).download_file(request).await.expect("opens").into_inner();
+    assert_eq!(stream.message().await.expect("open").expect("one").file, Some(file));
+    stage.put(&office, "a", b"new").await;
+    stage.clock.advance(GRACE - Duration::from_secs(1));
+    stage.sweep().await.expect("sweeps");
+    let mut read = Vec::new();
+    while let Some(next) = stream.message().await.expect("open") {
+        read.extend(next.chunk);
+    }
+    assert!(read == content, "{} bytes", read.len());
+}
+
+async fn an_upload_whose_client_leaves_is_cleared_away(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    stage.put(&office, "a", b"old").await;
+    // Before anything is stored, within the first part, and behind it.
+    for chunks in [0, 1, 7] {
+        let (sender, call) = stage.begin(UploadHeader { force: true, ..header(&office, "a") }).await;
+        for _ in 0..chunks {
+            sender.send(chunk(1 << 20)).await.expect("taken");
+        }
+        stage.until_open().await;
+        call.abort();
+        stage.until_no_upload().await;
+        stage.until_objects(1).await;
+    }
+    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"old");
+    stage.sweep_late().await;
+    assert_eq!(stage.objects().await, 1);
+}
+
+async fn an_upload_that_storage_refuses_is_cleared_away(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    stage.put(&office, "a", b"old").await;
+    for (fault, bytes, expected) in [
+        (Fault::Write, 1, (Code::Unavailable, "UNAVAILABLE")),
+        (Fault::Write, 6 << 20, (Code::Unavailable, "UNAVAILABLE")),
+        (Fault::Full, 1, (Code::ResourceExhausted, "STORAGE_FULL")),
+        (Fault::Full, 6 << 20, (Code::ResourceExhausted, "STORAGE_FULL")),
+        (Fault::Complete, 6 << 20, (Code::Unavailable, "UNAVAILABLE")),
+    ] {
+        stage.objects.be(fault);
+        let refused = stage.upload(UploadHeader { force: true, ..header(&office, "a") }, &vec![1; bytes]).await;
+        let (code, reason, message) = refusal(refused);
+        assert_eq!((code, reason.as_str()), expected, "{fault:?}: {message}");
+        stage.objects.be(Fault::None);
+        stage.until_no_upload().await;
+        assert_eq!(stage.content(&office, "a").await.expect("reads"), b"old");
+    }
+    assert_eq!(stage.usage(&office).await, (3, 1));
+    stage.sweep_late().await;
+    assert_eq!(stage.objects().await, 1);
+}
+
+async fn an_upload_that_is_refused_at_its_end_is_cleared_away(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    let request = || SuspendOfficeRequest { office_id: office.clone() };
+    for large in [false, true] {
+        let (sender, call) = stage.begin(UploadHeader { force: large, ..header(&office, "a") }).await;
+        for _ in 0..if large { 6 } else { 1 } {
+            sender.send(chunk(1 << 20)).await.expect("taken");
+        }
+        stage.until_open().await;
+        // Something changed while it was sent.
+        match large {
+            false => drop(stage.put(&office, "a", b"faster").await),
+            true => drop(stage.offices(&stage.owner).suspend_office(request()).await.expect("suspends")),
+        }
+        drop(sender);
+        let (code, _, _) = refusal(call.await.expect("no panic"));
+        assert_eq!(code, Code::FailedPrecondition);
+        stage.until_no_upload().await;
+        stage.until_objects(1).await;
+    }
+    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"faster");
+}
+
+async fn an_upload_whose_process_dies_is_found_by_the_sweep(mut stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    stage.put(&office, "a", b"old").await;
+    // Nobody tells of the death of a process: an object stays, and the row that names it.
+    let id = OfficeId::parse(&office).expect("an id");
+    let object = uuid::Uuid::now_v7();
+    let db = stage.db().await;
+    let mut tx = db.office(id).begin().await.expect("begins");
+    objects::upload_insert(&mut tx, object, mi_kernel::Clock::now(&stage.clock)).await.expect("writes");
+    tx.commit().await.expect("commits");
+    let path = format!("office/{office}/drive/{object}");
+    object_store::ObjectStoreExt::put(&stage.objects, &path.into(), "half".into()).await.expect("writes");
+    stage.crash().await;
+    stage.clock.advance(Duration::from_secs(24 * 3600));
+    stage.sweep().await.expect("sweeps");
+    assert_eq!((stage.objects().await, stage.named().await), (2, (1, 0)), "it could go on yet");
+    stage.clock.advance(Duration::from_secs(1));
+    stage.sweep().await.expect("sweeps");
+    assert_eq!((stage.objects().await, stage.named().await), (1, (0, 0)));
+    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"old");
+}
+
+async fn a_deletion_that_fails_at_any_step_is_finished_by_the_sweep(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    stage.put(&office, "kept", b"kept").await;
+    for fault in [Fault::Delete, Fault::DeleteAnswer] {
+        stage.put(&office, "a", b"one").await;
+        stage.objects.be(fault);
+        // A duplicate is deleted at once, a replaced one later; neither makes the call fail.
+        stage.put(&office, "b", b"kept").await;
+        stage.put(&office, "a", b"two").await;
+        let left = if fault == Fault::Delete { 4 } else { 3 };
+        assert_eq!((stage.objects().await, stage.named().await), (left, (0, 2)), "{fault:?}");
+        stage.clock.advance(GRACE);
+        assert!(stage.sweep().await.is_err());
+        assert_eq!(stage.named().await, (0, 2), "{fault:?}");
+        stage.objects.be(Fault::None);
+        stage.sweep().await.expect("sweeps");
+        assert_eq!((stage.objects().await, stage.named().await), (2, (0, 0)), "{fault:?}");
+        for (path, content) in [("kept", "kept"), ("b", "kept"), ("a", "two")] {
+            assert_eq!(stage.content(&office, path).await.expect("reads"), content.as_bytes());
+        }
+        stage.remove(&office, "a").await;
+        stage.sweep_late().await;
+    }
+}
+
+async fn the_database_refuses_to_drop_content_that_a_file_has(stage: Stage) {
+    let office = stage.create("Mine").await.id;
+    let file = stage.put(&office, "a", b"kept").await;
+    let (db, id) = (stage.db().await, OfficeId::parse(&office).expect("an id"));
+    let mut tx = db.office(id).begin().await.expect("begins");
+    objects::blob_release(&mut tx, &file.sha256, mi_kernel::Clock::now(&stage.clock)).await.expect("does nothing");
+    let dropped = mi_store::on!(tx, |c| {
+        sqlx::query("DELETE FROM drive_blobs WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop)
+    });
+    let error = dropped.expect_err("a file has it");
+    assert!(error.as_database_error().is_some_and(|error| error.is_foreign_key_violation()), "{error}");
+    drop(tx);
+    stage.sweep_late().await;
+    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"kept");
+}
+
+async fn a_deleted_office_leaves_no_object(stage: Stage) {
+    let (office, other) = (stage.create("Gone").await.id, stage.create("Kept").await.id);
+    for (path, content) in [("a", "1"), ("b", "2"), ("c", "2"), ("a", "3")] {
+        stage.put(&office, path, content.as_bytes()).await;
+    }
+    stage.put(&other, "a", b"3").await;
+    // One that is open while its office goes.
+    let (sender, call) = stage.begin(header(&office, "open")).await;
+    sender.send(chunk(5)).await.expect("taken");
+    stage.until_open().await;
+    stage.delete(&office).await;
+    stage.until_status(&office, None).await;
+    drop(sender);
+    assert_eq!(refusal(call.await.expect("no panic")).0, Code::NotFound);
+    // Of the open one an object may be there until the sweep: its office went while it was written.
+    stage.sweep_late().await;
+    assert_eq!(stage.objects().await, 1);
+    assert_eq!(stage.content(&other, "a").await.expect("reads"), b"3");
+    assert_eq!(refusal(stage.stat(&office, "a").await).0, Code::NotFound);
+}
+
+async fn a_deletion_of_an_office_goes_on_when_storage_fails(mut stage: Stage) {
+    let other = stage.create("Kept").await.id;
+    stage.put(&other, "a", b"kept").await;
+    for fault in [Fault::Delete, Fault::DeleteAnswer] {
+        let office = stage.create("Gone").await.id;
+        for path in ["a", "b", "c"] {
+            stage.put(&office, path, path.as_bytes()).await;
+        }
+        stage.objects.be(fault);
+        stage.delete(&office).await;
+        until("its rows are in the trash", LONG, async || {
+            let (_, trash) = stage.named().await;
+            if trash == 3 { Ok(Some(())) } else { Err(trash) }
+        })
+        .await;
+        stage.crash().await;
+        assert!(stage.get(&office).await.is_ok(), "{fault:?}: the office goes last");
+        stage.objects.be(Fault::None);
+        stage.until_status(&office, None).await;
+        assert_eq!((stage.objects().await, stage.named().await), (1, (0, 0)), "{fault:?}");
+    }
+    assert_eq!(stage.content(&other, "a").await.expect("reads"), b"kept");
+}

@@ -1,0 +1,347 @@
+//! A model server without a model: it speaks both wire formats, streamed and whole, says what a test wants, and remembers
+//! what it was asked.
+
+mod anthropic;
+mod openai;
+pub mod team;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_stream::StreamExt;
+
+/// Which wire format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelApi {
+    /// `POST /v1/chat/completions`.
+    OpenAi,
+    /// `POST /v1/messages`.
+    Anthropic,
+}
+
+/// What the model does with a request.
+#[derive(Clone)]
+pub enum Reply {
+    /// Says something and calls tools, each with the text of its arguments; both may be empty.
+    Answer {
+        /// What it says.
+        text: String,
+        /// Name and arguments of each tool.
+        calls: Vec<(String, String)>,
+    },
+    /// Refuses with this status.
+    Refuse {
+        /// HTTP status.
+        status: u16,
+        /// What `retry-after` says, in seconds.
+        retry_after: Option<u64>,
+    },
+    /// Breaks the stream off in the middle of an answer.
+    Cut,
+    /// Says in the middle of the stream that it is overloaded.
+    Overloaded,
+    /// Never answers.
+    Hang,
+}
+
+impl Reply {
+    /// Says something.
+    pub fn text(text: &str) -> Self {
+        Self::Answer { text: text.to_owned(), calls: Vec::new() }
+    }
+
+    /// Calls a tool.
+    pub fn call(name: &str, arguments: Value) -> Self {
+        Self::calls(&[(name, arguments)])
+    }
+
+    /// Calls several tools at once.
+    pub fn calls(calls: &[(&str, Value)]) -> Self {
+        let calls = calls.iter().map(|(name, arguments)| ((*name).to_owned(), arguments.to_string())).collect();
+        Self::Answer { text: String::new(), calls }
+    }
+}
+
+/// A request as the server got it.
+#[derive(Debug, Clone)]
+pub struct ModelRequest {
+    /// In which format.
+    pub api: ModelApi,
+    /// `authorization` or `x-api-key`, as it came.
+    pub key: Option<String>,
+    /// The JSON.
+    pub body: Value,
+    /// When it came.
+    pub at: Instant,
+}
+
+impl ModelRequest {
+    /// All that the conversation says, oldest first: prompts, what the model said, and what its tools answered.
+    pub fn texts(&self) -> Vec<String> {
+        let system = self.body["system"].as_str().map(str::to_owned);
+        let messages = self.body["messages"].as_array().cloned().unwrap_or_default();
+        let mut texts: Vec<String> = system.into_iter().collect();
+        for message in messages {
+            match &message["content"] {
+                Value::String(text) => texts.push(text.clone()),
+                Value::Array(blocks) => texts.extend(blocks.iter().filter_map(|block| {
+                    let text = if block["type"] == "tool_result" { &block["content"] } else { &block["text"] };
+                    text.as_str().map(str::to_owned)
+                })),
+                _ => {}
+            }
+        }
+        texts
+    }
+
+    /// The last of [`texts`](Self::texts).
+    pub fn last(&self) -> String {
+        self.texts().pop().unwrap_or_default()
+    }
+
+    /// The names of the tools on offer.
+    pub fn tools(&self) -> Vec<String> {
+        let tools = self.body["tools"].as_array().cloned().unwrap_or_default();
+        let name =
+            |tool: &Value| tool["name"].as_str().or_else(|| tool["function"]["name"].as_str()).map(str::to_owned);
+        tools.iter().filter_map(name).collect()
+    }
+}
+
+type Script = Box<dyn Fn(&ModelRequest) -> Reply + Send + Sync>;
+
+/// The server; it ends when it is dropped.
+pub struct FakeModel {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    server: JoinHandle<()>,
+}
+
+struct Shared {
+    replies: Mutex<VecDeque<Reply>>,
+    script: Option<Script>,
+    requests: Mutex<Vec<ModelRequest>>,
+}
+
+impl fmt::Debug for FakeModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FakeModel").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl FakeModel {
+    /// Serves these replies in order, then refuses.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub async fn start(replies: impl IntoIterator<Item = Reply>) -> Self {
+        Self::listen((Ipv4Addr::LOCALHOST, 0).into(), replies.into_iter().collect(), None).await
+    }
+
+    /// Answers every request by the script.
+    ///
+    /// # Panics
+    /// When nobody may listen there.
+    pub async fn scripted(listen: SocketAddr, script: impl Fn(&ModelRequest) -> Reply + Send + Sync + 'static) -> Self {
+        Self::listen(listen, VecDeque::new(), Some(Box::new(script))).await
+    }
+
+    async fn listen(listen: SocketAddr, replies: VecDeque<Reply>, script: Option<Script>) -> Self {
+        let listener = TcpListener::bind(listen).await.expect("the address is free");
+        let address = listener.local_addr().expect("a listener has an address");
+        let shared = Arc::new(Shared { replies: Mutex::new(replies), script, requests: Mutex::default() });
+        let routes = Router::new().fallback(answer).with_state(shared.clone());
+        let server = tokio::spawn(async move { axum::serve(listener, routes).await.expect("serves") });
+        Self { address, shared, server }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The base URL for clients of one format.
+    pub fn url(&self, api: ModelApi) -> String {
+        match api {
+            ModelApi::OpenAi => format!("http://{}/v1", self.address),
+            ModelApi::Anthropic => format!("http://{}", self.address),
+        }
+    }
+
+    /// What it was asked, first to last.
+    pub fn requests(&self) -> Vec<ModelRequest> {
+        self.shared.requests.lock().expect("lock").clone()
+    }
+
+    /// Serves until the process ends.
+    pub async fn run(mut self) {
+        let _ = (&mut self.server).await;
+    }
+}
+
+impl Drop for FakeModel {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+    let api = match uri.path() {
+        "/v1/chat/completions" => ModelApi::OpenAi,
+        "/v1/messages" => ModelApi::Anthropic,
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else { return refuse(400, None) };
+    let key = match api {
+        ModelApi::OpenAi => headers.get(header::AUTHORIZATION),
+        ModelApi::Anthropic => headers.get("x-api-key"),
+    };
+    let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
+    let (request, streams) =
+        (ModelRequest { api, key, body, at: Instant::now() }, |body: &Value| body["stream"] == true);
+    let streamed = streams(&request.body);
+    let scripted = || shared.script.as_ref().map(|script| script(&request));
+    let reply = shared.replies.lock().expect("lock").pop_front().or_else(scripted);
+    let index = {
+        let mut requests = shared.requests.lock().expect("lock");
+        requests.push(request);
+        requests.len()
+    };
+    let reply = reply.unwrap_or(Reply::Refuse { status: 400, retry_after: None });
+    let (text, calls) = match reply {
+        Reply::Answer { ref text, ref calls } => (text.clone(), calls.clone()),
+        Reply::Cut | Reply::Overloaded => ("half of a sent".to_owned(), Vec::new()),
+        Reply::Refuse { status, retry_after } => return refuse(status, retry_after),
+        Reply::Hang => std::future::pending().await,
+    };
+    let answer = Answer { id: format!("answer-{index}"), text, calls };
+    if !streamed {
+        let whole = match api {
+            ModelApi::OpenAi => openai::whole(&answer),
+            ModelApi::Anthropic => anthropic::whole(&answer),
+        };
+        return ([(header::CONTENT_TYPE, "application/json")], whole.to_string()).into_response();
+    }
+    let mut events = match api {
+        ModelApi::OpenAi => openai::events(&answer),
+        ModelApi::Anthropic => anthropic::events(&answer),
+    };
+    let cut = matches!(reply, Reply::Cut);
+    if !matches!(reply, Reply::Answer { .. }) {
+        events.truncate(events.len() / 2);
+    }
+    if matches!(reply, Reply::Overloaded) {
+        events.push(match api {
+            ModelApi::OpenAi => "data: {\"error\":{\"message\":\"overloaded\"}}\n\n".to_owned(),
+            ModelApi::Anthropic => event("error", &json!({"type": "error", "error": {"message": "overloaded"}})),
+        });
+    }
+    // In pieces that end anywhere, as networks do it.
+    let bytes = events.concat().into_bytes();
+    let pieces: Vec<_> = bytes.chunks(200).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    let end = cut.then(|| Err(std::io::Error::other("cut")));
+    let pieces = tokio_stream::iter(pieces.into_iter().chain(end)).throttle(Duration::from_micros(10));
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
+}
+
+/// What both formats carry.
+struct Answer {
+    id: String,
+    text: String,
+    calls: Vec<(String, String)>,
+}
+
+impl Answer {
+    fn call_id(&self, index: usize) -> String {
+        format!("{}-call-{index}", self.id)
+    }
+}
+
+/// Tokens that every request is said to have taken.
+const INPUT_TOKENS: u64 = 100;
+/// Tokens that every answer is said to have.
+const OUTPUT_TOKENS: u64 = 10;
+
+/// The text in two parts, as it comes in a stream.
+fn halves(text: &str) -> [&str; 2] {
+    let (first, second) = text.split_at(text.floor_char_boundary(text.len() / 2));
+    [first, second]
+}
+
+fn event(name: &str, data: &Value) -> String {
+    format!("event: {name}\ndata: {data}\n\n")
+}
+
+fn refuse(status: u16, retry_after: Option<u64>) -> Response {
+    let status = StatusCode::from_u16(status).expect("a status");
+    let body = json!({ "error": { "message": format!("the model refuses with {}", status.as_u16()) } }).to_string();
+    let mut response = (status, body).into_response();
+    if let Some(seconds) = retry_after {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Asks for one answer, streamed or whole; status and body.
+    async fn ask(model: &FakeModel, api: ModelApi, stream: bool) -> (u16, String) {
+        let path = match api {
+            ModelApi::OpenAi => "/chat/completions",
+            ModelApi::Anthropic => "/v1/messages",
+        };
+        let body = json!({ "stream": stream, "messages": [{ "role": "user", "content": "hi" }] });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let request = http.post(model.url(api) + path).body(body.to_string());
+        let response = request.send().await.expect("answers");
+        (response.status().as_u16(), response.text().await.expect("whole"))
+    }
+
+    #[tokio::test]
+    async fn both_formats_say_the_same_streamed_and_whole() {
+        for api in [ModelApi::OpenAi, ModelApi::Anthropic] {
+            let reply =
+                || Reply::Answer { text: "Hello.".into(), calls: vec![("look".into(), "{\"at\":\"it\"}".into())] };
+            let model = FakeModel::start([reply(), reply()]).await;
+            let (status, whole) = ask(&model, api, false).await;
+            let whole: Value = serde_json::from_str(&whole).expect("JSON");
+            let said = match api {
+                ModelApi::OpenAi => {
+                    let message = &whole["choices"][0]["message"];
+                    let call = &message["tool_calls"][0]["function"];
+                    (message["content"].clone(), call["name"].clone(), call["arguments"].clone())
+                }
+                ModelApi::Anthropic => {
+                    let (text, call) = (&whole["content"][0]["text"], &whole["content"][1]);
+                    (text.clone(), call["name"].clone(), call["input"].to_string().into())
+                }
+            };
+            assert_eq!((status, said), (200, ("Hello.".into(), "look".into(), "{\"at\":\"it\"}".into())));
+
+            let (_, streamed) = ask(&model, api, true).await;
+            let end = if api == ModelApi::OpenAi { "data: [DONE]\n\n" } else { "{\"type\":\"message_stop\"}\n\n" };
+            assert!(streamed.ends_with(end), "{streamed}");
+            let requests = model.requests();
+            assert_eq!((requests.len(), requests[0].last()), (2, "hi".to_owned()));
+            // Nothing more is scripted.
+            assert_eq!(ask(&model, api, true).await.0, 400);
+        }
+    }
+}
