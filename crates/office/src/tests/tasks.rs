@@ -2,7 +2,7 @@
 
 mod attempts;
 mod bad_input;
-mod chance;
+mod by_chance;
 mod dependencies;
 mod keys;
 mod life;
@@ -166,6 +166,14 @@ fn many(office: &str, count: usize) -> BatchCreateTasksRequest {
 fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, why: &str) {
     let status = answer.expect_err("is refused");
     assert_eq!((status.code(), reason(&status).as_str()), (code, why), "{status:?}");
+}
+
+/// Random choices; a failed test shows the seed, and `MI_TEST_SEED` makes it choose the same again.
+fn chance() -> fastrand::Rng {
+    let given = std::env::var("MI_TEST_SEED").ok().map(|seed| seed.parse().expect("MI_TEST_SEED is a number"));
+    let seed = given.unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed}");
+    fastrand::Rng::with_seed(seed)
 }
 
 /// The field that a refusal is about.

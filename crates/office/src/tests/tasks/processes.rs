@@ -9,7 +9,7 @@ use mi_kernel::Actor;
 use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task, WatchTasksRequest};
 use mi_testkit::{Backend, OnBackend, on_both, until};
 
-use super::{many, request, seconds};
+use super::{chance, many, request, seconds};
 use crate::tests::stage::{LONG, Stage};
 
 on_both! { whatever_crashes_every_task_is_done_once }
@@ -41,9 +41,7 @@ async fn whatever_crashes_every_task_is_done_once(mut stage: Stage) {
     });
     let tasks = stage.batch(&office, requests.collect()).await.expect("creates");
     let agents: Vec<Actor> = (0..8).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = chance();
     let mut told: BTreeMap<String, i32> = BTreeMap::new();
     for _ in 0..8 {
         let moment = Duration::from_micros(random.u64(1_000..60_000));
