@@ -205,7 +205,7 @@ mod tests {
     fn nothing_that_is_said_moves_the_cursor_or_looks_like_another_message() {
         let time = "2026-01-01T00:00:00.000Z";
         let said = spoken(&message("analyst", "", "two\nlines\r\n\u{1b}[2J\u{202e}x\r\n\n"));
-        assert_eq!(said, format!("{time}  analyst: two\n    lines\\r\n    \\u{{1b}}[2J\\u{{202e}}x"));
+        assert_eq!(said, format!("{time}  analyst: two\n    lines\n    \\u{{1b}}[2J\\u{{202e}}x"));
         assert_eq!(spoken(&message("operator", "analyst", "hi\n")), format!("{time}  operator -> analyst: hi"));
     }
 
