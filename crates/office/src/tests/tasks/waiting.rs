@@ -18,6 +18,7 @@ on_both! {
     without_a_wait_the_answer_is_empty_at_once,
     a_wait_that_is_over_answers_empty,
     whoever_waited_longest_comes_first,
+    who_did_the_work_waits_for_other_work_than_its_review,
     who_does_not_wait_any_more_gets_nothing,
     a_suspended_office_lets_nobody_wait,
 }
@@ -136,6 +137,21 @@ async fn whoever_waited_longest_comes_first(stage: Stage) {
         stage.new_task(&office, &format!("task {n}")).await;
         assert_eq!(woken(waiter).await, format!("task {n}"));
     }
+}
+
+async fn who_did_the_work_waits_for_other_work_than_its_review(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, peer) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "peer", false, &[]));
+    let checked = CreateTaskRequest { verification_required: true, ..request(&office, "task") };
+    stage.create_task(&stage.owner, checked).await.expect("creates");
+    let held = stage.claim(&worker, &office).await.expect("one");
+    // Both are served together, and the worker is the first in line.
+    let own = stage.waiter(&worker, waits(&office)).await;
+    let others = stage.waiter(&peer, waits(&office)).await;
+    stage.complete(&worker, &office, &held, "work").await.expect("holds");
+    assert_eq!(woken(others).await, "Verify: task");
+    stage.new_task(&office, "next").await;
+    assert_eq!(woken(own).await, "next");
 }
 
 async fn who_does_not_wait_any_more_gets_nothing(stage: Stage) {
