@@ -109,7 +109,7 @@ impl Tasks {
     async fn roster(&self, office_id: OfficeId) -> Result<Roster> {
         let roster = self.members.list(office_id).await?;
         let known = self.rosters.get(&office_id).await;
-        if known.is_none_or(|known| known != roster) {
+        if known.is_none_or(|known| !Arc::ptr_eq(&known, &roster) && known != roster) {
             self.rosters.insert(office_id, roster.clone()).await;
             drop(self.enqueue(office_id, vec![Op::Reconcile { certain: false }], Some(&roster), "")?);
         }
