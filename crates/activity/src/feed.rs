@@ -7,8 +7,8 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration, vec};
 use futures::{Stream, stream};
 use mi_base::signals::Signals;
 use mi_kernel::{
-    Clock, Error, OfficeId, Result, Time,
-    chain::{self, End, Ends},
+    Clock, Error, EventId, OfficeId, Result, Time,
+    chain::{self, End, Ends, Link},
     event::{Category, Event},
     page::Page,
 };
@@ -85,21 +85,29 @@ impl Feed {
         }
         // Platform-wide: one batch, committed once, brings events of several offices.
         let mut batch = self.db.platform().begin().await?;
-        for (office_id, events) in &by_office {
-            let tx = batch.within(*office_id);
-            let Some(mut end) = crate::offices::repo::feed_lock(tx).await? else {
-                continue;
-            };
+        let mut ends = Vec::with_capacity(by_office.len());
+        for office_id in by_office.keys() {
+            ends.push(crate::offices::repo::feed_lock(batch.within(*office_id)).await?);
+        }
+        // What is there is known for certain only now that nobody else adds to these feeds.
+        let ids: Vec<EventId> = by_office.values().flatten().map(|event| event.id).collect();
+        let mut known = repo::event_known(&mut batch, &ids).await?;
+        let mut links = Vec::with_capacity(ids.len());
+        for ((office_id, events), end) in by_office.iter().zip(ends) {
+            let Some(mut end) = end else { continue };
             let first = end.cursor;
-            for event in events {
-                let hash = chain::hash(event, end.cursor + 1, &end.hash);
-                if repo::event_insert(tx, event, end.cursor + 1, &end.hash, &hash).await? {
-                    end = End { cursor: end.cursor + 1, hash };
-                }
+            for event in events.iter().filter(|event| known.insert(event.id)) {
+                let (cursor, prev_hash) = (end.cursor + 1, end.hash);
+                end = End { cursor, hash: chain::hash(event, cursor, &prev_hash) };
+                let event = event.clone();
+                links.push(Link { event, cursor, prev_hash: prev_hash.to_vec(), hash: end.hash.to_vec() });
             }
             if end.cursor > first {
-                crate::offices::repo::feed_advance(tx, &end).await?;
+                crate::offices::repo::feed_advance(batch.within(*office_id), &end).await?;
             }
+        }
+        if !links.is_empty() {
+            repo::event_insert(&mut batch, &links).await?;
         }
         batch.commit().await?;
         by_office.keys().for_each(|office_id| self.signals.wake(office_id));

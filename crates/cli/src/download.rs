@@ -8,10 +8,11 @@ use std::{
 };
 
 use indicatif::ProgressBar;
+use mi_kernel::receipt::hex;
 use ring::digest::{Context, SHA256};
 use tempfile::NamedTempFile;
 
-use crate::{failure::Failure, text::hex, wait::bytes_bar};
+use crate::{failure::Failure, wait::bytes_bar};
 
 /// Who may read the file.
 #[derive(Debug, Clone, Copy)]

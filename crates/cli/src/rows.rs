@@ -2,6 +2,7 @@
 
 pub(crate) mod tasks;
 
+use mi_kernel::receipt::hex;
 use mi_proto::v1::{
     Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, ChatMessage,
     EmployeeType, File, Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus,
@@ -10,7 +11,7 @@ use mi_proto::v1::{
 
 use crate::{
     output::Resource,
-    text::{hex, precise_time, size, time, word},
+    text::{precise_time, size, time, word},
 };
 
 /// `Running`, as the user documentation writes phases.

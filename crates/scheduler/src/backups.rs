@@ -6,11 +6,11 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
+use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page, receipt::hex};
 use mi_rpc::Caller;
 use mi_store::{OfficeConn, outbox};
 use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
-use ring::digest::{self, Digest};
+use ring::digest;
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
 use tokio_util::io::{StreamReader, SyncIoBridge};
@@ -114,7 +114,7 @@ impl Scheduler {
             return Err(error);
         }
         object.shutdown().await.map_err(unstored)?;
-        Ok((size, hex(&hash.finish())))
+        Ok((size, hex(hash.finish().as_ref())))
     }
 
     async fn read(&self, backup: &Backup) -> Result<BoxStream<'static, object_store::Result<Bytes>>> {
@@ -132,7 +132,7 @@ impl Scheduler {
             hash.update(&piece);
             size += i64::try_from(piece.len()).unwrap_or_default();
         }
-        if size != backup.size_bytes || hex(&hash.finish()) != backup.sha256 {
+        if size != backup.size_bytes || hex(hash.finish().as_ref()) != backup.sha256 {
             let text = format!("backup {} does not have the checksum it was written with", backup.id);
             return Err(Error::precondition("BACKUP_DAMAGED", text));
         }
@@ -235,10 +235,6 @@ impl Scheduler {
 
 fn unreadable(backup: &Backup) -> Error {
     Error::unavailable(format!("backup {} cannot be read from object storage", backup.id))
-}
-
-fn hex(digest: &Digest) -> String {
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hands what a blocking thread writes to the task that stores it, which slows the thread down to its own pace.

@@ -12,6 +12,7 @@ pub mod migrate;
 mod notify;
 pub mod outbox;
 mod probe;
+mod rows;
 mod service_role;
 
 pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};
@@ -19,3 +20,4 @@ pub use db::{Db, DbTarget, OfficeDb, PlatformDb};
 pub use error::{DbError, DbResult};
 pub use migrate::{Migrations, Step};
 pub use notify::{Heard, Listener};
+pub use rows::{json_text, time_text};

@@ -1,15 +1,17 @@
 //! Table `events`.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use mi_kernel::{
     EventId, OfficeId, Result, Time,
-    chain::{self, End, Hash},
+    chain::{self, End, Link},
     event::{Category, Event},
     page::Page,
+    receipt::hex,
 };
 use mi_rpc::convert;
-use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
+use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -49,38 +51,74 @@ impl TryFrom<Row> for FeedEvent {
     }
 }
 
-/// False: it was there already.
-pub(crate) async fn event_insert(
-    tx: &mut OfficeConn,
-    event: &Event,
+/// A link of a chain as the writing statement takes it: many of them are one JSON text. Both databases read ids, times
+/// and hashes from text.
+#[derive(Serialize)]
+struct Written<'a> {
+    event_id: EventId,
+    office_id: OfficeId,
     seq: i64,
-    prev_hash: &Hash,
-    hash: &Hash,
-) -> DbResult<bool> {
-    let office_id = tx.office_id();
-    Ok(on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO events
+    time: String,
+    agent: &'a str,
+    category: &'static str,
+    r#type: &'a str,
+    summary: &'a str,
+    metadata: &'a serde_json::Value,
+    trace_id: &'a str,
+    prev_hash: String,
+    hash: String,
+}
+
+impl<'a> From<&'a Link> for Written<'a> {
+    fn from(link: &'a Link) -> Self {
+        let event = &link.event;
+        Self {
+            event_id: event.id,
+            office_id: event.office_id,
+            seq: link.cursor,
+            time: time_text(event.time),
+            agent: &event.agent,
+            category: event.category.as_str(),
+            r#type: &event.kind,
+            summary: &event.summary,
+            metadata: &event.metadata,
+            trace_id: &event.trace_id,
+            prev_hash: hex(&link.prev_hash),
+            hash: hex(&link.hash),
+        }
+    }
+}
+
+/// Those of these events that are there already. Spans offices: so does the batch that they came in.
+pub(crate) async fn event_known(conn: &mut PlatformConn, events: &[EventId]) -> DbResult<HashSet<EventId>> {
+    let sql = conn.pick(
+        "SELECT event_id FROM events WHERE event_id IN (SELECT unhex(value, '-') FROM json_each($1))",
+        "SELECT event_id FROM events WHERE event_id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))",
+    );
+    let text = json_text(events)?;
+    let known: Vec<Uuid> = on!(conn, |c| sqlx::query_scalar(sql).bind(text).fetch_all(&mut *c).await)?;
+    Ok(known.into_iter().map(EventId).collect())
+}
+
+/// Adds links to the chains of their offices. Spans offices: so does the batch that they came in.
+pub(crate) async fn event_insert(tx: &mut PlatformConn, links: &[Link]) -> DbResult<()> {
+    let sql = tx.pick(
+        "INSERT INTO events
              (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id, prev_hash, hash)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
-             ON CONFLICT (event_id) DO NOTHING",
-        )
-        .bind(event.id.0)
-        .bind(office_id.0)
-        .bind(seq)
-        .bind(event.time)
-        .bind(&event.agent)
-        .bind(event.category.as_str())
-        .bind(&event.kind)
-        .bind(&event.summary)
-        .bind(Json(&event.metadata))
-        .bind(&event.trace_id)
-        .bind(&prev_hash[..])
-        .bind(&hash[..])
-        .execute(&mut *c)
-        .await
-        .map(|done| done.rows_affected() == 1)
-    })?)
+         SELECT unhex(value ->> 'event_id', '-'), unhex(value ->> 'office_id', '-'), value ->> 'seq',
+             value ->> 'time', value ->> 'agent', value ->> 'category', value ->> 'type', value ->> 'summary',
+             value -> 'metadata', value ->> 'trace_id', unhex(value ->> 'prev_hash'), unhex(value ->> 'hash')
+         FROM json_each($1)",
+        "INSERT INTO events
+             (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id, prev_hash, hash)
+         SELECT event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id,
+             decode(prev_hash, 'hex'), decode(hash, 'hex')
+         FROM json_to_recordset($1::json) AS v (event_id uuid, office_id uuid, seq bigint, time timestamptz, agent text,
+             category text, type text, summary text, metadata jsonb, trace_id text, prev_hash text, hash text)",
+    );
+    let rows = json_text(&links.iter().map(Written::from).collect::<Vec<_>>())?;
+    on!(tx, |c| sqlx::query(sql).bind(rows).execute(&mut *c).await.map(drop))?;
+    Ok(())
 }
 
 /// The rows of one page and one more.

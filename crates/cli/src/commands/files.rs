@@ -10,6 +10,7 @@ use std::{
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use mi_client::retry;
+use mi_kernel::receipt::hex;
 use mi_proto::v1::{
     self, DeleteFileRequest, DownloadFileRequest, StatFileRequest, UploadFileRequest, UploadHeader,
     WatchChangesRequest, upload_file_request::Part,
@@ -29,7 +30,6 @@ use crate::{
     download::{Download, Mode},
     failure::Failure,
     follow::follow,
-    text::hex,
     wait::bytes_bar,
 };
 

@@ -1,11 +1,11 @@
 //! How tasks look in a table.
 
-use mi_kernel::{Clock, SystemClock};
+use mi_kernel::{Clock, SystemClock, receipt::hex};
 use mi_proto::v1::{Task, TaskKind, TaskNote, TaskStats, TaskStatus, WatchTasksResponse};
 
 use crate::{
     output::Resource,
-    text::{age, hex, precise_time, time, word},
+    text::{age, precise_time, time, word},
 };
 
 /// `running`, as the command line takes it.

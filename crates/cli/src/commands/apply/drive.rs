@@ -4,14 +4,14 @@ use std::{fs, io, path::PathBuf};
 
 use indicatif::ProgressBar;
 use mi_client::retry;
-use mi_kernel::receipt::sha256_hex;
+use mi_kernel::receipt::{hex, sha256_hex};
 use mi_proto::v1::{File, StatFileRequest, UploadHeader};
 use ring::digest::{Context as Digest, SHA256};
 use tonic::Code;
 use uuid::Uuid;
 
 use super::{Action, Report, Work, file::DriveFile};
-use crate::{commands::files, failure::Failure, text::hex};
+use crate::{commands::files, failure::Failure};
 
 impl Work<'_> {
     /// Uploads what is missing or different.

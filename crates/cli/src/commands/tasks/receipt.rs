@@ -9,7 +9,7 @@ use base64::{
 };
 use clap::Args;
 use mi_client::retry;
-use mi_kernel::receipt::{self, Artifact, Receipt, sha256_hex};
+use mi_kernel::receipt::{self, Artifact, Receipt, hex, sha256_hex};
 use mi_proto::{
     rules::POOL,
     v1::{StatFileRequest, Task, TaskKind},
@@ -25,7 +25,7 @@ use crate::{
     context::Context,
     failure::Failure,
     output::Resource,
-    text::{hex, time},
+    text::time,
 };
 
 #[derive(Debug, Args)]

@@ -1,0 +1,2 @@
+-- SQLite keeps JSON as text anyway.
+SELECT 1;
