@@ -19,7 +19,7 @@ use crate::{
     offices::repo::office_get,
     tasks::{
         create::{Cause, LOOP_DEPTH},
-        repo::queue_lock,
+        repo::queue_open,
         wake::{Wake, cause_of, wake},
     },
 };
@@ -190,7 +190,7 @@ async fn cause(tx: &mut OfficeConn, from: &Party, wakes: bool, now: Time) -> Res
         Party::Agent { id, .. } => cause_of(tx, *id, now).await,
         Party::Operator => {
             if wakes {
-                queue_lock(tx).await?;
+                queue_open(tx).await?;
             }
             Ok(Cause::default())
         }

@@ -3,7 +3,7 @@
 pub(crate) mod objects;
 
 use mi_kernel::{Time, page::Page};
-use mi_store::{DbResult, OfficeConn, on};
+use mi_store::{DbResult, OfficeConn, json_text, on};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -93,7 +93,7 @@ pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Op
     let folded = path.to_lowercase();
     let mut above: Vec<&str> = folded.match_indices('/').map(|(at, _)| &folded[..at]).collect();
     above.push(&folded);
-    let above = serde_json::to_string(&above).unwrap_or_default();
+    let above = json_text(&above)?;
     let below = format!("{folded}/");
     let sql = conn.pick(
         "SELECT path FROM drive_files WHERE office_id = $1 AND folded IN (SELECT value FROM json_each($2))

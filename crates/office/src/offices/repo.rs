@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use super::{Condition, Office, Settings, State};
 
+/// The row, for statements that read it beside something else.
 #[derive(FromRow)]
-struct Row {
+pub(crate) struct Row {
     id: Uuid,
     account_id: Uuid,
     name: String,

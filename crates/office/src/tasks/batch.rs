@@ -13,14 +13,14 @@ use mi_kernel::{
     event::{Category, Event},
 };
 use mi_proto::internal::v1::Member;
-use mi_store::{OfficeConn, outbox};
+use mi_store::OfficeConn;
 use serde_json::json;
 
 use super::{
     model::{State, Step, Task},
-    repo,
+    repo::{self, Wanted},
 };
-use crate::offices::{Office, repo::office_get};
+use crate::offices::Office;
 
 /// The agents of an office.
 pub(super) type Roster = Arc<Vec<Member>>;
@@ -35,15 +35,18 @@ pub(super) struct Batch<'a> {
     /// Whether they were asked for just now, so that who is not among them is gone.
     pub(super) certain: bool,
     cursor: i64,
-    start: i64,
+    /// Whether there was anything to write.
+    wrote: bool,
     tasks: BTreeMap<TaskId, Task>,
     fresh: BTreeSet<TaskId>,
     /// Whose subtasks are all in the working set.
     families: BTreeSet<TaskId>,
     /// Whose dependents are.
     followed: BTreeSet<TaskId>,
-    /// Whether the queue is another one than the database knows: who looks for work there has to wait for the writing.
-    pub(super) waits_to_be_written: bool,
+    /// What could be claimed before the first operation.
+    claimable: Vec<TaskId>,
+    /// Whether there may be more than that.
+    pub(super) cut: bool,
     /// In the order of their last change.
     changed: Vec<TaskId>,
     /// Finished, or no longer: whose dependents and parents have to be looked at.
@@ -64,9 +67,8 @@ impl<'a> Batch<'a> {
     /// `NotFound` when there is no such office.
     pub(super) async fn open(tx: &'a mut OfficeConn, now: Time) -> Result<Self> {
         let office_id = tx.office_id();
-        let gone = || Error::not_found("office", office_id);
-        let cursor = repo::queue_lock(tx).await?.ok_or_else(gone)?;
-        let office = office_get(tx).await?.ok_or_else(gone)?;
+        let opened = repo::queue_open(tx).await?;
+        let (cursor, office) = opened.ok_or_else(|| Error::not_found("office", office_id))?;
         Ok(Self {
             tx,
             now,
@@ -74,12 +76,13 @@ impl<'a> Batch<'a> {
             roster: None,
             certain: false,
             cursor,
-            start: cursor,
+            wrote: false,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
             families: BTreeSet::new(),
             followed: BTreeSet::new(),
-            waits_to_be_written: false,
+            claimable: Vec::new(),
+            cut: false,
             changed: Vec::new(),
             moved: BTreeSet::new(),
             judged: Vec::new(),
@@ -124,9 +127,7 @@ impl<'a> Batch<'a> {
     pub(super) fn insert(&mut self, task: Task, trace_id: &str) {
         let (id, author) = (task.id, task.spec.created_by.clone());
         self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
-        let queued = *task.state() == State::Queued;
-        self.queued |= queued;
-        self.waits_to_be_written |= queued;
+        self.queued |= *task.state() == State::Queued;
         self.tasks.insert(id, task);
         self.fresh.insert(id);
         self.touch(id);
@@ -153,11 +154,9 @@ impl<'a> Batch<'a> {
             let summary = format!("Task {:?} {verb}{}", task.spec.title, shortened(&outcome));
             self.note(&task, kind, summary, trace_id);
         }
-        let queued = *task.state() == State::Queued;
         let was = self.get(id)?.state();
         let (was_verifying, was_final) = (matches!(was, State::Verifying { .. }), was.is_final());
-        self.waits_to_be_written |= queued || *was == State::Queued;
-        self.queued |= queued;
+        self.queued |= *task.state() == State::Queued;
         if was_verifying {
             self.judged.push(id);
         }
@@ -196,15 +195,34 @@ impl<'a> Batch<'a> {
         self.events.push(event);
     }
 
-    /// Takes tasks that are about to end into the working set, with their subtasks and dependents.
-    pub(super) async fn load_families(&mut self, ids: Vec<TaskId>) -> Result<()> {
-        if !ids.is_empty() {
-            let rows = repo::task_families(self.tx, &ids).await?;
-            self.adopt(rows);
-            self.families.extend(&ids);
-            self.followed.extend(ids);
+    /// Takes into the working set what the operations are about: tasks; for those about to end their subtasks and
+    /// dependents, too; and what may be claimed.
+    pub(super) async fn gather(&mut self, ids: &[TaskId], ended: &[TaskId], wanted: &Wanted) -> Result<()> {
+        if ids.is_empty() && wanted.limit == 0 {
+            return Ok(());
         }
+        let (rows, claimable) = repo::task_gather(self.tx, ids, ended, wanted).await?;
+        self.adopt(rows);
+        self.families.extend(ended);
+        self.followed.extend(ended);
+        self.cut = i64::try_from(claimable.len()) == Ok(wanted.limit);
+        self.adopt_claimable(claimable);
         Ok(())
+    }
+
+    /// Takes tasks that may be claimed into the working set.
+    pub(super) fn adopt_claimable(&mut self, rows: Vec<Task>) {
+        let ids = self.adopt(rows);
+        self.claimable.extend(ids);
+    }
+
+    /// What may be claimed, as far as it is in the working set: the most urgent first.
+    pub(super) fn claimable(&self) -> Vec<TaskId> {
+        let mut ids: Vec<TaskId> = self.claimable.iter().chain(&self.changed).copied().collect();
+        ids.retain(|id| self.tasks.get(id).is_some_and(|task| *task.state() == State::Queued));
+        ids.sort_unstable_by_key(|id| (self.tasks.get(id).map(|task| task.spec.priority), *id));
+        ids.dedup();
+        ids
     }
 
     /// Takes the subtasks of these into the working set.
@@ -313,9 +331,14 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Writes what changed since the last time.
+    /// Writes what changed since the last time, with the events.
     pub(super) async fn write(&mut self) -> Result<()> {
         let changed = std::mem::take(&mut self.changed);
+        let events = std::mem::take(&mut self.events);
+        if changed.is_empty() && events.is_empty() {
+            return Ok(());
+        }
+        self.wrote = true;
         let mut fresh = BTreeSet::new();
         for id in &changed {
             self.cursor += 1;
@@ -326,19 +349,15 @@ impl<'a> Batch<'a> {
                 fresh.insert(*id);
             }
         }
-        if changed.is_empty() {
-            return Ok(());
-        }
         let tasks: Vec<(&Task, bool)> =
             changed.iter().filter_map(|id| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
-        repo::task_put(self.tx, &tasks, self.cursor).await?;
+        repo::task_put(self.tx, &tasks, self.cursor, &events).await?;
         let new = tasks.iter().filter(|(_, fresh)| *fresh);
         let pairs: Vec<_> =
             new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();
         if !pairs.is_empty() {
             repo::dependency_insert(self.tx, &pairs).await?;
         }
-        self.waits_to_be_written = false;
         Ok(())
     }
 
@@ -346,11 +365,7 @@ impl<'a> Batch<'a> {
     pub(super) async fn finish(&mut self) -> Result<bool> {
         self.settle().await?;
         self.write().await?;
-        let events = std::mem::take(&mut self.events);
-        if !events.is_empty() {
-            outbox::push_all(self.tx, &events).await?;
-        }
-        Ok(!events.is_empty() || self.cursor != self.start)
+        Ok(self.wrote)
     }
 }
 

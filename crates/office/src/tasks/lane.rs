@@ -20,7 +20,7 @@ use super::{
     create::New,
     decide::Decision,
     model::{Task, Worker},
-    work::{Claim, Report, What, not_working},
+    work::{Claim, Offer, Report, What, not_working, wanted},
 };
 
 /// Operations of one transaction.
@@ -265,48 +265,33 @@ impl Tasks {
         if batch.roster.is_none() {
             batch.roster = self.rosters.get(&office_id).await;
         }
-        // With one question for all of them, instead of one for each.
-        batch.load_families(tickets.iter().filter_map(|ticket| ticket.op.ends()).collect()).await?;
-        batch.load(tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect()).await?;
+        let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
+        // Whoever waits found nothing there, unless another process has put something in since.
+        let looks = |place: usize| place >= waiting.len() || kicked;
+        let asking = all.iter().enumerate().filter_map(|(place, ticket)| ticket.claim().filter(|_| looks(place)));
+        let wanted = wanted(&asking.collect::<Vec<_>>(), tickets.len());
+        let ended: Vec<TaskId> = tickets.iter().filter_map(|ticket| ticket.op.ends()).collect();
+        let subjects: Vec<TaskId> = tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect();
+        batch.gather(&subjects, &ended, &wanted).await?;
         let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
         for ticket in tickets {
             answers.push(apply(&mut batch, ticket).await?);
         }
         let works = batch.works();
         batch.settle().await?;
-        let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
+        let mut offers = Vec::new();
         for (place, ticket) in all.iter().enumerate() {
-            if let Op::Claim(claim, _) = &ticket.op
-                && batch.is_stopped(claim)
-            {
-                answers[place] = Err(not_working());
+            let Some(claim) = ticket.claim() else { continue };
+            match &works {
+                _ if batch.is_stopped(claim) => answers[place] = Err(not_working()),
+                _ if !looks(place) && !batch.queued => {}
+                Err(error) => answers[place] = Err(copy(error)),
+                Ok(()) => offers.push((place, Offer { claim, trace_id: &ticket.trace_id, looks: looks(place) })),
             }
         }
-        let looks = |place: usize| answers[place].is_ok() && (place >= waiting.len() || kicked || batch.queued);
-        let claims: Vec<(usize, &Claim)> = all
-            .iter()
-            .enumerate()
-            .filter_map(|(place, ticket)| match &ticket.op {
-                Op::Claim(claim, _) if looks(place) && !ticket.answer.is_closed() => Some((place, claim)),
-                _ => None,
-            })
-            .collect();
-        if let (Err(error), false) = (&works, claims.is_empty()) {
-            for (place, ticket) in all.iter().enumerate() {
-                if matches!(ticket.op, Op::Claim(..)) {
-                    answers[place] = Err(copy(error));
-                }
-            }
-        } else if !claims.is_empty() {
-            if batch.waits_to_be_written {
-                batch.write().await?;
-            }
-            let traces: Vec<&str> = claims.iter().map(|(place, _)| all[*place].trace_id.as_str()).collect();
-            let offers: Vec<&Claim> = claims.iter().map(|(_, claim)| *claim).collect();
-            let claimed = batch.offer(&offers, &traces).await?;
-            for ((place, _), tasks) in claims.iter().zip(claimed) {
-                answers[*place] = Ok(tasks);
-            }
+        let (places, offers): (Vec<usize>, Vec<Offer<'_>>) = offers.into_iter().unzip();
+        for (place, tasks) in places.into_iter().zip(batch.offer(&offers).await?) {
+            answers[place] = Ok(tasks);
         }
         let changed = batch.finish().await?;
         let loops = std::mem::take(&mut batch.loops);
@@ -320,6 +305,16 @@ struct Served {
     answers: Vec<Result<Vec<Task>>>,
     changed: bool,
     loops: Vec<(String, String)>,
+}
+
+impl Ticket {
+    /// The claim, if it is one that somebody still waits for.
+    fn claim(&self) -> Option<&Claim> {
+        match &self.op {
+            Op::Claim(claim, _) if !self.answer.is_closed() => Some(claim),
+            _ => None,
+        }
+    }
 }
 
 impl Op {

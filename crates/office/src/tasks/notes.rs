@@ -41,7 +41,7 @@ impl Tasks {
         let now = self.clock.now();
         let mut tx = self.db.office(seat.office_id).begin().await?;
         // What is removed with the office is removed under this lock.
-        repo::queue_lock(&mut tx).await?.ok_or_else(|| Error::not_found("office", seat.office_id))?;
+        repo::queue_open(&mut tx).await?.ok_or_else(|| Error::not_found("office", seat.office_id))?;
         if let Some(replay) = &replay
             && let Some(known) = replay.replayed(&mut tx).await?
         {

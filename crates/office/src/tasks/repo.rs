@@ -1,13 +1,14 @@
 //! Tables `task_queues`, `tasks` and `task_dependencies`. Rows are written many at a time, as one JSON text a statement:
 //! what takes long is the round trip, not the row.
 
-use mi_kernel::{AgentId, OfficeId, TaskId, Time, page::Page};
-use mi_store::{Arm, DbError, DbResult, OfficeConn, PlatformConn, on};
+use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event, page::Page};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, outbox, outbox_insert, time_text};
 use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
 use super::model::{Progress, Spec, Task};
+use crate::offices::{Office, repo::Row as OfficeRow};
 
 #[derive(FromRow)]
 struct Row {
@@ -44,11 +45,6 @@ struct Written<'a> {
     progress: &'a Progress,
 }
 
-/// A time as SQLite keeps it.
-fn text(time: Time) -> String {
-    time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false)
-}
-
 impl<'a> Written<'a> {
     fn new(task: &'a Task, whole: bool) -> Self {
         let (spec, progress) = (&task.spec, &task.progress);
@@ -66,46 +62,48 @@ impl<'a> Written<'a> {
             verifies_id: spec.verifies,
             tools: &spec.required_tools,
             worker_id: task.holder().and_then(|worker| worker.agent_id),
-            deadline: progress.state.deadline().map(text),
+            deadline: progress.state.deadline().map(time_text),
             spec: whole.then_some(spec),
             progress,
         }
     }
 }
 
-fn json<T: Serialize>(rows: &[T]) -> DbResult<String> {
-    Ok(serde_json::to_string(rows).map_err(|error| sqlx::Error::Encode(error.into()))?)
+/// A queue as a transaction finds it.
+#[derive(FromRow)]
+struct Opened {
+    cursor: i64,
+    #[sqlx(flatten)]
+    office: OfficeRow,
 }
 
-/// The position of the newest change, locked until the transaction ends; none: the office is not there.
-pub(crate) async fn queue_lock(tx: &mut OfficeConn) -> DbResult<Option<i64>> {
+/// The position of the newest change, locked until the transaction ends, and the office; none: it is not there.
+pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<(i64, Office)>> {
     let office_id = tx.office_id();
     let sql = tx.pick(
-        "SELECT cursor FROM task_queues WHERE office_id = $1",
-        "SELECT cursor FROM task_queues WHERE office_id = $1 FOR NO KEY UPDATE",
+        "SELECT q.cursor, o.* FROM task_queues AS q JOIN offices AS o ON o.id = q.office_id WHERE q.office_id = $1",
+        "SELECT q.newest AS cursor, (q.office).* FROM queue_open($1) AS q",
     );
-    let locked: Option<(i64,)> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
-    if let Some((cursor,)) = locked {
-        return Ok(Some(cursor));
-    }
-    let made = on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO task_queues (office_id, cursor) SELECT id, 0 FROM offices WHERE id = $1
-             ON CONFLICT (office_id) DO NOTHING",
-        )
-        .bind(office_id.0)
-        .execute(&mut *c)
-        .await
-        .map(|done| done.rows_affected() == 1)
-    })?;
-    match made {
-        true => Ok(Some(0)),
-        // The office is not there, or somebody else was faster: then there is a row to lock.
-        false => {
-            let locked: Option<(i64,)> =
-                on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
-            Ok(locked.map(|(cursor,)| cursor))
+    let mut made = false;
+    loop {
+        let opened: Option<Opened> =
+            on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
+        match opened {
+            Some(opened) => return Ok(Some((opened.cursor, opened.office.try_into()?))),
+            None if made => return Ok(None),
+            None => {}
         }
+        on!(tx, |c| {
+            sqlx::query(
+                "INSERT INTO task_queues (office_id, cursor) SELECT id, 0 FROM offices WHERE id = $1
+                 ON CONFLICT (office_id) DO NOTHING",
+            )
+            .bind(office_id.0)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+        })?;
+        made = true;
     }
 }
 
@@ -121,46 +119,50 @@ pub(super) async fn queue_cursor(conn: &mut OfficeConn) -> DbResult<i64> {
     Ok(found.map_or(0, |(cursor,)| cursor))
 }
 
-/// Writes tasks, new ones and such as changed, and the queue's new position.
-pub(super) async fn task_put(tx: &mut OfficeConn, tasks: &[(&Task, bool)], cursor: i64) -> DbResult<()> {
-    let office_id = tx.office_id();
-    let rows: Vec<_> = tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect();
+/// Writes tasks, new ones and such as changed, the queue's new position, and events.
+pub(super) async fn task_put(
+    tx: &mut OfficeConn,
+    tasks: &[(&Task, bool)],
+    cursor: i64,
+    events: &[Event],
+) -> DbResult<()> {
+    let (office_id, events) = (tx.office_id(), outbox::text(tx, events)?);
+    let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
     // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
-        "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
-             parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
-         SELECT $1, unhex(value ->> 'id', '-'), value ->> 'cursor', value ->> 'kind', value ->> 'priority',
-             value ->> 'status', value ->> 'assigned_agent', unhex(value ->> 'assigned_id', '-'),
-             unhex(value ->> 'excluded_id', '-'), unhex(value ->> 'parent_id', '-'),
-             unhex(value ->> 'verifies_id', '-'), value -> 'tools', unhex(value ->> 'worker_id', '-'),
-             value ->> 'deadline', coalesce(value -> 'spec', ''), value -> 'progress' FROM json_each($2) WHERE TRUE
-         ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
-             assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
-             worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress",
-        "WITH put AS (
-             INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
+        concat!(
+            "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
                  parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
-             SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
-                 verifies_id, tools, worker_id, deadline, coalesce(spec, '{}'), progress
-             FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, kind text, priority integer, status text,
-                 assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid, verifies_id uuid, tools jsonb,
-                 worker_id uuid, deadline timestamptz, spec jsonb, progress jsonb)
+             SELECT $1, unhex(value ->> 'id', '-'), value ->> 'cursor', value ->> 'kind', value ->> 'priority',
+                 value ->> 'status', value ->> 'assigned_agent', unhex(value ->> 'assigned_id', '-'),
+                 unhex(value ->> 'excluded_id', '-'), unhex(value ->> 'parent_id', '-'),
+                 unhex(value ->> 'verifies_id', '-'), value -> 'tools', unhex(value ->> 'worker_id', '-'),
+                 value ->> 'deadline', coalesce(value -> 'spec', ''), value -> 'progress' FROM json_each($3) WHERE TRUE
              ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                  assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
-                 worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress)
-         UPDATE task_queues SET cursor = $3 WHERE office_id = $1",
+                 worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress;
+             UPDATE task_queues SET cursor = $4 WHERE office_id = $1; ",
+            outbox_insert!(sqlite)
+        ),
+        concat!(
+            "WITH put AS (
+                 INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id,
+                     excluded_id, parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
+                 SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
+                     verifies_id, tools, worker_id, deadline, coalesce(spec, '{}'), progress
+                 FROM json_to_recordset($3::json) AS v (id uuid, cursor bigint, kind text, priority integer,
+                     status text, assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid,
+                     verifies_id uuid, tools jsonb, worker_id uuid, deadline timestamptz, spec json, progress json)
+                 ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
+                     assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
+                     worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress),
+             advance AS (UPDATE task_queues SET cursor = $4 WHERE office_id = $1) ",
+            outbox_insert!(postgres)
+        ),
     );
-    let text = json(&rows)?;
-    match tx.arm() {
-        Arm::Postgres(c) => {
-            sqlx::query(sql).bind(office_id.0).bind(text).bind(cursor).execute(c).await?;
-        }
-        Arm::Sqlite(c) => {
-            sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await?;
-            let advance = "UPDATE task_queues SET cursor = $2 WHERE office_id = $1";
-            sqlx::query(advance).bind(office_id.0).bind(cursor).execute(c).await?;
-        }
-    }
+    on!(tx, |c| {
+        sqlx::query(sql).bind(office_id.0).bind(events).bind(tasks).bind(cursor).execute(&mut *c).await.map(drop)
+    })?;
     Ok(())
 }
 
@@ -172,14 +174,14 @@ pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, Tas
         "INSERT INTO task_dependencies (office_id, task_id, depends_on)
          SELECT $1, (value ->> 0)::uuid, (value ->> 1)::uuid FROM json_array_elements($2::json)",
     );
-    let text = json(pairs)?;
+    let text = json_text(pairs)?;
     on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
     Ok(())
 }
 
 async fn by_ids(conn: &mut OfficeConn, sql: &'static str, ids: &[TaskId]) -> DbResult<Vec<Task>> {
     let office_id = conn.office_id();
-    let text = json(ids)?;
+    let text = json_text(ids)?;
     let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(text).fetch_all(&mut *c).await)?;
     Ok(rows.into_iter().map(Task::from).collect())
 }
@@ -191,28 +193,6 @@ pub(super) async fn task_get_all(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
          WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
         "SELECT id, cursor, spec, progress FROM tasks
          WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
-    );
-    by_ids(conn, sql, ids).await
-}
-
-/// These tasks, their subtasks, and the tasks that wait for them, or did.
-pub(super) async fn task_families(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
-    let sql = conn.pick(
-        // A cross join keeps this order: from the ids to the few that depend on them.
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))
-         UNION ALL SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($2))
-         UNION ALL SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS wanted
-         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(wanted.value, '-')
-         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id",
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))
-         UNION ALL SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND parent_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))
-         UNION ALL SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
-         FROM task_dependencies WHERE office_id = $1
-             AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))",
     );
     by_ids(conn, sql, ids).await
 }
@@ -314,7 +294,7 @@ pub(super) async fn task_kept_for(conn: &mut OfficeConn, agent: AgentId) -> DbRe
     Ok(rows.into_iter().map(Task::from).collect())
 }
 
-/// What a claim may be of.
+/// What may be claimed; by default nothing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wanted {
     /// Names of kinds; empty: any.
@@ -326,28 +306,60 @@ pub(super) struct Wanted {
     pub(super) limit: i64,
 }
 
-/// The most urgent tasks that may be claimed.
-pub(super) async fn task_claimable(tx: &mut OfficeConn, wanted: &Wanted) -> DbResult<Vec<Task>> {
+/// A task, and whether it is there because it may be claimed.
+#[derive(FromRow)]
+struct Found {
+    #[sqlx(flatten)]
+    row: Row,
+    claimable: bool,
+}
+
+/// With one question: these tasks, subtasks of the `ended` and tasks that wait for those, or did; then the most urgent
+/// tasks that may be claimed, in no certain order.
+pub(super) async fn task_gather(
+    tx: &mut OfficeConn,
+    ids: &[TaskId],
+    ended: &[TaskId],
+    wanted: &Wanted,
+) -> DbResult<(Vec<Task>, Vec<Task>)> {
     let office_id = tx.office_id();
     let sql = tx.pick(
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = 'queued'
-         AND (assigned_id IS NULL OR assigned_id IN (SELECT unhex(value, '-') FROM json_each($2)))
-         AND ($3 = '[]' OR kind IN (SELECT value FROM json_each($3)))
-         AND ($4 IS NULL OR NOT EXISTS
-             (SELECT 1 FROM json_each(tasks.tools) AS need WHERE need.value NOT IN (SELECT value FROM json_each($4))))
-         AND (excluded_id IS NULL OR $6 OR excluded_id NOT IN (SELECT unhex(value, '-') FROM json_each($2)))
-         ORDER BY priority, id LIMIT $5",
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = 'queued'
-         AND (assigned_id IS NULL OR assigned_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
-         AND ($3 = '[]' OR kind = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
-         AND ($4::text IS NULL OR tools <@ $4::jsonb)
-         AND (excluded_id IS NULL OR $6
-             OR NOT excluded_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
-         ORDER BY priority, id LIMIT $5",
+        // A cross join keeps this order: from the ids to the few that depend on them.
+        "SELECT id, cursor, spec, progress, FALSE AS claimable FROM tasks
+         WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($7))
+         UNION ALL SELECT id, cursor, spec, progress, FALSE FROM tasks
+         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($8))
+         UNION ALL SELECT tasks.id, cursor, spec, progress, FALSE FROM json_each($8) AS ended
+         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(ended.value, '-')
+         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id
+         UNION ALL SELECT * FROM (
+             SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
+             AND (assigned_id IS NULL OR assigned_id IN (SELECT unhex(value, '-') FROM json_each($2)))
+             AND ($3 = '[]' OR kind IN (SELECT value FROM json_each($3)))
+             AND ($4 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(tasks.tools) AS need
+                 WHERE need.value NOT IN (SELECT value FROM json_each($4))))
+             AND (excluded_id IS NULL OR $6 OR excluded_id NOT IN (SELECT unhex(value, '-') FROM json_each($2)))
+             ORDER BY priority, id LIMIT $5)",
+        "SELECT id, cursor, spec, progress, FALSE AS claimable FROM tasks
+         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($7::json)::uuid))
+         UNION ALL SELECT id, cursor, spec, progress, FALSE FROM tasks
+         WHERE office_id = $1 AND parent_id = ANY (ARRAY(SELECT json_array_elements_text($8::json)::uuid))
+         UNION ALL SELECT id, cursor, spec, progress, FALSE FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
+         FROM task_dependencies WHERE office_id = $1
+             AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($8::json)::uuid)))
+         UNION ALL (
+             SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
+             AND (assigned_id IS NULL OR assigned_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
+             AND ($3 = '[]' OR kind = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
+             AND ($4::text IS NULL OR tools <@ $4::jsonb)
+             AND (excluded_id IS NULL OR $6
+                 OR NOT excluded_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
+             ORDER BY priority, id LIMIT $5)",
     );
-    let (agents, kinds) = (json(&wanted.agents)?, json(&wanted.kinds)?);
-    let tools = wanted.tools.as_deref().map(json).transpose()?;
-    let rows: Vec<Row> = on!(tx, |c| {
+    let (agents, kinds) = (json_text(&wanted.agents)?, json_text(&wanted.kinds)?);
+    let tools = wanted.tools.as_deref().map(json_text).transpose()?;
+    let (ids, ended) = (json_text(ids)?, json_text(ended)?);
+    let found: Vec<Found> = on!(tx, |c| {
         sqlx::query_as(sql)
             .bind(office_id.0)
             .bind(agents)
@@ -355,10 +367,14 @@ pub(super) async fn task_claimable(tx: &mut OfficeConn, wanted: &Wanted) -> DbRe
             .bind(tools)
             .bind(wanted.limit)
             .bind(wanted.agents.len() != 1)
+            .bind(ids)
+            .bind(ended)
             .fetch_all(&mut *c)
             .await
     })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    let (claimable, asked): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.claimable);
+    let tasks = |found: Vec<Found>| found.into_iter().map(|found| found.row.into()).collect();
+    Ok((tasks(asked), tasks(claimable)))
 }
 
 /// What a list is of; empty: everything.
@@ -380,7 +396,7 @@ pub(super) async fn task_list(conn: &mut OfficeConn, filter: &Filter, page: &Pag
          AND ($3 = '[]' OR status = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
          AND ($4 = '' OR assigned_agent = $4) AND ($5::uuid IS NULL OR parent_id = $5) ORDER BY id DESC LIMIT $6",
     );
-    let statuses = json(&filter.statuses)?;
+    let statuses = json_text(&filter.statuses)?;
     let rows: Vec<Row> = on!(conn, |c| {
         sqlx::query_as(sql)
             .bind(office_id.0)

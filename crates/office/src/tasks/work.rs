@@ -1,6 +1,6 @@
 //! What workers do: claim, renew, release, complete, fail.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, receipt::sha256_hex};
@@ -51,6 +51,28 @@ impl Claim {
             limit: i64::try_from(limit).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// What these may claim. `spare`: what else of the transaction may take from the queue.
+pub(super) fn wanted(claims: &[&Claim], spare: usize) -> Wanted {
+    let limit = claims.iter().map(|claim| claim.most + 1).sum::<usize>() + spare;
+    match claims {
+        [] => Wanted::default(),
+        [claim] => claim.wanted(limit),
+        _ => Wanted {
+            agents: claims.iter().filter_map(|claim| claim.by.agent_id).collect(),
+            limit: i64::try_from(limit).unwrap_or(i64::MAX),
+            ..Wanted::default()
+        },
+    }
+}
+
+/// A claim that is served.
+pub(super) struct Offer<'a> {
+    pub(super) claim: &'a Claim,
+    pub(super) trace_id: &'a str,
+    /// Whether there may be something for it that was there before the transaction.
+    pub(super) looks: bool,
 }
 
 /// A report on a task: by whoever holds its lease, or by an operator, who needs none.
@@ -119,52 +141,53 @@ impl Batch<'_> {
         }
     }
 
-    /// Hands out what there is, to the first in line first. Everything else of the batch must be written before.
-    pub(super) async fn offer(&mut self, claims: &[&Claim], traces: &[&str]) -> Result<Vec<Vec<Task>>> {
-        let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); claims.len()];
-        let total = claims.iter().map(|claim| claim.most).sum::<usize>();
-        let limit = total + claims.len();
-        let all = Wanted {
-            agents: claims.iter().filter_map(|claim| claim.by.agent_id).collect(),
-            ..claims.first().filter(|_| claims.len() == 1).map_or_else(Wanted::default, |claim| claim.wanted(limit))
-        };
-        let found =
-            repo::task_claimable(self.tx, &Wanted { limit: i64::try_from(limit).unwrap_or(i64::MAX), ..all }).await?;
-        let exhausted = found.len() < limit;
-        let offered = self.adopt(found);
-        self.hand_out(claims, &offered, &mut got)?;
-        if !exhausted {
+    /// Hands out what there is, to the first in line first.
+    pub(super) async fn offer(&mut self, offers: &[Offer<'_>]) -> Result<Vec<Vec<Task>>> {
+        let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); offers.len()];
+        let mut taken = HashSet::new();
+        self.hand_out(&self.claimable(), offers, &mut got, &mut taken)?;
+        if self.cut {
             // What leads the queue is not for everybody: whoever got less than there may be looks on its own.
-            for (place, claim) in claims.iter().enumerate() {
-                if got[place].len() < claim.most {
-                    let found = repo::task_claimable(self.tx, &claim.wanted(total)).await?;
-                    let offered = self.adopt(found);
-                    self.hand_out(&claims[place..=place], &offered, &mut got[place..=place])?;
+            for (place, offer) in offers.iter().enumerate() {
+                if offer.looks && got[place].len() < offer.claim.most {
+                    self.write().await?;
+                    let limit = offer.claim.most + taken.len();
+                    let (_, found) = repo::task_gather(self.tx, &[], &[], &offer.claim.wanted(limit)).await?;
+                    self.adopt_claimable(found);
+                    self.hand_out(&self.claimable(), &offers[place..=place], &mut got[place..=place], &mut taken)?;
                 }
             }
         }
-        let mut claimed = Vec::new();
-        for ((claim, trace), ids) in claims.iter().zip(traces).zip(got) {
-            let mut tasks = Vec::new();
+        let mut claimed = Vec::with_capacity(offers.len());
+        for (offer, ids) in offers.iter().zip(got) {
+            let mut tasks = Vec::with_capacity(ids.len());
             for id in ids {
-                let lease = Lease { id: LeaseId::new(), expires_at: self.now + claim.lease };
-                tasks.push(self.step(id, Step::Claim(lease, claim.by.clone()), trace)?.clone());
+                let lease = Lease { id: LeaseId::new(), expires_at: self.now + offer.claim.lease };
+                tasks.push(self.step(id, Step::Claim(lease, offer.claim.by.clone()), offer.trace_id)?.clone());
             }
             claimed.push(tasks);
         }
         Ok(claimed)
     }
 
-    fn hand_out(&self, claims: &[&Claim], offered: &[TaskId], got: &mut [Vec<TaskId>]) -> Result<()> {
+    fn hand_out(
+        &self,
+        offered: &[TaskId],
+        offers: &[Offer<'_>],
+        got: &mut [Vec<TaskId>],
+        taken: &mut HashSet<TaskId>,
+    ) -> Result<()> {
         for id in offered {
             let task = self.get(*id)?;
-            let taken = got.iter().any(|ids| ids.contains(id));
-            if taken || *task.state() != State::Queued {
+            if taken.contains(id) {
                 continue;
             }
-            let free = claims.iter().zip(&*got).position(|(claim, ids)| ids.len() < claim.most && claim.takes(task));
-            if let Some(place) = free {
+            let free = |(offer, ids): (&Offer<'_>, &Vec<TaskId>)| {
+                ids.len() < offer.claim.most && offer.claim.takes(task)
+            };
+            if let Some(place) = offers.iter().zip(&*got).position(free) {
                 got[place].push(*id);
+                taken.insert(*id);
             }
         }
         Ok(())

@@ -1,0 +1,2 @@
+-- SQLite keeps JSON as text anyway, and locks the whole file.
+SELECT 1;
