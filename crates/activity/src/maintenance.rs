@@ -16,6 +16,8 @@ const RETENTION: Duration = Duration::from_secs(600);
 const SWEEP: Duration = Duration::from_secs(24 * 3600);
 /// The lease saves work: of several replicas one does the jobs. Two at once would be slow, not wrong.
 const LEASE: Duration = Duration::from_secs(60);
+/// How long a lease is relied on: nothing is written for it in each round of an idle platform.
+const RENEWAL: Duration = Duration::from_secs(30);
 
 /// Runs the slow jobs.
 pub(crate) struct Maintenance {
@@ -31,23 +33,34 @@ impl Maintenance {
     /// For ever; ends only by cancellation. A round that fails is repeated at the next tick.
     pub(crate) async fn run(self) {
         let holder = Uuid::now_v7().to_string();
-        let (mut retained, mut swept) = (None, None);
+        let (mut held, mut retained, mut swept) = (None, None, None);
         let mut tick = tokio::time::interval(COMPACTION);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Err(error) = self.round(&holder, &mut retained, &mut swept).await {
+            if let Err(error) = self.round(&holder, &mut held, &mut retained, &mut swept).await {
                 tracing::warn!(target: "mi::activity", error = %error.chain(), "maintenance is put off");
             }
         }
     }
 
-    async fn round(&self, holder: &str, retained: &mut Option<Time>, swept: &mut Option<Time>) -> Result<()> {
+    async fn round(
+        &self,
+        holder: &str,
+        held: &mut Option<Time>,
+        retained: &mut Option<Time>,
+        swept: &mut Option<Time>,
+    ) -> Result<()> {
         let now = self.clock.now();
-        if !lease::hold(&self.db, "maintenance", holder, now, LEASE).await? {
-            return Ok(());
-        }
         let due = |last: &Option<Time>, every: Duration| last.is_none_or(|last| now >= last + every);
+        // A database of this process alone needs no lease.
+        if self.db.is_shared() && due(held, RENEWAL) {
+            *held = None;
+            if !lease::hold(&self.db, "maintenance", holder, now, LEASE).await? {
+                return Ok(());
+            }
+            *held = Some(now);
+        }
         self.logs.compact().await?;
         if due(retained, RETENTION) {
             self.feed.retain().await?;

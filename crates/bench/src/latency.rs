@@ -21,11 +21,17 @@ impl Latency {
     pub(crate) async fn of(calls: usize, mut call: impl AsyncFnMut() -> Result) -> Result<Self> {
         let mut latency = Self::new()?;
         for _ in 0..calls {
-            let start = Instant::now();
-            call().await?;
-            latency.record(start.elapsed());
+            latency.time(&mut call).await?;
         }
         Ok(latency)
+    }
+
+    /// Times one call.
+    pub(crate) async fn time<T, E>(&mut self, mut call: impl AsyncFnMut() -> Result<T, E>) -> Result<T, E> {
+        let start = Instant::now();
+        let answer = call().await?;
+        self.record(start.elapsed());
+        Ok(answer)
     }
 
     pub(crate) fn record(&mut self, took: Duration) {

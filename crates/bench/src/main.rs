@@ -8,9 +8,12 @@ mod drive;
 mod gateway;
 mod gateway_process;
 mod hire;
+mod history;
+mod idle;
 mod latency;
 mod list;
 mod logs;
+mod metrics;
 mod proc;
 mod proxy;
 mod queue;
@@ -18,6 +21,7 @@ mod report;
 mod rls;
 mod sandbox;
 mod start;
+mod writes;
 
 use std::{env, fs, process::ExitCode, thread, time::Duration};
 
@@ -33,8 +37,20 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] =
-    &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue", "drive"];
+const NAMES: &[&str] = &[
+    "start",
+    "hire",
+    "gateway",
+    "gateway-process",
+    "logs",
+    "list",
+    "rls",
+    "sandbox",
+    "queue",
+    "history",
+    "idle",
+    "drive",
+];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -99,6 +115,8 @@ async fn run(name: &str) -> Result<Table> {
         "list" => list::run().await,
         "rls" => rls::run().await,
         "queue" => queue::run().await,
+        "history" => history::run().await,
+        "idle" => idle::run().await,
         "sandbox" => sandbox::run().await,
         "drive" => drive::run().await,
         // Checked before the first one ran.

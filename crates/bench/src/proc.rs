@@ -65,6 +65,11 @@ pub(crate) fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((user + system) / TICKS)
 }
 
+/// The same of a process and of its children together, as [`memory_of_family`].
+pub(crate) fn cpu_seconds_of_family(pid: u32) -> Result<f64> {
+    children(pid)?.into_iter().try_fold(cpu_seconds(pid)?, |sum, child| Ok(sum + cpu_seconds(child)?))
+}
+
 /// The processes whose parent this one is.
 pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
@@ -112,6 +117,8 @@ mod tests {
         assert!(own_cpu_seconds(UsageWho::RUSAGE_SELF).expect("readable") > 0.0);
         let mut child = Command::new("sleep").arg("60").spawn().expect("started");
         assert!(children(id()).expect("readable").contains(&child.id()));
+        let (own, whole) = (cpu_seconds(id()).expect("readable"), cpu_seconds_of_family(id()).expect("readable"));
+        assert!(whole >= own, "{own} of {whole}");
         child.kill().and_then(|()| child.wait()).expect("ended");
     }
 }

@@ -47,10 +47,7 @@ pub(crate) async fn run() -> Result<Table> {
 }
 
 async fn measure(table: &mut Table, backend: Backend, customer: &Customer, workers: &[Client]) -> Result {
-    let name = match backend {
-        Backend::Sqlite => "SQLite",
-        Backend::Postgres => "Postgres",
-    };
+    let name = name_of(backend);
     let (mut p50, mut p99, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let latency = latencies(customer, &workers[0]).await?;
@@ -68,8 +65,16 @@ async fn measure(table: &mut Table, backend: Backend, customer: &Customer, worke
     Ok(())
 }
 
+/// As tables call it.
+pub(crate) fn name_of(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Sqlite => "SQLite",
+        Backend::Postgres => "Postgres",
+    }
+}
+
 /// A worker from outside, with a connection of its own.
-async fn join(customer: &Customer, endpoint: &str, keys: &Path, number: usize) -> Result<Client> {
+pub(crate) async fn join(customer: &Customer, endpoint: &str, keys: &Path, number: usize) -> Result<Client> {
     let invite = CreateInviteRequest { office_id: customer.office.clone() };
     let invite = customer.client.access().create_invite(invite).await?.into_inner().invite.ok_or("no invite")?;
     let key = AgentKey::generate(&keys.join(number.to_string()))?;
@@ -84,11 +89,11 @@ async fn join(customer: &Customer, endpoint: &str, keys: &Path, number: usize) -
     Ok(Client::connect(endpoint, Credential::Agent { agent_id: agent.id.parse()?, key })?)
 }
 
-fn task(customer: &Customer) -> CreateTaskRequest {
+pub(crate) fn task(customer: &Customer) -> CreateTaskRequest {
     CreateTaskRequest { office_id: customer.office.clone(), title: "bench".into(), ..Default::default() }
 }
 
-fn claim(customer: &Customer, most: usize, wait: i64) -> ClaimTasksRequest {
+pub(crate) fn claim(customer: &Customer, most: usize, wait: i64) -> ClaimTasksRequest {
     ClaimTasksRequest {
         office_id: customer.office.clone(),
         max_tasks: i32::try_from(most).ok(),
@@ -97,7 +102,7 @@ fn claim(customer: &Customer, most: usize, wait: i64) -> ClaimTasksRequest {
     }
 }
 
-fn completion(customer: &Customer, task: Task) -> CompleteTaskRequest {
+pub(crate) fn completion(customer: &Customer, task: Task) -> CompleteTaskRequest {
     CompleteTaskRequest {
         office_id: customer.office.clone(),
         task_id: task.id,
@@ -128,7 +133,7 @@ async fn latencies(customer: &Customer, worker: &Client) -> Result<Histogram<u64
     Ok(taken)
 }
 
-async fn fill(customer: &Customer, count: usize) -> Result {
+pub(crate) async fn fill(customer: &Customer, count: usize) -> Result {
     for start in (0..count).step_by(500) {
         let requests = (start..count.min(start + 500)).map(|_| task(customer)).collect();
         let request = BatchCreateTasksRequest { office_id: customer.office.clone(), requests };

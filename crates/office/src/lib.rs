@@ -43,6 +43,7 @@ const MIGRATIONS: &Migrations = &[
     step!(103, "0103", "invites"),
     step!(110, "0110", "secrets"),
     step!(120, "0120", "tasks"),
+    step!(121, "0121", "task_history"),
     step!(130, "0130", "drive"),
     step!(140, "0140", "chat"),
     step!(150, "0150", "tasks_json"),

@@ -91,6 +91,14 @@ impl Lanes {
     pub(super) fn waited_for(&self) -> Vec<OfficeId> {
         self.lock().iter().filter(|(_, lane)| !lane.waiting.is_empty()).map(|(id, _)| *id).collect()
     }
+
+    /// Notes that those who wait are to look again; false: nobody waits. Who waits is not in the lane while a
+    /// transaction is under way, which may not see what this is about.
+    fn kick(&self, office_id: OfficeId) -> bool {
+        let mut lanes = self.lock();
+        let waited = lanes.get_mut(&office_id).filter(|lane| lane.running || !lane.waiting.is_empty());
+        waited.map(|lane| lane.kicked = true).is_some()
+    }
 }
 
 impl Tasks {
@@ -146,12 +154,9 @@ impl Tasks {
 
     /// Has those who wait for work look again.
     pub(super) fn kick(&self, office_id: OfficeId) {
-        if let Some(lane) = self.lanes.lock().get_mut(&office_id).filter(|lane| !lane.waiting.is_empty()) {
-            lane.kicked = true;
-        } else {
-            return;
+        if self.lanes.kick(office_id) {
+            self.run(office_id);
         }
-        self.run(office_id);
     }
 
     /// Drives the lane, unless somebody does.
@@ -364,5 +369,21 @@ fn copy(error: &Error) -> Error {
         field: error.field,
         resource: error.resource.clone(),
         ..Error::new(error.kind, error.reason, error.message.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_is_told_also_while_a_transaction_is_under_way() {
+        let (lanes, office) = (Lanes::default(), OfficeId::new());
+        assert!(!lanes.kick(office), "there is no lane");
+        lanes.lock().insert(office, Lane { running: true, ..Lane::default() });
+        assert!(lanes.kick(office));
+        assert!(lanes.lock()[&office].kicked, "kept until those who wait are back");
+        lanes.lock().insert(office, Lane::default());
+        assert!(!lanes.kick(office), "nobody waits");
     }
 }

@@ -1,12 +1,15 @@
 //! Tables `task_queues`, `tasks` and `task_dependencies`. Rows are written many at a time, as one JSON text a statement:
 //! what takes long is the round trip, not the row.
 
-use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event, page::Page};
+mod list;
+
+use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
 use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, outbox, outbox_insert, time_text};
 use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
+pub(super) use self::list::{Filter, task_list};
 use super::model::{Progress, Spec, Task};
 use crate::offices::{Office, repo::Row as OfficeRow};
 
@@ -375,40 +378,6 @@ pub(super) async fn task_gather(
     let (claimable, asked): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.claimable);
     let tasks = |found: Vec<Found>| found.into_iter().map(|found| found.row.into()).collect();
     Ok((tasks(asked), tasks(claimable)))
-}
-
-/// What a list is of; empty: everything.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Filter {
-    pub(super) statuses: Vec<&'static str>,
-    pub(super) agent: String,
-    pub(super) parent: Option<TaskId>,
-}
-
-/// Newest first.
-pub(super) async fn task_list(conn: &mut OfficeConn, filter: &Filter, page: &Page<TaskId>) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id < $2
-         AND ($3 = '[]' OR status IN (SELECT value FROM json_each($3))) AND ($4 = '' OR assigned_agent = $4)
-         AND ($5 IS NULL OR parent_id = $5) ORDER BY id DESC LIMIT $6",
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id < $2
-         AND ($3 = '[]' OR status = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
-         AND ($4 = '' OR assigned_agent = $4) AND ($5::uuid IS NULL OR parent_id = $5) ORDER BY id DESC LIMIT $6",
-    );
-    let statuses = json_text(&filter.statuses)?;
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(sql)
-            .bind(office_id.0)
-            .bind(page.after.map_or(Uuid::max(), |id| id.0))
-            .bind(statuses)
-            .bind(&filter.agent)
-            .bind(filter.parent.map(|id| id.0))
-            .bind(page.fetch())
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
 }
 
 /// Tasks that changed after a position, in the order of the changes.

@@ -6,6 +6,7 @@ mod by_chance;
 mod dependencies;
 mod keys;
 mod life;
+mod lists;
 mod loops;
 mod notes;
 mod parents;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mi_kernel::{AgentId, Time, page::Page};
-use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
@@ -270,20 +270,19 @@ pub(crate) async fn agent_unsettled(
     Ok(rows.into_iter().map(|(id,)| id.into()).collect())
 }
 
-/// Writes signs of life; no change of the row's version, since nothing else reads it for a decision. Spans offices:
-/// they are written in batches.
+/// Writes signs of life, all with one statement; no change of the row's version, since nothing else reads it for a
+/// decision. Spans offices: they are written in batches.
 pub(crate) async fn agent_seen(tx: &mut PlatformConn, seen: &[(AgentId, Time)]) -> DbResult<()> {
-    for (id, time) in seen {
-        on!(tx, |c| {
-            sqlx::query(
-                "UPDATE agents SET last_seen_at = $2 WHERE id = $1 AND (last_seen_at IS NULL OR last_seen_at < $2)",
-            )
-            .bind(id.0)
-            .bind(time)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-        })?;
-    }
+    let sql = tx.pick(
+        "UPDATE agents SET last_seen_at = seen.at
+         FROM (SELECT unhex(value ->> 0, '-') AS id, value ->> 1 AS at FROM json_each($1)) AS seen
+         WHERE agents.id = seen.id AND (last_seen_at IS NULL OR last_seen_at < seen.at)",
+        "UPDATE agents SET last_seen_at = seen.at
+         FROM (SELECT (value ->> 0)::uuid AS id, (value ->> 1)::timestamptz AS at FROM json_array_elements($1::json))
+             AS seen
+         WHERE agents.id = seen.id AND (last_seen_at IS NULL OR last_seen_at < seen.at)",
+    );
+    let rows = json_text(&seen.iter().map(|(id, time)| (id, time_text(*time))).collect::<Vec<_>>())?;
+    on!(tx, |c| sqlx::query(sql).bind(rows).execute(&mut *c).await.map(drop))?;
     Ok(())
 }

@@ -8,7 +8,7 @@ use mi_testkit::on_both;
 
 use super::stage::{Stage, actor_of, free_hiring, instance_of, place};
 use crate::{
-    agents::{Desired, Phase, State},
+    agents::{Desired, Phase, State, repo::agent_seen},
     plan::Step,
 };
 
@@ -19,6 +19,7 @@ on_both! {
     a_restart_of_the_platform_starts_every_agent_again_over_its_workspace,
     a_replaced_compute_is_refused,
     silence_and_a_start_without_report_are_ends_too,
+    signs_of_life_are_written_together_and_never_go_back,
     promotion_replaces_the_compute_and_keeps_the_workspace,
     stop_and_start,
     suspend_and_resume,
@@ -188,6 +189,22 @@ async fn silence_and_a_start_without_report_are_ends_too(stage: Stage) {
     stage.settle_after_waiting(agent.id).await;
     let silent = stage.agent(agent.id).await;
     assert_eq!((silent.message(), silent.failures), ("was silent for 60 seconds", 1));
+}
+
+async fn signs_of_life_are_written_together_and_never_go_back(stage: Stage) {
+    let (one, other, silent) =
+        (stage.hire("one").await.id, stage.hire("other").await.id, stage.hire("silent").await.id);
+    let (now, later) = (stage.now(), stage.now() + Duration::from_micros(1_500_001));
+    for seen in [[(one, now), (other, now)], [(one, now - Duration::from_secs(1)), (other, later)]] {
+        let mut tx = stage.scheduler.db.platform().begin().await.expect("begins");
+        agent_seen(&mut tx, &seen).await.expect("writes");
+        tx.commit().await.expect("commits");
+    }
+    let mut last = Vec::new();
+    for id in [one, other, silent] {
+        last.push(stage.agent(id).await.last_seen_at);
+    }
+    assert_eq!(last, [Some(now), Some(later), None]);
 }
 
 async fn promotion_replaces_the_compute_and_keeps_the_workspace(stage: Stage) {

@@ -1,0 +1,268 @@
+//! `history`: the queue of an office with a million finished tasks, against that of an office with none, on one platform.
+//! Both take their turns call by call, so that noise hits both.
+//!
+//! The million are copies, made in the database, of one task that was done over the API; the events that they would have
+//! left in the feed are not made. Nothing is analysed by hand: what the planner knows of them, it knows by autovacuum.
+
+use std::{path::Path, time::Duration};
+
+use mi_client::Client;
+use mi_kernel::{OfficeId, TaskId};
+use mi_proto::v1::{GetOfficeStatusRequest, ListTasksRequest, Task, TaskStatus};
+use mi_testkit::{Backend, Platform};
+use sqlx::{Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
+
+use crate::{
+    Result,
+    compare::paired,
+    customer::Customer,
+    latency::Latency,
+    queue::{claim, completion, fill, join, name_of, task},
+    report::{Goal, Table},
+};
+
+const ROUNDS: usize = 5;
+/// Turns of a round: one task each, created, claimed and completed.
+const TURNS: usize = 300;
+/// Reads of a round: nothing but looked at, they need fewer.
+const READS: usize = 10;
+const FINISHED: i64 = 1_000_000;
+/// Copies of one transaction: SQLite has one writer, and the platform is another.
+const COPIES: i64 = 20_000;
+const QUEUED: usize = 10_000;
+/// Where the office service has its tables: a file, or a schema.
+const FILE: &str = "office.db";
+const SCHEMA: &str = "mi_office";
+/// How long SQLite may be another's.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Copies a task so many times. Ids are UUIDv7 of the milliseconds before the task's own, and so are in the order of
+/// the cursors, which come after its own.
+const COPY_SQLITE: &str = "WITH RECURSIVE copies (n) AS (SELECT $3 UNION ALL SELECT n + 1 FROM copies WHERE n + 1 < $4)
+    INSERT INTO tasks SELECT office_id, unhex(printf('%012x7%03x8%015x', $5 + n, abs(random()) & 4095, abs(random()) >> 4)),
+        cursor + 1 + n, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id, verifies_id, tools,
+        worker_id, deadline, spec, progress
+    FROM copies CROSS JOIN tasks WHERE office_id = $1 AND id = $2";
+const COPY_POSTGRES: &str = "INSERT INTO tasks SELECT office_id,
+        (lpad(to_hex($5 + n), 12, '0') || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid,
+        cursor + 1 + n, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id, verifies_id, tools,
+        worker_id, deadline, spec, progress
+    FROM generate_series($3, $4 - 1) AS n CROSS JOIN tasks WHERE office_id = $1 AND id = $2";
+/// The queue's position is that of its newest change.
+const ADVANCE: &str = "UPDATE task_queues SET cursor = (SELECT max(cursor) FROM tasks WHERE office_id = $1)
+    WHERE office_id = $1";
+
+pub(crate) async fn run() -> Result<Table> {
+    let mut table = Table::new("history");
+    for backend in [Backend::Sqlite, Backend::Postgres] {
+        let platform = Platform::builder().backend(backend).start().await;
+        let keys = tempfile::tempdir()?;
+        let fresh = Desk::open(&platform, &keys.path().join("fresh")).await?;
+        let old = Desk::open(&platform, &keys.path().join("old")).await?;
+        let mut store = Store::open(&platform).await?;
+        let done = old.turn(&mut Times::new()?).await?;
+        store.multiply(&old.customer.office, &done).await?;
+        old.expect_finished(FINISHED + 1).await?;
+        measure(&mut table, name_of(backend), &fresh, &old).await?;
+    }
+    Ok(table)
+}
+
+async fn measure(table: &mut Table, name: &str, fresh: &Desk, old: &Desk) -> Result {
+    let (without, with) = rounds(fresh, old).await?;
+    let ratio = paired(&(claims(&without), claims(&with)), |without, with| with / without);
+    table.row(&format!("{name}: claim in an office without history, p50"), "ms", &claims(&without));
+    table.row(&format!("{name}: claim, 1,000,000 finished tasks, p50"), "ms", &claims(&with));
+    table.goal(&format!("{name}: claim, with / without, p50"), "x", &ratio, Goal::AtMost(1.2));
+    for (what, pick) in [
+        ("CreateTask", (|round: &Round| round.create) as fn(&Round) -> f64),
+        ("ListTasks, first page", |round| round.list),
+        ("ListTasks of queued ones, first page", |round| round.list_queued),
+        ("GetOfficeStatus", |round| round.status),
+    ] {
+        table.row(&format!("{name}: {what}, without, p50"), "ms", &column(&without, pick));
+        table.row(&format!("{name}: {what}, 1,000,000 finished tasks, p50"), "ms", &column(&with, pick));
+    }
+    for desk in [fresh, old] {
+        fill(&desk.customer, QUEUED).await?;
+    }
+    let (without, with) = rounds(fresh, old).await?;
+    table.row(&format!("{name}: claim, 10,000 queued tasks, p50"), "ms", &claims(&without));
+    table.row(&format!("{name}: claim, 10,000 queued and 1,000,000 finished tasks, p50"), "ms", &claims(&with));
+    Ok(())
+}
+
+async fn rounds(fresh: &Desk, old: &Desk) -> Result<(Vec<Round>, Vec<Round>)> {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    // The first round warms connections, caches and plans.
+    for round in 0..=ROUNDS {
+        let (mut of_fresh, mut of_old) = (Times::new()?, Times::new()?);
+        for turn in 0..TURNS {
+            // Who goes first changes with each turn.
+            if turn % 2 == 0 {
+                fresh.turn(&mut of_fresh).await?;
+                old.turn(&mut of_old).await?;
+            } else {
+                old.turn(&mut of_old).await?;
+                fresh.turn(&mut of_fresh).await?;
+            }
+        }
+        for _ in 0..READS {
+            fresh.look(&mut of_fresh).await?;
+            old.look(&mut of_old).await?;
+        }
+        if round > 0 {
+            without.push(of_fresh.round());
+            with.push(of_old.round());
+        }
+    }
+    Ok((without, with))
+}
+
+/// Milliseconds that half of a round's calls stayed within.
+struct Round {
+    create: f64,
+    claim: f64,
+    list: f64,
+    list_queued: f64,
+    status: f64,
+}
+
+fn column(rounds: &[Round], pick: fn(&Round) -> f64) -> Vec<f64> {
+    rounds.iter().map(pick).collect()
+}
+
+fn claims(rounds: &[Round]) -> Vec<f64> {
+    column(rounds, |round| round.claim)
+}
+
+/// How long the calls of one round took.
+struct Times {
+    create: Latency,
+    claim: Latency,
+    list: Latency,
+    list_queued: Latency,
+    status: Latency,
+}
+
+impl Times {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            create: Latency::new()?,
+            claim: Latency::new()?,
+            list: Latency::new()?,
+            list_queued: Latency::new()?,
+            status: Latency::new()?,
+        })
+    }
+
+    fn round(&self) -> Round {
+        Round {
+            create: self.create.millis(0.5),
+            claim: self.claim.millis(0.5),
+            list: self.list.millis(0.5),
+            list_queued: self.list_queued.millis(0.5),
+            status: self.status.millis(0.5),
+        }
+    }
+}
+
+/// An office, and the one who works there, from outside.
+struct Desk {
+    customer: Customer,
+    worker: Client,
+}
+
+impl Desk {
+    async fn open(platform: &Platform, keys: &Path) -> Result<Self> {
+        std::fs::create_dir(keys)?;
+        let customer = Customer::open(platform.endpoint(), platform.admin_key(), 10).await?;
+        let worker = join(&customer, platform.endpoint(), keys, 0).await?;
+        Ok(Self { customer, worker })
+    }
+
+    /// Creates a task, claims one, and completes it.
+    async fn turn(&self, times: &mut Times) -> Result<Task> {
+        let (mut create, mut take) = (self.customer.client.tasks(), self.worker.tasks());
+        times.create.time(async || create.create_task(task(&self.customer)).await).await?;
+        let claimed = times.claim.time(async || take.claim_tasks(claim(&self.customer, 1, 0)).await).await?;
+        let claimed = claimed.into_inner().tasks.pop().ok_or("a claim found nothing in a queue with a task")?;
+        let done = self.worker.tasks().complete_task(completion(&self.customer, claimed)).await?.into_inner().task;
+        Ok(done.ok_or("an answer without its task")?)
+    }
+
+    /// Reads what an operator looks at.
+    async fn look(&self, times: &mut Times) -> Result {
+        let mut tasks = self.customer.client.tasks();
+        let all = ListTasksRequest { office_id: self.customer.office.clone(), ..Default::default() };
+        times.list.time(async || tasks.list_tasks(all.clone()).await).await?;
+        let queued = ListTasksRequest { statuses: vec![TaskStatus::Queued.into()], ..all };
+        times.list_queued.time(async || tasks.list_tasks(queued.clone()).await).await?;
+        let mut offices = self.customer.client.offices();
+        let office_id = &self.customer.office;
+        let status = async || offices.get_office_status(GetOfficeStatusRequest { office_id: office_id.clone() }).await;
+        times.status.time(status).await?;
+        Ok(())
+    }
+
+    /// As the platform tells.
+    async fn expect_finished(&self, count: i64) -> Result {
+        let office_id = self.customer.office.clone();
+        let answer = self.customer.client.offices().get_office_status(GetOfficeStatusRequest { office_id }).await?;
+        let tasks = answer.into_inner().status.unwrap_or_default().tasks;
+        match tasks.as_slice() {
+            [only] if only.status() == TaskStatus::Done && i64::from(only.count) == count => Ok(()),
+            other => Err(format!("{count} finished tasks were to be there: {other:?}").into()),
+        }
+    }
+}
+
+/// The platform's own tables.
+enum Store {
+    Sqlite(SqliteConnection),
+    Postgres(PgConnection),
+}
+
+impl Store {
+    async fn open(platform: &Platform) -> Result<Self> {
+        Ok(match platform.database_url() {
+            None => {
+                let options = SqliteConnectOptions::new().filename(platform.data_dir().join(FILE));
+                Self::Sqlite(SqliteConnection::connect_with(&options.busy_timeout(PATIENCE)).await?)
+            }
+            Some(url) => {
+                let options: PgConnectOptions = url.parse()?;
+                let options = options.options([("search_path", SCHEMA), ("mi.scope", "platform")]);
+                Self::Postgres(PgConnection::connect_with(&options).await?)
+            }
+        })
+    }
+
+    /// Gives the office a history of copies of a task that it has.
+    async fn multiply(&mut self, office: &str, task: &Task) -> Result {
+        let (office, id) = (OfficeId::parse(office)?.0, TaskId::parse(&task.id)?.0);
+        // What a UUIDv7 begins with: the milliseconds at which it was made.
+        let start = i64::try_from(id.as_u128() >> 80)? - FINISHED;
+        for from in (0..FINISHED).step_by(usize::try_from(COPIES)?) {
+            let to = FINISHED.min(from + COPIES);
+            let copied = match self {
+                Self::Sqlite(db) => {
+                    let copy = sqlx::query(COPY_SQLITE).bind(office).bind(id).bind(from).bind(to).bind(start);
+                    copy.execute(db).await?.rows_affected()
+                }
+                Self::Postgres(db) => {
+                    let copy = sqlx::query(COPY_POSTGRES).bind(office).bind(id).bind(from).bind(to).bind(start);
+                    copy.execute(db).await?.rows_affected()
+                }
+            };
+            if i64::try_from(copied)? != to - from {
+                return Err(format!("{copied} copies were made of {}", to - from).into());
+            }
+        }
+        let advanced = match self {
+            Self::Sqlite(db) => sqlx::query(ADVANCE).bind(office).execute(db).await?.rows_affected(),
+            Self::Postgres(db) => sqlx::query(ADVANCE).bind(office).execute(db).await?.rows_affected(),
+        };
+        if advanced == 1 { Ok(()) } else { Err("the office has no queue".into()) }
+    }
+}
