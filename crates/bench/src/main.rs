@@ -8,6 +8,7 @@ mod drive;
 mod gateway;
 mod gateway_process;
 mod hire;
+mod kills;
 mod latency;
 mod list;
 mod logs;
@@ -34,7 +35,7 @@ type Result<T = (), E = Error> = std::result::Result<T, E>;
 
 /// Every benchmark, in the order of a whole run.
 const NAMES: &[&str] =
-    &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue", "drive"];
+    &["start", "hire", "gateway", "gateway-process", "logs", "list", "rls", "sandbox", "queue", "kills", "drive"];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
 /// The longest that one benchmark may take.
@@ -47,6 +48,9 @@ fn main() -> ExitCode {
     let done = match args.split_first() {
         Some((name, args)) if name == "proxy" => {
             runtime(PROXY_THREADS).and_then(|runtime| runtime.block_on(proxy::run(args)))
+        }
+        Some((name, args)) if name == kills::WORKER => {
+            runtime(1).and_then(|runtime| runtime.block_on(kills::work(args)))
         }
         _ => bench(&args),
     };
@@ -99,6 +103,7 @@ async fn run(name: &str) -> Result<Table> {
         "list" => list::run().await,
         "rls" => rls::run().await,
         "queue" => queue::run().await,
+        "kills" => kills::run().await,
         "sandbox" => sandbox::run().await,
         "drive" => drive::run().await,
         // Checked before the first one ran.
