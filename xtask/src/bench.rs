@@ -5,13 +5,12 @@ use std::process::ExitCode;
 use crate::{
     Result,
     peers::{self, Peers},
-    postgres::{self, Postgres},
-    process, target_directory,
+    postgres, process, target_directory,
 };
 
 const PEERS: &str = "--peers";
 /// The benchmarks that need a database server.
-const ON_POSTGRES: &[&str] = &["rls", "queue", "history", "idle"];
+const ON_POSTGRES: &[&str] = &["rls", "queue", "kills", "history", "idle"];
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let (names, rounds) = arguments(args)?;
@@ -20,7 +19,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let own = peers.is_none() || !names.is_empty();
     let on_postgres = names.is_empty() || names.iter().any(|name| ON_POSTGRES.contains(name));
     let (server, url) = match peers.is_some() || on_postgres {
-        true => Postgres::given_or_started()?,
+        true => postgres::given_or_started()?,
         false => (None, String::new()),
     };
     let mut code = ExitCode::SUCCESS;

@@ -71,7 +71,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "bench",
         args: "[NAME]... [--peers[=ROUNDS]]",
-        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named",
+        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named",
         run: bench::run,
     },
     Task {

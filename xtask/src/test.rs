@@ -5,11 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    Result,
-    postgres::{self, Postgres},
-    process,
-};
+use crate::{Result, postgres, process};
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     if !process::works(&mut process::cargo(&["nextest", "--version"])) {
@@ -21,7 +17,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     process::run(&mut process::cargo(&["build", "--locked", "--bin", "mi"]))?;
     let build = start.elapsed();
 
-    let (server, url) = Postgres::given_or_started()?;
+    let (server, url) = postgres::given_or_started()?;
 
     let start = Instant::now();
     let mut nextest = process::cargo(&["nextest", "run", "--locked"]);

@@ -1,9 +1,9 @@
 //! An account with an office of its own, as every benchmark over the API needs one.
 
-use std::time::Duration;
+use std::{path::Path, sync::Arc, time::Duration};
 
-use mi_client::{Client, Credential};
-use mi_kernel::secret::Secret;
+use mi_client::{AgentKey, Client, Credential, KeyRing};
+use mi_kernel::{AgentId, secret::Secret};
 use mi_proto::v1::{self, AgentPhase};
 use mi_testkit::until;
 use prost_types::FieldMask;
@@ -48,6 +48,17 @@ impl Customer {
         Ok(Self { client, key, office })
     }
 
+    /// Has an agent from outside join, with a new key in this file.
+    pub(crate) async fn join(&self, name: &str, key_file: &Path) -> Result<AgentId> {
+        let invite = v1::CreateInviteRequest { office_id: self.office.clone() };
+        let invite = self.client.access().create_invite(invite).await?.into_inner().invite.ok_or("no invite")?;
+        let public_key = AgentKey::generate(key_file)?.public_key().to_vec().into();
+        let request = v1::JoinOfficeRequest { code: invite.code, name: name.into(), public_key };
+        let anonymous = self.client.with_credential(Credential::None)?;
+        let agent = anonymous.access().join_office(request).await?.into_inner().agent.ok_or("no agent")?;
+        Ok(agent.id.parse()?)
+    }
+
     /// Hires with all defaults.
     pub(crate) async fn hire(&self, name: &str) -> Result {
         let request = v1::HireAgentRequest { office_id: self.office.clone(), name: name.into(), ..Default::default() };
@@ -70,4 +81,11 @@ impl Customer {
         .await;
         Ok(())
     }
+}
+
+/// A connection of an agent that joined, with its key from this file.
+pub(crate) fn connect(endpoint: &str, agent_id: AgentId, key_file: &Path) -> Result<Client> {
+    let key = AgentKey::load(key_file)?.ok_or_else(|| format!("{}: no such key", key_file.display()))?;
+    let key = Arc::new(KeyRing::new(key));
+    Ok(Client::connect(endpoint, Credential::Agent { agent_id, key })?)
 }

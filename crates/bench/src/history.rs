@@ -15,9 +15,9 @@ use sqlx::{Connection, PgConnection, SqliteConnection, postgres::PgConnectOption
 use crate::{
     Result,
     compare::paired,
-    customer::Customer,
+    customer::{self, Customer},
     latency::Latency,
-    queue::{claim, completion, fill, join, name_of, task},
+    queue::{claim, completion, fill, name_of, task},
     report::{Goal, Table},
 };
 
@@ -174,10 +174,10 @@ struct Desk {
 }
 
 impl Desk {
-    async fn open(platform: &Platform, keys: &Path) -> Result<Self> {
-        std::fs::create_dir(keys)?;
+    async fn open(platform: &Platform, key_file: &Path) -> Result<Self> {
         let customer = Customer::open(platform.endpoint(), platform.admin_key(), 10).await?;
-        let worker = join(&customer, platform.endpoint(), keys, 0).await?;
+        let agent = customer.join("worker", key_file).await?;
+        let worker = customer::connect(platform.endpoint(), agent, key_file)?;
         Ok(Self { customer, worker })
     }
 

@@ -10,6 +10,7 @@ mod gateway_process;
 mod hire;
 mod history;
 mod idle;
+mod kills;
 mod latency;
 mod list;
 mod logs;
@@ -47,6 +48,7 @@ const NAMES: &[&str] = &[
     "rls",
     "sandbox",
     "queue",
+    "kills",
     "history",
     "idle",
     "drive",
@@ -63,6 +65,9 @@ fn main() -> ExitCode {
     let done = match args.split_first() {
         Some((name, args)) if name == "proxy" => {
             runtime(PROXY_THREADS).and_then(|runtime| runtime.block_on(proxy::run(args)))
+        }
+        Some((name, args)) if name == kills::WORKER => {
+            runtime(1).and_then(|runtime| runtime.block_on(kills::work(args)))
         }
         _ => bench(&args),
     };
@@ -117,6 +122,7 @@ async fn run(name: &str) -> Result<Table> {
         "queue" => queue::run().await,
         "history" => history::run().await,
         "idle" => idle::run().await,
+        "kills" => kills::run().await,
         "sandbox" => sandbox::run().await,
         "drive" => drive::run().await,
         // Checked before the first one ran.

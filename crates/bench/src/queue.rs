@@ -1,23 +1,19 @@
 //! The task queue over gRPC, through the gateway: from creation to claim, and claims with completions by eight workers,
 //! one task a call and fifty.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use mi_client::{AgentKey, Client, Credential, KeyRing};
+use mi_client::Client;
 use mi_proto::v1::{
-    BatchCompleteTasksRequest, BatchCreateTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateInviteRequest,
-    CreateTaskRequest, JoinOfficeRequest, Task,
+    BatchCompleteTasksRequest, BatchCreateTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task,
 };
 use mi_testkit::{Backend, Platform};
 use tokio::task::JoinSet;
 
 use crate::{
     Result,
-    customer::Customer,
+    customer::{self, Customer},
     report::{Goal, Table},
 };
 
@@ -39,7 +35,10 @@ pub(crate) async fn run() -> Result<Table> {
         let keys = tempfile::tempdir()?;
         let mut workers = Vec::new();
         for number in 0..WORKERS {
-            workers.push(join(&customer, platform.endpoint(), keys.path(), number).await?);
+            let key_file = keys.path().join(number.to_string());
+            let agent = customer.join(&format!("worker-{number}"), &key_file).await?;
+            // Each has a connection of its own.
+            workers.push(customer::connect(platform.endpoint(), agent, &key_file)?);
         }
         measure(&mut table, backend, &customer, &workers).await?;
     }
@@ -71,22 +70,6 @@ pub(crate) fn name_of(backend: Backend) -> &'static str {
         Backend::Sqlite => "SQLite",
         Backend::Postgres => "Postgres",
     }
-}
-
-/// A worker from outside, with a connection of its own.
-pub(crate) async fn join(customer: &Customer, endpoint: &str, keys: &Path, number: usize) -> Result<Client> {
-    let invite = CreateInviteRequest { office_id: customer.office.clone() };
-    let invite = customer.client.access().create_invite(invite).await?.into_inner().invite.ok_or("no invite")?;
-    let key = AgentKey::generate(&keys.join(number.to_string()))?;
-    let request = JoinOfficeRequest {
-        code: invite.code,
-        name: format!("worker-{number}"),
-        public_key: key.public_key().to_vec().into(),
-    };
-    let anonymous = Client::connect(endpoint, Credential::None)?;
-    let agent = anonymous.access().join_office(request).await?.into_inner().agent.ok_or("no agent")?;
-    let key = std::sync::Arc::new(KeyRing::new(key));
-    Ok(Client::connect(endpoint, Credential::Agent { agent_id: agent.id.parse()?, key })?)
 }
 
 pub(crate) fn task(customer: &Customer) -> CreateTaskRequest {

@@ -23,9 +23,17 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Dura
 /// # Errors
 /// The status of the last try.
 pub async fn retry<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+    retry_unlimited(async || limited(call()).await).await
+}
+
+/// As [`retry`], with each try taking as long as it takes: for what sends a whole file.
+///
+/// # Errors
+/// The status of the last try.
+pub async fn retry_unlimited<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
     let mut failures = 0;
     loop {
-        let status = match limited(call()).await {
+        let status = match call().await {
             Ok(answer) => return Ok(answer),
             Err(status) => status,
         };

@@ -60,18 +60,20 @@ impl TestDb {
         Self::new(backend, SCHEMA).await
     }
 
-    async fn on_server(server: &Url, schema: &'static str) -> Self {
+    /// An empty database on the Postgres server at this URL; its tables go into this schema.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub async fn on_server(server: &str, schema: &'static str) -> Self {
+        let server = Url::parse(server).unwrap_or_else(|error| panic!("{server:?} is not a URL: {error}"));
         let name = format!("mi_test_{}", Uuid::new_v4().simple());
         // template0: nobody can be connected to it, so that tests may create databases at the same time.
-        execute(server, format!("CREATE DATABASE {name} TEMPLATE template0"))
+        execute(&server, format!("CREATE DATABASE {name} TEMPLATE template0"))
             .await
-            .unwrap_or_else(|error| panic!("cannot create a database on the server of {SERVER}: {error}"));
+            .unwrap_or_else(|error| panic!("cannot create a database on {server}: {error}"));
         let mut url = server.clone();
         url.set_path(&name);
-        Self {
-            target: DbTarget::Postgres { url: url.to_string(), schema },
-            keep: Keep::Database { server: server.clone(), name, url },
-        }
+        Self { target: DbTarget::Postgres { url: url.to_string(), schema }, keep: Keep::Database { server, name, url } }
     }
 
     /// Where it is, for `Db::open`.
@@ -121,14 +123,13 @@ async fn execute(server: &Url, sql: String) -> sqlx::Result<()> {
 }
 
 /// The server to use.
-fn server(setting: Option<String>) -> Url {
-    let Some(url) = setting else {
+fn server(setting: Option<String>) -> String {
+    setting.unwrap_or_else(|| {
         panic!(
             "this test needs Postgres: run it with `cargo xtask test`, which starts a server, \
              or set {SERVER}=postgres://USER@HOST:PORT/postgres to a server where databases may be created"
-        );
-    };
-    Url::parse(&url).unwrap_or_else(|error| panic!("{SERVER} is not a URL: {error}"))
+        )
+    })
 }
 
 /// What a test of [`on_both!`](crate::on_both) can ask for.

@@ -44,6 +44,8 @@ pub enum Arrangement {
 #[derive(Debug)]
 pub struct Builder {
     backend: Backend,
+    /// Of this Postgres server; none: of the one that tests share.
+    server: Option<String>,
     arrangement: Arrangement,
     args: Vec<String>,
     envs: Vec<(String, String)>,
@@ -54,6 +56,13 @@ impl Builder {
     #[must_use]
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = backend;
+        self
+    }
+
+    /// On a database of the Postgres server at this URL, instead of the server that tests share.
+    #[must_use]
+    pub fn postgres(mut self, server: impl Into<String>) -> Self {
+        (self.backend, self.server) = (Backend::Postgres, Some(server.into()));
         self
     }
 
@@ -87,9 +96,10 @@ impl Builder {
     }
 
     async fn start_binary(self, binary: PathBuf) -> Platform {
-        let db = match self.backend {
-            Backend::Sqlite => None,
-            Backend::Postgres => Some(TestDb::new(Backend::Postgres, UNUSED_SCHEMA).await),
+        let db = match (self.backend, &self.server) {
+            (Backend::Sqlite, _) => None,
+            (Backend::Postgres, None) => Some(TestDb::new(Backend::Postgres, UNUSED_SCHEMA).await),
+            (Backend::Postgres, Some(server)) => Some(TestDb::on_server(server, UNUSED_SCHEMA).await),
         };
         let dir = TempDir::with_prefix("mi-platform-").expect("a temporary directory can be made");
         let data_dir = dir.path().join("data");
@@ -132,7 +142,13 @@ pub struct Platform {
 impl Platform {
     /// What to start can be told before [`Builder::start`].
     pub fn builder() -> Builder {
-        Builder { backend: Backend::Sqlite, arrangement: Arrangement::OneProcess, args: Vec::new(), envs: Vec::new() }
+        Builder {
+            backend: Backend::Sqlite,
+            server: None,
+            arrangement: Arrangement::OneProcess,
+            args: Vec::new(),
+            envs: Vec::new(),
+        }
     }
 
     /// Starts it again over the same data, after [`kill9`](Self::kill9) or [`stop`](Self::stop).

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
-use mi_client::retry;
+use mi_client::{retry, retry_unlimited};
 use mi_kernel::receipt::hex;
 use mi_proto::v1::{
     self, DeleteFileRequest, DownloadFileRequest, StatFileRequest, UploadFileRequest, UploadHeader,
@@ -22,6 +22,8 @@ use tokio::{
     sync::mpsc,
 };
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+use uuid::Uuid;
 
 use super::resource;
 use crate::{
@@ -37,6 +39,8 @@ use crate::{
 const CHUNK: usize = 512 << 10;
 /// Messages on their way.
 const CHUNKS: usize = 4;
+/// Standard input can be read once. When it is shorter than this, it is sent again like a file.
+const KEPT: usize = 4 << 20;
 /// What stands for standard input and output.
 const STANDARD: &str = "-";
 
@@ -227,21 +231,44 @@ async fn put(args: PutArgs, context: &Context) -> Result<(), Failure> {
         content_type: args.content_type,
         if_revision: args.condition.if_revision,
         force: args.condition.force,
-        request_id: String::new(),
+        // What is sent again is put there once.
+        request_id: Uuid::new_v4().to_string(),
     };
     let file = match standard {
-        true => upload(context, header, stdin(), ProgressBar::hidden()).await?,
+        true => upload_stdin(context, header).await?,
         false => upload_file(context, header, &args.file).await?,
     };
     context.out.one(&file)
 }
 
-/// Uploads a file from here.
+/// Uploads a file from here, and again while the platform is away.
 pub(crate) async fn upload_file(context: &Context, header: UploadHeader, path: &Path) -> Result<v1::File, Failure> {
     let unreadable = |error| Failure::io(format!("{} cannot be read", path.display()), &error);
-    let file = File::open(path).await.map_err(unreadable)?;
-    let bar = bytes_bar(file.metadata().await.map_err(unreadable)?.len());
-    upload(context, header, file, bar).await
+    let open = async || {
+        let file = File::open(path).await.map_err(unreadable)?;
+        let bar = bytes_bar(file.metadata().await.map_err(unreadable)?.len());
+        Ok((file, bar))
+    };
+    retry_unlimited(async || match open().await {
+        Ok((file, bar)) => upload(context, header.clone(), file, bar).await,
+        Err(failure) => Ok(Err(failure)),
+    })
+    .await?
+}
+
+/// Uploads what is here, and again while the platform is away.
+pub(crate) async fn upload_bytes(context: &Context, header: UploadHeader, content: &[u8]) -> Result<v1::File, Failure> {
+    retry_unlimited(async || upload(context, header.clone(), content, ProgressBar::hidden()).await).await?
+}
+
+async fn upload_stdin(context: &Context, header: UploadHeader) -> Result<v1::File, Failure> {
+    let (mut input, mut start) = (stdin(), Vec::new());
+    let read = (&mut input).take(KEPT as u64).read_to_end(&mut start).await;
+    read.map_err(|error| Failure::io("standard input cannot be read", &error))?;
+    match start.len() < KEPT {
+        true => upload_bytes(context, header, &start).await,
+        false => upload(context, header, start.as_slice().chain(input), ProgressBar::hidden()).await?,
+    }
 }
 
 /// The name on the drive of a file that is given without one.
@@ -251,13 +278,13 @@ fn default_path(file: &Path) -> Result<String, Failure> {
     name.map(str::to_owned).ok_or_else(nameless)
 }
 
-/// Uploads all that there is to read.
-pub(crate) async fn upload(
+/// Uploads all that there is to read. What went wrong on this side is inside of what the platform answered.
+async fn upload(
     context: &Context,
     header: UploadHeader,
     mut from: impl AsyncRead + Unpin,
     bar: ProgressBar,
-) -> Result<v1::File, Failure> {
+) -> Result<Result<v1::File, Failure>, Status> {
     let (sender, messages) = mpsc::channel(CHUNKS);
     let mut client = context.client.drive();
     let mut call = pin!(client.upload_file(ReceiverStream::new(messages)));
@@ -271,7 +298,7 @@ pub(crate) async fn upload(
                 Err(failure) => {
                     // Whoever ends what is sent says that the file is whole.
                     std::mem::forget(sender);
-                    return Err(failure);
+                    return Ok(Err(failure));
                 }
             };
             drop(sender);
@@ -279,12 +306,14 @@ pub(crate) async fn upload(
         }
     };
     bar.finish_and_clear();
-    let file = resource(answer?, |answer| answer.file)?;
-    if sent.is_none_or(|sent| sent != file.sha256) {
-        let message = format!("the drive has something else than was sent, SHA-256 {}", file.sha256);
-        return Err(Failure::new(message).hint("upload it again with --force"));
-    }
-    Ok(file)
+    let file = resource(answer?, |answer| answer.file);
+    Ok(file.and_then(|file| match sent.is_some_and(|sent| sent == file.sha256) {
+        true => Ok(file),
+        false => {
+            let message = format!("the drive has something else than was sent, SHA-256 {}", file.sha256);
+            Err(Failure::new(message).hint("upload it again with --force"))
+        }
+    }))
 }
 
 /// Sends all of it; answers its checksum.

@@ -176,9 +176,13 @@ async fn a_platform_that_dies_keeps_the_old_file(backend: Backend) {
 
 /// Runs `mi` in a directory, with these variables.
 async fn mi(dir: &Path, env: &[(&str, &str)], line: &str) -> (bool, Vec<u8>, String) {
+    mi_reading(Stdio::null(), dir, env, line).await
+}
+
+async fn mi_reading(stdin: Stdio, dir: &Path, env: &[(&str, &str)], line: &str) -> (bool, Vec<u8>, String) {
     let mut command = tokio::process::Command::new(binary());
     command.args(line.split(' ')).env_clear().env("MI_CONFIG_DIR", dir.join("no-config")).envs(env.iter().copied());
-    let output = command.current_dir(dir).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = command.current_dir(dir).stdin(stdin).kill_on_drop(true).output();
     let output = tokio::time::timeout(LIMIT, output).await.expect("ends by itself").expect("ran");
     (output.status.success(), output.stdout, String::from_utf8_lossy(&output.stderr).into_owned())
 }
@@ -198,6 +202,15 @@ async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
     assert!(put, "{told}");
     let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
     assert_eq!((&printed["path"], &printed["sha256"]), (&"report.bin".into(), &sha256_hex(&sent).into()));
+
+    // One is sent as it is read, the other once it was read to its end.
+    for (name, content) in [("long", sent.as_slice()), ("short", b"short")] {
+        fs::write(dir.path().join(name), content).expect("written");
+        let input = fs::File::open(dir.path().join(name)).expect("there").into();
+        let (put, _, told) = mi_reading(input, dir.path(), &operator, &format!("files put - read/{name}")).await;
+        assert!(put, "{told}");
+        assert_eq!(stat(&world, &office, &format!("read/{name}")).await.expect("there").sha256, sha256_hex(content));
+    }
 
     // An agent's environment is enough: the call is the agent's own.
     let request = v1::CreateInviteRequest { office_id: office.clone() };
@@ -227,7 +240,7 @@ async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
     let (got, _, told) = mi(dir.path(), &operator, "files get out/note.txt").await;
     assert!(got, "{told}");
     assert_eq!(fs::read_to_string(dir.path().join("note.txt")).expect("there"), "done");
-    let (listed, printed, told) = mi(dir.path(), &member, "files changes --after 1 -o json").await;
+    let (listed, printed, told) = mi(dir.path(), &member, "files changes --after 3 -o json").await;
     assert!(listed, "{told}");
     let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
     assert_eq!((&printed[0]["path"], &printed[0]["agent"]), (&"out/note.txt".into(), &"robo".into()));

@@ -7,24 +7,36 @@ use std::{
     time::Duration,
 };
 
-use mi_e2e::World;
+use mi_e2e::{World, refusal};
 use mi_kernel::page::MAX_PAGE_SIZE;
-use mi_proto::v1::ListActivityRequest;
+use mi_pgserver::Server;
+use mi_proto::v1::{self, ActivityEvent, ListActivityRequest};
 use mi_testkit::{
     Arrangement, Backend, Platform,
     model::{FakeModel, ModelApi, team},
-    on_both,
+    on_both, until,
 };
+use prost_types::value::Kind;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::Command,
 };
+use tonic::Code;
+
+use crate::verify::{holes, verify};
 
 on_both! { a_program_is_built, a_pipeline_outlives_the_platform, a_team_finds_out }
 
 /// Longer than a lease, several times over.
 const LIMIT: Duration = Duration::from_secs(180);
+/// The last task of the pipeline, with its result.
+const REPORT: (&str, &str) = (
+    "report",
+    "exit code: 0\n--- stdout\n19 tasks ran before this one: the squares of 1000 numbers add up to 333833500\n",
+);
+/// A call that cannot be answered says so long before this.
+const ANSWER: Duration = Duration::from_secs(15);
 
 /// `mi` for a program that reads what it prints.
 fn mi(platform: &Platform) -> Command {
@@ -64,6 +76,37 @@ fn results(applied: &Value) -> Vec<(&str, &str)> {
             (it["key"].as_str().expect("a key"), it["task"]["result"].as_str().expect("a result"))
         })
         .collect()
+}
+
+/// The feed says of each task that it was completed, and says it once.
+async fn each_is_completed_once(world: &World, applied: &Value) {
+    let office = applied["changes"][0]["id"].as_str().expect("an id");
+    let tasks = applied["tasks"].as_array().expect("tasks").iter();
+    let mut expected: Vec<&str> = tasks.map(|it| it["task"]["id"].as_str().expect("an id")).collect();
+    expected.sort_unstable();
+    until("the feed has each completion once", LIMIT, async || {
+        let request = ListActivityRequest {
+            office_id: office.into(),
+            categories: vec!["task".into()],
+            page_size: Some(MAX_PAGE_SIZE),
+            ..Default::default()
+        };
+        let page = world.admin.activity().list_activity(request).await.map_err(|status| status.to_string())?;
+        let page = page.into_inner();
+        assert_eq!(page.next_page_token, "");
+        let completed = page.events.iter().filter(|event| event.r#type == "task.completed");
+        let mut found: Vec<String> = completed.map(task_id).collect();
+        found.sort_unstable();
+        if found == expected { Ok(Some(())) } else { Err(format!("{found:?}")) }
+    })
+    .await;
+}
+
+fn task_id(event: &ActivityEvent) -> String {
+    match event.metadata.as_ref().and_then(|metadata| metadata.fields["task_id"].kind.as_ref()) {
+        Some(Kind::StringValue(id)) => id.clone(),
+        other => panic!("{other:?} is no id"),
+    }
 }
 
 fn actions(applied: &Value) -> Vec<&str> {
@@ -111,18 +154,52 @@ async fn a_pipeline_outlives_the_platform(backend: Backend) {
     assert_eq!((&last["task"]["id"], &last["task"]["status"]), (&report.into(), &"TASK_STATUS_DONE".into()));
     let waited = applied(apply(&world.platform, "pipeline", &["--wait"]).output()).await;
     let results = results(&waited);
-    assert_eq!(results.len(), 20);
-    let said = "19 tasks ran before this one: the squares of 1000 numbers add up to 333833500\n";
-    assert_eq!(results[19], ("report", format!("exit code: 0\n--- stdout\n{said}").as_str()));
-    let request = ListActivityRequest {
-        office_id: office,
-        categories: vec!["task".into()],
-        page_size: Some(MAX_PAGE_SIZE),
-        ..Default::default()
-    };
-    let page = world.admin.activity().list_activity(request).await.expect("answers").into_inner();
-    assert_eq!(page.next_page_token, "");
-    assert_eq!(page.events.iter().filter(|event| event.r#type == "task.completed").count(), 20);
+    assert_eq!((results.len(), results[19]), (20, REPORT));
+    each_is_completed_once(&world, &waited).await;
+}
+
+/// Calls that the roles answer from their databases, one that writes among them.
+async fn all_are_unavailable(world: &World, office: &str) {
+    let office_id = office.to_owned();
+    let create = v1::CreateTaskRequest { office_id: office_id.clone(), title: "never".into(), ..Default::default() };
+    let list = v1::ListAgentsRequest { office_id: office_id.clone(), ..Default::default() };
+    let read = ListActivityRequest { office_id, ..Default::default() };
+    let (mut tasks, mut agents, mut activity) = (world.admin.tasks(), world.admin.agents(), world.admin.activity());
+    let answers =
+        async { tokio::join!(tasks.create_task(create), agents.list_agents(list), activity.list_activity(read)) };
+    let answers = tokio::time::timeout(ANSWER, answers).await.expect("no call hangs");
+    let codes = [refusal(answers.0).0, refusal(answers.1).0, refusal(answers.2).0];
+    assert_eq!(codes, [Code::Unavailable; 3]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_outlives_postgres() {
+    let mut server = Server::start().expect("starts");
+    let platform = Platform::builder().postgres(server.url()).arrangement(Arrangement::FourProcesses);
+    let world = World::on(platform.start().await).await;
+    let created = applied(apply(&world.platform, "pipeline", &[]).output()).await;
+    assert_eq!(actions(&created), ["created"; 24]);
+    let office = created["changes"][0]["id"].as_str().expect("an id");
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    // Where the work stands at each of these moments is left to chance on purpose.
+    for millis in [0, 300, 700, 1000] {
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        server.kill9().expect("killed");
+        let mut put = mi(&world.platform);
+        put.args(["files", "put", "--colony", office, file, "kept", "--force"]);
+        let put = tokio::spawn(put.output());
+        all_are_unavailable(&world, office).await;
+        server.start_again().expect("recovers");
+        // It was not answered at first, and tried again.
+        let put = put.await.expect("not aborted").expect("ran");
+        assert!(put.status.success(), "{}", String::from_utf8_lossy(&put.stderr));
+    }
+    let waited = applied(apply(&world.platform, "pipeline", &["--wait"]).output()).await;
+    let results = results(&waited);
+    assert_eq!((results.len(), results[19]), (20, REPORT));
+    each_is_completed_once(&world, &waited).await;
+    let (code, checks) = verify(&world, office).await;
+    assert_eq!((code, holes(&checks)), (0, vec![]));
 }
 
 async fn a_team_finds_out(backend: Backend) {

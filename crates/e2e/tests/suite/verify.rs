@@ -18,7 +18,7 @@ fn arrangement(backend: Backend) -> Arrangement {
 }
 
 /// Exit code, and each check as wall, probe and state.
-async fn verify(world: &World, office: &str) -> (i32, Vec<[String; 3]>) {
+pub(crate) async fn verify(world: &World, office: &str) -> (i32, Vec<[String; 3]>) {
     let mut command = tokio::process::Command::new(mi_testkit::platform::binary());
     command
         .args(["colonies", "verify", office, "-o", "json"])
@@ -37,7 +37,7 @@ async fn verify(world: &World, office: &str) -> (i32, Vec<[String; 3]>) {
 }
 
 /// Walls with a hole, each once.
-fn holes(checks: &[[String; 3]]) -> Vec<&str> {
+pub(crate) fn holes(checks: &[[String; 3]]) -> Vec<&str> {
     let mut walls: Vec<&str> =
         checks.iter().filter(|[.., state]| state == "WALL_STATE_HOLE").map(|[wall, ..]| wall.as_str()).collect();
     walls.sort_unstable();

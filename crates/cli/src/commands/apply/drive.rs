@@ -2,7 +2,6 @@
 
 use std::{fs, io, path::PathBuf};
 
-use indicatif::ProgressBar;
 use mi_client::retry;
 use mi_kernel::receipt::{hex, sha256_hex};
 use mi_proto::v1::{File, StatFileRequest, UploadHeader};
@@ -56,7 +55,7 @@ impl Work<'_> {
 
     async fn upload(&self, header: UploadHeader, wanted: &DriveFile) -> Result<File, Failure> {
         match &wanted.content {
-            Some(content) => files::upload(self.context, header, content.as_bytes(), ProgressBar::hidden()).await,
+            Some(content) => files::upload_bytes(self.context, header, content.as_bytes()).await,
             None => files::upload_file(self.context, header, &self.local(wanted)).await,
         }
     }
