@@ -22,6 +22,8 @@ pub type Wire = InterceptedService<Channel, Bearer>;
 
 /// A page of agents with long prompts, or of log lines, is larger than tonic's default of 4 MiB.
 const MAX_MESSAGE: usize = 64 << 20;
+/// Largest frame that may be sent to us: files come in larger pieces than the default of 16 KiB.
+const FRAME: u32 = 256 << 10;
 
 /// A connection to the platform. Cheap to clone; all clones share one HTTP/2 connection.
 #[derive(Clone)]
@@ -58,6 +60,7 @@ impl Client {
             .connect_timeout(Duration::from_secs(5))
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
+            .max_frame_size(FRAME)
             .tcp_nodelay(true);
         if target.uri().scheme_str() == Some("https") {
             let tls = match ca {

@@ -23,6 +23,9 @@ use crate::{HttpRequest, HttpResponse};
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Largest frame that may be sent to us. A file comes in messages of up to 1 MiB, and in frames of 16 KiB, which are the
+/// default, each takes 64 wake-ups on both sides.
+pub(crate) const FRAME: u32 = 256 << 10;
 /// After a failed accept, such as for want of file descriptors, which need a moment to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -118,6 +121,7 @@ fn connections(http1: bool) -> auto::Builder<TokioExecutor> {
         .max_concurrent_streams(1024)
         .initial_connection_window_size(4 << 20)
         .initial_stream_window_size(1 << 20)
+        .max_frame_size(FRAME)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20))
         .max_header_list_size(16 << 10);

@@ -22,7 +22,8 @@ use tonic::{
 use tower::{Service, ServiceExt};
 
 use crate::{
-    Guard, HttpRequest, HttpResponse, PrincipalKey, deadline, guard::LocalActor, principal::PRINCIPAL_HEADER, status,
+    Guard, HttpRequest, HttpResponse, PrincipalKey, deadline, guard::LocalActor, principal::PRINCIPAL_HEADER,
+    server::FRAME, status,
 };
 
 /// Connections to one remote role: one HTTP/2 connection serialises its frames behind a lock, several do not.
@@ -75,6 +76,7 @@ impl Transport {
             .keep_alive_while_idle(true)
             .initial_connection_window_size(4 << 20)
             .initial_stream_window_size(1 << 20)
+            .max_frame_size(FRAME)
             .tcp_nodelay(true);
         if endpoint.uri().scheme_str() != Some(scheme) {
             return Err(invalid());
