@@ -228,12 +228,15 @@ impl Store {
         Ok(match platform.database_url() {
             None => {
                 let options = SqliteConnectOptions::new().filename(platform.data_dir().join(FILE));
-                Self::Sqlite(SqliteConnection::connect_with(&options.busy_timeout(PATIENCE)).await?)
+                Self::Sqlite(
+                    SqliteConnection::connect_with(&options.busy_timeout(PATIENCE).disable_statement_logging()).await?,
+                )
             }
             Some(url) => {
                 let options: PgConnectOptions = url.parse()?;
                 let options = options.options([("search_path", SCHEMA), ("mi.scope", "platform")]);
-                Self::Postgres(PgConnection::connect_with(&options).await?)
+                // That copies are slow is no news.
+                Self::Postgres(PgConnection::connect_with(&options.disable_statement_logging()).await?)
             }
         })
     }
