@@ -73,7 +73,7 @@ async fn next(db: &Db, delivered: &[i64]) -> DbResult<Vec<(i64, Json<Event>)>> {
     let text = json_text(delivered)?;
     let sql = tx.pick(
         "DELETE FROM outbox WHERE position IN (SELECT value FROM json_each($1))",
-        "DELETE FROM outbox WHERE position IN (SELECT value::bigint FROM json_array_elements_text($1::json))",
+        "DELETE FROM outbox WHERE position = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
     );
     on!(tx, |c| sqlx::query(sql).bind(text).execute(&mut *c).await.map(drop))?;
     let rows = on!(tx, |c| sqlx::query_as(OLDEST).bind(BATCH).fetch_all(&mut *c).await)?;

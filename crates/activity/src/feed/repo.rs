@@ -103,12 +103,13 @@ pub(crate) async fn event_known(conn: &mut PlatformConn, events: &[EventId]) -> 
 /// Adds links to the chains of their offices. Spans offices: so does the batch that they came in.
 pub(crate) async fn event_insert(tx: &mut PlatformConn, links: &[Link]) -> DbResult<()> {
     let sql = tx.pick(
-        "INSERT INTO events
+        // Materialised: `json_each` would write each row out once for every column that is read from it.
+        "WITH v AS MATERIALIZED (SELECT value AS link FROM json_each($1))
+         INSERT INTO events
              (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id, prev_hash, hash)
-         SELECT unhex(value ->> 'event_id', '-'), unhex(value ->> 'office_id', '-'), value ->> 'seq',
-             value ->> 'time', value ->> 'agent', value ->> 'category', value ->> 'type', value ->> 'summary',
-             value -> 'metadata', value ->> 'trace_id', unhex(value ->> 'prev_hash'), unhex(value ->> 'hash')
-         FROM json_each($1)",
+         SELECT unhex(link ->> 'event_id', '-'), unhex(link ->> 'office_id', '-'), link ->> 'seq',
+             link ->> 'time', link ->> 'agent', link ->> 'category', link ->> 'type', link ->> 'summary',
+             link -> 'metadata', link ->> 'trace_id', unhex(link ->> 'prev_hash'), unhex(link ->> 'hash') FROM v",
         "INSERT INTO events
              (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id, prev_hash, hash)
          SELECT event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id,

@@ -274,7 +274,8 @@ impl Tasks {
         // Whoever waits found nothing there, unless another process has put something in since.
         let looks = |place: usize| place >= waiting.len() || kicked;
         let asking = all.iter().enumerate().filter_map(|(place, ticket)| ticket.claim().filter(|_| looks(place)));
-        let wanted = wanted(&asking.collect::<Vec<_>>(), tickets.len());
+        let spare = tickets.iter().filter(|ticket| ticket.op.takes()).count();
+        let wanted = wanted(&asking.collect::<Vec<_>>(), spare);
         let ended: Vec<TaskId> = tickets.iter().filter_map(|ticket| ticket.op.ends()).collect();
         let subjects: Vec<TaskId> = tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect();
         batch.gather(&subjects, &ended, &wanted).await?;
@@ -329,6 +330,11 @@ impl Op {
             Self::Report(Report { task_id, what: What::Completed { .. } | What::Released, .. }) => Some(*task_id),
             _ => None,
         }
+    }
+
+    /// Whether a task that could be claimed may be none any more after it.
+    fn takes(&self) -> bool {
+        matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile { .. })
     }
 
     /// Tasks that it is about.

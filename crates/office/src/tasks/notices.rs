@@ -15,8 +15,8 @@ use uuid::Uuid;
 use super::Tasks;
 
 const CHANNEL: &str = "mi_tasks";
-/// Changes within this time are told together.
-const COALESCE: Duration = Duration::from_millis(2);
+/// While changes keep coming, those of this time are told together: the first of them at once.
+const GATHER: Duration = Duration::from_millis(10);
 /// Offices in one text: 37 bytes each, and Postgres takes 8,000.
 const MOST: usize = 200;
 /// After a failure.
@@ -83,7 +83,6 @@ impl Tasks {
     pub(super) async fn tell_forever(&self) {
         loop {
             self.notices.changed.some().await;
-            tokio::time::sleep(COALESCE).await;
             loop {
                 let offices = self.notices.changed.take(MOST);
                 if offices.is_empty() {
@@ -97,6 +96,7 @@ impl Tasks {
                     tokio::time::sleep(PAUSE).await;
                 }
             }
+            tokio::time::sleep(GATHER).await;
         }
     }
 

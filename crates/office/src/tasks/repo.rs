@@ -1,5 +1,8 @@
 //! Tables `task_queues`, `tasks` and `task_dependencies`. Rows are written many at a time, as one JSON text a statement:
 //! what takes long is the round trip, not the row.
+//!
+//! On Postgres rows are looked up by `LATERAL` and `OFFSET 0`, which keep the order: for each wanted id its row by the index.
+//! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
 mod list;
 
@@ -134,13 +137,15 @@ pub(super) async fn task_put(
     // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
         concat!(
-            "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
+            // Materialised: `json_each` would write each row out once for every column that is read from it.
+            "WITH v AS MATERIALIZED (SELECT value AS task FROM json_each($3))
+             INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
                  parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
-             SELECT $1, unhex(value ->> 'id', '-'), value ->> 'cursor', value ->> 'kind', value ->> 'priority',
-                 value ->> 'status', value ->> 'assigned_agent', unhex(value ->> 'assigned_id', '-'),
-                 unhex(value ->> 'excluded_id', '-'), unhex(value ->> 'parent_id', '-'),
-                 unhex(value ->> 'verifies_id', '-'), value -> 'tools', unhex(value ->> 'worker_id', '-'),
-                 value ->> 'deadline', coalesce(value -> 'spec', ''), value -> 'progress' FROM json_each($3) WHERE TRUE
+             SELECT $1, unhex(task ->> 'id', '-'), task ->> 'cursor', task ->> 'kind', task ->> 'priority',
+                 task ->> 'status', task ->> 'assigned_agent', unhex(task ->> 'assigned_id', '-'),
+                 unhex(task ->> 'excluded_id', '-'), unhex(task ->> 'parent_id', '-'),
+                 unhex(task ->> 'verifies_id', '-'), task -> 'tools', unhex(task ->> 'worker_id', '-'),
+                 task ->> 'deadline', coalesce(task -> 'spec', ''), task -> 'progress' FROM v WHERE TRUE
              ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                  assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
                  worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress;
@@ -194,8 +199,9 @@ pub(super) async fn task_get_all(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
     let sql = conn.pick(
         "SELECT id, cursor, spec, progress FROM tasks
          WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks
+                 WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t",
     );
     by_ids(conn, sql, ids).await
 }
@@ -207,9 +213,10 @@ pub(super) async fn task_dependents(conn: &mut OfficeConn, ids: &[TaskId]) -> Db
         "SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS wanted
          CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(wanted.value, '-')
          CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id",
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
-         FROM task_dependencies WHERE office_id = $1
-             AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
+             LATERAL (SELECT task_id FROM task_dependencies
+                 WHERE office_id = $1 AND depends_on = wanted.id::uuid OFFSET 0) AS d,
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = d.task_id OFFSET 0) AS t",
     );
     by_ids(conn, sql, ids).await
 }
@@ -219,8 +226,9 @@ pub(super) async fn task_children(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRe
     let sql = conn.pick(
         "SELECT id, cursor, spec, progress FROM tasks
          WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND parent_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks
+                 WHERE office_id = $1 AND parent_id = wanted.id::uuid OFFSET 0) AS t",
     );
     by_ids(conn, sql, ids).await
 }
@@ -230,8 +238,9 @@ pub(super) async fn task_reviews(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
     let sql = conn.pick(
         "SELECT id, cursor, spec, progress FROM tasks
          WHERE office_id = $1 AND verifies_id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND verifies_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks
+                 WHERE office_id = $1 AND verifies_id = wanted.id::uuid OFFSET 0) AS t",
     );
     by_ids(conn, sql, ids).await
 }
@@ -343,13 +352,15 @@ pub(super) async fn task_gather(
                  WHERE need.value NOT IN (SELECT value FROM json_each($4))))
              AND (excluded_id IS NULL OR $6 OR excluded_id NOT IN (SELECT unhex(value, '-') FROM json_each($2)))
              ORDER BY priority, id LIMIT $5)",
-        "SELECT id, cursor, spec, progress, FALSE AS claimable FROM tasks
-         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($7::json)::uuid))
-         UNION ALL SELECT id, cursor, spec, progress, FALSE FROM tasks
-         WHERE office_id = $1 AND parent_id = ANY (ARRAY(SELECT json_array_elements_text($8::json)::uuid))
-         UNION ALL SELECT id, cursor, spec, progress, FALSE FROM tasks WHERE office_id = $1 AND id IN (SELECT task_id
-         FROM task_dependencies WHERE office_id = $1
-             AND depends_on = ANY (ARRAY(SELECT json_array_elements_text($8::json)::uuid)))
+        "SELECT t.*, FALSE AS claimable FROM json_array_elements_text($7::json) AS wanted (id),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t
+         UNION ALL SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks
+                 WHERE office_id = $1 AND parent_id = ended.id::uuid OFFSET 0) AS t
+         UNION ALL SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
+             LATERAL (SELECT task_id FROM task_dependencies
+                 WHERE office_id = $1 AND depends_on = ended.id::uuid OFFSET 0) AS d,
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = d.task_id OFFSET 0) AS t
          UNION ALL (
              SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
              AND (assigned_id IS NULL OR assigned_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))

@@ -53,9 +53,10 @@ impl Claim {
     }
 }
 
-/// What these may claim. `spare`: what else of the transaction may take from the queue.
+/// What these may claim. `spare`: how many operations may take something from the queue before.
 pub(super) fn wanted(claims: &[&Claim], spare: usize) -> Wanted {
-    let limit = claims.iter().map(|claim| claim.most + 1).sum::<usize>() + spare;
+    // One more tells whether that is all.
+    let limit = claims.iter().map(|claim| claim.most).sum::<usize>() + spare + 1;
     match claims {
         [] => Wanted::default(),
         [claim] => claim.wanted(limit),
