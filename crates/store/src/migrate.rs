@@ -37,8 +37,12 @@ macro_rules! step {
 /// A service's schema changes.
 pub type Migrations = [Step];
 
-const COMMON: &Migrations =
-    &[step!(1, "0001", "common"), step!(2, "0002", "outbox_office"), step!(3, "0003", "office_wall"), step!(4, "0004", "outbox_json")];
+const COMMON: &Migrations = &[
+    step!(1, "0001", "common"),
+    step!(2, "0002", "outbox_office"),
+    step!(3, "0003", "office_wall"),
+    step!(4, "0004", "outbox_json"),
+];
 
 /// Brings the database of this pool up to date.
 pub(crate) async fn run<D>(pool: &Pool<D>, own: &Migrations, text: fn(&Step) -> &'static str) -> Result<()>

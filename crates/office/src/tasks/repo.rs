@@ -92,8 +92,7 @@ pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<(i64, Off
     );
     let mut made = false;
     loop {
-        let opened: Option<Opened> =
-            on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
+        let opened: Option<Opened> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
         match opened {
             Some(opened) => return Ok(Some((opened.cursor, opened.office.try_into()?))),
             None if made => return Ok(None),

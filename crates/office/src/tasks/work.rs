@@ -183,9 +183,8 @@ impl Batch<'_> {
             if taken.contains(id) {
                 continue;
             }
-            let free = |(offer, ids): (&Offer<'_>, &Vec<TaskId>)| {
-                ids.len() < offer.claim.most && offer.claim.takes(task)
-            };
+            let free =
+                |(offer, ids): (&Offer<'_>, &Vec<TaskId>)| ids.len() < offer.claim.most && offer.claim.takes(task);
             if let Some(place) = offers.iter().zip(&*got).position(free) {
                 got[place].push(*id);
                 taken.insert(*id);

@@ -20,13 +20,7 @@ use serde::Serialize;
 use tonic::Code;
 
 use super::{get, task_id};
-use crate::{
-    args::ColonyArg,
-    context::Context,
-    failure::Failure,
-    output::Resource,
-    text::time,
-};
+use crate::{args::ColonyArg, context::Context, failure::Failure, output::Resource, text::time};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReceiptArgs {
