@@ -10,7 +10,10 @@ use mi_client::Client;
 use mi_kernel::{OfficeId, TaskId};
 use mi_proto::v1::{GetOfficeStatusRequest, ListTasksRequest, Task, TaskStatus};
 use mi_testkit::{Backend, Platform};
-use sqlx::{Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions, sqlite::SqliteConnectOptions};
+use sqlx::{
+    ConnectOptions, Connection, PgConnection, SqliteConnection, postgres::PgConnectOptions,
+    sqlite::SqliteConnectOptions,
+};
 
 use crate::{
     Result,
