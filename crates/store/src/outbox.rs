@@ -51,14 +51,25 @@ pub async fn push_all(tx: &mut OfficeConn, events: &[Event]) -> DbResult<()> {
 /// Events of the connection's office as [`outbox_insert`](crate::outbox_insert) takes them.
 ///
 /// # Errors
-/// When one is another office's.
+/// When one is another office's, or holds NUL: no column of text on Postgres takes that, so it would be refused by the feed
+/// for ever, and all events behind it would wait.
 pub fn text(conn: &OfficeConn, events: &[Event]) -> DbResult<String> {
     let office_id = conn.office_id();
     if let Some(event) = events.iter().find(|event| event.office_id != office_id) {
         let text = format!("an event of office {} in a transaction of office {office_id}", event.office_id);
         return Err(sqlx::Error::Encode(text.into()).into());
     }
-    json_text(events)
+    let text = json_text(events)?;
+    match holds_nul(&text) {
+        true => Err(sqlx::Error::Encode("an event holds NUL".into()).into()),
+        false => Ok(text),
+    }
+}
+
+/// Whether a text in this JSON holds NUL: an escape, unless its backslash is escaped itself.
+fn holds_nul(json: &str) -> bool {
+    let escaped = |at: usize| json[..at].bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
+    json.match_indices(r"\u0000").any(|(at, _)| !escaped(at))
 }
 
 /// Forgets what was delivered and reads what comes next, oldest first.

@@ -20,6 +20,7 @@ on_both! {
     a_change_that_rolled_back_reports_nothing,
     more_than_a_batch_goes_out_without_further_signals,
     an_event_of_another_office_is_refused,
+    an_event_that_no_feed_could_take_is_refused,
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -194,4 +195,20 @@ async fn an_event_of_another_office_is_refused(database: TestDb) {
     );
     tx.commit().await.expect("commits");
     assert_eq!(waiting(&db).await, 0);
+}
+
+async fn an_event_that_no_feed_could_take_is_refused(database: TestDb) {
+    let (db, office) = (open(&database).await, OfficeId::new());
+    let event = |summary: &str| Event::lifecycle(office, "ann", "thing.happened", summary, ManualClock::new().now());
+    let mut tx = db.office(office).begin().await.expect("begins");
+    for summary in ["a\0b", "\\\0"] {
+        let error: Error = outbox::push(&mut tx, &event(summary)).await.expect_err("NUL").into();
+        assert_eq!(error.kind, ErrorKind::Internal, "{summary:?}");
+    }
+    // These only look like it.
+    for summary in [r"a\u0000b", r"\\u0000"] {
+        outbox::push(&mut tx, &event(summary)).await.expect("takes");
+    }
+    tx.commit().await.expect("commits");
+    assert_eq!(waiting(&db).await, 2);
 }
