@@ -47,6 +47,7 @@ const MIGRATIONS: &Migrations = &[
     step!(130, "0130", "drive"),
     step!(140, "0140", "chat"),
     step!(150, "0150", "tasks_json"),
+    step!(151, "0151", "task_queues"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -190,6 +190,7 @@ impl Offices {
             updated_at: now,
         };
         repo::office_insert(&mut tx, &office).await?;
+        tasks::repo::queue_insert(&mut tx).await?;
         if let Some(replay) = &replay {
             replay.remember(&mut tx, office.id.0, now).await?;
         }

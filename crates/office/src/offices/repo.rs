@@ -86,9 +86,9 @@ pub(crate) async fn office_get(conn: &mut OfficeConn) -> DbResult<Option<Office>
     one(conn, "SELECT * FROM offices WHERE id = $1").await
 }
 
-/// The office, which nobody else changes until the transaction ends.
+/// The office, which nobody else changes until the transaction ends. Rows that belong to it may still be written.
 pub(super) async fn office_lock(tx: &mut OfficeConn) -> DbResult<Option<Office>> {
-    let sql = tx.pick("SELECT * FROM offices WHERE id = $1", "SELECT * FROM offices WHERE id = $1 FOR UPDATE");
+    let sql = tx.pick("SELECT * FROM offices WHERE id = $1", "SELECT * FROM offices WHERE id = $1 FOR NO KEY UPDATE");
     one(tx, sql).await
 }
 

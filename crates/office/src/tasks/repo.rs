@@ -75,6 +75,20 @@ impl<'a> Written<'a> {
     }
 }
 
+/// Makes the new office's queue. Made with the office, since who makes it later waits for whoever has the office locked,
+/// and that one for the queue.
+pub(crate) async fn queue_insert(tx: &mut OfficeConn) -> DbResult<()> {
+    let office_id = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("INSERT INTO task_queues (office_id, cursor) VALUES ($1, 0)")
+            .bind(office_id.0)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
 /// A queue as a transaction finds it.
 #[derive(FromRow)]
 struct Opened {
@@ -90,26 +104,8 @@ pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<(i64, Off
         "SELECT q.cursor, o.* FROM task_queues AS q JOIN offices AS o ON o.id = q.office_id WHERE q.office_id = $1",
         "SELECT q.newest AS cursor, (q.office).* FROM queue_open($1) AS q",
     );
-    let mut made = false;
-    loop {
-        let opened: Option<Opened> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
-        match opened {
-            Some(opened) => return Ok(Some((opened.cursor, opened.office.try_into()?))),
-            None if made => return Ok(None),
-            None => {}
-        }
-        on!(tx, |c| {
-            sqlx::query(
-                "INSERT INTO task_queues (office_id, cursor) SELECT id, 0 FROM offices WHERE id = $1
-                 ON CONFLICT (office_id) DO NOTHING",
-            )
-            .bind(office_id.0)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-        })?;
-        made = true;
-    }
+    let opened: Option<Opened> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
+    opened.map(|opened| Ok((opened.cursor, opened.office.try_into()?))).transpose()
 }
 
 /// The position of the newest change.
@@ -455,6 +451,8 @@ pub(super) async fn office_of_agents(conn: &mut PlatformConn, agent: Option<Agen
 /// Removes everything of the office's queue.
 pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
     let office_id = tx.office_id();
+    // Whoever moves a task has the queue's lock first.
+    queue_open(tx).await?;
     for sql in [
         "DELETE FROM task_notes WHERE office_id = $1",
         "DELETE FROM task_dependencies WHERE office_id = $1",

@@ -1,8 +1,8 @@
 //! Offices that stop and go.
 
 use mi_proto::v1::{
-    CreateTaskRequest, DeleteOfficeRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, TaskStatus,
-    WatchTasksRequest,
+    ClaimTasksRequest, CreateTaskRequest, DeleteOfficeRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest,
+    TaskStatus, WatchTasksRequest,
 };
 use mi_store::on;
 use mi_testkit::on_both;
@@ -11,7 +11,11 @@ use tonic::Code;
 use super::{assert_refused, many, request};
 use crate::tests::stage::Stage;
 
-on_both! { a_suspended_office_gives_everything_back, a_deleted_office_leaves_nothing }
+on_both! {
+    a_suspended_office_gives_everything_back,
+    a_deleted_office_leaves_nothing,
+    the_first_claim_and_the_end_of_an_office_do_not_wait_for_each_other,
+}
 
 async fn a_suspended_office_gives_everything_back(stage: Stage) {
     let office = stage.active("Work").await;
@@ -87,4 +91,24 @@ async fn a_deleted_office_leaves_nothing(stage: Stage) {
     assert_eq!(stage.task(&kept, &survivor.id).await, survivor);
     assert_refused(stage.create_task(&stage.owner, request(&office, "x")).await, Code::NotFound, "NOT_FOUND");
     assert_refused(stage.tasks(&stage.owner).add_task_note(note).await, Code::NotFound, "NOT_FOUND");
+}
+
+async fn the_first_claim_and_the_end_of_an_office_do_not_wait_for_each_other(stage: Stage) {
+    for round in 0..30 {
+        let office = stage.active("Work").await;
+        let worker = stage.agent(&office, "worker", false, &[]);
+        let (claimed, ()) = tokio::join!(
+            stage.claim_with(&worker, ClaimTasksRequest { office_id: office.clone(), ..Default::default() }),
+            stage.delete(&office),
+        );
+        let refusal = claimed.map_or_else(
+            |status| status.code(),
+            |tasks| {
+                assert_eq!(tasks, []);
+                Code::Ok
+            },
+        );
+        let answers = [Code::Ok, Code::FailedPrecondition, Code::NotFound];
+        assert!(answers.contains(&refusal), "round {round}: {refusal:?}");
+    }
 }
