@@ -143,16 +143,15 @@ impl Tasks {
                 ));
             }
             let assigned = match request.assigned_agent.as_str() {
-                "" => None,
-                name => Some(self.assignee(seat.office_id, name).await?),
+                "" => Ok(None),
+                name => self.assignee(seat.office_id, name).await.map(Some),
             };
             if !request.request_id.is_empty() && !replays.insert(&request.request_id) {
                 return Err(Error::invalid("request_id", "is that of another task of the batch, too"));
             }
-            let scope = format!("{}/CreateTask", caller.actor.key());
             let content = v1::CreateTaskRequest { office_id: office.to_owned(), ..request.clone() }.encode_to_vec();
-            let replay = idempotency::Request::new(scope, &request.request_id, &content)?;
-            news.push(rules::new(request, place, assigned, replay)?);
+            let request_id = idempotency::Request::new(caller.actor.key(), &request.request_id, &content)?;
+            news.push(rules::new(request, place, assigned, request_id)?);
         }
         let roster = match requests.iter().any(about_agents) {
             true => Some(self.roster(seat.office_id).await?),

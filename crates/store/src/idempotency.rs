@@ -1,5 +1,7 @@
 //! A creating call that is sent again with the same `request_id` answers what it created the first time.
 //!
+//! Tasks keep their requests themselves, for as long as their office is there.
+//!
 //! A request is its caller's, not an office's: an operator who uses an id again in another office is told so.
 
 use std::time::Duration;
@@ -50,6 +52,16 @@ impl Request {
         }))
     }
 
+    /// Who sent it under which id.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.scope, self.request_id)
+    }
+
+    /// SHA-256 of what it said.
+    pub fn digest(&self) -> &[u8] {
+        &self.digest
+    }
+
     /// What the first such request created, if there was one. A twin that is served at this moment is waited for.
     ///
     /// # Errors
@@ -58,7 +70,7 @@ impl Request {
         // SQLite's one writer is the lock; Postgres takes one that the end of the transaction releases.
         if let Arm::Postgres(c) = tx.arm() {
             sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-                .bind(format!("{}/{}", self.scope, self.request_id))
+                .bind(self.key())
                 .execute(c)
                 .await
                 .map_err(DbError::from)?;
@@ -96,7 +108,8 @@ impl Request {
         Ok(())
     }
 
-    fn reused() -> Error {
+    /// The refusal of an id that was used with other content.
+    pub fn reused() -> Error {
         Error::invalid("request_id", "was used before with another content; choose a fresh one for another request")
     }
 }

@@ -123,6 +123,11 @@ impl<'a> Batch<'a> {
         self.tasks.get(&id).ok_or_else(|| Error::not_found("task", id))
     }
 
+    /// Tasks that are not written yet.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = &Task> {
+        self.fresh.iter().filter_map(|id| self.tasks.get(id))
+    }
+
     /// Adds a new task.
     pub(super) fn insert(&mut self, task: Task, trace_id: &str) {
         let (id, author) = (task.id, task.spec.created_by.clone());

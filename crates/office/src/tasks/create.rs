@@ -1,6 +1,6 @@
 //! New tasks.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use mi_kernel::{
     AgentId, Error, Result, TaskId,
@@ -10,7 +10,8 @@ use mi_store::idempotency;
 
 use super::{
     batch::Batch,
-    model::{Assignee, Kind, Progress, Spec, State, Task, Worker},
+    lane::copy,
+    model::{Asked, Assignee, Kind, Progress, Spec, State, Task, Worker},
     repo,
 };
 use crate::offices::State as OfficeState;
@@ -32,13 +33,14 @@ pub(super) struct New {
     pub(super) description: String,
     pub(super) kind: Kind,
     pub(super) priority: i32,
-    pub(super) assigned: Option<Assignee>,
+    /// Whom it is kept for, or why there is nobody of that name: no matter when it was created before.
+    pub(super) assigned: Result<Option<Assignee>>,
     pub(super) parent: Option<Reference>,
     pub(super) depends_on: Vec<Reference>,
     pub(super) required_tools: Vec<String>,
     pub(super) max_attempts: i32,
     pub(super) verification_required: bool,
-    pub(super) replay: Option<idempotency::Request>,
+    pub(super) request: Option<Asked>,
 }
 
 /// What a task is created for, and how far that is from an operator.
@@ -99,14 +101,7 @@ impl Batch<'_> {
         if self.office.state == OfficeState::Deleting {
             return Err(OfficeState::deleting());
         }
-        let mut known = Vec::new();
-        for new in news {
-            known.push(match &new.replay {
-                Some(replay) => replay.replayed(self.tx).await?.map(TaskId::from),
-                None => None,
-            });
-        }
-        self.load(known.iter().flatten().copied().collect()).await?;
+        let known = self.created_before(news).await?;
         let cause = match by.agent_id {
             Some(agent) => self.cause_of(agent).await?,
             None => Cause::default(),
@@ -131,6 +126,7 @@ impl Batch<'_> {
                 self.get(id)?;
                 continue;
             }
+            let assigned = new.assigned.as_ref().map_err(copy)?.clone();
             let parent = new.parent.map(of);
             let depends_on: Vec<TaskId> = new.depends_on.iter().map(|reference| of(*reference)).collect();
             for id in depends_on.iter().filter(|id| !laid.tasks.contains_key(id)) {
@@ -168,22 +164,43 @@ impl Batch<'_> {
                     cause: cause.text.clone(),
                     verifies: None,
                     excluded: None,
+                    request: new.request.clone(),
                     created_at: self.now,
                 },
-                progress: Progress::new(State::Queued, new.assigned.clone(), cause.depth, self.now),
+                progress: Progress::new(State::Queued, assigned, cause.depth, self.now),
             });
         }
-        for (id, new) in ids.iter().zip(news) {
+        for id in &ids {
             let Some(mut task) = laid.tasks.remove(id) else { continue };
             if let Some(reason) = self.obstacle(&task).await? {
                 task.progress.state = State::Blocked { reason };
             }
             self.insert(task, trace_id);
-            if let Some(replay) = &new.replay {
-                replay.remember(self.tx, id.0, self.now).await?;
-            }
         }
         ids.iter().map(|id| self.get(*id).cloned()).collect()
+    }
+
+    /// The tasks that these calls created when they were sent before, as long as the office is there.
+    async fn created_before(&mut self, news: &[New]) -> Result<Vec<Option<TaskId>>> {
+        let keys: Vec<&str> = news.iter().filter_map(|new| Some(new.request.as_ref()?.key.as_str())).collect();
+        if keys.is_empty() {
+            return Ok(vec![None; news.len()]);
+        }
+        let rows = repo::task_by_request(self.tx, &keys).await?;
+        let stored = self.adopt(rows);
+        let fresh = self.fresh().filter(|task| task.spec.request.is_some()).map(|task| task.id);
+        let ids: Vec<TaskId> = stored.into_iter().chain(fresh).collect();
+        let tasks: HashMap<&str, (&Asked, TaskId)> = ids
+            .iter()
+            .filter_map(|id| self.get(*id).ok()?.spec.request.as_ref().map(|asked| (asked.key.as_str(), (asked, *id))))
+            .collect();
+        let known =
+            |new: &New| match new.request.as_ref().and_then(|asked| Some((asked, tasks.get(asked.key.as_str())?))) {
+                None => Ok(None),
+                Some((asked, (known, id))) if asked == *known => Ok(Some(*id)),
+                Some(_) => Err(idempotency::Request::reused()),
+            };
+        news.iter().map(known).collect()
     }
 
     /// Refuses dependencies that wait, by whatever way, for the parent: the parent waits for its subtasks.

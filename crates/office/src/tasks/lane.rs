@@ -369,7 +369,7 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
 }
 
 /// The same error for one more caller.
-fn copy(error: &Error) -> Error {
+pub(super) fn copy(error: &Error) -> Error {
     Error {
         retry_after: error.retry_after,
         field: error.field,

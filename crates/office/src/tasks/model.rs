@@ -60,7 +60,19 @@ pub(crate) struct Spec {
     pub(crate) verifies: Option<TaskId>,
     /// Who may not claim it.
     pub(crate) excluded: Option<AgentId>,
+    /// The call that asked for it, if that can be told from others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) request: Option<Asked>,
     pub(crate) created_at: Time,
+}
+
+/// A creating call, by which it is known when it is sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Asked {
+    /// Whose call it is, and the id that it gave it: once in an office.
+    pub(crate) key: String,
+    /// SHA-256 of what it said, in lower-case hex.
+    pub(crate) digest: String,
 }
 
 /// Who works.

@@ -43,6 +43,8 @@ struct Written<'a> {
     excluded_id: Option<AgentId>,
     parent_id: Option<TaskId>,
     verifies_id: Option<TaskId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<&'a str>,
     tools: &'a [String],
     worker_id: Option<AgentId>,
     deadline: Option<String>,
@@ -66,6 +68,7 @@ impl<'a> Written<'a> {
             excluded_id: spec.excluded,
             parent_id: spec.parent,
             verifies_id: spec.verifies,
+            request: spec.request.as_ref().filter(|_| whole).map(|asked| asked.key.as_str()),
             tools: &spec.required_tools,
             worker_id: task.holder().and_then(|worker| worker.agent_id),
             deadline: progress.state.deadline().map(time_text),
@@ -135,11 +138,11 @@ pub(super) async fn task_put(
             // Materialised: `json_each` would write each row out once for every column that is read from it.
             "WITH v AS MATERIALIZED (SELECT value AS task FROM json_each($3))
              INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
-                 parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
+                 parent_id, verifies_id, request, tools, worker_id, deadline, spec, progress)
              SELECT $1, unhex(task ->> 'id', '-'), task ->> 'cursor', task ->> 'kind', task ->> 'priority',
                  task ->> 'status', task ->> 'assigned_agent', unhex(task ->> 'assigned_id', '-'),
                  unhex(task ->> 'excluded_id', '-'), unhex(task ->> 'parent_id', '-'),
-                 unhex(task ->> 'verifies_id', '-'), task -> 'tools', unhex(task ->> 'worker_id', '-'),
+                 unhex(task ->> 'verifies_id', '-'), task ->> 'request', task -> 'tools', unhex(task ->> 'worker_id', '-'),
                  task ->> 'deadline', coalesce(task -> 'spec', ''), task -> 'progress' FROM v WHERE TRUE
              ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                  assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
@@ -150,12 +153,12 @@ pub(super) async fn task_put(
         concat!(
             "WITH put AS (
                  INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id,
-                     excluded_id, parent_id, verifies_id, tools, worker_id, deadline, spec, progress)
+                     excluded_id, parent_id, verifies_id, request, tools, worker_id, deadline, spec, progress)
                  SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
-                     verifies_id, tools, worker_id, deadline, coalesce(spec, '{}'), progress
+                     verifies_id, request, tools, worker_id, deadline, coalesce(spec, '{}'), progress
                  FROM json_to_recordset($3::json) AS v (id uuid, cursor bigint, kind text, priority integer,
                      status text, assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid,
-                     verifies_id uuid, tools jsonb, worker_id uuid, deadline timestamptz, spec json, progress json)
+                     verifies_id uuid, request text, tools jsonb, worker_id uuid, deadline timestamptz, spec json, progress json)
                  ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                      assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
                      worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress),
@@ -182,7 +185,7 @@ pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, Tas
     Ok(())
 }
 
-async fn by_ids(conn: &mut OfficeConn, sql: &'static str, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+async fn by_ids(conn: &mut OfficeConn, sql: &'static str, ids: &[impl Serialize]) -> DbResult<Vec<Task>> {
     let office_id = conn.office_id();
     let text = json_text(ids)?;
     let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(text).fetch_all(&mut *c).await)?;
@@ -199,6 +202,18 @@ pub(super) async fn task_get_all(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
                  WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t",
     );
     by_ids(conn, sql, ids).await
+}
+
+/// Tasks that these calls created.
+pub(super) async fn task_by_request(conn: &mut OfficeConn, keys: &[&str]) -> DbResult<Vec<Task>> {
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND request IN (SELECT value FROM json_each($2))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS asked (key),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks
+                 WHERE office_id = $1 AND request = asked.key OFFSET 0) AS t",
+    );
+    by_ids(conn, sql, keys).await
 }
 
 /// Tasks that wait for one of these, or did.

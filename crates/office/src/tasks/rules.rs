@@ -2,13 +2,17 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use mi_kernel::{Error, LeaseId, Result, TaskId, receipt::MAX_RECEIPT, text::drive_path};
+use mi_kernel::{
+    Error, LeaseId, Result, TaskId,
+    receipt::{MAX_RECEIPT, hex},
+    text::drive_path,
+};
 use mi_proto::v1::{CompleteTaskRequest, CreateTaskRequest, TaskKind, TaskStatus};
 use mi_store::idempotency;
 
 use super::{
     create::{New, Reference},
-    model::{Assignee, Kind, Work},
+    model::{Asked, Assignee, Kind, Work},
 };
 
 /// Longest title, in characters.
@@ -121,8 +125,8 @@ fn reference(field: &'static str, given: &str, place: usize) -> Result<Reference
 pub(super) fn new(
     request: &CreateTaskRequest,
     place: usize,
-    assigned: Option<Assignee>,
-    replay: Option<idempotency::Request>,
+    assigned: Result<Option<Assignee>>,
+    request_id: Option<idempotency::Request>,
 ) -> Result<New> {
     let kind = kind("kind", request.kind)?.unwrap_or(Kind::General);
     let description = match kind {
@@ -156,7 +160,7 @@ pub(super) fn new(
         required_tools: tools(&request.required_tools)?,
         max_attempts: number("max_attempts", request.max_attempts, 3, 1..=100)?,
         verification_required: request.verification_required,
-        replay,
+        request: request_id.map(|id| Asked { key: id.key(), digest: hex(id.digest()) }),
     })
 }
 

@@ -62,6 +62,7 @@ pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, now: Time) -> Result<
         cause: wake.cause.text.clone(),
         verifies: None,
         excluded: None,
+        request: None,
         created_at: now,
     };
     let assigned = Assignee { name: wake.agent.clone(), id: wake.agent_id };

@@ -309,6 +309,7 @@ impl Batch<'_> {
             cause: format!("task/{}", task.id),
             verifies: Some(task.id),
             excluded: task.progress.worker.as_ref().and_then(|worker| worker.agent_id),
+            request: None,
             created_at: self.now,
         };
         let progress = Progress::new(State::Queued, None, task.progress.depth + 1, self.now);

@@ -13,6 +13,8 @@ on_both! {
     the_same_request_at_the_same_time_is_one_task,
     a_request_id_is_good_for_one_request,
     a_batch_that_is_sent_again_creates_what_is_missing,
+    a_request_is_remembered_as_long_as_its_task,
+    a_request_is_known_when_its_agent_is_gone,
 }
 
 fn named(office: &str, title: &str, request_id: &str) -> CreateTaskRequest {
@@ -43,25 +45,24 @@ async fn the_same_request_at_the_same_time_is_one_task(stage: Stage) {
 async fn a_request_id_is_good_for_one_request(stage: Stage) {
     let (office, other) = (stage.active("Work").await, stage.active("Other").await);
     let first = stage.create_task(&stage.owner, named(&office, "first", "r1")).await.expect("creates");
-    for wrong in [
-        named(&office, "second", "r1"),
-        named(&other, "first", "r1"),
-        CreateTaskRequest { priority: Some(1), ..named(&office, "first", "r1") },
-    ] {
+    for wrong in
+        [named(&office, "second", "r1"), CreateTaskRequest { priority: Some(1), ..named(&office, "first", "r1") }]
+    {
         assert_eq!(field(stage.create_task(&stage.owner, wrong).await), "request_id");
     }
     // The same in a batch, where tasks need not say their office.
     let same = stage.batch(&office, vec![named("", "first", "r1")]).await.expect("answers");
     assert_eq!(same[0].id, first.id);
-    assert_eq!(field(stage.batch(&other, vec![named("", "first", "r1")]).await), "request_id");
-    // Ids are their callers' own.
+    // Ids are their offices' own, and their callers'.
+    let elsewhere = stage.batch(&other, vec![named("", "first", "r1")]).await.expect("creates");
+    assert_ne!(elsewhere[0].id, first.id);
     let worker = stage.agent(&office, "worker", false, &[]);
     let own = stage.create_task(&worker, named(&office, "first", "r1")).await.expect("creates");
     assert_ne!(own.id, first.id);
     for wrong in ["x".repeat(129), "a\0b".into(), "a\nb".into()] {
         assert_eq!(field(stage.create_task(&stage.owner, named(&office, "x", &wrong)).await), "request_id");
     }
-    assert_eq!((stage.total(&office).await, stage.total(&other).await), (2, 0));
+    assert_eq!((stage.total(&office).await, stage.total(&other).await), (2, 1));
 }
 
 async fn a_batch_that_is_sent_again_creates_what_is_missing(stage: Stage) {
@@ -91,4 +92,31 @@ async fn a_batch_that_is_sent_again_creates_what_is_missing(stage: Stage) {
     assert_eq!(stage.total(&office).await, 5);
     let wrong = ListTasksRequest { office_id: office, page_size: Some(0), ..Default::default() };
     assert_refused(stage.tasks(&stage.owner).list_tasks(wrong).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+}
+
+async fn a_request_is_remembered_as_long_as_its_task(stage: Stage) {
+    let office = stage.active("Work").await;
+    let first = stage.create_task(&stage.owner, named(&office, "first", "r1")).await.expect("creates");
+    let mut tx = stage.db().await.platform().begin().await.expect("begins");
+    let later = chrono::Utc::now() + chrono::TimeDelta::days(365);
+    mi_store::idempotency::sweep(&mut tx, later).await.expect("sweeps");
+    tx.commit().await.expect("commits");
+    let again = stage.create_task(&stage.owner, named(&office, "first", "r1")).await.expect("answers");
+    assert_eq!(again, first);
+    assert_eq!(field(stage.create_task(&stage.owner, named(&office, "second", "r1")).await), "request_id");
+    assert_eq!(stage.total(&office).await, 1);
+}
+
+async fn a_request_is_known_when_its_agent_is_gone(mut stage: Stage) {
+    let office = stage.active("Work").await;
+    stage.agent(&office, "worker", false, &[]);
+    let kept = || CreateTaskRequest { assigned_agent: "worker".into(), ..named(&office, "kept", "r1") };
+    let first = stage.create_task(&stage.owner, kept()).await.expect("creates");
+    stage.scheduler.known().members.clear();
+    // What it remembers of agents is gone with the process.
+    stage.crash().await;
+    let again = stage.create_task(&stage.owner, kept()).await.expect("answers");
+    assert_eq!(again.id, first.id);
+    let other = CreateTaskRequest { request_id: "r2".into(), ..kept() };
+    assert_refused(stage.create_task(&stage.owner, other).await, Code::NotFound, "NOT_FOUND");
 }
