@@ -4,7 +4,7 @@
 //! of tasks is this working set over the database; nothing is written before [`Batch::write`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -17,8 +17,8 @@ use mi_store::OfficeConn;
 use serde_json::json;
 
 use super::{
-    model::{State, Step, Task},
-    repo::{self, Wanted},
+    model::{State, Step, Task, Worker},
+    repo::{self, Standing, Wanted},
 };
 use crate::offices::Office;
 
@@ -39,20 +39,27 @@ pub(super) struct Batch<'a> {
     wrote: bool,
     tasks: BTreeMap<TaskId, Task>,
     fresh: BTreeSet<TaskId>,
-    /// Whose subtasks are all in the working set.
-    families: BTreeSet<TaskId>,
-    /// Whose dependents are.
+    /// Where tasks stand that others depend on and that are not in the working set.
+    standings: BTreeMap<TaskId, Standing>,
+    /// Subtasks in the working set, by parent.
+    parts: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    /// Who has no open subtasks but those.
+    counted: BTreeSet<TaskId>,
+    /// Whose dependents are all in the working set.
     followed: BTreeSet<TaskId>,
     /// What could be claimed before the first operation.
     claimable: Vec<TaskId>,
     /// Whether there may be more than that.
     pub(super) cut: bool,
-    /// In the order of their last change.
-    changed: Vec<TaskId>,
+    /// What is to be written, and after how many other changes it changed last.
+    changed: HashMap<TaskId, u64>,
+    changes: u64,
     /// Finished, or no longer: whose dependents and parents have to be looked at.
     moved: BTreeSet<TaskId>,
     /// Whose work is no longer to be verified.
     judged: Vec<TaskId>,
+    /// Who gave a verdict on it.
+    pub(super) judges: HashMap<TaskId, Worker>,
     events: Vec<Event>,
     /// Whether something may be claimed that could not before.
     pub(super) queued: bool,
@@ -79,13 +86,17 @@ impl<'a> Batch<'a> {
             wrote: false,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
-            families: BTreeSet::new(),
+            standings: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            counted: BTreeSet::new(),
             followed: BTreeSet::new(),
             claimable: Vec::new(),
             cut: false,
-            changed: Vec::new(),
+            changed: HashMap::new(),
+            changes: 0,
             moved: BTreeSet::new(),
             judged: Vec::new(),
+            judges: HashMap::new(),
             events: Vec::new(),
             queued: false,
             loops: Vec::new(),
@@ -110,9 +121,18 @@ impl<'a> Batch<'a> {
     pub(super) fn adopt(&mut self, rows: Vec<Task>) -> Vec<TaskId> {
         let ids = rows.iter().map(|task| task.id).collect();
         for task in rows {
-            self.tasks.entry(task.id).or_insert(task);
+            if !self.tasks.contains_key(&task.id) {
+                self.put(task);
+            }
         }
         ids
+    }
+
+    fn put(&mut self, task: Task) {
+        if let Some(parent) = task.spec.parent {
+            self.parts.entry(parent).or_default().insert(task.id);
+        }
+        self.tasks.insert(task.id, task);
     }
 
     /// A task of the working set.
@@ -133,7 +153,7 @@ impl<'a> Batch<'a> {
         let (id, author) = (task.id, task.spec.created_by.clone());
         self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
         self.queued |= *task.state() == State::Queued;
-        self.tasks.insert(id, task);
+        self.put(task);
         self.fresh.insert(id);
         self.touch(id);
     }
@@ -175,8 +195,8 @@ impl<'a> Batch<'a> {
     }
 
     fn touch(&mut self, id: TaskId) {
-        self.changed.retain(|other| *other != id);
-        self.changed.push(id);
+        self.changes += 1;
+        self.changed.insert(id, self.changes);
     }
 
     /// Adds an event about a task.
@@ -200,16 +220,19 @@ impl<'a> Batch<'a> {
         self.events.push(event);
     }
 
-    /// Takes into the working set what the operations are about: tasks; for those about to end their subtasks and
-    /// dependents, too; and what may be claimed.
+    /// Takes into the working set what the operations are about: tasks; for those about to end an open subtask, and what
+    /// waits for them; and what may be claimed.
     pub(super) async fn gather(&mut self, ids: &[TaskId], ended: &[TaskId], wanted: &Wanted) -> Result<()> {
         if ids.is_empty() && wanted.limit == 0 {
             return Ok(());
         }
         let (rows, claimable) = repo::task_gather(self.tx, ids, ended, wanted).await?;
+        let waiting = rows.iter().filter(|task| matches!(task.state(), State::Blocked { .. })).count();
         self.adopt(rows);
-        self.families.extend(ended);
-        self.followed.extend(ended);
+        self.counted.extend(ended.iter().filter(|id| !self.parts.contains_key(id)));
+        if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MOST_DEPENDENTS) {
+            self.followed.extend(ended);
+        }
         self.cut = i64::try_from(claimable.len()) == Ok(wanted.limit);
         self.adopt_claimable(claimable);
         Ok(())
@@ -223,54 +246,92 @@ impl<'a> Batch<'a> {
 
     /// What may be claimed, as far as it is in the working set: the most urgent first.
     pub(super) fn claimable(&self) -> Vec<TaskId> {
-        let mut ids: Vec<TaskId> = self.claimable.iter().chain(&self.changed).copied().collect();
+        let mut ids: Vec<TaskId> = self.claimable.iter().chain(self.changed.keys()).copied().collect();
         ids.retain(|id| self.tasks.get(id).is_some_and(|task| *task.state() == State::Queued));
         ids.sort_unstable_by_key(|id| (self.tasks.get(id).map(|task| task.spec.priority), *id));
         ids.dedup();
         ids
     }
 
-    /// Takes the subtasks of these into the working set.
-    pub(super) async fn load_children(&mut self, ids: Vec<TaskId>) -> Result<()> {
-        let missing: Vec<_> = ids.into_iter().filter(|id| self.families.insert(*id)).collect();
+    /// Subtasks that are not finished, and are in the working set.
+    fn known_parts(&self, id: TaskId) -> impl Iterator<Item = TaskId> {
+        let open = |id: &&TaskId| self.tasks.get(*id).is_some_and(|task| !task.state().is_final());
+        self.parts.get(&id).into_iter().flatten().filter(open).copied()
+    }
+
+    /// A subtask that is not finished.
+    pub(super) async fn open_part(&mut self, id: TaskId) -> Result<Option<TaskId>> {
+        let known = self.known_parts(id).next();
+        match known {
+            Some(part) => Ok(Some(part)),
+            None => Ok(self.load_parts(id, 1).await?.pop()),
+        }
+    }
+
+    /// All subtasks that are not finished.
+    pub(super) async fn open_parts(&mut self, id: TaskId) -> Result<Vec<TaskId>> {
+        let mut parts: Vec<TaskId> = self.known_parts(id).collect();
+        parts.extend(self.load_parts(id, i64::MAX).await?);
+        Ok(parts)
+    }
+
+    /// Takes further open subtasks into the working set.
+    async fn load_parts(&mut self, id: TaskId, limit: i64) -> Result<Vec<TaskId>> {
+        if self.fresh.contains(&id) || self.counted.contains(&id) {
+            return Ok(Vec::new());
+        }
+        let known: Vec<TaskId> = self.parts.get(&id).into_iter().flatten().copied().collect();
+        let rows = repo::task_open_parts(self.tx, id, &known, limit).await?;
+        let found = self.adopt(rows);
+        if i64::try_from(found.len()).is_ok_and(|found| found < limit) {
+            self.counted.insert(id);
+        }
+        Ok(found)
+    }
+
+    /// Learns where these stand. Those that do not exist are left out.
+    pub(super) async fn look_at(&mut self, ids: &[TaskId]) -> Result<()> {
+        let is_known = |id: &TaskId| self.tasks.contains_key(id) || self.standings.contains_key(id);
+        let missing: Vec<TaskId> = ids.iter().filter(|id| !is_known(id)).copied().collect();
         if !missing.is_empty() {
-            let rows = repo::task_children(self.tx, &missing).await?;
-            self.adopt(rows);
+            let found = repo::task_standing(self.tx, &missing).await?;
+            self.standings.extend(found);
         }
         Ok(())
     }
 
-    /// Subtasks that are not finished.
-    pub(super) async fn open_children(&mut self, id: TaskId) -> Result<Vec<TaskId>> {
-        self.load_children(vec![id]).await?;
-        let open = |task: &&Task| task.spec.parent == Some(id) && !task.state().is_final();
-        Ok(self.tasks.values().filter(open).map(|task| task.id).collect())
+    /// Where a task stands that was looked at: its status, and what went wrong.
+    ///
+    /// # Errors
+    /// `NotFound` when the office has none of this id.
+    pub(super) fn standing(&self, id: TaskId) -> Result<(&str, &str)> {
+        if let Some(Standing { status, error }) = self.standings.get(&id).filter(|_| !self.tasks.contains_key(&id)) {
+            return Ok((status, error));
+        }
+        let task = self.get(id)?;
+        Ok((task.state().as_str(), &task.progress.error))
     }
 
     /// Why a task has to wait; none: it does not.
     pub(super) async fn obstacle(&mut self, task: &Task) -> Result<Option<String>> {
-        self.load(task.spec.depends_on.clone()).await?;
+        self.look_at(&task.spec.depends_on).await?;
         let mut open = Vec::new();
         for id in &task.spec.depends_on {
-            let dependency = self.get(*id)?;
-            match dependency.state() {
-                State::Done { .. } => {}
-                State::Failed | State::Cancelled => {
-                    let (is, error) = (dependency.state().as_str(), &dependency.progress.error);
-                    return Ok(Some(shortened(&format!("dependency {id} is {is}: {error}"))));
+            match self.standing(*id)? {
+                ("done", _) => {}
+                (status @ ("failed" | "cancelled"), error) => {
+                    return Ok(Some(shortened(&format!("dependency {id} is {status}: {error}"))));
                 }
-                _ => open.push(id.to_string()),
+                _ => open.push(id),
             }
         }
         if let Some(first) = open.first() {
             let rest = if open.len() > 1 { format!(" and {} more", open.len() - 1) } else { String::new() };
             return Ok(Some(format!("waits for task {first}{rest}")));
         }
-        if task.progress.worker.is_some() {
-            let children = self.open_children(task.id).await?;
-            if !children.is_empty() {
-                return Ok(Some(format!("waits for {} of its subtasks", children.len())));
-            }
+        // How many there are is not told: it would be read, and written, with each that ends.
+        if task.progress.worker.is_some() && self.open_part(task.id).await?.is_some() {
+            return Ok(Some("waits for its subtasks".into()));
         }
         Ok(self.lacks_tools(task).then(|| format!("no agent has the tools {}", task.spec.required_tools.join(", "))))
     }
@@ -321,7 +382,8 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Whoever was to judge work that is no longer to be judged need not.
+    /// Whoever was to judge work that is no longer to be judged need not, and does not judge what comes after it. Who gave
+    /// the verdict goes on, to say so.
     async fn recall_reviews(&mut self) -> Result<()> {
         let judged = std::mem::take(&mut self.judged);
         if judged.is_empty() {
@@ -329,7 +391,13 @@ impl<'a> Batch<'a> {
         }
         let rows = repo::task_reviews(self.tx, &judged).await?;
         for id in self.adopt(rows) {
-            if matches!(self.get(id)?.state(), State::Blocked { .. } | State::Queued) {
+            let task = self.get(id)?;
+            let judge = task.spec.verifies.and_then(|subject| self.judges.get(&subject));
+            let is_open = match task.state() {
+                State::Running(_) => task.holder() != judge,
+                state => matches!(state, State::Blocked { .. } | State::Queued),
+            };
+            if is_open {
                 self.step(id, Step::Cancel("the work was judged otherwise".into()), "")?;
             }
         }
@@ -344,8 +412,10 @@ impl<'a> Batch<'a> {
             return Ok(());
         }
         self.wrote = true;
+        let mut changed: Vec<(TaskId, u64)> = changed.into_iter().collect();
+        changed.sort_unstable_by_key(|(_, change)| *change);
         let mut fresh = BTreeSet::new();
-        for id in &changed {
+        for (id, _) in &changed {
             self.cursor += 1;
             if let Some(task) = self.tasks.get_mut(id) {
                 task.cursor = self.cursor;
@@ -355,7 +425,7 @@ impl<'a> Batch<'a> {
             }
         }
         let tasks: Vec<(&Task, bool)> =
-            changed.iter().filter_map(|id| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
+            changed.iter().filter_map(|(id, _)| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
         repo::task_put(self.tx, &tasks, self.cursor, &events).await?;
         let new = tasks.iter().filter(|(_, fresh)| *fresh);
         let pairs: Vec<_> =

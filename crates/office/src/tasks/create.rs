@@ -114,12 +114,13 @@ impl Batch<'_> {
             Reference::Id(id) => id,
             Reference::Place(place) => ids[place],
         };
-        let outside = news.iter().flat_map(|new| new.depends_on.iter().chain(&new.parent));
-        let outside = outside.filter_map(|reference| match reference {
+        let stored = |reference: &Reference| match reference {
             Reference::Id(id) => Some(*id),
             Reference::Place(_) => None,
-        });
-        self.load(outside.collect()).await?;
+        };
+        self.load(news.iter().filter_map(|new| stored(new.parent.as_ref()?)).collect()).await?;
+        let others: Vec<TaskId> = news.iter().flat_map(|new| &new.depends_on).filter_map(stored).collect();
+        self.look_at(&others).await?;
         let mut laid = Layout::default();
         for (place, new) in news.iter().enumerate() {
             if let Some(id) = known[place] {
@@ -130,7 +131,7 @@ impl Batch<'_> {
             let parent = new.parent.map(of);
             let depends_on: Vec<TaskId> = new.depends_on.iter().map(|reference| of(*reference)).collect();
             for id in depends_on.iter().filter(|id| !laid.tasks.contains_key(id)) {
-                self.get(*id)
+                self.standing(*id)
                     .map_err(|_| Error::invalid("depends_on", format!("names no task of this office: {id}")))?;
             }
             if let Some(id) = parent.filter(|id| !laid.tasks.contains_key(id)) {

@@ -23,8 +23,9 @@ pub(super) struct Decision {
 pub(super) enum Verdict {
     Cancel(String),
     Retry,
-    Accept,
-    Reject(String),
+    /// With the attempt that was judged, if that is said.
+    Accept(Option<i32>),
+    Reject(String, Option<i32>),
 }
 
 impl Batch<'_> {
@@ -52,12 +53,18 @@ impl Batch<'_> {
                 self.step(id, Step::Retry { depth: cause.depth }, trace_id)?;
                 self.reconsider(id, trace_id).await?;
             }
-            Verdict::Accept | Verdict::Reject(_) => {
+            Verdict::Accept(attempt) | Verdict::Reject(_, attempt) => {
                 if task.progress.worker.as_ref().is_some_and(|worker| same(worker, &decision.by)) {
                     return Err(Error::denied("whoever did the work does not verify it"));
                 }
+                if attempt.is_some_and(|attempt| attempt != task.progress.attempt) {
+                    let text =
+                        format!("the work is that of attempt {} by now; look at it first", task.progress.attempt);
+                    return Err(Error::precondition("TASK_STATE", text));
+                }
+                self.judges.insert(id, decision.by.clone());
                 let step = match &decision.what {
-                    Verdict::Reject(note) => Step::Reject(note.clone()),
+                    Verdict::Reject(note, _) => Step::Reject(note.clone()),
                     _ => Step::Accept,
                 };
                 self.step(id, step, trace_id)?;
@@ -70,10 +77,10 @@ impl Batch<'_> {
     /// Cancels a task and what is a part of it.
     async fn cancel(&mut self, id: TaskId, reason: &str, trace_id: &str) -> Result<()> {
         self.step(id, Step::Cancel(reason.to_owned()), trace_id)?;
-        let mut below = self.open_children(id).await?;
+        let mut below = self.open_parts(id).await?;
         while let Some(child) = below.pop() {
             self.step(child, Step::Cancel(format!("a part of task {id}, which was cancelled")), trace_id)?;
-            below.extend(self.open_children(child).await?);
+            below.extend(self.open_parts(child).await?);
         }
         Ok(())
     }

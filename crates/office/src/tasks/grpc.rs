@@ -233,8 +233,8 @@ impl TaskService for Handler {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
         let what = match body.approve {
-            true => rules::reason("note", &body.note).map(|_| Verdict::Accept),
-            false => rules::note("note", &body.note).map(Verdict::Reject),
+            true => rules::reason("note", &body.note).map(|_| Verdict::Accept(body.attempt)),
+            false => rules::note("note", &body.note).map(|note| Verdict::Reject(note, body.attempt)),
         };
         let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
         Ok(Response::new(v1::VerifyTaskResponse { task: Some(task) }))

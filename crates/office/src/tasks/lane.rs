@@ -23,10 +23,14 @@ use super::{
     work::{Claim, Offer, Report, What, not_working, wanted},
 };
 
-/// Operations of one transaction.
-const MOST: usize = 512;
-/// Operations that may wait in one lane: beyond them callers are told to come back.
-const WAITING: usize = 10_000;
+/// What one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite everybody.
+const MOST: usize = 8 << 20;
+/// What may wait in one lane: beyond it callers are told to come back.
+const WAITING: usize = 256 << 20;
+/// What a task costs besides its text.
+const TASK: usize = 4 << 10;
+/// After a transaction that failed those who wait for work look again.
+const PAUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is tried that lost a race with another process.
 const TRIES: usize = 3;
 
@@ -70,11 +74,40 @@ pub(super) struct Ticket {
 #[derive(Default)]
 struct Lane {
     tickets: VecDeque<Ticket>,
+    /// What they cost together.
+    cost: usize,
     /// Claims that found nothing, in the order in which they came.
     waiting: Vec<Ticket>,
     /// Whether they are to look again: another process may have something for them.
     kicked: bool,
+    /// Whether they will be kicked, since a transaction failed.
+    retries: bool,
     running: bool,
+}
+
+impl Lane {
+    /// Adds to what is to be done. What nobody waits for comes first: time has passed already.
+    fn push(&mut self, ticket: Ticket) {
+        self.cost += ticket.op.cost();
+        match ticket.op {
+            Op::Expire(_) => self.tickets.push_front(ticket),
+            _ => self.tickets.push_back(ticket),
+        }
+    }
+
+    /// Takes out what one transaction does.
+    fn pop(&mut self) -> Vec<Ticket> {
+        let mut cost = 0;
+        let fits = |ticket: &&Ticket| {
+            let is_first = cost == 0;
+            cost += ticket.op.cost();
+            is_first || cost <= MOST
+        };
+        let count = self.tickets.iter().take_while(fits).count();
+        let taken: Vec<Ticket> = self.tickets.drain(..count).collect();
+        self.cost -= taken.iter().map(|ticket| ticket.op.cost()).sum::<usize>();
+        taken
+    }
 }
 
 /// The lanes of this process.
@@ -120,13 +153,14 @@ impl Tasks {
                 return Err(lost());
             }
             let lane = lanes.entry(office_id).or_default();
-            if lane.tickets.len() + ops.len() > WAITING {
+            let added: usize = ops.iter().filter(|op| op.is_asked()).map(Op::cost).sum();
+            if added > 0 && lane.cost + added > WAITING {
                 let text = "too much is asked of the office's queue at the moment";
                 return Err(Error::exhausted("QUEUE_BUSY", text, Duration::from_millis(500)));
             }
             for op in ops {
                 let (answer, answered) = oneshot::channel();
-                lane.tickets.push_back(Ticket { op, roster: roster.cloned(), trace_id: trace_id.to_owned(), answer });
+                lane.push(Ticket { op, roster: roster.cloned(), trace_id: trace_id.to_owned(), answer });
                 answers.push(answered);
             }
         }
@@ -159,6 +193,22 @@ impl Tasks {
         }
     }
 
+    /// Has those who wait for work look again after a while: what they were to be told of may be lost.
+    fn kick_later(&self, office_id: OfficeId) {
+        let retries = self.lanes.lock().get_mut(&office_id).map(|lane| std::mem::replace(&mut lane.retries, true));
+        if retries != Some(false) {
+            return;
+        }
+        let tasks = self.clone();
+        self.background.spawn("task-retry", async move {
+            tokio::time::sleep(PAUSE).await;
+            if let Some(lane) = tasks.lanes.lock().get_mut(&office_id) {
+                lane.retries = false;
+            }
+            tasks.kick(office_id);
+        });
+    }
+
     /// Drives the lane, unless somebody does.
     fn run(&self, office_id: OfficeId) {
         let mut lanes = self.lanes.lock();
@@ -185,8 +235,7 @@ impl Tasks {
                     }
                     return;
                 }
-                let count = lane.tickets.len().min(MOST);
-                (lane.tickets.drain(..count).collect::<Vec<_>>(), (std::mem::take(&mut lane.waiting), kicked))
+                (lane.pop(), (std::mem::take(&mut lane.waiting), kicked))
             };
             let left = self.serve(office_id, tickets, waiting).await;
             if let Some(lane) = self.lanes.lock().get_mut(&office_id) {
@@ -212,6 +261,7 @@ impl Tasks {
                 tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "the queue's transaction failed");
                 // Whoever waits goes on, unless there is nothing to wait for any more.
                 let gone = error.kind == ErrorKind::NotFound;
+                self.kick_later(office_id);
                 let (told, left) = if gone { (waiting, Vec::new()) } else { (Vec::new(), waiting) };
                 for ticket in told.into_iter().chain(tickets) {
                     let _ = ticket.answer.send(Err(copy(&error)));
@@ -243,12 +293,10 @@ impl Tasks {
         if !unclaimed.is_empty() {
             let mut lanes = self.lanes.lock();
             let lane = lanes.entry(office_id).or_default();
-            lane.tickets.extend(unclaimed.into_iter().map(|report| Ticket {
-                op: Op::Report(report),
-                roster: None,
-                trace_id: String::new(),
-                answer: oneshot::channel().0,
-            }));
+            for report in unclaimed {
+                let answer = oneshot::channel().0;
+                lane.push(Ticket { op: Op::Report(report), roster: None, trace_id: String::new(), answer });
+            }
         }
         left
     }
@@ -324,6 +372,25 @@ impl Ticket {
 }
 
 impl Op {
+    /// Whether somebody asks for it who may be told to come back later.
+    fn is_asked(&self) -> bool {
+        !matches!(self, Self::Expire(_) | Self::Reconcile { .. })
+    }
+
+    /// About how many bytes it makes a transaction write.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Create(news, _) => news.iter().map(|new| TASK + new.title.len() + new.description.len()).sum(),
+            Self::Claim(claim, _) => TASK * claim.most,
+            Self::Report(Report { what: What::Completed { work }, .. }) => {
+                TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()
+            }
+            Self::Report(Report { what: What::Failed { error, .. }, .. }) => TASK + error.len(),
+            Self::Report(_) | Self::Decide(_) | Self::Reconcile { .. } => TASK,
+            Self::Expire(ids) => TASK * ids.len(),
+        }
+    }
+
     /// The task that it ends, or gives back: its subtasks matter then.
     fn ends(&self) -> Option<TaskId> {
         match self {
@@ -381,6 +448,28 @@ pub(super) fn copy(error: &Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn ticket(op: Op) -> Ticket {
+        Ticket { op, roster: None, trace_id: String::new(), answer: oneshot::channel().0 }
+    }
+
+    #[test]
+    fn a_transaction_takes_in_what_fits_and_deadlines_first() {
+        let reconcile = || ticket(Op::Reconcile { certain: false });
+        let mut lane = Lane::default();
+        for _ in 0..5000 {
+            lane.push(reconcile());
+        }
+        lane.push(ticket(Op::Expire(vec![TaskId::new(); 48])));
+        let first = lane.pop();
+        assert!(matches!(&first[0].op, Op::Expire(ids) if ids.len() == 48));
+        assert_eq!((first.len(), lane.tickets.len(), lane.cost), (2001, 3000, 3000 * TASK));
+        assert_eq!((lane.pop().len(), lane.pop().len(), lane.pop().len(), lane.cost), (2048, 952, 0, 0));
+        // What is too large for any is one of its own.
+        lane.push(ticket(Op::Expire(vec![TaskId::new(); 5000])));
+        lane.push(reconcile());
+        assert_eq!((lane.pop().len(), lane.pop().len(), lane.cost), (1, 1, 0));
+    }
 
     #[test]
     fn who_waits_is_told_also_while_a_transaction_is_under_way() {

@@ -6,6 +6,8 @@
 
 mod list;
 
+use std::collections::BTreeSet;
+
 use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
 use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, outbox, outbox_insert, time_text};
 use serde::Serialize;
@@ -231,6 +233,58 @@ pub(super) async fn task_dependents(conn: &mut OfficeConn, ids: &[TaskId]) -> Db
     by_ids(conn, sql, ids).await
 }
 
+/// Open subtasks, at most so many, without those that are known.
+pub(super) async fn task_open_parts(
+    conn: &mut OfficeConn,
+    parent: TaskId,
+    known: &[TaskId],
+    limit: i64,
+) -> DbResult<Vec<Task>> {
+    let office_id = conn.office_id();
+    let sql = conn.pick(
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND parent_id = $2
+         AND status IN ('blocked', 'queued', 'running', 'verifying')
+         AND id NOT IN (SELECT unhex(value, '-') FROM json_each($3)) LIMIT $4",
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND parent_id = $2
+         AND status IN ('blocked', 'queued', 'running', 'verifying')
+         AND id <> ALL (ARRAY(SELECT json_array_elements_text($3::json)::uuid)) LIMIT $4",
+    );
+    let known = json_text(known)?;
+    let rows: Vec<Row> = on!(conn, |c| {
+        sqlx::query_as(sql).bind(office_id.0).bind(parent.0).bind(known).bind(limit).fetch_all(&mut *c).await
+    })?;
+    Ok(rows.into_iter().map(Task::from).collect())
+}
+
+/// What others see of a task that they depend on.
+#[derive(Debug, FromRow)]
+pub(super) struct Standing {
+    pub(super) status: String,
+    /// What went wrong, if it failed or was cancelled.
+    pub(super) error: String,
+}
+
+#[derive(FromRow)]
+struct Stands {
+    id: Uuid,
+    #[sqlx(flatten)]
+    standing: Standing,
+}
+
+/// Where those of these tasks stand that the office has.
+pub(super) async fn task_standing(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<(TaskId, Standing)>> {
+    let (office_id, ids) = (conn.office_id(), json_text(ids)?);
+    let sql = conn.pick(
+        "SELECT id, status, CASE WHEN status IN ('failed', 'cancelled') THEN progress ->> 'error' ELSE '' END AS error
+         FROM tasks WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id), LATERAL (
+             SELECT id, status, CASE WHEN status IN ('failed', 'cancelled') THEN progress ->> 'error' ELSE '' END AS error
+             FROM tasks WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t",
+    );
+    let rows: Vec<Stands> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(ids).fetch_all(&mut *c).await)?;
+    Ok(rows.into_iter().map(|row| (row.id.into(), row.standing)).collect())
+}
+
 /// Subtasks of one of these.
 pub(super) async fn task_children(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
     let sql = conn.pick(
@@ -323,6 +377,8 @@ pub(super) struct Wanted {
     pub(super) kinds: Vec<&'static str>,
     /// Agents on whose behalf; empty: operators'.
     pub(super) agents: Vec<AgentId>,
+    /// Whether it is for more than one: what is not for one of them is for another then.
+    pub(super) shared: bool,
     /// What they can use; none: anything.
     pub(super) tools: Option<Vec<String>>,
     pub(super) limit: i64,
@@ -336,8 +392,11 @@ struct Found {
     claimable: bool,
 }
 
-/// With one question: these tasks, subtasks of the `ended` and tasks that wait for those, or did; then the most urgent
-/// tasks that may be claimed, in no certain order.
+/// Most tasks that [`task_gather`] answers because they wait for others.
+pub(super) const MOST_DEPENDENTS: i64 = 256;
+
+/// With one question: these tasks, for each of the `ended` one open subtask, and at most [`MOST_DEPENDENTS`] tasks that wait
+/// for them; then the most urgent tasks that may be claimed, in no certain order.
 pub(super) async fn task_gather(
     tx: &mut OfficeConn,
     ids: &[TaskId],
@@ -349,11 +408,14 @@ pub(super) async fn task_gather(
         // A cross join keeps this order: from the ids to the few that depend on them.
         "SELECT id, cursor, spec, progress, FALSE AS claimable FROM tasks
          WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($7))
-         UNION ALL SELECT id, cursor, spec, progress, FALSE FROM tasks
-         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($8))
          UNION ALL SELECT tasks.id, cursor, spec, progress, FALSE FROM json_each($8) AS ended
-         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(ended.value, '-')
-         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id
+         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = (SELECT id FROM tasks AS part WHERE part.office_id = $1
+             AND part.parent_id = unhex(ended.value, '-')
+             AND part.status IN ('blocked', 'queued', 'running', 'verifying') LIMIT 1)
+         UNION ALL SELECT * FROM (
+             SELECT tasks.id, cursor, spec, progress, FALSE FROM json_each($8) AS ended
+             CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(ended.value, '-')
+             CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id AND status = 'blocked' LIMIT $9)
          UNION ALL SELECT * FROM (
              SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
              AND (assigned_id IS NULL OR assigned_id IN (SELECT unhex(value, '-') FROM json_each($2)))
@@ -365,12 +427,13 @@ pub(super) async fn task_gather(
         "SELECT t.*, FALSE AS claimable FROM json_array_elements_text($7::json) AS wanted (id),
              LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t
          UNION ALL SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks
-                 WHERE office_id = $1 AND parent_id = ended.id::uuid OFFSET 0) AS t
-         UNION ALL SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND parent_id = ended.id::uuid
+                 AND status IN ('blocked', 'queued', 'running', 'verifying') LIMIT 1) AS t
+         UNION ALL (SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
              LATERAL (SELECT task_id FROM task_dependencies
                  WHERE office_id = $1 AND depends_on = ended.id::uuid OFFSET 0) AS d,
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = d.task_id OFFSET 0) AS t
+             LATERAL (SELECT id, cursor, spec, progress FROM tasks
+                 WHERE office_id = $1 AND id = d.task_id AND status = 'blocked' OFFSET 0) AS t LIMIT $9)
          UNION ALL (
              SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
              AND (assigned_id IS NULL OR assigned_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
@@ -390,9 +453,10 @@ pub(super) async fn task_gather(
             .bind(kinds)
             .bind(tools)
             .bind(wanted.limit)
-            .bind(wanted.agents.len() != 1)
+            .bind(wanted.shared)
             .bind(ids)
             .bind(ended)
+            .bind(MOST_DEPENDENTS)
             .fetch_all(&mut *c)
             .await
     })?;
@@ -433,15 +497,22 @@ pub(crate) async fn task_count_by_status(conn: &mut OfficeConn) -> DbResult<Vec<
 
 type Due = (Uuid, Uuid);
 
-/// Tasks whose time is up, with their offices. Spans offices: one sweep looks after all of them.
-pub(super) async fn task_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Vec<(OfficeId, TaskId)>> {
-    let rows: Vec<Due> = on!(conn, |c| {
-        sqlx::query_as("SELECT office_id, id FROM tasks WHERE deadline <= $1 ORDER BY deadline LIMIT $2")
-            .bind(now)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })?;
+/// Tasks whose time is up, with their offices, `besides` these. Spans offices: one sweep looks after all of them.
+pub(super) async fn task_due(
+    conn: &mut PlatformConn,
+    now: Time,
+    besides: &BTreeSet<OfficeId>,
+    limit: i64,
+) -> DbResult<Vec<(OfficeId, TaskId)>> {
+    let sql = conn.pick(
+        "SELECT office_id, id FROM tasks WHERE deadline <= $1
+         AND office_id NOT IN (SELECT unhex(value, '-') FROM json_each($3)) ORDER BY deadline LIMIT $2",
+        "SELECT office_id, id FROM tasks WHERE deadline <= $1
+         AND office_id <> ALL (ARRAY(SELECT json_array_elements_text($3::json)::uuid)) ORDER BY deadline LIMIT $2",
+    );
+    let besides = json_text(besides)?;
+    let rows: Vec<Due> =
+        on!(conn, |c| sqlx::query_as(sql).bind(now).bind(limit).bind(besides).fetch_all(&mut *c).await)?;
     Ok(rows.into_iter().map(|(office, task)| (office.into(), task.into())).collect())
 }
 

@@ -1,7 +1,11 @@
 //! What moves tasks on when nobody calls: deadlines, and agents that are gone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use mi_kernel::{AgentId, OfficeId, Result, TaskId};
 use mi_proto::internal::v1::WatchRevokedAgentKeysRequest;
 use mi_rpc::{convert, status::from_status};
@@ -32,36 +36,54 @@ impl Tasks {
         }
     }
 
+    /// Ends what is due, in all offices at the same time: one that is busy or in trouble does not hold up the others.
     async fn sweep_forever(&self) {
+        let mut under_way = FuturesUnordered::new();
+        let mut offices: BTreeSet<OfficeId> = BTreeSet::new();
         loop {
-            match self.sweep().await {
-                Ok(true) => {}
-                Ok(false) => tokio::time::sleep(INTERVAL).await,
+            let pause = match self.due(&offices).await {
+                Ok((due, more)) => {
+                    for (office_id, ids) in due {
+                        offices.insert(office_id);
+                        under_way.push(self.expire(office_id, ids));
+                    }
+                    if more { Duration::ZERO } else { INTERVAL }
+                }
                 Err(error) => {
                     tracing::warn!(target: "mi::tasks", error = %error.chain(), "leases could not be swept");
-                    tokio::time::sleep(PAUSE).await;
+                    PAUSE
+                }
+            };
+            let pause = tokio::time::sleep(pause);
+            tokio::pin!(pause);
+            loop {
+                tokio::select! {
+                    Some(office_id) = under_way.next() => drop(offices.remove(&office_id)),
+                    () = &mut pause => break,
                 }
             }
         }
     }
 
-    /// Ends what is due; true: there may be more.
-    async fn sweep(&self) -> Result<bool> {
-        let due = repo::task_due(&mut self.db.platform().read().await?, self.clock.now(), BATCH).await?;
+    /// What is due, in other offices than these; true: there may be more.
+    async fn due(&self, besides: &BTreeSet<OfficeId>) -> Result<(BTreeMap<OfficeId, Vec<TaskId>>, bool)> {
+        let due = repo::task_due(&mut self.db.platform().read().await?, self.clock.now(), besides, BATCH).await?;
         let more = i64::try_from(due.len()) == Ok(BATCH);
         let mut by_office: BTreeMap<OfficeId, Vec<TaskId>> = BTreeMap::new();
         for (office, task) in due {
             by_office.entry(office).or_default().push(task);
         }
-        let mut failed = None;
-        for (office_id, ids) in by_office {
-            let swept = self.submit(office_id, vec![Op::Expire(ids)], None, "").await;
-            // One office that is in trouble does not hold up the others.
-            if let Err(error) = swept.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>>>()) {
-                failed = Some(error);
-            }
+        Ok((by_office, more))
+    }
+
+    /// Ends what is due in an office. When it fails, it is not tried again at once.
+    async fn expire(&self, office_id: OfficeId, ids: Vec<TaskId>) -> OfficeId {
+        let swept = self.submit(office_id, vec![Op::Expire(ids)], None, "").await;
+        if let Err(error) = swept.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>>>()) {
+            tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "leases could not be swept");
+            tokio::time::sleep(PAUSE).await;
         }
-        failed.map_or(Ok(more), Err)
+        office_id
     }
 
     /// Follows the scheduler's word on keys that died: their agents may be gone.

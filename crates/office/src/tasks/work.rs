@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, receipt::sha256_hex};
+use serde_json::json;
 
 use super::{
     batch::Batch,
@@ -47,6 +48,7 @@ impl Claim {
         Wanted {
             kinds: self.kinds.iter().map(|kind| kind.as_str()).collect(),
             agents: self.by.agent_id.into_iter().collect(),
+            shared: false,
             tools: self.tools.clone(),
             limit: i64::try_from(limit).unwrap_or(i64::MAX),
         }
@@ -62,6 +64,7 @@ pub(super) fn wanted(claims: &[&Claim], spare: usize) -> Wanted {
         [claim] => claim.wanted(limit),
         _ => Wanted {
             agents: claims.iter().filter_map(|claim| claim.by.agent_id).collect(),
+            shared: true,
             limit: i64::try_from(limit).unwrap_or(i64::MAX),
             ..Wanted::default()
         },
@@ -102,8 +105,9 @@ impl What {
         let text = match self {
             Self::Renewed { .. } => String::new(),
             Self::Released => "released".to_owned(),
-            Self::Completed { work } => format!("completed\n{}\n{}", work.artifacts.join("\n"), work.result),
-            Self::Failed { error, retryable, .. } => format!("failed\n{retryable}\n{error}"),
+            // As JSON, so that no part passes for another.
+            Self::Completed { work } => json!(["completed", work.artifacts, work.result]).to_string(),
+            Self::Failed { error, retryable, .. } => json!(["failed", retryable, error]).to_string(),
         };
         sha256_hex(text.as_bytes())
     }
@@ -218,6 +222,11 @@ impl Batch<'_> {
                 {
                     return Ok(task);
                 }
+                if let (State::Failed, What::Failed { error, retryable: false, .. }) = (task.state(), &report.what)
+                    && task.progress.error == *error
+                {
+                    return Ok(task);
+                }
                 if task.state().is_final() {
                     return Err(finished(task.state()));
                 }
@@ -244,7 +253,7 @@ impl Batch<'_> {
 
     /// Gives a task back. One with open subtasks waits for them and comes back to whom it was with.
     pub(super) async fn release(&mut self, id: TaskId, ended: Option<Ended>, trace_id: &str) -> Result<()> {
-        let parents_work = !self.open_children(id).await?.is_empty();
+        let parents_work = self.open_part(id).await?.is_some();
         let worker = self.get(id)?.progress.worker.clone().filter(|_| parents_work);
         let keep_for = worker.and_then(|worker| Some(Assignee { id: worker.agent_id?, name: worker.name }));
         self.step(id, Step::Release { ended, keep_for }, trace_id)?;
@@ -259,10 +268,8 @@ impl Batch<'_> {
         ended: Option<Ended>,
         trace_id: &str,
     ) -> Result<()> {
-        let open = self.open_children(task.id).await?;
-        if let Some(first) = open.first() {
-            let text =
-                format!("{} subtasks are open, e.g. {first}: wait for them, or release the task meanwhile", open.len());
+        if let Some(part) = self.open_part(task.id).await? {
+            let text = format!("subtask {part} is open: wait for all of them, or release the task meanwhile");
             return Err(Error::precondition("SUBTASKS_OPEN", text));
         }
         if let Some(subject) = task.spec.verifies {
@@ -274,8 +281,9 @@ impl Batch<'_> {
         }
         work.public_key = receipts::check(self, &task, report, &work).await?;
         // An operator who completes what others hold has judged it already.
+        let is_own = report.lease_id.is_some() || task.holder() == Some(&report.by);
         let verified = task.spec.verification_required || self.office.settings.verify_by_peer;
-        let verified = verified && task.spec.verifies.is_none() && report.lease_id.is_some();
+        let verified = verified && task.spec.verifies.is_none() && is_own;
         let verify_until = verified.then(|| self.now + VERIFY_LIMIT);
         let result = work.result.clone();
         self.step(task.id, Step::Complete { work, ended, verify_until }, trace_id)?;

@@ -120,7 +120,7 @@ impl Stage {
 
     async fn verify(&self, by: &Actor, office: &str, id: &str, approve: bool) -> Result<Task, Status> {
         let note = if approve { String::new() } else { "not good".into() };
-        let request = VerifyTaskRequest { office_id: office.into(), task_id: id.into(), approve, note };
+        let request = VerifyTaskRequest { office_id: office.into(), task_id: id.into(), approve, note, attempt: None };
         Ok(self.tasks(by).verify_task(request).await?.into_inner().task.expect("always there"))
     }
 

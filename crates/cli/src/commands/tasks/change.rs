@@ -77,7 +77,7 @@ pub(crate) async fn retry(arg: &TaskArg, context: &Context) -> Result<(), Failur
 pub(crate) async fn verify(args: VerifyArgs, context: &Context) -> Result<(), Failure> {
     let note = args.note.as_deref().map(text_or_file).transpose()?.unwrap_or_default();
     let (office_id, task_id) = target(&args.task, context).await?;
-    let request = VerifyTaskRequest { office_id, task_id, approve: args.approve, note };
+    let request = VerifyTaskRequest { office_id, task_id, approve: args.approve, note, attempt: None };
     // Not tried again: the verdict may meet the next attempt, which nobody has looked at.
     let answer = once(context.client.tasks().verify_task(request)).await?;
     context.out.one(&resource(answer, |answer| answer.task)?)

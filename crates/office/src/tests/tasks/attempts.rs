@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, Task, TaskStatus};
-use mi_testkit::on_both;
+use mi_testkit::{Backend, OnBackend, on_both};
 use tonic::Code;
 
 use super::{assert_refused, request, seconds};
@@ -185,11 +185,9 @@ async fn operators_report_without_a_lease(stage: Stage) {
     assert_eq!(shown(&stage.done(&office, &blocked.id).await), (TaskStatus::Done, 2, ""));
     let failed = stage.fail(&stage.owner, &office, &none(&task.id), false).await.expect("open");
     assert_eq!(shown(&failed), (TaskStatus::Failed, 0, "it broke"));
-    assert_refused(
-        stage.fail(&stage.owner, &office, &none(&task.id), false).await,
-        Code::FailedPrecondition,
-        "TASK_FINISHED",
-    );
+    assert_eq!(stage.fail(&stage.owner, &office, &none(&task.id), false).await.expect("the same again"), failed);
+    let other = stage.fail(&stage.owner, &office, &none(&task.id), true).await;
+    assert_refused(other, Code::FailedPrecondition, "TASK_FINISHED");
 
     // One that hangs is taken from its worker.
     let hangs = stage.new_task(&office, "hangs").await;
@@ -210,4 +208,25 @@ async fn operators_hold_leases_like_anybody(stage: Stage) {
     let held = stage.claim(&stage.owner, &office).await.expect("one");
     let done = stage.complete(&stage.owner, &office, &held, "done").await.expect("holds");
     assert_eq!(shown(&done), (TaskStatus::Done, 2, ""));
+}
+
+#[tokio::test]
+async fn an_office_that_is_locked_does_not_hold_up_the_deadlines_of_others() {
+    let stage = Stage::on(Backend::Postgres).await;
+    let mut held = Vec::new();
+    for name in ["Locked", "Other"] {
+        let office = stage.active(name).await;
+        let worker = stage.agent(&office, "worker", false, &[]);
+        stage.new_task(&office, "task").await;
+        held.push((stage.claim(&worker, &office).await.expect("one").id, office));
+    }
+    let [(locked, locked_office), (other, other_office)] = &held[..] else { panic!("two") };
+    let db = stage.db().await;
+    let mut tx = db.office(locked_office.parse().expect("an id")).begin().await.expect("begins");
+    crate::tasks::repo::queue_open(&mut tx).await.expect("locks");
+    stage.clock.advance(Duration::from_secs(31));
+    stage.until_task(other_office, other, TaskStatus::Queued).await;
+    assert_eq!(stage.status_of(locked_office, locked).await, TaskStatus::Running);
+    drop(tx);
+    stage.until_task(locked_office, locked, TaskStatus::Queued).await;
 }

@@ -163,8 +163,13 @@ async fn what_cannot_be_reported(stage: Stage) {
     let cancel = CancelTaskRequest { office_id: office.clone(), task_id: held.id.clone(), reason };
     assert_eq!(field(stage.tasks(&stage.owner).cancel_task(cancel).await), "reason");
     for (approve, note) in [(false, ""), (false, " "), (true, "a\0b"), (false, "a\0b")] {
-        let verify =
-            VerifyTaskRequest { office_id: office.clone(), task_id: held.id.clone(), approve, note: note.into() };
+        let verify = VerifyTaskRequest {
+            office_id: office.clone(),
+            task_id: held.id.clone(),
+            approve,
+            note: note.into(),
+            attempt: None,
+        };
         assert_eq!(field(stage.tasks(&stage.owner).verify_task(verify).await), "note");
     }
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Tasks with parts.
 
-use mi_proto::v1::{CreateTaskRequest, TaskStatus};
+use mi_proto::v1::{BatchCompleteTasksRequest, CompleteTaskRequest, CreateTaskRequest, TaskStatus};
 use mi_testkit::on_both;
 use tonic::Code;
 
@@ -13,6 +13,7 @@ on_both! {
     a_whole_whose_lease_ran_out_waits_for_its_parts_too,
     a_whole_is_cancelled_with_its_parts,
     an_agent_decides_on_what_it_created,
+    parts_and_whole_are_reported_together,
 }
 
 fn part(office: &str, title: &str, of: &str) -> CreateTaskRequest {
@@ -51,7 +52,7 @@ async fn a_released_whole_comes_back_to_whom_it_was_with(stage: Stage) {
     let released = stage.release(&worker, &office, &whole).await.expect("holds");
     assert_eq!(
         (released.status(), released.blocked_reason.as_str(), released.assigned_agent.as_str(), released.attempt),
-        (TaskStatus::Blocked, "waits for 1 of its subtasks", "worker", 1)
+        (TaskStatus::Blocked, "waits for its subtasks", "worker", 1)
     );
     assert_eq!(stage.release(&worker, &office, &whole).await.expect("the same again"), released);
     let claimed = stage.claim(&other, &office).await.expect("the part");
@@ -74,7 +75,7 @@ async fn a_whole_whose_lease_ran_out_waits_for_its_parts_too(stage: Stage) {
     let waits = stage.until_task(&office, &whole.id, TaskStatus::Blocked).await;
     assert_eq!(
         (waits.blocked_reason.as_str(), waits.error.as_str(), waits.attempt, waits.assigned_agent.as_str()),
-        ("waits for 1 of its subtasks", "the lease ran out", 2, "")
+        ("waits for its subtasks", "the lease ran out", 2, "")
     );
     assert_eq!(stage.claim_all(&other, &office).await, ["one"]);
     stage.done(&office, &one.id).await;
@@ -126,4 +127,30 @@ async fn an_agent_decides_on_what_it_created(stage: Stage) {
     assert_refused(stage.retry(&other, &office, &own).await, Code::PermissionDenied, "PERMISSION_DENIED");
     assert_eq!(stage.retry(&worker, &office, &own).await.expect("its own").status(), TaskStatus::Queued);
     assert_refused(stage.retry(&worker, &office, &own).await, Code::FailedPrecondition, "TASK_STATE");
+}
+
+async fn parts_and_whole_are_reported_together(stage: Stage) {
+    let office = stage.active("Work").await;
+    let whole = stage.new_task(&office, "whole").await.id;
+    let parts = (0..300).map(|n| part("", &format!("part {n}"), &whole)).collect();
+    let parts: Vec<String> =
+        stage.batch(&office, parts).await.expect("creates").into_iter().map(|task| task.id).collect();
+    let report = async |ids: &[&String]| -> Vec<String> {
+        let requests = ids.iter().map(|id| CompleteTaskRequest {
+            task_id: (*id).clone(),
+            result: "ok".into(),
+            ..Default::default()
+        });
+        let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: requests.collect() };
+        let answer = stage.tasks(&stage.owner).batch_complete_tasks(batch).await.expect("answers").into_inner();
+        answer.results.into_iter().map(|result| result.reason).collect()
+    };
+    // The first open one is finished before the whole is looked at, and so are all but the last.
+    let (last, others) = parts.split_last().expect("three hundred");
+    let ids: Vec<&String> = others.iter().chain([&whole]).collect();
+    let mut expected = vec![String::new(); others.len()];
+    expected.push("SUBTASKS_OPEN".into());
+    assert_eq!(report(&ids).await, expected);
+    assert_eq!(report(&[last, &whole]).await, ["", ""]);
+    assert_eq!(stage.status_of(&office, &whole).await, TaskStatus::Done);
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mi_kernel::{Actor, ApiKeyId};
 use mi_proto::v1::{
-    CreateTaskRequest, ListTasksRequest, OfficeSettings, Task, TaskKind, TaskStatus, UpdateOfficeSettingsRequest,
-    Verification,
+    ClaimTasksRequest, CreateTaskRequest, ListTasksRequest, OfficeSettings, Task, TaskKind, TaskStatus,
+    UpdateOfficeSettingsRequest, Verification, VerifyTaskRequest,
 };
 use mi_testkit::on_both;
 use tonic::Code;
@@ -21,6 +21,8 @@ on_both! {
     work_that_nobody_judges_fails_after_a_day,
     a_review_without_a_verdict_is_not_done,
     a_verdict_recalls_the_review,
+    a_verdict_is_about_the_attempt_that_was_seen,
+    a_review_is_found_by_whoever_may_judge,
 }
 
 fn checked(office: &str, title: &str) -> CreateTaskRequest {
@@ -115,6 +117,10 @@ async fn nobody_judges_what_they_did(stage: Stage) {
     // Whoever needs no lease has judged already.
     let id = stage.create_task(&stage.owner, checked(&office, "task")).await.expect("creates").id;
     assert_eq!(stage.done(&office, &id).await.status(), TaskStatus::Done);
+    // But not of what is held by the very key that reports.
+    let id = stage.create_task(&stage.owner, checked(&office, "task")).await.expect("creates").id;
+    stage.claim(&stage.owner, &office).await.filter(|held| held.id == id).expect("this one");
+    assert_eq!(stage.done(&office, &id).await.status(), TaskStatus::Verifying);
 }
 
 async fn peers_judge_when_the_office_wants_it(stage: Stage) {
@@ -175,4 +181,42 @@ async fn a_verdict_recalls_the_review(stage: Stage) {
     stage.cancel(&stage.owner, &office, &task.id).await.expect("open");
     let reviews: Vec<_> = stage.reviews(&office).await.iter().map(Task::status).collect();
     assert_eq!(reviews, [TaskStatus::Cancelled, TaskStatus::Cancelled]);
+}
+
+async fn a_verdict_is_about_the_attempt_that_was_seen(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (task, worker) = stage.submitted(&office).await;
+    let peer = stage.agent(&office, "peer", false, &[]);
+    let review = stage.claim(&peer, &office).await.expect("the review");
+    stage.verify(&stage.owner, &office, &task.id, false).await.expect("may");
+    // Whoever was about to judge it is told that this is over.
+    assert_refused(stage.renew(&peer, &office, &review).await, Code::Aborted, "LEASE_LOST");
+    let held = stage.claim(&worker, &office).await.expect("one");
+    stage.complete(&worker, &office, &held, "better work").await.expect("holds");
+    let verdict = |attempt| VerifyTaskRequest {
+        office_id: office.clone(),
+        task_id: task.id.clone(),
+        approve: true,
+        attempt: Some(attempt),
+        ..Default::default()
+    };
+    let late = stage.tasks(&peer).verify_task(verdict(1)).await;
+    assert_refused(late, Code::FailedPrecondition, "TASK_STATE");
+    let done = stage.tasks(&peer).verify_task(verdict(2)).await.expect("may").into_inner().task.expect("there");
+    assert_eq!((done.status(), done.result.as_str()), (TaskStatus::Done, "better work"));
+}
+
+async fn a_review_is_found_by_whoever_may_judge(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (_, worker) = stage.submitted(&office).await;
+    // In one transaction, however they come: of two who look, one may not.
+    let wait = prost_types::Duration { seconds: 5, nanos: 0 };
+    let waiting = ClaimTasksRequest { office_id: office.clone(), wait: Some(wait), ..Default::default() };
+    for _ in 0..10 {
+        let (own, review) =
+            tokio::join!(stage.claim(&worker, &office), stage.claim_with(&stage.owner, waiting.clone()));
+        assert_eq!(own, None);
+        let review = review.expect("claims").pop().expect("the review");
+        stage.release(&stage.owner, &office, &review).await.expect("holds");
+    }
 }

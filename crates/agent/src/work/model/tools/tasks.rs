@@ -97,8 +97,13 @@ pub(super) async fn status(shared: &Shared, asked: Which) -> Answer {
 
 pub(super) async fn verify(shared: &Shared, own: &Task, asked: Verify) -> Answer {
     let task_id = if asked.task_id.is_empty() { own.verifies_task_id.clone() } else { asked.task_id };
-    let request =
-        VerifyTaskRequest { office_id: shared.office_id.clone(), task_id, approve: asked.approve, note: asked.note };
+    let request = VerifyTaskRequest {
+        office_id: shared.office_id.clone(),
+        task_id,
+        approve: asked.approve,
+        note: asked.note,
+        attempt: None,
+    };
     shared.client.tasks().verify_task(request).await.map_err(refused)?;
     Ok(if asked.approve { "accepted".into() } else { "rejected".into() })
 }
