@@ -16,13 +16,18 @@ pub(crate) mod repo;
 mod rules;
 mod sweep;
 pub(crate) mod wake;
+mod watch;
 pub(crate) mod wire;
 mod work;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
-use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, receipt, text};
+use mi_kernel::{
+    Clock, Error, OfficeId, Result, TaskId,
+    page::{MAX_PAGE_BYTES, Page},
+    receipt, text,
+};
 use mi_proto::{
     internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1,
@@ -273,7 +278,7 @@ impl Tasks {
         Ok((seat, found.into_iter().next().ok_or_else(|| Error::not_found("task", id))?))
     }
 
-    async fn list(&self, caller: &Caller, request: &v1::ListTasksRequest) -> Result<(Vec<Task>, String)> {
+    async fn list(&self, caller: &Caller, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
         let office = self.offices.get(caller, &request.office_id).await?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         let parent = match request.parent_id.as_str() {
@@ -283,13 +288,16 @@ impl Tasks {
         let filter = repo::Filter {
             statuses: request.statuses.iter().map(|value| rules::status(*value)).collect::<Result<_>>()?,
             agent: match request.assigned_agent.as_str() {
+        let seat = self.seat(caller, &request.office_id).await?;
                 "" => String::new(),
                 name => text::lookup_name("assigned_agent", name)?,
             },
             parent,
         };
         let rows = repo::task_list(&mut self.db.office(office.id).read().await?, &filter, &page).await?;
-        Ok(page.finish(rows, |task| task.id))
+        let shown: Vec<_> = rows.into_iter().map(|task| (task.id, wire::task(task, &seat))).collect();
+        let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
+        Ok((shown.into_iter().map(|(_, task)| task).collect(), next))
     }
 
     /// After a transaction that woke agents.

@@ -1,7 +1,10 @@
 //! Notes on tasks: written once, never changed.
 
 use mi_kernel::event::{Category, Event};
-use mi_kernel::{Error, NoteId, Result, TaskId, Time, page::Page};
+use mi_kernel::{
+    Error, NoteId, Result, TaskId, Time,
+    page::{MAX_PAGE_BYTES, Page},
+};
 use mi_proto::v1;
 use mi_rpc::{Caller, convert::timestamp};
 use mi_store::{DbResult, OfficeConn, idempotency, on, outbox};
@@ -10,6 +13,9 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Tasks, repo, rules};
+
+/// What a note has besides its body, at most.
+const AROUND_BODY: usize = 256;
 
 /// A note.
 #[derive(Debug, Clone, PartialEq, FromRow)]
@@ -71,7 +77,7 @@ impl Tasks {
         let (seat, task) = self.get(caller, &request.office_id, &request.task_id).await?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         let rows = note_list(&mut self.db.office(seat.office_id).read().await?, task.id, &page).await?;
-        Ok(page.finish(rows, |note| note.id))
+        Ok(page.finish_within(rows, MAX_PAGE_BYTES, |note| note.body.len() + AROUND_BODY, |note| note.id))
     }
 }
 

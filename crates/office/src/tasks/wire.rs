@@ -3,7 +3,10 @@
 use mi_proto::v1;
 use mi_rpc::convert::timestamp;
 
-use super::model::{Kind, State, Task, Worker};
+use super::{
+    Seat,
+    model::{Kind, State, Task},
+};
 
 fn kind(kind: Kind) -> v1::TaskKind {
     match kind {
@@ -38,9 +41,9 @@ pub(crate) fn counts(counted: Vec<(String, i64)>) -> Vec<v1::TaskCount> {
 }
 
 /// A task, as this one may see it: the lease is shown to who holds it.
-pub(super) fn task(task: Task, viewer: Option<&Worker>) -> v1::Task {
+pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
     let status = status(task.state());
-    let holds = viewer.is_some() && task.holder() == viewer;
+    let holds = task.holder() == Some(&viewer.by);
     let spec = task.spec;
     let progress = task.progress;
     let mut wire = v1::Task {
