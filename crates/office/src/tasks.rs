@@ -93,6 +93,14 @@ struct Seat {
     owner: bool,
 }
 
+impl Seat {
+    /// Whether it may read what the task says: what was written to one agent alone is that one's and the operators'.
+    fn reads(&self, task: &Task) -> bool {
+        let agent = task.progress.assigned.as_ref().map(|assigned| assigned.id);
+        !task.is_private() || self.owner || (agent.is_some() && agent == self.by.agent_id)
+    }
+}
+
 impl Tasks {
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { db, clock, outbox, offices, members, registry, background, moved } = parts;
@@ -280,6 +288,7 @@ impl Tasks {
 
     async fn list(&self, caller: &Caller, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
         let office = self.offices.get(caller, &request.office_id).await?;
+        let seat = self.seat(caller, &request.office_id).await?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         let parent = match request.parent_id.as_str() {
             "" => None,
@@ -288,7 +297,6 @@ impl Tasks {
         let filter = repo::Filter {
             statuses: request.statuses.iter().map(|value| rules::status(*value)).collect::<Result<_>>()?,
             agent: match request.assigned_agent.as_str() {
-        let seat = self.seat(caller, &request.office_id).await?;
                 "" => String::new(),
                 name => text::lookup_name("assigned_agent", name)?,
             },

@@ -174,6 +174,7 @@ impl Batch<'_> {
             });
         }
         for (id, new) in ids.iter().zip(news) {
+                    answers: None,
             let Some(mut task) = laid.tasks.remove(id) else { continue };
             if let Some(reason) = self.obstacle(&task).await? {
                 task.progress.state = State::Blocked { reason };

@@ -68,7 +68,7 @@ impl<'a> Written<'a> {
             verifies_id: spec.verifies,
             tools: &spec.required_tools,
             worker_id: task.holder().and_then(|worker| worker.agent_id),
-            deadline: progress.state.deadline().map(time_text),
+            deadline: task.deadline().map(time_text),
             spec: whole.then_some(spec),
             progress,
         }

@@ -275,7 +275,9 @@ impl Batch<'_> {
         work.public_key = receipts::check(self, &task, report, &work).await?;
         // An operator who completes what others hold has judged it already.
         let verified = task.spec.verification_required || self.office.settings.verify_by_peer;
-        let verified = verified && task.spec.verifies.is_none() && report.lease_id.is_some();
+        // Whoever were to judge an answer to a direct message would have to read that.
+        let judged = task.spec.verifies.is_none() && !task.is_private();
+        let verified = verified && judged && report.lease_id.is_some();
         let verify_until = verified.then(|| self.now + VERIFY_LIMIT);
         let result = work.result.clone();
         self.step(task.id, Step::Complete { work, ended, verify_until }, trace_id)?;
@@ -308,6 +310,7 @@ impl Batch<'_> {
             creator: None,
             cause: format!("task/{}", task.id),
             verifies: Some(task.id),
+            answers: None,
             excluded: task.progress.worker.as_ref().and_then(|worker| worker.agent_id),
             created_at: self.now,
         };
@@ -319,8 +322,12 @@ impl Batch<'_> {
     pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
         for id in ids {
             let Ok(task) = self.get(*id) else { continue };
-            if task.state().deadline().is_some_and(|deadline| deadline <= self.now) {
-                self.step(*id, Step::Expire, "")?;
+            if task.deadline().is_some_and(|deadline| deadline <= self.now) {
+                let step = match task.state() {
+                    State::Queued => Step::Cancel("nobody answered in time".into()),
+                    _ => Step::Expire,
+                };
+                self.step(*id, step, "")?;
                 self.reconsider(*id, "").await?;
             }
         }
@@ -354,13 +361,21 @@ impl Batch<'_> {
         let rows = repo::task_of_agents(self.tx).await?;
         for id in self.adopt(rows) {
             let task = self.get(id)?;
+            // Cancelled by now, with what it is a part of.
+            if task.state().is_final() {
+                continue;
+            }
             let worker = task.holder().and_then(|worker| worker.agent_id);
             if worker.is_some_and(|agent| gone(agent) || there(agent).is_some_and(|member| !member.working)) {
                 self.release(id, None, "").await?;
             }
             let task = self.get(id)?;
             if task.progress.assigned.as_ref().is_some_and(|assigned| gone(assigned.id)) {
-                self.step(id, Step::Unassign, "")?;
+                // A message is answered by whom it was written to, or not at all.
+                match task.spec.answers {
+                    Some(_) => self.cancel(id, "the agent that was to answer is gone", "").await?,
+                    None => drop(self.step(id, Step::Unassign, "")?),
+                }
             }
             if !self.get(id)?.spec.required_tools.is_empty() {
                 self.reconsider(id, "").await?;
