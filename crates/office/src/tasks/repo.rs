@@ -5,6 +5,7 @@
 //! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
 mod list;
+mod wakes;
 
 use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
 use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, outbox, outbox_insert, time_text};
@@ -12,7 +13,10 @@ use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-pub(super) use self::list::{Filter, task_list};
+pub(super) use self::{
+    list::{Filter, task_list},
+    wakes::{wake_get, wake_put},
+};
 use super::model::{Progress, Spec, Task};
 use crate::offices::{Office, repo::Row as OfficeRow};
 
@@ -454,6 +458,7 @@ pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
     // Whoever moves a task has the queue's lock first.
     queue_open(tx).await?;
     for sql in [
+        "DELETE FROM wakes WHERE office_id = $1",
         "DELETE FROM task_notes WHERE office_id = $1",
         "DELETE FROM task_dependencies WHERE office_id = $1",
         "DELETE FROM tasks WHERE office_id = $1",

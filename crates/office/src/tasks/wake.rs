@@ -36,6 +36,7 @@ pub(crate) struct Wake {
 /// the message; [`super::Tasks::woken`] follows it.
 pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, now: Time) -> Result<()> {
     let mut batch = Batch::open(tx, now).await?;
+    repo::wake_put(batch.tx, wake.agent_id, &wake.cause, now).await?;
     let (channel, title) = match wake.direct {
         true => (Channel::Direct, format!("Answer {}", wake.from)),
         false => (Channel::Group, format!("Answer {} in the group", wake.from)),
