@@ -388,6 +388,12 @@ impl Task {
         self.spec.answers == Some(Channel::Direct)
     }
 
+    /// About how long it is on the wire while it is open, in bytes; rather more.
+    pub(crate) fn length(&self) -> usize {
+        const REST: usize = 4096;
+        REST + self.spec.description.len() + self.progress.error.len() + 40 * self.spec.depends_on.len()
+    }
+
     /// Who holds it at the moment.
     pub(crate) fn holder(&self) -> Option<&Worker> {
         self.progress.worker.as_ref().filter(|_| matches!(self.state(), State::Running(_)))

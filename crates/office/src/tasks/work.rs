@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
-use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, receipt::sha256_hex};
+use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, page::MAX_PAGE_BYTES, receipt::sha256_hex};
 
 use super::{
     batch::Batch,
@@ -178,14 +178,21 @@ impl Batch<'_> {
         got: &mut [Vec<TaskId>],
         taken: &mut HashSet<TaskId>,
     ) -> Result<()> {
+        let length = |id: &TaskId| self.get(*id).map_or(0, Task::length);
+        let mut lengths: Vec<usize> = got.iter().map(|ids| ids.iter().map(length).sum()).collect();
         for id in offered {
             let task = self.get(*id)?;
             if taken.contains(id) {
                 continue;
             }
-            let free =
-                |(offer, ids): (&Offer<'_>, &Vec<TaskId>)| ids.len() < offer.claim.most && offer.claim.takes(task);
-            if let Some(place) = offers.iter().zip(&*got).position(free) {
+            // What does not fit into an answer is not claimed: its lease would run out unseen.
+            let free = |place: &usize| {
+                let (claim, got) = (offers[*place].claim, got[*place].len());
+                let fits = got == 0 || lengths[*place] + task.length() <= MAX_PAGE_BYTES;
+                got < claim.most && fits && claim.takes(task)
+            };
+            if let Some(place) = (0..offers.len()).find(free) {
+                lengths[place] += task.length();
                 got[place].push(*id);
                 taken.insert(*id);
             }
