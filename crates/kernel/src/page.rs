@@ -9,6 +9,10 @@ use crate::{Error, Result};
 pub const DEFAULT_PAGE_SIZE: i32 = 50;
 /// Largest page.
 pub const MAX_PAGE_SIZE: i32 = 200;
+/// Where a page of rows that may be long ends: below the 4 MiB that gRPC clients take by default.
+pub const MAX_PAGE_BYTES: usize = 3 << 20;
+/// What a message takes in a list besides itself, at most.
+const OVERHEAD: usize = 8;
 
 /// One page to read: the rows after a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,8 +41,20 @@ impl<K: Serialize + DeserializeOwned> Page<K> {
     }
 
     /// Cuts the rows to the page and makes the token of the next one, empty when there is none.
-    pub fn finish<T>(&self, mut rows: Vec<T>, key: impl Fn(&T) -> K) -> (Vec<T>, String) {
-        let size = usize::try_from(self.size).unwrap_or_default();
+    pub fn finish<T>(&self, rows: Vec<T>, key: impl Fn(&T) -> K) -> (Vec<T>, String) {
+        self.finish_within(rows, usize::MAX, |_| 0, key)
+    }
+
+    /// The same for rows that may be long: the page ends before the row with which it would have more than so many bytes,
+    /// but has one row at least.
+    pub fn finish_within<T>(
+        &self,
+        mut rows: Vec<T>,
+        bytes: usize,
+        length: impl Fn(&T) -> usize,
+        key: impl Fn(&T) -> K,
+    ) -> (Vec<T>, String) {
+        let size = usize::try_from(self.size).unwrap_or_default().min(fitting(&rows, bytes, length));
         if rows.len() <= size {
             return (rows, String::new());
         }
@@ -58,6 +74,19 @@ pub fn bounded(field: &'static str, value: Option<i32>, default: i32, most: i32)
         Some(n) if n >= 1 => Ok(n.min(most)),
         Some(_) => Err(Error::invalid(field, format!("must be between 1 and {most}"))),
     }
+}
+
+/// How many of the rows, from the first on, have so many bytes together at most; the first one counts whatever it has.
+pub fn fitting<T>(rows: &[T], bytes: usize, length: impl Fn(&T) -> usize) -> usize {
+    let mut left = bytes;
+    let fits = |row: &&T| match left.checked_sub(length(row).saturating_add(OVERHEAD)) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    };
+    rows.iter().take_while(fits).count().max(rows.len().min(1))
 }
 
 fn encode<K: Serialize>(key: &K) -> String {
@@ -89,6 +118,22 @@ mod tests {
         let next = Page::<i32>::parse(Some(2), &token).expect("own token");
         assert_eq!(next.after, Some(2));
         assert_eq!(next.finish(vec![3], |row| *row), (vec![3], String::new()));
+    }
+
+    #[test]
+    fn a_page_of_long_rows_ends_early() {
+        let page = Page::<usize>::parse(Some(3), "").expect("first page");
+        let pages = |rows: &[usize]| {
+            let (rows, token) = page.finish_within(rows.to_vec(), 100, |row| *row, |row| *row);
+            (rows, Page::parse(Some(3), &token).expect("own token").after)
+        };
+        assert_eq!(pages(&[42, 42, 1]), (vec![42, 42], Some(42)));
+        assert_eq!(pages(&[42, 43]), (vec![42], Some(42)));
+        assert_eq!(pages(&[usize::MAX, 1]), (vec![usize::MAX], Some(usize::MAX)));
+        assert_eq!(pages(&[usize::MAX]), (vec![usize::MAX], None));
+        assert_eq!(pages(&[1, 2, 3, 4]), (vec![1, 2, 3], Some(3)));
+        assert_eq!(pages(&[1, 2, 3]), (vec![1, 2, 3], None));
+        assert_eq!(pages(&[]), (vec![], None));
     }
 
     #[test]

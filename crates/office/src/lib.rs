@@ -50,6 +50,7 @@ const MIGRATIONS: &Migrations = &[
     step!(151, "0151", "task_queues"),
     step!(152, "0152", "task_requests"),
     step!(153, "0153", "task_parts"),
+    step!(154, "0154", "wakes"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -16,13 +16,18 @@ pub(crate) mod repo;
 mod rules;
 mod sweep;
 pub(crate) mod wake;
+mod watch;
 pub(crate) mod wire;
 mod work;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
-use mi_kernel::{Clock, Error, OfficeId, Result, TaskId, page::Page, receipt, text};
+use mi_kernel::{
+    Clock, Error, OfficeId, Result, TaskId,
+    page::{MAX_PAGE_BYTES, Page},
+    receipt, text,
+};
 use mi_proto::{
     internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1,
@@ -86,6 +91,14 @@ struct Seat {
     office_id: OfficeId,
     by: Worker,
     owner: bool,
+}
+
+impl Seat {
+    /// Whether it may read what the task says: what was written to one agent alone is that one's and the operators'.
+    fn reads(&self, task: &Task) -> bool {
+        let agent = task.progress.assigned.as_ref().map(|assigned| assigned.id);
+        !task.is_private() || self.owner || (agent.is_some() && agent == self.by.agent_id)
+    }
 }
 
 impl Tasks {
@@ -272,8 +285,9 @@ impl Tasks {
         Ok((seat, found.into_iter().next().ok_or_else(|| Error::not_found("task", id))?))
     }
 
-    async fn list(&self, caller: &Caller, request: &v1::ListTasksRequest) -> Result<(Vec<Task>, String)> {
+    async fn list(&self, caller: &Caller, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
         let office = self.offices.get(caller, &request.office_id).await?;
+        let seat = self.seat(caller, &request.office_id).await?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         let parent = match request.parent_id.as_str() {
             "" => None,
@@ -288,7 +302,9 @@ impl Tasks {
             parent,
         };
         let rows = repo::task_list(&mut self.db.office(office.id).read().await?, &filter, &page).await?;
-        Ok(page.finish(rows, |task| task.id))
+        let shown: Vec<_> = rows.into_iter().map(|task| (task.id, wire::task(task, &seat))).collect();
+        let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
+        Ok((shown.into_iter().map(|(_, task)| task).collect(), next))
     }
 
     /// After a transaction that woke agents.

@@ -65,7 +65,7 @@ pub(crate) struct Message {
     pub(crate) body: String,
     /// When it was sent.
     pub(crate) time: Time,
-    /// The task that it was sent for; empty: none.
+    /// The task that it was sent for, or the message that it may answer; empty: none.
     pub(crate) cause: String,
     /// How many causes lead back to an operator.
     pub(crate) depth: i32,

@@ -3,7 +3,11 @@
 use std::{time::Duration, vec};
 
 use futures::{Stream, stream};
-use mi_kernel::{Error, MessageId, OfficeId, Result, page::bounded, text};
+use mi_kernel::{
+    Error, MessageId, OfficeId, Result,
+    page::{self, MAX_PAGE_BYTES, bounded},
+    text,
+};
 use mi_proto::v1::{ListMessagesRequest, WatchMessagesRequest};
 use mi_rpc::Caller;
 use mi_store::OfficeConn;
@@ -17,6 +21,8 @@ use crate::offices::repo::office_get;
 
 const DEFAULT_LIMIT: i32 = 50;
 const MAX_LIMIT: i32 = 200;
+/// What a message has besides its body, at most.
+const AROUND_BODY: usize = 512;
 /// Messages that a watch reads, and holds, at a time; each may be as long as messages get.
 const BATCH: i64 = 16;
 /// How often a watch looks for what other processes wrote.
@@ -44,8 +50,10 @@ impl Chat {
             "" => i64::MAX,
             id => place_of(&mut conn, &reader, "before_id", id).await?,
         };
-        let messages = repo::message_list(&mut conn, &conversation, before, limit).await?;
+        let mut messages = repo::message_list(&mut conn, &conversation, before, limit).await?;
         drop(conn);
+        let fit = page::fitting(&messages, MAX_PAGE_BYTES, |message| message.body.len() + AROUND_BODY);
+        messages.truncate(fit);
         // With agents that were fired there is still what was said; with nobody there is nothing to say.
         if let Some(name) = with.filter(|name| messages.is_empty() && before == i64::MAX && name != text::OPERATOR) {
             self.members.find(office_id, &name).await?;

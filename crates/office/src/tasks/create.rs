@@ -1,6 +1,9 @@
 //! New tasks.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use mi_kernel::{
     AgentId, Error, Result, TaskId,
@@ -18,6 +21,9 @@ use crate::offices::State as OfficeState;
 
 /// The longest chain of causes: what is caused beyond it comes from agents that keep each other busy.
 pub(crate) const LOOP_DEPTH: i32 = 16;
+
+/// How long what an agent does without a task passes for an answer to the message that has reached it.
+const ANSWERING: Duration = Duration::from_secs(600);
 
 /// A task by id, or by its place in the same batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,16 +74,17 @@ impl Layout {
 }
 
 impl Batch<'_> {
-    /// What an agent's doings are caused by: the deepest task that it works on. Without one nobody asked for them.
+    /// What an agent's doings are caused by: the deepest task that it works on; without one, the newest message that has
+    /// reached it lately, which it may be answering. Without that nobody asked for them.
     pub(super) async fn cause_of(&mut self, agent: AgentId) -> Result<Cause> {
         let rows = repo::task_held_by(self.tx, agent).await?;
         let held = self.adopt(rows);
         let held = held.iter().filter_map(|id| self.get(*id).ok()).filter(|task| task.holder().is_some());
         let deepest = held.max_by_key(|task| task.progress.depth);
-        Ok(deepest.map_or_else(Cause::default, |task| Cause {
-            text: format!("task/{}", task.id),
-            depth: task.progress.depth + 1,
-        }))
+        if let Some(task) = deepest {
+            return Ok(Cause { text: format!("task/{}", task.id), depth: task.progress.depth + 1 });
+        }
+        Ok(repo::wake_get(self.tx, agent, self.now - ANSWERING).await?.unwrap_or_default())
     }
 
     /// Refuses what is caused by too long a chain, and has the agent paused that goes on with it.
@@ -164,6 +171,7 @@ impl Batch<'_> {
                     creator: by.agent_id,
                     cause: cause.text.clone(),
                     verifies: None,
+                    answers: None,
                     excluded: None,
                     request: new.request.clone(),
                     created_at: self.now,

@@ -75,7 +75,7 @@ impl Batch<'_> {
     }
 
     /// Cancels a task and what is a part of it.
-    async fn cancel(&mut self, id: TaskId, reason: &str, trace_id: &str) -> Result<()> {
+    pub(super) async fn cancel(&mut self, id: TaskId, reason: &str, trace_id: &str) -> Result<()> {
         self.step(id, Step::Cancel(reason.to_owned()), trace_id)?;
         let mut below = self.open_parts(id).await?;
         while let Some(child) = below.pop() {

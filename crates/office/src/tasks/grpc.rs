@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use futures::TryStreamExt;
 use mi_kernel::{Error, Result, TaskId};
 use mi_proto::v1::{self, task_service_server::TaskService};
-use mi_rpc::{Caller, deadline, status};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use mi_rpc::{Caller, deadline, outgoing, status};
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
     Seat, Tasks,
@@ -17,16 +16,11 @@ use super::{
     repo, rules, wire,
     work::What,
 };
-use crate::offices::repo::office_get;
 
 /// A claim answers this much before the call's time is up.
 const MARGIN: Duration = Duration::from_millis(250);
-/// Changes that are read at a time.
-const PAGE: i64 = 100;
-/// Messages that wait for a client.
-const BUFFER: usize = 16;
-/// How often a watch looks without being told: in case a signal from another process was lost.
-const SHARED_INTERVAL: Duration = Duration::from_secs(30);
+/// Tasks that wait for a client.
+const BUFFER: usize = 1;
 
 /// Serves tasks.
 pub(crate) struct Handler {
@@ -44,7 +38,7 @@ impl Handler {
         let (task_id, lease_id) = (TaskId::parse(task)?, rules::lease_id(lease)?);
         let answers = self.tasks.report(caller, &seat, vec![(task_id, lease_id, what?)]).await?;
         let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(lost())))?;
-        Ok(wire::task(task, Some(&seat.by)))
+        Ok(wire::task(task, &seat))
     }
 
     async fn decide(&self, caller: &Caller, [office, task]: [&str; 2], what: Result<Verdict>) -> Result<v1::Task> {
@@ -57,7 +51,7 @@ impl Handler {
             }
         };
         let (seat, task) = self.tasks.decide(caller, office, task, verdict).await?;
-        Ok(wire::task(task, Some(&seat.by)))
+        Ok(wire::task(task, &seat))
     }
 }
 
@@ -67,7 +61,7 @@ fn the_one(answer: Answer) -> Result<Task> {
 
 /// All of these, as their claimer sees them.
 fn shown(tasks: Vec<Task>, seat: &Seat) -> Vec<v1::Task> {
-    tasks.into_iter().map(|task| wire::task(task, Some(&seat.by))).collect()
+    tasks.into_iter().map(|task| wire::task(task, seat)).collect()
 }
 
 #[tonic::async_trait]
@@ -78,9 +72,13 @@ impl TaskService for Handler {
     ) -> Result<Response<v1::CreateTaskResponse>, Status> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
-        let created = self.tasks.create(&caller, &body.office_id, std::slice::from_ref(&body)).await;
-        let task = the_one(created).map_err(status)?;
-        Ok(Response::new(v1::CreateTaskResponse { task: Some(wire::task(task, None)) }))
+        let created = async {
+            let seat = self.tasks.seat(&caller, &body.office_id).await?;
+            let task = the_one(self.tasks.create(&caller, &body.office_id, std::slice::from_ref(&body)).await)?;
+            Ok(wire::task(task, &seat))
+        };
+        let task = created.await.map_err(status)?;
+        Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
     }
 
     async fn batch_create_tasks(
@@ -104,7 +102,7 @@ impl TaskService for Handler {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
         let (seat, task) = self.tasks.get(&caller, &body.office_id, &body.task_id).await.map_err(status)?;
-        Ok(Response::new(v1::GetTaskResponse { task: Some(wire::task(task, Some(&seat.by))) }))
+        Ok(Response::new(v1::GetTaskResponse { task: Some(wire::task(task, &seat)) }))
     }
 
     async fn list_tasks(
@@ -114,11 +112,10 @@ impl TaskService for Handler {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
         let (tasks, next_page_token) = self.tasks.list(&caller, &body).await.map_err(status)?;
-        let tasks = tasks.into_iter().map(|task| wire::task(task, None)).collect();
         Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token }))
     }
 
-    type WatchTasksStream = ReceiverStream<Result<v1::WatchTasksResponse, Status>>;
+    type WatchTasksStream = BoxStream<v1::WatchTasksResponse>;
 
     async fn watch_tasks(
         &self,
@@ -126,7 +123,8 @@ impl TaskService for Handler {
     ) -> Result<Response<Self::WatchTasksStream>, Status> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
-        Ok(Response::new(self.tasks.watch(&caller, &body).await.map_err(status)?))
+        let changes = self.tasks.watch(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(outgoing(&self.tasks.background, BUFFER, changes.map_err(status))))
     }
 
     async fn claim_tasks(
@@ -312,71 +310,11 @@ impl Tasks {
         let results =
             results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(lost())));
         let result = |answer| match the_one(answer) {
-            Ok(task) => v1::CompleteTaskResult { task: Some(wire::task(task, Some(&seat.by))), ..Default::default() },
+            Ok(task) => v1::CompleteTaskResult { task: Some(wire::task(task, &seat)), ..Default::default() },
             Err(error) => {
                 v1::CompleteTaskResult { task: None, reason: error.reason.to_owned(), message: error.message }
             }
         };
         Ok(results.map(result).collect())
-    }
-
-    async fn watch(
-        &self,
-        caller: &Caller,
-        body: &v1::WatchTasksRequest,
-    ) -> Result<ReceiverStream<Result<v1::WatchTasksResponse, Status>>> {
-        let office = self.offices.get(caller, &body.office_id).await?;
-        let seat = self.seat(caller, &body.office_id).await?;
-        let only = match body.task_id.as_str() {
-            "" => None,
-            id => {
-                let (_, task) = self.get(caller, &body.office_id, id).await?;
-                Some(task.id)
-            }
-        };
-        // Subscribed first, so that nothing falls between.
-        let mut signal = self.signals.subscribe(office.id);
-        let mut cursor = match body.after_cursor {
-            Some(cursor) if cursor < 0 => return Err(Error::invalid("after_cursor", "must not be negative")),
-            Some(cursor) => cursor,
-            None => repo::queue_cursor(&mut self.db.office(office.id).read().await?).await?,
-        };
-        let poll = self.db.is_shared().then_some(SHARED_INTERVAL);
-        let (output, stream) = mpsc::channel(BUFFER);
-        let db = self.db.clone();
-        tokio::spawn(async move {
-            loop {
-                let read = async {
-                    let mut conn = db.office(office.id).read().await?;
-                    let changed = repo::task_changed(&mut conn, cursor, only, PAGE).await?;
-                    if changed.is_empty() && office_get(&mut conn).await?.is_none() {
-                        return Err(Error::not_found("office", office.id));
-                    }
-                    Ok(changed)
-                };
-                let changed = match read.await {
-                    Ok(changed) => changed,
-                    Err(error) => {
-                        let _ = output.send(Err(status(error))).await;
-                        return;
-                    }
-                };
-                let more = i64::try_from(changed.len()) == Ok(PAGE);
-                for task in changed {
-                    cursor = task.cursor;
-                    let task = Some(wire::task(task, Some(&seat.by)));
-                    if output.send(Ok(v1::WatchTasksResponse { task, cursor })).await.is_err() {
-                        return;
-                    }
-                }
-                if !more {
-                    tokio::select! {
-                        () = signal.changed(poll) => {}
-                        () = output.closed() => return,
-                    }
-                }
-            }
-        });
-        Ok(stream.into())
     }
 }

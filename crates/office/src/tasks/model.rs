@@ -38,6 +38,15 @@ impl Kind {
     }
 }
 
+/// Where the message was written that a task is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Channel {
+    /// To the agent alone.
+    Direct,
+    Group,
+}
+
 /// What never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Spec {
@@ -58,6 +67,9 @@ pub(crate) struct Spec {
     pub(crate) cause: String,
     /// Task whose work this one is to judge.
     pub(crate) verifies: Option<TaskId>,
+    /// Where the message was written that it is to answer; none: it is other work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) answers: Option<Channel>,
     /// Who may not claim it.
     pub(crate) excluded: Option<AgentId>,
     /// The call that asked for it, if that can be told from others.
@@ -207,15 +219,6 @@ impl State {
     /// Whether nothing happens to it by itself any more.
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Done { .. } | Self::Failed | Self::Cancelled)
-    }
-
-    /// When it moves on by itself.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        match self {
-            Self::Running(lease) => Some(lease.expires_at),
-            Self::Verifying { until, .. } => Some(*until),
-            _ => None,
-        }
     }
 }
 
@@ -367,6 +370,8 @@ impl Progress {
     }
 }
 
+/// How long an agent has to take a message up.
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// How long somebody has to verify work.
 pub(crate) const VERIFY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -378,6 +383,27 @@ impl Task {
 
     pub(crate) fn state(&self) -> &State {
         &self.progress.state
+    }
+
+    /// When it moves on by itself.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        match self.state() {
+            State::Running(lease) => Some(lease.expires_at),
+            State::Verifying { until, .. } => Some(*until),
+            State::Queued if self.spec.answers.is_some() => Some(self.progress.updated_at + ANSWER_LIMIT),
+            _ => None,
+        }
+    }
+
+    /// Whether it holds words that were written to its agent alone.
+    pub(crate) fn is_private(&self) -> bool {
+        self.spec.answers == Some(Channel::Direct)
+    }
+
+    /// About how long it is on the wire while it is open, in bytes; rather more.
+    pub(crate) fn length(&self) -> usize {
+        const REST: usize = 4096;
+        REST + self.spec.description.len() + self.progress.error.len() + 40 * self.spec.depends_on.len()
     }
 
     /// Who holds it at the moment.

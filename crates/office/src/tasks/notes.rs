@@ -1,7 +1,10 @@
 //! Notes on tasks: written once, never changed.
 
 use mi_kernel::event::{Category, Event};
-use mi_kernel::{Error, NoteId, Result, TaskId, Time, page::Page};
+use mi_kernel::{
+    Error, NoteId, Result, TaskId, Time,
+    page::{MAX_PAGE_BYTES, Page},
+};
 use mi_proto::v1;
 use mi_rpc::{Caller, convert::timestamp};
 use mi_store::{DbResult, OfficeConn, idempotency, on, outbox};
@@ -10,6 +13,9 @@ use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::{Tasks, repo, rules};
+
+/// What a note has besides its body, at most.
+const AROUND_BODY: usize = 256;
 
 /// A note.
 #[derive(Debug, Clone, PartialEq, FromRow)]
@@ -70,8 +76,12 @@ impl Tasks {
     ) -> Result<(Vec<Note>, String)> {
         let (seat, task) = self.get(caller, &request.office_id, &request.task_id).await?;
         let page = Page::parse(request.page_size, &request.page_token)?;
+        // Among them are further messages to the agent alone.
+        if !seat.reads(&task) {
+            return Ok((Vec::new(), String::new()));
+        }
         let rows = note_list(&mut self.db.office(seat.office_id).read().await?, task.id, &page).await?;
-        Ok(page.finish(rows, |note| note.id))
+        Ok(page.finish_within(rows, MAX_PAGE_BYTES, |note| note.body.len() + AROUND_BODY, |note| note.id))
     }
 }
 
@@ -92,6 +102,19 @@ pub(super) async fn note_insert(tx: &mut OfficeConn, task: TaskId, note: &Note) 
         .map(drop)
     })?;
     Ok(())
+}
+
+/// How many notes on a task are by this author.
+pub(super) async fn note_count(conn: &mut OfficeConn, task: TaskId, author: &str) -> DbResult<i64> {
+    let office_id = conn.office_id();
+    Ok(on!(conn, |c| {
+        sqlx::query_scalar("SELECT count(*) FROM task_notes WHERE office_id = $1 AND task_id = $2 AND author = $3")
+            .bind(office_id.0)
+            .bind(task.0)
+            .bind(author)
+            .fetch_one(&mut *c)
+            .await
+    })?)
 }
 
 async fn note_get(conn: &mut OfficeConn, task: TaskId, id: NoteId) -> DbResult<Note> {

@@ -5,6 +5,7 @@
 //! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
 mod list;
+mod wakes;
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,10 @@ use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-pub(super) use self::list::{Filter, task_list};
+pub(super) use self::{
+    list::{Filter, task_list},
+    wakes::{wake_get, wake_put},
+};
 use super::model::{Progress, Spec, Task};
 use crate::offices::{Office, repo::Row as OfficeRow};
 
@@ -73,7 +77,7 @@ impl<'a> Written<'a> {
             request: spec.request.as_ref().filter(|_| whole).map(|asked| asked.key.as_str()),
             tools: &spec.required_tools,
             worker_id: task.holder().and_then(|worker| worker.agent_id),
-            deadline: progress.state.deadline().map(time_text),
+            deadline: task.deadline().map(time_text),
             spec: whole.then_some(spec),
             progress,
         }
@@ -540,6 +544,7 @@ pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
     // Whoever moves a task has the queue's lock first.
     queue_open(tx).await?;
     for sql in [
+        "DELETE FROM wakes WHERE office_id = $1",
         "DELETE FROM task_notes WHERE office_id = $1",
         "DELETE FROM task_dependencies WHERE office_id = $1",
         "DELETE FROM tasks WHERE office_id = $1",

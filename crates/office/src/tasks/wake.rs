@@ -6,10 +6,13 @@ use mi_store::OfficeConn;
 use super::{
     batch::Batch,
     create::Cause,
-    model::{Assignee, Kind, Progress, Spec, State, Task},
-    notes::{Note, note_insert},
+    model::{ANSWER_LIMIT, Assignee, Channel, Kind, Progress, Spec, State, Task},
+    notes::{Note, note_count, note_insert},
     repo,
 };
+
+/// Further messages of its sender that a task takes in: with the note that there are more, as many as a worker is shown.
+const MOST_NOTES: i64 = 49;
 
 /// Why an agent is woken.
 #[derive(Debug)]
@@ -33,14 +36,24 @@ pub(crate) struct Wake {
 /// the message; [`super::Tasks::woken`] follows it.
 pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, now: Time) -> Result<()> {
     let mut batch = Batch::open(tx, now).await?;
-    let title = match wake.direct {
-        true => format!("Answer {}", wake.from),
-        false => format!("Answer {} in the group", wake.from),
+    repo::wake_put(batch.tx, wake.agent_id, &wake.cause, now).await?;
+    let (channel, title) = match wake.direct {
+        true => (Channel::Direct, format!("Answer {}", wake.from)),
+        false => (Channel::Group, format!("Answer {} in the group", wake.from)),
     };
     let rows = repo::task_kept_for(batch.tx, wake.agent_id).await?;
-    let waits = |task: &&Task| task.spec.title == title && task.spec.cause.starts_with("message/");
+    // One that waits for long is about to be given up: what is new is to have a time of its own.
+    let waits = |task: &&Task| {
+        let asked = task.spec.answers == Some(channel) && task.spec.creator == wake.author;
+        asked && task.progress.updated_at + ANSWER_LIMIT / 2 > now
+    };
     if let Some(task) = rows.iter().find(waits) {
-        let note = Note::new(NoteId::new(), &wake.from, &wake.body, now);
+        let body = match note_count(batch.tx, task.id, &wake.from).await? {
+            taken if taken < MOST_NOTES => wake.body.as_str(),
+            MOST_NOTES => "There are more messages; read the chat.",
+            _ => return Ok(()),
+        };
+        let note = Note::new(NoteId::new(), &wake.from, body, now);
         note_insert(batch.tx, task.id, &note).await?;
         return Ok(());
     }
@@ -61,6 +74,7 @@ pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, now: Time) -> Result<
         creator: wake.author,
         cause: wake.cause.text.clone(),
         verifies: None,
+        answers: Some(channel),
         excluded: None,
         request: None,
         created_at: now,

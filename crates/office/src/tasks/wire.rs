@@ -3,7 +3,10 @@
 use mi_proto::v1;
 use mi_rpc::convert::timestamp;
 
-use super::model::{Kind, State, Task, Worker};
+use super::{
+    Seat,
+    model::{Kind, State, Task},
+};
 
 fn kind(kind: Kind) -> v1::TaskKind {
     match kind {
@@ -37,10 +40,12 @@ pub(crate) fn counts(counted: Vec<(String, i64)>) -> Vec<v1::TaskCount> {
     counted.into_iter().map(count).collect()
 }
 
-/// A task, as this one may see it: the lease is shown to who holds it.
-pub(super) fn task(task: Task, viewer: Option<&Worker>) -> v1::Task {
+/// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of
+/// it, to whom it was written to and to operators.
+pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
     let status = status(task.state());
-    let holds = viewer.is_some() && task.holder() == viewer;
+    let holds = task.holder() == Some(&viewer.by);
+    let reads = viewer.reads(&task);
     let spec = task.spec;
     let progress = task.progress;
     let mut wire = v1::Task {
@@ -69,6 +74,9 @@ pub(super) fn task(task: Task, viewer: Option<&Worker>) -> v1::Task {
         verifies_task_id: spec.verifies.map(|id| id.to_string()).unwrap_or_default(),
         ..v1::Task::default()
     };
+    if !reads {
+        wire.description.clear();
+    }
     match progress.state {
         State::Blocked { reason } => wire.blocked_reason = reason,
         State::Running(lease) => {
@@ -78,7 +86,7 @@ pub(super) fn task(task: Task, viewer: Option<&Worker>) -> v1::Task {
         State::Verifying { work, .. } | State::Done { work } => {
             let byte = |at: usize| u8::from_str_radix(work.public_key.get(at..at + 2)?, 16).ok();
             wire.receipt_public_key = (0..work.public_key.len()).step_by(2).filter_map(byte).collect::<Vec<_>>().into();
-            wire.result = work.result;
+            wire.result = if reads { work.result } else { String::new() };
             wire.artifacts = work.artifacts;
             wire.receipt = work.receipt;
         }

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
-use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, receipt::sha256_hex};
+use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, page::MAX_PAGE_BYTES, receipt::sha256_hex};
 use serde_json::json;
 
 use super::{
@@ -182,14 +182,21 @@ impl Batch<'_> {
         got: &mut [Vec<TaskId>],
         taken: &mut HashSet<TaskId>,
     ) -> Result<()> {
+        let length = |id: &TaskId| self.get(*id).map_or(0, Task::length);
+        let mut lengths: Vec<usize> = got.iter().map(|ids| ids.iter().map(length).sum()).collect();
         for id in offered {
             let task = self.get(*id)?;
             if taken.contains(id) {
                 continue;
             }
-            let free =
-                |(offer, ids): (&Offer<'_>, &Vec<TaskId>)| ids.len() < offer.claim.most && offer.claim.takes(task);
-            if let Some(place) = offers.iter().zip(&*got).position(free) {
+            // What does not fit into an answer is not claimed: its lease would run out unseen.
+            let free = |place: &usize| {
+                let (claim, got) = (offers[*place].claim, got[*place].len());
+                let fits = got == 0 || lengths[*place] + task.length() <= MAX_PAGE_BYTES;
+                got < claim.most && fits && claim.takes(task)
+            };
+            if let Some(place) = (0..offers.len()).find(free) {
+                lengths[place] += task.length();
                 got[place].push(*id);
                 taken.insert(*id);
             }
@@ -283,7 +290,9 @@ impl Batch<'_> {
         // An operator who completes what others hold has judged it already.
         let is_own = report.lease_id.is_some() || task.holder() == Some(&report.by);
         let verified = task.spec.verification_required || self.office.settings.verify_by_peer;
-        let verified = verified && task.spec.verifies.is_none() && is_own;
+        // Whoever were to judge an answer to a direct message would have to read that.
+        let judged = task.spec.verifies.is_none() && !task.is_private();
+        let verified = verified && judged && is_own;
         let verify_until = verified.then(|| self.now + VERIFY_LIMIT);
         let result = work.result.clone();
         self.step(task.id, Step::Complete { work, ended, verify_until }, trace_id)?;
@@ -316,6 +325,7 @@ impl Batch<'_> {
             creator: None,
             cause: format!("task/{}", task.id),
             verifies: Some(task.id),
+            answers: None,
             excluded: task.progress.worker.as_ref().and_then(|worker| worker.agent_id),
             request: None,
             created_at: self.now,
@@ -328,8 +338,12 @@ impl Batch<'_> {
     pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
         for id in ids {
             let Ok(task) = self.get(*id) else { continue };
-            if task.state().deadline().is_some_and(|deadline| deadline <= self.now) {
-                self.step(*id, Step::Expire, "")?;
+            if task.deadline().is_some_and(|deadline| deadline <= self.now) {
+                let step = match task.state() {
+                    State::Queued => Step::Cancel("nobody answered in time".into()),
+                    _ => Step::Expire,
+                };
+                self.step(*id, step, "")?;
                 self.reconsider(*id, "").await?;
             }
         }
@@ -363,13 +377,21 @@ impl Batch<'_> {
         let rows = repo::task_of_agents(self.tx).await?;
         for id in self.adopt(rows) {
             let task = self.get(id)?;
+            // Cancelled by now, with what it is a part of.
+            if task.state().is_final() {
+                continue;
+            }
             let worker = task.holder().and_then(|worker| worker.agent_id);
             if worker.is_some_and(|agent| gone(agent) || there(agent).is_some_and(|member| !member.working)) {
                 self.release(id, None, "").await?;
             }
             let task = self.get(id)?;
             if task.progress.assigned.as_ref().is_some_and(|assigned| gone(assigned.id)) {
-                self.step(id, Step::Unassign, "")?;
+                // A message is answered by whom it was written to, or not at all.
+                match task.spec.answers {
+                    Some(_) => self.cancel(id, "the agent that was to answer is gone", "").await?,
+                    None => drop(self.step(id, Step::Unassign, "")?),
+                }
             }
             if !self.get(id)?.spec.required_tools.is_empty() {
                 self.reconsider(id, "").await?;

@@ -12,6 +12,7 @@ use mi_proto::{
 };
 use mi_store::on;
 use mi_testkit::on_both;
+use prost::Message;
 use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -24,6 +25,7 @@ on_both! {
     strangers_see_nothing,
     a_name_is_taken_over_without_what_its_bearer_wrote,
     history_goes_back_page_by_page,
+    long_history_comes_in_parts_that_clients_take,
     the_same_request_sends_once,
     a_suspended_office_is_read_and_not_written,
     what_cannot_be_sent_is_refused_by_field,
@@ -100,10 +102,12 @@ async fn what_is_sent_is_kept_listed_and_told_of_without_its_words(stage: Stage)
     assert_eq!(first, expected(&first.id, "operator", "", words));
     let second = stage.say(&stage.owner, direct(&office, "Analyst", "only you")).await.expect("sends");
     assert_eq!(second, expected(&second.id, "operator", "analyst", "only you"));
+    // What it may be answering was an operator's.
+    let answer = |message: ChatMessage| ChatMessage { cause: format!("message/{}", second.id), depth: 1, ..message };
     let third = stage.say(&analyst, direct(&office, "OPERATOR", "done")).await.expect("sends");
-    assert_eq!(third, expected(&third.id, "analyst", "operator", "done"));
+    assert_eq!(third, answer(expected(&third.id, "analyst", "operator", "done")));
     let fourth = stage.say(&analyst, direct(&office, "bob", "psst")).await.expect("sends");
-    assert_eq!(fourth, expected(&fourth.id, "analyst", "bob", "psst"));
+    assert_eq!(fourth, answer(expected(&fourth.id, "analyst", "bob", "psst")));
     assert!([&first, &second, &third, &fourth].is_sorted_by(|a, b| a.id < b.id));
 
     let history = async |with: &str| stage.history(&stage.owner, &office, with).await.expect("lists");
@@ -254,6 +258,27 @@ async fn history_goes_back_page_by_page(stage: Stage) {
         let status = stage.chat(&stage.owner).list_messages(request).await.expect_err(field);
         assert_eq!(refused(&status), invalid(field));
     }
+}
+
+async fn long_history_comes_in_parts_that_clients_take(stage: Stage) {
+    let office = stage.create("One").await.id;
+    let mut sent = Vec::new();
+    for n in 0..60 {
+        let body = format!("{n:2}{}", "x".repeat((64 << 10) - 2));
+        sent.push(stage.say(&stage.owner, to_group(&office, &body)).await.expect("sends").id);
+    }
+    sent.reverse();
+    let mut request = ListMessagesRequest { office_id: office, limit: Some(200), ..Default::default() };
+    let (mut parts, mut listed) = (Vec::new(), Vec::new());
+    loop {
+        let part = stage.chat(&stage.owner).list_messages(request.clone()).await.expect("lists").into_inner();
+        assert!(part.encoded_len() < 3 << 20, "{}", part.encoded_len());
+        let Some(last) = part.messages.last() else { break };
+        request.before_id = last.id.clone();
+        parts.push(part.messages.len());
+        listed.extend(part.messages.into_iter().map(|message| message.id));
+    }
+    assert_eq!((parts, listed), (vec![47, 13], sent));
 }
 
 async fn the_same_request_sends_once(stage: Stage) {

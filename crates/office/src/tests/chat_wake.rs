@@ -3,7 +3,7 @@
 use mi_kernel::{Actor, event::Category};
 use mi_proto::{
     internal::v1::PauseAgentRequest,
-    v1::{ClaimTasksRequest, ListTasksRequest, SendMessageRequest, Task, TaskKind, TaskStatus},
+    v1::{ClaimTasksRequest, CreateTaskRequest, ListTasksRequest, SendMessageRequest, Task, TaskKind, TaskStatus},
 };
 use mi_testkit::{on_both, until};
 use prost_types::Duration;
@@ -20,6 +20,7 @@ on_both! {
     what_is_sent_again_wakes_nobody_again,
     who_waits_for_work_is_woken_at_once,
     two_agents_that_answer_each_other_are_stopped,
+    two_agents_that_answer_each_other_without_a_task_are_stopped,
     work_and_messages_at_the_same_time_do_not_wait_for_each_other,
 }
 
@@ -74,7 +75,7 @@ async fn whoever_is_written_to_or_called_has_it_to_answer(stage: Stage) {
     let tasks = stage.all_tasks(&office).await;
     assert_eq!(
         tasks[1..].iter().map(brief).collect::<Vec<_>>(),
-        [expected("Answer a in the group", "b", "a", &second.id, 1)]
+        [expected("Answer a in the group", "b", "a", &second.id, 2)]
     );
     assert!(stage.claim(&a, &office).await.is_some_and(|task| task.id == tasks[0].id));
     // What an agent writes while it works is for that.
@@ -157,10 +158,63 @@ async fn two_agents_that_answer_each_other_are_stopped(stage: Stage) {
     assert_eq!(stage.all_tasks(&office).await.len(), 8);
 }
 
+async fn two_agents_that_answer_each_other_without_a_task_are_stopped(stage: Stage) {
+    let office = stage.active("One").await;
+    let [a, b] = ["a", "b"].map(|name| stage.agent(&office, name, false, &[]));
+    // By turns directly and by name.
+    let message = |round: usize| match (round % 2, round % 3) {
+        (0, 0) => (&a, to_group(&office, "no, thank you, @b!")),
+        (0, _) => (&a, direct(&office, "b", "no, thank you!")),
+        (_, 0) => (&b, to_group(&office, "no, thank you, @a!")),
+        (..) => (&b, direct(&office, "a", "no, thank you!")),
+    };
+    let (mut cause, mut rounds) = (String::new(), 0);
+    let refusal = loop {
+        let (from, request) = message(rounds);
+        match stage.say(from, request).await {
+            Ok(sent) => {
+                assert_eq!((sent.cause, sent.depth), (cause, i32::try_from(rounds).expect("few")));
+                (cause, rounds) = (format!("message/{}", sent.id), rounds + 1);
+            }
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(rounds, 16);
+    assert_eq!(refused(&refusal), (Code::FailedPrecondition, "LOOP_DETECTED".into(), None));
+    let paused = until("the agent is paused", LONG, async || {
+        let paused = stage.scheduler.known().paused.clone();
+        if paused.is_empty() { Err("nobody") } else { Ok(Some(paused)) }
+    })
+    .await;
+    assert_eq!(paused.iter().map(|paused| paused.agent.as_str()).collect::<Vec<_>>(), ["a"]);
+
+    // Tasks are no way around it.
+    let new = CreateTaskRequest { office_id: office.clone(), title: "do it for me".into(), ..Default::default() };
+    let task = stage.tasks(&a).create_task(new.clone()).await.expect("creates").into_inner().task.expect("there");
+    assert_eq!((task.cause, task.depth), (cause, 16));
+    // What an operator says begins anew, for whom it reaches.
+    let word = stage.say(&stage.owner, direct(&office, "a", "Now tell b.")).await.expect("sends");
+    let sent = stage.say(&a, direct(&office, "b", "I was to tell you.")).await.expect("sends");
+    assert_eq!((sent.cause, sent.depth), (format!("message/{}", word.id), 1));
+    // Who is not written to for a while does not answer anybody.
+    stage.clock.advance(std::time::Duration::from_secs(599));
+    let answer = stage.say(&b, direct(&office, "operator", "a told me")).await.expect("sends");
+    assert_eq!((answer.cause, answer.depth), (format!("message/{}", sent.id), 2));
+    stage.clock.advance(std::time::Duration::from_secs(1));
+    let later = stage.say(&b, direct(&office, "a", "by the way")).await.expect("sends");
+    assert_eq!((later.cause.as_str(), later.depth), ("", 0));
+    // What it works on comes before what it was told.
+    let held = stage.claim(&b, &office).await.expect("one");
+    let sent = stage.say(&b, to_group(&office, "at it")).await.expect("sends");
+    assert_eq!((sent.cause, sent.depth), (format!("task/{}", held.id), held.depth + 1));
+}
+
 /// Both take two locks; were they to take them in different orders, one of them would fail now and then.
 async fn work_and_messages_at_the_same_time_do_not_wait_for_each_other(stage: Stage) {
     let office = stage.active("One").await;
     let agents = ["a", "b", "c"].map(|name| stage.agent(&office, name, false, &[]));
+    // They listen: agents that answer each other would be stopped.
+    let _ = ["d", "e", "f"].map(|name| stage.agent(&office, name, false, &[]));
     let operator = async {
         for number in 0..30 {
             let text = format!("@a @b @c {number}");
@@ -169,7 +223,7 @@ async fn work_and_messages_at_the_same_time_do_not_wait_for_each_other(stage: St
     };
     let working = futures::future::join_all(agents.iter().map(async |agent| {
         for number in 0..30 {
-            stage.say(agent, to_group(&office, &format!("{number} @a @b @c"))).await.expect("sends");
+            stage.say(agent, to_group(&office, &format!("{number} @d @e @f"))).await.expect("sends");
             if let Some(task) = stage.claim(agent, &office).await {
                 stage.complete(agent, &office, &task, "answered").await.expect("completes");
             }

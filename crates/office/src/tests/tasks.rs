@@ -8,6 +8,7 @@ mod keys;
 mod life;
 mod lists;
 mod loops;
+mod messages;
 mod notes;
 mod parents;
 mod processes;

@@ -1,12 +1,17 @@
 //! Lists of tasks.
 
-use mi_proto::v1::{CreateTaskRequest, ListTasksRequest, TaskStatus};
+use mi_proto::v1::{AddTaskNoteRequest, CreateTaskRequest, ListTaskNotesRequest, ListTasksRequest, TaskStatus};
 use mi_testkit::on_both;
+
+use prost::Message;
 
 use super::request;
 use crate::tests::stage::Stage;
 
-on_both! { a_list_is_of_what_was_asked_for_newest_first_page_by_page }
+on_both! {
+    a_list_is_of_what_was_asked_for_newest_first_page_by_page,
+    a_page_fits_into_what_clients_take,
+}
 
 /// What is asked for: statuses, an agent, and whether of the parts of a task; and the titles of each page.
 type Case<'a> = (&'a [TaskStatus], &'a str, bool, &'a [&'a [&'a str]]);
@@ -24,6 +29,46 @@ impl Stage {
             list.page_token = page.next_page_token;
         }
     }
+}
+
+async fn a_page_fits_into_what_clients_take(stage: Stage) {
+    let office = stage.active("Work").await;
+    // As long as they get: 256 KiB before, and 256 KiB after.
+    let longest = "x".repeat(256 << 10);
+    for n in 0..14 {
+        let new = CreateTaskRequest { description: longest.clone(), ..request(&office, &n.to_string()) };
+        let task = stage.create_task(&stage.owner, new).await.expect("creates");
+        if n < 7 {
+            stage.complete(&stage.owner, &office, &task, &longest).await.expect("completes");
+        }
+    }
+    let list = ListTasksRequest { office_id: office.clone(), ..Default::default() };
+    let pages = stage.pages(&list).await;
+    // Seven of 256 KiB and two of twice that fit into 3 MiB, but no third; nor a sixth beside five.
+    assert_eq!(pages, [&["13", "12", "11", "10", "9", "8", "7", "6", "5"][..], &["4", "3", "2", "1", "0"][..]]);
+
+    let task = stage.new_task(&office, "noted").await.id;
+    let note = AddTaskNoteRequest {
+        office_id: office.clone(),
+        task_id: task.clone(),
+        body: "x".repeat(64 << 10),
+        request_id: String::new(),
+    };
+    for _ in 0..50 {
+        stage.tasks(&stage.owner).add_task_note(note.clone()).await.expect("adds");
+    }
+    let mut request = ListTaskNotesRequest { office_id: office, task_id: task, ..Default::default() };
+    let mut pages = Vec::new();
+    loop {
+        let page = stage.tasks(&stage.owner).list_task_notes(request.clone()).await.expect("lists").into_inner();
+        assert!(page.encoded_len() < 3 << 20, "{}", page.encoded_len());
+        pages.push(page.notes.len());
+        if page.next_page_token.is_empty() {
+            break;
+        }
+        request.page_token = page.next_page_token;
+    }
+    assert_eq!(pages, [47, 3]);
 }
 
 async fn a_list_is_of_what_was_asked_for_newest_first_page_by_page(stage: Stage) {

@@ -15,6 +15,7 @@ on_both! {
     urgent_comes_before_old_and_old_before_new,
     a_task_goes_to_those_who_may_do_it,
     claims_at_the_same_time_do_not_take_from_each_other,
+    a_claim_takes_no_more_than_fits_into_its_answer,
     completions_of_a_batch_are_each_for_itself,
 }
 
@@ -35,6 +36,19 @@ async fn everything_is_claimed_once(stage: Stage) {
     let ids: BTreeSet<&String> = tasks.iter().map(|task| &task.id).collect();
     assert_eq!(done.len(), 200);
     assert_eq!(done.iter().collect::<BTreeSet<_>>(), ids);
+}
+
+async fn a_claim_takes_no_more_than_fits_into_its_answer(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    for n in 0..14 {
+        let description = "x".repeat(256 << 10);
+        let new = CreateTaskRequest { description, ..request(&office, &n.to_string()) };
+        stage.create_task(&stage.owner, new).await.expect("creates");
+    }
+    let expected: Vec<String> = (0..14).map(|n| n.to_string()).collect();
+    assert_eq!(stage.claim_all(&worker, &office).await, expected[..11]);
+    assert_eq!(stage.claim_all(&worker, &office).await, expected[11..]);
 }
 
 async fn a_claim_waits_for_work(stage: Stage) {

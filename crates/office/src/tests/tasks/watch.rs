@@ -3,14 +3,20 @@
 use std::collections::BTreeMap;
 
 use mi_kernel::Actor;
-use mi_proto::v1::{Task, WatchTasksRequest, WatchTasksResponse};
+use mi_proto::v1::{CreateTaskRequest, ListTasksRequest, Task, TaskStatus, WatchTasksRequest, WatchTasksResponse};
 use mi_testkit::on_both;
 use tonic::{Code, Status, Streaming};
 
 use super::{assert_refused, field, many, request};
 use crate::tests::stage::{LONG, Stage};
 
-on_both! { whoever_resumes_anywhere_ends_up_with_the_same, one_task_only, from_now_on, what_cannot_be_watched }
+on_both! {
+    whoever_resumes_anywhere_ends_up_with_the_same,
+    one_task_only,
+    from_now_on,
+    little_is_held_for_who_does_not_read,
+    what_cannot_be_watched,
+}
 
 impl Stage {
     async fn watch(
@@ -113,6 +119,42 @@ async fn from_now_on(stage: Stage) {
     assert_eq!(next(&mut foreign).await.1, Task { lease_id: String::new(), ..held });
     let new = stage.create_task(&stage.owner, request(&office, "new")).await.expect("creates");
     assert_eq!((next(&mut own).await.1, next(&mut foreign).await.1), (new.clone(), new));
+}
+
+/// What is read after the changes shows them: only what was read, and held, before does not.
+async fn little_is_held_for_who_does_not_read(stage: Stage) {
+    const COUNT: usize = 40;
+    let office = stage.active("Work").await;
+    for n in 0..COUNT {
+        let description = "x".repeat(200 << 10);
+        let new = CreateTaskRequest { description, ..request(&office, &n.to_string()) };
+        stage.create_task(&stage.owner, new).await.expect("creates");
+    }
+    let mut stream = stage.watch(&stage.owner, &office, Some(0), "").await.expect("opens");
+    let first = next(&mut stream).await.1;
+    assert_eq!((first.title.as_str(), first.status()), ("0", TaskStatus::Queued));
+    let open = ListTasksRequest { office_id: office.clone(), page_size: Some(1), ..Default::default() };
+    let mut page_token = String::new();
+    loop {
+        let request = ListTasksRequest { page_token, ..open.clone() };
+        let page = stage.tasks(&stage.owner).list_tasks(request).await.expect("lists").into_inner();
+        stage.cancel(&stage.owner, &office, &page.tasks[0].id).await.expect("open");
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    let (mut old, mut cancelled) = (Vec::new(), Vec::new());
+    while cancelled.len() < COUNT {
+        let task = next(&mut stream).await.1;
+        match task.status() {
+            TaskStatus::Queued => old.push(task.title),
+            _ => cancelled.push(task.title),
+        }
+    }
+    // A mebibyte of them, and what was on its way.
+    assert!(old.len() <= 8, "{old:?}");
+    assert_eq!(cancelled, (0..COUNT).rev().map(|n| n.to_string()).collect::<Vec<_>>());
 }
 
 async fn what_cannot_be_watched(stage: Stage) {

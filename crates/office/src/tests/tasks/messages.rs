@@ -1,0 +1,206 @@
+//! Tasks to answer messages: who reads them, and what becomes of those that nobody takes up.
+
+use std::time::Duration;
+
+use mi_kernel::Actor;
+use mi_proto::v1::{
+    AddTaskNoteRequest, ClaimTasksRequest, GetTaskRequest, ListTaskNotesRequest, ListTasksRequest, OfficeSettings,
+    Task, TaskKind, TaskStatus, UpdateOfficeSettingsRequest, Verification, WatchTasksRequest,
+};
+use mi_testkit::{on_both, until};
+
+use crate::tests::{
+    chat::{direct, to_group},
+    stage::{LONG, Stage},
+};
+
+on_both! {
+    a_direct_message_is_read_by_whom_it_is_for,
+    who_is_gone_leaves_no_message_to_others,
+    a_message_that_nobody_takes_up_is_given_up_after_a_day,
+    a_flood_of_messages_is_one_task_of_bounded_length,
+}
+
+/// What a caller gets to see of a task: by itself, in the list, in the stream, and its notes.
+#[derive(Debug, PartialEq)]
+struct Views {
+    tasks: [Task; 3],
+    notes: Vec<String>,
+}
+
+impl Stage {
+    async fn notes(&self, by: &Actor, office: &str, task: &str) -> Vec<String> {
+        let request = ListTaskNotesRequest {
+            office_id: office.into(),
+            task_id: task.into(),
+            page_size: Some(200),
+            page_token: String::new(),
+        };
+        let notes = self.tasks(by).list_task_notes(request).await.expect("lists").into_inner().notes;
+        notes.into_iter().map(|note| note.body).collect()
+    }
+
+    async fn views(&self, by: &Actor, office: &str, task: &str) -> Views {
+        let request = GetTaskRequest { office_id: office.into(), task_id: task.into() };
+        let got = self.tasks(by).get_task(request).await.expect("there").into_inner().task.expect("always there");
+        let request = ListTasksRequest { office_id: office.into(), ..Default::default() };
+        let listed = self.tasks(by).list_tasks(request).await.expect("lists").into_inner().tasks;
+        let listed = listed.into_iter().find(|listed| listed.id == task).expect("there");
+        let request = WatchTasksRequest { office_id: office.into(), after_cursor: Some(0), task_id: task.into() };
+        let mut changes = self.tasks(by).watch_tasks(request).await.expect("opens").into_inner();
+        let told = tokio::time::timeout(LONG, changes.message()).await.expect("in time").expect("goes on");
+        let told = told.expect("goes on").task.expect("always there");
+        Views { tasks: [got, listed, told], notes: self.notes(by, office, task).await }
+    }
+
+    /// The task that waits for the agent of this name.
+    async fn waiting_for(&self, office: &str, agent: &str) -> Vec<Task> {
+        let request = ListTasksRequest {
+            office_id: office.into(),
+            assigned_agent: agent.into(),
+            statuses: vec![TaskStatus::Queued.into()],
+            ..Default::default()
+        };
+        self.tasks(&self.owner).list_tasks(request).await.expect("lists").into_inner().tasks
+    }
+}
+
+async fn a_direct_message_is_read_by_whom_it_is_for(stage: Stage) {
+    let office = stage.active("Work").await;
+    let update = UpdateOfficeSettingsRequest {
+        office_id: office.clone(),
+        settings: Some(OfficeSettings { verification: Verification::Peer.into(), ..Default::default() }),
+        update_mask: Some(prost_types::FieldMask { paths: vec!["verification".into()] }),
+    };
+    stage.offices(&stage.owner).update_office_settings(update).await.expect("is the owner");
+    let [to, from, third] = ["to", "from", "third"].map(|name| stage.agent(&office, name, false, &[]));
+    stage.say(&from, direct(&office, "to", "whispered once")).await.expect("sends");
+    stage.say(&from, direct(&office, "to", "whispered twice")).await.expect("sends");
+    let [waits] = stage.waiting_for(&office, "to").await.try_into().expect("one for both");
+    assert!(waits.description.contains("whispered once"), "{}", waits.description);
+
+    // Others learn that there is a message, from whom and to whom; whoever may write to a task may add to it.
+    let blank = |task: &Task| Task { description: String::new(), result: String::new(), ..task.clone() };
+    let expected = |task: &Task, reads: bool| {
+        let seen = if reads { task.clone() } else { blank(task) };
+        let notes = if reads { vec!["whispered twice".to_owned(), "added".to_owned()] } else { Vec::new() };
+        Views { tasks: [seen.clone(), seen.clone(), seen], notes }
+    };
+    let note = AddTaskNoteRequest {
+        office_id: office.clone(),
+        task_id: waits.id.clone(),
+        body: "added".into(),
+        request_id: String::new(),
+    };
+    stage.tasks(&third).add_task_note(note).await.expect("adds");
+    for (viewer, reads) in [(&third, false), (&from, false), (&to, true), (&stage.owner, true)] {
+        assert_eq!(stage.views(viewer, &office, &waits.id).await, expected(&waits, reads), "{viewer:?}");
+    }
+    assert_eq!((stage.claim(&third, &office).await, stage.claim(&from, &office).await), (None, None));
+    let held = stage.claim(&to, &office).await.expect("its own");
+    assert_eq!((&held.id, &held.description), (&waits.id, &waits.description));
+    let done = stage.complete(&to, &office, &held, "answered in a whisper").await.expect("holds");
+    // Nobody is asked to judge what only one may read.
+    assert_eq!((done.status(), done.result.as_str()), (TaskStatus::Done, "answered in a whisper"));
+    for (viewer, reads) in [(&third, false), (&from, false), (&to, true), (&stage.owner, true)] {
+        assert_eq!(stage.views(viewer, &office, &waits.id).await, expected(&done, reads), "{viewer:?}");
+    }
+    assert_eq!(stage.claim(&third, &office).await, None);
+    // Whoever bears the name next is somebody else.
+    stage.scheduler.known().members.retain(|member| member.name != "to");
+    let next = stage.agent(&office, "to", false, &[]);
+    assert_eq!(stage.views(&next, &office, &waits.id).await, expected(&done, false));
+
+    // What everybody reads in the group is no secret here.
+    stage.say(&stage.owner, to_group(&office, "@from spoken aloud")).await.expect("sends");
+    let [aloud] = stage.waiting_for(&office, "from").await.try_into().expect("one");
+    assert!(aloud.description.contains("spoken aloud"), "{}", aloud.description);
+    assert_eq!(stage.views(&third, &office, &aloud.id).await.tasks, [aloud.clone(), aloud.clone(), aloud]);
+}
+
+async fn who_is_gone_leaves_no_message_to_others(stage: Stage) {
+    let office = stage.active("Work").await;
+    let [leaver, stayer] = ["leaver", "stayer"].map(|name| stage.agent(&office, name, false, &[]));
+    let mut ids = Vec::new();
+    for to in ["leaver", "stayer"] {
+        stage.say(&stage.owner, direct(&office, to, "only for you")).await.expect("sends");
+        ids.push(stage.waiting_for(&office, to).await.pop().expect("one").id);
+    }
+    // Also one that is being answered then.
+    stage.say(&stayer, direct(&office, "leaver", "and this")).await.expect("sends");
+    let held = stage.claim(&leaver, &office).await.expect("one");
+    let also = stage.waiting_for(&office, "leaver").await.pop().expect("another").id;
+    stage.scheduler.known().members.retain(|member| member.name != "leaver");
+    until("the agents were looked at", LONG, async || {
+        let command = vec![TaskKind::Command.into()];
+        let claim = ClaimTasksRequest { office_id: office.clone(), kinds: command, ..Default::default() };
+        stage.claim_with(&stayer, claim).await.map_err(|status| status.to_string())?;
+        let gone = stage.status_of(&office, &held.id).await == TaskStatus::Cancelled;
+        Ok::<_, String>(gone.then_some(()))
+    })
+    .await;
+    assert_eq!(held.id, ids[0]);
+    for id in [&ids[0], &also] {
+        let task = stage.task(&office, id).await;
+        let end = (task.status(), task.error.as_str(), task.assigned_agent.as_str());
+        assert_eq!(end, (TaskStatus::Cancelled, "the agent that was to answer is gone", "leaver"));
+    }
+    assert_eq!(stage.claim_all(&stayer, &office).await, ["Answer operator"]);
+}
+
+async fn a_message_that_nobody_takes_up_is_given_up_after_a_day(stage: Stage) {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let office = stage.active("Work").await;
+    let agent = stage.agent(&office, "a", false, &[]);
+    let [b, c] = ["b", "c"].map(|name| stage.agent(&office, name, false, &[]));
+    for from in [&stage.owner, &b] {
+        stage.say(from, direct(&office, "a", "anybody there?")).await.expect("sends");
+    }
+    let [of_b, of_owner] = stage.waiting_for(&office, "a").await.try_into().expect("two");
+    // A task that waits for long takes no more in: it will be given up soon.
+    stage.clock.advance(13 * HOUR);
+    stage.say(&stage.owner, direct(&office, "a", "hello?")).await.expect("sends");
+    let newest = stage.waiting_for(&office, "a").await.swap_remove(0);
+    assert!(newest.description.contains("hello?"), "{newest:?}");
+    assert_eq!(stage.notes(&stage.owner, &office, &of_owner.id).await, Vec::<String>::new());
+    // Other work has no such end.
+    let other = stage.new_task(&office, "other").await;
+    // Taken up, it has as long again.
+    stage.clock.advance(10 * HOUR);
+    let claims = stage
+        .claim_with(&agent, ClaimTasksRequest { office_id: office.clone(), max_tasks: Some(2), ..Default::default() });
+    let held = claims.await.expect("claims");
+    assert_eq!(held.iter().map(|task| &task.id).collect::<Vec<_>>(), [&of_owner.id, &of_b.id]);
+    stage.release(&agent, &office, &held[1]).await.expect("holds");
+    stage.complete(&agent, &office, &held[0], "here I am").await.expect("holds");
+    stage.say(&c, direct(&office, "b", "a day later")).await.expect("sends");
+    let of_c = stage.waiting_for(&office, "b").await.pop().expect("one").id;
+
+    stage.clock.advance(15 * HOUR);
+    let given_up = stage.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
+    assert_eq!(given_up.error, "nobody answered in time");
+    for id in [&of_b.id, &of_c, &other.id] {
+        assert_eq!(stage.status_of(&office, id).await, TaskStatus::Queued);
+    }
+    stage.clock.advance(10 * HOUR);
+    for id in [&of_b.id, &of_c] {
+        stage.until_task(&office, id, TaskStatus::Cancelled).await;
+    }
+    assert_eq!(stage.claim_all(&agent, &office).await, ["other"]);
+    // An operator may have it tried again, for as long.
+    assert_eq!(stage.retry(&stage.owner, &office, &newest.id).await.expect("cancelled").status(), TaskStatus::Queued);
+    stage.clock.advance(25 * HOUR);
+    stage.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
+}
+
+async fn a_flood_of_messages_is_one_task_of_bounded_length(stage: Stage) {
+    let office = stage.active("Work").await;
+    stage.agent(&office, "a", false, &[]);
+    for number in 0..60 {
+        stage.say(&stage.owner, direct(&office, "a", &number.to_string())).await.expect("sends");
+    }
+    let [task] = stage.waiting_for(&office, "a").await.try_into().expect("one for all");
+    let mut expected: Vec<String> = (1..50).map(|number| number.to_string()).collect();
+    expected.push("There are more messages; read the chat.".into());
+    assert_eq!(stage.notes(&stage.owner, &office, &task.id).await, expected);
+}
