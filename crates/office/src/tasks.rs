@@ -24,7 +24,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
 use mi_kernel::{
-    Clock, Error, OfficeId, Result, TaskId,
+    AgentId, Clock, Error, OfficeId, Result, TaskId,
     page::{MAX_PAGE_BYTES, Page},
     receipt, text,
 };
@@ -40,6 +40,7 @@ use tokio::sync::Notify;
 
 use self::{
     batch::{Batch, Roster},
+    create::{ANSWERING, Cause},
     decide::{Decision, Verdict},
     lane::{Answer, Lanes, Op, Patience, lost},
     model::{Assignee, Task, Worker},
@@ -50,6 +51,8 @@ use crate::{members::Members, offices::Offices};
 
 /// Offices whose agents are remembered, to notice when they change.
 const ROSTERS: u64 = 10_000;
+/// Agents of which it is remembered what they ended last.
+const ENDED: u64 = 100_000;
 /// How often a pause is asked for while the scheduler cannot be reached.
 const PAUSE_TRIES: u32 = 5;
 
@@ -70,6 +73,8 @@ pub(crate) struct Tasks {
     moved: Pending,
     /// The agents that each office's queue was last reconciled with.
     rosters: Cache<OfficeId, Roster>,
+    /// What follows from the task that each agent ended last. Another process does not know: a loop is met later then.
+    ended: Cache<AgentId, Cause>,
 }
 
 /// What the queues are made of.
@@ -106,7 +111,22 @@ impl Tasks {
         let Parts { db, clock, outbox, offices, members, registry, background, moved } = parts;
         let (lanes, signals, notices) = (Lanes::default(), Signals::new(), Notices::default());
         let rosters = Cache::new(ROSTERS);
-        Self { db, clock, outbox, offices, members, registry, background, lanes, signals, notices, moved, rosters }
+        let ended = Cache::builder().max_capacity(ENDED).time_to_live(ANSWERING).build();
+        Self {
+            db,
+            clock,
+            outbox,
+            offices,
+            members,
+            registry,
+            background,
+            lanes,
+            signals,
+            notices,
+            moved,
+            rosters,
+            ended,
+        }
     }
 
     /// Lets the caller into the office.

@@ -9,14 +9,16 @@ use std::{
 };
 
 use mi_kernel::{
-    Error, OfficeId, Result, TaskId, Time,
+    AgentId, Error, OfficeId, Result, TaskId, Time,
     event::{Category, Event},
 };
 use mi_proto::internal::v1::Member;
 use mi_store::OfficeConn;
+use moka::future::Cache;
 use serde_json::json;
 
 use super::{
+    create::Cause,
     model::{State, Step, Task, Worker},
     repo::{self, Standing, Wanted},
 };
@@ -32,6 +34,8 @@ pub(super) struct Batch<'a> {
     pub(super) office: Office,
     /// The agents there are, as far as one of the operations knows.
     pub(super) roster: Option<Roster>,
+    /// What follows from the task that an agent ended last, if that was lately.
+    pub(super) ended: Option<Cache<AgentId, Cause>>,
     /// Whether they were asked for just now, so that who is not among them is gone.
     pub(super) certain: bool,
     cursor: i64,
@@ -81,6 +85,7 @@ impl<'a> Batch<'a> {
             now,
             office,
             roster: None,
+            ended: None,
             certain: false,
             cursor,
             wrote: false,

@@ -22,8 +22,9 @@ use crate::offices::State as OfficeState;
 /// The longest chain of causes: what is caused beyond it comes from agents that keep each other busy.
 pub(crate) const LOOP_DEPTH: i32 = 16;
 
-/// How long what an agent does without a task passes for an answer to the message that has reached it.
-const ANSWERING: Duration = Duration::from_secs(600);
+/// How long what an agent does without a task passes for an answer to the message that has reached it, or for a consequence
+/// of the task that it ended.
+pub(super) const ANSWERING: Duration = Duration::from_secs(600);
 
 /// A task by id, or by its place in the same batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +57,13 @@ pub(crate) struct Cause {
     pub(crate) depth: i32,
 }
 
+impl Cause {
+    /// That of whatever is done for this task.
+    pub(super) fn of(task: &Task) -> Self {
+        Self { text: format!("task/{}", task.id), depth: task.progress.depth + 1 }
+    }
+}
+
 /// Tasks of one batch before they are in the working set: they get there together or not at all.
 #[derive(Default)]
 struct Layout {
@@ -75,16 +83,23 @@ impl Layout {
 
 impl Batch<'_> {
     /// What an agent's doings are caused by: the deepest task that it works on; without one, the newest message that has
-    /// reached it lately, which it may be answering. Without that nobody asked for them.
+    /// reached it lately, which it may be answering, or the last task that it ended lately, which it may be following up.
+    /// Without those nobody asked for them.
     pub(super) async fn cause_of(&mut self, agent: AgentId) -> Result<Cause> {
         let rows = repo::task_held_by(self.tx, agent).await?;
         let held = self.adopt(rows);
         let held = held.iter().filter_map(|id| self.get(*id).ok()).filter(|task| task.holder().is_some());
         let deepest = held.max_by_key(|task| task.progress.depth);
         if let Some(task) = deepest {
-            return Ok(Cause { text: format!("task/{}", task.id), depth: task.progress.depth + 1 });
+            return Ok(Cause::of(task));
         }
-        Ok(repo::wake_get(self.tx, agent, self.now - ANSWERING).await?.unwrap_or_default())
+        if let Some(cause) = repo::wake_get(self.tx, agent, self.now - ANSWERING).await? {
+            return Ok(cause);
+        }
+        match &self.ended {
+            Some(ended) => Ok(ended.get(&agent).await.unwrap_or_default()),
+            None => Ok(Cause::default()),
+        }
     }
 
     /// Refuses what is caused by too long a chain, and has the agent paused that goes on with it.

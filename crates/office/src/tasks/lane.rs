@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::{
     Tasks,
     batch::{Batch, Roster},
-    create::New,
+    create::{Cause, New},
     decide::Decision,
     model::{Task, Worker},
     work::{Claim, Offer, Report, What, not_working, wanted},
@@ -280,6 +280,11 @@ impl Tasks {
         let mut unclaimed = Vec::new();
         for (ticket, answer) in waiting.into_iter().chain(tickets).zip(served.answers) {
             let waits = matches!(ticket.op, Op::Claim(_, Patience::Waits));
+            if let (Op::Report(report), Ok(tasks)) = (&ticket.op, &answer)
+                && let (Some(agent), Some(task)) = (report.ends_work(), tasks.first())
+            {
+                self.ended.insert(agent, Cause::of(task)).await;
+            }
             match answer {
                 Ok(tasks) if tasks.is_empty() && waits => left.push(ticket),
                 answer => {
@@ -314,6 +319,7 @@ impl Tasks {
         // The newest one is what the queue is to be reconciled with; claims may come with one from before.
         let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile { .. }));
         let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
+        batch.ended = Some(self.ended.clone());
         batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
         if batch.roster.is_none() {
             batch.roster = self.rosters.get(&office_id).await;

@@ -90,6 +90,13 @@ pub(super) struct Report {
     pub(super) what: What,
 }
 
+impl Report {
+    /// The agent that has nothing more to do with the task then.
+    pub(super) fn ends_work(&self) -> Option<AgentId> {
+        self.by.agent_id.filter(|_| !matches!(self.what, What::Renewed { .. }))
+    }
+}
+
 /// What is reported.
 #[derive(Debug)]
 pub(super) enum What {

@@ -10,6 +10,7 @@ use crate::tests::stage::{LONG, Stage};
 
 on_both! {
     a_task_that_creates_itself_again_comes_to_an_end,
+    a_task_that_is_followed_by_itself_comes_to_an_end,
     two_that_keep_each_other_busy_come_to_an_end,
     a_retry_counts_like_a_creation,
     a_worker_that_goes_in_circles_is_paused,
@@ -119,4 +120,25 @@ async fn a_worker_that_goes_in_circles_is_paused(stage: Stage) {
     // Repeated, it is no second pause.
     stage.tasks(&agent).fail_task(report).await.expect("the same again");
     assert_eq!(stage.scheduler.known().paused.len(), 1);
+}
+
+async fn a_task_that_is_followed_by_itself_comes_to_an_end(stage: Stage) {
+    let office = stage.active("Work").await;
+    let agent = stage.agent(&office, "busy", false, &[]);
+    stage.new_task(&office, "again").await;
+    for round in 0..16 {
+        let held = stage.claim(&agent, &office).await.expect("one");
+        stage.complete(&agent, &office, &held, "done").await.expect("holds");
+        let next = stage.create_task(&agent, request(&office, "again")).await.expect("creates");
+        assert_eq!((next.depth, next.cause), (round + 1, format!("task/{}", held.id)));
+    }
+    let held = stage.claim(&agent, &office).await.expect("one");
+    stage.complete(&agent, &office, &held, "done").await.expect("holds");
+    let next = stage.create_task(&agent, request(&office, "again")).await;
+    assert_refused(next, Code::FailedPrecondition, "LOOP_DETECTED");
+    stage.until_paused("busy").await;
+    // What an operator asks for is no effect of anything.
+    let fresh = stage.new_task(&office, "fresh").await;
+    assert_eq!(stage.claim(&agent, &office).await.expect("one").id, fresh.id);
+    assert_eq!(stage.create_task(&agent, request(&office, "part")).await.expect("creates").depth, 1);
 }
