@@ -230,7 +230,35 @@ async fn a_task_waits_for_its_subtasks_and_sees_their_results() {
 async fn waiting_for_nothing_is_said() {
     let stage = Stage::new(ModelApi::OpenAi, [Reply::call("wait_for_subtasks", json!({})), complete()]).await;
     stage.platform.completion(&stage.task()).await;
-    assert_eq!(stage.answers(), ["no subtask is open\n"]);
+    assert_eq!(stage.answers(), ["no subtask is open"]);
+    stage.agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_open_subtask_is_waited_for_however_many_finished_ones_are_newer() {
+    let wait = || Reply::call("wait_for_subtasks", json!({}));
+    let stage = Stage::new(ModelApi::OpenAi, [wait(), wait(), complete()]).await;
+    let part = |n: usize| {
+        let status = if n == 0 { TaskStatus::Running } else { TaskStatus::Done };
+        Task { id: format!("sub-{n}"), parent_id: "task-1".into(), status: status.into(), ..Task::default() }
+    };
+    *stage.platform.tasks.lock().expect("lock") = (0..60).map(part).collect();
+    let id = stage.task();
+    until("it is given back", LONG, async || {
+        let releases = stage.platform.releases.lock().expect("lock");
+        Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
+    })
+    .await;
+    for task in &mut *stage.platform.tasks.lock().expect("lock") {
+        (task.status, task.parent_id) = (TaskStatus::Done.into(), "task-2".into());
+    }
+    stage.platform.completion(&stage.task()).await;
+    let requests = stage.model.requests();
+    let newest = "These are the newest subtasks only; task_status tells of the others.";
+    let first = requests[1].last();
+    let shown = first.lines().filter(|line| line.starts_with("Subtask ")).count();
+    assert!(first.contains(newest) && shown == 50, "{first}");
+    assert!(stage.answers()[0].starts_with(&format!("no subtask is open\n{newest}\nsub-10 ")), "{:?}", stage.answers());
     stage.agent.stop().await;
 }
 
