@@ -43,6 +43,13 @@ pub enum Reply {
         /// Name and arguments of each tool.
         calls: Vec<(String, String)>,
     },
+    /// The same, as far as it came before the limit of an answer.
+    AtLimit {
+        /// What it says.
+        text: String,
+        /// Name and arguments of each tool.
+        calls: Vec<(String, String)>,
+    },
     /// Refuses with this status.
     Refuse {
         /// HTTP status.
@@ -223,12 +230,13 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     };
     let reply = reply.unwrap_or(Reply::Refuse { status: 400, retry_after: None });
     let (text, calls) = match reply {
-        Reply::Answer { ref text, ref calls } => (text.clone(), calls.clone()),
+        Reply::Answer { ref text, ref calls } | Reply::AtLimit { ref text, ref calls } => (text.clone(), calls.clone()),
         Reply::Cut | Reply::Overloaded => ("half of a sent".to_owned(), Vec::new()),
         Reply::Refuse { status, retry_after } => return refuse(status, retry_after),
         Reply::Hang => std::future::pending().await,
     };
-    let answer = Answer { id: format!("answer-{index}"), text, calls };
+    let at_limit = matches!(reply, Reply::AtLimit { .. });
+    let answer = Answer { id: format!("answer-{index}"), text, calls, at_limit };
     if !streamed {
         let whole = match api {
             ModelApi::OpenAi => openai::whole(&answer),
@@ -241,7 +249,7 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         ModelApi::Anthropic => anthropic::events(&answer),
     };
     let cut = matches!(reply, Reply::Cut);
-    if !matches!(reply, Reply::Answer { .. }) {
+    if matches!(reply, Reply::Cut | Reply::Overloaded) {
         events.truncate(events.len() / 2);
     }
     if matches!(reply, Reply::Overloaded) {
@@ -263,6 +271,7 @@ struct Answer {
     id: String,
     text: String,
     calls: Vec<(String, String)>,
+    at_limit: bool,
 }
 
 impl Answer {

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use mi_kernel::receipt::Command;
 use mi_proto::v1::Task;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub(super) use self::http::Model;
 use self::tools::{Said, Tools};
 use super::{
     Shared,
-    lease::{Done, Failed, Lease, Outcome},
+    lease::{Failed, Lease, Outcome},
 };
 use crate::config::ModelConfig;
 
@@ -30,9 +30,19 @@ const CORRECTIONS: u32 = 2;
 /// How much of a call is shown in the log.
 const SHOWN: usize = 300;
 
+/// So many calls of one answer are done.
+const MOST_CALLS: usize = 16;
+
 const CORRECTION: &str = "Your answer was empty. Call one of the tools; when the work is done, call complete_task.";
-const REMINDER: &str =
-    "Is this your result? Then call complete_task with it. If the work is not done, go on with the tools.";
+const REMINDER: &str = "Nobody reads what you say without calling a tool. If the work is done, call complete_task with \
+                        the whole result. If it is not, go on with the tools.";
+const CUT: &str = "Your answer was cut off at the model's length limit, and nobody reads it. Put less into one answer: \
+                   call a tool, and write what is long in parts.";
+const CUT_CALL: &str = "error: not done: your answer was cut off at the model's length limit before this call was \
+                        complete. Put less into one answer, and write what is long in parts.";
+/// What is wrong with a model that goes on like that.
+const TOO_LONG: &str = "its answers are cut off at its length limit";
+const TOO_MANY_CALLS: &str = "error: not done: one answer had more calls than are done at once. Call again.";
 
 /// One turn of the conversation.
 pub(super) enum Turn {
@@ -53,6 +63,14 @@ pub(super) struct Call {
     pub(super) arguments: String,
 }
 
+impl Call {
+    /// The arguments as the model is shown them again: servers take nothing but an object, and the model is told of what
+    /// is none in the result.
+    fn object(&self) -> Value {
+        serde_json::from_str(&self.arguments).ok().filter(Value::is_object).unwrap_or_else(|| json!({}))
+    }
+}
+
 /// An answer of the model.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Reply {
@@ -60,6 +78,30 @@ pub(super) struct Reply {
     pub(super) calls: Vec<Call>,
     /// Tokens of the request and the answer; 0: it was not said.
     pub(super) tokens: u64,
+    /// It ends at the model's length limit, anywhere.
+    pub(super) cut: bool,
+}
+
+/// The tokens of a task.
+pub(super) struct Tokens {
+    used: u64,
+    most: u64,
+}
+
+impl Tokens {
+    fn use_up(&mut self, tokens: u64) {
+        self.used = self.used.saturating_add(tokens);
+    }
+
+    /// Whether there are so many left.
+    fn have(&self, tokens: u64) -> bool {
+        self.used.saturating_add(tokens) <= self.most
+    }
+
+    /// How a task ends that wants more.
+    fn used_up(&self) -> Failed {
+        used_up(format!("the {} tokens of a task", self.most))
+    }
 }
 
 /// A tool as the model is told of it.
@@ -75,16 +117,17 @@ pub(super) async fn run(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outc
     let Some((config, model)) = shared.model() else {
         return Outcome::Failed(Failed::retryable("this agent has no model".into()));
     };
-    let talk = Talk { shared, config, model, strikes: 0, same: Same::default(), tokens: 0 };
+    let tokens = Tokens { used: 0, most: config.tokens };
+    let talk = Talk { shared, config, model, strikes: 0, same: Same::default(), tokens };
     match tokio::time::timeout(config.limit, talk.run(task, lease)).await {
         Ok(outcome) => outcome,
-        Err(_) => used_up(format!("the {} s that a model may work on a task", config.limit.as_secs())),
+        Err(_) => Outcome::Failed(used_up(format!("the {} s that a model may work on a task", config.limit.as_secs()))),
     }
 }
 
 /// A ceiling that was reached: the next attempt would reach it too.
-fn used_up(what: String) -> Outcome {
-    Outcome::Failed(Failed { error: format!("{what} are used up"), retryable: false, loop_detected: false })
+fn used_up(what: String) -> Failed {
+    Failed { error: format!("{what} are used up"), retryable: false, loop_detected: false }
 }
 
 /// One conversation.
@@ -95,7 +138,7 @@ struct Talk<'a> {
     /// How many times in a row it made no sense.
     strikes: u32,
     same: Same,
-    tokens: u64,
+    tokens: Tokens,
 }
 
 impl Talk<'_> {
@@ -109,39 +152,40 @@ impl Talk<'_> {
         };
         let mut turns = vec![Turn::User(first)];
         let (mut tools, offers) = (Tools::new(self.shared, task, lease), tools::offers());
-        let mut reminded = false;
         for _ in 0..self.config.steps {
-            let reply = match self.model.ask(&system, &turns, &offers).await {
+            let reply = match self.model.ask(&system, &turns, &offers, &mut self.tokens).await {
                 Ok(reply) => reply,
                 Err(problem) => return Outcome::Failed(problem),
             };
-            self.tokens += reply.tokens;
-            if self.tokens > self.config.tokens {
-                return used_up(format!("the {} tokens of a task", self.config.tokens));
+            if !self.tokens.have(0) {
+                return Outcome::Failed(self.tokens.used_up());
             }
-            let (text, calls) = (reply.text.clone(), reply.calls.clone());
-            turns.push(Turn::Model { text: reply.text, calls: reply.calls });
-            if !calls.is_empty() {
-                match self.call(&mut tools, task, calls).await {
+            if !reply.calls.is_empty() {
+                turns.push(Turn::Model { text: reply.text.clone(), calls: reply.calls.clone() });
+                match self.call(&mut tools, task, reply).await {
                     Ok(results) => turns.push(Turn::Results(results)),
                     Err(outcome) => return outcome,
                 }
-            } else if text.trim().is_empty() {
-                // A turn without content is one that no server takes back.
-                turns.pop();
-                match self.strike("it answers nothing") {
-                    Some(outcome) => return outcome,
-                    None => turns.push(Turn::User(CORRECTION.into())),
-                }
-            } else if reminded {
-                let Tools { commands, .. } = tools;
-                return Outcome::Done(Done { result: text, artifacts: Vec::new(), commands });
-            } else {
-                reminded = true;
-                turns.push(Turn::User(REMINDER.into()));
+                continue;
             }
+            // Whatever it says, the task is done when it says so with complete_task: nobody can tell a result from a
+            // remark, or from a question.
+            let blank = reply.text.trim().is_empty();
+            let (what, told) = match (reply.cut, blank) {
+                (true, _) => (TOO_LONG, CUT),
+                (_, true) => ("it answers nothing", CORRECTION),
+                _ => ("it calls no tool", REMINDER),
+            };
+            if let Some(outcome) = self.strike(what, &reply.text) {
+                return outcome;
+            }
+            // A turn without content is one that no server takes back.
+            if !blank {
+                turns.push(Turn::Model { text: reply.text, calls: reply.calls });
+            }
+            turns.push(Turn::User(told.into()));
         }
-        used_up(format!("the {} steps of a task", self.config.steps))
+        Outcome::Failed(used_up(format!("the {} steps of a task", self.config.steps)))
     }
 
     /// Does what the model calls for, one after the other; what to tell it, or how the task ends.
@@ -149,11 +193,18 @@ impl Talk<'_> {
         &mut self,
         tools: &mut Tools<'_>,
         task: &Task,
-        calls: Vec<Call>,
+        reply: Reply,
     ) -> Result<Vec<(String, String)>, Outcome> {
         let mut results = Vec::new();
         let mut sense = true;
-        for call in calls {
+        let last = reply.calls.len() - 1;
+        for (place, call) in reply.calls.into_iter().enumerate() {
+            // What it would have asked for nobody knows, even if it looks whole.
+            let not_done = if reply.cut && place == last { Some(CUT_CALL) } else { None };
+            if let Some(why) = not_done.or((place >= MOST_CALLS).then_some(TOO_MANY_CALLS)) {
+                results.push((call.id, why.to_owned()));
+                continue;
+            }
             let shown = &call.arguments[..call.arguments.floor_char_boundary(SHOWN)];
             self.shared.log.say(format!("task {}: {} {shown}", task.id, call.name));
             let text = match tools.call(&call).await {
@@ -176,17 +227,22 @@ impl Talk<'_> {
             }
             results.push((call.id, text));
         }
-        if sense {
+        let what = if reply.cut { TOO_LONG } else { "it calls tools as nobody can" };
+        if sense && !reply.cut {
             self.strikes = 0;
-        } else if let Some(outcome) = self.strike("it calls tools as nobody can") {
+        } else if let Some(outcome) = self.strike(what, "") {
             return Err(outcome);
         }
         Ok(results)
     }
 
-    fn strike(&mut self, what: &str) -> Option<Outcome> {
+    /// One more time it made no sense; how the task ends if that was too often. What it said may be what somebody wanted.
+    fn strike(&mut self, what: &str, said: &str) -> Option<Outcome> {
         self.strikes += 1;
-        let error = format!("the model makes no sense: {what}, {} times in a row", self.strikes);
+        let mut error = format!("the model makes no sense: {what}, {} times in a row", self.strikes);
+        if !said.trim().is_empty() {
+            error += &format!("; it last said:\n{said}");
+        }
         (self.strikes > CORRECTIONS).then(|| Outcome::Failed(Failed::retryable(error)))
     }
 }

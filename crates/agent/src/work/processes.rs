@@ -1,92 +1,207 @@
 //! A process and all that it started, wherever that went: it ends together.
+//!
+//! What a process starts can leave its group, its session and its environment, but not its descent. So each child gets a
+//! supervisor: it takes in whoever loses its parent, and ends with the child. The agent takes in what is left then, and
+//! what a supervisor leaves that was killed. So whatever descends from the agent, and from no supervisor of a child that
+//! still runs, is left over.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fs, io,
     process::{ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use nix::{
     libc,
-    sys::signal::{Signal, kill, killpg},
-    unistd::Pid,
+    sys::{
+        prctl,
+        signal::{SigSet, Signal, kill},
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::{ForkResult, Pid, fork, setsid},
 };
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
-use uuid::Uuid;
 
 /// Looks for what is left. Whoever makes processes faster than this is left to the limits of the sandbox.
 const ROUNDS: usize = 64;
+/// Between them; what was killed is gone after the first, most times.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// The variable that tells the processes of one child from all others.
-const MARK: &str = "MI_RUN";
+/// The supervisors of this process's children that run.
+static SUPERVISORS: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
 
 /// A child in a session of its own. All of it is killed when this is dropped.
 pub(super) struct Processes {
+    /// The supervisor.
     child: Child,
-    session: Pid,
-    /// [`MARK`] with its value, as the environment of each has it.
-    mark: Vec<u8>,
+    /// Its id while the child runs.
+    running: Option<i32>,
+    /// Nothing of it is left.
+    over: bool,
 }
 
 impl Processes {
     /// Starts it without input; also answers its output.
     pub(super) fn spawn(command: &mut Command) -> io::Result<(Self, ChildStdout, ChildStderr)> {
-        let run = Uuid::new_v4().to_string();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env(MARK, &run).kill_on_drop(true);
-        // SAFETY: the call is one that may be made between fork and exec.
-        unsafe { command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(Into::into)) };
+        prctl::set_child_subreaper(true)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // SAFETY: it makes nothing but system calls, which may be made between fork and exec.
+        unsafe { command.pre_exec(supervise) };
+        // Not before it is known does anybody look for what is left.
+        let mut supervisors = SUPERVISORS.lock().unwrap_or_else(PoisonError::into_inner);
         let mut child = command.spawn()?;
         let gone = || io::Error::other("the process has no id or no output");
         let id = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).ok_or_else(gone)?;
         let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).ok_or_else(gone)?;
-        let mark = format!("{MARK}={run}").into_bytes();
-        Ok((Self { child, session: Pid::from_raw(id), mark }, stdout, stderr))
+        supervisors.insert(id);
+        Ok((Self { child, running: Some(id), over: false }, stdout, stderr))
     }
 
     /// Waits for the end of the first process only.
     pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.child.wait().await
+        let status = self.child.wait().await;
+        self.forget();
+        status
     }
 
-    /// Kills all of it: the group, and whoever has left it.
-    pub(super) fn kill(&self) {
-        let _ = killpg(self.session, Signal::SIGKILL);
-        let mut killed = HashSet::new();
-        for _ in 0..ROUNDS {
-            let left: Vec<i32> = self.left().into_iter().filter(|id| killed.insert(*id)).collect();
-            if left.is_empty() {
-                return;
-            }
-            for id in left {
-                let _ = kill(Pid::from_raw(id), Signal::SIGKILL);
+    /// It runs no more: what descends from it is left over.
+    fn forget(&mut self) -> Option<i32> {
+        let id = self.running.take()?;
+        SUPERVISORS.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        Some(id)
+    }
+
+    /// Kills all of it, and what others left. It is gone then.
+    pub(super) async fn kill(&mut self) {
+        let supervisor = self.forget();
+        let mut rounds = Rounds::default();
+        while !rounds.over(self.kill_left(supervisor)) {
+            tokio::time::sleep(PAUSE).await;
+        }
+        self.over = true;
+    }
+
+    /// Kills whoever is left, and buries the dead, which nobody else does; whether there was anybody.
+    fn kill_left(&mut self, supervisor: Option<i32>) -> bool {
+        // Its end is for its handle to know.
+        let _ = self.child.try_wait();
+        let supervisors = SUPERVISORS.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = left_over(&supervisors);
+        for id in &left {
+            let _ = kill(Pid::from_raw(*id), Signal::SIGKILL);
+            if Some(*id) != supervisor {
+                let _ = waitpid(Pid::from_raw(*id), Some(WaitPidFlag::WNOHANG));
             }
         }
-    }
-
-    fn left(&self) -> Vec<i32> {
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        ids.filter(|id| self.owns(*id)).collect()
-    }
-
-    fn owns(&self, id: i32) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-        // The name, in parentheses, may hold anything.
-        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-        let (Some(state), Some(session)) = (fields.first(), fields.get(3)) else { return false };
-        if *state == "Z" {
-            return false;
-        }
-        let marked = || {
-            let environment = fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == self.mark)
-        };
-        session.parse() == Ok(self.session.as_raw()) || marked()
+        !left.is_empty()
     }
 }
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        self.kill();
+        if self.over {
+            return;
+        }
+        let supervisor = self.forget();
+        // Without pauses, which would stop all work of the agent: somebody may be dying yet, and is buried later.
+        let mut rounds = Rounds::default();
+        while !rounds.over(self.kill_left(supervisor)) {}
+    }
+}
+
+/// Counts looks for what is left.
+#[derive(Default)]
+struct Rounds {
+    all: usize,
+    quiet: usize,
+}
+
+impl Rounds {
+    /// Whether that was the last one. One that finds nobody may have missed who changed parents meanwhile.
+    fn over(&mut self, found: bool) -> bool {
+        self.all += 1;
+        self.quiet = if found { 0 } else { self.quiet + 1 };
+        self.quiet == 2 || self.all == ROUNDS
+    }
+}
+
+/// Whatever descends from this process, but for these and their descendants.
+fn left_over(spared: &BTreeSet<i32>) -> Vec<i32> {
+    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if let Some(parent) = parent(id) {
+            children.entry(parent).or_default().push(id);
+        }
+    }
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    let mut open: Vec<i32> = libc::pid_t::try_from(std::process::id()).into_iter().collect();
+    while let Some(id) = open.pop() {
+        for child in children.get(&id).into_iter().flatten() {
+            // Ids that were used again meanwhile may look like a circle.
+            if !spared.contains(child) && seen.insert(*child) {
+                found.push(*child);
+                open.push(*child);
+            }
+        }
+    }
+    found
+}
+
+fn parent(id: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// Goes on in a child with a session of its own, and stays behind as its supervisor.
+fn supervise() -> io::Result<()> {
+    prctl::set_child_subreaper(true)?;
+    // What is sent to the group of the agent is for the agent.
+    SigSet::all().thread_block()?;
+    // SAFETY: neither goes on with anything but system calls.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            SigSet::all().thread_unblock()?;
+            setsid()?;
+            Ok(())
+        }
+        ForkResult::Parent { child } => attend(child),
+    }
+}
+
+/// As shells count: 128 and the number of a signal.
+const SIGNALLED: i32 = 128;
+
+/// Buries the dead until the child is among them, and ends as it did.
+fn attend(child: Pid) -> ! {
+    close_all();
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` is where it may be written to.
+        let dead = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+        let code = match dead {
+            -1 => SIGNALLED + libc::SIGKILL,
+            _ if dead != child.as_raw() => continue,
+            _ if libc::WIFEXITED(status) => libc::WEXITSTATUS(status),
+            _ => SIGNALLED + libc::WTERMSIG(status),
+        };
+        // SAFETY: it ends this process, without what is done at the end of a program.
+        unsafe { libc::_exit(code) };
+    }
+}
+
+/// The supervisor has no use for what the agent has open, and would keep it open.
+fn close_all() {
+    // SAFETY: nothing here uses any of them.
+    if unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) } != 0 {
+        // SAFETY: it reads a number.
+        let most = unsafe { libc::sysconf(libc::_SC_OPEN_MAX) };
+        for file in 0..libc::c_int::try_from(most).unwrap_or(libc::c_int::MAX) {
+            // SAFETY: as above.
+            unsafe { libc::close(file) };
+        }
     }
 }

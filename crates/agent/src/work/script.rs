@@ -115,7 +115,7 @@ pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Durat
         if open && status.is_some() {
             open = tokio::time::timeout(AFTERWARDS, &mut printed).await.is_err();
         }
-        processes.kill();
+        processes.kill().await;
         if open {
             // The pipes close with the last of the processes.
             let _ = tokio::time::timeout(AFTERWARDS, &mut printed).await;

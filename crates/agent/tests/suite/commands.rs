@@ -152,6 +152,52 @@ async fn whatever_a_script_leaves_running_ends_with_it() {
     agent.stop().await;
 }
 
+/// Starts a process with nothing of the script's but its descent, and waits until its id is in the file.
+fn daemon(file: &str) -> String {
+    format!(
+        "env -i setsid sh -c 'echo $$ > {file}; exec sleep 1000' > /dev/null 2>&1 & \
+         until [ -s {file} ]; do sleep 0.01; done;"
+    )
+}
+
+#[tokio::test]
+async fn what_has_shed_session_and_environment_ends_with_its_script_and_with_no_other() {
+    let (platform, agent, dir) = working(|_| {}).await;
+    let lasting = format!("(setsid sh -c \"{}\"); ", daemon("a").replace('$', "\\$"));
+    let lasting = platform.command(&format!("{lasting} until [ -e go ]; do sleep 0.01; done; kill -0 $(cat a)"));
+    let kept = written(dir.path(), "a").await;
+    let short = platform.command(&daemon("b"));
+    assert_eq!(platform.completion(&short).await.0.result, "exit code: 0\n");
+    dead(&written(dir.path(), "b").await).await;
+    std::fs::write(dir.path().join("workspace/go"), "").expect("written");
+    assert_eq!(platform.completion(&lasting).await.0.result, "exit code: 0\n", "it was alive as long as its script");
+    dead(&kept).await;
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_script_that_kills_its_supervisor_ends_with_all_it_started() {
+    let (platform, agent, dir) = working(|_| {}).await;
+    let id = platform.command(&format!("{} echo $$ > b; kill -9 $PPID; sleep 1000", daemon("a")));
+    assert_eq!(platform.failure(&id).await.error, "exit code: 137\n");
+    for name in ["a", "b"] {
+        dead(&written(dir.path(), name).await).await;
+    }
+    // The next one is as any other.
+    assert_eq!(platform.completion(&platform.command("echo on")).await.0.result, "exit code: 0\n--- stdout\non\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_ends_what_has_shed_session_and_environment() {
+    let (platform, agent, dir) = working(|_| {}).await;
+    platform.command(&format!("{} echo > begun; sleep 1000", daemon("a")));
+    let left = written(dir.path(), "a").await;
+    written(dir.path(), "begun").await;
+    agent.stop().await;
+    dead(&left).await;
+}
+
 #[tokio::test]
 async fn what_it_publishes_is_in_the_drive_and_on_the_receipt() {
     let (platform, agent, _dir) = working(|_| {}).await;

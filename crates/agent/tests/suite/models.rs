@@ -230,16 +230,106 @@ async fn a_task_waits_for_its_subtasks_and_sees_their_results() {
 async fn waiting_for_nothing_is_said() {
     let stage = Stage::new(ModelApi::OpenAi, [Reply::call("wait_for_subtasks", json!({})), complete()]).await;
     stage.platform.completion(&stage.task()).await;
-    assert_eq!(stage.answers(), ["no subtask is open\n"]);
+    assert_eq!(stage.answers(), ["no subtask is open"]);
     stage.agent.stop().await;
 }
 
 #[tokio::test]
-async fn a_model_that_just_talks_is_reminded_once_and_then_taken_at_its_word() {
-    for api in BOTH {
-        let stage = Stage::new(api, [Reply::text("It is 42."), Reply::text("The result is 42.")]).await;
-        assert_eq!(stage.result().await, "The result is 42.");
+async fn an_open_subtask_is_waited_for_however_many_finished_ones_are_newer() {
+    let wait = || Reply::call("wait_for_subtasks", json!({}));
+    let stage = Stage::new(ModelApi::OpenAi, [wait(), wait(), complete()]).await;
+    let part = |n: usize| {
+        let status = if n == 0 { TaskStatus::Running } else { TaskStatus::Done };
+        Task { id: format!("sub-{n}"), parent_id: "task-1".into(), status: status.into(), ..Task::default() }
+    };
+    *stage.platform.tasks.lock().expect("lock") = (0..60).map(part).collect();
+    let id = stage.task();
+    until("it is given back", LONG, async || {
+        let releases = stage.platform.releases.lock().expect("lock");
+        Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
+    })
+    .await;
+    for task in &mut *stage.platform.tasks.lock().expect("lock") {
+        (task.status, task.parent_id) = (TaskStatus::Done.into(), "task-2".into());
     }
+    stage.platform.completion(&stage.task()).await;
+    let requests = stage.model.requests();
+    let newest = "These are the newest subtasks only; task_status tells of the others.";
+    let first = requests[1].last();
+    let shown = first.lines().filter(|line| line.starts_with("Subtask ")).count();
+    assert!(first.contains(newest) && shown == 50, "{first}");
+    assert!(stage.answers()[0].starts_with(&format!("no subtask is open\n{newest}\nsub-10 ")), "{:?}", stage.answers());
+    stage.agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_task_is_done_when_the_model_says_so_with_a_tool_and_never_by_what_it_just_says() {
+    for api in BOTH {
+        let remarks = ["I shall look.", "Now I'll write the report.", "Yes, that is my result."].map(Reply::text);
+        let [one, two, three] = remarks;
+        let stage = Stage::new(api, [one, two, Reply::call("list_files", json!({})), three, complete()]).await;
+        let id = stage.task();
+        assert_eq!(stage.platform.completion(&id).await.0.result, "all done");
+        let told = stage.model.requests().iter().map(|request| request.last()).collect::<Vec<_>>();
+        let reminded = |text: &String| text.starts_with("Nobody reads what you say without calling a tool.");
+        assert_eq!(told.iter().map(reminded).collect::<Vec<_>>(), [false, true, true, false, true], "{told:?}");
+        stage.agent.stop().await;
+
+        let texts = ["It is 42.", "The result is 42.", "Yes, that is my result."].map(Reply::text);
+        let failure = Stage::new(api, texts.into_iter().chain([complete()])).await.failure().await;
+        let error =
+            "the model makes no sense: it calls no tool, 3 times in a row; it last said:\nYes, that is my result.";
+        assert_eq!((&*failure.error, failure.retryable), (error, true));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_was_cut_off_is_no_result_and_its_last_call_is_not_done() {
+    let cut = |text: &str, calls: &[(&str, &str)]| Reply::AtLimit {
+        text: text.into(),
+        calls: calls.iter().map(|(name, arguments)| ((*name).to_owned(), (*arguments).to_owned())).collect(),
+    };
+    for api in BOTH {
+        let whole = json!({ "path": "a", "content": "whole" }).to_string();
+        // The second looks whole, too.
+        let calls = [("write_file", &*whole), ("complete_task", "{\"result\": \"half\"}")];
+        let replies =
+            [cut("The report: fir", &[]), cut("", &calls), cut("", &[("write_file", "{\"path\": ")]), complete()];
+        // Blank text is no content of a turn with calls.
+        let blank = Reply::Answer { text: " \n".into(), calls: vec![("list_files".into(), "{}".into())] };
+        let stage = Stage::new(api, replies.into_iter().take(2).chain([blank, complete()])).await;
+        let id = stage.task();
+        assert_eq!(stage.platform.completion(&id).await.0.result, "all done");
+        let answers = stage.answers();
+        assert_eq!(answers[0], "The report: fir");
+        assert!(answers[1].starts_with("Your answer was cut off at the model's length limit"), "{answers:?}");
+        assert_eq!(answers[2], "wrote 5 bytes");
+        assert!(
+            answers[3].starts_with("error: not done: your answer was cut off at the model's length"),
+            "{answers:?}"
+        );
+        if api == ModelApi::Anthropic {
+            assert_eq!(answers[4..], ["a (5 bytes)"], "no blank text is sent back");
+        }
+        stage.agent.stop().await;
+
+        let endless = std::iter::repeat_with(|| cut("", &[("write_file", "{\"path\": ")])).take(5);
+        let failure = Stage::new(api, endless).await.failure().await;
+        let error = "the model makes no sense: its answers are cut off at its length limit, 3 times in a row";
+        assert_eq!((&*failure.error, failure.retryable), (error, true));
+    }
+}
+
+#[tokio::test]
+async fn one_answer_does_not_do_any_number_of_things() {
+    let calls: Vec<_> = (0..18).map(|n| ("shell", json!({ "command": format!("echo {n} >> f") }))).collect();
+    let stage = Stage::new(ModelApi::OpenAi, [Reply::calls(&calls), complete()]).await;
+    stage.platform.completion(&stage.task()).await;
+    let done = std::fs::read_to_string(stage.dir.path().join("workspace/f")).expect("written");
+    assert_eq!(done, (0..16).map(|n| format!("{n}\n")).collect::<String>());
+    let refused = "error: not done: one answer had more calls than are done at once. Call again.";
+    assert_eq!(stage.answers()[15..], ["exit code: 0\n", refused, refused]);
+    stage.agent.stop().await;
 }
 
 #[tokio::test]
@@ -294,7 +384,14 @@ async fn steps_tokens_and_time_are_bounded() {
         failure.error
     };
     assert_eq!(limited(|config| config.steps = 4).await, "the 4 steps of a task are used up");
-    assert_eq!(limited(|config| config.tokens = 300).await, "the 300 tokens of a task are used up");
+    // A request is a few thousand bytes, and the server says of each that it was 110 tokens.
+    let model = FakeModel::start(endless()).await;
+    let stage = Stage::changed(ModelApi::OpenAi, model, |config| config.tokens = 300).await;
+    let failure = stage.platform.failure(&stage.task()).await;
+    assert_eq!((&*failure.error, failure.retryable), ("the 300 tokens of a task are used up", false));
+    assert_eq!(stage.model.requests().len(), 0, "what cannot be paid is not asked");
+    stage.agent.stop().await;
+    assert_eq!(limited(|config| config.tokens = 4000).await, "the 4000 tokens of a task are used up");
     let hangs = FakeModel::start([Reply::Hang]).await;
     let change = |config: &mut ModelConfig| config.limit = Duration::from_secs(1);
     let failure = Stage::changed(ModelApi::Anthropic, hangs, change).await.failure().await;
@@ -312,6 +409,18 @@ async fn a_server_that_is_busy_or_breaks_off_is_asked_again() {
         assert!(requests[1].at - requests[0].at >= Duration::from_secs(1), "it asked to be left alone");
         assert_eq!(requests.len(), 4);
         assert!(requests.iter().all(|request| request.body == requests[0].body));
+        stage.agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn answers_that_break_off_are_paid_for() {
+    for api in BOTH {
+        let model = FakeModel::start(std::iter::repeat_n(Reply::Cut, 5)).await;
+        let stage = Stage::changed(api, model, |config| config.tokens = 4000).await;
+        let failure = stage.platform.failure(&stage.task()).await;
+        assert_eq!((&*failure.error, failure.retryable), ("the 4000 tokens of a task are used up", false));
+        assert!((1..5).contains(&stage.model.requests().len()), "{}", stage.model.requests().len());
         stage.agent.stop().await;
     }
 }

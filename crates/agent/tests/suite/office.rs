@@ -31,10 +31,16 @@ impl Platform {
             "ListTasks" => {
                 self.answer(request, |request: ListTasksRequest| {
                     let tasks = self.tasks.lock().expect("lock").clone();
-                    let mut tasks: Vec<_> =
-                        tasks.into_iter().filter(|task| task.parent_id == request.parent_id).collect();
+                    let asked = |task: &Task| {
+                        let status = request.statuses.is_empty() || request.statuses.contains(&task.status);
+                        task.parent_id == request.parent_id && status
+                    };
+                    let mut tasks: Vec<_> = tasks.into_iter().filter(asked).collect();
                     tasks.reverse();
-                    ListTasksResponse { tasks, ..Default::default() }
+                    let most = usize::try_from(request.page_size.expect("says how many")).expect("positive");
+                    let next_page_token = if tasks.len() > most { "more".into() } else { String::new() };
+                    tasks.truncate(most);
+                    ListTasksResponse { tasks, next_page_token }
                 })
                 .await
             }

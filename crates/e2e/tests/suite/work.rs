@@ -175,6 +175,24 @@ async fn agents_die_and_leave_and_their_tasks_are_done_by_others(backend: Backen
     assert_eq!(backups, ["leaver"]);
 }
 
+/// Inside the sandbox, where it has its own list of processes.
+#[tokio::test]
+async fn nothing_of_a_script_outlives_it() {
+    let world = world(Backend::Sqlite).await;
+    let office = world.office("Tidy").await;
+    world.hire(&office, "worker").await.expect("hired");
+    world.settled(&office, "worker", AgentPhase::Running).await;
+    let leaves = "env -i setsid sh -c 'echo $$ > left; exec sleep 3600' > /dev/null 2>&1 &
+        until [ -s left ]; do sleep 0.01; done; kill -0 $(cat left) && echo alive";
+    let looks = "kill -0 $(cat left) 2> /dev/null || echo gone; grep -l '^State:.Z' /proc/[0-9]*/status | wc -l";
+    let after = v1::CreateTaskRequest { depends_on: vec!["#0".into()], ..script("looks", looks) };
+    let tasks = create(&world, &office, vec![script("leaves", leaves), after]).await;
+    let looked = until_task(&world, &office, &tasks[1].id, TaskStatus::Done).await;
+    let left = task(&world, &office, &tasks[0].id).await.expect("answered");
+    assert_eq!(left.result, "exit code: 0\n--- stdout\nalive\n");
+    assert_eq!(looked.result, "exit code: 0\n--- stdout\ngone\n0\n", "neither it nor its name is left");
+}
+
 async fn a_pipeline_goes_on_whatever_stops_the_platform(backend: Backend) {
     const WAVES: usize = 5;
     const WIDTH: usize = 4;

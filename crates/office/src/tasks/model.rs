@@ -153,6 +153,9 @@ pub(crate) struct Progress {
     pub(crate) attempt: i32,
     /// Attempts before the last retry: they do not count towards the most there may be.
     pub(crate) forgiven: i32,
+    /// How often its worker gave it back to wait for subtasks, since the last retry.
+    #[serde(default)]
+    pub(crate) waits: i32,
     /// How many causes lead back to an operator.
     pub(crate) depth: i32,
     /// Who works on it, or last did.
@@ -178,6 +181,8 @@ pub(crate) enum Step {
     Release {
         ended: Option<Ended>,
         keep_for: Option<Assignee>,
+        /// Whether the worker waits for subtasks, which counts.
+        waits: bool,
     },
     /// Its time is up.
     Expire,
@@ -241,6 +246,7 @@ impl Progress {
             assigned,
             attempt: 0,
             forgiven: 0,
+            waits: 0,
             depth,
             worker: None,
             error: String::new(),
@@ -283,8 +289,9 @@ impl Progress {
             (State::Running(lease), Step::Renew(id, expires_at)) if lease.id == id => {
                 State::Running(Lease { id, expires_at })
             }
-            (State::Running(_), Step::Release { ended, keep_for }) => {
+            (State::Running(_), Step::Release { ended, keep_for, waits }) => {
                 self.ended = ended;
+                self.waits += i32::from(waits);
                 self.assigned = keep_for.or(self.assigned.take());
                 State::Queued
             }
@@ -322,6 +329,7 @@ impl Progress {
             }
             (State::Failed | State::Cancelled, Step::Retry { depth }) => {
                 self.forgiven = self.attempt;
+                self.waits = 0;
                 self.attempt += i32::from(self.attempt > 0);
                 self.depth = self.depth.max(depth);
                 self.finished_at = None;
@@ -372,6 +380,10 @@ impl Progress {
 
 /// How long an agent has to take a message up.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a worker may give a task back to wait for subtasks: each time it works on with ceilings of its own anew.
+pub(crate) const MAX_WAITS: i32 = 20;
+
 /// How long somebody has to verify work.
 pub(crate) const VERIFY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -431,7 +443,7 @@ mod tests {
             ("free", Step::Free),
             ("claim", Step::Claim(Lease { id: lease, expires_at: now }, worker)),
             ("renew", Step::Renew(lease, now)),
-            ("release", Step::Release { ended: None, keep_for: None }),
+            ("release", Step::Release { ended: None, keep_for: None, waits: false }),
             ("expire", Step::Expire),
             ("complete", complete(None)),
             ("submit", complete(Some(now))),
@@ -474,6 +486,14 @@ mod tests {
             }
         }
         insta::assert_snapshot!(table);
+    }
+
+    #[test]
+    fn what_was_written_before_waits_were_counted_is_read() {
+        let progress = Progress::new(State::Queued, None, 0, SystemClock.now());
+        let mut row = serde_json::to_value(&progress).expect("JSON");
+        assert_eq!(row.as_object_mut().expect("an object").remove("waits"), Some(0.into()));
+        assert_eq!(serde_json::from_value::<Progress>(row).expect("reads"), progress);
     }
 
     #[test]

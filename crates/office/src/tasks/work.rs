@@ -9,8 +9,8 @@ use serde_json::json;
 use super::{
     batch::Batch,
     model::{
-        Assignee, Ended, Kind, Lease, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker, finished,
-        lease_lost,
+        Assignee, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker,
+        finished, lease_lost,
     },
     receipts,
     repo::{self, Wanted},
@@ -265,12 +265,19 @@ impl Batch<'_> {
         Ok(self.get(id)?.clone())
     }
 
-    /// Gives a task back. One with open subtasks waits for them and comes back to whom it was with.
+    /// Gives a task back. One with open subtasks waits for them and comes back to whom it was with; not for ever.
     pub(super) async fn release(&mut self, id: TaskId, ended: Option<Ended>, trace_id: &str) -> Result<()> {
         let parents_work = self.open_part(id).await?.is_some();
+        // Whoever was stopped, fired or suspended did not choose to wait.
+        let waits = parents_work && ended.is_some();
+        if waits && self.get(id)?.progress.waits >= MAX_WAITS {
+            let error = format!("it was given back {MAX_WAITS} times to wait for subtasks, and has open ones again");
+            self.step(id, Step::Fail { error, retryable: false, ended }, trace_id)?;
+            return Ok(());
+        }
         let worker = self.get(id)?.progress.worker.clone().filter(|_| parents_work);
         let keep_for = worker.and_then(|worker| Some(Assignee { id: worker.agent_id?, name: worker.name }));
-        self.step(id, Step::Release { ended, keep_for }, trace_id)?;
+        self.step(id, Step::Release { ended, keep_for, waits }, trace_id)?;
         self.reconsider(id, trace_id).await
     }
 

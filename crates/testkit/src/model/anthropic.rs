@@ -5,7 +5,11 @@ use serde_json::{Value, json};
 use super::{Answer, INPUT_TOKENS, OUTPUT_TOKENS, event, halves};
 
 fn stop(answer: &Answer) -> &'static str {
-    if answer.calls.is_empty() { "end_turn" } else { "tool_use" }
+    match answer.calls.as_slice() {
+        _ if answer.at_limit => "max_tokens",
+        [] => "end_turn",
+        _ => "tool_use",
+    }
 }
 
 pub(super) fn whole(answer: &Answer) -> Value {

@@ -13,7 +13,11 @@ fn usage() -> Value {
 }
 
 fn finish(answer: &Answer) -> &'static str {
-    if answer.calls.is_empty() { "stop" } else { "tool_calls" }
+    match answer.calls.as_slice() {
+        _ if answer.at_limit => "length",
+        [] => "stop",
+        _ => "tool_calls",
+    }
 }
 
 pub(super) fn whole(answer: &Answer) -> Value {

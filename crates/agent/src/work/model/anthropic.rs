@@ -14,13 +14,11 @@ pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer
     let message = |turn: &Turn| match turn {
         Turn::User(text) => json!({ "role": "user", "content": [{ "type": "text", "text": text }] }),
         Turn::Model { text, calls } => {
-            let text = (!text.is_empty()).then(|| json!({ "type": "text", "text": text }));
-            let calls = calls.iter().map(|call| {
-                // What is no object would be refused; the model is told of it in the result.
-                let input = serde_json::from_str(&call.arguments).ok().filter(Value::is_object);
-                let input = input.unwrap_or_else(|| json!({}));
-                json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": input })
-            });
+            // What is blank would be refused.
+            let text = (!text.trim().is_empty()).then(|| json!({ "type": "text", "text": text }));
+            let tool_use =
+                |call: &Call| json!({ "type": "tool_use", "id": call.id, "name": call.name, "input": call.object() });
+            let calls = calls.iter().map(tool_use);
             json!({ "role": "assistant", "content": text.into_iter().chain(calls).collect::<Vec<_>>() })
         }
         Turn::Results(results) => {
@@ -49,6 +47,7 @@ pub(super) struct Stream {
     calls: BTreeMap<u64, Call>,
     input: u64,
     output: u64,
+    cut: bool,
     finished: bool,
 }
 
@@ -77,7 +76,11 @@ impl Collect for Stream {
                     call.arguments += event["delta"]["partial_json"].as_str().unwrap_or_default();
                 }
             }
-            "message_delta" => self.output = event["usage"]["output_tokens"].as_u64().unwrap_or(self.output),
+            "message_delta" => {
+                self.output = event["usage"]["output_tokens"].as_u64().unwrap_or(self.output);
+                let reason = event["delta"]["stop_reason"].as_str().unwrap_or_default();
+                self.cut |= ["max_tokens", "model_context_window_exceeded"].contains(&reason);
+            }
             "message_stop" => {
                 self.finished = true;
                 return Ok(true);
@@ -93,7 +96,8 @@ impl Collect for Stream {
             "" => Call { arguments: "{}".into(), ..call },
             _ => call,
         });
-        let reply = Reply { text: self.text, calls: calls.collect(), tokens: self.input + self.output };
+        let tokens = self.input + self.output;
+        let reply = Reply { text: self.text, calls: calls.collect(), tokens, cut: self.cut };
         self.finished.then_some(reply)
     }
 }

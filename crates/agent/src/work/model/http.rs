@@ -8,9 +8,8 @@ use std::time::Duration;
 use mi_client::jittered;
 use mi_kernel::{backoff::Backoff, secret::Secret};
 use reqwest::{StatusCode, header};
-use serde_json::Value;
 
-use super::{Offer, Reply, Turn, anthropic, openai, sse::Events};
+use super::{Offer, Reply, Tokens, Turn, anthropic, openai, sse::Events};
 use crate::{
     config::{ModelApi, ModelConfig},
     work::lease::Failed,
@@ -79,33 +78,48 @@ impl Model {
         })
     }
 
-    /// The model's next answer.
+    /// The model's next answer; `tokens` pays for all that was asked and answered, and what it cannot pay is not asked.
     ///
     /// # Errors
     /// How the attempt failed.
-    pub(super) async fn ask(&self, system: &str, turns: &[Turn], offers: &[Offer]) -> Result<Reply, Failed> {
+    pub(super) async fn ask(
+        &self,
+        system: &str,
+        turns: &[Turn],
+        offers: &[Offer],
+        tokens: &mut Tokens,
+    ) -> Result<Reply, Failed> {
         let body = match self.api {
             ModelApi::OpenAi => openai::request(&self.id, system, turns, offers),
             ModelApi::Anthropic => anthropic::request(&self.id, system, turns, offers),
         };
+        let body = body.to_string();
         let failed = |text: String, retryable| Failed { error: text, retryable, loop_detected: false };
         let mut failures = 0;
         loop {
+            if !tokens.have(estimate(body.len())) {
+                return Err(tokens.used_up());
+            }
+            let mut received = None;
             let tried = match self.api {
-                ModelApi::OpenAi => self.attempt(&body, openai::Stream::default()).await,
-                ModelApi::Anthropic => self.attempt(&body, anthropic::Stream::default()).await,
+                ModelApi::OpenAi => self.attempt(&body, openai::Stream::default(), &mut received).await,
+                ModelApi::Anthropic => self.attempt(&body, anthropic::Stream::default(), &mut received).await,
             };
             failures += 1;
-            match tried {
-                // Servers that do not count: about four bytes are a token.
-                Ok(reply) if reply.tokens == 0 => {
-                    let calls: usize = reply.calls.iter().map(|call| call.arguments.len()).sum();
-                    let tokens = (body.to_string().len() + reply.text.len() + calls) as u64 / 4;
-                    return Ok(Reply { tokens, ..reply });
+            let problem = match tried {
+                Ok(reply) => {
+                    let said = reply.text.len() + reply.calls.iter().map(|call| call.arguments.len()).sum::<usize>();
+                    tokens.use_up(if reply.tokens == 0 { estimate(body.len() + said) } else { reply.tokens });
+                    return Ok(reply);
                 }
-                Ok(reply) => return Ok(reply),
-                Err(Problem::Lasting(text)) => return Err(failed(format!("the model server refuses: {text}"), false)),
-                Err(Problem::Passing(asked, text)) => {
+                Err(problem) => problem,
+            };
+            if let Some(received) = received {
+                tokens.use_up(estimate(body.len()) + received);
+            }
+            match problem {
+                Problem::Lasting(text) => return Err(failed(format!("the model server refuses: {text}"), false)),
+                Problem::Passing(asked, text) => {
                     let asked = asked.unwrap_or_default();
                     if failures >= TRIES || asked > PATIENCE {
                         return Err(failed(format!("the model server failed {failures} times: {text}"), true));
@@ -116,10 +130,16 @@ impl Model {
         }
     }
 
-    async fn attempt(&self, body: &Value, mut answer: impl Collect) -> Result<Reply, Problem> {
+    /// `received`: the tokens of what came, at the least, once the model has begun to answer.
+    async fn attempt(
+        &self,
+        body: &str,
+        mut answer: impl Collect,
+        received: &mut Option<u64>,
+    ) -> Result<Reply, Problem> {
         let passing = |error: reqwest::Error| Problem::Passing(None, chain(&error.without_url()));
         let mut request =
-            self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body.to_string());
+            self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body.to_owned());
         match (self.api, &self.key) {
             (ModelApi::OpenAi, Some(key)) => request = request.bearer_auth(key.expose()),
             (ModelApi::Anthropic, Some(key)) => request = request.header("x-api-key", key.expose()),
@@ -149,6 +169,7 @@ impl Model {
                 Problem::Lasting(text)
             });
         }
+        *received = Some(0);
         let (mut events, mut size) = (Events::default(), 0);
         let wrong = |text: String| Problem::Passing(None, text);
         while let Some(chunk) = response.chunk().await.map_err(passing)? {
@@ -157,6 +178,8 @@ impl Model {
                 return Err(Problem::Lasting(format!("its answer has more than {MAX_REPLY} bytes")));
             }
             for data in events.take(&chunk).map_err(Problem::Lasting)? {
+                // Servers send about a token with each event.
+                *received = received.map(|count| count + 1);
                 if answer.take(&data).map_err(wrong)? {
                     return answer.finish().ok_or_else(cut);
                 }
@@ -164,6 +187,11 @@ impl Model {
         }
         answer.finish().ok_or_else(cut)
     }
+}
+
+/// For servers that do not count, and what they did not come to count: about four bytes are a token.
+fn estimate(bytes: usize) -> u64 {
+    bytes as u64 / 4
 }
 
 fn cut() -> Problem {

@@ -1,5 +1,7 @@
 //! Chat completions, as OpenAI and many others serve them.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{Call, Offer, Reply, Turn, http::Collect};
@@ -14,7 +16,7 @@ pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer
                 let mut message = json!({ "role": "assistant", "content": text });
                 if !calls.is_empty() {
                     let call = |call: &Call| {
-                        let function = json!({ "name": call.name, "arguments": call.arguments });
+                        let function = json!({ "name": call.name, "arguments": call.object().to_string() });
                         json!({ "id": call.id, "type": "function", "function": function })
                     };
                     message["tool_calls"] = calls.iter().map(call).collect();
@@ -43,6 +45,8 @@ pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer
 #[derive(Default)]
 pub(super) struct Stream {
     reply: Reply,
+    /// The place of the call that came last with each index of the server's; some count from 1, some not at all.
+    places: BTreeMap<u64, usize>,
     finished: bool,
 }
 
@@ -64,7 +68,10 @@ impl Collect for Stream {
         for delta in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
             self.call(delta);
         }
-        self.finished |= choice["finish_reason"].is_string();
+        if let Some(reason) = choice["finish_reason"].as_str() {
+            self.finished = true;
+            self.reply.cut |= reason == "length";
+        }
         Ok(false)
     }
 
@@ -77,16 +84,69 @@ impl Stream {
     fn call(&mut self, delta: &Value) {
         let id = delta["id"].as_str().unwrap_or_default();
         let calls = &mut self.reply.calls;
-        // Some servers leave the index out, and send each call whole.
-        let index = delta["index"].as_u64().and_then(|index| usize::try_from(index).ok());
-        let index = index.unwrap_or(if id.is_empty() { calls.len().saturating_sub(1) } else { calls.len() });
-        if index >= calls.len() {
+        let known = match delta["index"].as_u64() {
+            Some(index) => self.places.get(&index).copied(),
+            // Some servers leave the index out, and send each call whole.
+            None => calls.len().checked_sub(1).filter(|_| id.is_empty()),
+        };
+        // Some give every call the same index: another id is another call.
+        let place = known.filter(|place| id.is_empty() || calls[*place].id == id).unwrap_or_else(|| {
             let id = if id.is_empty() { format!("call-{}", calls.len()) } else { id.to_owned() };
             calls.push(Call { id, name: String::new(), arguments: String::new() });
+            calls.len() - 1
+        });
+        if let Some(index) = delta["index"].as_u64() {
+            self.places.insert(index, place);
         }
-        let last = calls.len() - 1;
-        let call = &mut calls[index.min(last)];
+        let call = &mut calls[place];
         call.name += delta["function"]["name"].as_str().unwrap_or_default();
         call.arguments += delta["function"]["arguments"].as_str().unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Id, name and arguments of each call that these deltas make.
+    fn calls(deltas: &[Value]) -> Vec<(String, String, String)> {
+        let mut stream = Stream::default();
+        for delta in deltas {
+            let chunk = json!({ "choices": [{ "delta": { "tool_calls": [delta] } }] });
+            assert_eq!(stream.take(&chunk.to_string()), Ok(false));
+        }
+        stream.reply.calls.into_iter().map(|call| (call.id, call.name, call.arguments)).collect()
+    }
+
+    fn first(index: Option<u64>, id: &str, name: &str, arguments: &str) -> Value {
+        json!({ "index": index, "id": id, "function": { "name": name, "arguments": arguments } })
+    }
+
+    fn more(index: Option<u64>, arguments: &str) -> Value {
+        json!({ "index": index, "function": { "arguments": arguments } })
+    }
+
+    #[test]
+    fn parallel_calls_are_told_apart_however_the_server_counts() {
+        let expected = [("x", "look", "{\"a\":1}"), ("y", "go", "{\"b\":2}")]
+            .map(|(id, name, arguments)| (id.to_owned(), name.to_owned(), arguments.to_owned()));
+        let whole = |one, two| [first(one, "x", "look", "{\"a\":1}"), first(two, "y", "go", "{\"b\":2}")];
+        for (one, two) in [(Some(0), Some(1)), (Some(0), Some(0)), (Some(1), Some(2)), (None, None)] {
+            assert_eq!(calls(&whole(one, two)), expected, "{one:?} {two:?}");
+        }
+        let in_parts = |one, two| {
+            [first(one, "x", "look", "{\"a\""), more(one, ":1}"), first(two, "y", "go", ""), more(two, "{\"b\":2}")]
+        };
+        for (one, two) in [(Some(0), Some(1)), (Some(0), Some(0)), (Some(1), Some(2)), (None, None)] {
+            assert_eq!(calls(&in_parts(one, two)), expected, "{one:?} {two:?}");
+        }
+        // Parts of both in turn; and some repeat the id with each part.
+        let in_turn = [
+            first(Some(1), "x", "look", "{\"a\""),
+            first(Some(2), "y", "go", "{\"b\""),
+            first(Some(1), "x", "", ":1}"),
+            more(Some(2), ":2}"),
+        ];
+        assert_eq!(calls(&in_turn), expected);
     }
 }

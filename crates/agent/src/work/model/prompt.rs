@@ -1,6 +1,6 @@
 //! What the model is told at the start.
 
-use mi_proto::v1::{ListTaskNotesRequest, ListTasksRequest, Task, TaskStatus};
+use mi_proto::v1::{ListTaskNotesRequest, ListTasksRequest, ListTasksResponse, Task, TaskStatus};
 use tonic::Status;
 
 use super::super::Shared;
@@ -49,7 +49,11 @@ pub(super) async fn of(shared: &Shared, task: &Task) -> Result<(String, String),
     for note in shared.client.tasks().list_task_notes(notes).await?.into_inner().notes {
         first += &format!("\nNote by {}: {}\n", note.author, start(&note.body));
     }
-    for subtask in subtasks(shared, &task.id).await? {
+    let (subtasks, more) = subtasks(shared, &task.id).await?;
+    if more {
+        first += &format!("\n{MORE}\n");
+    }
+    for subtask in subtasks {
         first += &format!("\nSubtask {}\n", about(&subtask));
     }
     Ok((system, first))
@@ -65,17 +69,32 @@ async fn verification(shared: &Shared, id: &str) -> Result<String, Status> {
     ))
 }
 
-/// A task's subtasks, oldest first.
-pub(super) async fn subtasks(shared: &Shared, parent: &str) -> Result<Vec<Task>, Status> {
+/// Says that there are more subtasks than are told of.
+pub(super) const MORE: &str = "These are the newest subtasks only; task_status tells of the others.";
+
+/// The newest of a task's subtasks, oldest first, and whether there are more.
+pub(super) async fn subtasks(shared: &Shared, parent: &str) -> Result<(Vec<Task>, bool), Status> {
+    let answer = list(shared, parent, MOST, &[]).await?;
+    let mut tasks = answer.tasks;
+    tasks.reverse();
+    Ok((tasks, !answer.next_page_token.is_empty()))
+}
+
+/// Whether any of a task's subtasks, however many there are, is not finished.
+pub(super) async fn has_open_subtasks(shared: &Shared, parent: &str) -> Result<bool, Status> {
+    let open = [TaskStatus::Blocked, TaskStatus::Queued, TaskStatus::Running, TaskStatus::Verifying];
+    Ok(!list(shared, parent, 1, &open).await?.tasks.is_empty())
+}
+
+async fn list(shared: &Shared, parent: &str, most: i32, statuses: &[TaskStatus]) -> Result<ListTasksResponse, Status> {
     let request = ListTasksRequest {
         office_id: shared.office_id.clone(),
         parent_id: parent.to_owned(),
-        page_size: Some(MOST),
+        statuses: statuses.iter().map(|status| i32::from(*status)).collect(),
+        page_size: Some(most),
         ..ListTasksRequest::default()
     };
-    let mut tasks = shared.client.tasks().list_tasks(request).await?.into_inner().tasks;
-    tasks.reverse();
-    Ok(tasks)
+    Ok(shared.client.tasks().list_tasks(request).await?.into_inner())
 }
 
 /// A task in a few lines: how it stands, and what came of it.

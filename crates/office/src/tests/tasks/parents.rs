@@ -11,6 +11,7 @@ on_both! {
     a_whole_is_not_done_before_its_parts,
     a_released_whole_comes_back_to_whom_it_was_with,
     a_whole_whose_lease_ran_out_waits_for_its_parts_too,
+    a_whole_is_not_given_back_for_ever,
     a_whole_is_cancelled_with_its_parts,
     an_agent_decides_on_what_it_created,
     parts_and_whole_are_reported_together,
@@ -80,6 +81,37 @@ async fn a_whole_whose_lease_ran_out_waits_for_its_parts_too(stage: Stage) {
     assert_eq!(stage.claim_all(&other, &office).await, ["one"]);
     stage.done(&office, &one.id).await;
     assert_eq!(stage.claim_all(&other, &office).await, ["whole"]);
+}
+
+async fn a_whole_is_not_given_back_for_ever(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let id = stage.new_task(&office, "whole").await.id;
+    // Until it ends: how often it was given back, and how that was answered at last.
+    let go_round = async || {
+        for round in 0.. {
+            let whole = stage.claim(&worker, &office).await.expect("the whole");
+            assert_eq!(whole.id, id);
+            let one = stage.create_task(&worker, part(&office, "part", &whole.id)).await.expect("creates");
+            let released = stage.release(&worker, &office, &whole).await.expect("holds");
+            stage.done(&office, &one.id).await;
+            if released.status() != TaskStatus::Blocked {
+                assert_eq!(stage.release(&worker, &office, &whole).await.expect("the same again"), released);
+                return (round, released);
+            }
+        }
+        unreachable!("the rounds have no end")
+    };
+    let (rounds, failed) = go_round().await;
+    assert_eq!(
+        (rounds, failed.status(), failed.error.as_str(), failed.attempt),
+        (20, TaskStatus::Failed, "it was given back 20 times to wait for subtasks, and has open ones again", 1)
+    );
+    assert_eq!(stage.claim(&worker, &office).await, None);
+    // A retry gives it as many again.
+    stage.retry(&stage.owner, &office, &id).await.expect("failed");
+    let (rounds, failed) = go_round().await;
+    assert_eq!((rounds, failed.status(), failed.attempt), (20, TaskStatus::Failed, 2));
 }
 
 async fn a_whole_is_cancelled_with_its_parts(stage: Stage) {

@@ -1,14 +1,14 @@
 //! The task itself, its subtasks, and those of others.
 
 use mi_kernel::receipt::{Artifact, Command};
-use mi_proto::v1::{CreateTaskRequest, StatFileRequest, Task, TaskKind, TaskStatus, VerifyTaskRequest};
+use mi_proto::v1::{CreateTaskRequest, StatFileRequest, Task, TaskKind, VerifyTaskRequest};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
     super::{
         super::lease::{Done, Failed, Lease, Outcome, lost},
-        prompt::{about, subtasks},
+        prompt::{MORE, about, has_open_subtasks, subtasks},
     },
     Answer, Refused, Shared, refused,
 };
@@ -110,16 +110,21 @@ pub(super) async fn verify(shared: &Shared, own: &Task, asked: Verify) -> Answer
 
 /// Gives the task back while it has open subtasks.
 pub(super) async fn wait(shared: &Shared, own: &Task) -> Result<Answer, Refused> {
-    let tasks = match subtasks(shared, &own.id).await {
-        Ok(tasks) => tasks,
+    let tasks = async {
+        if has_open_subtasks(shared, &own.id).await? {
+            return Ok(None);
+        }
+        subtasks(shared, &own.id).await.map(Some)
+    };
+    let (tasks, more) = match tasks.await {
+        Ok(Some(tasks)) => tasks,
+        Ok(None) => return Err(Refused::End(Outcome::Released)),
         Err(status) => return Ok(Err(refused(status))),
     };
-    let ended = |task: &Task| matches!(task.status(), TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled);
-    if !tasks.iter().all(ended) {
-        return Err(Refused::End(Outcome::Released));
-    }
-    let lines: Vec<_> = tasks.iter().map(about).collect();
-    Ok(Ok(format!("no subtask is open\n{}", lines.join("\n"))))
+    let mut lines = vec!["no subtask is open".to_owned()];
+    lines.extend(more.then(|| MORE.to_owned()));
+    lines.extend(tasks.iter().map(about));
+    Ok(Ok(lines.join("\n")))
 }
 
 /// Completes the task; what keeps it from being done is for the model to read.
