@@ -237,6 +237,14 @@ async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
     world.happened(&office, "robo", "file.created").await;
     let (got, printed, told) = mi(dir.path(), &member, "files get report.bin -O -").await;
     assert!(got && printed == sent, "{told}");
+    // Through a link, so that a mistake here would cost no device.
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("device")).expect("linked");
+    let (got, printed, told) = mi(dir.path(), &member, "files get report.bin -O device -o json").await;
+    assert!(got, "{told}");
+    let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
+    assert_eq!(printed["sha256"], sha256_hex(&sent));
+    let device = fs::metadata(dir.path().join("device")).expect("there").file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&device), "{device:?}");
     let (got, _, told) = mi(dir.path(), &operator, "files get out/note.txt").await;
     assert!(got, "{told}");
     assert_eq!(fs::read_to_string(dir.path().join("note.txt")).expect("there"), "done");
