@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use crate::{failure::Failure, stop_signal, wait::bytes_bar};
+use crate::{failure::Failure, output::unwritten, stop_signal, wait::bytes_bar};
 
 /// Who may read the file.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ pub(crate) enum Mode {
     Plain,
 }
 
-enum Target {
+enum Target<'a> {
     /// Beside the file that it becomes, so that the rename at the end is one step; removed when it does not.
     File {
         partial: NamedTempFile,
@@ -36,17 +36,18 @@ enum Target {
     /// What is no file of bytes that could be replaced: a device, a pipe.
     Through(File, PathBuf),
     Stdout,
+    Memory(&'a mut Vec<u8>),
 }
 
 /// A download in progress.
-pub(crate) struct Download {
-    target: Target,
+pub(crate) struct Download<'a> {
+    target: Target<'a>,
     hash: Context,
     size: i64,
     bar: ProgressBar,
 }
 
-impl Download {
+impl<'a> Download<'a> {
     /// Into a file, which stays as it is until the end. Links are followed; what is there and no file is written to.
     pub(crate) fn to_file(path: &Path, mode: Mode, size: i64) -> Result<Self, Failure> {
         let unwritable = |error: io::Error| unwritable(path, &error);
@@ -83,7 +84,12 @@ impl Download {
         Self::to(Target::Stdout, ProgressBar::hidden())
     }
 
-    fn to(target: Target, bar: ProgressBar) -> Self {
+    /// Into memory.
+    pub(crate) fn to_memory(bytes: &'a mut Vec<u8>) -> Self {
+        Self::to(Target::Memory(bytes), ProgressBar::hidden())
+    }
+
+    fn to(target: Target<'a>, bar: ProgressBar) -> Self {
         Self { target, hash: Context::new(&SHA256), size: 0, bar }
     }
 
@@ -124,6 +130,10 @@ impl Download {
             Target::File { partial, path, .. } => partial.write_all(bytes).map_err(|error| unwritable(path, &error)),
             Target::Through(file, path) => file.write_all(bytes).map_err(|error| unwritable(path, &error)),
             Target::Stdout => io::stdout().write_all(bytes).map_err(|error| unwritten(&error)),
+            Target::Memory(kept) => {
+                kept.extend_from_slice(bytes);
+                Ok(())
+            }
         }
     }
 
@@ -136,7 +146,7 @@ impl Download {
                 self.size
             );
             let hint = match self.target {
-                Target::File { .. } => "nothing was written; try again",
+                Target::File { .. } | Target::Memory(_) => "nothing was written; try again",
                 Target::Through(..) | Target::Stdout => "what was written is wrong; try again",
             };
             return Err(Failure::new(message).hint(hint));
@@ -147,7 +157,7 @@ impl Download {
                 partial.persist(&path).map_err(|error| unwritable(&path, &error.error)).map(drop)
             }
             Target::Stdout => io::stdout().flush().map_err(|error| unwritten(&error)),
-            Target::Through(..) => Ok(()),
+            Target::Through(..) | Target::Memory(_) => Ok(()),
         }
     }
 }
@@ -158,13 +168,6 @@ fn directory(path: &Path) -> &Path {
 
 fn unwritable(path: &Path, error: &io::Error) -> Failure {
     Failure::io(format!("{} cannot be written", path.display()), error)
-}
-
-fn unwritten(error: &io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::Closed,
-        _ => Failure::io("standard output cannot be written", error),
-    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,14 @@ impl Failure {
         }
     }
 
+    /// What is said of it, in a sentence; may be empty.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Told { message, .. } | Self::Usage(message) => message,
+            Self::Ended(_) | Self::Closed => "",
+        }
+    }
+
     /// Whether the platform answered NOT_FOUND.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Told { code: Some(Code::NotFound), .. })

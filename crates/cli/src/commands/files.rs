@@ -200,11 +200,11 @@ async fn get(context: &Context, office_id: String, path: String, to: Option<Path
 }
 
 /// Downloads a file, to where `to` says.
-async fn download(
+pub(crate) async fn download<'a>(
     context: &Context,
     office_id: String,
     path: String,
-    to: impl FnOnce(&v1::File) -> Result<Download, Failure>,
+    to: impl FnOnce(&v1::File) -> Result<Download<'a>, Failure>,
 ) -> Result<v1::File, Failure> {
     let request = DownloadFileRequest { office_id, path, offset: 0, length: 0 };
     let mut stream = retry(async || context.client.drive().download_file(request.clone()).await).await?.into_inner();

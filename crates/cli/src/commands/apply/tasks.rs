@@ -13,7 +13,7 @@ use super::{Action, Report, Work, file};
 use crate::{
     commands::{
         resource,
-        run::Ran,
+        run::report::Ran,
         tasks::{finish, get},
     },
     failure::Failure,
@@ -160,7 +160,7 @@ impl Finished {
         let line = match Ran::read(text) {
             Some(ran) => {
                 let printed = if ran.exit_code == 0 { ran.stdout } else { ran.stderr };
-                printed.lines().rfind(is_said).or(text.lines().next())
+                printed.text.lines().rfind(is_said).or(text.lines().next())
             }
             None => text.lines().find(is_said),
         };

@@ -93,7 +93,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
     match (context.out.is_json(), &outcome) {
         (true, _) => context.out.one(&task)?,
         (false, Ok(())) => context.out.text(&task.result)?,
-        (false, Err(_)) if task.error.lines().nth(1).is_some() => context.out.remark(&task.error),
+        (false, Err(_)) if task.error.lines().nth(1).is_some() => context.out.remark(task.error.as_bytes()),
         (false, Err(_)) => {}
     }
     outcome
