@@ -7,6 +7,7 @@ use mi_client::retry;
 use mi_proto::v1::{Backup, DeleteBackupRequest, DownloadBackupRequest};
 use tokio_stream::StreamExt;
 
+use super::delete;
 use crate::{
     args::ColonyArg,
     context::{Context, full_id},
@@ -61,7 +62,7 @@ pub(crate) async fn run(command: BackupsCommand, context: &Context) -> Result<()
             let office_id = context.office_id(&arg.office).await?;
             let backup_id = backup_id(context, &office_id, &arg.backup).await?;
             let request = DeleteBackupRequest { office_id, backup_id: backup_id.clone() };
-            retry(async || context.client.agents().delete_backup(request.clone()).await).await?;
+            delete("backup", async || context.client.agents().delete_backup(request.clone()).await).await?;
             context.out.note(&format!("backup {backup_id} is deleted"));
             Ok(())
         }

@@ -25,7 +25,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::resource;
+use super::{delete, resource};
 use crate::{
     args::ColonyArg,
     context::Context,
@@ -158,7 +158,7 @@ pub(crate) async fn run(command: FilesCommand, context: &Context) -> Result<(), 
             let (path, ConditionArgs { if_revision, force }) = (args.target.path, args.condition);
             let office_id = context.colony(&args.target.colony).await?;
             let request = DeleteFileRequest { office_id, path: path.clone(), if_revision, force };
-            retry(async || client.drive().delete_file(request.clone()).await).await?;
+            delete("file", async || client.drive().delete_file(request.clone()).await).await?;
             context.out.note(&format!("{path} is deleted"));
             Ok(())
         }
