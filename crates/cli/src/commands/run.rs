@@ -11,16 +11,21 @@ use uuid::Uuid;
 
 use self::report::{Ran, Section};
 use super::{
-    files, settings,
+    files,
     tasks::{create, finish},
 };
-use crate::{args::ColonyArg, context::Context, download::Download, failure::Failure, stop_signal};
+use crate::{
+    args::ColonyArg,
+    context::Context,
+    download::Download,
+    failure::{Failure, TIMED_OUT},
+    stop_signal, wait,
+};
 
 /// Longest title of a task, in characters.
 const MAX_TITLE: usize = 200;
-/// Exit codes as the shell and timeout(1) have them.
+/// Exit code as the shell has it.
 const INTERRUPTED: u8 = 130;
-const TIMED_OUT: u8 = 124;
 /// The most that an agent puts into the drive of an output, in bytes.
 const MAX_WHOLE: i64 = 64 << 20;
 
@@ -38,16 +43,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     attempts: i32,
     /// Cancel it when it has not ended after so long, e.g. 90s, 10m, 2h
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = wait::duration)]
     timeout: Option<Duration>,
     /// The command and its arguments; for a shell's syntax `sh -c '...'`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let told = || "must be a duration such as 90s, 10m or 2h".to_owned();
-    settings::seconds(text).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(told)
 }
 
 pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
