@@ -96,7 +96,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
     }
     let Some(task) = finish::finished_by(context, &office_id, &task, wait::end(args.timeout)).await? else {
         return Err(Failure::timed_out(format!("task {} is not finished in time", task.id))
-            .hint(format!("it goes on; `mi tasks get {}` shows where it stands", task.id)));
+            .hint("it goes on; `mi tasks get TASK` shows where it stands"));
     };
     let outcome = finish::outcome(&task);
     match (context.out.is_json(), &outcome) {
