@@ -7,6 +7,9 @@ use tonic::{Code, Status};
 
 use crate::text::escape;
 
+/// Exit code of what did not end in time, as timeout(1) has it.
+pub(crate) const TIMED_OUT: u8 = 124;
+
 /// How a command fails.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -16,6 +19,7 @@ pub(crate) enum Failure {
         hint: Option<String>,
         /// What the platform answered, if it was the platform.
         code: Option<Code>,
+        exit_code: u8,
     },
     /// The command line makes no sense.
     Usage(String),
@@ -27,7 +31,12 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self::Told { message: message.into(), hint: None, code: None }
+        Self::Told { message: message.into(), hint: None, code: None, exit_code: 1 }
+    }
+
+    /// What was waited for did not happen in time.
+    pub(crate) fn timed_out(message: impl Into<String>) -> Self {
+        Self::Told { message: message.into(), hint: None, code: None, exit_code: TIMED_OUT }
     }
 
     /// What could not be done, and what the system said.
@@ -38,8 +47,18 @@ impl Failure {
     /// The same with a hint in place of the one it has.
     pub(crate) fn hint(self, text: impl Into<String>) -> Self {
         match self {
-            Self::Told { message, code, .. } => Self::Told { message, hint: Some(text.into()), code },
+            Self::Told { message, code, exit_code, .. } => {
+                Self::Told { message, hint: Some(text.into()), code, exit_code }
+            }
             other => other,
+        }
+    }
+
+    /// What is said of it, in a sentence; may be empty.
+    pub(crate) fn message(&self) -> &str {
+        match self {
+            Self::Told { message, .. } | Self::Usage(message) => message,
+            Self::Ended(_) | Self::Closed => "",
         }
     }
 
@@ -50,9 +69,8 @@ impl Failure {
 
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Told { .. } => 1,
+            Self::Told { exit_code: code, .. } | Self::Ended(code) => *code,
             Self::Usage(_) => 2,
-            Self::Ended(code) => *code,
             Self::Closed => 0,
         }
     }
@@ -77,7 +95,8 @@ impl fmt::Display for Failure {
 
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
-        Self::Told { message: error.to_string(), hint: error.hint().map(str::to_owned), code: error.code() }
+        let hint = error.hint().map(str::to_owned);
+        Self::Told { message: error.to_string(), hint, code: error.code(), exit_code: 1 }
     }
 }
 

@@ -80,21 +80,31 @@ impl Output {
 
     /// A text of several lines on standard output.
     pub(crate) fn text(self, text: &str) -> Result<(), Failure> {
-        let text = Self::fit(&io::stdout(), text);
-        self.print(text.strip_suffix('\n').unwrap_or(&text))
+        self.exact(text.as_bytes())?;
+        if text.ends_with('\n') { Ok(()) } else { self.print("") }
     }
 
-    /// A text of several lines on standard error.
-    pub(crate) fn remark(self, text: &str) {
+    /// Lines on standard output as they are.
+    pub(crate) fn exact(self, lines: &[u8]) -> Result<(), Failure> {
+        let mut out = io::stdout().lock();
+        let lines = Self::fit(&out, lines);
+        out.write_all(&lines).and_then(|()| out.flush()).map_err(|error| unwritten(&error))
+    }
+
+    /// Lines on standard error as they are.
+    pub(crate) fn remark(self, lines: &[u8]) {
         // What cannot be said there cannot be said anywhere.
-        let _ = io::stderr().write_all(Self::fit(&io::stderr(), text).as_bytes());
+        let _ = io::stderr().write_all(&Self::fit(&io::stderr(), lines));
     }
 
-    /// A text of several lines as it is; made fit for a terminal when it goes to one.
-    fn fit<'a>(to: &impl IsTerminal, text: &'a str) -> Cow<'a, str> {
+    /// Lines as they are; made fit for a terminal when they go to one.
+    fn fit<'a>(to: &impl IsTerminal, lines: &'a [u8]) -> Cow<'a, [u8]> {
         match to.is_terminal() {
-            true => Cow::Owned(escape_lines(text) + if text.ends_with('\n') { "\n" } else { "" }),
-            false => Cow::Borrowed(text),
+            true => {
+                let end = if lines.ends_with(b"\n") { "\n" } else { "" };
+                Cow::Owned((escape_lines(&String::from_utf8_lossy(lines)) + end).into_bytes())
+            }
+            false => Cow::Borrowed(lines),
         }
     }
 
@@ -126,10 +136,7 @@ impl Output {
     /// A line on standard output.
     pub(crate) fn print(self, text: &str) -> Result<(), Failure> {
         let mut out = io::stdout().lock();
-        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::Closed,
-            _ => Failure::io("standard output cannot be written", &error),
-        })
+        writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| unwritten(&error))
     }
 
     /// A remark for people, beside the result.
@@ -137,6 +144,14 @@ impl Output {
         if self.format == Format::Table || io::stderr().is_terminal() {
             let _ = writeln!(io::stderr(), "{}", escape(text));
         }
+    }
+}
+
+/// Standard output takes no more.
+pub(crate) fn unwritten(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::Closed,
+        _ => Failure::io("standard output cannot be written", error),
     }
 }
 

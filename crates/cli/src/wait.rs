@@ -7,9 +7,20 @@ use mi_client::jittered;
 use mi_kernel::backoff::Backoff;
 use tokio::time::Instant;
 
-use crate::failure::Failure;
+use crate::{commands::settings::seconds, failure::Failure};
 
 const POLL: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
+
+/// How long to wait, as flags take it.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let told = || "must be a duration such as 90s, 10m or 2h".to_owned();
+    seconds(text).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(told)
+}
+
+/// When a wait that may take so long is over; none: never.
+pub(crate) fn end(limit: Option<Duration>) -> Option<Instant> {
+    Instant::now().checked_add(limit?)
+}
 
 /// Asks again and again until `check` has an answer; none: the time is up.
 pub(crate) async fn until<T>(

@@ -7,11 +7,13 @@ mod graph;
 mod office;
 mod tasks;
 
+use std::time::Duration;
+
 use clap::Args;
 use mi_proto::v1::Task;
 use serde::Serialize;
 
-use crate::{context::Context, failure::Failure, json::Json, output::Resource};
+use crate::{context::Context, failure::Failure, json::Json, output::Resource, wait};
 use file::File;
 use tasks::Finished;
 
@@ -23,6 +25,9 @@ pub(crate) struct ApplyArgs {
     /// Wait until the tasks are finished; fails when one of them was not done
     #[arg(long)]
     wait: bool,
+    /// With --wait: end with exit code 124 when they are not finished after so long, e.g. 90s, 10m, 2h; they go on
+    #[arg(long, value_name = "DURATION", value_parser = wait::duration, requires = "wait")]
+    timeout: Option<Duration>,
     /// Check the files and show what would be done, and do nothing
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -58,6 +63,8 @@ struct Report {
     changes: Vec<Change>,
     /// The tasks that were waited for.
     finished: Vec<Finished>,
+    /// Some of them would have been waited for longer.
+    is_late: bool,
 }
 
 impl Report {
@@ -103,14 +110,18 @@ async fn apply(files: &[File], args: &ApplyArgs, context: &Context, report: &mut
         let tasks = work.tasks(office_id.as_deref(), report).await?;
         applied.push((work, office_id, tasks));
     }
-    let mut undone = 0;
+    let (mut undone, end) = (0, wait::end(args.timeout));
     for (work, office_id, tasks) in applied {
         if let Some(office_id) = office_id.filter(|_| args.wait) {
-            undone += work.finish(&office_id, tasks, report).await?;
+            undone += work.finish(&office_id, tasks, end, report).await?;
         }
     }
     match undone {
         0 => Ok(()),
+        undone if report.is_late => {
+            Err(Failure::timed_out(format!("{undone} of {} tasks were not done in time", report.finished.len()))
+                .hint("they go on; the same command again waits for them"))
+        }
         undone => Err(Failure::new(format!("{undone} of {} tasks were not done", report.finished.len()))
             .hint("`mi tasks get TASK` says why; `mi tasks retry TASK` tries again")),
     }

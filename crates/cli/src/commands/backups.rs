@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use mi_client::retry;
 use mi_proto::v1::{Backup, DeleteBackupRequest, DownloadBackupRequest};
+use tokio_stream::StreamExt;
 
+use super::delete;
 use crate::{
     args::ColonyArg,
     context::{Context, full_id},
@@ -54,17 +56,13 @@ pub(crate) async fn run(command: BackupsCommand, context: &Context) -> Result<()
             let office_id = context.office_id(&args.target.office).await?;
             let backup_id = backup_id(context, &office_id, &args.target.backup).await?;
             let request = DownloadBackupRequest { office_id, backup_id };
-            tokio::select! {
-                done = download(context, request, args.output_file) => done,
-                // Lets the unfinished file be removed.
-                _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted; nothing was written")),
-            }
+            download(context, request, args.output_file).await
         }
         BackupsCommand::Rm(arg) => {
             let office_id = context.office_id(&arg.office).await?;
             let backup_id = backup_id(context, &office_id, &arg.backup).await?;
             let request = DeleteBackupRequest { office_id, backup_id: backup_id.clone() };
-            retry(async || context.client.agents().delete_backup(request.clone()).await).await?;
+            delete("backup", async || context.client.agents().delete_backup(request.clone()).await).await?;
             context.out.note(&format!("backup {backup_id} is deleted"));
             Ok(())
         }
@@ -82,19 +80,16 @@ pub(crate) async fn backup_id(context: &Context, office_id: &str, given: &str) -
 
 async fn download(context: &Context, request: DownloadBackupRequest, file: Option<PathBuf>) -> Result<(), Failure> {
     let mut stream = retry(async || context.client.agents().download_backup(request.clone()).await).await?.into_inner();
-    let mut message = stream.message().await?;
+    let mut first = stream.message().await?;
     let nameless = || Failure::new("the platform sent no description of the backup").hint("try again");
-    let backup = message.as_mut().and_then(|first| first.backup.take()).ok_or_else(nameless)?;
+    let backup = first.as_mut().and_then(|first| first.backup.take()).ok_or_else(nameless)?;
     let path = match file {
         Some(path) => path,
         None => default_path(&backup)?,
     };
-    let mut download = Download::to_file(&path, Mode::Private, backup.size_bytes)?;
-    while let Some(part) = message {
-        download.take(&part.chunk)?;
-        message = stream.message().await?;
-    }
-    download.finish(backup.size_bytes, &backup.sha256)?;
+    let messages = tokio_stream::iter(first.map(Ok)).chain(stream);
+    let download = Download::to_file(&path, Mode::Private, backup.size_bytes)?;
+    download.take_all(messages, |part| &part.chunk, (backup.size_bytes, &backup.sha256)).await?;
     context.out.note(&format!(
         "{} holds the workspace of {}; unpack it with `tar --zstd -xf`",
         path.display(),

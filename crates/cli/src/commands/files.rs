@@ -21,11 +21,11 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, stdin},
     sync::mpsc,
 };
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Status;
 use uuid::Uuid;
 
-use super::resource;
+use super::{delete, resource};
 use crate::{
     args::ColonyArg,
     context::Context,
@@ -152,18 +152,13 @@ pub(crate) async fn run(command: FilesCommand, context: &Context) -> Result<(), 
         FilesCommand::Put(args) => put(args, context).await,
         FilesCommand::Get(args) => {
             let office_id = context.colony(&args.target.colony).await?;
-            let request = DownloadFileRequest { office_id, path: args.target.path, offset: 0, length: 0 };
-            tokio::select! {
-                done = get(context, request, args.output_file) => done,
-                // Lets the unfinished file be removed.
-                _ = tokio::signal::ctrl_c() => Err(Failure::new("interrupted; nothing was written")),
-            }
+            get(context, office_id, args.target.path, args.output_file).await
         }
         FilesCommand::Rm(args) => {
             let (path, ConditionArgs { if_revision, force }) = (args.target.path, args.condition);
             let office_id = context.colony(&args.target.colony).await?;
             let request = DeleteFileRequest { office_id, path: path.clone(), if_revision, force };
-            retry(async || client.drive().delete_file(request.clone()).await).await?;
+            delete("file", async || client.drive().delete_file(request.clone()).await).await?;
             context.out.note(&format!("{path} is deleted"));
             Ok(())
         }
@@ -190,26 +185,35 @@ async fn changes(args: ChangesArgs, context: &Context) -> Result<(), Failure> {
     .await
 }
 
-async fn get(context: &Context, request: DownloadFileRequest, to: Option<PathBuf>) -> Result<(), Failure> {
-    let mut stream = retry(async || context.client.drive().download_file(request.clone()).await).await?.into_inner();
-    let mut message = stream.message().await?;
-    let nameless = || Failure::new("the platform sent no description of the file").hint("try again");
-    let file = message.as_mut().and_then(|first| first.file.take()).ok_or_else(nameless)?;
-    let path = to.unwrap_or_else(|| last_part(&request.path));
-    let stdout = path.as_os_str() == STANDARD;
-    let mut download = match stdout {
-        true => Download::to_stdout(),
-        false => Download::to_file(&path, Mode::Plain, file.size)?,
-    };
-    while let Some(part) = message {
-        download.take(&part.chunk)?;
-        message = stream.message().await?;
-    }
-    download.finish(file.size, &file.sha256)?;
+async fn get(context: &Context, office_id: String, path: String, to: Option<PathBuf>) -> Result<(), Failure> {
+    let to = to.unwrap_or_else(|| last_part(&path));
+    let stdout = to.as_os_str() == STANDARD;
+    let file = download(context, office_id, path, |file| match stdout {
+        true => Ok(Download::to_stdout()),
+        false => Download::to_file(&to, Mode::Plain, file.size),
+    });
+    let file = file.await?;
     match stdout {
         true => Ok(()),
         false => context.out.one(&file),
     }
+}
+
+/// Downloads a file, to where `to` says.
+pub(crate) async fn download<'a>(
+    context: &Context,
+    office_id: String,
+    path: String,
+    to: impl FnOnce(&v1::File) -> Result<Download<'a>, Failure>,
+) -> Result<v1::File, Failure> {
+    let request = DownloadFileRequest { office_id, path, offset: 0, length: 0 };
+    let mut stream = retry(async || context.client.drive().download_file(request.clone()).await).await?.into_inner();
+    let mut first = stream.message().await?;
+    let nameless = || Failure::new("the platform sent no description of the file").hint("try again");
+    let file = first.as_mut().and_then(|first| first.file.take()).ok_or_else(nameless)?;
+    let messages = tokio_stream::iter(first.map(Ok)).chain(stream);
+    to(&file)?.take_all(messages, |part| &part.chunk, (file.size, &file.sha256)).await?;
+    Ok(file)
 }
 
 /// The name that a file gets here.

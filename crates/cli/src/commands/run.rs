@@ -1,23 +1,33 @@
 //! `mi run`: a command task that is waited for, and ends as its command does.
 
-use std::{future::pending, time::Duration};
+pub(crate) mod report;
+
+use std::{borrow::Cow, future::pending, pin::pin, time::Duration};
 
 use clap::Args;
 use mi_client::once;
 use mi_proto::v1::{CancelTaskRequest, CreateTaskRequest, Task, TaskKind};
 use uuid::Uuid;
 
+use self::report::{Ran, Section};
 use super::{
-    settings,
+    files,
     tasks::{create, finish},
 };
-use crate::{args::ColonyArg, context::Context, failure::Failure, output::Output, stop_signal};
+use crate::{
+    args::ColonyArg,
+    context::Context,
+    download::Download,
+    failure::{Failure, TIMED_OUT},
+    stop_signal, wait,
+};
 
 /// Longest title of a task, in characters.
 const MAX_TITLE: usize = 200;
-/// Exit codes as the shell and timeout(1) have them.
+/// Exit code as the shell has it.
 const INTERRUPTED: u8 = 130;
-const TIMED_OUT: u8 = 124;
+/// The most that an agent puts into the drive of an output, in bytes.
+const MAX_WHOLE: i64 = 64 << 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
@@ -33,16 +43,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", default_value_t = 1)]
     attempts: i32,
     /// Cancel it when it has not ended after so long, e.g. 90s, 10m, 2h
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = wait::duration)]
     timeout: Option<Duration>,
     /// The command and its arguments; for a shell's syntax `sh -c '...'`
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let told = || "must be a duration such as 90s, 10m or 2h".to_owned();
-    settings::seconds(text).filter(|seconds| *seconds > 0).map(Duration::from_secs).ok_or_else(told)
 }
 
 pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
@@ -57,7 +62,7 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure>
         request_id: Uuid::new_v4().to_string(),
         ..CreateTaskRequest::default()
     };
-    let stop = stop_signal()?;
+    let mut stop = pin!(stop_signal()?);
     let task = create::send(context, &request).await?;
     let late = async {
         match args.timeout {
@@ -66,8 +71,14 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure>
         }
     };
     let (why, code) = tokio::select! {
-        ended = finish::finished(context, &office_id, &task) => return show(context.out, &ended?),
-        () = stop => ("interrupted", INTERRUPTED),
+        ended = finish::finished(context, &office_id, &task) => {
+            let ended = ended?;
+            return tokio::select! {
+                shown = show(context, &office_id, &ended) => shown,
+                () = stop => Err(Failure::Ended(INTERRUPTED)),
+            };
+        }
+        () = &mut stop => ("interrupted", INTERRUPTED),
         () = late => ("not ended in time", TIMED_OUT),
     };
     let request = CancelTaskRequest { office_id, task_id: task.id.clone(), reason: why.to_owned() };
@@ -77,17 +88,23 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure>
 }
 
 /// Prints what the command printed, and ends as it ended.
-fn show(out: Output, task: &Task) -> Result<(), Failure> {
-    let outcome = finish::outcome(task);
+async fn show(context: &Context, office_id: &str, task: &Task) -> Result<(), Failure> {
+    let (out, outcome) = (context.out, finish::outcome(task));
     let text = if outcome.is_ok() { &task.result } else { &task.error };
     let ran = Ran::read(text);
     if out.is_json() {
         out.one(task)?;
     } else if let Some(ran) = &ran {
-        if !ran.stdout.is_empty() {
-            out.text(ran.stdout)?;
+        let mut lost = Vec::new();
+        out.exact(&all(context, office_id, &ran.stdout, "standard output", &mut lost).await)?;
+        out.remark(&all(context, office_id, &ran.stderr, "standard error", &mut lost).await);
+        if !lost.is_empty() {
+            let incomplete = Failure::new(lost.join("; "));
+            if ran.exit_code == 0 {
+                return Err(incomplete);
+            }
+            out.remark(incomplete.to_string().as_bytes());
         }
-        out.remark(ran.stderr);
     } else if outcome.is_ok() {
         // Somebody else completed it.
         out.text(&task.result)?;
@@ -98,27 +115,41 @@ fn show(out: Output, task: &Task) -> Result<(), Failure> {
         None => outcome,
     }
 }
-
-/// What an agent reports of a command: its exit code, and the end of what it printed.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Ran<'a> {
-    pub(crate) exit_code: i32,
-    pub(crate) stdout: &'a str,
-    pub(crate) stderr: &'a str,
-}
-
-impl<'a> Ran<'a> {
-    /// Reads a report; none when this is no such text, or the command was stopped.
-    pub(crate) fn read(text: &'a str) -> Option<Self> {
-        let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-        let exit_code = first.strip_prefix("exit code: ")?.parse().ok()?;
-        let (stdout, stderr) = match rest.starts_with("--- stderr") {
-            true => ("", rest),
-            // The last one: what a command prints on its standard output may look like it.
-            false => rest.rfind("\n--- stderr").map_or((rest, ""), |at| rest.split_at(at + 1)),
-        };
-        let body = |section: &'a str| section.split_once('\n').map_or("", |(_, body)| body);
-        Some(Self { exit_code, stdout: body(stdout), stderr: body(stderr) })
+/// What a command printed on one of its outputs: from the drive when the report has only the end of it. What is missing
+/// all the same is `lost`.
+async fn all<'a>(
+    context: &Context,
+    office_id: &str,
+    section: &Section<'a>,
+    name: &str,
+    lost: &mut Vec<String>,
+) -> Cow<'a, [u8]> {
+    let end = section.text.as_bytes();
+    let Some(cut) = &section.cut else { return end.into() };
+    let mut tell = |which: &str, printed: usize, why: &str| {
+        lost.push(format!("only the {which} {printed} of {} bytes of {name} are here: {why}", cut.total));
+    };
+    let Some(path) = cut.path else {
+        tell("last", end.len(), if cut.why.is_empty() { "the agent kept no more" } else { cut.why });
+        return end.into();
+    };
+    let mut whole = Vec::new();
+    let fits = |size: i64| size <= MAX_WHOLE && (size.unsigned_abs() == cut.total || !cut.why.is_empty());
+    let got = files::download(context, office_id.to_owned(), path.to_owned(), |file| match fits(file.size) {
+        true => Ok(Download::to_memory(&mut whole)),
+        false => Err(Failure::new(format!("the drive has something else at {path}, {} bytes", file.size))),
+    });
+    match got.await {
+        Err(failure) => {
+            tell("last", end.len(), failure.message());
+            end.into()
+        }
+        Ok(_) => {
+            if whole.len() as u64 != cut.total {
+                tell("first", whole.len(), cut.why);
+            }
+            whole.into()
+        }
     }
 }
 
@@ -147,7 +178,10 @@ fn quoted(word: &str) -> String {
 mod tests {
     use std::process::Command;
 
+    use mi_proto::v1::TaskStatus;
+
     use super::*;
+    use crate::args::Global;
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -172,46 +206,44 @@ mod tests {
         assert_eq!(title(&words(&[&"é".repeat(300)])), "é".repeat(200));
     }
 
-    #[test]
-    fn a_report_is_taken_apart() {
-        let ran = |exit_code, stdout, stderr| Some(Ran { exit_code, stdout, stderr });
-        for (text, expect) in [
-            ("exit code: 0\n", ran(0, "", "")),
-            ("exit code: 0", ran(0, "", "")),
-            ("exit code: 0\n--- stdout\na\n\nb\n", ran(0, "a\n\nb\n", "")),
-            ("exit code: 3\n--- stderr\nno\n", ran(3, "", "no\n")),
-            ("exit code: 137\n--- stdout\na\n--- stderr\nb\n", ran(137, "a\n", "b\n")),
-            (
-                "exit code: 1\n--- stdout (the last 2 of 9 bytes)\na\n--- stderr (the last 2 of 9 bytes)\nb\n",
-                ran(1, "a\n", "b\n"),
-            ),
-            ("exit code: 0\n--- stdout\n--- stderr\n--- stderr\nb\n", ran(0, "--- stderr\n", "b\n")),
-            ("no exit code: stopped after 600 s, the time limit\n--- stdout\na\n", None),
-            ("exit code: many\n", None),
-            ("done", None),
-            ("", None),
-        ] {
-            assert_eq!(Ran::read(text), expect, "{text:?}");
+    /// Of a platform that nobody reaches.
+    fn context() -> Context {
+        let (endpoint, config_dir) = (Some("http://127.0.0.1:1".to_owned()), Some("/nonexistent".into()));
+        Context::new(&Global { endpoint, config_dir, ..Global::default() }).expect("good")
+    }
+
+    /// How it ends, and what it says then.
+    async fn shown(status: TaskStatus, result: &str, error: &str) -> (u8, String) {
+        let (result, error) = (result.to_owned(), error.to_owned());
+        let task = Task { id: "t".into(), status: status.into(), result, error, ..Task::default() };
+        match show(&context(), "o", &task).await {
+            Ok(()) => (0, String::new()),
+            Err(failure) => (failure.exit_code(), failure.to_string()),
         }
     }
 
-    #[test]
-    fn a_command_that_failed_ends_this_one_as_it_ended() {
-        use mi_proto::v1::TaskStatus;
-        let ended = |status: TaskStatus, result: &str, error: &str| {
-            let task = Task {
-                id: "t".into(),
-                status: status.into(),
-                result: result.into(),
-                error: error.into(),
-                ..Task::default()
-            };
-            show(Output::new(crate::args::Format::Table), &task)
-        };
-        assert!(ended(TaskStatus::Done, "exit code: 0\n", "exit code: 2\n").is_ok());
-        let code = |outcome: Result<(), Failure>| outcome.expect_err("failed").exit_code();
-        assert_eq!(code(ended(TaskStatus::Failed, "", "exit code: 42\n")), 42);
-        let told = ended(TaskStatus::Failed, "", "its lease ran out").expect_err("failed");
-        assert_eq!((told.exit_code(), told.to_string()), (1, "error: task t failed: its lease ran out\n".into()));
+    #[tokio::test]
+    async fn a_command_that_failed_ends_this_one_as_it_ended() {
+        assert_eq!(shown(TaskStatus::Done, "exit code: 0\n", "exit code: 2\n").await, (0, String::new()));
+        assert_eq!(shown(TaskStatus::Failed, "", "exit code: 42\n").await, (42, String::new()));
+        let told = "error: task t failed: its lease ran out\n".to_owned();
+        assert_eq!(shown(TaskStatus::Failed, "", "its lease ran out").await, (1, told));
+    }
+
+    #[tokio::test]
+    async fn an_output_that_is_not_whole_is_no_success() {
+        let done = async |head: &str| shown(TaskStatus::Done, &format!("exit code: 0\n{head}\nab\n"), "").await;
+        let told = "error: only the last 3 of 9 bytes of standard output are here: the agent kept no more\n".to_owned();
+        assert_eq!(done("--- stdout (the last 3 of 9 bytes)").await, (1, told));
+        let told = "error: only the last 3 of 9 bytes of standard error are here: the rest is lost: no\n".to_owned();
+        assert_eq!(done("--- stderr (the last 3 of 9 bytes; the rest is lost: no)").await, (1, told));
+        let (code, told) = done("--- stdout (the last 3 of 9 bytes; the whole is a in the drive)").await;
+        assert!(
+            code == 1 && told.contains("of standard output are here: ") && told.contains("cannot be reached"),
+            "{told}"
+        );
+        // What failed says so by itself.
+        let failed = shown(TaskStatus::Failed, "", "exit code: 42\n--- stdout (the last 3 of 9 bytes)\nab\n").await;
+        assert_eq!(failed, (42, String::new()));
     }
 }

@@ -23,6 +23,7 @@ on_both! {
     a_refusal_is_heard_before_all_is_sent,
     a_platform_that_dies_keeps_the_old_file,
     the_command_line_speaks_for_operators_and_agents,
+    a_command_prints_all_of_its_output,
 }
 
 const MIB: usize = 1 << 20;
@@ -237,6 +238,14 @@ async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
     world.happened(&office, "robo", "file.created").await;
     let (got, printed, told) = mi(dir.path(), &member, "files get report.bin -O -").await;
     assert!(got && printed == sent, "{told}");
+    // Through a link, so that a mistake here would cost no device.
+    std::os::unix::fs::symlink("/dev/null", dir.path().join("device")).expect("linked");
+    let (got, printed, told) = mi(dir.path(), &member, "files get report.bin -O device -o json").await;
+    assert!(got, "{told}");
+    let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
+    assert_eq!(printed["sha256"], sha256_hex(&sent));
+    let device = fs::metadata(dir.path().join("device")).expect("there").file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&device), "{device:?}");
     let (got, _, told) = mi(dir.path(), &operator, "files get out/note.txt").await;
     assert!(got, "{told}");
     assert_eq!(fs::read_to_string(dir.path().join("note.txt")).expect("there"), "done");
@@ -244,4 +253,32 @@ async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
     assert!(listed, "{told}");
     let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
     assert_eq!((&printed[0]["path"], &printed[0]["agent"]), (&"out/note.txt".into(), &"robo".into()));
+}
+
+async fn a_command_prints_all_of_its_output(backend: Backend) {
+    let world = World::start(backend, Arrangement::OneProcess).await;
+    let office = world.office("Long").await;
+    world.hire(&office, "worker").await.expect("hired");
+    let dir = tempfile::tempdir().expect("made");
+    let operator = [
+        ("MI_ENDPOINT", world.platform.endpoint()),
+        ("MI_API_KEY", world.platform.admin_key()),
+        ("MI_COLONY", office.as_str()),
+    ];
+    // More than a report takes, no text, and no newline at the end.
+    let sent = content(9, 200_001);
+    put(&world.owner, header(&office, "long.bin"), &sent).await.expect("taken");
+    for (ends, printed_to) in [(0, "1"), (3, "1"), (0, "2")] {
+        let script = format!("mi files get long.bin -O - >&{printed_to}; exit {ends}");
+        let mut command = tokio::process::Command::new(binary());
+        command.args(["run", "--", "sh", "-c", &script]).env_clear().env("MI_CONFIG_DIR", dir.path().join("no-config"));
+        let output = command.envs(operator).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(LIMIT, output).await.expect("ends by itself").expect("ran");
+        let (printed, other) = match printed_to {
+            "1" => (output.stdout, output.stderr),
+            _ => (output.stderr, output.stdout),
+        };
+        assert!(printed == sent, "{} bytes of {}: {}", printed.len(), sent.len(), String::from_utf8_lossy(&other));
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&other).as_ref()), (Some(ends), ""));
+    }
 }

@@ -196,6 +196,8 @@ async fn a_session_of_work() {
         "tasks notes --colony {colony} {think}",
         "tasks cancel --colony {colony} {think} --reason \"no model\"",
         "tasks cancel --colony {colony} {think}",
+        "tasks create --colony {colony} --title After --depends-on {think} --tool github --wait --timeout 3s",
+        "tasks create --colony {colony} --title Tools --tool github --wait --timeout 3s -o json",
         "tasks retry --colony {colony} {think}",
         "tasks complete --colony {colony} {think} --result \" \"",
         "tasks complete --colony {colony} {think} --result \"Nothing now.\"",
@@ -220,6 +222,7 @@ async fn a_session_with_a_file() {
         ("promoted.yaml", OFFICE.replace("haiku", "opus")),
         ("cycle.yaml", OFFICE.replace("title: The first", "depends_on: [last]")),
         ("misspelt.yaml", OFFICE.replace("priority", "prioritee")),
+        ("stuck.yaml", "office: {name: Stuck}\ntasks: [{key: release, required_tools: [github]}]".to_owned()),
         ("setting.yaml", OFFICE.replace("max_agents", "most_agents")),
     ] {
         std::fs::write(session.directory.path().join(name), text).expect("written");
@@ -236,6 +239,7 @@ async fn a_session_with_a_file() {
         "apply -f changed.yaml",
         "apply -f again.yaml --wait",
         "apply -f promoted.yaml",
+        "apply -f stuck.yaml --wait --timeout 3s",
         "tasks stats --colony \"From a file\"",
     ] {
         session.run(line).await;

@@ -6,6 +6,7 @@ use mi_client::{ClientError, retry};
 use mi_kernel::receipt::sha256_hex;
 use mi_proto::v1::{CreateTaskRequest, ListTasksRequest, Task, TaskStatus};
 use prost_types::Timestamp;
+use tokio::time::Instant;
 use tonic::Status;
 use tonic_types::StatusExt;
 
@@ -13,7 +14,7 @@ use super::{Action, Report, Work, file};
 use crate::{
     commands::{
         resource,
-        run::Ran,
+        run::report::Ran,
         tasks::{finish, get},
     },
     failure::Failure,
@@ -80,11 +81,12 @@ impl Work<'_> {
         resource(answer.map_err(refused)?, |answer| answer.task)
     }
 
-    /// Waits until each task is finished or can never start; answers how many were not done.
+    /// Waits until each task is finished or can never start, or the time is up; answers how many were not done.
     pub(super) async fn finish(
         &self,
         office_id: &str,
         tasks: Vec<Task>,
+        end: Option<Instant>,
         report: &mut Report,
     ) -> Result<usize, Failure> {
         let given = &self.file.tasks;
@@ -97,11 +99,17 @@ impl Work<'_> {
             let key = &given[index].key.value;
             let parts = given.iter().filter(|it| it.parent.as_ref().is_some_and(|parent| parent.value == *key));
             let is_open = parts.into_iter().any(|part| !finish::is_finished(status(&part.key.value)));
-            let task = match waits || is_open {
-                // Nothing that this waits for will change that.
-                true => get(self.context, office_id, &tasks[index].id).await?,
-                false => finish::finished(self.context, office_id, &tasks[index]).await?,
+            // Nothing that this waits for will change that.
+            let is_stuck = waits || is_open;
+            let finished = match is_stuck {
+                true => None,
+                false => finish::finished_by(self.context, office_id, &tasks[index], end).await?,
             };
+            let task = match finished {
+                Some(task) => task,
+                None => get(self.context, office_id, &tasks[index].id).await?,
+            };
+            report.is_late |= !is_stuck && !finish::is_finished(task.status());
             ended.insert(index, task);
         }
         let undone = ended.values().filter(|task| task.status() != TaskStatus::Done).count();
@@ -160,7 +168,7 @@ impl Finished {
         let line = match Ran::read(text) {
             Some(ran) => {
                 let printed = if ran.exit_code == 0 { ran.stdout } else { ran.stderr };
-                printed.lines().rfind(is_said).or(text.lines().next())
+                printed.text.lines().rfind(is_said).or(text.lines().next())
             }
             None => text.lines().find(is_said),
         };

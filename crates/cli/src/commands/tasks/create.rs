@@ -1,5 +1,7 @@
 //! `mi tasks create`.
 
+use std::time::Duration;
+
 use clap::Args;
 use mi_client::retry;
 use mi_proto::v1::{CreateTaskRequest, Task};
@@ -11,6 +13,7 @@ use crate::{
     commands::{agents::hire::text_or_file, resource},
     context::Context,
     failure::Failure,
+    wait,
 };
 
 #[derive(Debug, Args)]
@@ -53,6 +56,9 @@ pub(crate) struct CreateArgs {
     /// Wait until it is finished and print its result
     #[arg(long)]
     wait: bool,
+    /// With --wait: end with exit code 124 when it is not finished after so long, e.g. 90s, 10m, 2h; it goes on
+    #[arg(long, value_name = "DURATION", value_parser = wait::duration, requires = "wait")]
+    timeout: Option<Duration>,
 }
 
 pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failure> {
@@ -88,12 +94,15 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
     if !args.wait {
         return context.out.one(&task);
     }
-    let task = finish::finished(context, &office_id, &task).await?;
+    let Some(task) = finish::finished_by(context, &office_id, &task, wait::end(args.timeout)).await? else {
+        return Err(Failure::timed_out(format!("task {} is not finished in time", task.id))
+            .hint("it goes on; `mi tasks get TASK` shows where it stands"));
+    };
     let outcome = finish::outcome(&task);
     match (context.out.is_json(), &outcome) {
         (true, _) => context.out.one(&task)?,
         (false, Ok(())) => context.out.text(&task.result)?,
-        (false, Err(_)) if task.error.lines().nth(1).is_some() => context.out.remark(&task.error),
+        (false, Err(_)) if task.error.lines().nth(1).is_some() => context.out.remark(task.error.as_bytes()),
         (false, Err(_)) => {}
     }
     outcome

@@ -3,13 +3,29 @@
 use std::cell::Cell;
 
 use mi_proto::v1::{Task, TaskStatus, WatchTasksRequest};
+use tokio::time::{Instant, timeout_at};
 
-use crate::{context::Context, failure::Failure, follow::follow_until, wait::spinner};
+use crate::{context::Context, failure::Failure, follow::follow_until, text::escape, wait::spinner};
+
+/// As [`finished`]; none: it is not by then.
+pub(crate) async fn finished_by(
+    context: &Context,
+    office_id: &str,
+    task: &Task,
+    end: Option<Instant>,
+) -> Result<Option<Task>, Failure> {
+    let finished = finished(context, office_id, task);
+    match end {
+        Some(end) => timeout_at(end, finished).await.ok().transpose(),
+        None => finished.await.map(Some),
+    }
+}
 
 /// Waits until the task is finished, however often the connection is lost meanwhile, and answers it as it then is.
+/// Says so when it is blocked by what will not change while one waits.
 pub(crate) async fn finished(context: &Context, office_id: &str, task: &Task) -> Result<Task, Failure> {
     let spinner = spinner(format!("waiting for {:?}", task.title));
-    let seen = Cell::new(0);
+    let (seen, mut told) = (Cell::new(0), String::new());
     let open = async || {
         let request = WatchTasksRequest {
             office_id: office_id.to_owned(),
@@ -20,6 +36,11 @@ pub(crate) async fn finished(context: &Context, office_id: &str, task: &Task) ->
     };
     let ended = follow_until(context.out, open, |answer| {
         seen.set(answer.cursor);
+        if let Some(reason) = answer.task.as_ref().and_then(stuck).filter(|reason| **reason != told) {
+            reason.clone_into(&mut told);
+            let line = format!("task {} ({}) is blocked until somebody changes that: {reason}", task.id, task.title);
+            spinner.suspend(|| context.out.remark(format!("{}\n", escape(&line)).as_bytes()));
+        }
         Ok(answer.task.filter(|task| is_finished(task.status())))
     });
     let ended = ended.await?;
@@ -28,6 +49,12 @@ pub(crate) async fn finished(context: &Context, office_id: &str, task: &Task) ->
         Failure::new(format!("the platform stopped telling about task {}", task.id))
             .hint(format!("the task goes on; `mi tasks get {}` shows where it stands", task.id))
     })
+}
+
+/// Why a task is blocked, unless it waits for other work.
+fn stuck(task: &Task) -> Option<&str> {
+    let is_stuck = task.status() == TaskStatus::Blocked && !task.blocked_reason.starts_with("waits for ");
+    is_stuck.then_some(&task.blocked_reason)
 }
 
 pub(crate) fn is_finished(status: TaskStatus) -> bool {
@@ -48,6 +75,20 @@ pub(crate) fn outcome(task: &Task) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_is_stuck_when_no_work_that_is_under_way_frees_it() {
+        let told = |status: TaskStatus, reason: &str| {
+            let task = Task { status: status.into(), blocked_reason: reason.into(), ..Task::default() };
+            stuck(&task).map(str::to_owned)
+        };
+        for reason in ["dependency a is failed: exit code: 3", "no agent has the tools github"] {
+            assert_eq!(told(TaskStatus::Blocked, reason), Some(reason.to_owned()));
+        }
+        assert_eq!(told(TaskStatus::Blocked, "waits for task a and 2 more"), None);
+        assert_eq!(told(TaskStatus::Blocked, "waits for 2 of its subtasks"), None);
+        assert_eq!(told(TaskStatus::Queued, ""), None);
+    }
 
     #[test]
     fn a_finished_task_was_done_or_says_why_not() {
