@@ -180,9 +180,10 @@ async fn newest(
             before_id,
         };
         let page = retry(async || context.client.chat().list_messages(request.clone()).await).await?.into_inner();
-        let whole = i32::try_from(page.messages.len()) == Ok(left);
+        // A page may end early, for its size: there are no more when it is empty.
+        let is_empty = page.messages.is_empty();
         messages.extend(page.messages);
-        if !whole || messages.len() == limit {
+        if is_empty || messages.len() == limit {
             messages.reverse();
             return Ok(messages);
         }
