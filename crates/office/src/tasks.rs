@@ -144,17 +144,18 @@ impl Tasks {
         let known = self.rosters.get(&office_id).await;
         if known.is_none_or(|known| !Arc::ptr_eq(&known, &roster) && known != roster) {
             self.rosters.insert(office_id, roster.clone()).await;
-            drop(self.enqueue(office_id, vec![Op::Reconcile { certain: false }], Some(&roster), "")?);
+            drop(self.enqueue(office_id, vec![Op::Reconcile { certain: None }], Some(&roster), "")?);
         }
         Ok(roster)
     }
 
     /// Looks at the agents again, for those who are gone.
     async fn reconcile(&self, office_id: OfficeId) -> Result<()> {
+        let certain = Some(self.clock.now());
         self.members.forget(office_id).await;
         let roster = self.members.list(office_id).await?;
         self.rosters.insert(office_id, roster.clone()).await;
-        self.submit(office_id, vec![Op::Reconcile { certain: true }], Some(&roster), "").await?;
+        self.submit(office_id, vec![Op::Reconcile { certain }], Some(&roster), "").await?;
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId};
+use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, Time};
 use tokio::sync::oneshot;
 
 use super::{
@@ -42,9 +42,10 @@ pub(super) enum Op {
     Report(Report),
     Decide(Decision),
     Expire(Vec<TaskId>),
-    /// The agents changed. Certain: they were asked for just now, so that who is not among them is gone.
+    /// The agents changed. Certain: they were asked for at this time, so that who was hired before and is not among them is
+    /// gone.
     Reconcile {
-        certain: bool,
+        certain: Option<Time>,
     },
 }
 
@@ -313,9 +314,10 @@ impl Tasks {
         waiting: &[Ticket],
         kicked: bool,
     ) -> Result<Served> {
-        let now = self.clock.now();
         let mut tx = self.db.office(office_id).begin().await?;
-        let mut batch = Batch::open(&mut tx, now).await?;
+        let mut batch = Batch::open(&mut tx, self.clock.now()).await?;
+        // It may have waited for the lock: a lease begins when it is given.
+        batch.now = self.clock.now();
         // The newest one is what the queue is to be reconciled with; claims may come with one from before.
         let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile { .. }));
         let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
@@ -461,7 +463,7 @@ mod tests {
 
     #[test]
     fn a_transaction_takes_in_what_fits_and_deadlines_first() {
-        let reconcile = || ticket(Op::Reconcile { certain: false });
+        let reconcile = || ticket(Op::Reconcile { certain: None });
         let mut lane = Lane::default();
         for _ in 0..5000 {
             lane.push(reconcile());

@@ -477,14 +477,28 @@ pub(super) async fn task_changed(
     limit: i64,
 ) -> DbResult<Vec<Task>> {
     let office_id = conn.office_id();
-    let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2 AND ($3 IS NULL OR id = $3)
-         ORDER BY cursor LIMIT $4",
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2
-         AND ($3::uuid IS NULL OR id = $3) ORDER BY cursor LIMIT $4",
-    );
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(sql).bind(office_id.0).bind(after).bind(only.map(|id| id.0)).bind(limit).fetch_all(&mut *c).await
+    let rows: Vec<Row> = on!(conn, |c| match only {
+        // Without the changes of others, however many those are: the sum is no column of the index that has them.
+        Some(id) => {
+            sqlx::query_as(
+                "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = $2 AND cursor + 0 > $3",
+            )
+            .bind(office_id.0)
+            .bind(id.0)
+            .bind(after)
+            .fetch_all(&mut *c)
+            .await
+        }
+        None => {
+            sqlx::query_as(
+                "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2 ORDER BY cursor LIMIT $3",
+            )
+            .bind(office_id.0)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&mut *c)
+            .await
+        }
     })?;
     Ok(rows.into_iter().map(Task::from).collect())
 }

@@ -19,6 +19,8 @@ use crate::offices::State as OfficeState;
 
 /// How old a roster may be, and how far apart the clocks: who is younger may be missing on it and there all the same.
 const YOUNG: TimeDelta = TimeDelta::seconds(5);
+/// How far the hour of a hire and that of a question after it may be apart, though the one came before the other.
+const APART: TimeDelta = TimeDelta::seconds(2);
 /// What the platform is called where a creator has a name.
 const PLATFORM: &str = "platform";
 
@@ -132,13 +134,13 @@ pub(super) fn not_working() -> Error {
     Error::precondition("AGENT_NOT_WORKING", text)
 }
 
-/// Whether the agent was hired a moment ago, as its id tells.
-fn is_young(agent: AgentId, now: Time) -> bool {
+/// Whether the agent was hired so short a time before, as its id tells, or later.
+fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
     let hired = agent.0.get_timestamp().and_then(|time| {
         let (seconds, nanos) = time.to_unix();
         DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
     });
-    hired.is_some_and(|hired| now - hired < YOUNG)
+    hired.is_some_and(|hired| at - hired < than)
 }
 
 impl Batch<'_> {
@@ -382,12 +384,13 @@ impl Batch<'_> {
     }
 
     /// Takes back what agents have that are no longer there, and looks again at what no agent could do.
-    pub(super) async fn reconcile(&mut self, certain: bool) -> Result<()> {
+    pub(super) async fn reconcile(&mut self, certain: Option<Time>) -> Result<()> {
         let Some(roster) = self.roster.clone() else { return Ok(()) };
-        self.certain |= certain;
+        self.certain |= certain.is_some();
         let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
         let now = self.now;
-        let gone = |id: AgentId| there(id).is_none() && (certain || !is_young(id, now));
+        let young = |id: AgentId| certain.map_or(is_younger(id, YOUNG, now), |asked| is_younger(id, APART, asked));
+        let gone = |id: AgentId| there(id).is_none() && !young(id);
         let rows = repo::task_of_agents(self.tx).await?;
         for id in self.adopt(rows) {
             let task = self.get(id)?;
