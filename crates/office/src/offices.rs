@@ -262,8 +262,7 @@ impl Offices {
             return Err(State::deleting());
         }
         let given = request.settings.unwrap_or_default();
-        let paths = request.update_mask.unwrap_or_default().paths;
-        office.settings.update(&given, &paths)?;
+        let paths = office.settings.update(&given, request.update_mask.unwrap_or_default().paths)?;
         let summary = format!("Settings changed: {}", paths.join(", "));
         let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.clock.now())
             .with(serde_json::json!({ "fields": paths }))
