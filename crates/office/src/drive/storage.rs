@@ -182,8 +182,10 @@ impl Storage {
     /// Removes the drive of an office that is being deleted, and all its objects. Safe to run again.
     pub(crate) async fn remove(&self, office: OfficeId) -> Result<()> {
         let now = self.clock.now();
+        // In parts, between which others write.
+        while objects::drive_clear_some(&self.db, office, now).await? {}
         let mut tx = self.db.office(office).begin().await?;
-        objects::drive_clear(&mut tx, now, now + EXPIRY).await?;
+        objects::drive_clear(&mut tx, now + EXPIRY).await?;
         tx.commit().await?;
         let mut after = Uuid::nil();
         loop {
