@@ -46,6 +46,20 @@ pub(crate) async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Opti
     })?)
 }
 
+/// The files at these paths, as far as there are any.
+pub(crate) async fn file_get_all(conn: &mut OfficeConn, paths: &[String]) -> DbResult<Vec<FileRow>> {
+    let (office, paths) = (conn.office_id(), json_text(paths)?);
+    let sql = conn.pick(
+        "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+         WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))",
+        // As in the tasks' repository: for each path its row by the index, whatever the table held when this was planned.
+        "SELECT f.* FROM json_array_elements_text($2::json) AS wanted (path),
+             LATERAL (SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+                 WHERE office_id = $1 AND path = wanted.path OFFSET 0) AS f",
+    );
+    Ok(on!(conn, |c| sqlx::query_as(sql).bind(office.0).bind(paths).fetch_all(&mut *c).await)?)
+}
+
 #[derive(FromRow)]
 struct Stored {
     #[sqlx(flatten)]
