@@ -8,7 +8,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use mi_kernel::{Clock, Error, OfficeId, Result, receipt::hex};
+use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, receipt::hex};
 use mi_store::{Db, lease};
 use object_store::{
     GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
@@ -31,6 +31,8 @@ use super::{
 pub(crate) const GRACE: Duration = Duration::from_secs(3600);
 /// The longest that an upload may take. Long before [`EXPIRY`]: what the sweep gives up, nobody writes any more.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(12 * 3600);
+/// The longest that an upload may be silent: what it has sent waits in memory until it makes a part.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 /// An upload that began so long ago was left behind by a process that died.
 const EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// How often the trash is looked at.
@@ -225,7 +227,7 @@ impl Upload {
         let Some(writer) = &mut self.writer else {
             return Err(Error::internal("an upload is written once"));
         };
-        let written = timeout(LONGEST_UPLOAD, fill(writer, room, content)).await.map_err(|_| expired())??;
+        let written = timeout(LONGEST_UPLOAD, fill(writer, room, content, SILENCE)).await.map_err(|_| expired())??;
         if let Some(mut writer) = self.writer.take() {
             writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
         }
@@ -255,10 +257,15 @@ impl Drop for Upload {
     }
 }
 
-async fn fill(writer: &mut BufWriter, room: Room, mut content: BoxStream<'static, Result<Bytes>>) -> Result<Written> {
+async fn fill(
+    writer: &mut BufWriter,
+    room: Room,
+    mut content: BoxStream<'static, Result<Bytes>>,
+    silence: Duration,
+) -> Result<Written> {
     let mut hash = Context::new(&SHA256);
     let mut size = 0;
-    while let Some(piece) = content.next().await {
+    while let Some(piece) = in_time(silence, content.next()).await? {
         let piece = piece?;
         size += i64::try_from(piece.len()).unwrap_or(i64::MAX);
         room.check(size)?;
@@ -266,6 +273,14 @@ async fn fill(writer: &mut BufWriter, room: Room, mut content: BoxStream<'static
         writer.put(piece).await.map_err(|error| unwritten(error.into()))?;
     }
     Ok(Written { size, sha256: hex(hash.finish().as_ref()) })
+}
+
+/// The next message of an upload, if it comes before the sender is given up.
+pub(super) async fn in_time<T>(silence: Duration, next: impl Future<Output = T>) -> Result<T> {
+    timeout(silence, next).await.map_err(|_| {
+        let text = format!("nothing came for {} s, and the upload was given up; send it again", silence.as_secs());
+        Error::new(ErrorKind::DeadlineExceeded, "UPLOAD_STALLED", text)
+    })
 }
 
 async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
@@ -290,4 +305,20 @@ fn unwritten(cause: Cause) -> Error {
 
 fn unreadable(cause: Cause) -> Error {
     Error::unavailable("the file cannot be read from object storage at the moment").caused_by(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::{super::DriveLimits, *};
+
+    #[tokio::test]
+    async fn an_upload_that_is_silent_is_given_up() {
+        let room = Room::new(DriveLimits::default(), 0, None);
+        let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
+        let silent = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed();
+        let error = fill(&mut writer, room, silent, Duration::from_millis(20)).await.expect_err("is given up");
+        assert_eq!((error.kind, error.reason), (ErrorKind::DeadlineExceeded, "UPLOAD_STALLED"));
+    }
 }
