@@ -34,7 +34,8 @@ use crate::offices::{Offices, repo::office_get};
 pub struct DriveLimits {
     /// Most bytes of one file.
     pub file_bytes: u64,
-    /// Most bytes of an office's files together, each counted in full.
+    /// Most bytes of an office's files together, each counted in full. What was replaced or deleted and is still in
+    /// storage may be as much again.
     pub office_bytes: u64,
 }
 
@@ -142,7 +143,7 @@ impl Drive {
         let file = repo::file_get(&mut tx, path).await?.ok_or_else(|| Error::not_found("file", path))?;
         condition.check(Some(&file))?;
         repo::file_delete(&mut tx, path).await?;
-        objects::blob_release(&mut tx, &file.sha256, self.clock.now() + GRACE).await?;
+        objects::blob_release(&mut tx, &file.sha256, file.size, self.clock.now() + GRACE).await?;
         let revision = repo::usage_change(&mut tx, -file.size, -1).await?;
         let file = FileRow { revision, modified_at: self.clock.now(), modified_by: name_of(caller), ..file };
         self.record(tx, caller, Change { kind: Kind::Deleted, file }, None).await

@@ -48,6 +48,7 @@ const MIGRATIONS: &Migrations = &[
     step!(140, "0140", "chat"),
     step!(150, "0150", "tasks_json"),
     step!(151, "0151", "task_queues"),
+    step!(160, "0160", "drive_trash_size"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

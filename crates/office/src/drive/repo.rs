@@ -30,6 +30,8 @@ pub(crate) struct Usage {
     pub(crate) revision: i64,
     pub(crate) bytes: i64,
     pub(crate) files: i64,
+    /// Bytes that were replaced or deleted, and are in storage yet.
+    pub(crate) trash: i64,
 }
 
 pub(crate) async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Option<FileRow>> {
@@ -171,7 +173,7 @@ pub(super) async fn file_delete(tx: &mut OfficeConn, path: &str) -> DbResult<()>
 pub(crate) async fn usage_get(conn: &mut OfficeConn) -> DbResult<Usage> {
     let office = conn.office_id();
     let usage: Option<Usage> = on!(conn, |c| {
-        sqlx::query_as("SELECT revision, bytes, files FROM drive_usage WHERE office_id = $1")
+        sqlx::query_as("SELECT revision, bytes, files, trash FROM drive_usage WHERE office_id = $1")
             .bind(office.0)
             .fetch_optional(&mut *c)
             .await

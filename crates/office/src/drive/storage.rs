@@ -1,7 +1,14 @@
 //! The objects that hold the drive's content: named by a row before their first byte is written, deleted after no row
 //! needs them, and named by the trash until that is done. A crash at any step leaves a name that the sweep finds.
 
-use std::{error::Error as StdError, io, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{
@@ -24,7 +31,7 @@ use uuid::Uuid;
 
 use super::{
     repo::objects,
-    rules::{Room, expired},
+    rules::{Room, expired, too_many},
 };
 
 /// How long the content of a replaced or deleted file stays for those who are reading it.
@@ -46,6 +53,9 @@ const PARTS: usize = 2;
 /// Bytes of one read from storage.
 const PIECE: usize = 512 << 10;
 
+/// Uploads of one office at a time, in one process. Until they end nobody counts their bytes, and each has buffers.
+pub(crate) const MOST_UPLOADS: usize = 64;
+
 /// Content that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Written {
@@ -60,11 +70,44 @@ pub(crate) struct Storage {
     db: Db,
     clock: Arc<dyn Clock>,
     store: Arc<dyn ObjectStore>,
+    open: Open,
+}
+
+/// How many uploads each office has under way.
+type Open = Arc<Mutex<HashMap<OfficeId, usize>>>;
+
+/// An upload's place among those of its office.
+pub(super) struct Slot {
+    open: Open,
+    office: OfficeId,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.office) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.office);
+            }
+        }
+    }
 }
 
 impl Storage {
     pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>) -> Self {
-        Self { db, clock, store }
+        Self { db, clock, store, open: Arc::default() }
+    }
+
+    /// A place for one more upload of the office.
+    pub(super) fn slot(&self, office: OfficeId) -> Result<Slot> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(office).or_default();
+        if *count >= MOST_UPLOADS {
+            return Err(too_many(MOST_UPLOADS));
+        }
+        *count += 1;
+        Ok(Slot { open: self.open.clone(), office })
     }
 
     fn path(office: OfficeId, object: Uuid) -> Path {
@@ -126,7 +169,7 @@ impl Storage {
             return Ok(());
         }
         // Deleted now, and once more when whatever was on its way to storage must have arrived.
-        objects::trash_insert(&mut tx, object, self.clock.now() + GRACE).await?;
+        objects::trash_insert(&mut tx, object, 0, self.clock.now() + GRACE).await?;
         tx.commit().await?;
         self.bury(office, object).await
     }
@@ -208,7 +251,7 @@ impl Storage {
 /// Work on an upload stays in the future of its call, which is dropped when the client gives up.
 pub(super) struct Upload {
     storage: Storage,
-    office: OfficeId,
+    slot: Slot,
     object: Uuid,
     /// Until it is closed.
     writer: Option<BufWriter>,
@@ -216,10 +259,14 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(storage: &Storage, office: OfficeId, object: Uuid) -> Self {
-        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(office, object), PART);
+    pub(super) fn new(storage: &Storage, slot: Slot, object: Uuid) -> Self {
+        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(slot.office, object), PART);
         let writer = Some(writer.with_max_concurrency(PARTS));
-        Self { storage: storage.clone(), office, object, writer, kept: false }
+        Self { storage: storage.clone(), slot, object, writer, kept: false }
+    }
+
+    pub(super) fn object(&self) -> Uuid {
+        self.object
     }
 
     /// Writes it, at the pace of whichever is slower, its sender or the storage.
@@ -246,7 +293,8 @@ impl Drop for Upload {
         let Some(runtime) = Handle::try_current().ok().filter(|_| !self.kept) else {
             return;
         };
-        let (storage, office, object, writer) = (self.storage.clone(), self.office, self.object, self.writer.take());
+        let (storage, office, object, writer) =
+            (self.storage.clone(), self.slot.office, self.object, self.writer.take());
         runtime.spawn(async move {
             if let Some(mut writer) = writer {
                 // What it cannot take back is in the way of nobody.
@@ -311,11 +359,14 @@ fn unreadable(cause: Cause) -> Error {
 mod tests {
     use object_store::memory::InMemory;
 
-    use super::{super::DriveLimits, *};
+    use super::{
+        super::{DriveLimits, repo::Usage},
+        *,
+    };
 
     #[tokio::test]
     async fn an_upload_that_is_silent_is_given_up() {
-        let room = Room::new(DriveLimits::default(), 0, None);
+        let room = Room::new(DriveLimits::default(), Usage::default(), None);
         let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
         let silent = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed();
         let error = fill(&mut writer, room, silent, Duration::from_millis(20)).await.expect_err("is given up");

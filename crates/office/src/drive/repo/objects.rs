@@ -44,7 +44,7 @@ pub(crate) async fn upload_expire(tx: &mut PlatformConn, before: Time, now: Time
             .await
     })?;
     for (office, object) in expired {
-        trash_insert(tx.within(office.into()), object, now).await?;
+        trash_insert(tx.within(office.into()), object, 0, now).await?;
     }
     Ok(())
 }
@@ -66,8 +66,8 @@ pub(crate) async fn blob_insert(tx: &mut OfficeConn, sha256: &str, object: Uuid)
     })?)
 }
 
-/// Moves the content to the trash unless a file has it. The office must be locked.
-pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, due: Time) -> DbResult<()> {
+/// Moves content of this size to the trash unless a file has it. The office must be locked.
+pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, size: i64, due: Time) -> DbResult<()> {
     let office = tx.office_id();
     let object: Option<Uuid> = on!(tx, |c| {
         sqlx::query_scalar(
@@ -80,23 +80,34 @@ pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, due: Time) -
         .await
     })?;
     match object {
-        Some(object) => trash_insert(tx, object, due).await,
+        Some(object) => trash_insert(tx, object, size, due).await,
         None => Ok(()),
     }
 }
 
-/// Names an object that may be deleted from a time on.
-pub(crate) async fn trash_insert(tx: &mut OfficeConn, object: Uuid, due: Time) -> DbResult<()> {
+/// Names an object that may be deleted from a time on, and counts its bytes until then.
+pub(crate) async fn trash_insert(tx: &mut OfficeConn, object: Uuid, size: i64, due: Time) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("INSERT INTO drive_trash (object, office_id, due_at) VALUES ($1, $2, $3)")
+        sqlx::query("INSERT INTO drive_trash (object, office_id, due_at, size) VALUES ($1, $2, $3, $4)")
             .bind(object)
             .bind(office.0)
             .bind(due)
+            .bind(size)
             .execute(&mut *c)
             .await
             .map(drop)
     })?;
+    trash_count(tx, size).await
+}
+
+/// Counts bytes that come into the trash, or leave it.
+async fn trash_count(tx: &mut OfficeConn, bytes: i64) -> DbResult<()> {
+    let office = tx.office_id();
+    if bytes != 0 {
+        let sql = "UPDATE drive_usage SET trash = trash + $2 WHERE office_id = $1";
+        on!(tx, |c| sqlx::query(sql).bind(office.0).bind(bytes).execute(&mut *c).await.map(drop))?;
+    }
     Ok(())
 }
 
@@ -130,16 +141,17 @@ pub(crate) async fn trash_list(conn: &mut OfficeConn, after: Uuid, limit: i64) -
 /// Forgets an object that was deleted, unless it is not due yet and may come back.
 pub(crate) async fn trash_delete(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
     let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND due_at <= $3")
-            .bind(office.0)
-            .bind(object)
-            .bind(now)
-            .execute(&mut *c)
-            .await
-            .map(drop)
+    let size: Option<i64> = on!(tx, |c| {
+        sqlx::query_scalar(
+            "DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND due_at <= $3 RETURNING size",
+        )
+        .bind(office.0)
+        .bind(object)
+        .bind(now)
+        .fetch_optional(&mut *c)
+        .await
     })?;
-    Ok(())
+    trash_count(tx, -size.unwrap_or_default()).await
 }
 
 /// Whether there is anything to sweep: an upload from before a time, or trash that is due. Spans offices, as the sweep.
@@ -186,7 +198,7 @@ pub(crate) async fn drive_clear_some(db: &Db, office_id: OfficeId, now: Time) ->
         .await
     })?;
     for object in &objects {
-        trash_insert(&mut tx, *object, now).await?;
+        trash_insert(&mut tx, *object, 0, now).await?;
     }
     tx.commit().await?;
     Ok(!objects.is_empty())
