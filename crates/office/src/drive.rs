@@ -27,14 +27,15 @@ use self::{
     rules::Condition,
     storage::{GRACE, Storage},
 };
-use crate::offices::Offices;
+use crate::offices::{Offices, repo::office_get};
 
 /// How much a drive may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DriveLimits {
     /// Most bytes of one file.
     pub file_bytes: u64,
-    /// Most bytes of an office's files together, each counted in full.
+    /// Most bytes of an office's files together, each counted in full. What was replaced or deleted and is still in
+    /// storage may be as much again.
     pub office_bytes: u64,
 }
 
@@ -80,27 +81,17 @@ pub(crate) struct Change {
 /// The drives of all offices.
 #[derive(Clone)]
 pub(crate) struct Drive {
-    db: Db,
-    clock: Arc<dyn Clock>,
-    outbox: Arc<Notify>,
-    offices: Offices,
-    storage: Storage,
-    limits: DriveLimits,
-    changed: watch::Sender<()>,
+    pub(crate) db: Db,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) outbox: Arc<Notify>,
+    pub(crate) offices: Offices,
+    pub(crate) storage: Storage,
+    pub(crate) limits: DriveLimits,
+    /// Wakes those who watch a drive, or the end of its office.
+    pub(crate) changed: watch::Sender<()>,
 }
 
 impl Drive {
-    pub(crate) fn new(
-        db: Db,
-        clock: Arc<dyn Clock>,
-        outbox: Arc<Notify>,
-        offices: Offices,
-        storage: Storage,
-        limits: DriveLimits,
-    ) -> Self {
-        Self { db, clock, outbox, offices, storage, limits, changed: watch::Sender::new(()) }
-    }
-
     async fn list(
         &self,
         caller: &Caller,
@@ -152,7 +143,7 @@ impl Drive {
         let file = repo::file_get(&mut tx, path).await?.ok_or_else(|| Error::not_found("file", path))?;
         condition.check(Some(&file))?;
         repo::file_delete(&mut tx, path).await?;
-        objects::blob_release(&mut tx, &file.sha256, self.clock.now() + GRACE).await?;
+        objects::blob_release(&mut tx, &file.sha256, file.size, self.clock.now() + GRACE).await?;
         let revision = repo::usage_change(&mut tx, -file.size, -1).await?;
         let file = FileRow { revision, modified_at: self.clock.now(), modified_by: name_of(caller), ..file };
         self.record(tx, caller, Change { kind: Kind::Deleted, file }, None).await
@@ -167,6 +158,16 @@ impl Drive {
         self.outbox.notify_one();
         self.changed.send_replace(());
         Ok(())
+    }
+
+    /// Changes after a cursor, oldest first; at the end of them an office that is gone is not found.
+    async fn follow(&self, office: OfficeId, after: i64, limit: i32) -> Result<Vec<Change>> {
+        let mut conn = self.db.office(office).read().await?;
+        let changes = repo::change_list(&mut conn, after, limit.into()).await?;
+        if changes.is_empty() && office_get(&mut conn).await?.is_none() {
+            return Err(Error::not_found("office", office));
+        }
+        Ok(changes)
     }
 
     /// Changes after a cursor, oldest first.

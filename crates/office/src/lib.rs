@@ -33,7 +33,7 @@ use mi_rpc::{EventSink, RoleClient, Transport};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use mi_vault::KeyWrapper;
 use object_store::ObjectStore;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tonic::service::Routes;
 
 const MIGRATIONS: &Migrations = &[
@@ -51,6 +51,7 @@ const MIGRATIONS: &Migrations = &[
     step!(152, "0152", "task_requests"),
     step!(153, "0153", "task_parts"),
     step!(154, "0154", "wakes"),
+    step!(160, "0160", "drive_trash_size"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -97,6 +98,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
     // Wakes those who watch an office's chat.
     let sent = Signals::new();
+    // Wakes those who watch a drive.
+    let files = watch::Sender::new(());
     // Offices in which somebody may wait for work that there is no more, or again.
     let moved = tasks::notices::Pending::default();
     let replicas = offices::converge::Replicas {
@@ -112,14 +115,22 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         storage: storage.clone(),
         tasks: tasks.clone(),
         sent: sent.clone(),
+        files: files.clone(),
         moved: moved.clone(),
     });
     let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
         integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;
-    let drive =
-        drive::Drive::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), storage.clone(), config.drive);
+    let drive = drive::Drive {
+        db: db.clone(),
+        clock: clock.clone(),
+        outbox: outbox.clone(),
+        offices: offices.clone(),
+        storage: storage.clone(),
+        limits: config.drive,
+        changed: files,
+    };
     let invites = offices::invites::Invites::new(offices.clone(), registry.clone());
     let members = members::Members::new(registry.clone());
     let queues = tasks::Tasks::new(tasks::Parts {

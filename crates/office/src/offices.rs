@@ -18,7 +18,7 @@ use mi_rpc::{Caller, convert, status::from_status};
 use mi_store::{Db, OfficeTx, idempotency, outbox};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 pub use settings::Settings;
 
@@ -127,6 +127,8 @@ pub(crate) struct Parts {
     pub(crate) tasks: Tasks,
     /// Wakes those who watch an office's chat.
     pub(crate) sent: Signals<OfficeId>,
+    /// Wakes those who watch a drive.
+    pub(crate) files: watch::Sender<()>,
     /// Offices in which somebody may wait for work that there is no more, or again.
     pub(crate) moved: Pending,
 }
@@ -145,20 +147,23 @@ pub struct Offices {
     owners: Cache<OfficeId, AccountId>,
     /// Wakes those who watch an office's chat.
     sent: Signals<OfficeId>,
+    /// Wakes those who watch a drive.
+    files: watch::Sender<()>,
     /// Those that were suspended, resumed or removed: in them somebody may wait for work.
     moved: Pending,
 }
 
 impl Offices {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, replicas, outbox, storage, tasks, sent, moved } = parts;
+        let Parts { db, clock, replicas, outbox, storage, tasks, sent, files, moved } = parts;
         let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
-        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, sent, moved }
+        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, sent, files, moved }
     }
 
     /// Has everybody look again who watches something in the office, or waits for work there.
     fn wake_watchers(&self, id: OfficeId) {
         self.sent.wake(&id);
+        self.files.send_replace(());
         self.moved.put([id]);
     }
 
@@ -262,8 +267,7 @@ impl Offices {
             return Err(State::deleting());
         }
         let given = request.settings.unwrap_or_default();
-        let paths = request.update_mask.unwrap_or_default().paths;
-        office.settings.update(&given, &paths)?;
+        let paths = office.settings.update(&given, request.update_mask.unwrap_or_default().paths)?;
         let summary = format!("Settings changed: {}", paths.join(", "));
         let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.clock.now())
             .with(serde_json::json!({ "fields": paths }))

@@ -10,6 +10,7 @@ mod drive;
 mod drive_storage;
 mod drive_watch;
 mod faulty;
+mod held_up;
 mod integrations;
 mod invites;
 mod offices;

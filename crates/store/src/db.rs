@@ -30,6 +30,21 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// expensive then that it would be compiled first, for a second. Plans that know what is bound stay: a rare status of a
 /// task goes by another index than a common one.
 const PLANNING: [(&str, &str); 3] = [("enable_seqscan", "off"), ("enable_sort", "off"), ("jit", "off")];
+/// What a service waits for ends, also when whoever is in the way does not: a process that was frozen, or whose host is
+/// gone without a word, with a row locked. Statements are short, and no transaction waits for a client or for another
+/// role. The last ones are for the server's side of the connection; sqlx has no such settings for ours. A URL that sets
+/// one of them itself, as in `?options[lock_timeout]=2s`, has its way.
+const LIMITS: [(&str, &str); 7] = [
+    ("lock_timeout", "10s"),
+    ("statement_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("tcp_keepalives_idle", "30s"),
+    ("tcp_keepalives_interval", "10s"),
+    ("tcp_keepalives_count", "3"),
+    ("tcp_user_timeout", "60s"),
+];
+/// A migration takes what it takes, and waits for others' transactions, which have limits.
+const NO_LIMITS: [(&str, &str); 2] = [("lock_timeout", "0"), ("statement_timeout", "0")];
 /// The schema is the first entry of the search path; it has to be there before the migration table.
 const CREATE_SCHEMA: &str = "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
      EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$";
@@ -209,7 +224,7 @@ impl Db {
         };
         let pool = PgPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         // The walls hold the owner, too: a migration that changes rows works for the platform.
-        let as_owner = options.clone().options([("mi.scope", "platform")]);
+        let as_owner = options.clone().options([("mi.scope", "platform")]).options(NO_LIMITS);
         let owner = pool.clone().max_connections(1).connect_with(as_owner).await.map_err(unreachable)?;
         sqlx::query(CREATE_SCHEMA).execute(&owner).await.map_err(DbError::from)?;
         service_role::ensure(&owner).await?;
@@ -217,6 +232,8 @@ impl Db {
         service_role::grant(&owner).await?;
         owner.close().await;
 
+        let given = options.get_options().unwrap_or_default().to_owned();
+        let limits = LIMITS.into_iter().filter(|(name, _)| !given.contains(&format!("{name}=")));
         let pool = pool
             .max_connections(16)
             .test_before_acquire(false)
@@ -226,7 +243,7 @@ impl Db {
                     Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok())
                 })
             })
-            .connect_with(options.options(PLANNING).options([("role", service_role::NAME)]))
+            .connect_with(options.options(limits).options(PLANNING).options([("role", service_role::NAME)]))
             .await
             .map_err(unreachable)?;
         service_role::verify(&pool).await?;

@@ -15,7 +15,7 @@ pub struct DbError(sqlx::Error);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Class {
     Unique,
-    /// The database or a connection to it is gone, or it has no room for another one.
+    /// The database or a connection to it is gone, it has no room for another one, or it did not get there in time.
     Unavailable,
     /// Lost a race that the database settled; the whole transaction may be tried again.
     Aborted,
@@ -36,6 +36,8 @@ impl DbError {
                 Some("53100" | "53200") => Class::Full,
                 // 55000 and 3D000: the database takes no connections, or is gone, while it is being restored.
                 Some("53300" | "55000" | "3D000" | "57P01" | "57P02" | "57P03") => Class::Unavailable,
+                // A limit of the connection (see `LIMITS`): for a lock, a statement, a transaction that did nothing.
+                Some("55P03" | "57014" | "25P03") => Class::Unavailable,
                 Some(code) if code.len() == 5 && code.starts_with("08") => Class::Unavailable,
                 // SQLite, primary result code in the low byte: https://www.sqlite.org/rescode.html
                 Some(code) if code.len() != 5 => match code.parse::<u32>().map(|code| code & 0xff) {
@@ -68,7 +70,8 @@ impl From<DbError> for Error {
     fn from(error: DbError) -> Self {
         match error.class() {
             Class::Unavailable => {
-                Self::unavailable("the database cannot be reached at the moment; try again").caused_by(error)
+                Self::unavailable("the database cannot be reached or is held up at the moment; try again")
+                    .caused_by(error)
             }
             Class::Aborted => {
                 Self::new(ErrorKind::Aborted, "CONFLICT", "another change was faster; read again and retry")

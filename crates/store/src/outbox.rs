@@ -3,13 +3,21 @@
 
 use std::{future::Future, time::Duration};
 
-use mi_kernel::{Error, backoff::Backoff, event::Event};
+use mi_kernel::{Error, ErrorKind, backoff::Backoff, event::Event};
 use sqlx::types::Json;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Db, DbResult, OfficeConn, json_text, on};
+use crate::{Conn, Db, DbError, DbResult, OfficeConn, json_text, on};
 
-const BATCH: i64 = 500;
+/// Most events that are delivered together.
+const BATCH: usize = 500;
+/// Bytes of events that are delivered together, as JSON; one more is added while there are fewer. On the wire they may be
+/// several times as long.
+const BATCH_BYTES: i64 = 4 << 20;
+/// Longest event, as JSON.
+const LONGEST: usize = 1 << 20;
+/// Most events that are passed over because the feed refuses them for good. When it refuses more, it is not the events.
+const MOST_REFUSED: usize = 1000;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// While events keep coming, those of this time are delivered together: the first of them at once.
 const GATHER: Duration = Duration::from_millis(25);
@@ -51,8 +59,8 @@ pub async fn push_all(tx: &mut OfficeConn, events: &[Event]) -> DbResult<()> {
 /// Events of the connection's office as [`outbox_insert`](crate::outbox_insert) takes them.
 ///
 /// # Errors
-/// When one is another office's, or holds NUL: no column of text on Postgres takes that, so it would be refused by the feed
-/// for ever, and all events behind it would wait.
+/// When one is another office's, longer than a megabyte, or holds NUL, which no column of text on Postgres takes: the feed
+/// would refuse it for ever.
 pub fn text(conn: &OfficeConn, events: &[Event]) -> DbResult<String> {
     let office_id = conn.office_id();
     if let Some(event) = events.iter().find(|event| event.office_id != office_id) {
@@ -60,10 +68,19 @@ pub fn text(conn: &OfficeConn, events: &[Event]) -> DbResult<String> {
         return Err(sqlx::Error::Encode(text.into()).into());
     }
     let text = json_text(events)?;
-    match holds_nul(&text) {
-        true => Err(sqlx::Error::Encode("an event holds NUL".into()).into()),
-        false => Ok(text),
+    if holds_nul(&text) {
+        return Err(sqlx::Error::Encode("an event holds NUL".into()).into());
     }
+    if text.len() > LONGEST {
+        for event in events {
+            let length = json_text(event)?.len();
+            if length > LONGEST {
+                let text = format!("an event {} of {length} bytes is too long", event.kind);
+                return Err(sqlx::Error::Encode(text.into()).into());
+            }
+        }
+    }
+    Ok(text)
 }
 
 /// Whether a text in this JSON holds NUL: an escape, unless its backslash is escaped itself.
@@ -72,24 +89,123 @@ fn holds_nul(json: &str) -> bool {
     json.match_indices(r"\u0000").any(|(at, _)| !escaped(at))
 }
 
-/// Forgets what was delivered and reads what comes next, oldest first.
-async fn next(db: &Db, delivered: &[i64]) -> DbResult<Vec<(i64, Json<Event>)>> {
-    const OLDEST: &str = "SELECT position, event FROM outbox ORDER BY position LIMIT $1";
-    if delivered.is_empty() {
-        let mut conn = db.platform().read().await?;
-        return Ok(on!(conn, |c| sqlx::query_as(OLDEST).bind(BATCH).fetch_all(&mut *c).await)?);
+/// What comes next, oldest first: at most so many as `$1` says, without those in `$2`, until they have `$3` bytes.
+macro_rules! oldest {
+    ($length:literal, $refused:literal) => {
+        concat!(
+            "SELECT position, event FROM (
+                 SELECT position, event,
+                     sum(",
+            $length,
+            ") OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) - ",
+            $length,
+            " AS before FROM (SELECT position, event FROM outbox WHERE position ",
+            $refused,
+            " ORDER BY position LIMIT $1) AS oldest
+             ) AS summed WHERE before < $3 ORDER BY position"
+        )
+    };
+}
+
+/// Where the relay is.
+struct Relay {
+    db: Db,
+    /// Delivered, and not forgotten yet.
+    delivered: Vec<i64>,
+    /// Refused for good, and passed over until the next start: by then the other end may know better.
+    refused: Vec<i64>,
+    /// How many are delivered together.
+    limit: usize,
+}
+
+/// When the relay goes on.
+enum Pause {
+    /// At once.
+    None,
+    /// When more may have come.
+    Gather,
+    /// At a signal.
+    Signal,
+}
+
+impl Relay {
+    /// Forgets what was delivered and reads what comes next.
+    async fn next(&mut self) -> DbResult<Vec<(i64, Json<Event>)>> {
+        let (limit, refused) = (i64::try_from(self.limit).unwrap_or(i64::MAX), json_text(&self.refused)?);
+        let read = async |conn: &mut Conn| {
+            let sql = conn.pick(
+                oldest!("octet_length(event)", "NOT IN (SELECT value FROM json_each($2))"),
+                oldest!(
+                    "octet_length(event::text)",
+                    "<> ALL (ARRAY(SELECT json_array_elements_text($2::json)::bigint))"
+                ),
+            );
+            Ok::<_, DbError>(on!(conn, |c| {
+                sqlx::query_as(sql).bind(limit).bind(refused).bind(BATCH_BYTES).fetch_all(&mut *c).await
+            })?)
+        };
+        if self.delivered.is_empty() {
+            return read(&mut *self.db.platform().read().await?).await;
+        }
+        let mut tx = self.db.platform().begin().await?;
+        // By position, not by range: on Postgres a lower one may be committed after a higher one was read.
+        let text = json_text(&self.delivered)?;
+        let sql = tx.pick(
+            "DELETE FROM outbox WHERE position IN (SELECT value FROM json_each($1))",
+            "DELETE FROM outbox WHERE position = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
+        );
+        on!(tx, |c| sqlx::query(sql).bind(text).execute(&mut *c).await.map(drop))?;
+        let rows = read(&mut tx).await?;
+        tx.commit().await?;
+        self.delivered.clear();
+        Ok(rows)
     }
-    let mut tx = db.platform().begin().await?;
-    // By position, not by range: on Postgres a lower one may be committed after a higher one was read.
-    let text = json_text(delivered)?;
-    let sql = tx.pick(
-        "DELETE FROM outbox WHERE position IN (SELECT value FROM json_each($1))",
-        "DELETE FROM outbox WHERE position = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
-    );
-    on!(tx, |c| sqlx::query(sql).bind(text).execute(&mut *c).await.map(drop))?;
-    let rows = on!(tx, |c| sqlx::query_as(OLDEST).bind(BATCH).fetch_all(&mut *c).await)?;
-    tx.commit().await?;
-    Ok(rows)
+
+    async fn round<F>(&mut self, deliver: &mut impl FnMut(Vec<Event>) -> F) -> Result<Pause, Error>
+    where
+        F: Future<Output = Result<(), Error>>,
+    {
+        let (positions, events): (Vec<i64>, Vec<Event>) =
+            self.next().await?.into_iter().map(|(position, Json(event))| (position, event)).unzip();
+        let (count, only) = (events.len(), (events.len() == 1).then(|| events[0].clone()));
+        if count == 0 {
+            return Ok(Pause::Signal);
+        }
+        match (deliver(events).await, only) {
+            (Ok(()), _) => {
+                let pause = if count == self.limit { Pause::None } else { Pause::Gather };
+                self.delivered = positions;
+                self.limit = BATCH.min(self.limit * 2);
+                Ok(pause)
+            }
+            (Err(error), None) if for_good(&error) => {
+                // One of them is in the way of the others: it is found by halves.
+                tracing::warn!(target: "mi::outbox", error = %error.chain(), count, "events are refused together");
+                self.limit = count / 2;
+                Ok(Pause::None)
+            }
+            (Err(error), Some(event)) if for_good(&error) && self.refused.len() < MOST_REFUSED => {
+                tracing::error!(
+                    target: "mi::outbox", error = %error.chain(), event = %event.id, office = %event.office_id,
+                    kind = event.kind, position = positions[0],
+                    "the feed refuses an event for good: it stays in the outbox, and others go before it until the next start"
+                );
+                self.refused.extend(positions);
+                Ok(Pause::None)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+}
+
+/// Whether the same events would be refused again, whenever they are sent: they are wrong, or too long together. What is
+/// exhausted for a while says for how long.
+fn for_good(error: &Error) -> bool {
+    match error.kind {
+        ErrorKind::Invalid => true,
+        ErrorKind::Exhausted => error.retry_after.is_none(),
+        _ => false,
+    }
 }
 
 /// Delivers the outbox for ever: at each signal and at a slow pace without one. Ends only by cancellation.
@@ -98,28 +214,16 @@ where
     F: Future<Output = Result<(), Error>>,
 {
     let mut failures = 0;
-    let mut delivered = Vec::new();
+    let mut relay = Relay { db, delivered: Vec::new(), refused: Vec::new(), limit: BATCH };
     loop {
         let began = Instant::now();
-        let round = async {
-            let rows = next(&db, &delivered).await?;
-            delivered.clear();
-            let (positions, events): (Vec<i64>, Vec<Event>) = rows.into_iter().map(|(p, Json(e))| (p, e)).unzip();
-            if !events.is_empty() {
-                deliver(events).await?;
-                delivered = positions;
-            }
-            Ok::<(), Error>(())
-        };
-        match round.await {
-            Ok(()) if delivered.is_empty() => {
+        match relay.round(&mut deliver).await {
+            Ok(pause) => {
                 failures = 0;
-                let _ = tokio::time::timeout(INTERVAL, wake.notified()).await;
-            }
-            Ok(()) => {
-                failures = 0;
-                if i64::try_from(delivered.len()) != Ok(BATCH) {
-                    tokio::time::sleep_until(began + GATHER).await;
+                match pause {
+                    Pause::None => {}
+                    Pause::Gather => tokio::time::sleep_until(began + GATHER).await,
+                    Pause::Signal => drop(tokio::time::timeout(INTERVAL, wake.notified()).await),
                 }
             }
             Err(error) => {

@@ -165,3 +165,70 @@ async fn a_directory_that_is_not_there_is_named() {
     let error = Db::open(&target, MIGRATIONS).await.expect_err("no URL");
     assert_eq!((error.kind, error.field), (ErrorKind::Invalid, Some("database")));
 }
+
+/// How long `work` takes, which must answer UNAVAILABLE.
+async fn unavailable_after<T: std::fmt::Debug>(work: impl Future<Output = DbResult<T>>) -> Duration {
+    let started = Instant::now();
+    let error: Error = work.await.expect_err("held up").into();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
+    started.elapsed()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_nobody_waits_for_ever_for_whoever_holds_a_row() {
+    let database = TestDb::plain(Backend::Postgres).await.set("lock_timeout", "300ms").set("statement_timeout", "3s");
+    let db = open(&database).await;
+    insert(&db, 1, "kept").await.expect("inserts");
+    // A process that is frozen in the middle of a transaction.
+    let mut frozen = PgConnection::connect(database.url().expect("Postgres")).await.expect("connects");
+    frozen.execute("SET search_path = mi_test; SET mi.scope = 'platform'; BEGIN").await.expect("begins");
+    frozen.execute("UPDATE things SET content = 'held' WHERE id = 1").await.expect("locks");
+    let update = async || {
+        let mut tx = db.platform().begin().await?;
+        on!(tx, |c| sqlx::query("UPDATE things SET content = 'new'").execute(&mut *c).await.map(drop))?;
+        tx.commit().await
+    };
+    let waited = unavailable_after(update()).await;
+    assert!((Duration::from_millis(300)..Duration::from_secs(3)).contains(&waited), "{waited:?}");
+    let sleep = async || {
+        let mut conn = db.platform().read().await?;
+        Ok(on!(conn, |c| sqlx::query("SELECT pg_sleep(60)").execute(&mut *c).await.map(drop))?)
+    };
+    let waited = unavailable_after(sleep()).await;
+    assert!((Duration::from_secs(3)..Duration::from_secs(30)).contains(&waited), "{waited:?}");
+    insert(&db, 2, "others go on").await.expect("inserts");
+    frozen.execute("ROLLBACK").await.expect("wakes");
+    update().await.expect("updates");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_postgres_a_transaction_that_does_nothing_is_ended_by_the_server() {
+    let database = TestDb::plain(Backend::Postgres).await.set("idle_in_transaction_session_timeout", "1s");
+    let db = open(&database).await;
+    insert(&db, 1, "kept").await.expect("inserts");
+    let mut idle = db.platform().begin().await.expect("begins");
+    on!(idle, |c| sqlx::query("UPDATE things SET content = 'held'").execute(&mut *c).await.map(drop)).expect("locks");
+    // Waits for the lock until the other one is ended.
+    let mut tx = db.platform().begin().await.expect("begins");
+    on!(tx, |c| sqlx::query("UPDATE things SET content = 'new'").execute(&mut *c).await.map(drop)).expect("updates");
+    tx.commit().await.expect("commits");
+    let late = on!(idle, |c| sqlx::query("SELECT 1").execute(&mut *c).await.map(drop));
+    let error: Error = mi_store::DbError::from(late.expect_err("ended")).into();
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
+    drop(idle);
+    assert_eq!(ids(&db).await.expect("reads"), [1]);
+}
+
+#[tokio::test]
+async fn on_postgres_connections_have_limits_and_migrations_have_none() {
+    const SLOW: &[Step] = &[Step { version: 100, name: "slow", sqlite: "SELECT 1", postgres: "SELECT pg_sleep(0.5)" }];
+    let database = TestDb::plain(Backend::Postgres).await.set("statement_timeout", "100ms");
+    let db = Db::open(database.target(), SLOW).await.expect("a migration takes its time");
+    let mut conn = db.platform().read().await.expect("connects");
+    let sql = "SELECT array_agg(current_setting(name) ORDER BY place) FROM unnest(ARRAY['lock_timeout',
+        'statement_timeout', 'idle_in_transaction_session_timeout', 'tcp_keepalives_idle', 'tcp_keepalives_interval',
+        'tcp_keepalives_count', 'tcp_user_timeout']) WITH ORDINALITY AS s (name, place)";
+    let mi_store::Arm::Postgres(c) = conn.arm() else { panic!("Postgres") };
+    let settings: Vec<String> = sqlx::query_scalar(sql).fetch_one(c).await.expect("answers");
+    assert_eq!(settings, ["10s", "100ms", "30s", "30", "10", "3", "60000"]);
+}

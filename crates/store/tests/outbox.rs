@@ -21,6 +21,9 @@ on_both! {
     more_than_a_batch_goes_out_without_further_signals,
     an_event_of_another_office_is_refused,
     an_event_that_no_feed_could_take_is_refused,
+    what_is_delivered_together_has_its_limit_in_bytes,
+    an_event_that_is_refused_for_good_holds_up_no_other,
+    a_feed_that_refuses_everything_loses_nothing,
 }
 
 const LONG: Duration = Duration::from_secs(30);
@@ -205,10 +208,103 @@ async fn an_event_that_no_feed_could_take_is_refused(database: TestDb) {
         let error: Error = outbox::push(&mut tx, &event(summary)).await.expect_err("NUL").into();
         assert_eq!(error.kind, ErrorKind::Internal, "{summary:?}");
     }
+    let long = Event { metadata: serde_json::json!({ "text": "x".repeat(1 << 20) }), ..event("long") };
+    let error: Error = outbox::push_all(&mut tx, &[event("short"), long]).await.expect_err("too long").into();
+    assert!(error.chain().contains("is too long"), "{}", error.chain());
     // These only look like it.
     for summary in [r"a\u0000b", r"\\u0000"] {
         outbox::push(&mut tx, &event(summary)).await.expect("takes");
     }
     tx.commit().await.expect("commits");
     assert_eq!(waiting(&db).await, 2);
+}
+
+async fn what_is_delivered_together_has_its_limit_in_bytes(database: TestDb) {
+    let (db, office) = (open(&database).await, OfficeId::new());
+    let mut tx = db.office(office).begin().await.expect("begins");
+    let mut ids = Vec::new();
+    for n in 0..10 {
+        let event = Event::lifecycle(office, "ann", "thing.happened", "é".repeat(450_000), ManualClock::new().now())
+            .with(serde_json::json!({ "n": n }));
+        outbox::push(&mut tx, &event).await.expect("pushes");
+        ids.push(event.id);
+    }
+    tx.commit().await.expect("commits");
+    let (feed, batches) = (Feed::default(), Arc::new(Mutex::new(Vec::new())));
+    let relay = {
+        let (feed, db, batches) = (feed.clone(), db.clone(), batches.clone());
+        tokio::spawn(async move {
+            outbox::relay(db, &Notify::new(), |events| {
+                batches.lock().expect("test").push(events.len());
+                let outcome = feed.take(events);
+                async move { outcome }
+            })
+            .await;
+        })
+    };
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+    assert_eq!(*batches.lock().expect("test"), [5, 5]);
+}
+
+/// Relays to a feed that refuses what holds an event of this kind.
+fn relay_refusing(feed: &Feed, db: &Db, wake: &Arc<Notify>, kind: &'static str) -> JoinHandle<()> {
+    let (feed, db, wake) = (feed.clone(), db.clone(), wake.clone());
+    tokio::spawn(async move {
+        outbox::relay(db, &wake, |events| {
+            let outcome = match events.iter().any(|event| event.kind == kind) {
+                true => {
+                    feed.refused.fetch_add(1, Ordering::SeqCst);
+                    Err(Error::invalid("events", "are too long"))
+                }
+                false => feed.take(events),
+            };
+            async move { outcome }
+        })
+        .await;
+    })
+}
+
+async fn an_event_that_is_refused_for_good_holds_up_no_other(database: TestDb) {
+    let (db, feed, wake) = (open(&database).await, Feed::default(), Arc::default());
+    let mut ids = push(&db, 30).await;
+    let office = OfficeId::new();
+    let poison = Event::lifecycle(office, "ann", "thing.poisoned", "refused", ManualClock::new().now());
+    let mut tx = db.office(office).begin().await.expect("begins");
+    outbox::push(&mut tx, &poison).await.expect("pushes");
+    tx.commit().await.expect("commits");
+    ids.extend(push(&db, 600).await);
+    let relay = relay_refusing(&feed, &db, &wake, "thing.poisoned");
+    feed.until_taken(&ids).await;
+    ids.extend(push(&db, 2).await);
+    wake.notify_one();
+    feed.until_taken(&ids).await;
+    until("the rest is forgotten", LONG, async || match waiting(&db).await {
+        1 => Ok(Some(())),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    relay.abort();
+    // It was kept: whoever starts next tries it again.
+    let relay = feed.relay(&db, &wake);
+    ids.push(poison.id);
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+}
+
+async fn a_feed_that_refuses_everything_loses_nothing(database: TestDb) {
+    let (db, feed, wake) = (open(&database).await, Feed::default(), Arc::default());
+    let ids = push(&db, 1_100).await;
+    let relay = relay_refusing(&feed, &db, &wake, "thing.happened");
+    // Each that is passed over is refused once alone; then the relay waits.
+    until("it waits", LONG, async || Ok::<_, Error>((feed.refused.load(Ordering::SeqCst) >= 1_012).then_some(())))
+        .await;
+    relay.abort();
+    assert_eq!((waiting(&db).await, feed.taken()), (1_100, vec![]));
+    let relay = feed.relay(&db, &wake);
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
 }

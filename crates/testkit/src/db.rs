@@ -76,6 +76,15 @@ impl TestDb {
         Self { target: DbTarget::Postgres { url: url.to_string(), schema }, keep: Keep::Database { server, name, url } }
     }
 
+    /// The same database, with a setting of its own for the connections of whoever opens it from now on; nothing on SQLite.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        if let DbTarget::Postgres { url, .. } = &mut self.target {
+            let separator = if url.contains('?') { '&' } else { '?' };
+            *url = format!("{url}{separator}options[{name}]={value}");
+        }
+        self
+    }
+
     /// Where it is, for `Db::open`.
     pub fn target(&self) -> &DbTarget {
         &self.target

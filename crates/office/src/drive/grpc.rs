@@ -22,7 +22,12 @@ use mi_rpc::{Caller, convert, polled, status, status::from_status};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Change, Drive, Kind, repo, repo::FileRow, rules};
+use super::{
+    Change, Drive, Kind, repo,
+    repo::FileRow,
+    rules,
+    storage::{SILENCE, in_time},
+};
 
 /// Most bytes of one message of an upload.
 const MAX_CHUNK: usize = 1 << 20;
@@ -70,7 +75,7 @@ fn change_to_wire(change: Change) -> v1::Change {
 
 /// The header that an upload begins with.
 async fn header(stream: &mut Streaming<UploadFileRequest>) -> Result<UploadHeader> {
-    let first = stream.message().await.map_err(|status| from_status(&status))?;
+    let first = in_time(SILENCE, stream.message()).await?.map_err(|status| from_status(&status))?;
     match first.and_then(|message| message.part) {
         Some(Part::Header(header)) => Ok(header),
         _ => Err(Error::invalid("header", "must be in the first message of an upload")),
@@ -182,7 +187,7 @@ impl DriveService for Handler {
         Ok(Response::new(polled(drive.changed.subscribe(), every, move || {
             let (drive, sent) = (drive.clone(), sent.clone());
             async move {
-                let changes = drive.changes(office, sent.load(Relaxed), MAX_PAGE_SIZE).await?;
+                let changes = drive.follow(office, sent.load(Relaxed), MAX_PAGE_SIZE).await?;
                 if let Some(last) = changes.last() {
                     sent.store(last.file.revision, Relaxed);
                 }

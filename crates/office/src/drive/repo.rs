@@ -30,6 +30,8 @@ pub(crate) struct Usage {
     pub(crate) revision: i64,
     pub(crate) bytes: i64,
     pub(crate) files: i64,
+    /// Bytes that were replaced or deleted, and are in storage yet.
+    pub(crate) trash: i64,
 }
 
 pub(crate) async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Option<FileRow>> {
@@ -44,6 +46,20 @@ pub(crate) async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Opti
         .fetch_optional(&mut *c)
         .await
     })?)
+}
+
+/// The files at these paths, as far as there are any.
+pub(crate) async fn file_get_all(conn: &mut OfficeConn, paths: &[String]) -> DbResult<Vec<FileRow>> {
+    let (office, paths) = (conn.office_id(), json_text(paths)?);
+    let sql = conn.pick(
+        "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+         WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))",
+        // As in the tasks' repository: for each path its row by the index, whatever the table held when this was planned.
+        "SELECT f.* FROM json_array_elements_text($2::json) AS wanted (path),
+             LATERAL (SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+                 WHERE office_id = $1 AND path = wanted.path OFFSET 0) AS f",
+    );
+    Ok(on!(conn, |c| sqlx::query_as(sql).bind(office.0).bind(paths).fetch_all(&mut *c).await)?)
 }
 
 #[derive(FromRow)]
@@ -157,7 +173,7 @@ pub(super) async fn file_delete(tx: &mut OfficeConn, path: &str) -> DbResult<()>
 pub(crate) async fn usage_get(conn: &mut OfficeConn) -> DbResult<Usage> {
     let office = conn.office_id();
     let usage: Option<Usage> = on!(conn, |c| {
-        sqlx::query_as("SELECT revision, bytes, files FROM drive_usage WHERE office_id = $1")
+        sqlx::query_as("SELECT revision, bytes, files, trash FROM drive_usage WHERE office_id = $1")
             .bind(office.0)
             .fetch_optional(&mut *c)
             .await

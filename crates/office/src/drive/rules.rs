@@ -5,7 +5,10 @@ use std::time::Duration;
 use mi_kernel::{Error, ErrorKind, Result, text::drive_path};
 use mi_proto::v1;
 
-use super::{DriveLimits, repo::FileRow};
+use super::{
+    DriveLimits,
+    repo::{FileRow, Usage},
+};
 use crate::offices::{Office, State};
 
 /// Longest media type, in bytes.
@@ -110,14 +113,22 @@ pub(super) struct Room {
     file: i64,
     /// What is left for the office's files, with the one that is replaced gone.
     office: i64,
+    /// What is left in storage, where the one that is replaced stays for a while.
+    storage: i64,
     limits: DriveLimits,
 }
 
 impl Room {
-    pub(super) fn new(limits: DriveLimits, used: i64, replaced: Option<&FileRow>) -> Self {
+    pub(super) fn new(limits: DriveLimits, usage: Usage, replaced: Option<&FileRow>) -> Self {
         let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let used = used - replaced.map_or(0, |file| file.size);
-        Self { file: signed(limits.file_bytes), office: signed(limits.office_bytes).saturating_sub(used), limits }
+        let most = signed(limits.office_bytes);
+        let used = usage.bytes - replaced.map_or(0, |file| file.size);
+        Self {
+            file: signed(limits.file_bytes),
+            office: most.saturating_sub(used),
+            storage: most.saturating_mul(2).saturating_sub(usage.bytes + usage.trash),
+            limits,
+        }
     }
 
     /// Whether a file of this size fits.
@@ -132,6 +143,11 @@ impl Room {
             let message =
                 format!("the office's files may have {most} bytes together; delete some; nothing was written");
             return full("DRIVE_FULL", message);
+        }
+        if size > self.storage {
+            let message = "too much was replaced or deleted in the last hour, and is kept so long for those who read it; \
+                 nothing was written";
+            return full("DRIVE_FULL", message.into());
         }
         Ok(())
     }
@@ -153,6 +169,12 @@ pub(super) fn after_prefix(prefix: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// The office has as many uploads under way as it may.
+pub(super) fn too_many(most: usize) -> Error {
+    let text = format!("an office may send {most} files at a time; try again when one of them is there");
+    Error::exhausted("TOO_MANY_UPLOADS", text, Duration::from_secs(1))
 }
 
 /// An upload that was overtaken by the sweep.
@@ -215,11 +237,15 @@ mod tests {
     fn room_counts_what_is_replaced_as_gone() {
         let limits = DriveLimits { file_bytes: 30, office_bytes: 100 };
         let refusal = |room: Room, size| room.check(size).err().map(|error| error.reason);
-        let empty = Room::new(limits, 0, None);
+        let used = |bytes, trash| Usage { bytes, trash, ..Usage::default() };
+        let empty = Room::new(limits, used(0, 0), None);
         assert_eq!([refusal(empty, 0), refusal(empty, 30), refusal(empty, 31)], [None, None, Some("FILE_TOO_LARGE")]);
-        let full = Room::new(limits, 95, None);
+        let full = Room::new(limits, used(95, 100), None);
         assert_eq!([refusal(full, 5), refusal(full, 6)], [None, Some("DRIVE_FULL")]);
-        let replacing = Room::new(limits, 95, Some(&file(1)));
+        let replacing = Room::new(limits, used(95, 90), Some(&file(1)));
         assert_eq!([refusal(replacing, 15), refusal(replacing, 16)], [None, Some("DRIVE_FULL")]);
+        // What is replaced stays in storage for a while, with what is there already.
+        let replaced = Room::new(limits, used(50, 140), Some(&file(1)));
+        assert_eq!([refusal(replaced, 10), refusal(replaced, 11)], [None, Some("DRIVE_FULL")]);
     }
 }

@@ -1,14 +1,21 @@
 //! The objects that hold the drive's content: named by a row before their first byte is written, deleted after no row
 //! needs them, and named by the trash until that is done. A crash at any step leaves a name that the sweep finds.
 
-use std::{error::Error as StdError, io, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    io,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use mi_kernel::{Clock, Error, OfficeId, Result, receipt::hex};
+use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, receipt::hex};
 use mi_store::{Db, lease};
 use object_store::{
     GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
@@ -24,13 +31,15 @@ use uuid::Uuid;
 
 use super::{
     repo::objects,
-    rules::{Room, expired},
+    rules::{Room, expired, too_many},
 };
 
 /// How long the content of a replaced or deleted file stays for those who are reading it.
 pub(crate) const GRACE: Duration = Duration::from_secs(3600);
 /// The longest that an upload may take. Long before [`EXPIRY`]: what the sweep gives up, nobody writes any more.
 const LONGEST_UPLOAD: Duration = Duration::from_secs(12 * 3600);
+/// The longest that an upload may be silent: what it has sent waits in memory until it makes a part.
+pub(super) const SILENCE: Duration = Duration::from_secs(60);
 /// An upload that began so long ago was left behind by a process that died.
 const EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// How often the trash is looked at.
@@ -43,6 +52,9 @@ const PART: usize = 5 << 20;
 const PARTS: usize = 2;
 /// Bytes of one read from storage.
 const PIECE: usize = 512 << 10;
+
+/// Uploads of one office at a time, in one process. Until they end nobody counts their bytes, and each has buffers.
+pub(crate) const MOST_UPLOADS: usize = 64;
 
 /// Content that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,11 +70,44 @@ pub(crate) struct Storage {
     db: Db,
     clock: Arc<dyn Clock>,
     store: Arc<dyn ObjectStore>,
+    open: Open,
+}
+
+/// How many uploads each office has under way.
+type Open = Arc<Mutex<HashMap<OfficeId, usize>>>;
+
+/// An upload's place among those of its office.
+pub(super) struct Slot {
+    open: Open,
+    office: OfficeId,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.office) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.office);
+            }
+        }
+    }
 }
 
 impl Storage {
     pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>) -> Self {
-        Self { db, clock, store }
+        Self { db, clock, store, open: Arc::default() }
+    }
+
+    /// A place for one more upload of the office.
+    pub(super) fn slot(&self, office: OfficeId) -> Result<Slot> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(office).or_default();
+        if *count >= MOST_UPLOADS {
+            return Err(too_many(MOST_UPLOADS));
+        }
+        *count += 1;
+        Ok(Slot { open: self.open.clone(), office })
     }
 
     fn path(office: OfficeId, object: Uuid) -> Path {
@@ -124,7 +169,7 @@ impl Storage {
             return Ok(());
         }
         // Deleted now, and once more when whatever was on its way to storage must have arrived.
-        objects::trash_insert(&mut tx, object, self.clock.now() + GRACE).await?;
+        objects::trash_insert(&mut tx, object, 0, self.clock.now() + GRACE).await?;
         tx.commit().await?;
         self.bury(office, object).await
     }
@@ -182,8 +227,10 @@ impl Storage {
     /// Removes the drive of an office that is being deleted, and all its objects. Safe to run again.
     pub(crate) async fn remove(&self, office: OfficeId) -> Result<()> {
         let now = self.clock.now();
+        // In parts, between which others write.
+        while objects::drive_clear_some(&self.db, office, now).await? {}
         let mut tx = self.db.office(office).begin().await?;
-        objects::drive_clear(&mut tx, now, now + EXPIRY).await?;
+        objects::drive_clear(&mut tx, now + EXPIRY).await?;
         tx.commit().await?;
         let mut after = Uuid::nil();
         loop {
@@ -204,7 +251,7 @@ impl Storage {
 /// Work on an upload stays in the future of its call, which is dropped when the client gives up.
 pub(super) struct Upload {
     storage: Storage,
-    office: OfficeId,
+    slot: Slot,
     object: Uuid,
     /// Until it is closed.
     writer: Option<BufWriter>,
@@ -212,10 +259,14 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    pub(super) fn new(storage: &Storage, office: OfficeId, object: Uuid) -> Self {
-        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(office, object), PART);
+    pub(super) fn new(storage: &Storage, slot: Slot, object: Uuid) -> Self {
+        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(slot.office, object), PART);
         let writer = Some(writer.with_max_concurrency(PARTS));
-        Self { storage: storage.clone(), office, object, writer, kept: false }
+        Self { storage: storage.clone(), slot, object, writer, kept: false }
+    }
+
+    pub(super) fn object(&self) -> Uuid {
+        self.object
     }
 
     /// Writes it, at the pace of whichever is slower, its sender or the storage.
@@ -223,7 +274,7 @@ impl Upload {
         let Some(writer) = &mut self.writer else {
             return Err(Error::internal("an upload is written once"));
         };
-        let written = timeout(LONGEST_UPLOAD, fill(writer, room, content)).await.map_err(|_| expired())??;
+        let written = timeout(LONGEST_UPLOAD, fill(writer, room, content, SILENCE)).await.map_err(|_| expired())??;
         if let Some(mut writer) = self.writer.take() {
             writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
         }
@@ -242,7 +293,8 @@ impl Drop for Upload {
         let Some(runtime) = Handle::try_current().ok().filter(|_| !self.kept) else {
             return;
         };
-        let (storage, office, object, writer) = (self.storage.clone(), self.office, self.object, self.writer.take());
+        let (storage, office, object, writer) =
+            (self.storage.clone(), self.slot.office, self.object, self.writer.take());
         runtime.spawn(async move {
             if let Some(mut writer) = writer {
                 // What it cannot take back is in the way of nobody.
@@ -253,10 +305,15 @@ impl Drop for Upload {
     }
 }
 
-async fn fill(writer: &mut BufWriter, room: Room, mut content: BoxStream<'static, Result<Bytes>>) -> Result<Written> {
+async fn fill(
+    writer: &mut BufWriter,
+    room: Room,
+    mut content: BoxStream<'static, Result<Bytes>>,
+    silence: Duration,
+) -> Result<Written> {
     let mut hash = Context::new(&SHA256);
     let mut size = 0;
-    while let Some(piece) = content.next().await {
+    while let Some(piece) = in_time(silence, content.next()).await? {
         let piece = piece?;
         size += i64::try_from(piece.len()).unwrap_or(i64::MAX);
         room.check(size)?;
@@ -264,6 +321,14 @@ async fn fill(writer: &mut BufWriter, room: Room, mut content: BoxStream<'static
         writer.put(piece).await.map_err(|error| unwritten(error.into()))?;
     }
     Ok(Written { size, sha256: hex(hash.finish().as_ref()) })
+}
+
+/// The next message of an upload, if it comes before the sender is given up.
+pub(super) async fn in_time<T>(silence: Duration, next: impl Future<Output = T>) -> Result<T> {
+    timeout(silence, next).await.map_err(|_| {
+        let text = format!("nothing came for {} s, and the upload was given up; send it again", silence.as_secs());
+        Error::new(ErrorKind::DeadlineExceeded, "UPLOAD_STALLED", text)
+    })
 }
 
 async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
@@ -288,4 +353,23 @@ fn unwritten(cause: Cause) -> Error {
 
 fn unreadable(cause: Cause) -> Error {
     Error::unavailable("the file cannot be read from object storage at the moment").caused_by(cause)
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::{
+        super::{DriveLimits, repo::Usage},
+        *,
+    };
+
+    #[tokio::test]
+    async fn an_upload_that_is_silent_is_given_up() {
+        let room = Room::new(DriveLimits::default(), Usage::default(), None);
+        let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
+        let silent = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed();
+        let error = fill(&mut writer, room, silent, Duration::from_millis(20)).await.expect_err("is given up");
+        assert_eq!((error.kind, error.reason), (ErrorKind::DeadlineExceeded, "UPLOAD_STALLED"));
+    }
 }

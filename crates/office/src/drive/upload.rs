@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use mi_kernel::{Error, OfficeId, Result};
+use mi_kernel::{Error, Result};
 use mi_proto::v1;
 use mi_rpc::Caller;
 use mi_store::{OfficeConn, idempotency};
@@ -36,8 +36,8 @@ impl Drive {
         header: &v1::UploadHeader,
         content: BoxStream<'static, Result<Bytes>>,
     ) -> Result<FileRow> {
-        let (office, object, target, room) = self.begin(caller, header).await?;
-        let mut upload = Upload::new(&self.storage, office, object);
+        let (mut upload, target, room) = self.begin(caller, header).await?;
+        let object = upload.object();
         let written = upload.write(room, content).await?;
         match self.finish(caller, header, target, object, written).await? {
             Outcome::Written(file) => {
@@ -49,7 +49,7 @@ impl Drive {
     }
 
     /// Refuses what cannot succeed before its content is sent, and names the object that it will be.
-    async fn begin(&self, caller: &Caller, header: &v1::UploadHeader) -> Result<(OfficeId, Uuid, Target, Room)> {
+    async fn begin(&self, caller: &Caller, header: &v1::UploadHeader) -> Result<(Upload, Target, Room)> {
         let (mut tx, office) = self.offices.lock(caller, &header.office_id).await?;
         let target = Target::parse(header)?;
         idempotency::Request::new(scope(caller), &header.request_id, &[])?;
@@ -61,12 +61,11 @@ impl Drive {
         if !again {
             admit(&mut tx, &target, current.as_ref()).await?;
         }
-        let used = repo::usage_get(&mut tx).await?.bytes;
-        let room = Room::new(self.limits, used, current.as_ref());
-        let object = Uuid::now_v7();
+        let room = Room::new(self.limits, repo::usage_get(&mut tx).await?, current.as_ref());
+        let (slot, object) = (self.storage.slot(office.id)?, Uuid::now_v7());
         objects::upload_insert(&mut tx, object, self.clock.now()).await?;
         tx.commit().await?;
-        Ok((office.id, object, target, room))
+        Ok((Upload::new(&self.storage, slot, object), target, room))
     }
 
     /// Makes what was written the content of the file, if all is still as it must be.
@@ -93,12 +92,11 @@ impl Drive {
         }
         let (now, old) = (self.clock.now(), repo::file_get(&mut tx, &target.path).await?);
         admit(&mut tx, &target, old.as_ref()).await?;
-        let used = repo::usage_get(&mut tx).await?.bytes;
-        Room::new(self.limits, used, old.as_ref()).check(written.size)?;
+        Room::new(self.limits, repo::usage_get(&mut tx).await?, old.as_ref()).check(written.size)?;
 
         let kept = objects::blob_insert(&mut tx, &written.sha256, object).await?;
         if !kept {
-            objects::trash_insert(&mut tx, object, now).await?;
+            objects::trash_insert(&mut tx, object, written.size, now).await?;
         }
         let (old_size, added) = old.as_ref().map_or((0, 1), |old| (old.size, 0));
         let revision = repo::usage_change(&mut tx, written.size - old_size, added).await?;
@@ -113,7 +111,7 @@ impl Drive {
         };
         repo::file_put(&mut tx, &file).await?;
         if let Some(old) = old.as_ref().filter(|old| old.sha256 != file.sha256) {
-            objects::blob_release(&mut tx, &old.sha256, now + GRACE).await?;
+            objects::blob_release(&mut tx, &old.sha256, old.size, now + GRACE).await?;
         }
         if let Some(replay) = &replay {
             replay.remember(&mut tx, object, now).await?;

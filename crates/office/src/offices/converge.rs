@@ -17,7 +17,12 @@ use mi_rpc::{RoleClient, status::from_status};
 use mi_store::outbox;
 
 use super::{Condition, Move, Office, Offices, State, invites, repo};
-use crate::{chat, data_keys::DataKeys, integrations::repo::secret_clear, tasks::repo::task_clear};
+use crate::{
+    chat,
+    data_keys::DataKeys,
+    integrations::repo::secret_clear,
+    tasks::repo::{task_clear, task_clear_some},
+};
 
 /// How long a call waits for the other roles before it leaves the rest to the background.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -158,6 +163,7 @@ impl Offices {
         self.storage.remove(office.id).await?;
         // In parts, between which others write.
         while chat::repo::message_clear(&self.db, office.id).await? {}
+        while task_clear_some(&self.db, office.id).await? {}
         let mut tx = self.db.office(office.id).begin().await?;
         task_clear(&mut tx).await?;
         chat::repo::chat_delete(&mut tx).await?;

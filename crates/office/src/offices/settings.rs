@@ -1,10 +1,14 @@
 //! What an office allows, and the rules for changing it.
 
+use std::collections::HashSet;
+
 use mi_kernel::{Error, Result};
 use mi_proto::v1;
 use serde::{Deserialize, Serialize};
 
 const MINUTE: i64 = 60;
+/// Most fields that one update names.
+const MAX_FIELDS: usize = 100;
 /// Longest `idle_fire_after`, in seconds.
 const YEAR: i64 = 366 * 24 * 60 * MINUTE;
 
@@ -49,16 +53,21 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Takes over the fields that the mask names; nothing changes when one of them is wrong.
+    /// Takes over the fields that the mask names, and answers these, each once; nothing changes when one of them is wrong.
     ///
     /// # Errors
-    /// `Invalid` for an empty mask, an unknown field or a value out of range.
-    pub(crate) fn update(&mut self, given: &v1::OfficeSettings, mask: &[String]) -> Result<()> {
+    /// `Invalid` for a mask without fields or with far too many, an unknown field or a value out of range.
+    pub(crate) fn update(&mut self, given: &v1::OfficeSettings, mut mask: Vec<String>) -> Result<Vec<String>> {
         if mask.is_empty() {
             return Err(Error::invalid("update_mask", "must name at least one field of the settings"));
         }
+        if mask.len() > MAX_FIELDS {
+            return Err(Error::invalid("update_mask", format!("must name at most {MAX_FIELDS} fields")));
+        }
+        let mut seen = HashSet::new();
+        mask.retain(|path| seen.insert(path.clone()));
         let mut next = self.clone();
-        for path in mask {
+        for path in &mask {
             match path.as_str() {
                 "allow_agent_hiring" => next.allow_agent_hiring = given.allow_agent_hiring,
                 "max_agents" => next.max_agents = within("max_agents", given.max_agents, 10_000)?,
@@ -87,7 +96,7 @@ impl Settings {
             }
         }
         *self = next;
-        Ok(())
+        Ok(mask)
     }
 
     /// The settings for the wire.
@@ -148,7 +157,7 @@ mod tests {
     fn update(given: v1::OfficeSettings, mask: &[&str]) -> Result<Settings> {
         let mut settings = Settings::default();
         let mask: Vec<String> = mask.iter().map(ToString::to_string).collect();
-        settings.update(&given, &mask).map(|()| settings)
+        settings.update(&given, mask).map(|_| settings)
     }
 
     #[test]
@@ -184,6 +193,8 @@ mod tests {
             assert_eq!(update(settings, &[path]).expect_err(path).field, Some(field));
         }
         assert_eq!(update(given(None, ""), &[]).expect_err("empty").field, Some("update_mask"));
+        let many = vec!["allow_agent_hiring"; MAX_FIELDS + 1];
+        assert_eq!(update(given(None, ""), &many).expect_err("many").field, Some("update_mask"));
     }
 
     #[test]

@@ -1,22 +1,94 @@
 //! Deletion goes role by role, and goes on after a crash at any step.
 
-use mi_proto::v1::{OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest};
+use mi_kernel::{OfficeId, TaskId};
+use mi_proto::v1::{CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest};
+use mi_store::on;
 use mi_testkit::on_both;
+use sqlx::AssertSqlSafe;
 use tonic::Code;
 
 use super::{
     peer::{Mood, Peer},
     stage::Stage,
 };
+use crate::{drive::repo::objects, tasks::repo::task_clear_some};
 
 on_both! {
     a_deleted_office_is_removed_everywhere_and_others_stay,
     the_feed_goes_last,
     a_deletion_goes_on_after_a_crash_at_any_step,
     a_provisioning_office_can_be_deleted,
+    a_large_office_goes_in_parts_between_which_others_work,
 }
 
+/// Tables with rows of offices, beside the office's own.
+const TABLES: [&str; 11] = [
+    "task_notes",
+    "task_dependencies",
+    "tasks",
+    "task_queues",
+    "drive_files",
+    "drive_changes",
+    "drive_blobs",
+    "drive_uploads",
+    "drive_trash",
+    "drive_usage",
+    "messages",
+];
+
 impl Stage {
+    /// How many rows of the office each table has.
+    async fn left(&self, office: OfficeId) -> Vec<i64> {
+        let db = self.db().await;
+        let mut conn = db.platform().read().await.expect("connects");
+        let mut rows = Vec::new();
+        for table in TABLES {
+            let sql = || AssertSqlSafe(format!("SELECT count(*) FROM {table} WHERE office_id = $1"));
+            let count = on!(conn, |c| sqlx::query_scalar(sql()).bind(office.0).fetch_one(&mut *c).await);
+            rows.push(count.expect("counts"));
+        }
+        rows
+    }
+
+    /// Writes what many tasks and files leave behind: 2,500 rows of each kind.
+    async fn fill(&self, office: OfficeId) {
+        let db = self.db().await;
+        let mut tx = db.office(office).begin().await.expect("begins");
+        let tasks: Vec<TaskId> = (0..2500).map(|_| TaskId::new()).collect();
+        for (n, id) in tasks.iter().enumerate() {
+            let (content, at, path) = (format!("{n:064}"), mi_kernel::Clock::now(&self.clock), format!("f{n}"));
+            let statements: [&'static str; 6] = [
+                "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, tools, spec, progress)
+                 VALUES ($1, $2, $3, 'work', 0, 'completed', '', '[]', '{}', '{}')",
+                "INSERT INTO task_dependencies (office_id, task_id, depends_on) VALUES ($1, $2, $2)",
+                "INSERT INTO task_notes (office_id, task_id, id, author, body, created_at)
+                 VALUES ($1, $2, $2, 'ann', 'a note', $4)",
+                "INSERT INTO drive_blobs (office_id, sha256, object) VALUES ($1, $5, $2)",
+                "INSERT INTO drive_files (office_id, path, folded, size, sha256, revision, content_type, modified_at, modified_by)
+                 VALUES ($1, $6, $6, 1, $5, $3, 'text/plain', $4, 'ann')",
+                "INSERT INTO drive_changes (office_id, revision, kind, path, size, sha256, content_type, modified_at, modified_by)
+                 VALUES ($1, $3, 'created', $6, 1, $5, 'text/plain', $4, 'ann')",
+            ];
+            for sql in statements {
+                let row = i64::try_from(n).expect("small");
+                on!(tx, |c| {
+                    sqlx::query(sql)
+                        .bind(office.0)
+                        .bind(id.0)
+                        .bind(row)
+                        .bind(at)
+                        .bind(&content)
+                        .bind(&path)
+                        .execute(&mut *c)
+                        .await
+                        .map(drop)
+                })
+                .expect("writes");
+            }
+        }
+        tx.commit().await.expect("commits");
+    }
+
     fn assert_removed(&self, office: &str) {
         for peer in [&self.scheduler, &self.activity] {
             let known = peer.known();
@@ -113,4 +185,34 @@ async fn a_provisioning_office_can_be_deleted(stage: Stage) {
     stage.activity.be(Mood::Works);
     stage.until_status(&office.id, None).await;
     stage.assert_removed(&office.id);
+}
+
+async fn a_large_office_goes_in_parts_between_which_others_work(mut stage: Stage) {
+    let (office, kept) = (stage.create("Large").await.id, stage.create("Kept").await.id);
+    let (id, kept_id) = (OfficeId::parse(&office).expect("an id"), OfficeId::parse(&kept).expect("an id"));
+    stage.fill(id).await;
+    stage.fill(kept_id).await;
+    let full = vec![2500, 2500, 2500, 1, 2500, 2500, 2500, 0, 0, 0, 0];
+    assert_eq!(stage.left(id).await, full);
+    stage.activity.be(Mood::Fails);
+    stage.delete(&office).await;
+    stage.end().await;
+    // A process that dies after some parts.
+    let db = stage.db().await;
+    let now = mi_kernel::Clock::now(&stage.clock);
+    for _ in 0..2 {
+        assert!(task_clear_some(&db, id).await.expect("deletes"));
+        assert!(objects::drive_clear_some(&db, id, now).await.expect("deletes"));
+    }
+    assert_eq!(stage.left(id).await, [500, 2500, 2500, 1, 500, 2500, 2500, 0, 0, 0, 0]);
+    stage.activity.be(Mood::Works);
+    stage.start_again().await;
+    let mut created = 0;
+    while stage.get(&office).await.is_ok() {
+        let request = CreateTaskRequest { office_id: kept.clone(), title: "goes on".into(), ..Default::default() };
+        stage.tasks(&stage.owner).create_task(request).await.expect("others go on");
+        created += 1;
+    }
+    assert_eq!(stage.left(id).await, [0; 11]);
+    assert_eq!(stage.left(kept_id).await, [2500, 2500, 2500 + created, 1, 2500, 2500, 2500, 0, 0, 0, 0]);
 }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::drive::{
     repo::objects,
-    storage::{GRACE, Storage},
+    storage::{GRACE, MOST_UPLOADS, Storage},
 };
 
 on_both! {
@@ -33,6 +33,8 @@ on_both! {
     the_database_refuses_to_drop_content_that_a_file_has,
     a_deleted_office_leaves_no_object,
     a_deletion_of_an_office_goes_on_when_storage_fails,
+    what_is_replaced_and_deleted_counts_until_it_goes_from_storage,
+    an_office_sends_so_many_files_at_a_time,
 }
 
 impl Stage {
@@ -283,7 +285,9 @@ async fn the_database_refuses_to_drop_content_that_a_file_has(stage: Stage) {
     let file = stage.put(&office, "a", b"kept").await;
     let (db, id) = (stage.db().await, OfficeId::parse(&office).expect("an id"));
     let mut tx = db.office(id).begin().await.expect("begins");
-    objects::blob_release(&mut tx, &file.sha256, mi_kernel::Clock::now(&stage.clock)).await.expect("does nothing");
+    objects::blob_release(&mut tx, &file.sha256, file.size, mi_kernel::Clock::now(&stage.clock))
+        .await
+        .expect("does nothing");
     let dropped = mi_store::on!(tx, |c| {
         sqlx::query("DELETE FROM drive_blobs WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop)
     });
@@ -337,4 +341,55 @@ async fn a_deletion_of_an_office_goes_on_when_storage_fails(mut stage: Stage) {
         assert_eq!((stage.objects().await, stage.named().await), (1, (0, 0)), "{fault:?}");
     }
     assert_eq!(stage.content(&other, "a").await.expect("reads"), b"kept");
+}
+
+/// Why something was refused as too much.
+fn exhausted<T: std::fmt::Debug>(outcome: Result<T, tonic::Status>) -> String {
+    let (code, reason, _) = refusal(outcome);
+    assert_eq!(code, Code::ResourceExhausted);
+    reason
+}
+
+async fn what_is_replaced_and_deleted_counts_until_it_goes_from_storage(stage: Stage) {
+    let (office, other) = (stage.create("One").await.id, stage.create("Other").await.id);
+    let content = |n: u8| vec![n; 4 << 20];
+    let write = async |n: u8| {
+        let header = UploadHeader { force: true, ..header(&office, "a") };
+        stage.upload(header, &content(n)).await.map(drop)
+    };
+    // 12 MiB may be in use, and as much again may wait in the trash: six versions of 4 MiB.
+    for n in 0..6 {
+        write(n).await.expect("fits");
+    }
+    assert_eq!(exhausted(write(6).await), "DRIVE_FULL");
+    stage.remove(&office, "a").await;
+    assert_eq!(exhausted(write(6).await), "DRIVE_FULL");
+    // Nothing is added by content that the office has, or by whoever is refused; others have their own limit.
+    stage.until_no_upload().await;
+    stage.put(&other, "a", &content(0)).await;
+    stage.clock.advance(GRACE);
+    stage.sweep().await.expect("sweeps");
+    for n in 0..6 {
+        write(n).await.expect("there is room again");
+    }
+    assert_eq!(exhausted(write(6).await), "DRIVE_FULL");
+}
+
+async fn an_office_sends_so_many_files_at_a_time(stage: Stage) {
+    let (office, other) = (stage.create("One").await.id, stage.create("Other").await.id);
+    let mut open = Vec::new();
+    for n in 0..MOST_UPLOADS {
+        open.push(stage.begin(header(&office, &format!("f{n}"))).await);
+    }
+    until("all are open", LONG, async || {
+        let (uploads, _) = stage.named().await;
+        if uploads == 64 { Ok(Some(())) } else { Err(uploads) }
+    })
+    .await;
+    assert_eq!(exhausted(stage.upload(header(&office, "more"), b"x").await), "TOO_MANY_UPLOADS");
+    stage.put(&other, "a", b"x").await;
+    let (sender, call) = open.pop().expect("one");
+    drop(sender);
+    call.await.expect("no panic").expect("is there");
+    stage.put(&office, "more", b"x").await;
 }

@@ -3,11 +3,12 @@
 use mi_kernel::{OfficeId, receipt::sha256_hex};
 use mi_proto::v1::{ChangeType, WatchChangesRequest};
 use mi_testkit::on_both;
+use tonic::Code;
 
-use super::stage::Stage;
+use super::stage::{LONG, Stage};
 use crate::drive::{Change as Row, Kind, repo};
 
-on_both! { a_watch_goes_on_where_it_was_left }
+on_both! { a_watch_goes_on_where_it_was_left, a_watch_ends_with_its_office }
 
 async fn a_watch_goes_on_where_it_was_left(stage: Stage) {
     let office = stage.create("Mine").await.id;
@@ -47,4 +48,17 @@ async fn a_watch_goes_on_where_it_was_left(stage: Stage) {
         let change = stream.message().await.expect("open").expect("endless").change.expect("always there");
         assert_eq!((change.cursor, change.r#type()), (452, ChangeType::Deleted));
     }
+}
+
+async fn a_watch_ends_with_its_office(stage: Stage) {
+    let office = stage.create("One").await.id;
+    stage.put(&office, "a", b"").await;
+    let request = WatchChangesRequest { office_id: office.clone(), after_cursor: Some(0) };
+    let mut watch = stage.drive(&stage.owner).watch_changes(request).await.expect("opens").into_inner();
+    let change = watch.message().await.expect("open").expect("endless").change.expect("always there");
+    assert_eq!(change.path, "a");
+    stage.delete(&office).await;
+    stage.until_status(&office, None).await;
+    let end = tokio::time::timeout(LONG, watch.message()).await.expect("in time").expect_err("ends");
+    assert_eq!((end.code(), end.message()), (Code::NotFound, format!("office {office:?} not found").as_str()));
 }

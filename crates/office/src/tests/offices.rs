@@ -138,11 +138,16 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
         Ok::<_, tonic::Status>(answer.into_inner().settings.expect("always there"))
     };
     let given = OfficeSettings { allow_agent_hiring: true, max_agents: Some(7), ..OfficeSettings::default() };
-    let changed = update(given.clone(), &["allow_agent_hiring", "max_agents"]).await.expect("updates");
+    let twice = ["allow_agent_hiring", "max_agents", "allow_agent_hiring"];
+    let changed = update(given.clone(), &twice).await.expect("updates");
     assert_eq!((changed.allow_agent_hiring, changed.max_agents, changed.max_hire_depth), (true, Some(7), Some(2)));
     stage.until_applied(&office, |copy| copy.version == 2 && copy.settings.as_ref() == Some(&changed)).await;
 
-    for (paths, field) in [(&["max_agents", "nonsense"][..], "update_mask"), (&["max_hire_depth"], "max_hire_depth")] {
+    for (paths, field) in [
+        (&["max_agents", "nonsense"][..], "update_mask"),
+        (&["max_hire_depth"], "max_hire_depth"),
+        (&["max_agents"; 101], "update_mask"),
+    ] {
         let refused = update(given.clone(), paths).await.expect_err("wrong");
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, field);
@@ -151,6 +156,10 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
     let kept = stage.offices(&stage.owner).get_office_settings(request).await.expect("answers").into_inner();
     assert_eq!(kept.settings, Some(changed));
     stage.until_events(&office, &["office.created", "office.activated", "office.settings_updated"]).await;
+    let known = stage.activity.known();
+    let told = known.events.iter().find(|event| event.kind == "office.settings_updated").expect("told");
+    assert_eq!(told.summary, "Settings changed: allow_agent_hiring, max_agents");
+    assert_eq!(told.metadata, serde_json::json!({ "fields": ["allow_agent_hiring", "max_agents"] }));
 }
 
 async fn an_office_that_was_left_unfinished_is_finished_by_the_next_process(mut stage: Stage) {

@@ -79,7 +79,14 @@ impl Service<HttpRequest> for Client {
 
 impl OnBackend for Stage {
     async fn on(backend: Backend) -> Self {
-        let (database, clock, tasks) = (TestDb::plain(backend).await, ManualClock::new(), Tasks::new());
+        Self::over(TestDb::plain(backend).await).await
+    }
+}
+
+impl Stage {
+    /// Over this database.
+    pub(super) async fn over(database: TestDb) -> Self {
+        let (clock, tasks) = (ManualClock::new(), Tasks::new());
         let (scheduler, activity) = (Peer::default(), Peer::default());
         let keys = tempfile::tempdir().expect("made");
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
@@ -115,6 +122,13 @@ impl Stage {
     pub(super) async fn crash(&mut self) {
         self.end().await;
         self.start_again().await;
+    }
+
+    /// A connection to Postgres that is not the role's.
+    pub(super) async fn postgres(&self) -> sqlx::PgConnection {
+        <sqlx::PgConnection as sqlx::Connection>::connect(self.database.url().expect("Postgres"))
+            .await
+            .expect("connects")
     }
 
     /// Where the role's tables are.

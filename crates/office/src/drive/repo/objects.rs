@@ -1,8 +1,11 @@
 //! Tables `drive_uploads`, `drive_blobs` and `drive_trash`: one of the three names an object in storage.
 
 use mi_kernel::{OfficeId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{Db, DbResult, OfficeConn, PlatformConn, on};
 use uuid::Uuid;
+
+/// Rows deleted in one transaction.
+const CLEARED: i64 = 1000;
 
 /// Names an object before its first byte is written.
 pub(crate) async fn upload_insert(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
@@ -41,7 +44,7 @@ pub(crate) async fn upload_expire(tx: &mut PlatformConn, before: Time, now: Time
             .await
     })?;
     for (office, object) in expired {
-        trash_insert(tx.within(office.into()), object, now).await?;
+        trash_insert(tx.within(office.into()), object, 0, now).await?;
     }
     Ok(())
 }
@@ -63,8 +66,8 @@ pub(crate) async fn blob_insert(tx: &mut OfficeConn, sha256: &str, object: Uuid)
     })?)
 }
 
-/// Moves the content to the trash unless a file has it. The office must be locked.
-pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, due: Time) -> DbResult<()> {
+/// Moves content of this size to the trash unless a file has it. The office must be locked.
+pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, size: i64, due: Time) -> DbResult<()> {
     let office = tx.office_id();
     let object: Option<Uuid> = on!(tx, |c| {
         sqlx::query_scalar(
@@ -77,23 +80,34 @@ pub(crate) async fn blob_release(tx: &mut OfficeConn, sha256: &str, due: Time) -
         .await
     })?;
     match object {
-        Some(object) => trash_insert(tx, object, due).await,
+        Some(object) => trash_insert(tx, object, size, due).await,
         None => Ok(()),
     }
 }
 
-/// Names an object that may be deleted from a time on.
-pub(crate) async fn trash_insert(tx: &mut OfficeConn, object: Uuid, due: Time) -> DbResult<()> {
+/// Names an object that may be deleted from a time on, and counts its bytes until then.
+pub(crate) async fn trash_insert(tx: &mut OfficeConn, object: Uuid, size: i64, due: Time) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("INSERT INTO drive_trash (object, office_id, due_at) VALUES ($1, $2, $3)")
+        sqlx::query("INSERT INTO drive_trash (object, office_id, due_at, size) VALUES ($1, $2, $3, $4)")
             .bind(object)
             .bind(office.0)
             .bind(due)
+            .bind(size)
             .execute(&mut *c)
             .await
             .map(drop)
     })?;
+    trash_count(tx, size).await
+}
+
+/// Counts bytes that come into the trash, or leave it.
+async fn trash_count(tx: &mut OfficeConn, bytes: i64) -> DbResult<()> {
+    let office = tx.office_id();
+    if bytes != 0 {
+        let sql = "UPDATE drive_usage SET trash = trash + $2 WHERE office_id = $1";
+        on!(tx, |c| sqlx::query(sql).bind(office.0).bind(bytes).execute(&mut *c).await.map(drop))?;
+    }
     Ok(())
 }
 
@@ -127,16 +141,17 @@ pub(crate) async fn trash_list(conn: &mut OfficeConn, after: Uuid, limit: i64) -
 /// Forgets an object that was deleted, unless it is not due yet and may come back.
 pub(crate) async fn trash_delete(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
     let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND due_at <= $3")
-            .bind(office.0)
-            .bind(object)
-            .bind(now)
-            .execute(&mut *c)
-            .await
-            .map(drop)
+    let size: Option<i64> = on!(tx, |c| {
+        sqlx::query_scalar(
+            "DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND due_at <= $3 RETURNING size",
+        )
+        .bind(office.0)
+        .bind(object)
+        .bind(now)
+        .fetch_optional(&mut *c)
+        .await
     })?;
-    Ok(())
+    trash_count(tx, -size.unwrap_or_default()).await
 }
 
 /// Whether there is anything to sweep: an upload from before a time, or trash that is due. Spans offices, as the sweep.
@@ -153,27 +168,55 @@ pub(crate) async fn anything_due(conn: &mut PlatformConn, before: Time, now: Tim
     })?)
 }
 
-/// Removes the office's drive, and moves all its objects to the trash: content for now, uploads for when the last of
-/// them must have ended. The office must be locked.
-pub(crate) async fn drive_clear(tx: &mut OfficeConn, now: Time, uploads_end: Time) -> DbResult<()> {
+/// Deletes some of the drive of an office that goes, in a transaction of its own, and moves their content to the trash;
+/// true: there may be more.
+pub(crate) async fn drive_clear_some(db: &Db, office_id: OfficeId, now: Time) -> DbResult<bool> {
+    let mut tx = db.office(office_id).begin().await?;
+    let office = tx.office_id();
+    for sql in [
+        "DELETE FROM drive_files WHERE office_id = $1 AND path IN
+         (SELECT path FROM drive_files WHERE office_id = $1 ORDER BY path LIMIT $2)",
+        "DELETE FROM drive_changes WHERE office_id = $1 AND revision IN
+         (SELECT revision FROM drive_changes WHERE office_id = $1 ORDER BY revision LIMIT $2)",
+    ] {
+        let deleted = on!(tx, |c| {
+            sqlx::query(sql).bind(office.0).bind(CLEARED).execute(&mut *c).await.map(|done| done.rows_affected())
+        })?;
+        if deleted > 0 {
+            tx.commit().await?;
+            return Ok(true);
+        }
+    }
+    let objects: Vec<Uuid> = on!(tx, |c| {
+        sqlx::query_scalar(
+            "DELETE FROM drive_blobs WHERE office_id = $1 AND sha256 IN
+             (SELECT sha256 FROM drive_blobs WHERE office_id = $1 ORDER BY sha256 LIMIT $2) RETURNING object",
+        )
+        .bind(office.0)
+        .bind(CLEARED)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    for object in &objects {
+        trash_insert(&mut tx, *object, 0, now).await?;
+    }
+    tx.commit().await?;
+    Ok(!objects.is_empty())
+}
+
+/// Removes what is left of the office's drive: uploads go to the trash for when the last of them must have ended.
+pub(crate) async fn drive_clear(tx: &mut OfficeConn, uploads_end: Time) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
-        for (sql, due) in [
-            (
-                "INSERT INTO drive_trash SELECT object, office_id, $2 FROM drive_uploads WHERE office_id = $1",
-                uploads_end,
-            ),
-            ("INSERT INTO drive_trash SELECT object, office_id, $2 FROM drive_blobs WHERE office_id = $1", now),
-        ] {
-            sqlx::query(sql).bind(office.0).bind(due).execute(&mut *c).await?;
-        }
-        for sql in [
-            "DELETE FROM drive_uploads WHERE office_id = $1",
-            "DELETE FROM drive_files WHERE office_id = $1",
-            "DELETE FROM drive_blobs WHERE office_id = $1",
-            "DELETE FROM drive_changes WHERE office_id = $1",
-            "DELETE FROM drive_usage WHERE office_id = $1",
-        ] {
+        sqlx::query(
+            "INSERT INTO drive_trash (object, office_id, due_at)
+             SELECT object, office_id, $2 FROM drive_uploads WHERE office_id = $1",
+        )
+        .bind(office.0)
+        .bind(uploads_end)
+        .execute(&mut *c)
+        .await?;
+        for sql in ["DELETE FROM drive_uploads WHERE office_id = $1", "DELETE FROM drive_usage WHERE office_id = $1"] {
             sqlx::query(sql).bind(office.0).execute(&mut *c).await?;
         }
         Ok::<_, sqlx::Error>(())

@@ -13,7 +13,7 @@ use tonic::{Code, Status};
 use super::{assert_refused, field};
 use crate::tests::stage::Stage;
 
-on_both! { a_receipt_is_over_this_work_or_refused, who_has_to_send_one }
+on_both! { a_receipt_is_over_this_work_or_refused, who_has_to_send_one, artifacts_are_looked_up_together_and_last }
 
 fn key(seed: u8) -> Ed25519KeyPair {
     Ed25519KeyPair::from_seed_unchecked(&[seed; 32]).expect("32 bytes")
@@ -121,4 +121,41 @@ async fn who_has_to_send_one(stage: Stage) {
     stage.new_task(&office, "task").await;
     let held = stage.claim(&stage.owner, &office).await.expect("one");
     assert_eq!(field(stage.complete_signed(&stage.owner, &office, &held, good).await), "receipt");
+}
+
+async fn artifacts_are_looked_up_together_and_last(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.signer(&office, "worker", true, 1);
+    let paths: Vec<String> = (0..40).rev().map(|n| format!("out/\"{n}\" \u{e9}")).collect();
+    let mut artifacts = Vec::new();
+    for path in &paths {
+        let file = stage.put(&office, path, path.as_bytes()).await;
+        artifacts.push(Artifact { path: file.path, revision: file.revision, sha256: file.sha256 });
+    }
+    stage.new_task(&office, "task").await;
+    let held = stage.claim(&worker, &office).await.expect("one");
+    let complete = async |artifacts: Vec<String>, receipt: String| {
+        let request = CompleteTaskRequest {
+            office_id: office.clone(),
+            task_id: held.id.clone(),
+            lease_id: held.lease_id.clone(),
+            result: "42".into(),
+            artifacts,
+            receipt,
+        };
+        Ok(stage.tasks(&worker).complete_task(request).await?.into_inner().task.expect("always there"))
+    };
+    let good = Receipt { artifacts, ..receipt(&worker, &held, "42") };
+    let missing: Vec<String> = paths.iter().cloned().chain(["missing".into()]).collect();
+    // The drive is not asked about a completion that is wrong anyway.
+    assert_eq!(field(complete(missing.clone(), String::new()).await), "receipt");
+    assert_eq!(field(complete(missing.clone(), sign(&good, &key(2))).await), "receipt");
+    assert_refused(complete(missing.clone(), sign(&good, &key(1))).await, Code::FailedPrecondition, "RECEIPT_MISMATCH");
+    let mut named = good.clone();
+    named.artifacts.push(Artifact { path: "missing".into(), revision: 1, sha256: sha256_hex(b"") });
+    assert_eq!(field(complete(missing, sign(&named, &key(1))).await), "artifacts");
+    let mut older = good.clone();
+    older.artifacts[7].revision += 1;
+    assert_refused(complete(paths.clone(), sign(&older, &key(1))).await, Code::FailedPrecondition, "RECEIPT_MISMATCH");
+    assert_eq!(complete(paths.clone(), sign(&good, &key(1))).await.expect("good").artifacts, paths);
 }
