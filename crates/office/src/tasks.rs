@@ -24,7 +24,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use mi_base::signals::Signals;
 use mi_kernel::{
-    AgentId, Clock, Error, OfficeId, Result, TaskId,
+    AgentId, Clock, Error, OfficeId, Result, TaskId, Time,
     page::{MAX_PAGE_BYTES, Page},
     receipt, text,
 };
@@ -40,12 +40,12 @@ use tokio::sync::Notify;
 
 use self::{
     batch::{Batch, Roster},
-    create::{ANSWERING, Cause},
+    create::Cause,
     decide::{Decision, Verdict},
     lane::{Answer, Lanes, Op, Patience, lost},
     model::{Assignee, Task, Worker},
     notices::{Notices, Pending},
-    work::{Claim, Report, What, not_working},
+    work::{Certainty, Claim, Report, What, not_working},
 };
 use crate::{members::Members, offices::Offices};
 
@@ -74,7 +74,7 @@ pub(crate) struct Tasks {
     /// The agents that each office's queue was last reconciled with.
     rosters: Cache<OfficeId, Roster>,
     /// What follows from the task that each agent ended last. Another process does not know: a loop is met later then.
-    ended: Cache<AgentId, Cause>,
+    ended: Cache<AgentId, (Time, Cause)>,
 }
 
 /// What the queues are made of.
@@ -111,7 +111,7 @@ impl Tasks {
         let Parts { db, clock, outbox, offices, members, registry, background, moved } = parts;
         let (lanes, signals, notices) = (Lanes::default(), Signals::new(), Notices::default());
         let rosters = Cache::new(ROSTERS);
-        let ended = Cache::builder().max_capacity(ENDED).time_to_live(ANSWERING).build();
+        let ended = Cache::new(ENDED);
         Self {
             db,
             clock,
@@ -144,18 +144,18 @@ impl Tasks {
         let known = self.rosters.get(&office_id).await;
         if known.is_none_or(|known| !Arc::ptr_eq(&known, &roster) && known != roster) {
             self.rosters.insert(office_id, roster.clone()).await;
-            drop(self.enqueue(office_id, vec![Op::Reconcile { certain: None }], Some(&roster), "")?);
+            drop(self.enqueue(office_id, vec![Op::Reconcile(Certainty::default())], Some(&roster), "")?);
         }
         Ok(roster)
     }
 
-    /// Looks at the agents again, for those who are gone.
-    async fn reconcile(&self, office_id: OfficeId) -> Result<()> {
-        let certain = Some(self.clock.now());
+    /// Looks at the agents again, for those who are gone: the one that was told of, if any, surely is unless it is there.
+    async fn reconcile(&self, office_id: OfficeId, told: Option<AgentId>) -> Result<()> {
+        let certainty = Certainty { asked: Some(self.clock.now()), told };
         self.members.forget(office_id).await;
         let roster = self.members.list(office_id).await?;
         self.rosters.insert(office_id, roster.clone()).await;
-        self.submit(office_id, vec![Op::Reconcile { certain }], Some(&roster), "").await?;
+        self.submit(office_id, vec![Op::Reconcile(certainty)], Some(&roster), "").await?;
         Ok(())
     }
 
@@ -352,7 +352,7 @@ impl Tasks {
                 }
                 tokio::time::sleep(Duration::from_secs(u64::from(tries))).await;
             }
-            if let Err(error) = tasks.reconcile(office_id).await {
+            if let Err(error) = tasks.reconcile(office_id, None).await {
                 tracing::warn!(target: "mi::tasks", error = %error.chain(), "a paused agent's tasks wait for their leases");
             }
         });
@@ -360,7 +360,7 @@ impl Tasks {
 }
 
 /// Gives back everything that runs in an office that stops, in the transaction that stops it.
-pub(crate) async fn release_all(tx: &mut OfficeTx, now: mi_kernel::Time, trace_id: &str) -> Result<()> {
+pub(crate) async fn release_all(tx: &mut OfficeTx, now: Time, trace_id: &str) -> Result<()> {
     let mut batch = Batch::open(tx, now).await?;
     batch.release_all(trace_id).await?;
     batch.finish().await?;

@@ -4,7 +4,7 @@
 use std::{
     collections::HashMap,
     error::Error as StdError,
-    io,
+    fs, io,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -22,8 +22,9 @@ use object_store::{
 };
 use ring::digest::{Context, SHA256};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     runtime::Handle,
+    task::JoinHandle,
     time::{MissedTickBehavior, timeout},
 };
 use tokio_util::io::StreamReader;
@@ -132,18 +133,22 @@ impl Storage {
         if found.meta.size != size {
             return Err(Error::internal(format!("object {object} has {} bytes instead of {size}", found.meta.size)));
         }
-        let reader: Box<dyn AsyncRead + Send + Unpin> = match found.payload {
+        let source = match found.payload {
             // The storage's own stream would read far smaller pieces.
-            GetResultPayload::File(file, _) => {
-                let mut file = tokio::fs::File::from_std(file);
-                file.seek(io::SeekFrom::Start(range.start)).await.map_err(|error| unreadable(error.into()))?;
-                Box::new(file.take(range.end - range.start))
+            GetResultPayload::File(mut file, _) => {
+                io::Seek::seek(&mut file, io::SeekFrom::Start(range.start))
+                    .map_err(|error| unreadable(error.into()))?;
+                Source::File(io::Read::take(file, range.end - range.start))
             }
-            GetResultPayload::Stream(stream) => Box::new(StreamReader::new(stream.map_err(io::Error::other))),
+            GetResultPayload::Stream(stream) => {
+                Source::Stream(Box::new(StreamReader::new(stream.map_err(io::Error::other))))
+            }
         };
-        Ok(stream::try_unfold(reader, async |mut reader| {
-            let piece = piece(&mut reader).await.map_err(|error| unreadable(error.into()))?;
-            Ok((!piece.is_empty()).then_some((piece, reader)))
+        // Each piece is read while the one before it is sent.
+        Ok(stream::try_unfold(source.next(), async |reading| {
+            let read = reading.await.map_err(io::Error::other).flatten();
+            let (piece, source) = read.map_err(|error| unreadable(error.into()))?;
+            Ok((!piece.is_empty()).then(|| (piece, source.next())))
         })
         .boxed())
     }
@@ -311,16 +316,16 @@ async fn fill(
     mut content: BoxStream<'static, Result<Bytes>>,
     silence: Duration,
 ) -> Result<Written> {
-    let mut hash = Context::new(&SHA256);
+    let mut checksum = Checksum::new();
     let mut size = 0;
     while let Some(piece) = in_time(silence, content.next()).await? {
         let piece = piece?;
         size += i64::try_from(piece.len()).unwrap_or(i64::MAX);
         room.check(size)?;
-        hash.update(&piece);
+        checksum = checksum.add(piece.clone()).await?;
         writer.put(piece).await.map_err(|error| unwritten(error.into()))?;
     }
-    Ok(Written { size, sha256: hex(hash.finish().as_ref()) })
+    Ok(Written { size, sha256: checksum.finish().await? })
 }
 
 /// The next message of an upload, if it comes before the sender is given up.
@@ -331,10 +336,68 @@ pub(super) async fn in_time<T>(silence: Duration, next: impl Future<Output = T>)
     })
 }
 
-async fn piece(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
-    let mut piece = BytesMut::with_capacity(PIECE);
-    while piece.len() < piece.capacity() && reader.read_buf(&mut piece).await? > 0 {}
-    Ok(piece.freeze())
+/// What is read of an object.
+enum Source {
+    File(io::Take<fs::File>),
+    Stream(Box<dyn AsyncRead + Send + Unpin>),
+}
+
+impl Source {
+    /// Begins to read the next piece; an empty one is the end.
+    fn next(self) -> JoinHandle<io::Result<(Bytes, Self)>> {
+        match self {
+            Self::File(mut file) => tokio::task::spawn_blocking(move || {
+                let mut piece = Vec::with_capacity(PIECE);
+                io::Read::read_to_end(&mut io::Read::take(&mut file, PIECE as u64), &mut piece)?;
+                Ok((piece.into(), Self::File(file)))
+            }),
+            Self::Stream(mut stream) => tokio::spawn(async move {
+                let mut piece = BytesMut::with_capacity(PIECE);
+                while piece.len() < piece.capacity() && stream.read_buf(&mut piece).await? > 0 {}
+                Ok((piece.freeze(), Self::Stream(stream)))
+            }),
+        }
+    }
+}
+
+/// The checksum of what arrives, made on another thread while the next piece is received.
+struct Checksum(Hashing);
+
+enum Hashing {
+    Rests(Context),
+    Works(JoinHandle<Context>),
+}
+
+impl Checksum {
+    fn new() -> Self {
+        Self(Hashing::Rests(Context::new(&SHA256)))
+    }
+
+    /// The state after all that was added.
+    async fn rest(self) -> Result<Context> {
+        match self.0 {
+            Hashing::Rests(hash) => Ok(hash),
+            Hashing::Works(work) => work.await.map_err(Error::internal),
+        }
+    }
+
+    async fn add(self, piece: Bytes) -> Result<Self> {
+        let mut hash = self.rest().await?;
+        // For little another thread is not worth the way.
+        if piece.len() < 64 << 10 {
+            hash.update(&piece);
+            return Ok(Self(Hashing::Rests(hash)));
+        }
+        Ok(Self(Hashing::Works(tokio::task::spawn_blocking(move || {
+            hash.update(&piece);
+            hash
+        }))))
+    }
+
+    /// Lower-case hex.
+    async fn finish(self) -> Result<String> {
+        Ok(hex(self.rest().await?.finish().as_ref()))
+    }
 }
 
 type Cause = Box<dyn StdError + Send + Sync>;

@@ -21,6 +21,7 @@ use super::{
     create::Cause,
     model::{State, Step, Task, Worker},
     repo::{self, Standing, Wanted},
+    work::Certainty,
 };
 use crate::offices::Office;
 
@@ -35,9 +36,9 @@ pub(super) struct Batch<'a> {
     /// The agents there are, as far as one of the operations knows.
     pub(super) roster: Option<Roster>,
     /// What follows from the task that an agent ended last, if that was lately.
-    pub(super) ended: Option<Cache<AgentId, Cause>>,
-    /// Whether they were asked for just now, so that who is not among them is gone.
-    pub(super) certain: bool,
+    pub(super) ended: Option<Cache<AgentId, (Time, Cause)>>,
+    /// How sure it is that who is not among them is gone.
+    pub(super) certainty: Certainty,
     cursor: i64,
     /// Whether there was anything to write.
     wrote: bool,
@@ -86,7 +87,7 @@ impl<'a> Batch<'a> {
             office,
             roster: None,
             ended: None,
-            certain: false,
+            certainty: Certainty::default(),
             cursor,
             wrote: false,
             tasks: BTreeMap::new(),

@@ -24,7 +24,7 @@ pub(crate) const LOOP_DEPTH: i32 = 16;
 
 /// How long what an agent does without a task passes for an answer to the message that has reached it, or for a consequence
 /// of the task that it ended.
-pub(super) const ANSWERING: Duration = Duration::from_secs(600);
+const ANSWERING: Duration = Duration::from_secs(600);
 
 /// A task by id, or by its place in the same batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,10 +96,12 @@ impl Batch<'_> {
         if let Some(cause) = repo::wake_get(self.tx, agent, self.now - ANSWERING).await? {
             return Ok(cause);
         }
-        match &self.ended {
-            Some(ended) => Ok(ended.get(&agent).await.unwrap_or_default()),
-            None => Ok(Cause::default()),
-        }
+        let ended = match &self.ended {
+            Some(ended) => ended.get(&agent).await,
+            None => None,
+        };
+        let lately = ended.filter(|(time, _)| *time >= self.now - ANSWERING);
+        Ok(lately.map(|(_, cause)| cause).unwrap_or_default())
     }
 
     /// Refuses what is caused by too long a chain, and has the agent paused that goes on with it.

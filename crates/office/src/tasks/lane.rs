@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::future::join_all;
-use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, Time};
+use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId};
 use tokio::sync::oneshot;
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
     create::{Cause, New},
     decide::Decision,
     model::{Task, Worker},
-    work::{Claim, Offer, Report, What, not_working, wanted},
+    work::{Certainty, Claim, Offer, Report, What, not_working, wanted},
 };
 
 /// What one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite everybody.
@@ -42,11 +42,8 @@ pub(super) enum Op {
     Report(Report),
     Decide(Decision),
     Expire(Vec<TaskId>),
-    /// The agents changed. Certain: they were asked for at this time, so that who was hired before and is not among them is
-    /// gone.
-    Reconcile {
-        certain: Option<Time>,
-    },
+    /// The agents changed.
+    Reconcile(Certainty),
 }
 
 /// Whether a claim that finds nothing waits for something.
@@ -284,7 +281,7 @@ impl Tasks {
             if let (Op::Report(report), Ok(tasks)) = (&ticket.op, &answer)
                 && let (Some(agent), Some(task)) = (report.ends_work(), tasks.first())
             {
-                self.ended.insert(agent, Cause::of(task)).await;
+                self.ended.insert(agent, (task.progress.updated_at, Cause::of(task))).await;
             }
             match answer {
                 Ok(tasks) if tasks.is_empty() && waits => left.push(ticket),
@@ -319,7 +316,7 @@ impl Tasks {
         // It may have waited for the lock: a lease begins when it is given.
         batch.now = self.clock.now();
         // The newest one is what the queue is to be reconciled with; claims may come with one from before.
-        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile { .. }));
+        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile(_)));
         let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
         batch.ended = Some(self.ended.clone());
         batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
@@ -382,7 +379,7 @@ impl Ticket {
 impl Op {
     /// Whether somebody asks for it who may be told to come back later.
     fn is_asked(&self) -> bool {
-        !matches!(self, Self::Expire(_) | Self::Reconcile { .. })
+        !matches!(self, Self::Expire(_) | Self::Reconcile(_))
     }
 
     /// About how many bytes it makes a transaction write.
@@ -394,7 +391,7 @@ impl Op {
                 TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()
             }
             Self::Report(Report { what: What::Failed { error, .. }, .. }) => TASK + error.len(),
-            Self::Report(_) | Self::Decide(_) | Self::Reconcile { .. } => TASK,
+            Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) => TASK,
             Self::Expire(ids) => TASK * ids.len(),
         }
     }
@@ -409,7 +406,7 @@ impl Op {
 
     /// Whether a task that could be claimed may be none any more after it.
     fn takes(&self) -> bool {
-        matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile { .. })
+        matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile(_))
     }
 
     /// Tasks that it is about.
@@ -418,7 +415,7 @@ impl Op {
             Self::Report(report) => vec![report.task_id],
             Self::Decide(decision) => vec![decision.task_id],
             Self::Expire(ids) => ids.clone(),
-            Self::Create(..) | Self::Claim(..) | Self::Reconcile { .. } => Vec::new(),
+            Self::Create(..) | Self::Claim(..) | Self::Reconcile(_) => Vec::new(),
         }
     }
 }
@@ -431,7 +428,7 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
         Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
         Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
         Op::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
-        Op::Reconcile { certain } => batch.reconcile(*certain).await.map(|()| Vec::new()),
+        Op::Reconcile(certainty) => batch.reconcile(*certainty).await.map(|()| Vec::new()),
         // Served at the end, when everything that could be claimed is written.
         Op::Claim(..) => Ok(Vec::new()),
     };
@@ -463,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_transaction_takes_in_what_fits_and_deadlines_first() {
-        let reconcile = || ticket(Op::Reconcile { certain: None });
+        let reconcile = || ticket(Op::Reconcile(Certainty::default()));
         let mut lane = Lane::default();
         for _ in 0..5000 {
             lane.push(reconcile());

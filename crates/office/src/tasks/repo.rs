@@ -5,6 +5,7 @@
 //! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
 mod list;
+mod relations;
 mod wakes;
 
 use std::collections::BTreeSet;
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub(super) use self::{
     list::{Filter, task_list},
+    relations::{Standing, task_children, task_dependents, task_open_parts, task_reviews, task_standing},
     wakes::{wake_get, wake_put},
 };
 use super::model::{Progress, Spec, Task};
@@ -223,97 +225,6 @@ pub(super) async fn task_by_request(conn: &mut OfficeConn, keys: &[&str]) -> DbR
                  WHERE office_id = $1 AND request = asked.key OFFSET 0) AS t",
     );
     by_ids(conn, sql, keys).await
-}
-
-/// Tasks that wait for one of these, or did.
-pub(super) async fn task_dependents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
-    let sql = conn.pick(
-        // A cross join keeps this order: from the ids to the few that depend on them.
-        "SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS wanted
-         CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(wanted.value, '-')
-         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id",
-        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
-             LATERAL (SELECT task_id FROM task_dependencies
-                 WHERE office_id = $1 AND depends_on = wanted.id::uuid OFFSET 0) AS d,
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = d.task_id OFFSET 0) AS t",
-    );
-    by_ids(conn, sql, ids).await
-}
-
-/// Open subtasks, at most so many, without those that are known.
-pub(super) async fn task_open_parts(
-    conn: &mut OfficeConn,
-    parent: TaskId,
-    known: &[TaskId],
-    limit: i64,
-) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND parent_id = $2
-         AND status IN ('blocked', 'queued', 'running', 'verifying')
-         AND id NOT IN (SELECT unhex(value, '-') FROM json_each($3)) LIMIT $4",
-        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND parent_id = $2
-         AND status IN ('blocked', 'queued', 'running', 'verifying')
-         AND id <> ALL (ARRAY(SELECT json_array_elements_text($3::json)::uuid)) LIMIT $4",
-    );
-    let known = json_text(known)?;
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(sql).bind(office_id.0).bind(parent.0).bind(known).bind(limit).fetch_all(&mut *c).await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
-}
-
-/// What others see of a task that they depend on.
-#[derive(Debug, FromRow)]
-pub(super) struct Standing {
-    pub(super) status: String,
-    /// What went wrong, if it failed or was cancelled.
-    pub(super) error: String,
-}
-
-#[derive(FromRow)]
-struct Stands {
-    id: Uuid,
-    #[sqlx(flatten)]
-    standing: Standing,
-}
-
-/// Where those of these tasks stand that the office has.
-pub(super) async fn task_standing(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<(TaskId, Standing)>> {
-    let (office_id, ids) = (conn.office_id(), json_text(ids)?);
-    let sql = conn.pick(
-        "SELECT id, status, CASE WHEN status IN ('failed', 'cancelled') THEN progress ->> 'error' ELSE '' END AS error
-         FROM tasks WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id), LATERAL (
-             SELECT id, status, CASE WHEN status IN ('failed', 'cancelled') THEN progress ->> 'error' ELSE '' END AS error
-             FROM tasks WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t",
-    );
-    let rows: Vec<Stands> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(ids).fetch_all(&mut *c).await)?;
-    Ok(rows.into_iter().map(|row| (row.id.into(), row.standing)).collect())
-}
-
-/// Subtasks of one of these.
-pub(super) async fn task_children(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
-    let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks
-                 WHERE office_id = $1 AND parent_id = wanted.id::uuid OFFSET 0) AS t",
-    );
-    by_ids(conn, sql, ids).await
-}
-
-/// Tasks that are to judge one of these.
-pub(super) async fn task_reviews(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
-    let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND verifies_id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks
-                 WHERE office_id = $1 AND verifies_id = wanted.id::uuid OFFSET 0) AS t",
-    );
-    by_ids(conn, sql, ids).await
 }
 
 /// Everything that an agent works on.

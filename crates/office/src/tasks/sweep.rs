@@ -113,7 +113,7 @@ impl Tasks {
     async fn gone(&self, agent: AgentId) -> Result<()> {
         let offices = repo::office_of_agents(&mut self.db.platform().read().await?, Some(agent)).await?;
         for office_id in offices {
-            self.reconcile(office_id).await?;
+            self.reconcile(office_id, Some(agent)).await?;
         }
         Ok(())
     }
@@ -124,7 +124,7 @@ impl Tasks {
                 let offices = repo::office_of_agents(&mut self.db.platform().read().await?, None).await?;
                 let mut failed = None;
                 for office_id in offices {
-                    failed = self.reconcile(office_id).await.err().or(failed);
+                    failed = self.reconcile(office_id, None).await.err().or(failed);
                 }
                 failed.map_or(Ok(()), Err)
             };

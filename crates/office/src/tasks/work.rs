@@ -143,6 +143,23 @@ fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
     hired.is_some_and(|hired| at - hired < than)
 }
 
+/// How sure it is that an agent is gone which is not among those that the scheduler told of; by default not very.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Certainty {
+    /// When they were asked for, if that is known.
+    pub(super) asked: Option<Time>,
+    /// Whose end was heard of before.
+    pub(super) told: Option<AgentId>,
+}
+
+impl Certainty {
+    /// Whether it was not just hired.
+    fn is_gone(self, agent: AgentId, now: Time) -> bool {
+        let young = self.asked.map_or(is_younger(agent, YOUNG, now), |asked| is_younger(agent, APART, asked));
+        self.told == Some(agent) || !young
+    }
+}
+
 impl Batch<'_> {
     /// Whether who claims was stopped or paused since.
     pub(super) fn is_stopped(&self, claim: &Claim) -> bool {
@@ -151,7 +168,10 @@ impl Batch<'_> {
         };
         match roster.iter().find(|member| member.agent_id == agent) {
             Some(member) => !member.working,
-            None => self.certain,
+            None => claim
+                .by
+                .agent_id
+                .is_some_and(|id| self.certainty.asked.is_some() && self.certainty.is_gone(id, self.now)),
         }
     }
 
@@ -384,13 +404,11 @@ impl Batch<'_> {
     }
 
     /// Takes back what agents have that are no longer there, and looks again at what no agent could do.
-    pub(super) async fn reconcile(&mut self, certain: Option<Time>) -> Result<()> {
+    pub(super) async fn reconcile(&mut self, certainty: Certainty) -> Result<()> {
         let Some(roster) = self.roster.clone() else { return Ok(()) };
-        self.certain |= certain.is_some();
-        let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
-        let now = self.now;
-        let young = |id: AgentId| certain.map_or(is_younger(id, YOUNG, now), |asked| is_younger(id, APART, asked));
-        let gone = |id: AgentId| there(id).is_none() && !young(id);
+        self.certainty = certainty;
+        let (now, there) = (self.now, |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string()));
+        let gone = |id: AgentId| there(id).is_none() && certainty.is_gone(id, now);
         let rows = repo::task_of_agents(self.tx).await?;
         for id in self.adopt(rows) {
             let task = self.get(id)?;

@@ -148,7 +148,9 @@ impl Scheduler {
         let agent = &mut change.agent;
         agent.renew()?;
         let given = request.agent.unwrap_or_default();
-        let paths = request.update_mask.unwrap_or_default().paths;
+        let mut paths = request.update_mask.unwrap_or_default().paths;
+        paths.sort_unstable();
+        paths.dedup();
         if paths.is_empty() {
             return Err(Error::invalid(
                 "update_mask",

@@ -93,6 +93,8 @@ async fn a_retry_counts_like_a_creation(stage: Stage) {
     let own = stage.create_task(&stage.agent(&office, "other", false, &[]), request(&office, "x")).await.expect("idle");
     assert_eq!((own.depth, own.cause.as_str()), (0, ""));
     stage.complete(&agent, &office, &held, "done").await.expect("holds");
+    // What it does later follows from that no more.
+    stage.clock.advance(std::time::Duration::from_secs(601));
     let idle = stage.create_task(&agent, request(&office, "y")).await.expect("creates").id;
     stage.cancel(&agent, &office, &idle).await.expect("its own");
     stage.new_task(&office, "z").await;
