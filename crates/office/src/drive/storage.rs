@@ -364,19 +364,19 @@ impl Source {
 struct Checksum(Hashing);
 
 enum Hashing {
-    Rests(Context),
+    Rests(Box<Context>),
     Works(JoinHandle<Context>),
 }
 
 impl Checksum {
     fn new() -> Self {
-        Self(Hashing::Rests(Context::new(&SHA256)))
+        Self(Hashing::Rests(Box::new(Context::new(&SHA256))))
     }
 
     /// The state after all that was added.
     async fn rest(self) -> Result<Context> {
         match self.0 {
-            Hashing::Rests(hash) => Ok(hash),
+            Hashing::Rests(hash) => Ok(*hash),
             Hashing::Works(work) => work.await.map_err(Error::internal),
         }
     }
@@ -386,7 +386,7 @@ impl Checksum {
         // For little another thread is not worth the way.
         if piece.len() < 64 << 10 {
             hash.update(&piece);
-            return Ok(Self(Hashing::Rests(hash)));
+            return Ok(Self(Hashing::Rests(Box::new(hash))));
         }
         Ok(Self(Hashing::Works(tokio::task::spawn_blocking(move || {
             hash.update(&piece);

@@ -119,7 +119,9 @@ impl Drive {
         let kind = if old.is_some() { Kind::Updated } else { Kind::Created };
         self.record(tx, caller, Change { kind, file: file.clone() }, Some(object)).await?;
         if !kept {
-            self.storage.later(office.id, self.storage.bury(office.id, object).await);
+            // It is in the trash already, and to delete it takes as long as a part of writing it.
+            let storage = self.storage.clone();
+            tokio::spawn(async move { storage.later(office.id, storage.bury(office.id, object).await) });
         }
         Ok(Outcome::Written(file))
     }

@@ -4,6 +4,7 @@
 //! On Postgres rows are looked up by `LATERAL` and `OFFSET 0`, which keep the order: for each wanted id its row by the index.
 //! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
+mod agents;
 mod list;
 mod relations;
 mod wakes;
@@ -17,6 +18,7 @@ use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
 pub(super) use self::{
+    agents::{office_of_agents, task_held_by, task_kept_for, task_of_agents},
     list::{Filter, task_list},
     relations::{Standing, task_children, task_dependents, task_open_parts, task_reviews, task_standing},
     wakes::{wake_get, wake_put},
@@ -227,19 +229,6 @@ pub(super) async fn task_by_request(conn: &mut OfficeConn, keys: &[&str]) -> DbR
     by_ids(conn, sql, keys).await
 }
 
-/// Everything that an agent works on.
-pub(super) async fn task_held_by(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as("SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND worker_id = $2")
-            .bind(office_id.0)
-            .bind(agent.0)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
-}
-
 /// Tasks of one status, oldest first, at most so many.
 pub(super) async fn task_in(conn: &mut OfficeConn, status: &str, limit: i64) -> DbResult<Vec<Task>> {
     let office_id = conn.office_id();
@@ -250,38 +239,6 @@ pub(super) async fn task_in(conn: &mut OfficeConn, status: &str, limit: i64) -> 
         .bind(office_id.0)
         .bind(status)
         .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
-}
-
-/// Open tasks that count on certain agents: held by one, kept for one, or in need of tools.
-pub(super) async fn task_of_agents(conn: &mut OfficeConn) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1
-             AND status IN ('blocked', 'queued', 'running')
-             AND (worker_id IS NOT NULL OR assigned_id IS NOT NULL OR tools <> '[]')",
-        )
-        .bind(office_id.0)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
-}
-
-/// What waits for an agent.
-pub(super) async fn task_kept_for(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, cursor, spec, progress FROM tasks
-             WHERE office_id = $1 AND assigned_id = $2 AND status IN ('blocked', 'queued') ORDER BY id",
-        )
-        .bind(office_id.0)
-        .bind(agent.0)
         .fetch_all(&mut *c)
         .await
     })?;
@@ -446,24 +403,6 @@ pub(super) async fn task_due(
     let rows: Vec<Due> =
         on!(conn, |c| sqlx::query_as(sql).bind(now).bind(limit).bind(besides).fetch_all(&mut *c).await)?;
     Ok(rows.into_iter().map(|(office, task)| (office.into(), task.into())).collect())
-}
-
-/// Offices in which open tasks are held by, or kept for, an agent of this id, or of any. Spans offices: it finds where
-/// agents that are gone are still counted on.
-pub(super) async fn office_of_agents(conn: &mut PlatformConn, agent: Option<AgentId>) -> DbResult<Vec<OfficeId>> {
-    let sql = conn.pick(
-        "SELECT office_id FROM tasks WHERE worker_id IS NOT NULL AND ($1 IS NULL OR worker_id = $1)
-         UNION SELECT office_id FROM tasks WHERE assigned_id IS NOT NULL AND ($1 IS NULL OR assigned_id = $1)
-             AND status IN ('blocked', 'queued')
-         UNION SELECT office_id FROM tasks WHERE status = 'blocked' AND tools <> '[]' AND $1 IS NULL",
-        "SELECT office_id FROM tasks WHERE worker_id IS NOT NULL AND ($1::uuid IS NULL OR worker_id = $1)
-         UNION SELECT office_id FROM tasks WHERE assigned_id IS NOT NULL AND ($1::uuid IS NULL OR assigned_id = $1)
-             AND status IN ('blocked', 'queued')
-         UNION SELECT office_id FROM tasks WHERE status = 'blocked' AND tools <> '[]' AND $1::uuid IS NULL",
-    );
-    let agent = agent.map(|id| id.0);
-    let rows: Vec<(Uuid,)> = on!(conn, |c| sqlx::query_as(sql).bind(agent).fetch_all(&mut *c).await)?;
-    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
 }
 
 /// Deletes some of what is in the queue of an office that goes, in a transaction of its own; true: there may be more.

@@ -1,0 +1,91 @@
+//! Every step from every state.
+
+use mi_kernel::{Clock, SystemClock};
+
+use super::*;
+
+fn work() -> Work {
+    Work { result: "r".into(), artifacts: Vec::new(), receipt: String::new(), public_key: String::new() }
+}
+
+fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
+    let worker = Worker { name: "a".into(), agent_id: Some(AgentId::new()), api_key_id: None };
+    let complete = |until| Step::Complete { work: work(), ended: None, verify_until: until };
+    let fail = |retryable| Step::Fail { error: "e".into(), retryable, ended: None };
+    vec![
+        ("block", Step::Block("b".into())),
+        ("free", Step::Free),
+        ("claim", Step::Claim(Lease { id: lease, expires_at: now }, worker)),
+        ("renew", Step::Renew(lease, now)),
+        ("release", Step::Release { ended: None, keep_for: None, waits: false }),
+        ("expire", Step::Expire),
+        ("complete", complete(None)),
+        ("submit", complete(Some(now))),
+        ("fail", fail(false)),
+        ("fail, again", fail(true)),
+        ("cancel", Step::Cancel("c".into())),
+        ("retry", Step::Retry { depth: 0 }),
+        ("accept", Step::Accept),
+        ("reject", Step::Reject("n".into())),
+        ("unassign", Step::Unassign),
+    ]
+}
+
+/// Every step from every state, with one attempt used of three.
+#[test]
+fn every_transition() {
+    let (now, lease) = (SystemClock.now(), LeaseId::new());
+    let states = [
+        State::Blocked { reason: "x".into() },
+        State::Queued,
+        State::Running(Lease { id: lease, expires_at: now }),
+        State::Verifying { work: work(), until: now },
+        State::Done { work: work() },
+        State::Failed,
+        State::Cancelled,
+    ];
+    let mut table = String::new();
+    for state in states {
+        for (name, step) in steps(now, lease) {
+            let mut progress = Progress { attempt: 1, ..Progress::new(state.clone(), None, 0, now) };
+            let before = progress.clone();
+            let after = match progress.step(step, 3, now) {
+                Ok(()) => format!("{} ({})", progress.state.as_str(), progress.attempt),
+                Err(error) => {
+                    assert_eq!(progress, before, "a refused step changes nothing");
+                    error.reason.to_owned()
+                }
+            };
+            table += &format!("{:<10} {name:<12} {after}\n", state.as_str());
+        }
+    }
+    insta::assert_snapshot!(table);
+}
+
+#[test]
+fn what_was_written_before_waits_were_counted_is_read() {
+    let progress = Progress::new(State::Queued, None, 0, SystemClock.now());
+    let mut row = serde_json::to_value(&progress).expect("JSON");
+    assert_eq!(row.as_object_mut().expect("an object").remove("waits"), Some(0.into()));
+    assert_eq!(serde_json::from_value::<Progress>(row).expect("reads"), progress);
+}
+
+#[test]
+fn attempts_run_out_and_a_retry_gives_new_ones() {
+    let now = SystemClock.now();
+    let mut progress = Progress::new(State::Queued, None, 0, now);
+    let worker = Worker { name: "a".into(), agent_id: None, api_key_id: None };
+    let mut seen = Vec::new();
+    for round in 0..5 {
+        if round == 3 {
+            progress.step(Step::Retry { depth: 0 }, 2, now).expect("failed before");
+        }
+        let lease = Lease { id: LeaseId::new(), expires_at: now };
+        if progress.step(Step::Claim(lease, worker.clone()), 2, now).is_ok() {
+            let attempt = progress.attempt;
+            progress.step(Step::Expire, 2, now).expect("runs");
+            seen.push((attempt, progress.state.as_str(), progress.attempt));
+        }
+    }
+    assert_eq!(seen, [(1, "queued", 2), (2, "failed", 2), (3, "queued", 4), (4, "failed", 4)]);
+}
