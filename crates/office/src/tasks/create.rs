@@ -167,6 +167,12 @@ impl Batch<'_> {
                         format!("the parent {id} is {} already; give it no more subtasks", parent.state().as_str());
                     return Err(Error::precondition("TASK_FINISHED", text));
                 }
+                let is_its = |agent| {
+                    parent.spec.creator == Some(agent) || parent.holder().is_some_and(|it| it.agent_id == Some(agent))
+                };
+                if by.agent_id.is_some_and(|agent| !is_its(agent)) {
+                    return Err(Error::denied("an agent adds subtasks only to a task that it works on or created"));
+                }
             }
             if let Some(id) = parent {
                 self.refuse_cycle(&laid, id, &depends_on).await?;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use mi_kernel::{Error, Result, TaskId};
+use mi_kernel::{Error, Result, TaskId, page::MAX_PAGE_BYTES};
 use mi_proto::v1::{self, task_service_server::TaskService};
 use mi_rpc::{Caller, deadline, outgoing, status};
+use prost::Message;
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use super::{
@@ -309,8 +310,17 @@ impl Tasks {
         let mut answers = self.report(caller, &seat, reports).await?.into_iter();
         let results =
             results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(lost())));
+        let mut size = 0;
         let result = |answer| match the_one(answer) {
-            Ok(task) => v1::CompleteTaskResult { task: Some(wire::task(task, &seat)), ..Default::default() },
+            Ok(task) => {
+                let mut task = wire::task(task, &seat);
+                size += task.encoded_len();
+                // What the caller has anyway would make the answer more than clients take.
+                if size > MAX_PAGE_BYTES {
+                    (task.description, task.result) = Default::default();
+                }
+                v1::CompleteTaskResult { task: Some(task), ..Default::default() }
+            }
             Err(error) => {
                 v1::CompleteTaskResult { task: None, reason: error.reason.to_owned(), message: error.message }
             }

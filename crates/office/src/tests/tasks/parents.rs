@@ -15,6 +15,7 @@ on_both! {
     a_whole_is_cancelled_with_its_parts,
     an_agent_decides_on_what_it_created,
     parts_and_whole_are_reported_together,
+    agents_add_parts_to_what_is_theirs,
 }
 
 fn part(office: &str, title: &str, of: &str) -> CreateTaskRequest {
@@ -185,4 +186,21 @@ async fn parts_and_whole_are_reported_together(stage: Stage) {
     assert_eq!(report(&ids).await, expected);
     assert_eq!(report(&[last, &whole]).await, ["", ""]);
     assert_eq!(stage.status_of(&office, &whole).await, TaskStatus::Done);
+}
+
+async fn agents_add_parts_to_what_is_theirs(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (worker, other) = (stage.agent(&office, "worker", false, &[]), stage.agent(&office, "other", false, &[]));
+    stage.new_task(&office, "whole").await;
+    let whole = stage.claim(&worker, &office).await.expect("one");
+    let denied = stage.create_task(&other, part(&office, "stray", &whole.id)).await;
+    assert_refused(denied, Code::PermissionDenied, "PERMISSION_DENIED");
+    let own = stage.create_task(&worker, part(&office, "own", &whole.id)).await.expect("works on it");
+    let deeper = stage.create_task(&worker, part(&office, "deeper", &own.id)).await.expect("created it");
+    assert_eq!(stage.claim(&other, &office).await.expect("one").id, own.id);
+    let theirs = stage.create_task(&other, part(&office, "theirs", &own.id)).await.expect("works on it");
+    let denied = stage.create_task(&other, part(&office, "stray", &deeper.id)).await;
+    assert_refused(denied, Code::PermissionDenied, "PERMISSION_DENIED");
+    let any = stage.create_task(&stage.owner, part(&office, "any", &deeper.id)).await.expect("an operator");
+    assert_eq!((theirs.parent_id, any.parent_id), (own.id, deeper.id));
 }
