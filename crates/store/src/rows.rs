@@ -4,7 +4,10 @@
 use mi_kernel::Time;
 use serde::Serialize;
 
-use crate::DbResult;
+use crate::{DbResult, OfficeConn, on};
+
+/// Rows that [`delete_some`] deletes: what goes in parts lets others write in between.
+const PART: i64 = 1000;
 
 /// The text to bind.
 pub fn json_text<T: Serialize + ?Sized>(rows: &T) -> DbResult<String> {
@@ -14,4 +17,22 @@ pub fn json_text<T: Serialize + ?Sized>(rows: &T) -> DbResult<String> {
 /// A time in such a row: as SQLite keeps it, and as Postgres reads it.
 pub fn time_text(time: Time) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, false)
+}
+
+/// Deletes a part of the office's rows by the first of these statements that finds any: `$1` is the office, `$2` the most
+/// that it may delete. False: there is nothing left.
+///
+/// # Errors
+/// When the database fails.
+pub async fn delete_some(tx: &mut OfficeConn, statements: &[&'static str]) -> DbResult<bool> {
+    let office_id = tx.office_id();
+    for sql in statements {
+        let deleted = on!(tx, |c| {
+            sqlx::query(*sql).bind(office_id.0).bind(PART).execute(&mut *c).await.map(|done| done.rows_affected())
+        })?;
+        if deleted > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

@@ -1,14 +1,11 @@
 //! Tables `chats` and `messages`.
 
 use mi_kernel::{MessageId, OfficeId, Time};
-use mi_store::{Db, DbResult, OfficeConn, on};
+use mi_store::{Db, DbResult, OfficeConn, delete_some, on};
 use sqlx::FromRow;
 use uuid::{Builder, Uuid};
 
 use super::model::{Conversation, Message, Party};
-
-/// Messages deleted in one transaction.
-const CLEARED: i64 = 1000;
 
 #[derive(FromRow)]
 struct Row {
@@ -215,20 +212,11 @@ pub(super) async fn message_list(
 /// Deletes some of the office's messages, in a transaction of its own; true: there may be more.
 pub(crate) async fn message_clear(db: &Db, office_id: OfficeId) -> DbResult<bool> {
     let mut tx = db.office(office_id).begin().await?;
-    let office = tx.office_id();
-    let deleted = on!(tx, |c| {
-        sqlx::query(
-            "DELETE FROM messages WHERE office_id = $1 AND seq IN
-             (SELECT seq FROM messages WHERE office_id = $1 ORDER BY seq LIMIT $2)",
-        )
-        .bind(office.0)
-        .bind(CLEARED)
-        .execute(&mut *c)
-        .await
-        .map(|done| done.rows_affected())
-    })?;
+    let sql = "DELETE FROM messages WHERE office_id = $1 AND seq IN
+         (SELECT seq FROM messages WHERE office_id = $1 ORDER BY seq LIMIT $2)";
+    let more = delete_some(&mut tx, &[sql]).await?;
     tx.commit().await?;
-    Ok(deleted > 0)
+    Ok(more)
 }
 
 #[cfg(test)]

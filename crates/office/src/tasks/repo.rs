@@ -12,7 +12,9 @@ mod wakes;
 use std::collections::BTreeSet;
 
 use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
-use mi_store::{Db, DbError, DbResult, OfficeConn, PlatformConn, json_text, on, outbox, outbox_insert, time_text};
+use mi_store::{
+    Db, DbError, DbResult, OfficeConn, PlatformConn, delete_some, json_text, on, outbox, outbox_insert, time_text,
+};
 use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
@@ -25,9 +27,6 @@ pub(super) use self::{
 };
 use super::model::{Progress, Spec, Task};
 use crate::offices::{Office, repo::Row as OfficeRow};
-
-/// Rows deleted in one transaction.
-const CLEARED: i64 = 1000;
 
 #[derive(FromRow)]
 struct Row {
@@ -408,26 +407,19 @@ pub(super) async fn task_due(
 /// Deletes some of what is in the queue of an office that goes, in a transaction of its own; true: there may be more.
 pub(crate) async fn task_clear_some(db: &Db, office_id: OfficeId) -> DbResult<bool> {
     let mut tx = db.office(office_id).begin().await?;
-    let office = tx.office_id();
     // Whoever moves a task has the queue's lock first.
     queue_open(&mut tx).await?;
-    for sql in [
+    let statements = [
         "DELETE FROM task_notes WHERE office_id = $1 AND (task_id, id) IN
          (SELECT task_id, id FROM task_notes WHERE office_id = $1 ORDER BY task_id, id LIMIT $2)",
         "DELETE FROM task_dependencies WHERE office_id = $1 AND (task_id, depends_on) IN
          (SELECT task_id, depends_on FROM task_dependencies WHERE office_id = $1 ORDER BY task_id, depends_on LIMIT $2)",
         "DELETE FROM tasks WHERE office_id = $1 AND id IN
          (SELECT id FROM tasks WHERE office_id = $1 ORDER BY id LIMIT $2)",
-    ] {
-        let deleted = on!(tx, |c| {
-            sqlx::query(sql).bind(office.0).bind(CLEARED).execute(&mut *c).await.map(|done| done.rows_affected())
-        })?;
-        if deleted > 0 {
-            tx.commit().await?;
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    ];
+    let more = delete_some(&mut tx, &statements).await?;
+    tx.commit().await?;
+    Ok(more)
 }
 
 /// Removes the office's queue, and what is left in it.

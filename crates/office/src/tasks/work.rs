@@ -446,3 +446,40 @@ impl Batch<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mi_kernel::{Clock, SystemClock};
+
+    use super::*;
+
+    #[test]
+    fn no_report_passes_for_another() {
+        let completed = |artifacts: &[&str], result: &str| {
+            let artifacts = artifacts.iter().map(ToString::to_string).collect();
+            let (receipt, public_key) = Default::default();
+            What::Completed { work: Work { result: result.into(), artifacts, receipt, public_key } }.digest()
+        };
+        assert_eq!(completed(&["a"], "x"), completed(&["a"], "x"));
+        assert_ne!(completed(&["a"], "b\nx"), completed(&["a", "b"], "x"));
+        let failed =
+            |error: &str, retryable| What::Failed { error: error.into(), retryable, loop_detected: false }.digest();
+        assert_ne!(failed("x", true), failed("x", false));
+        assert_ne!(failed("x", true), failed("y", true));
+    }
+
+    #[test]
+    fn who_was_hired_after_the_question_is_not_gone() {
+        let agent = AgentId::new();
+        let hired = SystemClock.now();
+        let at = |seconds| hired + TimeDelta::seconds(seconds);
+        let asked = |seconds| Certainty { asked: Some(at(seconds)), told: None };
+        // The answer may arrive at any time.
+        assert!(!asked(-10).is_gone(agent, at(60)));
+        assert!(!asked(1).is_gone(agent, at(60)));
+        assert!(asked(3).is_gone(agent, at(3)));
+        assert!(Certainty { asked: Some(at(0)), told: Some(agent) }.is_gone(agent, at(0)), "its end was told");
+        assert!(!Certainty::default().is_gone(agent, at(4)));
+        assert!(Certainty::default().is_gone(agent, at(6)));
+    }
+}

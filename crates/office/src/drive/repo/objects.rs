@@ -1,10 +1,10 @@
 //! Tables `drive_uploads`, `drive_blobs` and `drive_trash`: one of the three names an object in storage.
 
 use mi_kernel::{OfficeId, Time};
-use mi_store::{Db, DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{Db, DbResult, OfficeConn, PlatformConn, delete_some, on};
 use uuid::Uuid;
 
-/// Rows deleted in one transaction.
+/// Objects that are moved to the trash in one transaction.
 const CLEARED: i64 = 1000;
 
 /// Names an object before its first byte is written.
@@ -173,19 +173,15 @@ pub(crate) async fn anything_due(conn: &mut PlatformConn, before: Time, now: Tim
 pub(crate) async fn drive_clear_some(db: &Db, office_id: OfficeId, now: Time) -> DbResult<bool> {
     let mut tx = db.office(office_id).begin().await?;
     let office = tx.office_id();
-    for sql in [
+    let statements = [
         "DELETE FROM drive_files WHERE office_id = $1 AND path IN
          (SELECT path FROM drive_files WHERE office_id = $1 ORDER BY path LIMIT $2)",
         "DELETE FROM drive_changes WHERE office_id = $1 AND revision IN
          (SELECT revision FROM drive_changes WHERE office_id = $1 ORDER BY revision LIMIT $2)",
-    ] {
-        let deleted = on!(tx, |c| {
-            sqlx::query(sql).bind(office.0).bind(CLEARED).execute(&mut *c).await.map(|done| done.rows_affected())
-        })?;
-        if deleted > 0 {
-            tx.commit().await?;
-            return Ok(true);
-        }
+    ];
+    if delete_some(&mut tx, &statements).await? {
+        tx.commit().await?;
+        return Ok(true);
     }
     let objects: Vec<Uuid> = on!(tx, |c| {
         sqlx::query_scalar(

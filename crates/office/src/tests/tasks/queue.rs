@@ -17,6 +17,7 @@ on_both! {
     claims_at_the_same_time_do_not_take_from_each_other,
     a_claim_takes_no_more_than_fits_into_its_answer,
     completions_of_a_batch_are_each_for_itself,
+    a_batch_answers_no_more_than_clients_take,
 }
 
 async fn everything_is_claimed_once(stage: Stage) {
@@ -182,4 +183,23 @@ async fn completions_of_a_batch_are_each_for_itself(stage: Stage) {
     let mut foreign = batch;
     foreign.requests[7].office_id = stage.active("Other").await;
     assert_refused(stage.tasks(&worker).batch_complete_tasks(foreign).await, Code::InvalidArgument, bad);
+}
+
+async fn a_batch_answers_no_more_than_clients_take(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (text, mut ids) = ("x".repeat(250_000), Vec::new());
+    for _ in 0..2 {
+        let long = |n| CreateTaskRequest { description: text.clone(), ..request("", &format!("long {n}")) };
+        let created = stage.batch(&office, (0..10).map(long).collect()).await.expect("creates");
+        ids.extend(created.into_iter().map(|task| task.id));
+    }
+    let report = |id: &String| CompleteTaskRequest { task_id: id.clone(), result: "ok".into(), ..Default::default() };
+    let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: ids.iter().map(report).collect() };
+    let answer = stage.tasks(&stage.owner).batch_complete_tasks(batch).await.expect("answers").into_inner();
+    let told: Vec<_> = answer.results.into_iter().map(|result| result.task.expect("done")).collect();
+    assert_eq!(told.iter().map(|task| &task.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
+    let whole = told.iter().map(|task| (task.description.len(), task.result.as_str())).collect::<Vec<_>>();
+    // Twelve are 3,000,000 bytes and a little, thirteen more than 3 MiB.
+    assert_eq!(whole, [vec![(250_000, "ok"); 12], vec![(0, ""); 8]].concat());
+    assert_eq!(stage.task(&office, &ids[19]).await.description.len(), 250_000);
 }

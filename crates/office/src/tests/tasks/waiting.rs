@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use mi_kernel::Actor;
+use mi_kernel::{Actor, Clock};
 use mi_proto::v1::{
     ClaimTasksRequest, CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, Task, TaskStatus,
 };
-use mi_testkit::on_both;
+use mi_testkit::{Backend, TestDb, on_both, until};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::{assert_refused, request, seconds};
-use crate::tests::stage::{LONG, Stage};
+use crate::{
+    tasks::wake::Wake,
+    tests::stage::{LONG, Stage},
+};
 
 on_both! {
     whatever_can_be_claimed_wakes,
@@ -190,4 +193,40 @@ async fn a_suspended_office_lets_nobody_wait(stage: Stage) {
     let resume = ResumeOfficeRequest { office_id: office.clone() };
     stage.offices(&stage.owner).resume_office(resume).await.expect("resumes");
     assert_eq!(stage.claim_all(&worker, &office).await, ["task", "created meanwhile"]);
+}
+
+#[tokio::test]
+async fn whoever_waits_is_served_though_the_look_failed() {
+    let stage = Stage::over(TestDb::plain(Backend::Postgres).await.set("lock_timeout", "500ms")).await;
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let Actor::Agent(agent) = &worker else { panic!("an agent") };
+    let waiter = stage.waiter(&worker, waits(&office)).await;
+    // Another process puts something in, and tells of it long before it is there.
+    let db = stage.db().await;
+    let mut tx = db.office(agent.office_id).begin().await.expect("begins");
+    let wake = Wake {
+        agent: agent.name.clone(),
+        agent_id: agent.agent_id,
+        from: "operator".into(),
+        author: None,
+        direct: true,
+        cause: Default::default(),
+        body: "hello".into(),
+        trace_id: String::new(),
+    };
+    crate::tasks::wake::wake(&mut tx, &wake, stage.clock.now()).await.expect("wakes");
+    db.tell("mi_tasks", &format!("{} {office}", mi_kernel::TaskId::new())).await.expect("tells");
+    let mut postgres = stage.postgres().await;
+    for waiting in [true, false] {
+        until("the lane waits for the lock, then no more", LONG, async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut postgres).await.expect("counts");
+            if (count > 0) == waiting { Ok(Some(())) } else { Err(count) }
+        })
+        .await;
+    }
+    tx.commit().await.expect("commits");
+    assert_eq!(woken(waiter).await, "Answer operator");
 }
