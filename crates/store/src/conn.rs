@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use mi_kernel::OfficeId;
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction, pool::PoolConnection};
 
-use crate::DbResult;
+use crate::{DbResult, turnover::Turnover};
 
 /// A borrowed connection of either kind: what [`on!`](crate::on) matches on.
 pub enum Arm<'a> {
@@ -17,19 +17,25 @@ pub enum Arm<'a> {
 
 /// Runs the same query on whichever database the connection belongs to.
 ///
-/// `on!(conn, |c| sqlx::query("...").bind(x).execute(&mut *c).await)`: the body is compiled once for each database.
+/// `on!(conn, |c| sqlx::query("...").bind(x).execute(&mut *c).await)`: the body is compiled once for each database. What
+/// it answers is looked at on the way: see [`Turnover`](crate::turnover::Turnover).
 #[macro_export]
 macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
-        match $conn.arm() {
-            $crate::Arm::Sqlite($c) => $body,
-            $crate::Arm::Postgres($c) => $body,
+        match $conn.watched() {
+            (turnover, arm) => turnover.heed(match arm {
+                $crate::Arm::Sqlite($c) => $body,
+                $crate::Arm::Postgres($c) => $body,
+            }),
         }
     };
 }
 
 /// A connection, of whatever scope: what [`on!`](crate::on) and helpers below the repositories work with.
-pub struct Conn(pub(crate) Inner);
+pub struct Conn {
+    pub(crate) inner: Inner,
+    pub(crate) turnover: Turnover,
+}
 
 pub(crate) enum Inner {
     SqlitePooled(PoolConnection<Sqlite>),
@@ -41,17 +47,24 @@ pub(crate) enum Inner {
 impl Conn {
     /// The connection, by kind.
     pub fn arm(&mut self) -> Arm<'_> {
-        match &mut self.0 {
+        self.watched().1
+    }
+
+    /// The connection, by kind, and who is to hear how it does.
+    #[doc(hidden)]
+    pub fn watched(&mut self) -> (&Turnover, Arm<'_>) {
+        let arm = match &mut self.inner {
             Inner::SqlitePooled(c) => Arm::Sqlite(c),
             Inner::SqliteTx(c) => Arm::Sqlite(c),
             Inner::PostgresPooled(c) => Arm::Postgres(c),
             Inner::PostgresTx(c) => Arm::Postgres(c),
-        }
+        };
+        (&self.turnover, arm)
     }
 
     /// The SQL text for this database, where the dialects differ.
     pub fn pick(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
-        match self.0 {
+        match self.inner {
             Inner::SqlitePooled(_) | Inner::SqliteTx(_) => sqlite,
             Inner::PostgresPooled(_) | Inner::PostgresTx(_) => postgres,
         }
@@ -98,13 +111,13 @@ pub type PlatformTx = Tx<PlatformConn>;
 impl<C: Into<Conn>> Tx<C> {
     /// Makes everything durable that was written since the beginning.
     pub async fn commit(self) -> DbResult<()> {
-        let conn: Conn = self.0.into();
-        match conn.0 {
-            Inner::SqliteTx(tx) => tx.commit().await?,
-            Inner::PostgresTx(tx) => tx.commit().await?,
-            Inner::SqlitePooled(_) | Inner::PostgresPooled(_) => {}
-        }
-        Ok(())
+        let Conn { inner, turnover } = self.0.into();
+        let committed = match inner {
+            Inner::SqliteTx(tx) => tx.commit().await,
+            Inner::PostgresTx(tx) => tx.commit().await,
+            Inner::SqlitePooled(_) | Inner::PostgresPooled(_) => Ok(()),
+        };
+        Ok(turnover.heed(committed)?)
     }
 }
 

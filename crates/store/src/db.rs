@@ -18,7 +18,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate,
-    service_role,
+    service_role, turnover::Turnover,
 };
 
 /// How long a call waits for a connection before it answers Unavailable.
@@ -70,7 +70,10 @@ pub enum DbTarget {
 
 /// One service's database.
 #[derive(Debug, Clone)]
-pub struct Db(Pools);
+pub struct Db {
+    pools: Pools,
+    turnover: Turnover,
+}
 
 #[derive(Debug, Clone)]
 enum Pools {
@@ -211,7 +214,7 @@ impl Db {
         let write = write.connect_with(options.clone()).await.map_err(open)?;
         migrate::run(&write, migrations, |step| step.sqlite).await?;
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
-        Ok(Self(Pools::Sqlite { read, write }))
+        Ok(Self { pools: Pools::Sqlite { read, write }, turnover: Turnover::default() })
     }
 
     async fn postgres(url: &str, schema: &'static str, migrations: &Migrations) -> Result<Self> {
@@ -234,20 +237,23 @@ impl Db {
 
         let given = options.get_options().unwrap_or_default().to_owned();
         let limits = LIMITS.into_iter().filter(|(name, _)| !given.contains(&format!("{name}=")));
+        let turnover = Turnover::default();
+        let kept = turnover.clone();
         let pool = pool
             .max_connections(16)
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| {
+            .before_acquire(move |connection, meta| {
+                let keeps = kept.keeps(meta.age);
                 Box::pin(async move {
                     // A busy connection skips the round trip; one that slept may have lost its server.
-                    Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok())
+                    Ok(keeps && (meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok()))
                 })
             })
             .connect_with(options.options(limits).options(PLANNING).options([("role", service_role::NAME)]))
             .await
             .map_err(unreachable)?;
         service_role::verify(&pool).await?;
-        Ok(Self(Pools::Postgres(pool)))
+        Ok(Self { pools: Pools::Postgres(pool), turnover })
     }
 
     /// The database in the scope of one office: the other offices' rows are not there.
@@ -262,28 +268,35 @@ impl Db {
 
     /// A connection without a scope: on Postgres it sees and changes no row of any office. For probes of that.
     pub async fn unscoped(&self) -> DbResult<Conn> {
-        Ok(Conn(match &self.0 {
-            Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
-            Pools::Postgres(pool) => Inner::PostgresPooled(pool.acquire().await?),
-        }))
+        let inner = match &self.pools {
+            Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::SqlitePooled),
+            Pools::Postgres(pool) => pool.acquire().await.map(Inner::PostgresPooled),
+        };
+        self.conn(inner)
     }
 
     async fn read(&self, scope: Scope) -> DbResult<Conn> {
-        Ok(Conn(match &self.0 {
-            Pools::Sqlite { read, .. } => Inner::SqlitePooled(read.acquire().await?),
-            Pools::Postgres(pool) => Inner::PostgresTx(Begin::new(pool, scope.begin("BEGIN READ ONLY")).await?),
-        }))
+        let inner = match &self.pools {
+            Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::SqlitePooled),
+            Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN READ ONLY")).await.map(Inner::PostgresTx),
+        };
+        self.conn(inner)
     }
 
     async fn begin(&self, scope: Scope) -> DbResult<Conn> {
-        Ok(Conn(match &self.0 {
-            Pools::Sqlite { write, .. } => Inner::SqliteTx(write.begin_with("BEGIN IMMEDIATE").await?),
-            Pools::Postgres(pool) => Inner::PostgresTx(Begin::new(pool, scope.begin("BEGIN")).await?),
-        }))
+        let inner = match &self.pools {
+            Pools::Sqlite { write, .. } => write.begin_with("BEGIN IMMEDIATE").await.map(Inner::SqliteTx),
+            Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN")).await.map(Inner::PostgresTx),
+        };
+        self.conn(inner)
+    }
+
+    fn conn(&self, inner: sqlx::Result<Inner>) -> DbResult<Conn> {
+        Ok(Conn { inner: self.turnover.heed(inner)?, turnover: self.turnover.clone() })
     }
 
     pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {
-        match &self.0 {
+        match &self.pools {
             Pools::Sqlite { .. } => None,
             Pools::Postgres(pool) => Some(pool),
         }
@@ -291,12 +304,12 @@ impl Db {
 
     /// Whether other processes may write to the same tables, so that in-process signals are not enough.
     pub fn is_shared(&self) -> bool {
-        matches!(self.0, Pools::Postgres(_))
+        matches!(self.pools, Pools::Postgres(_))
     }
 
     /// Closes all connections; SQLite's log is folded into its file.
     pub async fn close(&self) {
-        match &self.0 {
+        match &self.pools {
             Pools::Sqlite { read, write } => {
                 read.close().await;
                 write.close().await;

@@ -3,6 +3,7 @@
 //! One SQL text serves both where the dialects agree; [`on!`] expands a query once for each database, so that every
 //! sqlx feature works unchanged. The only crate beside the `repo` modules that knows sqlx.
 
+mod class;
 mod conn;
 mod db;
 mod error;
@@ -14,6 +15,8 @@ pub mod outbox;
 mod probe;
 mod rows;
 mod service_role;
+#[doc(hidden)]
+pub mod turnover;
 
 pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};
 pub use db::{Db, DbTarget, OfficeDb, PlatformDb};

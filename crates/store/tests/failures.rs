@@ -124,6 +124,14 @@ impl Switch {
             self.server.execute(sqlx::AssertSqlSafe(end)).await.expect("ends");
         }
     }
+
+    /// From now on new connections, and only they, write or do not: a failover as a proxy in front of two servers
+    /// shows it.
+    async fn fail_over(&mut self, writable: bool) {
+        let (name, only) = (&self.name, if writable { "off" } else { "on" });
+        let set = format!("ALTER DATABASE {name} SET default_transaction_read_only = {only}");
+        self.server.execute(sqlx::AssertSqlSafe(set)).await.expect("alters");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -152,6 +160,36 @@ async fn a_postgres_that_is_gone_answers_unavailable_in_time_and_is_found_again(
     let back = until("the same pool works again", LONG, async || ids(&db).await.map(Some)).await;
     assert_eq!(back, [1]);
     insert(&db, 2, "after").await.expect("inserts");
+    assert_eq!(ids(&db).await.expect("reads"), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_that_takes_no_writes_answers_unavailable_and_its_connections_are_given_up() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let db = open(&database).await;
+    insert(&db, 1, "before").await.expect("inserts");
+    let mut switch = Switch::of(&database).await;
+    switch.fail_over(false).await;
+    switch.turn(false).await;
+    switch.turn(true).await;
+    let read_only = async || match insert(&db, 2, "meanwhile").await {
+        Ok(()) => panic!("the database is read-only"),
+        Err(error) => {
+            let error = Error::from(error);
+            assert_eq!((error.kind, error.reason), (ErrorKind::Unavailable, "UNAVAILABLE"), "{}", error.chain());
+            assert!(error.retry_after.is_some() && error.retryable());
+            // Before, the connections are told that their server ended.
+            Ok::<_, Error>(error.chain().contains("read-only transaction").then_some(()))
+        }
+    };
+    until("writes meet the read-only server", LONG, read_only).await;
+    assert_eq!(ids(&db).await.expect("reads work"), [1]);
+    let error = Db::open(database.target(), MIGRATIONS).await.expect_err("a start has to write");
+    assert_eq!(error.kind, ErrorKind::Unavailable, "{}", error.chain());
+
+    // Connections that are open stay read-only for good.
+    switch.fail_over(true).await;
+    until("the same pool writes again", LONG, async || insert(&db, 2, "after").await.map(Some)).await;
     assert_eq!(ids(&db).await.expect("reads"), [1, 2]);
 }
 

@@ -69,8 +69,9 @@ impl Stage {
         let sql = "SELECT sealed FROM integration_secrets WHERE office_id = $1 AND integration = $2 AND name = $3";
         on!(conn, |c| {
             let row = sqlx::query(sql).bind(office_id.0).bind(secret.0).bind(secret.1).fetch_one(&mut *c).await;
-            row.expect("there").get::<Vec<u8>, _>(0)
+            row.map(|row| row.get::<Vec<u8>, _>(0))
         })
+        .expect("there")
     }
 
     pub(super) async fn data_keys(&self) -> DataKeys {
