@@ -7,4 +7,4 @@ pub mod tasks;
 pub mod telemetry;
 pub mod trace;
 
-pub use tasks::Tasks;
+pub use tasks::{Tasks, caught};

@@ -3,7 +3,7 @@
 use std::{sync::LazyLock, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::get};
-use prometheus::{HistogramVec, IntGaugeVec, Registry, TextEncoder, histogram_opts, opts};
+use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder, histogram_opts, opts};
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
@@ -18,6 +18,21 @@ static RPC: LazyLock<HistogramVec> = LazyLock::new(|| {
 
 static STREAMS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
     registered(IntGaugeVec::new(opts!("mi_rpc_open_streams", "Open streams by role and method"), &["role", "method"]))
+});
+
+static FAULTS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("mi_faults_total", "Faults of the platform's own in work that callers share; the log has each");
+    registered(IntCounterVec::new(options, &["work"]))
+});
+
+static CONNECTIONS: LazyLock<IntGaugeVec> = LazyLock::new(|| {
+    registered(IntGaugeVec::new(opts!("mi_open_connections", "Open connections by listener"), &["listener"]))
+});
+
+static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options =
+        opts!("mi_refused_connections_total", "Connections that were closed for a limit, by listener and limit");
+    registered(IntCounterVec::new(options, &["listener", "limit"]))
 });
 
 fn registered<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
@@ -49,6 +64,33 @@ impl Drop for OpenStream {
     }
 }
 
+/// Counts a fault of ours in work that several callers share.
+pub fn fault(work: &'static str) {
+    FAULTS.with_label_values(&[work]).inc();
+}
+
+/// Counts a connection as open until the guard is dropped.
+pub fn open_connection(listener: &'static str) -> OpenConnection {
+    let gauge = CONNECTIONS.with_label_values(&[listener]);
+    gauge.inc();
+    OpenConnection(gauge)
+}
+
+/// See [`open_connection`].
+#[derive(Debug)]
+pub struct OpenConnection(prometheus::IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Counts a connection that was closed for a limit.
+pub fn refused_connection(listener: &'static str, limit: &'static str) {
+    REFUSED.with_label_values(&[listener, limit]).inc();
+}
+
 /// `/metrics` for Prometheus and `/healthz` for liveness probes.
 pub fn router() -> Router {
     let metrics = || async {
@@ -65,8 +107,14 @@ mod tests {
     fn an_rpc_shows_with_its_labels() {
         rpc("test", "/a.B/C", "OK", Duration::from_millis(3));
         drop(open_stream("test", "/a.B/D"));
+        fault("test-work");
+        let _open = open_connection("test");
+        refused_connection("test", "address");
         let text = TextEncoder::new().encode_to_string(&REGISTRY.gather()).expect("text");
         assert!(text.contains(r#"mi_rpc_duration_seconds_count{code="OK",method="/a.B/C",role="test"} 1"#), "{text}");
         assert!(text.contains(r#"mi_rpc_open_streams{method="/a.B/D",role="test"} 0"#), "{text}");
+        assert!(text.contains(r#"mi_faults_total{work="test-work"} 1"#), "{text}");
+        assert!(text.contains(r#"mi_open_connections{listener="test"} 1"#), "{text}");
+        assert!(text.contains(r#"mi_refused_connections_total{limit="address",listener="test"} 1"#), "{text}");
     }
 }

@@ -1,7 +1,9 @@
 //! Supervised background tasks: named, joined at shutdown, and loud when one dies.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{any::Any, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures::FutureExt;
+use mi_kernel::{Error, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The background tasks of a process.
@@ -63,8 +65,27 @@ impl Tasks {
     }
 }
 
+/// Runs one try at work that several callers share, where a panic is a fault of ours like any other and is no reason to
+/// end the process: asked again, the same request would end the next one, too. What the try holds must be sound when it is
+/// dropped in the middle, as a transaction is, which rolls back.
+///
+/// # Errors
+/// Those of the work, and `Internal` for a panic.
+pub async fn caught<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|panic| Err(Error::internal(told(panic.as_ref()))))
+}
+
+/// What a panic said.
+fn told(panic: &(dyn Any + Send)) -> String {
+    let literal = panic.downcast_ref::<&str>().copied();
+    let text = literal.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("without a word"))
+}
+
 #[cfg(test)]
 mod tests {
+    use mi_kernel::ErrorKind;
+
     use super::*;
 
     #[tokio::test]
@@ -74,5 +95,18 @@ mod tests {
         tasks.spawn("doomed", async { panic!("as meant") });
         tasks.shutdown().cancelled().await;
         assert_eq!(tasks.stop(Duration::from_secs(5)).await, Some("doomed"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_shared_work_is_a_fault_that_says_what_it_was() {
+        let row = 7;
+        let formatted = caught::<()>(async { panic!("row {row} is broken") }).await.expect_err("it panicked");
+        let literal = caught::<()>(async { panic!("as meant") }).await.expect_err("it panicked");
+        assert_eq!([formatted.kind, literal.kind], [ErrorKind::Internal; 2]);
+        assert!(formatted.chain().ends_with(": it panicked: row 7 is broken"), "{}", formatted.chain());
+        assert!(literal.chain().ends_with(": it panicked: as meant"), "{}", literal.chain());
+        let refused = caught::<()>(async { Err(Error::denied("no")) }).await.expect_err("it was refused");
+        assert_eq!(refused.kind, ErrorKind::PermissionDenied);
+        assert_eq!(caught(async { Ok(1) }).await.ok(), Some(1));
     }
 }

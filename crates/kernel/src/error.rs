@@ -31,6 +31,31 @@ pub enum ErrorKind {
     Internal,
 }
 
+impl ErrorKind {
+    fn fault(self) -> Fault {
+        match self {
+            Self::Unavailable | Self::DeadlineExceeded | Self::Internal => Fault::Platform,
+            Self::Invalid
+            | Self::NotFound
+            | Self::AlreadyExists
+            | Self::PermissionDenied
+            | Self::Unauthenticated
+            | Self::FailedPrecondition
+            | Self::Exhausted
+            | Self::Aborted => Fault::Caller,
+        }
+    }
+}
+
+/// Whose doing a failure is. What shares its work with others, such as a transaction, goes by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The caller asked for something that it cannot have: nobody else is concerned.
+    Caller,
+    /// The platform, or what it stands on, could not do its part, whoever had asked.
+    Platform,
+}
+
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -39,6 +64,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Error {
     /// Decides the code on the wire.
     pub kind: ErrorKind,
+    /// Follows from the kind, unless [`Error::by_platform`] says otherwise.
+    pub fault: Fault,
     /// Stable, upper-case word for programs.
     pub reason: &'static str,
     /// A sentence for the caller; holds nothing the caller may not see.
@@ -56,7 +83,16 @@ pub struct Error {
 impl Error {
     /// An error with nothing but kind, reason and message.
     pub fn new(kind: ErrorKind, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { kind, reason, message: message.into(), field: None, resource: None, retry_after: None, source: None }
+        Self {
+            kind,
+            fault: kind.fault(),
+            reason,
+            message: message.into(),
+            field: None,
+            resource: None,
+            retry_after: None,
+            source: None,
+        }
     }
 
     /// A field of the request is wrong; `problem` completes the sentence that starts with the field's name.
@@ -113,6 +149,27 @@ impl Error {
             .caused_by(source)
     }
 
+    /// Says that the caller could not have done better, where the kind leaves that open: a race that the database
+    /// settled, a disk that is full.
+    pub fn by_platform(mut self) -> Self {
+        self.fault = Fault::Platform;
+        self
+    }
+
+    /// The same error for one more caller; the cause stays with the first.
+    pub fn again(&self) -> Self {
+        Self {
+            kind: self.kind,
+            fault: self.fault,
+            reason: self.reason,
+            message: self.message.clone(),
+            field: self.field,
+            resource: self.resource.clone(),
+            retry_after: self.retry_after,
+            source: None,
+        }
+    }
+
     /// Attaches the cause.
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
@@ -155,5 +212,28 @@ impl fmt::Display for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whose_fault_it_is_does_not_hang_on_a_cause() {
+        let refused = Error::invalid("receipt", "is not signed").caused_by("bad padding");
+        assert_eq!((refused.fault, Error::internal("bug").fault), (Fault::Caller, Fault::Platform));
+        let full = Error::exhausted("STORAGE_FULL", "no space", Duration::from_secs(30));
+        assert_eq!((full.fault, full.by_platform().fault), (Fault::Caller, Fault::Platform));
+    }
+
+    #[test]
+    fn one_more_caller_hears_the_same_without_the_cause() {
+        let full = Error::exhausted("STORAGE_FULL", "no space", Duration::from_secs(30)).by_platform();
+        let full = Error { field: Some("content"), resource: Some(("file", "a".into())), ..full }.caused_by("ENOSPC");
+        let again = full.again();
+        assert_eq!((again.kind, again.fault, again.reason), (ErrorKind::Exhausted, Fault::Platform, "STORAGE_FULL"));
+        assert_eq!((again.field, again.resource.clone()), (full.field, full.resource.clone()));
+        assert_eq!((again.retry_after, again.chain()), (full.retry_after, "no space".to_owned()));
     }
 }

@@ -42,7 +42,7 @@ use self::{
     batch::{Batch, Roster},
     create::Cause,
     decide::{Decision, Verdict},
-    lane::{Answer, Lanes, Op, Patience, lost},
+    lane::{Answer, Lanes, Op, Patience, unanswered},
     model::{Assignee, Task, Worker},
     notices::{Notices, Pending},
     work::{Certainty, Claim, Report, What, not_working},
@@ -161,7 +161,7 @@ impl Tasks {
 
     /// What was asked in one operation.
     async fn one(&self, seat: &Seat, op: Op, roster: Option<&Roster>, trace_id: &str) -> Answer {
-        self.submit(seat.office_id, vec![op], roster, trace_id).await?.pop().unwrap_or_else(|| Err(lost()))
+        self.submit(seat.office_id, vec![op], roster, trace_id).await?.pop().unwrap_or_else(|| Err(unanswered()))
     }
 
     async fn create(&self, caller: &Caller, office: &str, requests: &[v1::CreateTaskRequest]) -> Answer {
@@ -219,12 +219,12 @@ impl Tasks {
         let waits = if wait.is_zero() { Patience::None } else { Patience::Waits };
         let op = Op::Claim(claim, waits);
         let mut answers = self.enqueue(seat.office_id, vec![op], roster.as_ref(), &caller.trace_id)?;
-        let mut answer = answers.pop().ok_or_else(lost)?;
+        let mut answer = answers.pop().ok_or_else(unanswered)?;
         if waits == Patience::None {
-            return Ok((seat, answer.await.unwrap_or_else(|_| Err(lost()))?));
+            return Ok((seat, self.heard(answer.await)?));
         }
         let tasks = match tokio::time::timeout(wait, &mut answer).await {
-            Ok(answered) => answered.unwrap_or_else(|_| Err(lost()))?,
+            Ok(answered) => self.heard(answered)?,
             Err(_) => {
                 // What was sent until now is taken; whoever sends later notices.
                 answer.close();

@@ -38,6 +38,7 @@ impl From<DbError> for Error {
             }
             Class::Aborted => {
                 Self::new(ErrorKind::Aborted, "CONFLICT", "another change was faster; read again and retry")
+                    .by_platform()
                     .caused_by(error)
             }
             Class::Full => Self::exhausted(
@@ -45,6 +46,7 @@ impl From<DbError> for Error {
                 "the platform's database has no space left; nothing was changed",
                 std::time::Duration::from_secs(30),
             )
+            .by_platform()
             .caused_by(error),
             Class::Unique | Class::Other => Self::internal(error),
         }

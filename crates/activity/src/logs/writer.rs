@@ -1,14 +1,14 @@
 //! Group commit: one task writes what all agents sent meanwhile in one transaction, so that a commit is paid once for
-//! many batches. Callers hear of a batch only after it is durable.
+//! many batches. Callers hear of a batch only after it is durable. Where a fault of ours shows in a transaction, such as a
+//! row that cannot be read, it is halved until what is at fault is alone: that batch fails, and the others are stored.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use mi_base::Tasks;
-use mi_base::signals::Signals;
-use mi_kernel::{AgentId, Clock, Error, OfficeId, Result};
+use mi_base::{Tasks, caught, metrics, signals::Signals};
+use mi_kernel::{AgentId, Clock, Error, ErrorKind, OfficeId, Result};
 use mi_store::{Db, OfficeConn};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
@@ -21,12 +21,15 @@ const QUEUE: usize = 1024;
 const QUEUE_KIB: u32 = 32 << 10;
 /// Batches of one transaction.
 const GROUP: usize = 256;
+/// The name of the writer's work in metrics.
+const WORK: &str = "log-writer";
 
 /// The way to the writing task.
 #[derive(Debug, Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Pending>,
     room: Arc<Semaphore>,
+    tasks: Tasks,
 }
 
 #[derive(Debug)]
@@ -46,19 +49,27 @@ impl Writer {
     pub(crate) fn spawn(db: Db, clock: Arc<dyn Clock>, signals: Signals<LogName>, tasks: &Tasks) -> Self {
         let (queue, batches) = mpsc::channel(QUEUE);
         let task = Task { db, clock, signals };
-        tasks.spawn("log-writer", task.run(batches));
-        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB as usize)) }
+        tasks.spawn(WORK, task.run(batches));
+        Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB as usize)), tasks: tasks.clone() }
     }
 
     /// Waits for room, then for the commit.
     pub(crate) async fn append(&self, batch: Batch) -> Result<i64> {
-        let gone = || Error::unavailable("the platform is shutting down; send the lines again");
         let kib = u32::try_from(batch.block.data.len() >> 10).unwrap_or(QUEUE_KIB).clamp(1, QUEUE_KIB);
-        let room = self.room.clone().acquire_many_owned(kib).await.map_err(|_| gone())?;
+        let room = self.room.clone().acquire_many_owned(kib).await.map_err(|_| self.gone())?;
         let (answer, answered) = oneshot::channel();
         let pending = Pending { batch, answer, _room: room };
-        self.queue.send(pending).await.map_err(|_| gone())?;
-        answered.await.map_err(|_| gone())?
+        self.queue.send(pending).await.map_err(|_| self.gone())?;
+        answered.await.map_err(|_| self.gone())?
+    }
+
+    /// Why a batch has no answer: the process ends, or else it is a fault of ours.
+    fn gone(&self) -> Error {
+        if self.tasks.shutdown().is_cancelled() {
+            return Error::unavailable("the platform is shutting down; send the lines again");
+        }
+        metrics::fault(WORK);
+        Error::internal("a batch of lines has no answer")
     }
 }
 
@@ -66,28 +77,45 @@ impl Task {
     async fn run(self, mut batches: mpsc::Receiver<Pending>) {
         let mut group = Vec::with_capacity(GROUP);
         while batches.recv_many(&mut group, GROUP).await > 0 {
-            match self.commit(&group).await {
-                Ok(durable) => {
-                    for (pending, durable) in group.drain(..).zip(durable) {
-                        let agent = pending.batch.agent;
-                        let answer = durable.ok_or_else(|| Error::not_found("office", agent.office_id));
-                        if answer.is_ok() {
-                            self.signals.wake(&(agent.office_id, agent.name));
-                        }
-                        // Nobody listens when the caller went away; the lines are stored all the same.
-                        let _ = pending.answer.send(answer);
-                    }
+            self.write(std::mem::replace(&mut group, Vec::with_capacity(GROUP))).await;
+        }
+    }
+
+    /// Writes the batches, in their order, and answers all of them.
+    async fn write(&self, group: Vec<Pending>) {
+        let mut groups = vec![group];
+        while let Some(mut group) = groups.pop() {
+            match caught(self.commit(&group)).await {
+                Ok(durable) => self.tell(group, durable),
+                Err(error) if error.kind == ErrorKind::Internal && group.len() > 1 => {
+                    let later = group.split_off(group.len() / 2);
+                    groups.extend([later, group]);
                 }
                 Err(error) => {
-                    tracing::warn!(target: "mi::logs", error = %error.chain(), "lines of a group are not stored");
-                    for pending in group.drain(..) {
-                        let _ = pending.answer.send(Err(Error {
-                            retry_after: error.retry_after,
-                            ..Error::new(error.kind, error.reason, error.message.clone())
-                        }));
+                    if error.kind == ErrorKind::Internal {
+                        metrics::fault(WORK);
+                        tracing::error!(target: "mi::logs", error = %error.chain(), "lines are not stored by a fault of the platform");
+                    } else {
+                        tracing::warn!(target: "mi::logs", error = %error.chain(), "lines of a group are not stored");
+                    }
+                    for pending in group {
+                        let _ = pending.answer.send(Err(error.again()));
                     }
                 }
             }
+        }
+    }
+
+    /// Answers for batches that are durable up to these lines.
+    fn tell(&self, group: Vec<Pending>, durable: Vec<Option<i64>>) {
+        for (pending, durable) in group.into_iter().zip(durable) {
+            let agent = pending.batch.agent;
+            let answer = durable.ok_or_else(|| Error::not_found("office", agent.office_id));
+            if answer.is_ok() {
+                self.signals.wake(&(agent.office_id, agent.name));
+            }
+            // Nobody listens when the caller went away; the lines are stored all the same.
+            let _ = pending.answer.send(answer);
         }
     }
 

@@ -5,13 +5,19 @@ use mi_proto::{
     v1::{AppendLogsRequest, TailLogsRequest, TailLogsResponse},
 };
 
+use mi_kernel::ErrorKind;
+use mi_store::on;
+use sqlx::types::Json;
+
 use super::*;
+use crate::logs::{Batch, source::Source};
 
 on_both! {
     a_batch_sent_again_is_stored_once,
     a_gap_in_a_source_leaves_none_in_the_log,
     many_agents_write_at_once_each_into_its_own_log,
     wrong_batches_are_refused_and_nothing_of_them_is_stored,
+    a_log_that_cannot_be_read_fails_alone,
     captured_lines_join_the_agents_own_and_are_stored_once,
     a_name_stands_for_its_newest_agent,
     a_tail_starts_where_it_is_told_and_follows,
@@ -242,4 +248,41 @@ async fn a_tail_that_resumes_misses_nothing_while_lines_become_segments(db: Test
     };
     let ((), seen) = futures::join!(writer, reader);
     assert_eq!(seen, numbered(1..=300));
+}
+
+async fn a_log_that_cannot_be_read_fails_alone(db: TestDb) {
+    let world = World::new(db).await;
+    let mut logs = Vec::new();
+    for _ in 0..5 {
+        let log = Log::new(&world).await;
+        log.numbers(&world, 1..=1).await;
+        logs.push(log);
+    }
+    let mut tx = world.parts.db.platform().begin().await.expect("begins");
+    on!(tx, |c| {
+        sqlx::query("UPDATE log_streams SET sources = $1 WHERE office_id = $2")
+            .bind(Json("nonsense"))
+            .bind(logs[2].office_id.0)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })
+    .expect("spoils");
+    tx.commit().await.expect("commits");
+
+    let mut batches = Vec::new();
+    for log in &logs {
+        let Actor::Agent(agent) = log.agent.clone() else { panic!("an agent") };
+        let source = Source::Agent(log.source.into()).checked().expect("good");
+        let lines = vec![line("2")];
+        batches.push(Batch::new(agent, source, 2, lines, &world.clock).await.expect("good"));
+    }
+    // Sent before the writer comes to run, and so in one group.
+    let appending = batches.into_iter().map(|batch| world.parts.logs.append(batch));
+    let answers = futures::future::join_all(appending).await;
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(|error| error.kind)).collect();
+    assert_eq!(answers, [Ok(2), Ok(2), Err(ErrorKind::Internal), Ok(2), Ok(2)]);
+    for place in [0, 1, 3, 4] {
+        assert_eq!(logs[place].texts(&world).await, ["1", "2"]);
+    }
 }

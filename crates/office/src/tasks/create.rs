@@ -13,7 +13,6 @@ use mi_store::idempotency;
 
 use super::{
     batch::Batch,
-    lane::copy,
     model::{Asked, Assignee, Kind, Progress, Spec, State, Task, Worker},
     repo,
 };
@@ -151,7 +150,7 @@ impl Batch<'_> {
                 self.get(id)?;
                 continue;
             }
-            let assigned = new.assigned.as_ref().map_err(copy)?.clone();
+            let assigned = new.assigned.as_ref().map_err(Error::again)?.clone();
             let parent = new.parent.map(of);
             let depends_on: Vec<TaskId> = new.depends_on.iter().map(|reference| of(*reference)).collect();
             for id in depends_on.iter().filter(|id| !laid.tasks.contains_key(id)) {

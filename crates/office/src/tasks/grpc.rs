@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, codegen::BoxStream};
 use super::{
     Seat, Tasks,
     decide::Verdict,
-    lane::{Answer, lost},
+    lane::{Answer, unanswered},
     model::Task,
     repo, rules, wire,
     work::What,
@@ -38,7 +38,7 @@ impl Handler {
         let seat = self.tasks.seat(caller, office).await?;
         let (task_id, lease_id) = (TaskId::parse(task)?, rules::lease_id(lease)?);
         let answers = self.tasks.report(caller, &seat, vec![(task_id, lease_id, what?)]).await?;
-        let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(lost())))?;
+        let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(unanswered())))?;
         Ok(wire::task(task, &seat))
     }
 
@@ -57,7 +57,7 @@ impl Handler {
 }
 
 fn the_one(answer: Answer) -> Result<Task> {
-    answer?.pop().ok_or_else(lost)
+    answer?.pop().ok_or_else(unanswered)
 }
 
 /// All of these, as their claimer sees them.
@@ -309,7 +309,7 @@ impl Tasks {
         }
         let mut answers = self.report(caller, &seat, reports).await?.into_iter();
         let results =
-            results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(lost())));
+            results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(unanswered())));
         let mut size = 0;
         let result = |answer| match the_one(answer) {
             Ok(task) => {

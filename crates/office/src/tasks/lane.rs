@@ -1,8 +1,8 @@
 //! One lane an office: whatever is asked of its queue at the same time shares one transaction (group commit), and whoever
 //! waits for work is served in it as soon as there is some.
 //!
-//! An operation that is refused keeps none of the others from being done. A lane has a task of its own only while there
-//! is something to do.
+//! An operation that is refused keeps none of the others from being done, and neither does one in which we are at fault:
+//! see [`Group`]. A lane has a task of its own only while there is something to do.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,8 +11,9 @@ use std::{
 };
 
 use futures::future::join_all;
-use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId};
-use tokio::sync::oneshot;
+use mi_base::{caught, metrics};
+use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
+use tokio::sync::oneshot::{self, error::RecvError};
 
 use super::{
     Tasks,
@@ -33,6 +34,8 @@ const TASK: usize = 4 << 10;
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is tried that lost a race with another process.
 const TRIES: usize = 3;
+/// The name of a lane's work in metrics.
+const WORK: &str = "task-lane";
 
 /// What is asked of a queue.
 #[derive(Debug)]
@@ -57,8 +60,14 @@ pub(super) enum Patience {
 pub(super) type Answer = Result<Vec<Task>>;
 
 /// What is answered when the process ends meanwhile.
-pub(super) fn lost() -> Error {
+fn ending() -> Error {
     Error::unavailable("the platform is shutting down; try again")
+}
+
+/// What is answered to an operation that has no answer although nothing ends: a fault of ours.
+pub(super) fn unanswered() -> Error {
+    metrics::fault(WORK);
+    Error::internal("an operation of the queue has no answer")
 }
 
 /// An operation and whom to answer.
@@ -148,7 +157,7 @@ impl Tasks {
         {
             let mut lanes = self.lanes.lock();
             if self.background.shutdown().is_cancelled() {
-                return Err(lost());
+                return Err(ending());
             }
             let lane = lanes.entry(office_id).or_default();
             let added: usize = ops.iter().filter(|op| op.is_asked()).map(Op::cost).sum();
@@ -175,7 +184,15 @@ impl Tasks {
         trace_id: &str,
     ) -> Result<Vec<Answer>> {
         let answers = self.enqueue(office_id, ops, roster, trace_id)?;
-        Ok(join_all(answers).await.into_iter().map(|answer| answer.unwrap_or_else(|_| Err(lost()))).collect())
+        Ok(join_all(answers).await.into_iter().map(|answer| self.heard(answer)).collect())
+    }
+
+    /// What came of an operation. One that was dropped was so because the process ends, or else by a fault of ours.
+    pub(super) fn heard(&self, answer: Result<Answer, RecvError>) -> Answer {
+        answer.unwrap_or_else(|_| match self.background.shutdown().is_cancelled() {
+            true => Err(ending()),
+            false => Err(unanswered()),
+        })
     }
 
     /// When the process is to end, nobody is left waiting in it.
@@ -242,31 +259,58 @@ impl Tasks {
         }
     }
 
-    /// One transaction. Returns the claims that go on waiting.
+    /// Does what is asked, in one transaction unless one of us is at fault there. Returns the claims that go on waiting.
     async fn serve(&self, office_id: OfficeId, tickets: Vec<Ticket>, waiting: (Vec<Ticket>, bool)) -> Vec<Ticket> {
         let (waiting, kicked) = waiting;
+        let mut groups = vec![Group { tickets, waiting, kicked }];
+        let mut left = Vec::new();
+        while let Some(group) = groups.pop() {
+            match self.attempt_some(office_id, &group).await {
+                Ok(served) => left.extend(self.answer(office_id, group, served).await),
+                Err(error) if error.kind == ErrorKind::Internal && group.len() > 1 => groups.extend(group.halves()),
+                Err(error) => left.extend(self.give_up(office_id, group, &error)),
+            }
+        }
+        left
+    }
+
+    /// One transaction, and again when it lost a race.
+    async fn attempt_some(&self, office_id: OfficeId, group: &Group) -> Result<Served> {
         let mut tries = 0;
-        let served = loop {
+        loop {
             tries += 1;
-            match self.attempt(office_id, &tickets, &waiting, kicked).await {
+            match caught(self.attempt(office_id, &group.tickets, &group.waiting, group.kicked)).await {
                 Err(error) if error.reason == "CONFLICT" && tries < TRIES => {}
-                served => break served,
+                served => return served,
             }
-        };
-        let served = match served {
-            Ok(served) => served,
-            Err(error) => {
+        }
+    }
+
+    /// Answers for a transaction that failed. Whoever waits goes on, unless there is nothing to wait for any more, or it
+    /// is its own claim that fails.
+    fn give_up(&self, office_id: OfficeId, group: Group, error: &Error) -> Vec<Ticket> {
+        let Group { tickets, waiting, .. } = group;
+        match error.kind {
+            ErrorKind::Internal => {
+                metrics::fault(WORK);
+                tracing::error!(target: "mi::tasks", office = %office_id, error = %error.chain(), "an operation of the queue failed by a fault of the platform");
+            }
+            _ => {
                 tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "the queue's transaction failed");
-                // Whoever waits goes on, unless there is nothing to wait for any more.
-                let gone = error.kind == ErrorKind::NotFound;
                 self.kick_later(office_id);
-                let (told, left) = if gone { (waiting, Vec::new()) } else { (Vec::new(), waiting) };
-                for ticket in told.into_iter().chain(tickets) {
-                    let _ = ticket.answer.send(Err(copy(&error)));
-                }
-                return left;
             }
-        };
+        }
+        let ends = matches!(error.kind, ErrorKind::NotFound | ErrorKind::Internal);
+        let (told, left) = if ends { (waiting, Vec::new()) } else { (Vec::new(), waiting) };
+        for ticket in told.into_iter().chain(tickets) {
+            let _ = ticket.answer.send(Err(error.again()));
+        }
+        left
+    }
+
+    /// Tells everybody what came of a transaction. Returns the claims that go on waiting.
+    async fn answer(&self, office_id: OfficeId, group: Group, served: Served) -> Vec<Ticket> {
+        let Group { tickets, waiting, .. } = group;
         if served.changed {
             self.outbox.notify_one();
             self.changed(office_id);
@@ -344,7 +388,7 @@ impl Tasks {
             match &works {
                 _ if batch.is_stopped(claim) => answers[place] = Err(not_working()),
                 _ if !looks(place) && !batch.queued => {}
-                Err(error) => answers[place] = Err(copy(error)),
+                Err(error) => answers[place] = Err(error.again()),
                 Ok(()) => offers.push((place, Offer { claim, trace_id: &ticket.trace_id, looks: looks(place) })),
             }
         }
@@ -356,6 +400,36 @@ impl Tasks {
         let loops = std::mem::take(&mut batch.loops);
         tx.commit().await?;
         Ok(Served { answers, changed, loops })
+    }
+}
+
+/// What shares a transaction. Where a fault of ours shows in it, such as a row that cannot be read or a panic, it is
+/// halved until what is at fault is alone: that one hears of it, and everything else is done.
+struct Group {
+    tickets: Vec<Ticket>,
+    /// Claims that found nothing before.
+    waiting: Vec<Ticket>,
+    /// Whether they are to look again.
+    kicked: bool,
+}
+
+impl Group {
+    fn len(&self) -> usize {
+        self.tickets.len() + self.waiting.len()
+    }
+
+    /// The two halves, the later one first. Claims that wait look again by themselves, after everything else.
+    fn halves(mut self) -> [Self; 2] {
+        let waits = self.tickets.is_empty();
+        let later = match waits {
+            true => Self { tickets: Vec::new(), waiting: self.waiting.split_off(self.waiting.len() / 2), kicked: true },
+            false if self.waiting.is_empty() => {
+                let tickets = self.tickets.split_off(self.tickets.len() / 2);
+                Self { tickets, waiting: Vec::new(), kicked: false }
+            }
+            false => Self { tickets: Vec::new(), waiting: std::mem::take(&mut self.waiting), kicked: true },
+        };
+        [later, Self { kicked: waits, ..self }]
     }
 }
 
@@ -433,20 +507,9 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
         Op::Claim(..) => Ok(Vec::new()),
     };
     match done {
-        // What the caller did wrong has no cause underneath.
-        Err(error) if error.source.is_none() => Ok(Err(error)),
+        Err(error) if error.fault == Fault::Caller => Ok(Err(error)),
         Err(error) => Err(error),
         Ok(tasks) => Ok(Ok(tasks)),
-    }
-}
-
-/// The same error for one more caller.
-pub(super) fn copy(error: &Error) -> Error {
-    Error {
-        retry_after: error.retry_after,
-        field: error.field,
-        resource: error.resource.clone(),
-        ..Error::new(error.kind, error.reason, error.message.clone())
     }
 }
 

@@ -78,7 +78,9 @@ impl Tasks {
 
     /// Ends what is due in an office. When it fails, it is not tried again at once.
     async fn expire(&self, office_id: OfficeId, ids: Vec<TaskId>) -> OfficeId {
-        let swept = self.submit(office_id, vec![Op::Expire(ids)], None, "").await;
+        // Each by itself: one that cannot be read keeps none of the others from being ended. The lane takes the last first.
+        let ops = ids.into_iter().rev().map(|id| Op::Expire(vec![id])).collect();
+        let swept = self.submit(office_id, ops, None, "").await;
         if let Err(error) = swept.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>>>()) {
             tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "leases could not be swept");
             tokio::time::sleep(PAUSE).await;

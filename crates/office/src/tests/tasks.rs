@@ -4,6 +4,7 @@ mod attempts;
 mod bad_input;
 mod by_chance;
 mod dependencies;
+mod faults;
 mod keys;
 mod life;
 mod lists;

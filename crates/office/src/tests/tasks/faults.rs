@@ -1,0 +1,64 @@
+//! A fault of the platform's own in work that callers share.
+
+use mi_proto::v1::{BatchCompleteTasksRequest, ClaimTasksRequest, CompleteTaskRequest, Task, TaskStatus};
+use mi_store::on;
+use mi_testkit::on_both;
+use sqlx::types::Json;
+use tonic::Code;
+use uuid::Uuid;
+
+use super::{many, seconds};
+use crate::tests::stage::Stage;
+
+on_both! { a_task_that_cannot_be_read_fails_alone }
+
+/// Puts nonsense into the row of a task.
+async fn spoil(stage: &Stage, task: &Task) {
+    let mut tx = stage.db().await.platform().begin().await.expect("begins");
+    on!(tx, |c| {
+        sqlx::query("UPDATE tasks SET spec = $1 WHERE id = $2")
+            .bind(Json("nonsense"))
+            .bind(task.id.parse::<Uuid>().expect("an id"))
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })
+    .expect("spoils");
+    tx.commit().await.expect("commits");
+}
+
+async fn a_task_that_cannot_be_read_fails_alone(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let created = stage.tasks(&stage.owner).batch_create_tasks(many(&office, 7)).await.expect("creates").into_inner();
+    let mut claimed = Vec::new();
+    while let Some(task) = stage.claim(&worker, &office).await {
+        claimed.push(task);
+    }
+    assert_eq!(claimed.len(), created.tasks.len());
+    spoil(&stage, &claimed[3]).await;
+
+    let requests = claimed.iter().map(|task| CompleteTaskRequest {
+        task_id: task.id.clone(),
+        lease_id: task.lease_id.clone(),
+        result: "done".into(),
+        ..Default::default()
+    });
+    let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: requests.collect() };
+    // Who waits for work shares the transaction, and goes on waiting.
+    let waiter = stage.agent(&office, "waiter", false, &[]);
+    let claim = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };
+    let working = async {
+        let done = stage.tasks(&worker).batch_complete_tasks(batch).await.expect("answered").into_inner();
+        (done.results, stage.new_task(&office, "Next").await)
+    };
+    let (waited, (results, next)) = tokio::join!(stage.claim_with(&waiter, claim), working);
+    let reasons: Vec<&str> = results.iter().map(|result| result.reason.as_str()).collect();
+    assert_eq!(reasons, ["", "", "", "INTERNAL", "", "", ""]);
+    for (place, task) in claimed.iter().enumerate().filter(|(place, _)| *place != 3) {
+        assert_eq!(stage.status_of(&office, &task.id).await, TaskStatus::Done, "{place}");
+    }
+    assert_eq!(waited.expect("goes on").pop().expect("woken").id, next.id);
+    let again = stage.complete(&worker, &office, &claimed[3], "done").await.expect_err("still nonsense");
+    assert_eq!(again.code(), Code::Internal, "and not that the platform is shutting down: {again:?}");
+}
