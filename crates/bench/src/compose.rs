@@ -7,7 +7,10 @@ use mi_base::Tasks;
 use mi_gateway::{Backends, GatewayConfig, Limits};
 use mi_kernel::{SystemClock, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
-use mi_rpc::{Caller, Guard, PrincipalKey, Transport, server};
+use mi_rpc::{
+    Caller, Connections, Guard, PrincipalKey, Transport,
+    server::{self, Listener},
+};
 use mi_runtime::{CapturedLine, fake::FakeRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use mi_store::DbTarget;
@@ -89,7 +92,9 @@ impl Composition {
         let backends = Backends { office: local("office", office.routes), scheduler, activity };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
-        server::serve(&tasks, "gateway", listener, None, true, gateway);
+        let connections = Connections::default();
+        let listener = Listener { name: "gateway", socket: listener, tls: None, http1: true, connections };
+        server::serve(&tasks, listener, gateway);
         Ok(Self { endpoint, admin_key, scheduler: bare, tasks, _lines: lines_in, _dir: dir })
     }
 

@@ -92,6 +92,13 @@ pub(crate) struct PlatformArgs {
     /// Address of metrics and liveness; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
     metrics_listen: SocketAddr,
+    /// Most connections to the API at the same time [default: 20000, or a third of the files that may be open if that is
+    /// less]
+    #[arg(long, value_name = "N", env = "MI_MAX_CONNECTIONS", value_parser = count)]
+    max_connections: Option<usize>,
+    /// Most of them from one address [default: half of all]
+    #[arg(long, value_name = "N", env = "MI_MAX_CONNECTIONS_PER_ADDRESS", value_parser = count)]
+    max_connections_per_address: Option<usize>,
     /// Database, postgres://... [default: SQLite in the data directory]
     #[arg(long, value_name = "URL", env = "MI_DATABASE", hide_env_values = true)]
     database: Option<String>,
@@ -203,6 +210,8 @@ impl PlatformArgs {
             tls: self.tls_cert.zip(self.tls_key).map(|(cert, key)| KeyFiles { cert, key }),
             allow_plaintext: self.allow_plaintext,
             metrics_listen: self.metrics_listen,
+            max_connections: self.max_connections,
+            max_connections_per_address: self.max_connections_per_address,
             database: self.database.map(Secret::new),
             object_store: self.object_store,
             drive: DriveLimits { file_bytes: self.drive_file_limit, office_bytes: self.drive_office_limit },
@@ -228,6 +237,11 @@ impl PlatformArgs {
             },
         })
     }
+}
+
+/// Reads a number of connections.
+fn count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "must be a number from 1".to_owned())
 }
 
 /// What keeps the platform from starting: the sentence, and the causes below it.

@@ -15,6 +15,7 @@ use mi_kernel::{Actor, Result};
 use mi_proto::rules::MethodRule;
 use mi_rpc::{
     Caller, HttpRequest, HttpResponse, Refusals, SOURCE_HEADER,
+    connections::network,
     deadline::{self, GRPC_TIMEOUT},
     guard::{self, Watch, WatchedBody, code_name},
     status,
@@ -28,7 +29,7 @@ use tracing::Instrument;
 use crate::{
     Backends, GatewayConfig,
     auth::Authenticator,
-    limits::{Limiter, network},
+    limits::Limiter,
     revocation::{Held, Revocations},
     route::{self, Target},
 };

@@ -1,16 +1,13 @@
 //! How much one principal may do at once: a rate and a number of open calls, kept in memory.
 
-use std::{
-    net::{IpAddr, Ipv6Addr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock, DefaultClock},
 };
 use mi_kernel::{AccountId, Actor, AgentId, Error, Result};
+use mi_rpc::connections::network;
 use moka::future::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -76,14 +73,6 @@ impl Bucket {
     fn new(limits: Limits) -> Self {
         let quota = Quota::per_second(limits.per_second).allow_burst(limits.burst);
         Self { rate: RateLimiter::direct(quota), slots: Arc::new(Semaphore::new(limits.concurrent)) }
-    }
-}
-
-/// Whoever has one IPv6 address has the whole /64 of it.
-pub(crate) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

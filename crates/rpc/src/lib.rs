@@ -1,6 +1,7 @@
 //! What all roles share on the wire: transport, deadlines, the principal token, error mapping and the server builder.
 
 pub mod caller;
+pub mod connections;
 pub mod convert;
 pub mod deadline;
 pub mod events;
@@ -15,6 +16,7 @@ pub mod tls;
 pub mod transport;
 
 pub use caller::{Caller, Entry, SOURCE_HEADER, source_of};
+pub use connections::{ConnectionLimits, Connections};
 pub use events::EventSink;
 pub use guard::Guard;
 pub use outgoing::outgoing;

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result, secret::Secret};
 use mi_office::drive::DriveLimits;
-use mi_rpc::tls::KeyFiles;
+use mi_rpc::{ConnectionLimits, tls::KeyFiles};
 use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;
 use mi_vault::{EnvKeys, FileKeys, KeyWrapper};
@@ -62,6 +62,10 @@ pub struct PlatformConfig {
     pub allow_plaintext: bool,
     /// Where metrics and liveness are served.
     pub metrics_listen: SocketAddr,
+    /// Most connections to the API at the same time; none: [`ConnectionLimits`]'s, or as many as the open files allow.
+    pub max_connections: Option<usize>,
+    /// Most of them from one address; none: half of all.
+    pub max_connections_per_address: Option<usize>,
     /// `postgres://...`, which may hold a password; none: SQLite files in the data directory.
     pub database: Option<Secret>,
     /// URL of the object storage; none: a directory in the data directory.
@@ -85,6 +89,16 @@ pub struct PlatformConfig {
 }
 
 impl PlatformConfig {
+    /// The limits on connections to the API, where a process may have so many open files. Each connection is one.
+    pub(crate) fn connection_limits(&self, files: u64) -> ConnectionLimits {
+        let usual = ConnectionLimits::default();
+        // As many for agents, which have a listener of their own beside TLS; the rest is for all else.
+        let allowed = usize::try_from(files / 3).unwrap_or(usize::MAX);
+        let total = self.max_connections.unwrap_or(usual.total.min(allowed));
+        let per_address = self.max_connections_per_address.unwrap_or(total.div_ceil(2));
+        ConnectionLimits { total, per_address, ..usual }
+    }
+
     pub(crate) fn master_keys(&self) -> Result<Arc<dyn KeyWrapper>> {
         Ok(match &self.master_key {
             MasterKeySource::Environment(text) => Arc::new(EnvKeys::new(text)?),

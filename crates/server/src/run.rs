@@ -9,7 +9,8 @@ use mi_base::{
 use mi_gateway::Backends;
 use mi_kernel::{Error, Result, SystemClock, secret::Secret};
 use mi_rpc::{
-    PrincipalKey, Refusals, RoleTls, Transport, server,
+    ConnectionLimits, Connections, PrincipalKey, Refusals, RoleTls, Transport,
+    server::{self, Listener},
     tls::{self, TlsAcceptor},
 };
 use mi_scheduler::AgentEndpoint;
@@ -75,13 +76,25 @@ fn telemetry_of(config: &PlatformConfig, service: &str) -> TelemetryConfig {
     }
 }
 
-/// Allows as many open files as the system lets us: an agent takes about three, and the usual soft limit is 1024.
-fn raise_file_limit() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(soft, hard)| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) });
-    if let Err(error) = raised {
-        tracing::warn!(target: "mi::server", %error, "the limit of open files stays as it is");
+/// What files a process may have open where the system does not say.
+const USUAL_FILES: u64 = 1024;
+
+/// Allows as many open files as the system lets us: an agent takes about three, and the usual soft limit is 1024. Returns
+/// how many.
+fn raise_file_limit() -> u64 {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((USUAL_FILES, USUAL_FILES));
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(target: "mi::server", %error, "the limit of open files stays as it is");
+            soft
+        }
     }
+}
+
+/// Limits of the listener for metrics, apart from those of the API: it has to answer while that is flooded.
+fn few() -> Connections {
+    Connections::new(ConnectionLimits { total: 256, per_address: 256, ..ConnectionLimits::default() })
 }
 
 /// Runs the whole platform until SIGTERM or SIGINT. `told` is called once it serves.
@@ -90,7 +103,7 @@ fn raise_file_limit() {
 /// What keeps it from starting, in a sentence for the operator.
 pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let _telemetry = telemetry::init(&telemetry_of(&config, "mi"))?;
-    raise_file_limit();
+    let limits = config.connection_limits(raise_file_limit());
     // Before anything listens.
     let tls = public_tls(&config)?;
     let data_dir = DataDir::open(&config.data_dir)?;
@@ -119,10 +132,15 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
     let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
-    if let Some(listener) = agents {
-        server::serve(&tasks, "gateway-agents", listener, None, false, gateway.clone());
+    if let Some(socket) = agents {
+        // All agents have one address, and strangers must not take their room.
+        let connections = Connections::new(ConnectionLimits { per_address: limits.total, ..limits });
+        let listener = Listener { name: "gateway-agents", socket, tls: None, http1: false, connections };
+        server::serve(&tasks, listener, gateway.clone());
     }
-    server::serve(&tasks, "gateway", listeners.api, tls, true, gateway);
+    let connections = Connections::new(limits);
+    let listener = Listener { name: "gateway", socket: listeners.api, tls, http1: true, connections };
+    server::serve(&tasks, listener, gateway);
     run(&tasks, listeners.metrics, &config, &ready, told).await
 }
 
@@ -133,7 +151,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
 pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let platform = &config.platform;
     let _telemetry = telemetry::init(&telemetry_of(platform, &format!("mi-{}", config.role.as_str())))?;
-    raise_file_limit();
+    let connections = Connections::new(platform.connection_limits(raise_file_limit()));
     let key_file = config.internal_key_file.as_deref();
     let key_file =
         key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
@@ -170,7 +188,9 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
             parts.tell_refusals(&backends.activity);
             let gateway = parts.gateway(backends);
             let ready = listeners.ready(edge_tls.is_some(), None)?;
-            server::serve(&tasks, "gateway", listeners.api, edge_tls, true, gateway);
+            let socket = listeners.api;
+            let listener = Listener { name: "gateway", socket, tls: edge_tls, http1: true, connections };
+            server::serve(&tasks, listener, gateway);
             return run(&tasks, listeners.metrics, platform, &ready, told).await;
         }
         RoleName::Activity => {
@@ -200,7 +220,8 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         }
     };
     let ready = listeners.ready(true, admin_key)?;
-    server::serve(&tasks, config.role.as_str(), listeners.api, Some(role_tls.acceptor()?), false, guard);
+    let (name, tls) = (config.role.as_str(), Some(role_tls.acceptor()?));
+    server::serve(&tasks, Listener { name, socket: listeners.api, tls, http1: false, connections }, guard);
     run(&tasks, listeners.metrics, platform, &ready, told).await
 }
 
@@ -217,13 +238,8 @@ async fn run(
     told: impl FnOnce(&Ready) -> Result<()>,
 ) -> Result<()> {
     let shutdown = tasks.shutdown();
-    let stopping = shutdown.clone();
-    tasks.spawn_to_end("metrics", async move {
-        let serving = axum::serve(metrics_listener, metrics::router());
-        if let Err(error) = serving.with_graceful_shutdown(stopping.cancelled_owned()).await {
-            tracing::error!(target: "mi::server", %error, "the metrics listener failed");
-        }
-    });
+    let listener = Listener { name: "metrics", socket: metrics_listener, tls: None, http1: true, connections: few() };
+    server::serve_http(tasks, listener, metrics::router());
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
     if let Some(file) = &config.ready_file {

@@ -20,7 +20,10 @@ use mi_proto::{
     },
     v1::{self, activity_service_client::ActivityServiceClient, activity_service_server as activity},
 };
-use mi_rpc::{Caller, Guard, PrincipalKey, Refusals, Transport, server};
+use mi_rpc::{
+    Caller, Connections, Guard, PrincipalKey, Refusals, Transport,
+    server::{self, Listener},
+};
 use ring::{
     digest::{SHA256, digest},
     rand::SystemRandom,
@@ -143,9 +146,10 @@ where
         + 'static,
     S::Future: Send + 'static,
 {
-    let listener = server::bind("test", ([127, 0, 0, 1], 0).into()).await.expect("a free port");
-    let url = format!("http://{}", listener.local_addr().expect("bound"));
-    server::serve(tasks, "test", listener, None, true, service);
+    let socket = server::bind("test", ([127, 0, 0, 1], 0).into()).await.expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("bound"));
+    let listener = Listener { name: "test", socket, tls: None, http1: true, connections: Connections::default() };
+    server::serve(tasks, listener, service);
     url
 }
 

@@ -27,7 +27,11 @@ use mi_proto::{
         activity_service_server::{ActivityService, ActivityServiceServer},
     },
 };
-use mi_rpc::{Caller, Guard, HttpRequest, HttpResponse, PrincipalKey, Refusals, Transport, server, status};
+use mi_rpc::{
+    Caller, Connections, Guard, HttpRequest, HttpResponse, PrincipalKey, Refusals, Transport,
+    server::{self, Listener},
+    status,
+};
 use mi_testkit::ManualClock;
 use tonic::{Request, Response, Status, codegen::Service, service::Routes};
 
@@ -192,9 +196,10 @@ pub(crate) async fn serve(
     tasks: &Tasks,
     address: &str,
 ) -> SocketAddr {
-    let listener = server::bind("--listen", address.parse().expect("an address")).await.expect("binds");
-    let address = listener.local_addr().expect("bound");
-    server::serve(tasks, "activity", listener, None, false, guard(feed, key, clock, tasks));
+    let socket = server::bind("--listen", address.parse().expect("an address")).await.expect("binds");
+    let address = socket.local_addr().expect("bound");
+    let listener = Listener { name: "activity", socket, tls: None, http1: false, connections: Connections::default() };
+    server::serve(tasks, listener, guard(feed, key, clock, tasks));
     address
 }
 

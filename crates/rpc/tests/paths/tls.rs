@@ -5,7 +5,12 @@ use std::path::Path;
 use mi_base::Tasks;
 use mi_kernel::Clock;
 use mi_proto::v1::activity_service_client::ActivityServiceClient;
-use mi_rpc::{PrincipalKey, RoleTls, Transport, principal::PRINCIPAL_HEADER, server, tls::KeyFiles};
+use mi_rpc::{
+    Connections, PrincipalKey, RoleTls, Transport,
+    principal::PRINCIPAL_HEADER,
+    server::{self, Listener},
+    tls::KeyFiles,
+};
 use mi_testkit::ManualClock;
 use tonic::{
     Code, Status,
@@ -16,10 +21,11 @@ use crate::stage::{Client, Feed, LONG, guard, list, operator};
 
 /// A role behind mutual TLS, with certificates of the CA in this directory.
 async fn serve(ca: &Path, key: &PrincipalKey, clock: &ManualClock, tasks: &Tasks) -> String {
-    let tls = RoleTls::development(ca, "activity").expect("made").acceptor().expect("good");
-    let listener = server::bind("--listen", "127.0.0.1:0".parse().expect("an address")).await.expect("binds");
-    let url = format!("https://{}", listener.local_addr().expect("bound"));
-    server::serve(tasks, "activity", listener, Some(tls), false, guard(&Feed::default(), key, clock, tasks));
+    let tls = Some(RoleTls::development(ca, "activity").expect("made").acceptor().expect("good"));
+    let socket = server::bind("--listen", "127.0.0.1:0".parse().expect("an address")).await.expect("binds");
+    let url = format!("https://{}", socket.local_addr().expect("bound"));
+    let listener = Listener { name: "activity", socket, tls, http1: false, connections: Connections::default() };
+    server::serve(tasks, listener, guard(&Feed::default(), key, clock, tasks));
     url
 }
 
