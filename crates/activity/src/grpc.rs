@@ -15,7 +15,7 @@ use mi_proto::{
     },
     v1::{activity_service_server::ActivityServiceServer, log_service_server::LogServiceServer},
 };
-use mi_rpc::convert;
+use mi_rpc::{compressed, convert};
 use mi_store::Db;
 use prost_types::Timestamp;
 use tonic::service::Routes;
@@ -43,10 +43,10 @@ pub(crate) fn routes(
     let activity = activity::Activity { offices: offices.clone(), feed: feed.clone(), tasks: tasks.clone() };
     let own_logs = logs::LogApi { offices, logs: logs.clone(), clock: clock.clone(), tasks: tasks.clone() };
     let ingest = ingest::Ingest { feed, logs, clock };
-    Routes::new(ActivityServiceServer::new(activity))
-        .add_service(LogServiceServer::new(own_logs).max_decoding_message_size(MAX_REQUEST))
-        .add_service(OfficeReplicaServiceServer::new(replica::Replica { db: db.clone(), removal }))
-        .add_service(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_INGEST))
+    Routes::new(compressed!(ActivityServiceServer::new(activity)))
+        .add_service(compressed!(LogServiceServer::new(own_logs).max_decoding_message_size(MAX_REQUEST)))
+        .add_service(compressed!(OfficeReplicaServiceServer::new(replica::Replica { db: db.clone(), removal })))
+        .add_service(compressed!(IngestServiceServer::new(ingest).max_decoding_message_size(MAX_INGEST)))
 }
 
 /// The time span of a request.

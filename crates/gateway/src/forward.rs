@@ -14,11 +14,11 @@ use mi_base::{
 use mi_kernel::{Actor, Result};
 use mi_proto::rules::MethodRule;
 use mi_rpc::{
-    Caller, HttpRequest, HttpResponse, Refusals, SOURCE_HEADER,
+    Caller, HttpRequest, HttpResponse, Refusals, SOURCE_HEADER, compression,
     connections::network,
     deadline::{self, GRPC_TIMEOUT},
     guard::{self, Watch, WatchedBody, code_name},
-    status,
+    status::{mend_too_large, status},
 };
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
@@ -146,13 +146,15 @@ impl Forwarder {
         };
         let permit = self.limits.admit(&identity.actor, address).await?;
         strip(request.headers_mut());
+        compression::negotiate(request.headers_mut());
         if let Some(Ok(source)) = address.map(|address| HeaderValue::try_from(network(address).to_string())) {
             request.headers_mut().insert(HeaderName::from_static(SOURCE_HEADER), source);
         }
         let role = match target {
             Target::Own => {
                 let response = self.own.clone().oneshot(request).await;
-                let response = response.unwrap_or_else(|never| match never {}).map(Body::new);
+                let mut response = response.unwrap_or_else(|never| match never {}).map(Body::new);
+                mend_too_large(response.headers_mut());
                 return Ok((response, Open { _permit: permit, held: None }));
             }
             Target::Role(role) => role,

@@ -128,10 +128,13 @@ impl Service<HttpRequest> for Gateway {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: HttpRequest) -> Answer {
+    fn call(&mut self, mut request: HttpRequest) -> Answer {
         match Traffic::of(&request) {
             Traffic::Grpc => self.grpc.call(request),
-            Traffic::Web => Box::pin(web::Web::clone(&self.web).oneshot(request)),
+            Traffic::Web => {
+                web::settle_form(request.headers_mut());
+                Box::pin(web::Web::clone(&self.web).oneshot(request))
+            }
             Traffic::Other => Box::pin(ready(Ok(web::refusal(request.method())))),
         }
     }

@@ -1,6 +1,7 @@
 //! Which role serves a method, and what the gateway serves itself.
 
 use mi_proto::rules::{self, MethodRule};
+use mi_rpc::compressed;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
@@ -97,7 +98,11 @@ pub(crate) fn own_services(health: HealthServer<impl Health>) -> axum::Router {
     // The descriptors are made by the builds of this project and of tonic-health; every test would show a bad one.
     let v1 = reflection().build_v1().expect("descriptor sets are valid");
     let v1alpha = reflection().build_v1alpha().expect("descriptor sets are valid");
-    Routes::new(health).add_service(v1).add_service(v1alpha).prepare().into_axum_router()
+    Routes::new(compressed!(health))
+        .add_service(compressed!(v1))
+        .add_service(compressed!(v1alpha))
+        .prepare()
+        .into_axum_router()
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use http::{
-    HeaderName, HeaderValue, Method, StatusCode,
-    header::{self, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{self, ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE},
 };
 use mi_rpc::{HttpRequest, HttpResponse};
 use tonic::body::Body;
@@ -13,6 +13,9 @@ use tower::Layer;
 use tower_http::cors::{Any, Cors, CorsLayer};
 
 use crate::Grpc;
+
+/// What the content types of gRPC-Web begin with.
+const WEB: &str = "application/grpc-web";
 
 /// The edge behind gRPC-Web and CORS.
 pub(crate) type Web = Cors<GrpcWebService<Grpc>>;
@@ -54,9 +57,21 @@ impl Traffic {
     }
 }
 
+/// Has a call answered in its own form, binary or text, unless it asks for another one: tonic-web goes by `accept` alone, and
+/// takes everything but the text's own name for binary.
+pub(crate) fn settle_form(headers: &mut HeaderMap) {
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let asked = accepted.split(',').map(|one| one.split(';').next().unwrap_or_default().trim());
+    let asked = asked.filter(|one| one.starts_with(WEB)).map(HeaderValue::try_from).find_map(Result::ok);
+    if let Some(form) = asked.or_else(|| headers.get(CONTENT_TYPE).cloned()) {
+        headers.insert(ACCEPT, form);
+    }
+}
+
 /// Any origin may call: credentials are tokens that a page must hold itself, never cookies.
 pub(crate) fn layered(grpc: Grpc) -> Web {
-    let exposed = ["grpc-status", "grpc-message", "grpc-status-details-bin"].map(HeaderName::from_static);
+    let exposed =
+        ["grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-encoding"].map(HeaderName::from_static);
     CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::POST])
@@ -67,6 +82,8 @@ pub(crate) fn layered(grpc: Grpc) -> Web {
             HeaderName::from_static("x-grpc-web"),
             HeaderName::from_static("x-user-agent"),
             HeaderName::from_static("grpc-timeout"),
+            HeaderName::from_static("grpc-encoding"),
+            HeaderName::from_static("grpc-accept-encoding"),
             HeaderName::from_static("traceparent"),
         ])
         .expose_headers(exposed)

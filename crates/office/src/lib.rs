@@ -29,7 +29,7 @@ use mi_proto::{
         office_service_server::OfficeServiceServer, task_service_server::TaskServiceServer,
     },
 };
-use mi_rpc::{EventSink, RoleClient, Transport};
+use mi_rpc::{EventSink, RoleClient, Transport, compressed};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use mi_vault::KeyWrapper;
 use object_store::ObjectStore;
@@ -164,13 +164,13 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("drive-sweep", storage.sweep_forever());
 
     let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
-    let routes = Routes::new(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry)))
-        .add_service(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations)))
-        .add_service(TaskServiceServer::new(tasks::grpc::Handler::new(queues)))
-        .add_service(DriveServiceServer::new(drive::grpc::Handler::new(drive)))
-        .add_service(ChatServiceServer::new(chat::grpc::Handler::new(chat, tasks.clone())))
-        .add_service(AccessServiceServer::new(access))
-        .add_service(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone())));
+    let routes = Routes::new(compressed!(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry))))
+        .add_service(compressed!(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations))))
+        .add_service(compressed!(TaskServiceServer::new(tasks::grpc::Handler::new(queues))))
+        .add_service(compressed!(DriveServiceServer::new(drive::grpc::Handler::new(drive))))
+        .add_service(compressed!(ChatServiceServer::new(chat::grpc::Handler::new(chat, tasks.clone()))))
+        .add_service(compressed!(AccessServiceServer::new(access)))
+        .add_service(compressed!(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone()))));
     Ok(OfficeRole { routes, accounts })
 }
 

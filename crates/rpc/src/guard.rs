@@ -28,7 +28,7 @@ use tracing::Instrument;
 use crate::{
     Caller, HttpRequest, HttpResponse, PrincipalKey, Refusals, deadline,
     principal::PRINCIPAL_HEADER,
-    status::{status, unlogged},
+    status::{mend_too_large, status, unlogged},
 };
 
 /// The actor of an in-process call: an extension, which nothing from the wire can set.
@@ -106,7 +106,8 @@ impl Guard {
                 Err(_) => return self.finish_unary(rule, started, status(deadline::exceeded()).into_http()),
             },
         };
-        let response = response.unwrap_or_else(|never: Infallible| match never {}).map(Body::new);
+        let mut response = response.unwrap_or_else(|never: Infallible| match never {}).map(Body::new);
+        mend_too_large(response.headers_mut());
         if code_name(response.headers().get("grpc-status")) == "INTERNAL" {
             let (role, trace_id) = (self.shared.role, trace.trace_id());
             tracing::error!(target: "mi::rpc", role, method = rule.path, trace_id, "answered INTERNAL; the cause is above");
@@ -272,10 +273,11 @@ impl<H: Unpin> http_body::Body for WatchedBody<H> {
         if self.revoked.as_mut().is_some_and(|revoked| revoked.as_mut().poll(cx).is_ready()) {
             return self.end(revoked());
         }
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        match &frame {
+        let mut frame = Pin::new(&mut self.body).poll_frame(cx);
+        match &mut frame {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
+                if let Some(trailers) = frame.trailers_mut() {
+                    mend_too_large(trailers);
                     self.code = code_name(trailers.get("grpc-status"));
                 }
             }

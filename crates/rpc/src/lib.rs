@@ -1,6 +1,7 @@
 //! What all roles share on the wire: transport, deadlines, the principal token, error mapping and the server builder.
 
 pub mod caller;
+pub mod compression;
 pub mod connections;
 pub mod convert;
 pub mod deadline;

@@ -1,11 +1,14 @@
 //! The one table from [`ErrorKind`] to gRPC codes, with the details of `google.rpc` that programs read.
 
+use http::{HeaderMap, HeaderValue};
 use mi_kernel::{Error, ErrorKind};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 /// Domain of all `ErrorInfo` details.
 pub const DOMAIN: &str = "mi";
+/// Reason of a message that is larger than is taken.
+const TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
 
 /// The gRPC code of a kind.
 pub fn code(kind: ErrorKind) -> Code {
@@ -51,8 +54,11 @@ pub(crate) fn unlogged(error: Error) -> Status {
 
 /// A status of another role, taken over as our own error, so that it keeps its code and reason on the way through.
 pub fn from_status(status: &Status) -> Error {
+    if let Some(refused) = too_large(status) {
+        return refused;
+    }
     let kind = match status.code() {
-        Code::InvalidArgument | Code::OutOfRange => ErrorKind::Invalid,
+        Code::InvalidArgument => ErrorKind::Invalid,
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::AlreadyExists,
         Code::PermissionDenied => ErrorKind::PermissionDenied,
@@ -64,7 +70,7 @@ pub fn from_status(status: &Status) -> Error {
             return Error::unavailable("a part of the platform cannot be reached").caused_by(status.clone());
         }
         Code::DeadlineExceeded => ErrorKind::DeadlineExceeded,
-        Code::Ok | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+        Code::Ok | Code::Unknown | Code::OutOfRange | Code::Unimplemented | Code::Internal | Code::DataLoss => {
             return Error::internal(status.clone());
         }
     };
@@ -75,9 +81,34 @@ pub fn from_status(status: &Status) -> Error {
     }
 }
 
+/// What tonic says of a message that is larger than is taken, as we say it. With us each other status has details.
+fn too_large(status: &Status) -> Option<Error> {
+    let is_tonics = match status.code() {
+        Code::OutOfRange => true,
+        Code::ResourceExhausted => status.details().is_empty(),
+        _ => false,
+    };
+    let text = || format!("a message is larger than is taken here; send less in one ({})", status.message());
+    is_tonics.then(|| Error::new(ErrorKind::Exhausted, TOO_LARGE, text()))
+}
+
+/// Puts our own words into the head or the trailers of an answer in which tonic refuses a message that is too large: it
+/// says OUT_OF_RANGE, or RESOURCE_EXHAUSTED when the message was compressed, without details.
+pub fn mend_too_large(headers: &mut HeaderMap) {
+    let refused = headers.get(Status::GRPC_STATUS).map(HeaderValue::as_bytes);
+    if !matches!(refused, Some(b"11" | b"8")) {
+        return;
+    }
+    let Some(refused) = Status::from_header_map(headers).as_ref().and_then(too_large) else { return };
+    let mut own = HeaderMap::new();
+    if status(refused).add_header(&mut own).is_ok() {
+        headers.extend(own);
+    }
+}
+
 /// Reasons are static; those that cross from role to role are few and listed here.
 fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 7] = [
+    const KNOWN: [&str; 8] = [
         "INVALID_ARGUMENT",
         "NOT_FOUND",
         "ALREADY_EXISTS",
@@ -85,6 +116,7 @@ fn known_reason(reason: &str) -> &'static str {
         "UNAUTHENTICATED",
         "CONFLICT",
         "OFFICE_NOT_ACTIVE",
+        TOO_LARGE,
     ];
     KNOWN.into_iter().find(|known| *known == reason).unwrap_or("REFUSED")
 }
@@ -106,6 +138,35 @@ mod tests {
 
         let wire = status(Error::exhausted("RATE_LIMITED", "slow down", Duration::from_secs(2)));
         assert_eq!(wire.get_details_retry_info().expect("says when").retry_delay, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_told_in_our_words() {
+        let ours = status(Error::exhausted("QUEUE_BUSY", "too much is asked", Duration::from_millis(500)));
+        for (said, code, reason) in [
+            (
+                Status::out_of_range("found 5 bytes, the limit is: 4 bytes"),
+                Code::ResourceExhausted,
+                "MESSAGE_TOO_LARGE",
+            ),
+            (Status::resource_exhausted("size limit, of 4 bytes"), Code::ResourceExhausted, "MESSAGE_TOO_LARGE"),
+            (ours, Code::ResourceExhausted, "QUEUE_BUSY"),
+            (status(Error::invalid("name", "must not be blank")), Code::InvalidArgument, "INVALID_ARGUMENT"),
+        ] {
+            let mut headers = said.clone().into_http::<()>().into_parts().0.headers;
+            mend_too_large(&mut headers);
+            let told = Status::from_header_map(&headers).expect("a status");
+            assert_eq!((told.code(), told.get_details_error_info().expect("details").reason.as_str()), (code, reason));
+            assert_eq!(headers.get_all("grpc-status").iter().count(), 1);
+            assert!(told.message().contains(said.message()), "{}", told.message());
+            if reason == "MESSAGE_TOO_LARGE" {
+                let error = from_status(&said);
+                assert_eq!((error.kind, error.reason), (ErrorKind::Exhausted, reason));
+            }
+        }
+        let mut fine = HeaderMap::new();
+        mend_too_large(&mut fine);
+        assert!(fine.is_empty());
     }
 
     #[test]

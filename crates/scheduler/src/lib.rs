@@ -27,7 +27,7 @@ use mi_proto::{
     },
     v1::agent_service_server::AgentServiceServer,
 };
-use mi_rpc::{Caller, Entry, EventSink, RoleClient, Transport};
+use mi_rpc::{Caller, Entry, EventSink, RoleClient, Transport, compressed};
 use mi_runtime::{CapturedLine, Runtime};
 use mi_store::{Db, DbTarget, Migrations, OfficeConn, idempotency, outbox, step};
 use object_store::ObjectStore;
@@ -160,9 +160,9 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         ending.shut_down().await;
     });
 
-    Ok(Routes::new(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone())))
-        .add_service(AgentRegistryServiceServer::new(registry::Handler::new(scheduler.clone())))
-        .add_service(OfficeReplicaServiceServer::new(offices::grpc::Handler::new(scheduler))))
+    Ok(Routes::new(compressed!(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone()))))
+        .add_service(compressed!(AgentRegistryServiceServer::new(registry::Handler::new(scheduler.clone()))))
+        .add_service(compressed!(OfficeReplicaServiceServer::new(offices::grpc::Handler::new(scheduler)))))
 }
 
 async fn sweep(scheduler: Arc<Scheduler>) {

@@ -2,10 +2,14 @@
 
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use mi_e2e::{World, refusal};
-use mi_proto::v1::{self, AgentPhase};
-use mi_testkit::{Arrangement, Backend};
-use tonic::Code;
+use mi_e2e::{LIMIT, World, refusal};
+use mi_proto::v1::{self, AgentPhase, upload_file_request::Part};
+use mi_testkit::{Arrangement, Backend, Platform, until};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::{Code, codec::CompressionEncoding};
 
 /// Sends these bytes as the body of a gRPC call and returns the `grpc-status` of the answer.
 async fn raw(world: &World, path: &str, body: &[u8], headers: &[(&str, &str)]) -> i32 {
@@ -77,9 +81,104 @@ async fn oversized_messages_are_refused_and_the_connection_lives() {
         system_prompt: "x".repeat(20 << 20),
         ..Default::default()
     };
-    let (code, _) = refusal(world.hire_as(request).await);
-    assert!(matches!(code, Code::OutOfRange | Code::ResourceExhausted), "{code:?}");
+    assert_too_large(world.hire_as(request).await.map(drop), "plain");
     world.hire(&office, "small").await.expect("hired");
+}
+
+fn assert_too_large(outcome: Result<(), tonic::Status>, how: &str) {
+    assert_eq!(refusal(outcome), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE".into()), "{how}");
+}
+
+/// Nothing, compressed.
+const NOTHING: [(&str, &[u8]); 2] = [
+    ("gzip", &[31, 139, 8, 0, 0, 0, 0, 0, 2, 255, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    ("zstd", &[0x28, 0xb5, 0x2f, 0xfd, 0x20, 0, 1, 0, 0]),
+];
+
+#[tokio::test]
+async fn every_method_reads_what_is_compressed() {
+    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let bearer = format!("Bearer {}", world.platform.admin_key());
+    let public = mi_proto::rules::all().map(|rule| rule.path).filter(|path| path.starts_with("/mi.v1."));
+    let own = [
+        "/grpc.health.v1.Health/Check",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    ];
+    let paths: Vec<&str> = public.chain(own).collect();
+    for (encoding, nothing) in NOTHING {
+        let frame = [&[1, 0, 0, 0, u8::try_from(nothing.len()).expect("short")][..], nothing].concat();
+        let headers = [("authorization", bearer.as_str()), ("grpc-encoding", encoding)];
+        for path in &paths {
+            let status = raw(&world, path, &frame, &headers).await;
+            // Most want at least to be told which office. What is not read is one of these.
+            let unread = [Code::Unimplemented, Code::Internal, Code::ResourceExhausted];
+            assert!(unread.iter().all(|code| *code as i32 != status), "{path} {encoding}: {status}");
+        }
+        let unknown = raw(&world, paths[0], &frame, &[headers[0], ("grpc-encoding", "snappy")]).await;
+        assert_eq!(unknown, Code::Unimplemented as i32);
+    }
+}
+
+#[tokio::test]
+async fn what_is_compressed_is_bounded_by_what_it_becomes() {
+    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let office = world.office("Bombs").await;
+    let path = "zeros".to_owned();
+    let header = v1::UploadHeader { office_id: office.clone(), path, force: true, ..Default::default() };
+    let message = |part| v1::UploadFileRequest { part: Some(part) };
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
+        let bomb = v1::CreateTaskRequest {
+            office_id: office.clone(),
+            title: "bomb".into(),
+            description: "\0".repeat((4 << 20) + 1),
+            ..Default::default()
+        };
+        let sent = world.owner.tasks().send_compressed(encoding).create_task(bomb).await;
+        assert_too_large(sent.map(drop), "a call");
+        let parts = |size: usize| {
+            let chunk = vec![0u8; size].into();
+            [message(Part::Header(header.clone())), message(Part::Chunk(chunk))]
+        };
+        let mut drive = world.owner.drive().send_compressed(encoding).accept_compressed(encoding);
+        let sent = drive.upload_file(futures::stream::iter(parts((4 << 20) + 1))).await;
+        assert_too_large(sent.map(drop), "a stream");
+        let parts = [message(Part::Header(header.clone())), message(Part::Chunk(vec![7u8; 1 << 20].into()))];
+        let stored = drive.upload_file(futures::stream::iter(parts)).await.expect("fits").into_inner();
+        assert_eq!(stored.file.expect("always there").size, 1 << 20);
+        let request = v1::DownloadFileRequest { office_id: office.clone(), path: "zeros".into(), ..Default::default() };
+        let mut content = drive.download_file(request).await.expect("there").into_inner();
+        let mut bytes = 0;
+        while let Some(message) = content.message().await.expect("whole") {
+            assert!(message.chunk.iter().all(|byte| *byte == 7));
+            bytes += message.chunk.len();
+        }
+        assert_eq!(bytes, 1 << 20);
+    }
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_metrics_have_their_own() {
+    let platform =
+        Platform::builder().arg("--max-connections").arg("300").arg("--max-connections-per-address").arg("70");
+    let world = World::on(platform.start().await).await;
+    let address = |url: &str| url.strip_prefix("http://").expect("plain HTTP").to_owned();
+    let (api, metrics) = (address(world.platform.endpoint()), address(world.platform.metrics_endpoint()));
+    // 64 may have said nothing yet: a quarter, but never less than that.
+    let mut silent = Vec::new();
+    for _ in 0..66 {
+        silent.push(TcpStream::connect(&api).await.expect("connects"));
+    }
+    until("those beyond the limit are refused, and are counted", LIMIT, async || {
+        let mut connection = TcpStream::connect(&metrics).await?;
+        connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut text = String::new();
+        connection.read_to_string(&mut text).await?;
+        let refused = r#"mi_refused_connections_total{limit="address",listener="gateway"} 2"#;
+        Ok::<_, std::io::Error>(text.lines().any(|line| line == refused).then_some(()))
+    })
+    .await;
+    world.office("Reached over a connection that is open").await;
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use mi_proto::{
     v1::{self, activity_service_client::ActivityServiceClient, activity_service_server as activity},
 };
 use mi_rpc::{
-    Caller, Connections, Guard, PrincipalKey, Refusals, Transport,
+    Caller, Connections, Guard, PrincipalKey, Refusals, Transport, compressed,
     server::{self, Listener},
 };
 use ring::{
@@ -158,7 +158,7 @@ fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tas
     let routes = Routes::new(credentials::CredentialServiceServer::new(fake.clone()))
         .add_service(registry::AgentRegistryServiceServer::new(fake.clone()))
         .add_service(ingest::IngestServiceServer::new(fake.clone()))
-        .add_service(activity::ActivityServiceServer::new(fake));
+        .add_service(compressed!(activity::ActivityServiceServer::new(fake)));
     // Methods that the tests need no answer of: the status names the caller and the path.
     let told = |request: axum::extract::Request| async move {
         let caller = request.extensions().get::<Caller>().expect("the guard puts it there");

@@ -1,6 +1,7 @@
 //! A role behind its guard, reached in this process and over the network: both ways must look the same to callers.
 
 mod callers;
+mod compression;
 mod connections;
 mod deadlines;
 mod remote;

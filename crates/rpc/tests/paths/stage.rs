@@ -28,7 +28,7 @@ use mi_proto::{
     },
 };
 use mi_rpc::{
-    Caller, Connections, Guard, HttpRequest, HttpResponse, PrincipalKey, Refusals, Transport,
+    Caller, Connections, Guard, HttpRequest, HttpResponse, PrincipalKey, Refusals, Transport, compressed,
     server::{self, Listener},
     status,
 };
@@ -184,7 +184,7 @@ impl Side {
 }
 
 pub(crate) fn guard(feed: &Feed, key: &PrincipalKey, clock: &ManualClock, tasks: &Tasks) -> Guard {
-    let routes = Routes::new(ActivityServiceServer::new(feed.clone()));
+    let routes = Routes::new(compressed!(ActivityServiceServer::new(feed.clone())));
     Guard::new("activity", routes, key.clone(), clock.shared(), tasks.shutdown(), Refusals::default())
 }
 
