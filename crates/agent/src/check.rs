@@ -43,6 +43,7 @@ pub(crate) async fn run(config: &AgentConfig, anonymous: &Client, log: &Log) {
         let mut found = files(&paths);
         found.extend(sockets(&addresses));
         found.extend(processes());
+        found.extend(terminals());
         found
     });
     let mut found = tried.await.unwrap_or_default();
@@ -79,6 +80,19 @@ fn files(paths: &[String]) -> Vec<Tried> {
         found.push(tried("files", format!("write to {directory}"), written));
     }
     found
+}
+
+/// A terminal lets whoever opens it read what is typed there.
+fn terminals() -> Vec<Tried> {
+    let foreign = match fs::read_dir("/dev/pts") {
+        Ok(entries) => match entries.flatten().filter(|entry| entry.file_name() != "ptmx").count() {
+            0 => Err("none can be seen".to_owned()),
+            count => Ok(format!("{count} can be seen")),
+        },
+        Err(error) => Err(error.to_string()),
+    };
+    let own = tried("files", "open the platform's terminal".into(), fs::File::open("/dev/tty"));
+    vec![("files", "find the terminals of others".into(), foreign), own]
 }
 
 fn sockets(addresses: &[String]) -> Vec<Tried> {

@@ -3,7 +3,7 @@
 
 use std::{
     convert::Infallible,
-    ffi::CString,
+    ffi::{CStr, CString},
     fmt, fs,
     io::{self, Read, Write},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -15,7 +15,7 @@ use seccompiler::BpfProgram;
 
 use super::{
     child::Process,
-    sandbox::{Tree, User, landlock},
+    sandbox::{Become, Tree, User, landlock},
 };
 
 /// Everything about a child that is to be.
@@ -28,6 +28,8 @@ pub(super) struct Plan {
     pub(super) directory: CString,
     /// As whom, in namespaces of its own; none: as the platform, in the platform's.
     pub(super) user: Option<User>,
+    /// What it becomes of that user once its tree is made.
+    pub(super) becomes: Option<Become>,
     pub(super) tree: Option<Tree>,
     /// Landlock.
     pub(super) rules: Option<OwnedFd>,
@@ -50,10 +52,12 @@ pub(super) enum Step {
     Users,
     /// Taking it into its control group.
     Group,
-    /// Its descriptors, signals and process group.
+    /// Its descriptors, signals and session.
     Basics,
     /// The tree of files it sees.
     Tree,
+    /// The pseudo-terminals in it.
+    Terminals,
     /// Going to its directory.
     Directory,
     /// The limits.
@@ -73,9 +77,10 @@ pub(super) enum Step {
 }
 
 impl Step {
-    const IN_CHILD: [Self; 10] = [
+    const IN_CHILD: [Self; 11] = [
         Self::Basics,
         Self::Tree,
+        Self::Terminals,
         Self::Directory,
         Self::Limits,
         Self::Switch,
@@ -102,6 +107,7 @@ impl fmt::Display for Failure {
             Step::Group => "entering its control group",
             Step::Basics => "setting up its descriptors",
             Step::Tree => "making its file tree",
+            Step::Terminals => "making its terminals",
             Step::Directory => "entering its directory",
             Step::Limits => "setting its limits",
             Step::Switch => "becoming its user",
@@ -216,7 +222,8 @@ fn in_child(plan: &Plan, ends: &Ends, arguments: &[*const libc::c_char], environ
     }
 }
 
-fn check(step: Step, result: libc::c_int) -> Result<(), Step> {
+/// The failed step, of a system call that answers 0 when it worked.
+pub(super) fn check(step: Step, result: libc::c_int) -> Result<(), Step> {
     if result == 0 { Ok(()) } else { Err(step) }
 }
 
@@ -230,17 +237,24 @@ fn confine(
     // the threads of the platform, which are not here.
     unsafe {
         basics(ends)?;
+        // The tree may have none of these files.
+        let process = libc::open(c"/proc/self".as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
         if let Some(tree) = &plan.tree {
-            check(Step::Tree, tree.enter())?;
+            tree.enter()?;
         }
         check(Step::Directory, libc::chdir(plan.directory.as_ptr()))?;
+        if let Some(Become::Mapped { users, groups }) = &plan.becomes {
+            check(Step::Switch, libc::unshare(libc::CLONE_NEWUSER))?;
+            check(Step::Switch, put(process, c"uid_map", users))?;
+            check(Step::Switch, put(process, c"gid_map", groups))?;
+        }
         if plan.powerless {
             // Fails where there is nothing to drop and nothing to gain either.
             for capability in 0..64 {
                 libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0);
             }
         }
-        if let Some((user, group)) = plan.user.and_then(User::switch) {
+        if let Some(Become::Ids(user, group)) = plan.becomes {
             check(Step::Switch, libc::syscall(libc::SYS_setgroups, 0, 0usize) as libc::c_int)?;
             check(Step::Switch, libc::syscall(libc::SYS_setresgid, group, group, group) as libc::c_int)?;
             check(Step::Switch, libc::syscall(libc::SYS_setresuid, user, user, user) as libc::c_int)?;
@@ -252,6 +266,9 @@ fn confine(
         if let Some(rules) = &plan.rules {
             if plan.tree.as_ref().is_some_and(Tree::has_proc) {
                 check(Step::Rules, landlock::allow_proc(rules))?;
+            }
+            if plan.tree.as_ref().is_some_and(Tree::has_terminals) {
+                check(Step::Rules, landlock::allow_terminals(rules))?;
             }
             check(Step::Rules, landlock::hold(rules))?;
         }
@@ -291,7 +308,20 @@ fn confine(
     }
 }
 
-/// Waits for the parent's word, then takes its own descriptors, signals and process group.
+/// Writes a text into a file of an open directory. System calls only.
+unsafe fn put(directory: RawFd, name: &CStr, text: &str) -> libc::c_int {
+    // SAFETY: plain system calls on values that the caller holds.
+    unsafe {
+        let file = libc::openat(directory, name.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file < 0 {
+            return file;
+        }
+        let written = libc::write(file, text.as_ptr().cast(), text.len());
+        if written == text.len().cast_signed() { 0 } else { -1 }
+    }
+}
+
+/// Waits for the parent's word, then takes its own descriptors, signals and session.
 unsafe fn basics(ends: &Ends) -> Result<(), Step> {
     // SAFETY: plain system calls on values of this frame.
     unsafe {
@@ -304,7 +334,10 @@ unsafe fn basics(ends: &Ends) -> Result<(), Step> {
         for (from, to) in [(ends.input, 0), (ends.output, 1), (ends.error, 2)] {
             check(Step::Basics, libc::dup2(from, to) - to)?;
         }
-        check(Step::Basics, libc::setpgid(0, 0))?;
+        // A group of its own as well, and no terminal: that of the platform's operator would be the agent's otherwise.
+        if libc::setsid() < 0 {
+            return Err(Step::Basics);
+        }
         // What is ignored stays ignored across exec, and blocked stays blocked.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let mut none: libc::sigset_t = std::mem::zeroed();

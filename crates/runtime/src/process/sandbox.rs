@@ -5,20 +5,18 @@ mod cgroup;
 pub(super) mod landlock;
 mod seccomp;
 mod tree;
+mod user;
 
 use std::{
     ffi::CString,
-    fs, io,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use mi_kernel::{AgentId, Error, Result};
-use nix::{
-    libc,
-    unistd::{Pid, getegid, geteuid},
-};
+use nix::{libc, unistd::geteuid};
 use seccompiler::BpfProgram;
 
 use super::{
@@ -29,6 +27,7 @@ use crate::Sandbox;
 
 pub(super) use cgroup::Group;
 pub(super) use tree::Tree;
+pub(super) use user::{Become, User};
 
 /// Whether agents are walled off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,64 +39,6 @@ pub enum SandboxMode {
     Auto,
     /// None.
     Off,
-}
-
-/// First user and group id of agents, where the platform may hand out any: in a range that no system assigns.
-const FIRST_ID: u32 = 0x7000_0000;
-/// The id that an agent has in its own eyes, where it may not be the platform's.
-const INNER_ID: u32 = 1000;
-
-/// As whom an agent computes, in a user namespace of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum User {
-    /// As a user that no other agent and nobody else is; only root can hand that out.
-    Separate(u32),
-    /// As the platform's user.
-    Platform,
-}
-
-impl User {
-    /// The separate user of an agent, always the same: by the random end of its id.
-    fn of(agent: AgentId) -> Self {
-        let [.., a, b, c, d] = *agent.0.as_bytes();
-        Self::Separate(FIRST_ID | u32::from_be_bytes([a & 0x07, b, c, d]))
-    }
-
-    /// Whom its files belong to, seen from outside.
-    fn outside(self) -> (u32, u32) {
-        match self {
-            Self::Separate(id) => (id, id),
-            Self::Platform => (geteuid().as_raw(), getegid().as_raw()),
-        }
-    }
-
-    /// What the child has to become; none: it is that already.
-    pub(super) fn switch(self) -> Option<(u32, u32)> {
-        match self {
-            Self::Separate(_) => Some((INNER_ID, INNER_ID)),
-            Self::Platform => None,
-        }
-    }
-
-    /// Says to the kernel who is who in the namespace of this process.
-    pub(super) fn map(self, process: Pid) -> io::Result<()> {
-        let write = |file: &str, text: String| fs::write(format!("/proc/{process}/{file}"), text);
-        // Nobody is root inside: programs that see 0 try what root can do.
-        let inner = |id: u32| if id == 0 { INNER_ID } else { id };
-        let (user, group) = self.outside();
-        match self {
-            // The first line is for the set-up alone, and for the system's files to have their owner.
-            Self::Separate(_) => {
-                write("uid_map", format!("0 0 1\n{INNER_ID} {user} 1\n"))?;
-                write("gid_map", format!("0 0 1\n{INNER_ID} {group} 1\n"))
-            }
-            Self::Platform => {
-                write("uid_map", format!("{} {user} 1\n", inner(user)))?;
-                write("setgroups", "deny".to_owned())?;
-                write("gid_map", format!("{} {group} 1\n", inner(group)))
-            }
-        }
-    }
 }
 
 /// Directories of an agent.
@@ -124,6 +65,8 @@ struct Given {
     separate: Option<bool>,
     /// Whether agents see their own processes in `/proc`.
     proc: bool,
+    /// Whether agents have pseudo-terminals of their own.
+    terminals: bool,
     /// Version; 0: none.
     landlock: i32,
     seccomp: bool,
@@ -150,7 +93,8 @@ impl Walls {
         let stage = root.join(".tree");
         make_private(&stage)?;
         if mode == SandboxMode::Off {
-            let given = Given { separate: None, proc: false, landlock: 0, seccomp: false, powerless: false };
+            let given =
+                Given { separate: None, proc: false, terminals: false, landlock: 0, seccomp: false, powerless: false };
             let report = report(given, &Err("switched off by --sandbox=off".into()), &|_| {
                 "switched off by --sandbox=off".into()
             });
@@ -165,6 +109,7 @@ impl Walls {
             given: Given {
                 separate: Some(geteuid().is_root()),
                 proc: true,
+                terminals: true,
                 landlock: landlock::version(),
                 seccomp: true,
                 powerless: true,
@@ -222,12 +167,13 @@ impl Walls {
             match failure.step {
                 Step::Rules if given.landlock > 0 => given.landlock = 0,
                 Step::Filters if given.seccomp => given.seccomp = false,
+                Step::Terminals if given.terminals => given.terminals = false,
                 Step::Tree if given.proc && given.separate.is_some() => given.proc = false,
                 Step::Clone | Step::Users | Step::Tree | Step::Switch if given.separate == Some(true) => {
-                    (given.separate, given.proc) = (Some(false), true);
+                    (given.separate, given.proc, given.terminals) = (Some(false), true, true);
                 }
                 Step::Clone | Step::Users | Step::Tree | Step::Switch if given.separate.is_some() => {
-                    (given.separate, given.proc) = (None, false);
+                    (given.separate, given.proc, given.terminals) = (None, false, false);
                 }
                 _ => {
                     let text = format!("no process can be started here: {failure}");
@@ -289,7 +235,7 @@ impl Walls {
         let seen = own.map(|own| self.seen(own));
         let directory = seen.as_ref().map_or(Path::new("/"), |seen| &seen.workspace);
         let tree = match self.given.separate {
-            Some(_) => Some(Tree::new(&self.stage, own.zip(seen.as_ref()), self.given.proc).map_err(unusable)?),
+            Some(_) => Some(Tree::new(&self.stage, own.zip(seen.as_ref()), self.given).map_err(unusable)?),
             None => None,
         };
         let rules = match self.given.landlock {
@@ -302,6 +248,7 @@ impl Walls {
             environment: Vec::new(),
             directory: CString::new(directory.as_os_str().as_encoded_bytes()).map_err(Error::internal)?,
             user: self.user(agent),
+            becomes: self.user(agent).map(User::becomes),
             tree,
             rules,
             filters: self.filters.clone(),
@@ -352,6 +299,7 @@ fn report(given: Given, groups: &Result<cgroup::Groups, String>, why: &dyn Fn(St
     wall("seccomp", given.seccomp, &why(Step::Filters));
     wall("no-capabilities", given.powerless, &why(Step::Capabilities));
     wall("no-new-privileges", true, "");
+    wall("terminals", given.terminals, &why(Step::Terminals));
     let no_groups = groups.as_ref().err().map_or("", String::as_str);
     wall("memory", groups.is_ok(), &format!("limited for each process, not for all of an agent: {no_groups}"));
     wall("pids", groups.is_ok() || counts_processes(given), no_groups);

@@ -1,13 +1,14 @@
 //! What a hostile program tries, act by act. This runs inside an agent; what it must come to is in the table.
 
 use std::{
-    env, fs, io,
+    env, fs,
+    io::{self, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     os::{
         fd::RawFd,
         linux::net::SocketAddrExt,
         unix::{
-            fs::PermissionsExt,
+            fs::{OpenOptionsExt, PermissionsExt},
             net::{SocketAddr as UnixAddr, UnixListener, UnixStream},
         },
     },
@@ -41,6 +42,7 @@ pub(crate) const AGAINST_OTHERS: &[Act] = &[
     ("open a netlink socket", || socket(libc::AF_NETLINK, libc::SOCK_RAW, 0), "EPERM"),
     ("connect to an abstract socket", abstract_socket, "EPERM"),
     ("connect to the platform's socket file", || UnixStream::connect(given("SOCKET")).map(drop), "ENOENT"),
+    ("open the operator's terminal", || open_terminal("TERMINAL"), "ENOENT"),
     ("signal the platform", || kill("PLATFORM"), "ESRCH"),
     ("signal a neighbour", || kill("NEIGHBOUR"), "ESRCH"),
     ("trace a neighbour", trace, "EPERM"),
@@ -85,6 +87,7 @@ pub(crate) const AGAINST_THE_MACHINE: &[Act] = &[
     ("restart the machine", || call(libc::SYS_reboot, [0; 5]), "EPERM"),
     ("turn on swap", || call(libc::SYS_swapon, [text(c"/x"), 0, 0, 0, 0]), "EPERM"),
     ("turn off address randomisation", || call(libc::SYS_personality, [0x0004_0000, 0, 0, 0, 0]), "EPERM"),
+    ("open the platform's own terminal", || open_device("/dev/tty").map(drop), "ENXIO"),
     ("type into a terminal", || call(libc::SYS_ioctl, [0, libc::TIOCSTI as usize, 0, 0, 0]), "EPERM"),
     ("become root", become_root, "refused"),
     ("make a device", || call(libc::SYS_mknodat, [at_here(), text(c"disk"), 0o60666, 0x0800, 0]), "EACCES"),
@@ -105,6 +108,7 @@ pub(crate) const HONEST: &[Act] = &[
     ("connect to the platform", || connect("PLATFORM"), "ok"),
     ("connect to the model server", || connect("MODEL"), "ok"),
     ("serve a socket in the workspace", own_socket, "ok"),
+    ("open a terminal", own_terminal, "ok"),
     ("start a thread", || std::thread::spawn(|| ()).join().map_err(|_| io::Error::other("panicked")), "ok"),
 ];
 
@@ -143,6 +147,16 @@ fn address(name: &str) -> SocketAddr {
 
 fn read(name: &str) -> io::Result<()> {
     fs::read(given(name)).map(drop)
+}
+
+/// Opened, not read: nobody types.
+fn open_terminal(name: &str) -> io::Result<()> {
+    open_device(&given(name)).map(drop)
+}
+
+/// Does not make a terminal the one of this session.
+fn open_device(path: &str) -> io::Result<fs::File> {
+    fs::File::options().read(true).write(true).custom_flags(libc::O_NOCTTY).open(path)
 }
 
 fn chmod(path: &str) -> io::Result<()> {
@@ -267,6 +281,23 @@ fn own_socket() -> io::Result<()> {
     let listener = UnixListener::bind("socket")?;
     UnixStream::connect("socket")?;
     listener.accept().map(drop)
+}
+
+/// As a program does it that wants to be talked to: both ends, their settings, and a line from one to the other.
+fn own_terminal() -> io::Result<()> {
+    let ends = nix::pty::openpty(None, None)?;
+    let (mut near, far) = (fs::File::from(ends.master), ends.slave);
+    let mut settings = nix::sys::termios::tcgetattr(&far)?;
+    nix::sys::termios::cfmakeraw(&mut settings);
+    nix::sys::termios::tcsetattr(&far, nix::sys::termios::SetArg::TCSANOW, &settings)?;
+    let mut same = open_device(&nix::unistd::ttyname(&far)?.display().to_string())?;
+    near.write_all(b"hello")?;
+    let mut heard = [0; 5];
+    same.read_exact(&mut heard)?;
+    match &heard {
+        b"hello" => Ok(()),
+        other => Err(io::Error::other(format!("heard {other:?}"))),
+    }
 }
 
 fn text(text: &std::ffi::CStr) -> usize {

@@ -66,20 +66,32 @@ async fn the_report_names_what_stands_and_what_does_not() {
     let off = Stage::of_script(SandboxMode::Off, "true").await.runtime.sandbox();
     assert_eq!(off.enforced, ["no-new-privileges", "disk"]);
     let mut missing: Vec<String> = required.map(|name| format!("{name}: switched off by --sandbox=off")).to_vec();
+    missing.push("terminals: switched off by --sandbox=off".to_owned());
     missing.push("memory: limited for each process, not for all of an agent: switched off by --sandbox=off".to_owned());
     missing.extend(["pids", "cpu"].map(|name| format!("{name}: switched off by --sandbox=off")));
     assert_eq!(off.missing, missing);
 }
 
+/// Terminals are there for whoever wants one, and an agent sees its own alone.
+#[tokio::test]
+async fn an_agent_has_terminals_of_its_own() {
+    let script =
+        "ls -1 /dev/pts; script -qec 'tty; ls -1 /dev/pts; echo typed > /dev/tty' /dev/null | tr -d '\\r'; ls /dev/pts";
+    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
+    assert!(stage.runtime.sandbox().enforced.contains(&"terminals".to_owned()));
+    assert_eq!(stage.lines().await, ["ptmx", "/dev/pts/0", "0", "ptmx", "typed", "ptmx"]);
+}
+
 /// What the kernel itself says of a process in the sandbox.
 #[tokio::test]
 async fn an_agent_has_no_powers_and_can_gain_none() {
-    let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; echo pid $$; pwd; env | sort | grep -vE 'HOSTILE|MODEL'";
+    // Its id, its session and its terminal: a session of its own, which has none.
+    let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cut -d' ' -f1,6,7 /proc/$$/stat; pwd; env | sort | grep -vE 'HOSTILE|MODEL'";
     let mut stage = Stage::of_script(SandboxMode::Required, script).await;
     let none = "0000000000000000";
     let mut expected: Vec<String> =
         ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| format!("{set}:\t{none}")).to_vec();
-    expected.extend(["NoNewPrivs:\t1", "Seccomp:\t2", "pid 1", "/workspace"].map(str::to_owned));
+    expected.extend(["NoNewPrivs:\t1", "Seccomp:\t2", "1 1 0", "/workspace"].map(str::to_owned));
     expected.extend(
         [
             "HOME=/workspace",

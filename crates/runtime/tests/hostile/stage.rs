@@ -20,7 +20,10 @@ use mi_runtime::{
     process::{ProcessConfig, ProcessRuntime, Program, SandboxMode},
 };
 use mi_testkit::until;
-use nix::unistd::Pid;
+use nix::{
+    pty::{OpenptyResult, openpty},
+    unistd::{Pid, ttyname},
+};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
@@ -34,8 +37,8 @@ pub(crate) struct Stage {
     pub(crate) platform: SocketAddr,
     root: TempDir,
     lines: mpsc::Receiver<CapturedLine>,
-    /// Listeners that nobody should reach, and the neighbour.
-    _around: ([TcpListener; 6], UnixListener, UnixListener, Neighbour),
+    /// Listeners that nobody should reach, a terminal, and the neighbour.
+    _around: ([TcpListener; 6], UnixListener, UnixListener, OpenptyResult, Neighbour),
 }
 
 /// A process of the platform's user, with a token in its environment.
@@ -96,6 +99,9 @@ impl Stage {
         let hidden = format!("mi-hostile-{}", place.agent_id);
         let by_name = UnixAddr::from_abstract_name(&hidden).and_then(|name| UnixListener::bind_addr(&name));
 
+        let terminal = openpty(None, None).expect("a terminal");
+        let terminals_name = ttyname(&terminal.slave).expect("a name").display().to_string();
+
         let path = |name: &str| root.path().join(name).display().to_string();
         let mut env = BTreeMap::from([("MI_ENDPOINT".to_owned(), format!("http://{}", address(0)))]);
         env.insert("MI_MODEL_URL".to_owned(), format!("http://{}/v1", address(5)));
@@ -116,14 +122,20 @@ impl Stage {
                 ("MODEL_ADDRESS", address(5).to_string()),
                 ("ABSTRACT", hidden),
                 ("SOCKET", path("socket")),
+                ("TERMINAL", terminals_name),
             ]
             .map(|(name, value)| (format!("HOSTILE_{name}"), value)),
         );
         runtime.prepare(place, None).await.expect("prepared");
         let launch = Launch { place, name: "hostile".into(), instance: InstanceId::new(), env, limits };
         runtime.start(launch.clone()).await.expect("started");
-        let (platform, around) = (address(0), (tcp, by_path, by_name.expect("bound"), neighbour));
+        let (platform, around) = (address(0), (tcp, by_path, by_name.expect("bound"), terminal, neighbour));
         Self { runtime, place, launch, platform, root, lines, _around: around }
+    }
+
+    /// Of all agents and everything around them.
+    pub(crate) fn root(&self) -> &Path {
+        self.root.path()
     }
 
     pub(crate) fn workspace(&self) -> PathBuf {
@@ -181,6 +193,6 @@ impl Stage {
     }
 }
 
-fn home(root: &Path, place: Place) -> PathBuf {
+pub(crate) fn home(root: &Path, place: Place) -> PathBuf {
     root.join("agents").join(place.office_id.to_string()).join(place.agent_id.to_string())
 }

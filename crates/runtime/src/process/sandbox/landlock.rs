@@ -3,6 +3,7 @@
 //! It holds on the file itself, whatever path leads to it, and for everything that the agent starts.
 
 use std::{
+    ffi::CStr,
     os::fd::{AsRawFd, OwnedFd},
     path::Path,
 };
@@ -20,6 +21,8 @@ use super::tree;
 const NEWEST: ABI = ABI::V7;
 /// From this version on TCP ports are told apart.
 pub(super) const WITH_PORTS: i32 = 4;
+/// From this version on the control of devices is a right of its own.
+const WITH_DEVICES: i32 = 5;
 /// From this version on signals and abstract sockets stay inside.
 pub(super) const WITH_SCOPES: i32 = 6;
 
@@ -48,7 +51,8 @@ pub(super) fn rules(program: &OwnedFd, own: &[&Path], ports: &[u16]) -> Result<O
         let system = tree::SYSTEM.iter().map(|path| (*path, read_and_run));
         let settings = tree::SETTINGS.iter().map(|path| (*path, read_and_run & !AccessFs::Execute));
         let devices = tree::DEVICES.iter().map(|path| (*path, make_bitflags!(AccessFs::{ReadFile | WriteFile})));
-        for (path, access) in system.chain(settings).chain(devices) {
+        let terminal = [(tree::OWN_TERMINAL, terminal() & !AccessFs::ReadDir)];
+        for (path, access) in system.chain(settings).chain(devices).chain(terminal) {
             // A system has not all of them.
             let Ok(opened) = PathFd::new(path) else { continue };
             let access = if Path::new(path).is_dir() { access } else { access & AccessFs::from_file(NEWEST) };
@@ -75,22 +79,35 @@ fn everything_but_devices() -> BitFlags<AccessFs> {
     AccessFs::from_all(NEWEST) & !make_bitflags!(AccessFs::{MakeChar | MakeBlock | IoctlDev})
 }
 
+fn terminal() -> BitFlags<AccessFs> {
+    make_bitflags!(AccessFs::{ReadFile | WriteFile | ReadDir | IoctlDev})
+}
+
 /// In the child: lets the rules also allow reading `/proc`, which was mounted for this agent alone a moment ago.
 pub(in crate::process) fn allow_proc(rules: &OwnedFd) -> libc::c_int {
+    allow(rules, c"/proc", make_bitflags!(AccessFs::{ReadFile | ReadDir}))
+}
+
+/// In the child: the same for the use of its terminals.
+pub(in crate::process) fn allow_terminals(rules: &OwnedFd) -> libc::c_int {
+    let unknown = if version() < WITH_DEVICES { AccessFs::IoctlDev.into() } else { BitFlags::EMPTY };
+    allow(rules, tree::TERMINALS, terminal() & !unknown)
+}
+
+fn allow(rules: &OwnedFd, path: &CStr, access: BitFlags<AccessFs>) -> libc::c_int {
     #[repr(C, packed)]
     struct Beneath {
         allowed: u64,
         parent: libc::c_int,
     }
     const PATH_BENEATH: libc::c_int = 1;
-    let allowed = AccessFs::ReadFile as u64 | AccessFs::ReadDir as u64;
     // SAFETY: plain system calls on values of this frame.
     unsafe {
-        let parent = libc::open(c"/proc".as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
+        let parent = libc::open(path.as_ptr(), libc::O_PATH | libc::O_CLOEXEC);
         if parent < 0 {
             return parent;
         }
-        let rule = Beneath { allowed, parent };
+        let rule = Beneath { allowed: access.bits(), parent };
         libc::syscall(libc::SYS_landlock_add_rule, rules.as_raw_fd(), PATH_BENEATH, &raw const rule, 0) as libc::c_int
     }
 }

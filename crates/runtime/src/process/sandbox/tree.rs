@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::{CStr, CString},
+    ffi::{CStr, CString, OsStr},
     fs, io,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -12,7 +12,8 @@ use std::{
 
 use nix::libc;
 
-use super::{Own, Seen};
+use super::{Given, Own, Seen};
+use crate::process::clone::{self, check};
 
 /// Programs and libraries.
 pub(super) const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
@@ -58,6 +59,13 @@ pub(super) const SETTINGS: &[&str] = &[
 /// Devices that anybody may use.
 pub(super) const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
+/// The terminal of the session that opens it, whichever that is.
+pub(super) const OWN_TERMINAL: &str = "/dev/tty";
+/// Where an agent's pseudo-terminals are.
+pub(super) const TERMINALS: &CStr = c"/dev/pts";
+/// They belong to whoever opened them. The kernel has a number for the whole machine, of which one agent takes so many.
+const TERMINAL_OPTIONS: &CStr = c"newinstance,mode=0600,ptmxmode=0666,max=128";
+
 const LINKS: [(&str, &str); 6] = [
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -77,6 +85,7 @@ pub(in crate::process) struct Tree {
     root: CString,
     steps: Vec<Step>,
     proc: Option<CString>,
+    terminals: Option<CString>,
 }
 
 enum Step {
@@ -88,7 +97,7 @@ enum Step {
 
 impl Tree {
     /// The tree with the agent's own directories, made on `stage`.
-    pub(super) fn new(stage: &Path, own: Option<(&Own<'_>, &Seen)>, proc: bool) -> io::Result<Self> {
+    pub(super) fn new(stage: &Path, own: Option<(&Own<'_>, &Seen)>, given: Given) -> io::Result<Self> {
         let mut maker = Maker { root: stage, made: BTreeSet::new(), steps: Vec::new() };
         for path in SYSTEM.iter().chain(&["/etc"]).map(Path::new) {
             match fs::symlink_metadata(path) {
@@ -100,6 +109,16 @@ impl Tree {
         for path in DEVICES.iter().map(Path::new).filter(|path| path.exists()) {
             maker.file(path)?;
         }
+        let mut terminals = None;
+        if given.terminals {
+            let at = Path::new(OsStr::from_bytes(TERMINALS.to_bytes()));
+            maker.directory(at)?;
+            terminals = Some(maker.inside(at)?);
+            maker.link(Path::new("/dev/ptmx"), Path::new("pts/ptmx"))?;
+            if Path::new(OWN_TERMINAL).exists() {
+                maker.file(Path::new(OWN_TERMINAL))?;
+            }
+        }
         for (at, to) in LINKS {
             maker.link(Path::new(at), Path::new(to))?;
         }
@@ -109,46 +128,46 @@ impl Tree {
             maker.bind(own.temporary, &seen.temporary, OWN)?;
         }
         maker.directory(Path::new("/proc"))?;
-        let proc = if proc { Some(maker.inside(Path::new("/proc"))?) } else { None };
-        Ok(Self { root: text(stage)?, steps: maker.steps, proc })
+        let proc = if given.proc { Some(maker.inside(Path::new("/proc"))?) } else { None };
+        Ok(Self { root: text(stage)?, steps: maker.steps, proc, terminals })
     }
 
     pub(in crate::process) fn has_proc(&self) -> bool {
         self.proc.is_some()
     }
 
+    pub(in crate::process) fn has_terminals(&self) -> bool {
+        self.terminals.is_some()
+    }
+
     /// In the child, in a mount namespace of its own: makes the tree and goes there. System calls only.
-    pub(in crate::process) fn enter(&self) -> libc::c_int {
+    pub(in crate::process) fn enter(&self) -> Result<(), clone::Step> {
         let (none, tmpfs, here) = (std::ptr::null::<libc::c_char>(), c"tmpfs".as_ptr(), c".".as_ptr());
         let plain = libc::MS_NOSUID | libc::MS_NODEV;
+        let tree = |outcome| check(clone::Step::Tree, outcome);
         // SAFETY: plain system calls on strings that this value owns.
         unsafe {
             // Nothing that happens here is seen outside, nor the other way round.
-            let outcome = libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast());
+            tree(libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast()))?;
             let size = c"mode=0755,size=64k".as_ptr();
-            let outcome = outcome | libc::mount(tmpfs, self.root.as_ptr(), tmpfs, plain, size.cast());
-            if outcome != 0 {
-                return -1;
-            }
+            tree(libc::mount(tmpfs, self.root.as_ptr(), tmpfs, plain, size.cast()))?;
             for step in &self.steps {
-                if step.take() < 0 {
-                    return -1;
-                }
+                tree(step.take())?;
             }
             if let Some(proc) = &self.proc {
                 let (kind, flags) = (c"proc".as_ptr(), plain | libc::MS_NOEXEC | libc::MS_RDONLY);
-                if libc::mount(kind, proc.as_ptr(), kind, flags, none.cast()) != 0 {
-                    return -1;
-                }
+                tree(libc::mount(kind, proc.as_ptr(), kind, flags, none.cast()))?;
             }
-            if attributes(&self.root, READ_ONLY, 0) != 0
-                || libc::chdir(self.root.as_ptr()) != 0
-                // The old root comes to lie upon the new one, and is taken off.
-                || libc::syscall(libc::SYS_pivot_root, here, here) != 0
-            {
-                return -1;
+            if let Some(terminals) = &self.terminals {
+                let (kind, flags) = (c"devpts".as_ptr(), libc::MS_NOSUID | libc::MS_NOEXEC);
+                let mounted = libc::mount(kind, terminals.as_ptr(), kind, flags, TERMINAL_OPTIONS.as_ptr().cast());
+                check(clone::Step::Terminals, mounted)?;
             }
-            libc::umount2(here, libc::MNT_DETACH)
+            tree(attributes(&self.root, READ_ONLY, 0))?;
+            tree(libc::chdir(self.root.as_ptr()))?;
+            // The old root comes to lie upon the new one, and is taken off.
+            tree(libc::syscall(libc::SYS_pivot_root, here, here) as libc::c_int)?;
+            tree(libc::umount2(here, libc::MNT_DETACH))
         }
     }
 }
