@@ -1,18 +1,15 @@
-//! Workspaces on disk: made, archived, restored, removed.
+//! Workspaces on disk: made, restored, removed.
 
 use std::{
-    fs, io,
-    io::{Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown},
+    fs,
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
 use mi_kernel::{Error, Result};
-use nix::libc;
 
-use super::make_private;
-
-const COMPRESSION_LEVEL: i32 = 3;
+use super::{archive, make_private};
 
 /// The agent's own directory.
 pub(super) fn workspace(home: &Path) -> PathBuf {
@@ -78,69 +75,12 @@ pub(super) fn prepare(home: &Path, archive: Option<Box<dyn Read + Send>>) -> Res
     remove(&draft)?;
     make_private(&draft)?;
     let unpack = || -> io::Result<()> {
-        let mut archive = tar::Archive::new(zstd::Decoder::new(archive)?);
-        archive.set_preserve_permissions(true);
-        archive.unpack(&draft)?;
+        archive::unpack(archive, &draft)?;
         // The archive's root entry brings its own mode.
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o700))?;
         fs::rename(&draft, &target)
     };
     unpack().map_err(|error| Error::precondition("RESTORE_FAILED", "the backup could not be unpacked").caused_by(error))
-}
-
-/// Writes a tar archive of the workspace: links as links; what is no file, directory or link is left out, and so is what
-/// lies deeper than a path can name.
-pub(super) fn archive(home: &Path, output: Box<dyn Write + Send>) -> Result<()> {
-    let source = workspace(home);
-    let pack = || -> io::Result<()> {
-        let mut builder = tar::Builder::new(zstd::Encoder::new(output, COMPRESSION_LEVEL)?);
-        builder.follow_symlinks(false);
-        if source.is_dir() {
-            append_tree(&mut builder, &source)?;
-        }
-        builder.into_inner()?.finish()?.flush()
-    };
-    pack().map_err(|error| {
-        let text = format!("the workspace could not be archived: {error}");
-        Error::precondition("BACKUP_FAILED", text).caused_by(error)
-    })
-}
-
-/// As tar's own `append_dir_all`, which fails at the first socket, and follows a link that takes a file's place.
-fn append_tree<W: Write>(builder: &mut tar::Builder<W>, root: &Path) -> io::Result<()> {
-    let mut directories = vec![PathBuf::from(".")];
-    while let Some(directory) = directories.pop() {
-        let entries = match fs::read_dir(root.join(&directory)) {
-            Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
-                tracing::warn!(target: "mi::runtime", root = %root.display(), "a directory is too deep for a backup");
-                continue;
-            }
-            entries => entries?,
-        };
-        builder.append_dir(&directory, root.join(&directory))?;
-        for entry in entries {
-            let entry = entry?;
-            let (kind, name) = (entry.file_type()?, directory.join(entry.file_name()));
-            if kind.is_dir() {
-                directories.push(name);
-            } else if kind.is_symlink() {
-                let mut header = tar::Header::new_gnu();
-                header.set_metadata(&entry.metadata()?);
-                header.set_size(0);
-                builder.append_link(&mut header, &name, fs::read_link(entry.path())?)?;
-            } else if kind.is_file() {
-                let mut open = fs::File::options();
-                let file = open.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(entry.path());
-                match file {
-                    Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => {
-                        tracing::warn!(target: "mi::runtime", root = %root.display(), "a file is too deep for a backup");
-                    }
-                    file => builder.append_file(&name, &mut file?)?,
-                }
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Removes a directory and what is in it, also what its owner had made unwritable.
@@ -200,64 +140,7 @@ fn clear(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::fs::symlink,
-        sync::{Arc, Mutex},
-    };
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Memory(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Memory {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().expect("test").write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    #[test]
-    fn a_workspace_survives_archive_and_restore_and_links_do_not_escape() {
-        let root = tempfile::tempdir().expect("directory");
-        let (old, new) = (root.path().join("old"), root.path().join("new"));
-        prepare(&old, None).expect("made");
-        let secret = root.path().join("secret");
-        fs::write(&secret, "outside").expect("written");
-        let files = workspace(&old);
-        fs::create_dir(files.join("deep")).expect("made");
-        fs::write(files.join("deep/ünï.txt"), "inside").expect("written");
-        fs::set_permissions(files.join("deep/ünï.txt"), fs::Permissions::from_mode(0o640)).expect("set");
-        let far = format!("deep/{}/{}", "d".repeat(120), "e".repeat(120));
-        fs::create_dir_all(files.join(&far)).expect("made");
-        fs::write(files.join(&far).join("far"), vec![7; 300_000]).expect("written");
-        symlink("nowhere/at/all", files.join("dangling")).expect("linked");
-        fs::create_dir(files.join("empty")).expect("made");
-        symlink(&secret, files.join("link")).expect("linked");
-        std::os::unix::net::UnixListener::bind(files.join("socket")).expect("bound");
-
-        let memory = Memory::default();
-        archive(&old, Box::new(memory.clone())).expect("archived");
-        let bytes = memory.0.lock().expect("test").clone();
-        prepare(&new, Some(Box::new(io::Cursor::new(bytes)))).expect("restored");
-
-        let restored = workspace(&new).join("deep/ünï.txt");
-        assert_eq!(fs::read_to_string(&restored).expect("there"), "inside");
-        assert_eq!(fs::metadata(&restored).expect("there").permissions().mode() & 0o777, 0o640);
-        assert_eq!(fs::read_link(workspace(&new).join("link")).expect("a link"), secret);
-        assert!(!workspace(&new).join("socket").exists());
-        assert_eq!(fs::read(workspace(&new).join(&far).join("far")).expect("there"), vec![7; 300_000]);
-        assert_eq!(fs::read_link(workspace(&new).join("dangling")).expect("a link"), Path::new("nowhere/at/all"));
-        assert!(workspace(&new).join("empty").is_dir());
-        assert_eq!(fs::metadata(workspace(&new)).expect("there").permissions().mode() & 0o777, 0o700);
-
-        fs::set_permissions(workspace(&new).join("deep"), fs::Permissions::from_mode(0o500)).expect("set");
-        remove(&new).expect("removed");
-        assert!(!new.exists() && secret.exists());
-        remove(&new).expect("removed twice");
-    }
 
     /// As a program makes it that always steps inside: far deeper than any path can name.
     fn dig(top: &Path, levels: usize) {
@@ -280,7 +163,7 @@ mod tests {
         prepare(&home, None).expect("made");
         fs::write(workspace(&home).join("kept"), "kept").expect("written");
         dig(&workspace(&home), 20_000);
-        archive(&home, Box::new(Memory::default())).expect("archived");
+        archive::pack(&workspace(&home), Box::new(io::sink())).expect("archived");
         assert!(super::super::disk::used(&workspace(&home), 1 << 40) > 1 << 40, "what cannot be counted is too much");
         // The stack of a thread that blocks is small.
         let removing = home.clone();

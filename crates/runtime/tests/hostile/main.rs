@@ -5,6 +5,7 @@
 
 mod acts;
 mod ends;
+mod other_user;
 mod stage;
 
 use std::{collections::BTreeMap, env, fs};
