@@ -52,6 +52,7 @@ const MIGRATIONS: &Migrations = &[
     step!(153, "0153", "task_parts"),
     step!(154, "0154", "wakes"),
     step!(160, "0160", "drive_trash_size"),
+    step!(180, "0180", "drive_paths"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

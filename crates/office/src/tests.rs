@@ -8,6 +8,7 @@ mod chat_watch;
 mod deletion;
 mod drive;
 mod drive_storage;
+mod drive_upgrade;
 mod drive_watch;
 mod faulty;
 mod held_up;

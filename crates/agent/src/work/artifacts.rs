@@ -1,73 +1,88 @@
 //! What a task made, on its way into the drive.
 
-use std::{fs, io, path::Path};
+mod gather;
+
+use std::{fs, path::Path};
 
 use mi_kernel::receipt::Artifact;
 use mi_proto::v1::{Task, UploadHeader};
+use tonic::{Code, Status};
 
+use self::gather::{Gathered, Roots, gather};
 use super::{Shared, drive};
 
-/// Most files that a task publishes; with usual names so many fit on a receipt.
-const MAX_FILES: usize = 500;
-
-/// Uploads all files below the directory to `tasks/TASK_ID/`, by path.
-///
-/// # Errors
-/// A sentence that names the file.
-pub(super) async fn publish(shared: &Shared, task: &Task, directory: &Path) -> Result<Vec<Artifact>, String> {
-    let unreadable = |error: io::Error| format!("what the script put into $MI_ARTIFACTS cannot be read: {error}");
-    let mut files = Vec::new();
-    collect(directory, String::new(), &mut files).map_err(unreadable)?;
-    if files.len() > MAX_FILES {
-        return Err(format!("more than {MAX_FILES} files in $MI_ARTIFACTS: publish them as one archive"));
-    }
-    files.sort();
-    let mut published = Vec::new();
-    for name in files {
-        let file = fs::File::open(directory.join(&name)).map_err(unreadable)?;
-        let path = format!("tasks/{}/{name}", task.id);
-        published.push(upload(shared, &path, "", &file).await?);
-    }
-    Ok(published)
+/// What a task published.
+pub(super) struct Published {
+    pub(super) artifacts: Vec<Artifact>,
+    /// What was left out and why, a line each; empty: nothing.
+    pub(super) left_out: String,
 }
 
-/// The names of the files below a directory. Links are not followed, and nothing else is published.
-fn collect(directory: &Path, prefix: String, files: &mut Vec<String>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_str().ok_or_else(|| io::Error::other(format!("the name {name:?} is not UTF-8")))?;
-        let (path, kind) = (format!("{prefix}{name}"), entry.file_type()?);
-        if kind.is_dir() {
-            collect(&entry.path(), format!("{path}/"), files)?;
-        } else if kind.is_file() {
-            files.push(path);
-        }
-        if files.len() > MAX_FILES {
-            return Ok(());
+/// Uploads all files below the directory to `tasks/TASK_ID/`, by path. A link counts as what it leads to in the workspace.
+/// What the drive cannot have, such as a pipe or a name that is no text, is left out and named.
+///
+/// # Errors
+/// Sentences that name what was meant to be published and cannot be.
+pub(super) async fn publish(shared: &Shared, task: &Task, directory: &Path) -> Result<Published, String> {
+    let (workspace, directory) = (shared.config.workspace.clone(), directory.to_owned());
+    let looked = tokio::task::spawn_blocking(move || {
+        let roots =
+            Roots::open(&workspace, &directory).map_err(|error| format!("$MI_ARTIFACTS cannot be read: {error}"))?;
+        Ok::<_, String>((gather(&roots, &directory)?, roots))
+    });
+    let (gathered, roots) = looked.await.map_err(|error| error.to_string())??;
+    let Gathered { files, mut left_out, mut wrong, .. } = gathered;
+    let mut artifacts = Vec::new();
+    // Nothing is published by halves when that is known before.
+    if wrong.is_empty() {
+        for (name, place) in files {
+            let file = match roots.file(&place) {
+                Ok(file) => file,
+                Err(error) => {
+                    wrong.add(name, error);
+                    break;
+                }
+            };
+            let path = format!("tasks/{}/{name}", task.id);
+            match upload(shared, &path, "", &file).await {
+                Ok(artifact) => artifacts.push(artifact),
+                // The drive takes no such path, or no other file beside what is there.
+                Err(status) if matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists) => {
+                    left_out.add(name, status.message());
+                }
+                Err(status) => return Err(refused(&path, &status)),
+            }
         }
     }
-    Ok(())
+    let left_out = left_out.text();
+    if wrong.is_empty() {
+        return Ok(Published { artifacts, left_out });
+    }
+    let others = if left_out.is_empty() { String::new() } else { format!("\nleft out besides:\n{left_out}") };
+    Err(format!("not all of $MI_ARTIFACTS can be published:\n{}{others}", wrong.text()))
 }
 
 /// Uploads one file, over whatever is there; what a receipt says of it.
 ///
 /// # Errors
-/// A sentence that names the path.
+/// The platform's last word.
 pub(super) async fn upload(
     shared: &Shared,
     path: &str,
     content_type: &str,
     file: &fs::File,
-) -> Result<Artifact, String> {
+) -> Result<Artifact, Status> {
     let header = UploadHeader {
         path: path.to_owned(),
         content_type: content_type.to_owned(),
         force: true,
         ..UploadHeader::default()
     };
-    match drive::upload(shared, header, file).await {
-        Ok(file) => Ok(Artifact { path: file.path, revision: file.revision, sha256: file.sha256 }),
-        Err(status) => Err(format!("{path} could not be put into the drive: {}", status.message())),
-    }
+    let file = drive::upload(shared, header, file).await?;
+    Ok(Artifact { path: file.path, revision: file.revision, sha256: file.sha256 })
+}
+
+/// Says of a file that it could not be uploaded.
+pub(super) fn refused(path: &str, status: &Status) -> String {
+    format!("{path} could not be put into the drive: {}", status.message())
 }

@@ -33,11 +33,16 @@ pub(super) async fn run(shared: &Shared, task: &Task) -> Outcome {
     if !done {
         return failed(ran.text(limit, KEPT_OF_FAILURE, note));
     }
+    let mut result = ran.text(limit, KEPT, note);
     match artifacts::publish(shared, task, &ran.artifacts()).await {
-        Ok(published) => kept.extend(published),
+        Ok(published) => {
+            kept.extend(published.artifacts);
+            if !published.left_out.is_empty() {
+                result += &format!("--- left out of what is published\n{}\n", published.left_out);
+            }
+        }
         Err(problem) => return failed(format!("{problem}\n{}", ran.text(limit, KEPT_OF_FAILURE, note))),
     }
-    let result = ran.text(limit, KEPT, note);
     let Ran { receipt, .. } = ran;
     Outcome::Done(Done { result, artifacts: kept, commands: vec![receipt] })
 }
@@ -51,6 +56,6 @@ async fn keep(shared: &Shared, task: &Task, name: &str, output: &Output) -> Opti
             let cut = cut.map(|why| format!(", but {why}")).unwrap_or_default();
             (Some(artifact), format!("; the whole is {path} in the drive{cut}"))
         }
-        Err(problem) => (None, format!("; the rest is lost: {problem}")),
+        Err(status) => (None, format!("; the rest is lost: {}", artifacts::refused(&path, &status))),
     })
 }

@@ -201,16 +201,93 @@ async fn a_stop_ends_what_has_shed_session_and_environment() {
 #[tokio::test]
 async fn what_it_publishes_is_in_the_drive_and_on_the_receipt() {
     let (platform, agent, _dir) = working(|_| {}).await;
-    let id = platform.command(
-        "mkdir $MI_ARTIFACTS/deep; echo a > $MI_ARTIFACTS/a.txt; : > $MI_ARTIFACTS/deep/empty; \
-         ln -s /etc/passwd $MI_ARTIFACTS/link",
-    );
+    let id = platform.command("mkdir $MI_ARTIFACTS/deep; echo a > $MI_ARTIFACTS/a.txt; : > $MI_ARTIFACTS/deep/empty");
     let (completion, receipt) = platform.completion(&id).await;
     assert_eq!(completion.artifacts, ["tasks/task-1/a.txt", "tasks/task-1/deep/empty"]);
     let artifact =
         |path: &str, revision, content: &[u8]| Artifact { path: path.into(), revision, sha256: sha256_hex(content) };
     let expected = [artifact("tasks/task-1/a.txt", 100, b"a\n"), artifact("tasks/task-1/deep/empty", 101, b"")];
     assert_eq!(receipt.artifacts, expected);
+    assert_eq!(completion.result, "exit code: 0\n");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_link_is_published_as_what_it_leads_to_in_the_workspace() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command(
+        "mkdir -p out/lib; echo app > out/app-1.2; echo lib > out/lib/a.so; ln -s a.so out/lib/b.so; \
+         ln -s $PWD/out/app-1.2 $MI_ARTIFACTS/app; ln -s app $MI_ARTIFACTS/app-latest; ln -s $PWD/out/lib $MI_ARTIFACTS/lib",
+    );
+    let (completion, _) = platform.completion(&id).await;
+    let names = ["app", "app-latest", "lib/a.so", "lib/b.so"].map(|name| format!("tasks/task-1/{name}"));
+    assert_eq!((completion.artifacts, completion.result.as_str()), (names.to_vec(), "exit code: 0\n"));
+    let whole = platform.command("mkdir -p dist; echo x > dist/x; rmdir $MI_ARTIFACTS; ln -s $PWD/dist $MI_ARTIFACTS");
+    assert_eq!(platform.completion(&whole).await.0.artifacts, ["tasks/task-2/x"]);
+    agent.stop().await;
+    let files = platform.files.lock().expect("lock");
+    let kept = |name: &str| String::from_utf8_lossy(&files[name]).into_owned();
+    assert_eq!(names.map(|name| kept(&name)), ["app\n", "app\n", "lib\n", "lib\n"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_published_fails_the_attempt_by_name_and_publishes_nothing() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    for (script, problem) in [
+        ("ln -s /etc/passwd $MI_ARTIFACTS/secret", "\"secret\": a link that leads out of the workspace"),
+        ("ln -s /etc $MI_ARTIFACTS/etc", "\"etc\": a link that leads out of the workspace"),
+        (
+            "ln -s nowhere $MI_ARTIFACTS/dangling",
+            "\"dangling\": a link that leads to nothing: No such file or directory (os error 2)",
+        ),
+        (
+            "ln -s round $MI_ARTIFACTS/round",
+            "\"round\": a link that leads to nothing: Too many levels of symbolic links (os error 40)",
+        ),
+        (
+            "mkdir -p a/b; ln -s $PWD/a a/b/c; ln -s $PWD/a $MI_ARTIFACTS/a",
+            "\"a/b/c\": a link to a directory that it is in itself",
+        ),
+    ] {
+        let id = platform.command(&format!("echo good > $MI_ARTIFACTS/good; {script}"));
+        let error = platform.failure(&id).await.error;
+        assert_eq!(error, format!("not all of $MI_ARTIFACTS can be published:\n{problem}\nexit code: 0\n"));
+    }
+    let id = platform.command("mkfifo $MI_ARTIFACTS/pipe; ln -s /dev/zero $MI_ARTIFACTS/zero");
+    let error = platform.failure(&id).await.error;
+    let (first, second) =
+        ("\"zero\": a link that leads out of the workspace", "\"pipe\": neither a file nor a directory");
+    let told =
+        format!("not all of $MI_ARTIFACTS can be published:\n{first}\nleft out besides:\n{second}\nexit code: 0\n");
+    assert_eq!(error, told);
+    let away = platform.command("rmdir $MI_ARTIFACTS; ln -s /usr $MI_ARTIFACTS");
+    let error = platform.failure(&away).await.error;
+    assert_eq!(error, "$MI_ARTIFACTS is a link that leads out of the workspace\nexit code: 0\n");
+    agent.stop().await;
+    assert_eq!(*platform.files.lock().expect("lock"), Default::default());
+}
+
+#[tokio::test]
+async fn what_the_drive_cannot_have_is_left_out_by_name_and_the_others_are_published() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command(
+        r"cd $MI_ARTIFACTS; echo good > good; mkfifo pipe; echo x > $(printf 'not\377utf'); echo x > 'two
+lines'; d=$(printf %0200d 0); mkdir -p $d/$d/$d/$d/$d; echo x > $d/$d/$d/$d/$d/0123456789",
+    );
+    let (completion, _) = platform.completion(&id).await;
+    let far = vec!["0".repeat(200); 5].join("/");
+    let mut lines: Vec<&str> = completion.result.lines().collect();
+    assert_eq!(lines.drain(..2).collect::<Vec<_>>(), ["exit code: 0", "--- left out of what is published"]);
+    lines.sort_unstable();
+    let far = format!("\"{}: path must have at most 1024 bytes", &far[..299]);
+    let expected = [
+        far.as_str(),
+        r#""not\xFFutf": the name is not UTF-8"#,
+        r#""pipe": neither a file nor a directory"#,
+        r#""two\nlines": path must not contain backslashes, or control, line-breaking or text-direction characters"#,
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(completion.artifacts, ["tasks/task-1/good"]);
     agent.stop().await;
 }
 

@@ -17,6 +17,7 @@ use mi_kernel::{
     AgentId,
     receipt::{self, Receipt, sha256_hex},
     secret::Secret,
+    text::drive_path,
 };
 use mi_proto::v1::{
     Agent, AppendLogsRequest, AppendLogsResponse, ClaimTasksRequest, ClaimTasksResponse, CompleteTaskRequest,
@@ -125,6 +126,7 @@ impl Platform {
         let Some(Part::Header(header)) = first else { return Err(Status::invalid_argument("no header")) };
         self.refusal("UploadFile")?;
         assert!(!header.request_id.is_empty(), "{header:?}");
+        drive_path("path", &header.path).map_err(|error| Status::invalid_argument(error.message))?;
         let mut content = Vec::new();
         while let Some(message) = parts.message().await? {
             let Some(Part::Chunk(chunk)) = message.part else { return Err(Status::invalid_argument("no chunk")) };

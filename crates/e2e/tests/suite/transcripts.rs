@@ -144,7 +144,7 @@ async fn a_first_session() {
         "files put --colony {colony} missing.txt",
         "files put --colony {colony} /dev/null reports/empty.txt",
         "files put --colony {colony} /dev/null reports/empty.txt",
-        "files put --colony {colony} /dev/null Reports/Empty.txt --force",
+        "files put --colony {colony} /dev/null reports/empty.txt/below --force",
         "files ls --colony {colony} reports/",
         "files stat --colony {colony} reports/empty.txt",
         "files changes --colony {colony} --after 1",

@@ -103,19 +103,17 @@ pub(super) async fn file_list(conn: &mut OfficeConn, prefix: &str, page: &Page<S
     })?)
 }
 
-/// A file that cannot be beside one at this path: its twin but for case, or the one is a directory of the other.
+/// A file that cannot be beside one at this path: the one is a directory of the other. Paths are compared byte for byte.
 pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Option<String>> {
     let office = conn.office_id();
-    let folded = path.to_lowercase();
-    let mut above: Vec<&str> = folded.match_indices('/').map(|(at, _)| &folded[..at]).collect();
-    above.push(&folded);
+    let above: Vec<&str> = path.match_indices('/').map(|(at, _)| &path[..at]).collect();
     let above = json_text(&above)?;
-    let below = format!("{folded}/");
+    let below = format!("{path}/");
     let sql = conn.pick(
-        "SELECT path FROM drive_files WHERE office_id = $1 AND folded IN (SELECT value FROM json_each($2))
-         UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND folded >= $3 AND folded < $4 LIMIT 1",
-        "SELECT path FROM drive_files WHERE office_id = $1 AND folded IN (SELECT json_array_elements_text($2::json))
-         UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND folded >= $3 AND folded < $4 LIMIT 1",
+        "SELECT path FROM drive_files WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))
+         UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND path >= $3 AND path < $4 LIMIT 1",
+        "SELECT path FROM drive_files WHERE office_id = $1 AND path IN (SELECT json_array_elements_text($2::json))
+         UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND path >= $3 AND path < $4 LIMIT 1",
     );
     Ok(on!(conn, |c| {
         sqlx::query_scalar(sql)
@@ -129,20 +127,19 @@ pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Op
 }
 
 /// Writes the file in the place of the one at its path, if there is one. Its blob must be there.
-pub(super) async fn file_put(tx: &mut OfficeConn, file: &FileRow) -> DbResult<()> {
+pub(crate) async fn file_put(tx: &mut OfficeConn, file: &FileRow) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query(
             "INSERT INTO drive_files
-             (office_id, path, folded, size, sha256, revision, content_type, modified_at, modified_by)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             (office_id, path, size, sha256, revision, content_type, modified_at, modified_by)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
              ON CONFLICT (office_id, path) DO UPDATE SET size = excluded.size, sha256 = excluded.sha256,
              revision = excluded.revision, content_type = excluded.content_type, modified_at = excluded.modified_at,
              modified_by = excluded.modified_by",
         )
         .bind(office.0)
         .bind(&file.path)
-        .bind(file.path.to_lowercase())
         .bind(file.size)
         .bind(&file.sha256)
         .bind(file.revision)

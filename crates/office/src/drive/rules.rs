@@ -96,10 +96,7 @@ pub(super) fn writable(office: &Office) -> Result<()> {
 
 /// A file cannot be at this path because of that one.
 pub(super) fn clash(path: &str, existing: &str) -> Error {
-    let (folded, other) = (path.to_lowercase(), existing.to_lowercase());
-    let message = if other == folded {
-        format!("{existing:?} is there, and {path:?} differs only in case: some disks could not keep both")
-    } else if other.len() < folded.len() {
+    let message = if path.starts_with(existing) {
         format!("{existing:?} is a file, so that nothing can be below it")
     } else {
         format!("{existing:?} is there, so that {path:?} is a directory")

@@ -64,8 +64,8 @@ impl Stage {
                 "INSERT INTO task_notes (office_id, task_id, id, author, body, created_at)
                  VALUES ($1, $2, $2, 'ann', 'a note', $4)",
                 "INSERT INTO drive_blobs (office_id, sha256, object) VALUES ($1, $5, $2)",
-                "INSERT INTO drive_files (office_id, path, folded, size, sha256, revision, content_type, modified_at, modified_by)
-                 VALUES ($1, $6, $6, 1, $5, $3, 'text/plain', $4, 'ann')",
+                "INSERT INTO drive_files (office_id, path, size, sha256, revision, content_type, modified_at, modified_by)
+                 VALUES ($1, $6, 1, $5, $3, 'text/plain', $4, 'ann')",
                 "INSERT INTO drive_changes (office_id, revision, kind, path, size, sha256, content_type, modified_at, modified_by)
                  VALUES ($1, $3, 'created', $6, 1, $5, 'text/plain', $4, 'ann')",
             ];

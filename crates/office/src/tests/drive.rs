@@ -23,7 +23,7 @@ on_both! {
     what_is_wrong_is_named,
     what_does_not_fit_is_refused_and_leaves_nothing,
     a_suspended_office_can_be_read_not_written,
-    paths_that_a_disk_could_not_keep_apart_are_refused,
+    a_file_is_no_directory_and_paths_differ_by_their_bytes,
     lists_go_by_prefix_and_page,
 }
 
@@ -404,17 +404,18 @@ async fn a_suspended_office_can_be_read_not_written(stage: Stage) {
     stage.put(&office, "a", b"new").await;
 }
 
-async fn paths_that_a_disk_could_not_keep_apart_are_refused(stage: Stage) {
+async fn a_file_is_no_directory_and_paths_differ_by_their_bytes(stage: Stage) {
     let office = stage.create("Mine").await.id;
-    for path in ["Docs/Read.md", "x", "été"] {
-        stage.put(&office, path, b"1").await;
+    // Twins but for case, and of one word in the two forms that Unicode has for it.
+    let twins = [("Docs/Read.md", "docs/read.md"), ("x", "X"), ("\u{e9}t\u{e9}", "e\u{301}te\u{301}")];
+    for (one, other) in twins {
+        stage.put(&office, one, one.as_bytes()).await;
+        stage.put(&office, other, other.as_bytes()).await;
     }
     for (path, existing, told) in [
-        ("docs/read.md", "Docs/Read.md", "differs only in case"),
-        ("ÉTÉ", "été", "differs only in case"),
         ("x/y", "x", "is a file, so that nothing can be below it"),
-        ("X/y/z", "x", "is a file, so that nothing can be below it"),
-        ("docs", "Docs/Read.md", "is a directory"),
+        ("X/y/z", "X", "is a file, so that nothing can be below it"),
+        ("docs", "docs/read.md", "is a directory"),
         ("Docs/Read.md/a", "Docs/Read.md", "is a file"),
     ] {
         // `force` is about the file at this path, not about another one.
@@ -424,11 +425,15 @@ async fn paths_that_a_disk_could_not_keep_apart_are_refused(stage: Stage) {
         assert_eq!((status.code(), resource.resource_name.as_str()), (Code::AlreadyExists, existing));
         assert!(status.message().contains(told), "{}", status.message());
     }
-    for path in ["docs/other.md", "x-y", "xa/b", "Docs0", "x.y/z"] {
+    for path in ["docs/other.md", "DOCS", "x-y", "xa/b", "Docs0", "x.y/z"] {
         stage.put(&office, path, b"3").await;
     }
     stage.remove(&office, "x").await;
-    stage.put(&office, "X/y/z", b"4").await;
+    stage.put(&office, "x/y/z", b"4").await;
+    stage.remove(&office, "docs/read.md").await;
+    for (path, content) in [("Docs/Read.md", "Docs/Read.md"), ("X", "X"), ("e\u{301}te\u{301}", "e\u{301}te\u{301}")] {
+        assert_eq!(stage.content(&office, path).await.expect("kept"), content.as_bytes());
+    }
 }
 
 async fn lists_go_by_prefix_and_page(stage: Stage) {
