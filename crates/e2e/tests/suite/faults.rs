@@ -176,6 +176,52 @@ async fn postgres_may_go_and_come_back() {
 }
 
 #[tokio::test]
+async fn postgres_may_take_no_writes_for_a_while() {
+    let server = mi_pgserver::Server::start().expect("starts");
+    let world = World::on(Platform::builder().postgres(server.url()).start().await).await;
+    let office = world.office("Patient").await;
+    let mut admin =
+        <sqlx::PgConnection as sqlx::Connection>::connect(&server.url()).await.expect("the server is there");
+    let mut allow_writes = async |allowed: bool| {
+        let only = if allowed { "off" } else { "on" };
+        let alter = format!("ALTER SYSTEM SET default_transaction_read_only = {only}");
+        sqlx::query(sqlx::AssertSqlSafe(alter)).execute(&mut admin).await.expect("altered");
+        sqlx::query("SELECT pg_reload_conf()").execute(&mut admin).await.expect("told");
+    };
+    let request = v1::HireAgentRequest {
+        office_id: office.clone(),
+        name: "analyst".into(),
+        request_id: "analyst".into(),
+        ..Default::default()
+    };
+    let task = |title: &str| v1::CreateTaskRequest {
+        office_id: office.clone(),
+        title: title.into(),
+        request_id: title.into(),
+        ..Default::default()
+    };
+    allow_writes(false).await;
+    let mut round = 0;
+    let refused = until("the server takes no writes", LIMIT, async || {
+        round += 1;
+        let created = world.owner.tasks().create_task(task(&format!("Before {round}"))).await;
+        Ok::<_, std::convert::Infallible>(created.err())
+    })
+    .await;
+    for refused in [refused, world.hire_as(request.clone()).await.expect_err("no writes")] {
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        assert!(refused.get_details_retry_info().and_then(|info| info.retry_delay).is_some(), "{refused:?}");
+    }
+    world.get_office(&office).await.expect("reads are answered");
+    allow_writes(true).await;
+    until("hires are answered again", LIMIT, async || world.hire_as(request.clone()).await.map(Some)).await;
+    let created = async || world.owner.tasks().create_task(task("After")).await.map(Some);
+    until("tasks are created again", LIMIT, created).await;
+    world.settled(&office, "analyst", AgentPhase::Running).await;
+    world.happened(&office, "analyst", "agent.running").await;
+}
+
+#[tokio::test]
 async fn a_role_that_is_down_is_unavailable_not_a_hang() {
     let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
     let office = world.office("Partial").await;
