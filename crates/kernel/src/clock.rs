@@ -11,6 +11,12 @@ pub type Time = DateTime<Utc>;
 pub trait Clock: Send + Sync + 'static {
     /// Now, in whole microseconds.
     fn now(&self) -> Time;
+
+    /// Now, for processes that share a database and need not have the same time: what the database says. A clock that a
+    /// test turns shows its own.
+    fn agreed(&self, database: Time) -> Time {
+        database
+    }
 }
 
 /// The machine's clock.

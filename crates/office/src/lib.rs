@@ -52,6 +52,7 @@ const MIGRATIONS: &Migrations = &[
     step!(153, "0153", "task_parts"),
     step!(154, "0154", "wakes"),
     step!(160, "0160", "drive_trash_size"),
+    step!(170, "0170", "task_sweeps"),
     step!(180, "0180", "drive_paths"),
 ];
 /// How often old request ids and invites are forgotten.
@@ -144,7 +145,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         background: tasks.clone(),
         moved,
     });
-    queues.start();
+    queues.start().await?;
     let chat = chat::Chat::new(chat::Parts {
         db: db.clone(),
         clock: clock.clone(),

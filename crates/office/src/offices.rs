@@ -315,7 +315,7 @@ impl Offices {
         let now = self.clock.now();
         let event = Event::lifecycle(office.id, "", kind, summary, now).traced(&caller.trace_id);
         if matches!(step, Move::Suspend | Move::Delete) {
-            tasks::release_all(&mut tx, now, &caller.trace_id).await?;
+            tasks::release_all(&mut tx, &*self.clock, &caller.trace_id).await?;
         }
         let saved = self.save(tx, office, event).await?;
         self.wake_watchers(saved.id);

@@ -11,6 +11,7 @@ mod lane;
 pub(crate) mod model;
 mod notes;
 pub(crate) mod notices;
+pub(crate) mod presence;
 mod receipts;
 pub(crate) mod repo;
 mod rules;
@@ -360,8 +361,8 @@ impl Tasks {
 }
 
 /// Gives back everything that runs in an office that stops, in the transaction that stops it.
-pub(crate) async fn release_all(tx: &mut OfficeTx, now: Time, trace_id: &str) -> Result<()> {
-    let mut batch = Batch::open(tx, now).await?;
+pub(crate) async fn release_all(tx: &mut OfficeTx, clock: &dyn Clock, trace_id: &str) -> Result<()> {
+    let mut batch = Batch::open(tx, clock).await?;
     batch.release_all(trace_id).await?;
     batch.finish().await?;
     Ok(())

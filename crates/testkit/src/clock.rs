@@ -1,12 +1,12 @@
-//! A clock that moves only when a test moves it.
+//! Clocks for tests: one that moves only when a test moves it, and one that is wrong.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use chrono::{DateTime, SubsecRound};
-use mi_kernel::{Clock, Time};
+use chrono::{DateTime, SubsecRound, TimeDelta};
+use mi_kernel::{Clock, SystemClock, Time};
 
 /// A clock in the hand of a test. Clones show the same time: keep one, give the other away.
 #[derive(Debug, Clone)]
@@ -55,6 +55,32 @@ impl Default for ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Time {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn agreed(&self, _: Time) -> Time {
+        self.now()
+    }
+}
+
+/// The machine's clock, put wrong.
+#[derive(Debug, Clone, Copy)]
+pub struct SkewedClock(TimeDelta);
+
+impl SkewedClock {
+    /// So much ahead of the time; behind it, when that is negative.
+    pub fn new(ahead: TimeDelta) -> Self {
+        Self(ahead)
+    }
+
+    /// The clock as services hold it.
+    pub fn shared(&self) -> Arc<dyn Clock> {
+        Arc::new(*self)
+    }
+}
+
+impl Clock for SkewedClock {
+    fn now(&self) -> Time {
+        SystemClock.now() + self.0
     }
 }
 

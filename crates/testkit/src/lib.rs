@@ -11,7 +11,7 @@ mod process;
 mod until;
 mod walls;
 
-pub use clock::ManualClock;
+pub use clock::{ManualClock, SkewedClock};
 pub use db::{Backend, OnBackend, TestDb, run_on};
 pub use platform::{Arrangement, Platform};
 pub use until::until;

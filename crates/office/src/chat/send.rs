@@ -1,7 +1,7 @@
 //! Sending: one transaction for the message, its event, and the tasks of whom it wakes.
 
 use mi_kernel::{
-    AgentId, Error, OfficeId, Result, Time,
+    AgentId, Clock, Error, OfficeId, Result,
     event::{Category, Event},
     text::{self, OPERATOR},
 };
@@ -66,7 +66,7 @@ impl Chat {
         let office = office_get(&mut tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
         rules::open(&office)?;
         let Addressed { to, woken } = addressed?;
-        let cause = cause(&mut tx, &from, !woken.is_empty(), self.clock.now()).await?;
+        let cause = cause(&mut tx, &from, !woken.is_empty(), &*self.clock).await?;
         // The tasks of those who are woken are one further.
         let deepest = cause.depth + i32::from(!woken.is_empty());
         if deepest > LOOP_DEPTH {
@@ -93,7 +93,7 @@ impl Chat {
                 body: message.body.clone(),
                 trace_id: caller.trace_id.clone(),
             };
-            wake(&mut tx, &call, now).await?;
+            wake(&mut tx, &call, &*self.clock).await?;
         }
         if let Some(replay) = &replay {
             replay.remember(&mut tx, id.0, now).await?;
@@ -185,9 +185,9 @@ impl Chat {
 }
 
 /// What the message is sent for. Whoever takes the locks of both queue and chat takes that of the queue first.
-async fn cause(tx: &mut OfficeConn, from: &Party, wakes: bool, now: Time) -> Result<Cause> {
+async fn cause(tx: &mut OfficeConn, from: &Party, wakes: bool, clock: &dyn Clock) -> Result<Cause> {
     match from {
-        Party::Agent { id, .. } => cause_of(tx, *id, now).await,
+        Party::Agent { id, .. } => cause_of(tx, *id, clock).await,
         Party::Operator => {
             if wakes {
                 queue_open(tx).await?;

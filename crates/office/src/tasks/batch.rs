@@ -9,7 +9,7 @@ use std::{
 };
 
 use mi_kernel::{
-    AgentId, Error, OfficeId, Result, TaskId, Time,
+    AgentId, Clock, Error, OfficeId, Result, TaskId, Time,
     event::{Category, Event},
 };
 use mi_proto::internal::v1::Member;
@@ -20,6 +20,7 @@ use serde_json::json;
 use super::{
     create::Cause,
     model::{State, Step, Task, Worker},
+    presence::{Moment, Presence},
     repo::{self, Standing, Wanted},
     work::Certainty,
 };
@@ -31,7 +32,9 @@ pub(super) type Roster = Arc<Vec<Member>>;
 /// See the module.
 pub(super) struct Batch<'a> {
     pub(super) tx: &'a mut OfficeConn,
+    /// When the queue was locked: by the database's clock where processes share one, else by this process's.
     pub(super) now: Time,
+    pub(super) presence: Presence,
     pub(super) office: Office,
     /// The agents there are, as far as one of the operations knows.
     pub(super) roster: Option<Roster>,
@@ -77,18 +80,18 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// `NotFound` when there is no such office.
-    pub(super) async fn open(tx: &'a mut OfficeConn, now: Time) -> Result<Self> {
+    pub(super) async fn open(tx: &'a mut OfficeConn, clock: &dyn Clock) -> Result<Self> {
         let office_id = tx.office_id();
-        let opened = repo::queue_open(tx).await?;
-        let (cursor, office) = opened.ok_or_else(|| Error::not_found("office", office_id))?;
+        let opened = repo::queue_open(tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
         Ok(Self {
             tx,
-            now,
-            office,
+            now: opened.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
+            presence: opened.presence,
+            office: opened.office,
             roster: None,
             ended: None,
             certainty: Certainty::default(),
-            cursor,
+            cursor: opened.cursor,
             wrote: false,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
@@ -111,6 +114,11 @@ impl<'a> Batch<'a> {
 
     pub(super) fn office_id(&self) -> OfficeId {
         self.office.id
+    }
+
+    /// When it is, and what the platform has missed.
+    pub(super) fn moment(&self) -> Moment {
+        self.presence.at(self.now)
     }
 
     /// Takes tasks into the working set; those that do not exist are left out.
@@ -171,7 +179,7 @@ impl<'a> Batch<'a> {
     pub(super) fn step(&mut self, id: TaskId, step: Step, trace_id: &str) -> Result<&Task> {
         let mut task = self.get(id)?.clone();
         let told = told(&task, &step);
-        task.step(step, self.now)?;
+        task.step(step, self.moment())?;
         if let Some((kind, verb)) = told {
             let outcome = match task.state() {
                 State::Queued if kind == "task.attempt_failed" => format!(": {}; queued again", task.progress.error),
@@ -454,7 +462,7 @@ impl<'a> Batch<'a> {
 fn told(task: &Task, step: &Step) -> Option<(&'static str, String)> {
     let worker = || task.progress.worker.as_ref().map_or("nobody", |worker| &worker.name);
     Some(match step {
-        Step::Renew(..) => return None,
+        Step::Renew(..) | Step::Postpone(_) => return None,
         Step::Block(_) => ("task.blocked", "has to wait".into()),
         Step::Free => ("task.queued", "waits no longer".into()),
         Step::Claim(_, worker) => ("task.claimed", format!("claimed by {}", worker.name)),

@@ -198,7 +198,7 @@ impl Batch<'_> {
                     request: new.request.clone(),
                     created_at: self.now,
                 },
-                progress: Progress::new(State::Queued, assigned, cause.depth, self.now),
+                progress: Progress::new(State::Queued, assigned, cause.depth, self.moment()),
             });
         }
         for id in &ids {

@@ -356,9 +356,7 @@ impl Tasks {
         kicked: bool,
     ) -> Result<Served> {
         let mut tx = self.db.office(office_id).begin().await?;
-        let mut batch = Batch::open(&mut tx, self.clock.now()).await?;
-        // It may have waited for the lock: a lease begins when it is given.
-        batch.now = self.clock.now();
+        let mut batch = Batch::open(&mut tx, &*self.clock).await?;
         // The newest one is what the queue is to be reconciled with; claims may come with one from before.
         let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile(_)));
         let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use mi_kernel::{AgentId, ApiKeyId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
 use serde::{Deserialize, Serialize};
+
+use super::presence::Moment;
 
 /// A piece of work.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,6 +113,14 @@ pub(crate) struct Assignee {
 pub(crate) struct Lease {
     pub(crate) id: LeaseId,
     pub(crate) expires_at: Time,
+    /// How long it was given for.
+    #[serde(default = "usual_lease")]
+    pub(crate) length: Duration,
+}
+
+/// Of leases from before their length was kept.
+fn usual_lease() -> Duration {
+    LEASE
 }
 
 /// What came out.
@@ -156,6 +167,12 @@ pub(crate) struct Progress {
     /// How often its worker gave it back to wait for subtasks, since the last retry.
     #[serde(default)]
     pub(crate) waits: i32,
+    /// How long the platform had been away in all when its deadline was set, in microseconds.
+    #[serde(default)]
+    pub(crate) away: i64,
+    /// By how much its deadline was put off since, because the platform was away, in microseconds.
+    #[serde(default)]
+    pub(crate) postponed: i64,
     /// How many causes lead back to an operator.
     pub(crate) depth: i32,
     /// Who works on it, or last did.
@@ -176,7 +193,9 @@ pub(crate) enum Step {
     /// Nothing holds it up any more.
     Free,
     Claim(Lease, Worker),
-    Renew(LeaseId, Time),
+    Renew(Lease),
+    /// Its deadline is so many microseconds later than it was set: the platform was away meanwhile.
+    Postpone(i64),
     /// Its worker gives it back, or is gone: the attempt does not count. It may be kept for an agent from now on.
     Release {
         ended: Option<Ended>,
@@ -240,30 +259,33 @@ pub(crate) fn finished(state: &State) -> Error {
 }
 
 impl Progress {
-    pub(crate) fn new(state: State, assigned: Option<Assignee>, depth: i32, now: Time) -> Self {
+    pub(crate) fn new(state: State, assigned: Option<Assignee>, depth: i32, at: Moment) -> Self {
         Self {
             state,
             assigned,
             attempt: 0,
             forgiven: 0,
             waits: 0,
+            away: at.away,
+            postponed: 0,
             depth,
             worker: None,
             error: String::new(),
             ended: None,
             claimed_at: None,
             finished_at: None,
-            updated_at: now,
+            updated_at: at.now,
         }
     }
 
-    /// The lease, if it is this one and holds.
+    /// The lease, if it is this one. It is good until the task is taken from its holder: when it has run out and nobody
+    /// has noticed, nobody else has the task either.
     ///
     /// # Errors
-    /// `LEASE_LOST`, also between the end of the lease and the moment at which the platform notices.
-    pub(crate) fn held(&self, lease_id: LeaseId, now: Time) -> Result<&Lease> {
+    /// `LEASE_LOST`.
+    pub(crate) fn held(&self, lease_id: LeaseId) -> Result<&Lease> {
         match &self.state {
-            State::Running(lease) if lease.id == lease_id && lease.expires_at > now => Ok(lease),
+            State::Running(lease) if lease.id == lease_id => Ok(lease),
             _ => Err(lease_lost()),
         }
     }
@@ -272,7 +294,9 @@ impl Progress {
     ///
     /// # Errors
     /// `FailedPrecondition` when the step is none from this state; nothing is changed then.
-    pub(crate) fn step(&mut self, step: Step, max_attempts: i32, now: Time) -> Result<()> {
+    pub(crate) fn step(&mut self, step: Step, max_attempts: i32, at: Moment) -> Result<()> {
+        let now = at.now;
+        let keeps_deadline = matches!(step, Step::Unassign);
         let wrong = |state: &State, what: &str| {
             Error::precondition("TASK_STATE", format!("a task that is {} cannot be {what}", state.as_str()))
         };
@@ -286,8 +310,11 @@ impl Progress {
                 self.worker = Some(worker);
                 State::Running(lease)
             }
-            (State::Running(lease), Step::Renew(id, expires_at)) if lease.id == id => {
-                State::Running(Lease { id, expires_at })
+            (State::Running(lease), Step::Renew(renewed)) if lease.id == renewed.id => State::Running(renewed),
+            (State::Running(_) | State::Verifying { .. } | State::Queued, Step::Postpone(by)) => {
+                self.postponed = by;
+                self.away = at.away;
+                return Ok(());
             }
             (State::Running(_), Step::Release { ended, keep_for, waits }) => {
                 self.ended = ended;
@@ -347,7 +374,9 @@ impl Progress {
                 let what = match step {
                     Step::Block(_) | Step::Free | Step::Unassign => "held up or freed",
                     Step::Claim(..) => "claimed",
-                    Step::Renew(..) | Step::Release { .. } | Step::Expire => return Err(lease_lost()),
+                    Step::Renew(_) | Step::Postpone(_) | Step::Release { .. } | Step::Expire => {
+                        return Err(lease_lost());
+                    }
                     Step::Complete { .. } => "completed",
                     Step::Fail { .. } => "failed",
                     Step::Cancel(_) => return Err(finished(&state)),
@@ -357,6 +386,10 @@ impl Progress {
                 return Err(wrong(&state, what));
             }
         };
+        if !keeps_deadline {
+            self.away = at.away;
+            self.postponed = 0;
+        }
         self.updated_at = now;
         Ok(())
     }
@@ -378,6 +411,9 @@ impl Progress {
     }
 }
 
+/// How long a lease is when nobody says so.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+
 /// How long an agent has to take a message up.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
@@ -387,10 +423,19 @@ pub(crate) const MAX_WAITS: i32 = 20;
 /// How long somebody has to verify work.
 pub(crate) const VERIFY_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
+/// Whether a task's time is up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    No,
+    /// It is to be put off by so many microseconds in all.
+    Later(i64),
+    Yes,
+}
+
 impl Task {
     /// One more step, checked.
-    pub(crate) fn step(&mut self, step: Step, now: Time) -> Result<()> {
-        self.progress.step(step, self.spec.max_attempts, now)
+    pub(crate) fn step(&mut self, step: Step, at: Moment) -> Result<()> {
+        self.progress.step(step, self.spec.max_attempts, at)
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -399,11 +444,35 @@ impl Task {
 
     /// When it moves on by itself.
     pub(crate) fn deadline(&self) -> Option<Time> {
+        Some(self.set_deadline()? + TimeDelta::microseconds(self.progress.postponed))
+    }
+
+    /// The same as it was set, before the platform was away.
+    fn set_deadline(&self) -> Option<Time> {
         match self.state() {
             State::Running(lease) => Some(lease.expires_at),
             State::Verifying { until, .. } => Some(*until),
             State::Queued if self.spec.answers.is_some() => Some(self.progress.updated_at + ANSWER_LIMIT),
             _ => None,
+        }
+    }
+
+    /// Whether its time is up. What the platform was away for since does not count, and whoever holds a lease has the whole
+    /// of one to come back in; once, until it is renewed.
+    pub(crate) fn due(&self, at: Moment) -> Due {
+        let (Some(set), Some(deadline)) = (self.set_deadline(), self.deadline()) else { return Due::No };
+        let missed = at.away - self.progress.away;
+        let end = match (self.state(), at.back_at) {
+            _ if deadline > at.now => return Due::No,
+            _ if missed <= 0 => return Due::Yes,
+            (State::Running(lease), Some(back_at)) if self.progress.postponed == 0 => {
+                deadline.max(back_at + lease.length)
+            }
+            _ => deadline + TimeDelta::microseconds(missed),
+        };
+        match (end - set).num_microseconds() {
+            Some(by) if end > at.now => Due::Later(by),
+            _ => Due::Yes,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod agents;
 mod list;
+mod presence;
 mod relations;
 mod wakes;
 
@@ -19,13 +20,18 @@ use serde::Serialize;
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
+use self::presence::PresenceRow;
+pub(crate) use self::presence::{Seen, presence_get, presence_put};
 pub(super) use self::{
     agents::{office_of_agents, task_held_by, task_kept_for, task_of_agents},
     list::{Filter, task_list},
     relations::{Standing, task_children, task_dependents, task_open_parts, task_reviews, task_standing},
     wakes::{wake_get, wake_put},
 };
-use super::model::{Progress, Spec, Task};
+use super::{
+    model::{Progress, Spec, Task},
+    presence::Presence,
+};
 use crate::offices::{Office, repo::Row as OfficeRow};
 
 #[derive(FromRow)]
@@ -104,23 +110,28 @@ pub(crate) async fn queue_insert(tx: &mut OfficeConn) -> DbResult<()> {
     Ok(())
 }
 
-/// A queue as a transaction finds it.
+/// A queue as a transaction finds it, locked until that ends.
 #[derive(FromRow)]
-struct Opened {
-    cursor: i64,
-    #[sqlx(flatten)]
-    office: OfficeRow,
+pub(crate) struct Opened {
+    /// The position of the newest change.
+    pub(super) cursor: i64,
+    #[sqlx(flatten, try_from = "OfficeRow")]
+    pub(super) office: Office,
+    #[sqlx(flatten, try_from = "PresenceRow")]
+    pub(super) presence: Presence,
+    /// When that was, by the database's clock; none: it has no clock of its own.
+    pub(super) told: Option<Time>,
 }
 
-/// The position of the newest change, locked until the transaction ends, and the office; none: it is not there.
-pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<(i64, Office)>> {
+/// Locks the office's queue; none: it is not there.
+pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> {
     let office_id = tx.office_id();
     let sql = tx.pick(
-        "SELECT q.cursor, o.* FROM task_queues AS q JOIN offices AS o ON o.id = q.office_id WHERE q.office_id = $1",
-        "SELECT q.newest AS cursor, (q.office).* FROM queue_open($1) AS q",
+        "SELECT q.cursor, o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
+         JOIN offices AS o ON o.id = q.office_id CROSS JOIN task_sweeps AS s WHERE q.office_id = $1 AND s.id = 1",
+        "SELECT q.newest AS cursor, (q.office).*, q.told, q.swept_at, q.away, q.back_at FROM queue_open($1) AS q",
     );
-    let opened: Option<Opened> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
-    opened.map(|opened| Ok((opened.cursor, opened.office.try_into()?))).transpose()
+    Ok(on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?)
 }
 
 /// The position of the newest change.

@@ -12,7 +12,7 @@ use mi_store::idempotency;
 
 use super::{
     create::{New, Reference},
-    model::{Asked, Assignee, Kind, Work},
+    model::{Asked, Assignee, Kind, LEASE, Work},
 };
 
 /// Longest title, in characters.
@@ -30,7 +30,6 @@ pub(super) const MAX_BATCH: usize = 1000;
 const MAX_CLAIMS: i32 = 100;
 const MAX_WAIT: Duration = Duration::from_secs(300);
 const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
-const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
 /// Text that both databases keep as it is.
 fn text(field: &'static str, text: &str, most: usize) -> Result<String> {
@@ -188,7 +187,7 @@ fn duration(field: &'static str, given: &prost_types::Duration) -> Result<Durati
 
 /// How long a lease is to be.
 pub(super) fn lease(given: Option<&prost_types::Duration>) -> Result<Duration> {
-    let lease = given.map(|given| duration("lease", given)).transpose()?.unwrap_or(DEFAULT_LEASE);
+    let lease = given.map(|given| duration("lease", given)).transpose()?.unwrap_or(LEASE);
     match LEASES.contains(&lease) {
         true => Ok(lease),
         false => Err(Error::invalid("lease", "must be between 1 s and 1 h")),

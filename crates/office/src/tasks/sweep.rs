@@ -6,11 +6,11 @@ use std::{
 };
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use mi_kernel::{AgentId, OfficeId, Result, TaskId};
+use mi_kernel::{AgentId, OfficeId, Result, TaskId, Time};
 use mi_proto::internal::v1::WatchRevokedAgentKeysRequest;
 use mi_rpc::{convert, status::from_status};
 
-use super::{Tasks, lane::Op, repo};
+use super::{Tasks, lane::Op, presence::Look, repo};
 
 /// How late a deadline may be noticed. One look at an index of deadlines.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -20,10 +20,15 @@ const FULL_PASS: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Tasks {
-    /// Starts what runs in the background.
-    pub(crate) fn start(&self) {
+    /// Starts what runs in the background. What was missed before the start is known when it returns.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn start(&self) -> Result<()> {
+        let mut last = None;
+        self.due(&mut last, &BTreeSet::new()).await?;
         let (sweeping, watching, passing, following) = (self.clone(), self.clone(), self.clone(), self.clone());
-        self.background.spawn("task-sweep", async move { sweeping.sweep_forever().await });
+        self.background.spawn("task-sweep", async move { sweeping.sweep_forever(last).await });
         self.background.spawn("task-agents", async move { watching.watch_agents().await });
         self.background.spawn("task-pass", async move { passing.pass_forever().await });
         self.background.spawn("task-offices", async move { following.follow_offices().await });
@@ -34,14 +39,15 @@ impl Tasks {
             self.background.spawn("task-tell", async move { telling.tell_forever().await });
             self.background.spawn("task-hear", async move { hearing.hear_forever().await });
         }
+        Ok(())
     }
 
     /// Ends what is due, in all offices at the same time: one that is busy or in trouble does not hold up the others.
-    async fn sweep_forever(&self) {
+    async fn sweep_forever(&self, mut last: Option<Time>) {
         let mut under_way = FuturesUnordered::new();
         let mut offices: BTreeSet<OfficeId> = BTreeSet::new();
         loop {
-            let pause = match self.due(&offices).await {
+            let pause = match self.due(&mut last, &offices).await {
                 Ok((due, more)) => {
                     for (office_id, ids) in due {
                         offices.insert(office_id);
@@ -65,9 +71,31 @@ impl Tasks {
         }
     }
 
-    /// What is due, in other offices than these; true: there may be more.
-    async fn due(&self, besides: &BTreeSet<OfficeId>) -> Result<(BTreeMap<OfficeId, Vec<TaskId>>, bool)> {
-        let due = repo::task_due(&mut self.db.platform().read().await?, self.clock.now(), besides, BATCH).await?;
+    /// What is due, in other offices than these; true: there may be more. Counts what was missed since the `last` time.
+    async fn due(
+        &self,
+        last: &mut Option<Time>,
+        besides: &BTreeSet<OfficeId>,
+    ) -> Result<(BTreeMap<OfficeId, Vec<TaskId>>, bool)> {
+        let mut conn = self.db.platform().read().await?;
+        let repo::Seen { presence, told, waited_for } = repo::presence_get(&mut conn).await?;
+        let now = told.map_or_else(|| self.clock.now(), |told| self.clock.agreed(told));
+        let due = repo::task_due(&mut conn, now, besides, BATCH).await?;
+        drop(conn);
+        let look = Look { now, last: *last, shared: self.db.is_shared(), waited_for };
+        if let Some(next) = presence.after(look) {
+            let mut tx = self.db.platform().begin().await?;
+            if !repo::presence_put(&mut tx, presence, next).await? {
+                // Another process looked at the same moment.
+                return Ok((BTreeMap::new(), true));
+            }
+            tx.commit().await?;
+            if next.away > presence.away {
+                let seconds = Duration::from_micros(next.away.abs_diff(presence.away)).as_secs_f64();
+                tracing::info!(target: "mi::tasks", seconds, "the platform was away; leases last longer for it");
+            }
+        }
+        *last = Some(now);
         let more = i64::try_from(due.len()) == Ok(BATCH);
         let mut by_office: BTreeMap<OfficeId, Vec<TaskId>> = BTreeMap::new();
         for (office, task) in due {

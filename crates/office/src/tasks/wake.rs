@@ -1,6 +1,6 @@
 //! Messages that wake agents: each becomes a task to answer it.
 
-use mi_kernel::{AgentId, NoteId, Result, TaskId, Time};
+use mi_kernel::{AgentId, Clock, NoteId, Result, TaskId};
 use mi_store::OfficeConn;
 
 use super::{
@@ -34,8 +34,9 @@ pub(crate) struct Wake {
 
 /// Gives the agent a task to answer; one that waits for it already takes the message in. In the transaction that stores
 /// the message; [`super::Tasks::woken`] follows it.
-pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, now: Time) -> Result<()> {
-    let mut batch = Batch::open(tx, now).await?;
+pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, clock: &dyn Clock) -> Result<()> {
+    let mut batch = Batch::open(tx, clock).await?;
+    let now = batch.now;
     repo::wake_put(batch.tx, wake.agent_id, &wake.cause, now).await?;
     let (channel, title) = match wake.direct {
         true => (Channel::Direct, format!("Answer {}", wake.from)),
@@ -80,13 +81,13 @@ pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, now: Time) -> Result<
         created_at: now,
     };
     let assigned = Assignee { name: wake.agent.clone(), id: wake.agent_id };
-    let progress = Progress::new(State::Queued, Some(assigned), wake.cause.depth, now);
+    let progress = Progress::new(State::Queued, Some(assigned), wake.cause.depth, batch.moment());
     batch.insert(Task { id: TaskId::new(), cursor: 0, spec, progress }, &wake.trace_id);
     batch.finish().await?;
     Ok(())
 }
 
 /// What an agent's doings are caused by; see [`Batch::cause_of`].
-pub(crate) async fn cause_of(tx: &mut OfficeConn, agent: AgentId, now: Time) -> Result<Cause> {
-    Batch::open(tx, now).await?.cause_of(agent).await
+pub(crate) async fn cause_of(tx: &mut OfficeConn, agent: AgentId, clock: &dyn Clock) -> Result<Cause> {
+    Batch::open(tx, clock).await?.cause_of(agent).await
 }

@@ -46,6 +46,7 @@ pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
     let status = status(task.state());
     let holds = task.holder() == Some(&viewer.by);
     let reads = viewer.reads(&task);
+    let deadline = task.deadline();
     let spec = task.spec;
     let progress = task.progress;
     let mut wire = v1::Task {
@@ -80,7 +81,7 @@ pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
     match progress.state {
         State::Blocked { reason } => wire.blocked_reason = reason,
         State::Running(lease) => {
-            wire.lease_expires_at = Some(timestamp(lease.expires_at));
+            wire.lease_expires_at = deadline.map(timestamp);
             wire.lease_id = if holds { lease.id.to_string() } else { String::new() };
         }
         State::Verifying { work, .. } | State::Done { work } => {

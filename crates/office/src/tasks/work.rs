@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{
     batch::Batch,
     model::{
-        Assignee, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker,
+        Assignee, Due, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker,
         finished, lease_lost,
     },
     receipts,
@@ -196,7 +196,8 @@ impl Batch<'_> {
         for (offer, ids) in offers.iter().zip(got) {
             let mut tasks = Vec::with_capacity(ids.len());
             for id in ids {
-                let lease = Lease { id: LeaseId::new(), expires_at: self.now + offer.claim.lease };
+                let length = offer.claim.lease;
+                let lease = Lease { id: LeaseId::new(), expires_at: self.now + length, length };
                 tasks.push(self.step(id, Step::Claim(lease, offer.claim.by.clone()), offer.trace_id)?.clone());
             }
             claimed.push(tasks);
@@ -245,7 +246,7 @@ impl Batch<'_> {
         }
         match report.lease_id {
             Some(lease_id) => {
-                task.progress.held(lease_id, self.now)?;
+                task.progress.held(lease_id)?;
                 // Who knows somebody else's lease does not hold it.
                 if !report.owner && task.holder() != Some(&report.by) {
                     return Err(lease_lost());
@@ -269,9 +270,10 @@ impl Batch<'_> {
             }
         }
         match &report.what {
-            What::Renewed { lease } => {
+            What::Renewed { lease: length } => {
                 let lease_id = report.lease_id.ok_or_else(|| Error::invalid("lease_id", "is required"))?;
-                self.step(id, Step::Renew(lease_id, self.now + *lease), trace_id)?;
+                let lease = Lease { id: lease_id, expires_at: self.now + *length, length: *length };
+                self.step(id, Step::Renew(lease), trace_id)?;
             }
             What::Released => self.release(id, ended, trace_id).await?,
             What::Completed { work } => self.complete(task, report, work.clone(), ended, trace_id).await?,
@@ -366,22 +368,26 @@ impl Batch<'_> {
             request: None,
             created_at: self.now,
         };
-        let progress = Progress::new(State::Queued, None, task.progress.depth + 1, self.now);
+        let progress = Progress::new(State::Queued, None, task.progress.depth + 1, self.moment());
         self.insert(Task { id: TaskId::new(), cursor: 0, spec, progress }, trace_id);
     }
 
-    /// Ends what has no time left.
+    /// Ends what has no time left, and puts off what has, since the platform was away.
     pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
+        // The process was held up between its look at deadlines and this: what it missed is not counted yet. It looks again.
+        if !self.presence.is_current(self.now) {
+            return Ok(());
+        }
         for id in ids {
             let Ok(task) = self.get(*id) else { continue };
-            if task.deadline().is_some_and(|deadline| deadline <= self.now) {
-                let step = match task.state() {
-                    State::Queued => Step::Cancel("nobody answered in time".into()),
-                    _ => Step::Expire,
-                };
-                self.step(*id, step, "")?;
-                self.reconsider(*id, "").await?;
-            }
+            let step = match (task.due(self.moment()), task.state()) {
+                (Due::No, _) => continue,
+                (Due::Later(by), _) => Step::Postpone(by),
+                (Due::Yes, State::Queued) => Step::Cancel("nobody answered in time".into()),
+                (Due::Yes, _) => Step::Expire,
+            };
+            self.step(*id, step, "")?;
+            self.reconsider(*id, "").await?;
         }
         Ok(())
     }

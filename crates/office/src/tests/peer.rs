@@ -6,7 +6,7 @@ use std::{
 };
 
 use mi_base::Tasks;
-use mi_kernel::{AgentId, Error, event::Event};
+use mi_kernel::{AgentId, Clock, Error, event::Event};
 use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
@@ -23,7 +23,6 @@ use mi_proto::{
     v1::{Agent, AgentCount, AgentPhase},
 };
 use mi_rpc::{Guard, PrincipalKey, Transport, convert, status};
-use mi_testkit::ManualClock;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -101,7 +100,7 @@ impl Peer {
     }
 
     /// The way to it.
-    pub(super) fn transport(&self, clock: &ManualClock) -> Transport {
+    pub(super) fn transport(&self, clock: &Arc<dyn Clock>) -> Transport {
         let routes = Routes::new(OfficeReplicaServiceServer::new(self.clone()))
             .add_service(AgentRegistryServiceServer::new(self.clone()))
             .add_service(IngestServiceServer::new(self.clone()));
@@ -109,7 +108,7 @@ impl Peer {
             "peer",
             routes,
             PrincipalKey::random(),
-            clock.shared(),
+            clock.clone(),
             Tasks::new().shutdown(),
             Default::default(),
         );

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mi_base::Tasks;
-use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, secret::Secret};
+use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
         ApplyOfficeRequest, Member, ResolveApiKeyRequest, credential_service_client::CredentialServiceClient,
@@ -27,6 +27,7 @@ use mi_testkit::{Backend, ManualClock, OnBackend, TestDb, until};
 use mi_vault::{FileKeys, KeyWrapper};
 use ring::digest;
 use tempfile::TempDir;
+use tokio::sync::OnceCell;
 use tonic::{
     Code, Status,
     codegen::{BoxFuture, Service},
@@ -44,6 +45,7 @@ pub(super) const LIMITS: DriveLimits = DriveLimits { file_bytes: 8 << 20, office
 /// See the module.
 pub(super) struct Stage {
     database: TestDb,
+    tables: OnceCell<Db>,
     pub(super) clock: ManualClock,
     pub(super) scheduler: Peer,
     pub(super) activity: Peer,
@@ -92,9 +94,10 @@ impl Stage {
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
         let objects = Faulty::default();
         let (accounts, transport) =
-            start(&database, &clock, [&scheduler, &activity], wrapper, &objects, &tasks).await.expect("builds");
-        let owner = Actor::Anonymous;
-        let mut stage = Self { database, clock, scheduler, activity, accounts, keys, objects, transport, tasks, owner };
+            start(&database, clock.shared(), [&scheduler, &activity], wrapper, &objects, &tasks).await.expect("builds");
+        let (owner, tables) = (Actor::Anonymous, OnceCell::new());
+        let mut stage =
+            Self { database, tables, clock, scheduler, activity, accounts, keys, objects, transport, tasks, owner };
         stage.owner = stage.account("Owner").await.0;
         stage
     }
@@ -102,18 +105,17 @@ impl Stage {
 
 async fn start(
     database: &TestDb,
-    clock: &ManualClock,
+    clock: Arc<dyn Clock>,
     [scheduler, activity]: [&Peer; 2],
     master_keys: Arc<dyn KeyWrapper>,
     objects: &Faulty,
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {
-    let peers = Peers { scheduler: scheduler.transport(clock), activity: activity.transport(clock) };
+    let peers = Peers { scheduler: scheduler.transport(&clock), activity: activity.transport(&clock) };
     let objects = Arc::new(objects.clone());
     let config = OfficeConfig { database: database.target().clone(), master_keys, objects, drive: LIMITS };
-    let role = crate::build(config, peers, clock.shared(), tasks).await?;
-    let guard =
-        Guard::new("office", role.routes, PrincipalKey::random(), clock.shared(), tasks.shutdown(), Default::default());
+    let role = crate::build(config, peers, clock.clone(), tasks).await?;
+    let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.shutdown(), Default::default());
     Ok((role.accounts, Transport::local(guard)))
 }
 
@@ -150,22 +152,32 @@ impl Stage {
     pub(super) async fn start_with(&mut self, keys: Arc<dyn KeyWrapper>) -> mi_kernel::Result<()> {
         self.tasks = Tasks::new();
         let peers = [&self.scheduler, &self.activity];
-        let started = start(&self.database, &self.clock, peers, keys, &self.objects, &self.tasks).await;
+        let started = start(&self.database, self.clock.shared(), peers, keys, &self.objects, &self.tasks).await;
         (self.accounts, self.transport) = started?;
         Ok(())
     }
 
     /// Calls another process over the same database and peers, which runs beside this one until it is dropped.
     pub(super) async fn beside(&self, actor: &Actor) -> (TaskServiceClient<Client>, Tasks) {
+        self.beside_by(self.clock.shared(), actor).await
+    }
+
+    /// The same with a clock of its own.
+    pub(super) async fn beside_by(&self, clock: Arc<dyn Clock>, actor: &Actor) -> (TaskServiceClient<Client>, Tasks) {
         let (tasks, keys) = (Tasks::new(), Arc::new(FileKeys::new(self.master_key_file())));
         let started =
-            start(&self.database, &self.clock, [&self.scheduler, &self.activity], keys, &self.objects, &tasks).await;
+            start(&self.database, clock, [&self.scheduler, &self.activity], keys, &self.objects, &tasks).await;
         let client = Client(started.expect("builds").1, Arc::new(actor.clone()));
         (TaskServiceClient::new(client), tasks)
     }
 
     pub(super) fn master_key_file(&self) -> PathBuf {
         self.keys.path().join("master.key")
+    }
+
+    /// The tables themselves, opened once.
+    pub(super) async fn tables(&self) -> &Db {
+        self.tables.get_or_init(|| self.db()).await
     }
 
     /// The tables themselves.
@@ -184,7 +196,7 @@ impl Stage {
     /// Another process over the same database and with the same peers; only where there can be one.
     pub(super) async fn twin(&self) -> Transport {
         let keys = Arc::new(FileKeys::new(self.master_key_file()));
-        start(&self.database, &self.clock, [&self.scheduler, &self.activity], keys, &self.objects, &self.tasks)
+        start(&self.database, self.clock.shared(), [&self.scheduler, &self.activity], keys, &self.objects, &self.tasks)
             .await
             .expect("builds")
             .1

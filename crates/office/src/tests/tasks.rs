@@ -1,6 +1,7 @@
 //! Tasks, as their callers see them.
 
 mod attempts;
+mod away;
 mod bad_input;
 mod by_chance;
 mod dependencies;
@@ -22,7 +23,7 @@ mod verification;
 mod waiting;
 mod watch;
 
-use mi_kernel::Actor;
+use mi_kernel::{Actor, Clock};
 use mi_proto::v1::{
     BatchCreateTasksRequest, CancelTaskRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest,
     FailTaskRequest, GetTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, RetryTaskRequest, Task, TaskStatus,
@@ -34,6 +35,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::stage::{LONG, Stage};
+use crate::tasks::{presence::Presence, repo};
 
 fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
@@ -150,6 +152,21 @@ impl Stage {
         let request = ClaimTasksRequest { office_id: office.into(), max_tasks: Some(100), ..Default::default() };
         let tasks = self.claim_with(by, request).await.expect("claims");
         tasks.into_iter().map(|task| task.title).collect()
+    }
+
+    /// Time passes in which the platform is there: somebody looks at deadlines all along.
+    async fn pass(&self, by: std::time::Duration) {
+        let db = self.tables().await;
+        loop {
+            let mut tx = db.platform().begin().await.expect("begins");
+            let known = repo::presence_get(&mut tx).await.expect("reads").presence;
+            let next = Presence { swept_at: Some(Clock::now(&self.clock) + by), ..known };
+            // Unless the role has just looked itself.
+            if repo::presence_put(&mut tx, known, next).await.expect("writes") {
+                self.clock.advance(by);
+                return tx.commit().await.expect("commits");
+            }
+        }
     }
 
     /// An office in use.

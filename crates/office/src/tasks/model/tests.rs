@@ -3,9 +3,19 @@
 use mi_kernel::{Clock, SystemClock};
 
 use super::*;
+use crate::tasks::presence::Presence;
 
 fn work() -> Work {
     Work { result: "r".into(), artifacts: Vec::new(), receipt: String::new(), public_key: String::new() }
+}
+
+fn held(id: LeaseId, until: Time) -> Lease {
+    Lease { id, expires_at: until, length: Duration::from_secs(10) }
+}
+
+/// On a platform that was never away.
+fn moment(now: Time) -> Moment {
+    Presence::default().at(now)
 }
 
 fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
@@ -15,8 +25,8 @@ fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
     vec![
         ("block", Step::Block("b".into())),
         ("free", Step::Free),
-        ("claim", Step::Claim(Lease { id: lease, expires_at: now }, worker)),
-        ("renew", Step::Renew(lease, now)),
+        ("claim", Step::Claim(held(lease, now), worker)),
+        ("renew", Step::Renew(held(lease, now))),
         ("release", Step::Release { ended: None, keep_for: None, waits: false }),
         ("expire", Step::Expire),
         ("complete", complete(None)),
@@ -28,6 +38,7 @@ fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
         ("accept", Step::Accept),
         ("reject", Step::Reject("n".into())),
         ("unassign", Step::Unassign),
+        ("postpone", Step::Postpone(1)),
     ]
 }
 
@@ -38,7 +49,7 @@ fn every_transition() {
     let states = [
         State::Blocked { reason: "x".into() },
         State::Queued,
-        State::Running(Lease { id: lease, expires_at: now }),
+        State::Running(held(lease, now)),
         State::Verifying { work: work(), until: now },
         State::Done { work: work() },
         State::Failed,
@@ -47,9 +58,9 @@ fn every_transition() {
     let mut table = String::new();
     for state in states {
         for (name, step) in steps(now, lease) {
-            let mut progress = Progress { attempt: 1, ..Progress::new(state.clone(), None, 0, now) };
+            let mut progress = Progress { attempt: 1, ..Progress::new(state.clone(), None, 0, moment(now)) };
             let before = progress.clone();
-            let after = match progress.step(step, 3, now) {
+            let after = match progress.step(step, 3, moment(now)) {
                 Ok(()) => format!("{} ({})", progress.state.as_str(), progress.attempt),
                 Err(error) => {
                     assert_eq!(progress, before, "a refused step changes nothing");
@@ -63,27 +74,34 @@ fn every_transition() {
 }
 
 #[test]
-fn what_was_written_before_waits_were_counted_is_read() {
-    let progress = Progress::new(State::Queued, None, 0, SystemClock.now());
+fn what_was_written_before_waits_and_absences_were_counted_is_read() {
+    let now = SystemClock.now();
+    let lease = Lease { length: LEASE, ..held(LeaseId::new(), now) };
+    let progress = Progress::new(State::Running(lease), None, 0, moment(now));
     let mut row = serde_json::to_value(&progress).expect("JSON");
-    assert_eq!(row.as_object_mut().expect("an object").remove("waits"), Some(0.into()));
+    let fields = row.as_object_mut().expect("an object");
+    for field in ["waits", "away", "postponed"] {
+        assert_eq!(fields.remove(field), Some(0.into()));
+    }
+    assert!(fields["state"].as_object_mut().expect("an object").remove("length").is_some());
     assert_eq!(serde_json::from_value::<Progress>(row).expect("reads"), progress);
 }
 
 #[test]
 fn attempts_run_out_and_a_retry_gives_new_ones() {
     let now = SystemClock.now();
-    let mut progress = Progress::new(State::Queued, None, 0, now);
+    let at = moment(now);
+    let mut progress = Progress::new(State::Queued, None, 0, at);
     let worker = Worker { name: "a".into(), agent_id: None, api_key_id: None };
     let mut seen = Vec::new();
     for round in 0..5 {
         if round == 3 {
-            progress.step(Step::Retry { depth: 0 }, 2, now).expect("failed before");
+            progress.step(Step::Retry { depth: 0 }, 2, at).expect("failed before");
         }
-        let lease = Lease { id: LeaseId::new(), expires_at: now };
-        if progress.step(Step::Claim(lease, worker.clone()), 2, now).is_ok() {
+        let lease = held(LeaseId::new(), now);
+        if progress.step(Step::Claim(lease, worker.clone()), 2, at).is_ok() {
             let attempt = progress.attempt;
-            progress.step(Step::Expire, 2, now).expect("runs");
+            progress.step(Step::Expire, 2, at).expect("runs");
             seen.push((attempt, progress.state.as_str(), progress.attempt));
         }
     }

@@ -117,9 +117,8 @@ async fn nobody_reports_on_what_is_no_longer_theirs(stage: Stage) {
     let unknown = Task { id: mi_kernel::TaskId::new().to_string(), ..held.clone() };
     all(&worker, &unknown, "NOT_FOUND", Code::NotFound).await;
     assert_eq!(stage.task(&office, &id).await.updated_at, held.updated_at, "nothing of it counts");
-    // Exactly at its end a lease is over.
-    stage.clock.advance(Duration::from_secs(30));
-    all(&worker, &held, "LEASE_LOST", Code::Aborted).await;
+    // Exactly at its end a lease is over, as soon as that is noticed.
+    stage.pass(Duration::from_secs(30)).await;
     stage.until_task(&office, &id, TaskStatus::Queued).await;
     all(&worker, &held, "LEASE_LOST", Code::Aborted).await;
     let mine = stage.claim(&other, &office).await.expect("one");
@@ -136,14 +135,14 @@ async fn a_renewed_lease_lasts(stage: Stage) {
     let claim = ClaimTasksRequest { office_id: office.clone(), lease: seconds(10), ..Default::default() };
     let held = stage.claim_with(&worker, claim).await.expect("claims").pop().expect("one");
     for _ in 0..5 {
-        stage.clock.advance(Duration::from_secs(9));
+        stage.pass(Duration::from_secs(9)).await;
         let renewed = stage.renew(&worker, &office, &held).await.expect("holds");
         let end = renewed.lease_expires_at.expect("runs").seconds;
         assert_eq!(
             (end, renewed.lease_id),
             (mi_kernel::Clock::now(&stage.clock).timestamp() + 30, held.lease_id.clone())
         );
-        stage.clock.advance(Duration::from_secs(20));
+        stage.pass(Duration::from_secs(20)).await;
         stage.renew(&worker, &office, &held).await.expect("holds");
     }
     stage.crash_free_sweep(&office).await;
@@ -153,11 +152,12 @@ async fn a_renewed_lease_lasts(stage: Stage) {
 
 impl Stage {
     /// Waits until deadlines were looked at: a lease of another task that is over has ended.
-    async fn crash_free_sweep(&self, office: &str) {
-        let other = self.new_task(office, "canary").await;
+    pub(super) async fn crash_free_sweep(&self, office: &str) {
+        let create = CreateTaskRequest { priority: Some(0), ..request(office, "canary") };
+        let other = self.create_task(&self.owner, create).await.expect("creates");
         let claim = ClaimTasksRequest { office_id: office.into(), lease: seconds(1), ..Default::default() };
         self.claim_with(&self.owner, claim).await.expect("claims");
-        self.clock.advance(Duration::from_secs(1));
+        self.pass(Duration::from_secs(1)).await;
         self.until_task(office, &other.id, TaskStatus::Queued).await;
     }
 }
@@ -202,9 +202,9 @@ async fn operators_hold_leases_like_anybody(stage: Stage) {
     let id = stage.new_task(&office, "task").await.id;
     let held = stage.claim(&stage.owner, &office).await.expect("one");
     assert_eq!((held.worker.as_str(), held.lease_id.len()), ("operator", 36));
-    stage.clock.advance(Duration::from_secs(30));
-    assert_refused(stage.complete(&stage.owner, &office, &held, "late").await, Code::Aborted, "LEASE_LOST");
+    stage.pass(Duration::from_secs(30)).await;
     stage.until_task(&office, &id, TaskStatus::Queued).await;
+    assert_refused(stage.complete(&stage.owner, &office, &held, "late").await, Code::Aborted, "LEASE_LOST");
     let held = stage.claim(&stage.owner, &office).await.expect("one");
     let done = stage.complete(&stage.owner, &office, &held, "done").await.expect("holds");
     assert_eq!(shown(&done), (TaskStatus::Done, 2, ""));
@@ -224,7 +224,7 @@ async fn an_office_that_is_locked_does_not_hold_up_the_deadlines_of_others() {
     let db = stage.db().await;
     let mut tx = db.office(locked_office.parse().expect("an id")).begin().await.expect("begins");
     crate::tasks::repo::queue_open(&mut tx).await.expect("locks");
-    stage.clock.advance(Duration::from_secs(31));
+    stage.pass(Duration::from_secs(31)).await;
     stage.until_task(other_office, other, TaskStatus::Queued).await;
     assert_eq!(stage.status_of(locked_office, locked).await, TaskStatus::Running);
     drop(tx);

@@ -105,8 +105,8 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
         6..=7 => {
             let Some((who, task, end)) = holding(random, model) else { return };
             match stage.complete(&agents[who], office, &task, "done").await {
+                // Late, too, while nobody has noticed.
                 Ok(done) => {
-                    assert!(end > now(stage), "{done:?} was completed late");
                     if done.status() == TaskStatus::Done {
                         assert!(model.done.insert(done.id), "done twice");
                     }
@@ -127,7 +127,7 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
                 1 => stage.fail(&agents[who], office, &task, true).await,
                 _ => stage.fail(&agents[who], office, &task, false).await,
             };
-            assert_eq!(answer.is_ok(), end > now(stage), "{answer:?}");
+            assert!(answer.is_ok() || end <= now(stage), "{answer:?}");
             model.lose(&task.id);
         }
         9 => {
@@ -158,7 +158,7 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
                 model.done.insert(id);
             }
         }
-        _ => stage.clock.advance(Duration::from_secs(random.u64(1..8))),
+        _ => stage.pass(Duration::from_secs(random.u64(1..8))).await,
     }
 }
 
@@ -180,7 +180,7 @@ async fn cursors_grow(stage: &Stage, office: &str, least: usize) {
 async fn everything_ends(stage: &Stage, office: &str, agents: &[Actor], model: &Model) {
     until("every task is finished", LONG, async || {
         // Whoever held something is gone.
-        stage.clock.advance(Duration::from_secs(60));
+        stage.pass(Duration::from_secs(60)).await;
         for by in agents.iter().chain([&stage.owner]) {
             let claim = ClaimTasksRequest { office_id: office.into(), max_tasks: Some(100), ..Default::default() };
             for task in stage.claim_with(by, claim).await.expect("claims") {
@@ -200,7 +200,7 @@ async fn everything_ends(stage: &Stage, office: &str, agents: &[Actor], model: &
         for id in &model.all {
             let task = stage.task(office, id).await;
             match task.status() {
-                TaskStatus::Verifying => stage.clock.advance(Duration::from_secs(24 * 3600)),
+                TaskStatus::Verifying => stage.pass(Duration::from_secs(24 * 3600)).await,
                 // It waits for what was given up: somebody decides.
                 TaskStatus::Blocked if task.blocked_reason.starts_with("dependency") => {
                     stage.cancel(&stage.owner, office, id).await.expect("open");

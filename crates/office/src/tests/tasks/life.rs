@@ -61,9 +61,7 @@ async fn a_lease_runs_out(stage: Stage) {
         let claim = ClaimTasksRequest { office_id: office.clone(), lease: seconds(1), ..Default::default() };
         let claimed = stage.claim_with(&worker, claim).await.expect("claims").pop().expect("one");
         assert_eq!(claimed.attempt, attempt);
-        stage.clock.advance(std::time::Duration::from_secs(2));
-        // Late is late, also before anybody noticed.
-        assert_refused(stage.complete(&worker, &office, &claimed, "late").await, Code::Aborted, "LEASE_LOST");
+        stage.pass(std::time::Duration::from_secs(2)).await;
         mi_testkit::until("the sweep notices", crate::tests::stage::LONG, async || {
             let status = stage.status_of(&office, &task.id).await;
             if status == then { Ok(Some(())) } else { Err(status.as_str_name()) }

@@ -158,7 +158,7 @@ async fn a_message_that_nobody_takes_up_is_given_up_after_a_day(stage: Stage) {
     }
     let [of_b, of_owner] = stage.waiting_for(&office, "a").await.try_into().expect("two");
     // A task that waits for long takes no more in: it will be given up soon.
-    stage.clock.advance(13 * HOUR);
+    stage.pass(13 * HOUR).await;
     stage.say(&stage.owner, direct(&office, "a", "hello?")).await.expect("sends");
     let newest = stage.waiting_for(&office, "a").await.swap_remove(0);
     assert!(newest.description.contains("hello?"), "{newest:?}");
@@ -166,7 +166,7 @@ async fn a_message_that_nobody_takes_up_is_given_up_after_a_day(stage: Stage) {
     // Other work has no such end.
     let other = stage.new_task(&office, "other").await;
     // Taken up, it has as long again.
-    stage.clock.advance(10 * HOUR);
+    stage.pass(10 * HOUR).await;
     let claims = stage
         .claim_with(&agent, ClaimTasksRequest { office_id: office.clone(), max_tasks: Some(2), ..Default::default() });
     let held = claims.await.expect("claims");
@@ -176,20 +176,20 @@ async fn a_message_that_nobody_takes_up_is_given_up_after_a_day(stage: Stage) {
     stage.say(&c, direct(&office, "b", "a day later")).await.expect("sends");
     let of_c = stage.waiting_for(&office, "b").await.pop().expect("one").id;
 
-    stage.clock.advance(15 * HOUR);
+    stage.pass(15 * HOUR).await;
     let given_up = stage.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
     assert_eq!(given_up.error, "nobody answered in time");
     for id in [&of_b.id, &of_c, &other.id] {
         assert_eq!(stage.status_of(&office, id).await, TaskStatus::Queued);
     }
-    stage.clock.advance(10 * HOUR);
+    stage.pass(10 * HOUR).await;
     for id in [&of_b.id, &of_c] {
         stage.until_task(&office, id, TaskStatus::Cancelled).await;
     }
     assert_eq!(stage.claim_all(&agent, &office).await, ["other"]);
     // An operator may have it tried again, for as long.
     assert_eq!(stage.retry(&stage.owner, &office, &newest.id).await.expect("cancelled").status(), TaskStatus::Queued);
-    stage.clock.advance(25 * HOUR);
+    stage.pass(25 * HOUR).await;
     stage.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
 }
 

@@ -73,7 +73,7 @@ async fn a_whole_whose_lease_ran_out_waits_for_its_parts_too(stage: Stage) {
     stage.new_task(&office, "whole").await;
     let whole = stage.claim(&worker, &office).await.expect("one");
     let one = stage.create_task(&worker, part(&office, "one", &whole.id)).await.expect("creates");
-    stage.clock.advance(std::time::Duration::from_secs(31));
+    stage.pass(std::time::Duration::from_secs(31)).await;
     let waits = stage.until_task(&office, &whole.id, TaskStatus::Blocked).await;
     assert_eq!(
         (waits.blocked_reason.as_str(), waits.error.as_str(), waits.attempt, waits.assigned_agent.as_str()),

@@ -58,14 +58,14 @@ async fn whatever_crashes_every_task_is_done_once(mut stage: Stage) {
             assert_eq!(told.insert(id.clone(), attempt), None, "task {id} was completed twice");
         }
         stage.start_again().await;
-        stage.clock.advance(Duration::from_secs(2));
+        stage.pass(Duration::from_secs(2)).await;
     }
     until("everything is done", LONG, async || {
         let working = futures::future::join_all(agents.iter().map(|agent| work(&stage, agent, &office))).await;
         for (id, attempt) in working.into_iter().flatten() {
             assert_eq!(told.insert(id.clone(), attempt), None, "task {id} was completed twice");
         }
-        stage.clock.advance(Duration::from_secs(2));
+        stage.pass(Duration::from_secs(2)).await;
         let mut open = 0;
         for task in &tasks {
             let now = stage.task(&office, &task.id).await;

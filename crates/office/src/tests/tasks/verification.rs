@@ -147,9 +147,9 @@ async fn peers_judge_when_the_office_wants_it(stage: Stage) {
 async fn work_that_nobody_judges_fails_after_a_day(stage: Stage) {
     let office = stage.active("Work").await;
     let (task, _) = stage.submitted(&office).await;
-    stage.clock.advance(Duration::from_secs(24 * 3600 - 1));
+    stage.pass(Duration::from_secs(24 * 3600 - 1)).await;
     assert_eq!(stage.status_of(&office, &task.id).await, TaskStatus::Verifying);
-    stage.clock.advance(Duration::from_secs(1));
+    stage.pass(Duration::from_secs(1)).await;
     let failed = stage.until_task(&office, &task.id, TaskStatus::Failed).await;
     assert_eq!(failed.error, "nobody verified the work in time");
     assert_eq!(stage.reviews(&office).await[0].status(), TaskStatus::Cancelled);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mi_kernel::{Actor, Clock};
+use mi_kernel::Actor;
 use mi_proto::v1::{
     ClaimTasksRequest, CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, Task, TaskStatus,
 };
@@ -91,7 +91,7 @@ async fn whatever_can_be_claimed_wakes(stage: Stage) {
     let lease = ClaimTasksRequest { lease: seconds(1), ..waits(&office) };
     stage.claim_with(&other, lease).await.expect("claims");
     let waiter = stage.waiter(&worker, waits(&office)).await;
-    stage.clock.advance(Duration::from_secs(2));
+    stage.pass(Duration::from_secs(2)).await;
     assert_eq!(woken(waiter).await, "fifth");
     // Called on again.
     stage.cancel(&stage.owner, &office, &fifth.id).await.expect("open");
@@ -215,7 +215,7 @@ async fn whoever_waits_is_served_though_the_look_failed() {
         body: "hello".into(),
         trace_id: String::new(),
     };
-    crate::tasks::wake::wake(&mut tx, &wake, stage.clock.now()).await.expect("wakes");
+    crate::tasks::wake::wake(&mut tx, &wake, &stage.clock).await.expect("wakes");
     db.tell("mi_tasks", &format!("{} {office}", mi_kernel::TaskId::new())).await.expect("tells");
     let mut postgres = stage.postgres().await;
     for waiting in [true, false] {
