@@ -1,8 +1,8 @@
-//! Streams that go on where they broke.
+//! Streams that go on where they broke, and calls that wait for a platform that is away for a moment.
 
 use std::time::Duration;
 
-use mi_client::{jittered, retry};
+use mi_client::{ClientError, jittered, retry};
 use mi_kernel::backoff::Backoff;
 use tonic::{Code, Response, Status, Streaming};
 
@@ -24,9 +24,28 @@ pub(crate) async fn follow<T>(
 pub(crate) async fn follow_until<T, R>(
     out: Output,
     mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+    take: impl FnMut(T) -> Result<Option<R>, Failure>,
+) -> Result<Option<R>, Failure> {
+    let stream = retry(&mut open).await?.into_inner();
+    go_on(out, stream, open, take).await
+}
+
+/// The same for what is under way: the platform may be away already when the stream is opened first.
+pub(crate) async fn follow_through<T, R>(
+    out: Output,
+    mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+    take: impl FnMut(T) -> Result<Option<R>, Failure>,
+) -> Result<Option<R>, Failure> {
+    let stream = opened(&mut open).await?;
+    go_on(out, stream, open, take).await
+}
+
+async fn go_on<T, R>(
+    out: Output,
+    mut stream: Streaming<T>,
+    mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
     mut take: impl FnMut(T) -> Result<Option<R>, Failure>,
 ) -> Result<Option<R>, Failure> {
-    let mut stream = retry(&mut open).await?.into_inner();
     loop {
         let lost = match stream.message().await {
             Ok(Some(message)) => match take(message)? {
@@ -38,20 +57,79 @@ pub(crate) async fn follow_until<T, R>(
             Err(status) => return Err(status.into()),
         };
         out.note(&format!("the stream broke ({}); resuming", lost.message()));
-        let mut failures = 0;
-        stream = loop {
-            failures += 1;
-            tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
-            match open().await {
-                Ok(response) => break response.into_inner(),
-                Err(status) if connection_lost(&status) => {}
-                Err(status) => return Err(status.into()),
-            }
+        tokio::time::sleep(jittered(BACKOFF.after(1))).await;
+        stream = opened(&mut open).await?;
+    }
+}
+
+/// Opens a stream, however long the platform is away.
+async fn opened<T>(
+    open: &mut impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+) -> Result<Streaming<T>, Failure> {
+    let mut failures = 0;
+    loop {
+        match open().await {
+            Ok(response) => return Ok(response.into_inner()),
+            Err(status) if connection_lost(&status) => {}
+            Err(status) => return Err(status.into()),
+        }
+        failures += 1;
+        tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
+    }
+}
+
+/// Sends a call, which may be sent more than once, until the platform takes it: while it answers that it cannot, it is waited
+/// for. One that was not there in the first place is not.
+pub(crate) async fn taken<T>(
+    out: Output,
+    mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
+) -> Result<Response<T>, Failure> {
+    let mut failures = 0;
+    loop {
+        let error = match retry(&mut call).await {
+            Ok(answer) => return Ok(answer),
+            Err(status) => ClientError::from(status),
         };
+        if error.code() != Some(Code::Unavailable) || (failures == 0 && error.is_unreachable()) {
+            return Err(error.into());
+        }
+        failures += 1;
+        if failures == 1 {
+            out.note(&format!("{error}; trying again"));
+        }
+        tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
     }
 }
 
 /// What a lost connection looks like, depending on where it broke.
 fn connection_lost(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use mi_client::{Client, Credential};
+    use mi_proto::v1::CreateTaskRequest;
+
+    use super::*;
+    use crate::args::Format;
+
+    #[tokio::test]
+    async fn a_call_waits_for_a_platform_that_cannot_take_it_yet_and_not_for_one_that_is_not_there() {
+        let (out, mut asked) = (Output::new(Format::Json), 0);
+        let answer = taken(out, async || {
+            asked += 1;
+            if asked > 6 { Ok(Response::new(asked)) } else { Err(Status::unavailable("no database")) }
+        });
+        assert_eq!(answer.await.expect("taken at last").into_inner(), 7);
+        let refused = taken(out, async || Err::<Response<()>, _>(Status::not_found("no such colony"))).await;
+        assert!(refused.expect_err("passed on").is_not_found());
+        let client = Client::connect("http://127.0.0.1:1", Credential::None).expect("well-formed");
+        let nobody = taken(out, async || client.tasks().create_task(CreateTaskRequest::default()).await).await;
+        let told = nobody.expect_err("nobody listens").to_string();
+        assert!(told.contains("cannot be reached"), "{told}");
+    }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use mi_client::jittered;
 use mi_kernel::backoff::Backoff;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{commands::settings::seconds, failure::Failure};
 
@@ -20,6 +20,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 /// When a wait that may take so long is over; none: never.
 pub(crate) fn end(limit: Option<Duration>) -> Option<Instant> {
     Instant::now().checked_add(limit?)
+}
+
+/// What something comes to, if that is by then; no end: whenever that is.
+pub(crate) async fn by<T>(end: Option<Instant>, something: impl Future<Output = T>) -> Option<T> {
+    match end {
+        Some(end) => timeout_at(end, something).await.ok(),
+        None => Some(something.await),
+    }
 }
 
 /// Asks again and again until `check` has an answer; none: the time is up.

@@ -62,6 +62,11 @@ impl ClientError {
         }
     }
 
+    /// Whether there was no connection: nobody listens there, or the way to it is broken.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Status(status) if unreachable(status).is_some())
+    }
+
     /// What to do about it, where that is known.
     pub fn hint(&self) -> Option<&'static str> {
         match self {

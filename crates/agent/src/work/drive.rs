@@ -6,14 +6,14 @@ use mi_client::jittered;
 use mi_proto::v1::{self, DownloadFileRequest, UploadFileRequest, UploadHeader, upload_file_request::Part};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Status;
+use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::Shared;
 use crate::{BACKOFF, passes};
 
 const CHUNK: usize = 256 << 10;
-/// Tries of one upload.
+/// Tries of one upload that the platform is there for.
 const TRIES: u32 = 6;
 
 /// Uploads a file; the header needs no office and no request id. Sent again while the platform is away.
@@ -23,10 +23,14 @@ const TRIES: u32 = 6;
 pub(super) async fn upload(shared: &Shared, header: UploadHeader, file: &File) -> Result<v1::File, Status> {
     let request_id = Uuid::new_v4().to_string();
     let header = UploadHeader { office_id: shared.office_id.clone(), request_id, ..header };
-    let mut failures = 0;
+    let (mut failures, mut tries) = (0, 0);
     loop {
-        match attempt(shared, header.clone(), file).await {
-            Err(status) if passes(status.code()) && failures + 1 < TRIES => {
+        let answer = attempt(shared, header.clone(), file).await;
+        // Whoever waits for this ends it with the task, if that is lost meanwhile.
+        let is_away = answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable);
+        tries += u32::from(!is_away);
+        match answer {
+            Err(status) if passes(status.code()) && tries < TRIES => {
                 failures += 1;
                 tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
             }

@@ -1,9 +1,6 @@
 //! The lease on a task: kept as long as the work goes on, and given up with a report.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use mi_client::{ClientError, jittered};
 use mi_kernel::{
@@ -54,27 +51,22 @@ impl Failed {
 pub(super) struct Lease<'a> {
     shared: &'a Shared,
     task: &'a Task,
-    /// When it was last known to be good for its whole length.
-    renewed: Mutex<Instant>,
 }
 
 impl<'a> Lease<'a> {
     pub(super) fn new(shared: &'a Shared, task: &'a Task) -> Self {
-        Self { shared, task, renewed: Mutex::new(Instant::now()) }
+        Self { shared, task }
     }
 
-    /// Renews it for as long as the platform agrees; answers why it is lost. A lease that could not be renewed before its
-    /// end counts as lost: somebody else may hold the task by then.
+    /// Renews it for as long as the platform agrees; answers why it is lost. While the platform is away it is asked again
+    /// and again, past the lease's end, too: time in which it is away does not count there, and whether somebody else has
+    /// the task nobody but the platform knows.
     pub(super) async fn keep(&self) -> String {
         let length = self.shared.config.lease;
         let mut pause = length / 3;
         let mut failures = 0;
         loop {
             tokio::time::sleep(pause).await;
-            let (asked, end) = (Instant::now(), self.renewed() + length);
-            if asked >= end {
-                return "the platform could not be reached before the lease ran out".into();
-            }
             let request = RenewLeaseRequest {
                 office_id: self.shared.office_id.clone(),
                 task_id: self.task.id.clone(),
@@ -83,22 +75,15 @@ impl<'a> Lease<'a> {
             };
             let renewal = async { self.shared.client.tasks().renew_lease(request).await };
             match limited(length / 3, renewal).await {
-                Ok(_) => {
-                    // From when it was asked for: the platform counts from later.
-                    *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = asked;
-                    (failures, pause) = (0, length / 3);
-                }
+                Ok(_) => (failures, pause) = (0, length / 3),
                 Err(status) if soon(status.code()) => {
                     failures += 1;
-                    pause = jittered(BACKOFF.after(failures)).min(end.saturating_duration_since(Instant::now()));
+                    // When the platform is back, the lease is good for its length from then.
+                    pause = jittered(BACKOFF.after(failures)).min(length / 3);
                 }
                 Err(status) => return status.message().to_owned(),
             }
         }
-    }
-
-    fn renewed(&self) -> Instant {
-        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reports until the platform answers; what it answered. To be run beside [`keep`](Self::keep), which says when it is

@@ -2,7 +2,7 @@
 
 pub(crate) mod report;
 
-use std::{borrow::Cow, future::pending, pin::pin, time::Duration};
+use std::{borrow::Cow, pin::pin, time::Duration};
 
 use clap::Args;
 use mi_client::once;
@@ -62,24 +62,20 @@ pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure>
         request_id: Uuid::new_v4().to_string(),
         ..CreateTaskRequest::default()
     };
-    let mut stop = pin!(stop_signal()?);
-    let task = create::send(context, &request).await?;
-    let late = async {
-        match args.timeout {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => pending().await,
-        }
+    let (mut stop, end) = (pin!(stop_signal()?), wait::end(args.timeout));
+    let task = tokio::select! {
+        sent = wait::by(end, create::send(context, &request)) => sent.ok_or_else(create::not_taken)??,
+        () = &mut stop => return Err(Failure::Ended(INTERRUPTED)),
     };
     let (why, code) = tokio::select! {
-        ended = finish::finished(context, &office_id, &task) => {
-            let ended = ended?;
-            return tokio::select! {
+        ended = finish::finished_by(context, &office_id, &task, end) => match ended? {
+            Some(ended) => return tokio::select! {
                 shown = show(context, &office_id, &ended) => shown,
                 () = stop => Err(Failure::Ended(INTERRUPTED)),
-            };
-        }
+            },
+            None => ("not ended in time", TIMED_OUT),
+        },
         () = &mut stop => ("interrupted", INTERRUPTED),
-        () = late => ("not ended in time", TIMED_OUT),
     };
     let request = CancelTaskRequest { office_id, task_id: task.id.clone(), reason: why.to_owned() };
     once(context.client.tasks().cancel_task(request)).await?;

@@ -13,6 +13,7 @@ use crate::{
     commands::{agents::hire::text_or_file, resource},
     context::Context,
     failure::Failure,
+    follow::taken,
     wait,
 };
 
@@ -90,11 +91,13 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
         verification_required: args.verify,
         request_id: args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
     };
-    let task = send(context, &request).await?;
     if !args.wait {
-        return context.out.one(&task);
+        let answer = retry(async || context.client.tasks().create_task(request.clone()).await).await?;
+        return context.out.one(&resource(answer, |answer| answer.task)?);
     }
-    let Some(task) = finish::finished_by(context, &office_id, &task, wait::end(args.timeout)).await? else {
+    let end = wait::end(args.timeout);
+    let task = wait::by(end, send(context, &request)).await.ok_or_else(not_taken)??;
+    let Some(task) = finish::finished_by(context, &office_id, &task, end).await? else {
         return Err(Failure::timed_out(format!("task {} is not finished in time", task.id))
             .hint("it goes on; `mi tasks get TASK` shows where it stands"));
     };
@@ -108,8 +111,14 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
     outcome
 }
 
-/// Creates a task; the request carries an id of its own.
+/// Creates a task that is waited for, as soon as the platform takes it; the request carries an id of its own.
 pub(crate) async fn send(context: &Context, request: &CreateTaskRequest) -> Result<Task, Failure> {
-    let answer = retry(async || context.client.tasks().create_task(request.clone()).await).await?;
+    let answer = taken(context.out, async || context.client.tasks().create_task(request.clone()).await).await?;
     resource(answer, |answer| answer.task)
+}
+
+/// The time was up before the platform had taken the task.
+pub(crate) fn not_taken() -> Failure {
+    Failure::timed_out("the platform did not take the task in time")
+        .hint("its answer may be what is missing: `mi tasks list` shows whether the task is there")
 }

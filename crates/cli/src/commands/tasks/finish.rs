@@ -3,9 +3,15 @@
 use std::cell::Cell;
 
 use mi_proto::v1::{Task, TaskStatus, WatchTasksRequest};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
-use crate::{context::Context, failure::Failure, follow::follow_until, text::escape, wait::spinner};
+use crate::{
+    context::Context,
+    failure::Failure,
+    follow::follow_through,
+    text::escape,
+    wait::{by, spinner},
+};
 
 /// As [`finished`]; none: it is not by then.
 pub(crate) async fn finished_by(
@@ -15,15 +21,12 @@ pub(crate) async fn finished_by(
     end: Option<Instant>,
 ) -> Result<Option<Task>, Failure> {
     let finished = finished(context, office_id, task);
-    match end {
-        Some(end) => timeout_at(end, finished).await.ok().transpose(),
-        None => finished.await.map(Some),
-    }
+    by(end, finished).await.transpose()
 }
 
 /// Waits until the task is finished, however often the connection is lost meanwhile, and answers it as it then is.
 /// Says so when it is blocked by what will not change while one waits.
-pub(crate) async fn finished(context: &Context, office_id: &str, task: &Task) -> Result<Task, Failure> {
+async fn finished(context: &Context, office_id: &str, task: &Task) -> Result<Task, Failure> {
     let spinner = spinner(format!("waiting for {:?}", task.title));
     let (seen, mut told) = (Cell::new(0), String::new());
     let open = async || {
@@ -34,7 +37,7 @@ pub(crate) async fn finished(context: &Context, office_id: &str, task: &Task) ->
         };
         context.client.tasks().watch_tasks(request).await
     };
-    let ended = follow_until(context.out, open, |answer| {
+    let ended = follow_through(context.out, open, |answer| {
         seen.set(answer.cursor);
         if let Some(reason) = answer.task.as_ref().and_then(stuck).filter(|reason| **reason != told) {
             reason.clone_into(&mut told);
