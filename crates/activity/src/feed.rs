@@ -23,6 +23,9 @@ const POLL: Duration = Duration::from_secs(1);
 /// Events deleted in one transaction.
 pub(crate) const DELETE: i64 = 1000;
 
+/// Offices looked up at a time.
+const OFFICES: i64 = 1000;
+
 /// Key of the paging: newest first by time, then by cursor.
 pub(crate) type FeedKey = (Time, i64);
 
@@ -168,10 +171,27 @@ impl Feed {
     /// Deletes events past the retention time. What is left of a feed has no gaps: an event goes when all before it go.
     pub(crate) async fn retain(&self) -> Result<()> {
         let oldest = self.clock.now() - self.retention_age;
-        let offices = repo::event_offices_before(&mut self.db.platform().read().await?, oldest).await?;
-        for office_id in offices {
-            while self.retain_batch(office_id, oldest).await? {}
+        let mut after = None;
+        loop {
+            let mut conn = self.db.platform().read().await?;
+            let offices = repo::event_offices_before(&mut conn, after, oldest, OFFICES).await?;
+            drop(conn);
+            for office_id in &offices {
+                if let Err(error) = self.retain_office(*office_id, oldest).await {
+                    tracing::warn!(
+                        target: "mi::activity", office = %office_id, error = %error.chain(), "old events are not deleted yet"
+                    );
+                }
+            }
+            match offices.last() {
+                Some(last) if i64::try_from(offices.len()) == Ok(OFFICES) => after = Some(*last),
+                _ => return Ok(()),
+            }
         }
+    }
+
+    async fn retain_office(&self, office_id: OfficeId, oldest: Time) -> Result<()> {
+        while self.retain_batch(office_id, oldest).await? {}
         Ok(())
     }
 

@@ -12,7 +12,7 @@ pub(crate) mod writer;
 
 use std::sync::Arc;
 
-use mi_base::signals::Signals;
+use mi_base::{setbacks::Setbacks, signals::Signals};
 use mi_kernel::{AgentActor, AgentId, Clock, Error, OfficeId, Result};
 use mi_proto::v1::LogLine;
 use mi_store::Db;
@@ -35,6 +35,8 @@ pub(crate) struct Logs {
     offices: Offices,
     writer: Writer,
     signals: Signals<LogName>,
+    /// Logs that could not be compacted.
+    pub(crate) setbacks: Arc<Setbacks<AgentId>>,
 }
 
 /// One batch of one writer, compressed and ready to be stored.
@@ -79,7 +81,8 @@ impl Logs {
     ) -> Self {
         let signals = Signals::new();
         let writer = Writer::spawn(db.clone(), clock.clone(), signals.clone(), tasks);
-        Self { db, objects, clock, offices, writer, signals }
+        let setbacks = Arc::new(Setbacks::new(compact::BACKOFF));
+        Self { db, objects, clock, offices, writer, signals, setbacks }
     }
 
     /// Stores a batch and answers, once it is durable, up to which index its source is. Lines stored before are left

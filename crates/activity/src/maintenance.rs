@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_kernel::{Clock, Result, Time};
+use mi_kernel::{Clock, Result};
 use mi_store::{Db, lease};
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
@@ -14,6 +14,8 @@ const COMPACTION: Duration = Duration::from_secs(5);
 const RETENTION: Duration = Duration::from_secs(600);
 /// A sweep lists every segment there is.
 const SWEEP: Duration = Duration::from_secs(24 * 3600);
+/// How long after a failure a job is tried again.
+const RETRY: Duration = Duration::from_secs(60);
 /// The lease saves work: of several replicas one does the jobs. Two at once would be slow, not wrong.
 const LEASE: Duration = Duration::from_secs(60);
 /// How long a lease is relied on: nothing is written for it in each round of an idle platform.
@@ -30,47 +32,46 @@ pub(crate) struct Maintenance {
 }
 
 impl Maintenance {
-    /// For ever; ends only by cancellation. A round that fails is repeated at the next tick.
+    /// For ever; ends only by cancellation. A job that fails is tried again soon, and is in the way of no other.
     pub(crate) async fn run(self) {
         let holder = Uuid::now_v7().to_string();
-        let (mut held, mut retained, mut swept) = (None, None, None);
+        let now = self.clock.now();
+        let (mut renew_at, mut retain_at, mut sweep_at) = (now, now, now);
         let mut tick = tokio::time::interval(COMPACTION);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Err(error) = self.round(&holder, &mut held, &mut retained, &mut swept).await {
-                tracing::warn!(target: "mi::activity", error = %error.chain(), "maintenance is put off");
+            let now = self.clock.now();
+            // A database of this process alone needs no lease.
+            if self.db.is_shared() && now >= renew_at {
+                let held = lease::hold(&self.db, "maintenance", &holder, now, LEASE).await;
+                match held {
+                    Ok(true) => renew_at = now + RENEWAL,
+                    Ok(false) => continue,
+                    Err(error) => {
+                        note("the lease", Err(error.into()));
+                        continue;
+                    }
+                }
+            }
+            note("compaction", self.logs.compact().await);
+            if now >= retain_at {
+                let events = note("retention of events", self.feed.retain().await);
+                let logs = note("retention of logs", self.logs.retain(self.retention_age, self.retention_bytes).await);
+                retain_at = now + if events && logs { RETENTION } else { RETRY };
+            }
+            if now >= sweep_at {
+                let swept = note("the sweep of logs", self.logs.sweep().await);
+                sweep_at = now + if swept { SWEEP } else { RETRY };
             }
         }
     }
+}
 
-    async fn round(
-        &self,
-        holder: &str,
-        held: &mut Option<Time>,
-        retained: &mut Option<Time>,
-        swept: &mut Option<Time>,
-    ) -> Result<()> {
-        let now = self.clock.now();
-        let due = |last: &Option<Time>, every: Duration| last.is_none_or(|last| now >= last + every);
-        // A database of this process alone needs no lease.
-        if self.db.is_shared() && due(held, RENEWAL) {
-            *held = None;
-            if !lease::hold(&self.db, "maintenance", holder, now, LEASE).await? {
-                return Ok(());
-            }
-            *held = Some(now);
-        }
-        self.logs.compact().await?;
-        if due(retained, RETENTION) {
-            self.feed.retain().await?;
-            self.logs.retain(self.retention_age, self.retention_bytes).await?;
-            *retained = Some(now);
-        }
-        if due(swept, SWEEP) {
-            self.logs.sweep().await?;
-            *swept = Some(now);
-        }
-        Ok(())
+/// Whether a job came to its end.
+fn note(what: &str, outcome: Result<()>) -> bool {
+    if let Err(error) = &outcome {
+        tracing::warn!(target: "mi::activity", what, error = %error.chain(), "maintenance is put off");
     }
+    outcome.is_ok()
 }

@@ -1,8 +1,10 @@
-//! What every role stands on: telemetry, metrics, supervised tasks, shutdown and private files.
+//! What every role stands on: telemetry, metrics, supervised tasks, sweeps, shutdown and private files.
 
 pub mod files;
 pub mod metrics;
+pub mod setbacks;
 pub mod signals;
+pub mod sweep;
 pub mod tasks;
 pub mod telemetry;
 pub mod trace;

@@ -54,6 +54,7 @@ const MIGRATIONS: &Migrations = &[
     step!(160, "0160", "drive_trash_size"),
     step!(170, "0170", "task_sweeps"),
     step!(180, "0180", "drive_paths"),
+    step!(183, "0183", "drive_trash_tries"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -176,16 +177,17 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     Ok(OfficeRole { routes, accounts })
 }
 
+/// Forgets for ever what is too old to matter.
 async fn sweep(db: Db, clock: Arc<dyn Clock>) {
     loop {
-        let swept = async {
-            let mut tx = db.platform().begin().await?;
-            idempotency::sweep(&mut tx, clock.now()).await?;
-            offices::invites::repo::invite_sweep(&mut tx, clock.now()).await?;
-            tx.commit().await
-        };
-        if let Err(error) = swept.await {
-            tracing::warn!(target: "mi::office", %error, "old request ids and invites could not be forgotten; next try in an hour");
+        let now = clock.now();
+        for (what, swept) in [
+            ("old request ids", idempotency::sweep(&db, now).await),
+            ("old invites", offices::invites::repo::invite_sweep(&db, now).await),
+        ] {
+            if let Err(error) = swept {
+                tracing::warn!(target: "mi::office", what, %error, "could not be forgotten; next try in an hour");
+            }
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;
     }

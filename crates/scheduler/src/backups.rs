@@ -1,5 +1,6 @@
 //! Backups: archives of workspaces in object storage, checked by reading them back.
 
+mod removal;
 pub(crate) mod repo;
 
 use std::io::{self, Write};
@@ -165,71 +166,6 @@ impl Scheduler {
         let backup = find(&mut conn, id).await?;
         let stream = self.read(&backup).await?;
         Ok((backup, stream))
-    }
-
-    /// Hides the backup first, then deletes its object, then its row: a crash between is finished by the sweep.
-    pub(crate) async fn delete_backup(&self, caller: &Caller, office_id: &str, id: &str) -> Result<()> {
-        let office_id = OfficeId::parse(office_id)?;
-        let mut tx = self.db.office(office_id).begin().await?;
-        self.enter(&mut tx, caller).await?;
-        let backup = find(&mut tx, id).await?;
-        repo::backup_hide(&mut tx, backup.id).await?;
-        let summary = format!("Backup of {:?} deleted", backup.agent);
-        let event = Event::lifecycle(office_id, &backup.agent, "backup.deleted", summary, self.clock.now())
-            .with(json!({ "backup_id": backup.id }))
-            .traced(&caller.trace_id);
-        outbox::push(&mut tx, &event).await?;
-        tx.commit().await?;
-        self.outbox.notify_one();
-        self.finish_backup_removals().await
-    }
-
-    /// Hides all backups of an office and removes them, and archives that never became one.
-    pub(crate) async fn delete_backups_of(&self, office_id: OfficeId) -> Result<()> {
-        let mut tx = self.db.office(office_id).begin().await?;
-        repo::backup_hide_all(&mut tx).await?;
-        tx.commit().await?;
-        self.finish_backup_removals().await?;
-        let left = self.objects.list(Some(&Path::from(format!("backups/{office_id}"))));
-        let removed =
-            left.try_for_each_concurrent(8, |object| async move { self.delete_object(&object.location).await });
-        removed
-            .await
-            .map_err(|error| Error::unavailable("archives of the office could not be deleted").caused_by(error))
-    }
-
-    /// Removes what was uploaded of a backup that is given up, unless it became one after all.
-    pub(crate) async fn discard_upload(&self, agent: &Agent, id: BackupId) -> Result<()> {
-        if repo::backup_get(&mut self.db.office(agent.office_id).read().await?, id).await?.is_none()
-            && let Err(error) = self.delete_object(&Backup::path(agent.office_id, id)).await
-        {
-            // The removal of the office finds it.
-            tracing::warn!(target: "mi::scheduler", agent = %agent.id, %error, "an archive without a backup stays behind");
-        }
-        Ok(())
-    }
-
-    /// Deletes an object, if it is there.
-    async fn delete_object(&self, path: &Path) -> object_store::Result<()> {
-        match self.objects.delete(path).await {
-            Err(object_store::Error::NotFound { .. }) => Ok(()),
-            outcome => outcome,
-        }
-    }
-
-    /// Deletes objects and rows of hidden backups.
-    pub(crate) async fn finish_backup_removals(&self) -> Result<()> {
-        let hidden = repo::backup_hidden(&mut self.db.platform().read().await?).await?;
-        for (office_id, id) in hidden {
-            self.delete_object(&Backup::path(office_id, id)).await.map_err(|error| {
-                let text = format!("backup {id} could not be deleted from object storage; it will be tried again");
-                Error::unavailable(text).caused_by(error)
-            })?;
-            let mut tx = self.db.office(office_id).begin().await?;
-            repo::backup_delete(&mut tx, id).await?;
-            tx.commit().await?;
-        }
-        Ok(())
     }
 }
 

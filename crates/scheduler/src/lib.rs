@@ -11,10 +11,11 @@ pub mod plan;
 mod reconcile;
 mod registry;
 mod sessions;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use agents::Agent;
 use catalogue::Catalogue;
@@ -29,7 +30,7 @@ use mi_proto::{
 };
 use mi_rpc::{Caller, Entry, EventSink, RoleClient, Transport, compressed};
 use mi_runtime::{CapturedLine, Runtime};
-use mi_store::{Db, DbTarget, Migrations, OfficeConn, idempotency, outbox, step};
+use mi_store::{Db, DbTarget, Migrations, OfficeConn, outbox, step};
 use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc, watch};
 use tonic::service::Routes;
@@ -39,9 +40,8 @@ const MIGRATIONS: &Migrations = &[
     step!(101, "0101", "office_wall"),
     step!(102, "0102", "former_keys"),
     step!(103, "0103", "external"),
+    step!(110, "0110", "backup_removals"),
 ];
-/// How often old request ids, old admissions and half-deleted backups are cleared away.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Where agents reach the gateway.
 #[derive(Debug, Clone)]
@@ -149,7 +149,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", sessions::flush(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
-    tasks.spawn("scheduler-sweep", sweep(scheduler.clone()));
+    tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();
     tasks.spawn("scheduler-outbox", async move {
         outbox::relay(relayed.db.clone(), &relayed.outbox, |events| feed.clone().append(events)).await;
@@ -163,20 +163,4 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     Ok(Routes::new(compressed!(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone()))))
         .add_service(compressed!(AgentRegistryServiceServer::new(registry::Handler::new(scheduler.clone()))))
         .add_service(compressed!(OfficeReplicaServiceServer::new(offices::grpc::Handler::new(scheduler)))))
-}
-
-async fn sweep(scheduler: Arc<Scheduler>) {
-    loop {
-        let swept = async {
-            let mut tx = scheduler.db.platform().begin().await?;
-            idempotency::sweep(&mut tx, scheduler.clock.now()).await?;
-            agents::admissions::admission_sweep(&mut tx, scheduler.clock.now()).await?;
-            tx.commit().await?;
-            scheduler.finish_backup_removals().await
-        };
-        if let Err(error) = swept.await {
-            tracing::warn!(target: "mi::scheduler", error = %error.chain(), "clearing away failed; next try in an hour");
-        }
-        tokio::time::sleep(SWEEP_INTERVAL).await;
-    }
 }

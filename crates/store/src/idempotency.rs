@@ -10,7 +10,7 @@ use mi_kernel::{Error, Result, Time};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::{Arm, Conn, DbError, DbResult, PlatformConn, on};
+use crate::{Arm, Conn, Db, DbError, DbResult, delete_before, on};
 
 /// How long a request is remembered.
 pub const RETENTION: Duration = Duration::from_secs(48 * 3600);
@@ -126,12 +126,9 @@ pub async fn used(conn: &mut Conn, scope: &str, request_id: &str) -> DbResult<bo
     Ok(row.is_some())
 }
 
-/// Forgets requests older than the retention time, whoever sent them.
-pub async fn sweep(tx: &mut PlatformConn, now: Time) -> DbResult<()> {
-    on!(tx, |c| sqlx::query("DELETE FROM idempotency WHERE created_at < $1")
-        .bind(now - RETENTION)
-        .execute(&mut *c)
-        .await
-        .map(drop))?;
-    Ok(())
+/// Forgets requests older than the retention time, whoever sent them, in parts.
+pub async fn sweep(db: &Db, now: Time) -> DbResult<()> {
+    let sql = "DELETE FROM idempotency WHERE (scope, request_id) IN
+         (SELECT scope, request_id FROM idempotency WHERE created_at < $1 ORDER BY created_at LIMIT $2)";
+    delete_before(db, sql, now - RETENTION).await
 }

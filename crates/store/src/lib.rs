@@ -23,4 +23,4 @@ pub use db::{Db, DbTarget, OfficeDb, PlatformDb};
 pub use error::{DbError, DbResult};
 pub use migrate::{Migrations, Step};
 pub use notify::{Heard, Listener};
-pub use rows::{delete_some, json_text, time_text};
+pub use rows::{delete_before, delete_some, json_text, time_text};

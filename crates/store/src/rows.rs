@@ -4,9 +4,9 @@
 use mi_kernel::Time;
 use serde::Serialize;
 
-use crate::{DbResult, OfficeConn, on};
+use crate::{Db, DbResult, OfficeConn, on};
 
-/// Rows that [`delete_some`] deletes: what goes in parts lets others write in between.
+/// Rows that one statement deletes: what goes in parts lets others write in between.
 const PART: i64 = 1000;
 
 /// The text to bind.
@@ -35,4 +35,22 @@ pub async fn delete_some(tx: &mut OfficeConn, statements: &[&'static str]) -> Db
         }
     }
     Ok(false)
+}
+
+/// Deletes the rows of before a time, whosever they are: part by part, each in a transaction of its own. `$1` is the time,
+/// `$2` the most that the statement may delete.
+///
+/// # Errors
+/// When the database fails. What was deleted until then is.
+pub async fn delete_before(db: &Db, sql: &'static str, time: Time) -> DbResult<()> {
+    loop {
+        let mut tx = db.platform().begin().await?;
+        let deleted = on!(tx, |c| {
+            sqlx::query(sql).bind(time).bind(PART).execute(&mut *c).await.map(|done| done.rows_affected())
+        })?;
+        tx.commit().await?;
+        if deleted < PART.unsigned_abs() {
+            return Ok(());
+        }
+    }
 }

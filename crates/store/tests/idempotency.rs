@@ -15,6 +15,7 @@ on_both! {
     another_content_is_refused_and_another_scope_is_another_request,
     a_creation_that_rolled_back_never_happened,
     concurrent_twins_create_once,
+    many_are_forgotten_and_none_before_its_time,
 }
 
 fn request(scope: &str, id: &str, content: &str) -> Request {
@@ -44,9 +45,7 @@ async fn a_request_answers_what_it_created_until_it_is_forgotten(database: TestD
     assert_eq!(create(&db, &asked, &clock).await.expect("replays"), first);
 
     let forget = async |clock: &ManualClock| {
-        let mut tx = db.platform().begin().await.expect("begins");
-        idempotency::sweep(&mut tx, clock.now()).await.expect("sweeps");
-        tx.commit().await.expect("commits");
+        idempotency::sweep(&db, clock.now()).await.expect("sweeps");
     };
     clock.advance(idempotency::RETENTION);
     forget(&clock).await;
@@ -106,4 +105,24 @@ fn ids_are_optional_and_bounded() {
     for bad in ["x".repeat(129), "a\nb".into(), "a\0".into()] {
         assert_eq!(new(&bad).expect_err("refused").field, Some("request_id"));
     }
+}
+
+async fn many_are_forgotten_and_none_before_its_time(database: TestDb) {
+    let (db, clock) = (open(&database).await, ManualClock::new());
+    let mut tx = db.platform().begin().await.expect("begins");
+    for number in 0..2001 {
+        let old = request("account:1/Create", &format!("old-{number}"), "content");
+        old.remember(&mut tx, Uuid::new_v4(), clock.now()).await.expect("remembers");
+    }
+    tx.commit().await.expect("commits");
+    clock.advance(Duration::from_secs(1));
+    let asked = request("account:1/Create", "young", "content");
+    let young = create(&db, &asked, &clock).await.expect("creates");
+    clock.advance(idempotency::RETENTION);
+    idempotency::sweep(&db, clock.now()).await.expect("sweeps");
+    let mut conn = db.platform().read().await.expect("reads");
+    let sql = "SELECT count(*) FROM idempotency";
+    let left: i64 = mi_store::on!(conn, |c| sqlx::query_scalar(sql).fetch_one(&mut *c).await).expect("counts");
+    assert_eq!(left, 1);
+    assert_eq!(create(&db, &asked, &clock).await.expect("replays"), young);
 }

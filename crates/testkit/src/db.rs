@@ -2,6 +2,7 @@
 
 use std::{env, thread};
 
+use mi_kernel::OfficeId;
 use mi_store::DbTarget;
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -83,6 +84,37 @@ impl TestDb {
             *url = format!("{url}{separator}options[{name}]={value}");
         }
         self
+    }
+
+    /// From now on the database refuses to delete rows of this office from the table.
+    ///
+    /// # Panics
+    /// When there is no such table yet.
+    pub async fn refuse_deletes(&self, table: &str, office_id: OfficeId) {
+        let made = match &self.target {
+            DbTarget::Sqlite { path } => {
+                let mut connection = sqlx::SqliteConnection::connect(&format!("sqlite:{}", path.display()))
+                    .await
+                    .expect("the database can be opened");
+                let sql = format!(
+                    "CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} WHEN OLD.office_id = x'{}'
+                     BEGIN SELECT RAISE(ABORT, 'as told'); END",
+                    office_id.0.simple()
+                );
+                connection.execute(sqlx::AssertSqlSafe(sql)).await.map(drop)
+            }
+            DbTarget::Postgres { url, schema } => {
+                let sql = format!(
+                    "SET search_path TO {schema};
+                     CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS
+                         $$ BEGIN RAISE EXCEPTION 'as told'; END $$;
+                     CREATE TRIGGER refuse_{table} BEFORE DELETE ON {table} FOR EACH ROW
+                         WHEN (OLD.office_id = '{office_id}') EXECUTE FUNCTION refuse_{table}()"
+                );
+                execute(&Url::parse(url).expect("its own URL"), sql).await
+            }
+        };
+        made.unwrap_or_else(|error| panic!("deletes from {table} cannot be refused: {error}"));
     }
 
     /// Where it is, for `Db::open`.

@@ -8,11 +8,13 @@ mod db;
 pub mod model;
 pub mod platform;
 mod process;
+mod stuck;
 mod until;
 mod walls;
 
 pub use clock::{ManualClock, SkewedClock};
 pub use db::{Backend, OnBackend, TestDb, run_on};
 pub use platform::{Arrangement, Platform};
+pub use stuck::Stuck;
 pub use until::until;
 pub use walls::Walls;

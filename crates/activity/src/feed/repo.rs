@@ -178,10 +178,24 @@ pub(crate) async fn event_after(conn: &mut OfficeConn, seq: i64, limit: i64) -> 
     rows.into_iter().map(FeedEvent::try_from).collect()
 }
 
-/// Offices with events of before a time. Spans offices: one retention time holds for all feeds.
-pub(crate) async fn event_offices_before(conn: &mut PlatformConn, time: Time) -> DbResult<Vec<OfficeId>> {
+/// Offices, after one, with events of before a time. Spans offices: one retention time holds for all feeds.
+pub(crate) async fn event_offices_before(
+    conn: &mut PlatformConn,
+    after: Option<OfficeId>,
+    time: Time,
+    limit: i64,
+) -> DbResult<Vec<OfficeId>> {
     let rows: Vec<Uuid> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT DISTINCT office_id FROM events WHERE time < $1").bind(time).fetch_all(&mut *c).await
+        sqlx::query_scalar(
+            "SELECT office_id FROM offices WHERE office_id > $1
+             AND EXISTS (SELECT 1 FROM events WHERE events.office_id = offices.office_id AND time < $2)
+             ORDER BY office_id LIMIT $3",
+        )
+        .bind(after.map_or(Uuid::nil(), |id| id.0))
+        .bind(time)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
     })?;
     Ok(rows.into_iter().map(OfficeId).collect())
 }

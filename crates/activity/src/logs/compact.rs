@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use mi_kernel::{AgentId, OfficeId, Result};
+use mi_kernel::{AgentId, OfficeId, Result, backoff::Backoff};
 use object_store::{ObjectStoreExt, path::Path};
 use uuid::Uuid;
 
@@ -27,27 +27,47 @@ const SEGMENT_BYTES: i64 = 4 << 20;
 /// Blocks of one segment.
 const SEGMENT_BLOCKS: i64 = 1024;
 /// Logs looked up at a time.
-const LOGS: i64 = 100;
+pub(crate) const LOGS: i64 = 100;
+/// When a log that failed is tried again.
+pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(600) };
 
 impl Logs {
-    /// Compacts until no tail is due. A log that fails is left for the next time.
+    /// Compacts until no tail is due. A log that fails is left alone for a while, and in the way of no other.
     pub(crate) async fn compact(&self) -> Result<()> {
+        self.setbacks.forget(self.clock.now());
+        while self.compact_round().await? {}
+        Ok(())
+    }
+
+    /// Makes a segment of every log that is due; false: there was none to make.
+    async fn compact_round(&self) -> Result<bool> {
+        let (mut progress, mut after) = (false, None);
         loop {
-            let due = self.clock.now() - DUE_AGE;
+            let now = self.clock.now();
             let mut conn = self.db.platform().read().await?;
-            let backlog = repo::tail_backlog(&mut conn, DUE_BYTES, DUE_BLOCKS, due, LOGS).await?;
+            let backlog = repo::tail_backlog(&mut conn, after, now - DUE_AGE, LOGS).await?;
             drop(conn);
-            let mut progress = false;
-            for (office_id, agent_id) in backlog {
-                match self.compact_one(office_id, agent_id).await {
-                    Ok(compacted) => progress |= compacted,
-                    Err(error) => tracing::warn!(
-                        target: "mi::logs", %office_id, %agent_id, error = %error.chain(), "a log is not compacted"
-                    ),
+            for (office_id, agent_id) in &backlog {
+                if self.setbacks.waits(agent_id, now) {
+                    continue;
+                }
+                match self.compact_one(*office_id, *agent_id).await {
+                    Ok(compacted) => {
+                        progress |= compacted;
+                        self.setbacks.clear(agent_id);
+                    }
+                    Err(error) => {
+                        self.setbacks.add(*agent_id, now);
+                        tracing::warn!(
+                            target: "mi::logs", office = %office_id, agent = %agent_id, error = %error.chain(),
+                            "a log is not compacted yet"
+                        );
+                    }
                 }
             }
-            if !progress {
-                return Ok(());
+            match backlog.last() {
+                Some((_, last)) if i64::try_from(backlog.len()) == Ok(LOGS) => after = Some(*last),
+                _ => return Ok(progress),
             }
         }
     }

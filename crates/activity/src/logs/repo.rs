@@ -3,11 +3,15 @@
 use std::ops::Range;
 
 use mi_kernel::{AgentActor, AgentId, OfficeId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{block::Block, source::Sources};
+use super::{
+    block::Block,
+    compact::{DUE_BLOCKS, DUE_BYTES},
+    source::Sources,
+};
 
 /// How far a log and its sources got.
 #[derive(Debug)]
@@ -169,25 +173,25 @@ pub(crate) async fn tail_insert(
     Ok(())
 }
 
-/// Logs whose tail is due for a segment: large, of many blocks, or old. Spans offices: compaction works for all.
+/// Logs, after one, whose tail is due for a segment: large, of many blocks, or old. Spans offices: compaction works for all.
 pub(crate) async fn tail_backlog(
     conn: &mut PlatformConn,
-    bytes: i64,
-    blocks: i64,
+    after: Option<AgentId>,
     written_before: Time,
     limit: i64,
 ) -> DbResult<Vec<(OfficeId, AgentId)>> {
     let rows: Vec<(Uuid, Uuid)> = on!(conn, |c| {
         sqlx::query_as(
             "SELECT s.office_id, s.agent_id FROM log_streams s JOIN (
-                 SELECT agent_id FROM log_tail GROUP BY agent_id
-                 HAVING SUM(raw_bytes) >= $1 OR COUNT(*) > $2 OR MIN(written_at) < $3 LIMIT $4
-             ) t ON t.agent_id = s.agent_id",
+                 SELECT agent_id FROM log_tail WHERE agent_id > $5 GROUP BY agent_id
+                 HAVING SUM(raw_bytes) >= $1 OR COUNT(*) > $2 OR MIN(written_at) < $3 ORDER BY agent_id LIMIT $4
+             ) t ON t.agent_id = s.agent_id ORDER BY t.agent_id",
         )
-        .bind(bytes)
-        .bind(blocks)
+        .bind(DUE_BYTES)
+        .bind(DUE_BLOCKS)
         .bind(written_before)
         .bind(limit)
+        .bind(after.map_or(Uuid::nil(), |id| id.0))
         .fetch_all(&mut *c)
         .await
     })?;
@@ -320,31 +324,47 @@ pub(crate) async fn segment_insert(tx: &mut OfficeConn, segment: &SegmentRow) ->
     Ok(())
 }
 
-/// Offices and paths of segments whose lines all came in before this time. Spans offices: one retention time holds for
-/// all logs.
+/// Segments, after one, whose lines all came in before this time: when the last of them did, whose they are, and their
+/// paths. Spans offices: one retention time holds for all logs.
 pub(crate) async fn segment_list_before(
     conn: &mut PlatformConn,
+    after: Option<&(Time, OfficeId, String)>,
     written_before: Time,
     limit: i64,
-) -> DbResult<Vec<(OfficeId, String)>> {
-    let rows: Vec<(Uuid, String)> = on!(conn, |c| {
-        sqlx::query_as("SELECT office_id, path FROM log_segments WHERE written_at < $1 ORDER BY written_at LIMIT $2")
-            .bind(written_before)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
+) -> DbResult<Vec<(Time, OfficeId, String)>> {
+    let (time, path) = after.map_or((Time::UNIX_EPOCH, ""), |(time, _, path)| (*time, path.as_str()));
+    let rows: Vec<(Time, Uuid, String)> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT written_at, office_id, path FROM log_segments
+             WHERE written_at < $1 AND (written_at, path) > ($2, $3) ORDER BY written_at, path LIMIT $4",
+        )
+        .bind(written_before)
+        .bind(time)
+        .bind(path)
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
     })?;
-    Ok(rows.into_iter().map(|(office_id, path)| (OfficeId(office_id), path)).collect())
+    Ok(rows.into_iter().map(|(time, office_id, path)| (time, OfficeId(office_id), path)).collect())
 }
 
-/// Logs whose segments take more than this many bytes, and by how many. Spans offices: one limit holds for each log.
-pub(crate) async fn segment_oversize(conn: &mut PlatformConn, bytes: i64) -> DbResult<Vec<(OfficeId, AgentId, i64)>> {
+/// Logs after one, and by how many bytes the segments of each are more than this. Spans offices: one limit holds for each
+/// log.
+pub(crate) async fn segment_excess(
+    conn: &mut PlatformConn,
+    after: Option<AgentId>,
+    bytes: i64,
+    limit: i64,
+) -> DbResult<Vec<(OfficeId, AgentId, i64)>> {
     let rows: Vec<(Uuid, Uuid, i64)> = on!(conn, |c| {
         sqlx::query_as(
-            "SELECT office_id, agent_id, CAST(SUM(stored_bytes) - $1 AS bigint) FROM log_segments
-             GROUP BY office_id, agent_id HAVING SUM(stored_bytes) > $1",
+            "SELECT s.office_id, s.agent_id, CAST(COALESCE(
+                 (SELECT SUM(g.stored_bytes) FROM log_segments g WHERE g.agent_id = s.agent_id), 0) - $1 AS bigint)
+             FROM log_streams s WHERE s.agent_id > $2 ORDER BY s.agent_id LIMIT $3",
         )
         .bind(bytes)
+        .bind(after.map_or(Uuid::nil(), |id| id.0))
+        .bind(limit)
         .fetch_all(&mut *c)
         .await
     })?;
@@ -369,17 +389,12 @@ pub(crate) async fn segment_list(conn: &mut OfficeConn, agent_id: AgentId, limit
 }
 
 pub(crate) async fn segment_delete(tx: &mut OfficeConn, paths: &[String]) -> DbResult<()> {
-    let office_id = tx.office_id();
-    for path in paths {
-        on!(tx, |c| {
-            sqlx::query("DELETE FROM log_segments WHERE office_id = $1 AND path = $2")
-                .bind(office_id.0)
-                .bind(path)
-                .execute(&mut *c)
-                .await
-                .map(drop)
-        })?;
-    }
+    let (office_id, paths) = (tx.office_id(), json_text(paths)?);
+    let sql = tx.pick(
+        "DELETE FROM log_segments WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))",
+        "DELETE FROM log_segments WHERE office_id = $1 AND path = ANY (ARRAY(SELECT json_array_elements_text($2::json)))",
+    );
+    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(paths).execute(&mut *c).await.map(drop))?;
     Ok(())
 }
 

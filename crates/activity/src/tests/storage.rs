@@ -1,6 +1,7 @@
 //! What stays: over crashes, compaction and retention.
 
 use mi_kernel::AgentId;
+use mi_testkit::Stuck;
 use object_store::{ObjectStoreExt, path::Path};
 
 use super::{
@@ -17,6 +18,9 @@ on_both! {
     two_compactions_of_one_log_leave_one_segment,
     orphaned_objects_are_swept_and_no_others,
     retention_deletes_by_age_and_by_size_the_oldest_first,
+    logs_that_cannot_be_compacted_are_in_the_way_of_no_other,
+    an_office_in_which_nothing_can_be_deleted_is_in_the_way_of_no_other,
+    an_orphan_that_cannot_be_deleted_is_in_the_way_of_no_other,
 }
 
 fn agent_id(log: &Log) -> AgentId {
@@ -190,4 +194,93 @@ async fn retention_deletes_by_age_and_by_size_the_oldest_first(db: TestDb) {
     assert_eq!(world.objects().await, Vec::<String>::new());
     log.numbers(&world, 41..=41).await;
     assert_eq!(world.list(&log.owner, log.all()).await, numbered(41..=41));
+}
+
+impl World {
+    /// A replica for which this office's objects cannot be changed.
+    async fn stuck(&self, office_id: OfficeId) -> Self {
+        let objects = Arc::new(Stuck::new(self.config.objects.clone(), office_id));
+        let config = ActivityConfig { objects, ..self.config.clone() };
+        Self::start(config, self.clock.clone(), self.kept.clone()).await
+    }
+}
+
+async fn logs_that_cannot_be_compacted_are_in_the_way_of_no_other(db: TestDb) {
+    let world = World::new(db).await;
+    // A page of them, before the one that can.
+    let first = Log::new(&world).await;
+    let mut stuck = Vec::new();
+    for number in 0..compact::LOGS {
+        let agent = agent(first.office_id, &format!("a{number}"));
+        stuck.push(Log { office_id: first.office_id, owner: first.owner.clone(), agent, source: "run-1" });
+    }
+    let well = Log::new(&world).await;
+    for log in stuck.iter().chain([&well]) {
+        log.numbers(&world, 1..=3).await;
+    }
+    world.clock.advance(compact::DUE_AGE + Duration::from_secs(1));
+    let troubled = world.stuck(first.office_id).await;
+    troubled.parts.logs.compact().await.expect("goes on");
+    let objects = world.objects().await;
+    assert!(matches!(&objects[..], [one] if one.contains(&agent_id(&well).to_string())), "{objects:?}");
+    assert_eq!(world.list(&well.owner, well.all()).await, numbered(1..=3));
+
+    // Left alone for a while.
+    let round = async || {
+        troubled.parts.logs.compact().await.expect("goes on");
+        stuck.iter().filter(|log| troubled.parts.logs.setbacks.waits(&agent_id(log), world.clock.now())).count()
+    };
+    assert_eq!(round().await, stuck.len());
+    world.clock.advance(compact::BACKOFF.first);
+    assert_eq!(round().await, stuck.len(), "tried again, and in vain");
+    world.parts.logs.compact().await.expect("compacted");
+    assert_eq!(world.objects().await.len(), 1 + stuck.len());
+}
+
+async fn an_office_in_which_nothing_can_be_deleted_is_in_the_way_of_no_other(db: TestDb) {
+    let world = World::new(db).await;
+    let (stuck, well) = (Log::new(&world).await, Log::new(&world).await);
+    for log in [&stuck, &well] {
+        for round in 0..2 {
+            log.numbers(&world, round * 10 + 1..=round * 10 + 10).await;
+            assert!(compact(&world, log).await);
+            world.clock.advance(Duration::from_secs(1));
+        }
+        world.append_events(&[world.event(log.office_id, "analyst", Category::Task)]).await;
+    }
+    for table in ["log_segments", "events"] {
+        world.kept.0.refuse_deletes(table, stuck.office_id).await;
+    }
+    let largest = {
+        let objects = world.objects().await;
+        let sizes = objects.iter().map(async |path| world.config.objects.head(&Path::from(path.as_str())).await);
+        let sizes = futures::future::join_all(sizes).await.into_iter();
+        sizes.map(|object| object.expect("object").size).max().expect("some")
+    };
+    world.parts.logs.retain(DAY, largest).await.expect("goes on");
+    assert_eq!(world.list(&well.owner, well.all()).await, numbered(11..=20));
+    world.clock.advance(100 * DAY);
+    world.parts.logs.retain(DAY, u64::MAX).await.expect("goes on");
+    assert_eq!(world.list(&well.owner, well.all()).await, []);
+    assert_eq!(world.list(&stuck.owner, stuck.all()).await, numbered(1..=20));
+    world.parts.feed.retain().await.expect("goes on");
+    let mut left = Vec::new();
+    for log in [&stuck, &well] {
+        let request = mi_proto::v1::ListActivityRequest { office_id: log.office_id.to_string(), ..Default::default() };
+        left.push(world.activity(&log.owner).list_activity(request).await.expect("listed").into_inner().events.len());
+    }
+    assert_eq!(left, [1, 0]);
+}
+
+async fn an_orphan_that_cannot_be_deleted_is_in_the_way_of_no_other(db: TestDb) {
+    let world = World::new(db).await;
+    let (stuck, well) = (Log::new(&world).await, Log::new(&world).await);
+    for log in [&stuck, &well] {
+        let orphan = Path::from(format!("logs/{}/{}/1-2-x.zst", log.office_id, agent_id(log)));
+        world.config.objects.put(&orphan, "x".into()).await.expect("put");
+    }
+    world.clock.advance(ORPHAN_AGE + Duration::from_secs(60));
+    world.stuck(stuck.office_id).await.parts.logs.sweep().await.expect("goes on");
+    let objects = world.objects().await;
+    assert!(matches!(&objects[..], [one] if one.contains(&stuck.office_id.to_string())), "{objects:?}");
 }

@@ -15,6 +15,7 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
+use mi_base::sweep::{Due, PutOff, Removals, sweep};
 use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, receipt::hex};
 use mi_store::{Db, lease};
 use object_store::{
@@ -210,44 +211,51 @@ impl Storage {
     /// Gives up uploads of processes that died, and deletes what is due. One object in the way does not hold up others.
     pub(crate) async fn sweep(&self) -> Result<()> {
         let now = self.clock.now();
-        let mut tx = self.db.platform().begin().await?;
-        objects::upload_expire(&mut tx, now - EXPIRY, now).await?;
-        tx.commit().await?;
-        loop {
-            let due = objects::trash_due(&mut self.db.platform().read().await?, now, BATCH).await?;
-            let count = due.len();
-            let mut buried = stream::iter(due).map(|(office, object)| self.bury(office, object)).buffered(8);
-            let mut failed = None;
-            while let Some(outcome) = buried.next().await {
-                failed = failed.or(outcome.err());
-            }
-            match failed {
-                Some(error) => return Err(error),
-                None if count < BATCH as usize => return Ok(()),
-                None => {}
-            }
-        }
+        while objects::upload_expire_some(&self.db, now - EXPIRY, now).await? {}
+        sweep("drive objects", self, now).await
     }
 
     /// Removes the drive of an office that is being deleted, and all its objects. Safe to run again.
-    pub(crate) async fn remove(&self, office: OfficeId) -> Result<()> {
+    pub(crate) async fn clear(&self, office: OfficeId) -> Result<()> {
         let now = self.clock.now();
         // In parts, between which others write.
         while objects::drive_clear_some(&self.db, office, now).await? {}
         let mut tx = self.db.office(office).begin().await?;
         objects::drive_clear(&mut tx, now + EXPIRY).await?;
         tx.commit().await?;
-        let mut after = Uuid::nil();
+        let (mut after, mut failed) = (Uuid::nil(), None);
         loop {
             let trash = objects::trash_list(&mut self.db.office(office).read().await?, after, BATCH).await?;
             for object in &trash {
-                self.bury(office, *object).await?;
+                failed = self.bury(office, *object).await.err().or(failed);
             }
             match trash.last() {
                 Some(last) => after = *last,
-                None => return Ok(()),
+                // All that can go is gone, whatever is in the way of the rest.
+                None => return failed.map_or(Ok(()), Err),
             }
         }
+    }
+}
+
+/// The trash.
+impl Removals for Storage {
+    type Id = Uuid;
+
+    async fn due(&self, limit: usize) -> Result<Vec<Due<Uuid>>> {
+        Ok(objects::trash_due(&mut self.db.platform().read().await?, self.clock.now(), limit).await?)
+    }
+
+    async fn remove(&self, office_id: OfficeId, object: Uuid) -> Result<()> {
+        self.bury(office_id, object).await
+    }
+
+    async fn put_off(&self, later: Vec<PutOff<Uuid>>) -> Result<()> {
+        // Also those that were left alone were due: that is what their tries say.
+        let later: Vec<_> = later.into_iter().map(|later| PutOff { tries: later.tries.max(1), ..later }).collect();
+        let mut tx = self.db.platform().begin().await?;
+        objects::trash_put_off(&mut tx, &later).await?;
+        Ok(tx.commit().await?)
     }
 }
 

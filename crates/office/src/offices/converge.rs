@@ -14,7 +14,7 @@ use mi_proto::{
     v1::OfficeStatus,
 };
 use mi_rpc::{RoleClient, status::from_status};
-use mi_store::outbox;
+use mi_store::{DbResult, outbox};
 
 use super::{Condition, Move, Office, Offices, State, invites, repo};
 use crate::{
@@ -57,12 +57,23 @@ impl Offices {
     /// Finds unfinished offices for ever.
     pub(crate) async fn converge_forever(&self) {
         loop {
-            let unfinished = async { repo::office_unfinished(&mut self.db.platform().read().await?, BATCH).await };
-            match unfinished.await {
-                Ok(ids) => ids.into_iter().for_each(|id| self.drive(id)),
-                Err(error) => tracing::warn!(target: "mi::office", %error, "unfinished offices could not be read"),
+            if let Err(error) = self.drive_all().await {
+                tracing::warn!(target: "mi::office", %error, "unfinished offices could not be read");
             }
             tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    /// Works on every unfinished office: however many are stuck, the others are found.
+    async fn drive_all(&self) -> DbResult<()> {
+        let mut after = None;
+        loop {
+            let ids = repo::office_unfinished(&mut self.db.platform().read().await?, after, BATCH).await?;
+            ids.iter().for_each(|id| self.drive(*id));
+            match ids.last() {
+                Some(last) if i64::try_from(ids.len()) == Ok(BATCH) => after = Some(*last),
+                _ => return Ok(()),
+            }
         }
     }
 
@@ -160,7 +171,7 @@ impl Offices {
                 return Ok(false);
             }
         }
-        self.storage.remove(office.id).await?;
+        self.storage.clear(office.id).await?;
         // In parts, between which others write.
         while chat::repo::message_clear(&self.db, office.id).await? {}
         while task_clear_some(&self.db, office.id).await? {}

@@ -130,10 +130,15 @@ pub(crate) async fn office_ids(conn: &mut PlatformConn, owner: AccountId) -> DbR
     Ok(rows.into_iter().map(|(id,)| id.into()).collect())
 }
 
-/// Offices of which other roles do not know everything yet. Spans offices: it finds the ones to work on.
-pub(super) async fn office_unfinished(conn: &mut PlatformConn, limit: i64) -> DbResult<Vec<OfficeId>> {
+/// Offices after one of which other roles do not know everything yet. Spans offices: it finds the ones to work on.
+pub(super) async fn office_unfinished(
+    conn: &mut PlatformConn,
+    after: Option<OfficeId>,
+    limit: i64,
+) -> DbResult<Vec<OfficeId>> {
     let rows: Vec<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT id FROM offices WHERE applied_version < version ORDER BY id LIMIT $1")
+        sqlx::query_as("SELECT id FROM offices WHERE applied_version < version AND id > $1 ORDER BY id LIMIT $2")
+            .bind(after.map_or(Uuid::nil(), |id| id.0))
             .bind(limit)
             .fetch_all(&mut *c)
             .await

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mi_kernel::{AgentId, InviteId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{Db, DbResult, OfficeConn, delete_before, on};
 use uuid::Uuid;
 
 /// Twice as long as an invite is good for: none is shown again after that.
@@ -37,23 +37,9 @@ pub(crate) async fn admission_insert(tx: &mut OfficeConn, invite: InviteId, agen
     Ok(())
 }
 
-/// Forgets the admissions of the office.
-pub(crate) async fn admission_forget_all(tx: &mut OfficeConn) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("DELETE FROM admissions WHERE office_id = $1").bind(office.0).execute(&mut *c).await.map(drop)
-    })?;
-    Ok(())
-}
-
-/// Forgets what is too old to matter, of whatever office.
-pub(crate) async fn admission_sweep(tx: &mut PlatformConn, now: Time) -> DbResult<()> {
-    on!(tx, |c| {
-        sqlx::query("DELETE FROM admissions WHERE admitted_at < $1")
-            .bind(now - RETENTION)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+/// Forgets what is too old to matter, of whatever office, in parts.
+pub(crate) async fn admission_sweep(db: &Db, now: Time) -> DbResult<()> {
+    let sql = "DELETE FROM admissions WHERE invite_id IN
+         (SELECT invite_id FROM admissions WHERE admitted_at < $1 ORDER BY admitted_at LIMIT $2)";
+    delete_before(db, sql, now - RETENTION).await
 }

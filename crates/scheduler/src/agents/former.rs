@@ -65,12 +65,3 @@ pub(crate) async fn key_dead_since(conn: &mut PlatformConn, time: Time) -> DbRes
     })?;
     Ok(rows.into_iter().map(|(agent, key)| (agent.into(), key)).collect())
 }
-
-/// Forgets the keys of the office.
-pub(crate) async fn key_forget_all(tx: &mut OfficeConn) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("DELETE FROM former_keys WHERE office_id = $1").bind(office.0).execute(&mut *c).await.map(drop)
-    })?;
-    Ok(())
-}

@@ -82,6 +82,7 @@ impl Scheduler {
         }
         self.delete_backups_of(id).await?;
         self.runtime.remove_office(id).await?;
+        while repo::office_clear_some(&self.db, id).await? {}
         let mut tx = self.db.office(id).begin().await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;

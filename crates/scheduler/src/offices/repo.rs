@@ -1,12 +1,11 @@
 //! Tables `offices`, `removed_offices` and `hires`.
 
-use mi_kernel::{AgentId, Time};
-use mi_store::{DbResult, OfficeConn, on};
+use mi_kernel::{AgentId, OfficeId, Time};
+use mi_store::{Db, DbResult, OfficeConn, delete_some, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
 use super::{HiringRules, Office};
-use crate::agents::{admissions, former};
 
 #[derive(FromRow)]
 struct Row {
@@ -79,7 +78,23 @@ pub(crate) async fn office_begin_removal(tx: &mut OfficeConn) -> DbResult<()> {
     Ok(())
 }
 
-/// Removes the office for good; one that was never heard of is noted as removed, too.
+/// Deletes some of what stays of agents that are gone, in a transaction of its own; true: there may be more.
+pub(crate) async fn office_clear_some(db: &Db, office: OfficeId) -> DbResult<bool> {
+    let mut tx = db.office(office).begin().await?;
+    let statements = [
+        "DELETE FROM former_keys WHERE office_id = $1 AND (agent_id, key_id) IN
+         (SELECT agent_id, key_id FROM former_keys WHERE office_id = $1 LIMIT $2)",
+        "DELETE FROM admissions WHERE office_id = $1 AND invite_id IN
+         (SELECT invite_id FROM admissions WHERE office_id = $1 LIMIT $2)",
+        "DELETE FROM hires WHERE office_id = $1 AND agent_id IN
+         (SELECT agent_id FROM hires WHERE office_id = $1 LIMIT $2)",
+    ];
+    let more = delete_some(&mut tx, &statements).await?;
+    tx.commit().await?;
+    Ok(more)
+}
+
+/// Removes the office, of which nothing else is left, for good; one that was never heard of is noted as removed, too.
 pub(crate) async fn office_delete(tx: &mut OfficeConn) -> DbResult<()> {
     let id = tx.office_id();
     on!(tx, |c| sqlx::query("INSERT INTO removed_offices (id) VALUES ($1) ON CONFLICT (id) DO NOTHING")
@@ -87,9 +102,6 @@ pub(crate) async fn office_delete(tx: &mut OfficeConn) -> DbResult<()> {
         .execute(&mut *c)
         .await
         .map(drop))?;
-    former::key_forget_all(tx).await?;
-    admissions::admission_forget_all(tx).await?;
-    on!(tx, |c| sqlx::query("DELETE FROM hires WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
     Ok(())
 }

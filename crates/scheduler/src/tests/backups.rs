@@ -1,8 +1,11 @@
 //! Backups after the agent is gone: filling another workspace, refusing damaged ones, and going away for good.
 
+use std::{sync::Arc, time::Duration};
+
+use mi_base::sweep::BACKOFF;
 use mi_kernel::{BackupId, ErrorKind};
 use mi_proto::v1::HireAgentRequest;
-use mi_testkit::on_both;
+use mi_testkit::{Stuck, on_both};
 use object_store::{ObjectStoreExt, path::Path};
 
 use super::stage::{Stage, place};
@@ -17,6 +20,7 @@ on_both! {
     only_an_own_and_present_backup_can_be_restored,
     a_deleted_backup_is_gone_with_its_object,
     a_deletion_that_was_cut_off_is_finished_later,
+    an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office,
 }
 
 impl Stage {
@@ -118,14 +122,53 @@ async fn a_deletion_that_was_cut_off_is_finished_later(mut stage: Stage) {
     let (hidden, kept) = (stage.backup("one", b"one").await, stage.backup("two", b"two").await);
     // The row is hidden, and the process dies before the object goes.
     let mut tx = stage.scheduler.db.office(stage.office).begin().await.expect("begins");
-    crate::backups::repo::backup_hide(&mut tx, hidden.id).await.expect("hides");
+    crate::backups::repo::backup_hide(&mut tx, hidden.id, stage.now()).await.expect("hides");
     tx.commit().await.expect("commits");
     stage.crash().await;
     assert_eq!(stage.backups().await, std::slice::from_ref(&kept));
     assert_eq!(stage.objects().await.len(), 2);
     for _ in 0..2 {
-        stage.scheduler.finish_backup_removals().await.expect("finishes");
+        stage.scheduler.sweep_backups().await.expect("finishes");
         assert_eq!(stage.objects().await, [(stage.object(&kept).to_string(), b"two".to_vec())]);
         assert_eq!(stage.rows("backups").await, 1);
     }
+}
+
+async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(mut stage: Stage) {
+    let stuck = stage.backup("one", b"one").await;
+    let (mine, other) = (stage.office, stage.open_office(1).await);
+    let stuck_object = (stage.object(&stuck).to_string(), b"one".to_vec());
+    stage.office = other;
+    let (gone, hidden, kept) =
+        (stage.backup("two", b"two").await, stage.backup("three", b"three").await, stage.backup("four", b"four").await);
+    let kept_object = (stage.object(&kept).to_string(), b"four".to_vec());
+    stage.restart_with(Arc::new(Stuck::new(stage.objects.clone(), mine))).await;
+
+    // Deleted is deleted: its office sees it no more, and nobody else hears of it.
+    let caller = stage.owner("DeleteBackup");
+    for (office, backup) in [(mine, &stuck), (other, &gone)] {
+        stage.scheduler.delete_backup(&caller, &office.to_string(), &backup.id.to_string()).await.expect("deletes");
+    }
+    let mut conn = stage.scheduler.db.office(mine).read().await.expect("reads");
+    let found = crate::backups::find(&mut conn, &stuck.id.to_string()).await;
+    assert_eq!(found.expect_err("is hidden").kind, ErrorKind::NotFound);
+    drop(conn);
+    let three = (stage.object(&hidden).to_string(), b"three".to_vec());
+    assert_eq!(stage.objects().await, [stuck_object.clone(), three, kept_object.clone()]);
+
+    let mut tx = stage.scheduler.db.office(other).begin().await.expect("begins");
+    crate::backups::repo::backup_hide(&mut tx, hidden.id, stage.now()).await.expect("hides");
+    tx.commit().await.expect("commits");
+    stage.scheduler.sweep_backups().await.expect("goes on");
+    assert_eq!(stage.objects().await, [stuck_object.clone(), kept_object.clone()]);
+    assert_eq!((stage.rows("backups").await, stage.backups().await), (2, vec![kept.clone()]));
+
+    // It is tried again, not all the time.
+    stage.restart_with(stage.objects.clone()).await;
+    stage.clock.advance(BACKOFF.first - Duration::from_secs(1));
+    stage.scheduler.sweep_backups().await.expect("goes on");
+    assert_eq!(stage.objects().await, [stuck_object, kept_object.clone()]);
+    stage.clock.advance(Duration::from_secs(1));
+    stage.scheduler.sweep_backups().await.expect("goes on");
+    assert_eq!((stage.objects().await, stage.rows("backups").await), (vec![kept_object], 1));
 }

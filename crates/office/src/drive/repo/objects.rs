@@ -1,11 +1,12 @@
 //! Tables `drive_uploads`, `drive_blobs` and `drive_trash`: one of the three names an object in storage.
 
+use mi_base::sweep::{Due, PutOff};
 use mi_kernel::{OfficeId, Time};
-use mi_store::{Db, DbResult, OfficeConn, PlatformConn, delete_some, on};
+use mi_store::{Conn, Db, DbResult, OfficeConn, PlatformConn, delete_some, json_text, on, time_text};
 use uuid::Uuid;
 
 /// Objects that are moved to the trash in one transaction.
-const CLEARED: i64 = 1000;
+const PART: i64 = 1000;
 
 /// Names an object before its first byte is written.
 pub(crate) async fn upload_insert(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
@@ -35,18 +36,24 @@ pub(crate) async fn upload_delete(tx: &mut OfficeConn, object: Uuid) -> DbResult
     })?)
 }
 
-/// Moves uploads that began before a time to the trash. Spans offices: whose process died is not known.
-pub(crate) async fn upload_expire(tx: &mut PlatformConn, before: Time, now: Time) -> DbResult<()> {
+/// Moves some uploads that began before a time to the trash, in a transaction of its own; true: there may be more. Spans
+/// offices: whose process died is not known.
+pub(crate) async fn upload_expire_some(db: &Db, before: Time, now: Time) -> DbResult<bool> {
+    let mut tx = db.platform().begin().await?;
     let expired: Vec<(Uuid, Uuid)> = on!(tx, |c| {
-        sqlx::query_as("DELETE FROM drive_uploads WHERE begun_at < $1 RETURNING office_id, object")
-            .bind(before)
-            .fetch_all(&mut *c)
-            .await
+        sqlx::query_as(
+            "DELETE FROM drive_uploads WHERE object IN
+             (SELECT object FROM drive_uploads WHERE begun_at < $1 ORDER BY begun_at LIMIT $2)
+             RETURNING office_id, object",
+        )
+        .bind(before)
+        .bind(PART)
+        .fetch_all(&mut *c)
+        .await
     })?;
-    for (office, object) in expired {
-        trash_insert(tx.within(office.into()), object, 0, now).await?;
-    }
-    Ok(())
+    trash_insert_all(&mut tx, &expired, now).await?;
+    tx.commit().await?;
+    Ok(!expired.is_empty())
 }
 
 /// Keeps the object as the content with this checksum; false: the office has that content already.
@@ -101,6 +108,20 @@ pub(crate) async fn trash_insert(tx: &mut OfficeConn, object: Uuid, size: i64, d
     trash_count(tx, size).await
 }
 
+/// Names objects of no counted bytes that may be deleted from a time on, with one statement. Takes offices' objects
+/// together, as the sweep finds them.
+async fn trash_insert_all(tx: &mut Conn, objects: &[(Uuid, Uuid)], due: Time) -> DbResult<()> {
+    let sql = tx.pick(
+        "INSERT INTO drive_trash (office_id, object, due_at, size)
+         SELECT unhex(value ->> 0, '-'), unhex(value ->> 1, '-'), $2, 0 FROM json_each($1)",
+        "INSERT INTO drive_trash (office_id, object, due_at, size)
+         SELECT (value ->> 0)::uuid, (value ->> 1)::uuid, $2, 0 FROM json_array_elements($1::json)",
+    );
+    let rows = json_text(objects)?;
+    on!(tx, |c| sqlx::query(sql).bind(rows).bind(due).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
 /// Counts bytes that come into the trash, or leave it.
 async fn trash_count(tx: &mut OfficeConn, bytes: i64) -> DbResult<()> {
     let office = tx.office_id();
@@ -112,15 +133,35 @@ async fn trash_count(tx: &mut OfficeConn, bytes: i64) -> DbResult<()> {
 }
 
 /// Objects of all offices that may be deleted: the sweep knows of no office.
-pub(crate) async fn trash_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Vec<(OfficeId, Uuid)>> {
-    let rows: Vec<(Uuid, Uuid)> = on!(conn, |c| {
-        sqlx::query_as("SELECT office_id, object FROM drive_trash WHERE due_at <= $1 ORDER BY due_at, object LIMIT $2")
-            .bind(now)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
+pub(crate) async fn trash_due(conn: &mut PlatformConn, now: Time, limit: usize) -> DbResult<Vec<Due<Uuid>>> {
+    let rows: Vec<(Uuid, Uuid, i32)> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT office_id, object, tries FROM drive_trash WHERE due_at <= $1 ORDER BY due_at, object LIMIT $2",
+        )
+        .bind(now)
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *c)
+        .await
     })?;
-    Ok(rows.into_iter().map(|(office, object)| (office.into(), object)).collect())
+    Ok(rows.into_iter().map(|(office, id, tries)| Due { office_id: office.into(), id, tries }).collect())
+}
+
+/// Writes when these are due again. Spans offices, as the sweep.
+pub(crate) async fn trash_put_off(tx: &mut PlatformConn, later: &[PutOff<Uuid>]) -> DbResult<()> {
+    let sql = tx.pick(
+        "UPDATE drive_trash SET tries = later.tries, due_at = later.due_at
+         FROM (SELECT unhex(value ->> 0, '-') AS id, value ->> 1 AS tries, value ->> 2 AS due_at FROM json_each($1))
+             AS later
+         WHERE drive_trash.object = later.id",
+        "UPDATE drive_trash SET tries = later.tries, due_at = later.due_at
+         FROM (SELECT (value ->> 0)::uuid AS id, (value ->> 1)::integer AS tries, (value ->> 2)::timestamptz AS due_at
+             FROM json_array_elements($1::json)) AS later
+         WHERE drive_trash.object = later.id",
+    );
+    let rows: Vec<_> = later.iter().map(|later| (later.id, later.tries, time_text(later.due_at))).collect();
+    let rows = json_text(&rows)?;
+    on!(tx, |c| sqlx::query(sql).bind(rows).execute(&mut *c).await.map(drop))?;
+    Ok(())
 }
 
 /// Objects of the office in the trash, due or not, after one.
@@ -138,12 +179,13 @@ pub(crate) async fn trash_list(conn: &mut OfficeConn, after: Uuid, limit: i64) -
     })?)
 }
 
-/// Forgets an object that was deleted, unless it is not due yet and may come back.
+/// Forgets an object that was deleted, unless it was not due yet and may come back. One that was put off was due.
 pub(crate) async fn trash_delete(tx: &mut OfficeConn, object: Uuid, now: Time) -> DbResult<()> {
     let office = tx.office_id();
     let size: Option<i64> = on!(tx, |c| {
         sqlx::query_scalar(
-            "DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND due_at <= $3 RETURNING size",
+            "DELETE FROM drive_trash WHERE office_id = $1 AND object = $2 AND (due_at <= $3 OR tries > 0)
+             RETURNING size",
         )
         .bind(office.0)
         .bind(object)
@@ -189,13 +231,12 @@ pub(crate) async fn drive_clear_some(db: &Db, office_id: OfficeId, now: Time) ->
              (SELECT sha256 FROM drive_blobs WHERE office_id = $1 ORDER BY sha256 LIMIT $2) RETURNING object",
         )
         .bind(office.0)
-        .bind(CLEARED)
+        .bind(PART)
         .fetch_all(&mut *c)
         .await
     })?;
-    for object in &objects {
-        trash_insert(&mut tx, *object, 0, now).await?;
-    }
+    let objects: Vec<(Uuid, Uuid)> = objects.into_iter().map(|object| (office.0, object)).collect();
+    trash_insert_all(&mut tx, &objects, now).await?;
     tx.commit().await?;
     Ok(!objects.is_empty())
 }

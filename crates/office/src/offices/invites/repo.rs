@@ -1,7 +1,7 @@
 //! Table `invites`.
 
 use mi_kernel::Time;
-use mi_store::{DbResult, OfficeConn, PlatformConn, on};
+use mi_store::{Db, DbResult, OfficeConn, PlatformConn, delete_before, on};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -81,10 +81,8 @@ pub(crate) async fn invite_forget_all(tx: &mut OfficeConn) -> DbResult<()> {
     Ok(())
 }
 
-/// Forgets the invites that have run out, of whatever office.
-pub(crate) async fn invite_sweep(tx: &mut PlatformConn, now: Time) -> DbResult<()> {
-    on!(tx, |c| {
-        sqlx::query("DELETE FROM invites WHERE expires_at <= $1").bind(now).execute(&mut *c).await.map(drop)
-    })?;
-    Ok(())
+/// Forgets the invites that have run out, of whatever office, in parts.
+pub(crate) async fn invite_sweep(db: &Db, now: Time) -> DbResult<()> {
+    let sql = "DELETE FROM invites WHERE id IN (SELECT id FROM invites WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)";
+    delete_before(db, sql, now).await
 }

@@ -97,10 +97,8 @@ async fn a_batch_that_is_sent_again_creates_what_is_missing(stage: Stage) {
 async fn a_request_is_remembered_as_long_as_its_task(stage: Stage) {
     let office = stage.active("Work").await;
     let first = stage.create_task(&stage.owner, named(&office, "first", "r1")).await.expect("creates");
-    let mut tx = stage.db().await.platform().begin().await.expect("begins");
     let later = chrono::Utc::now() + chrono::TimeDelta::days(365);
-    mi_store::idempotency::sweep(&mut tx, later).await.expect("sweeps");
-    tx.commit().await.expect("commits");
+    mi_store::idempotency::sweep(&stage.db().await, later).await.expect("sweeps");
     let again = stage.create_task(&stage.owner, named(&office, "first", "r1")).await.expect("answers");
     assert_eq!(again, first);
     assert_eq!(field(stage.create_task(&stage.owner, named(&office, "second", "r1")).await), "request_id");
