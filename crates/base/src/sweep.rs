@@ -183,8 +183,7 @@ mod tests {
         // The stuck one's come first, and fill pages.
         let row = |id: u32, office_id| (Due { office_id, id, tries: 0 }, now);
         let rows = (0..250).map(|id| row(id, stuck)).chain((250..400).map(|id| row(id, well)));
-        let mut fake =
-            Fake { now, rows: Mutex::new(rows.collect()), stuck: vec![stuck], tried: Mutex::default() };
+        let mut fake = Fake { now, rows: Mutex::new(rows.collect()), stuck: vec![stuck], tried: Mutex::default() };
         sweep("things", &fake, now).await.expect("goes on");
         assert_eq!(fake.left(), BTreeMap::from([(stuck, 250)]));
         // Some are under way when it shows that much fails.

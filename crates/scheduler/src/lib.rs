@@ -8,6 +8,7 @@ pub mod catalogue;
 mod logs;
 mod offices;
 pub mod plan;
+mod presence;
 mod reconcile;
 mod registry;
 mod sessions;
@@ -19,8 +20,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use agents::Agent;
 use catalogue::Catalogue;
-use mi_base::Tasks;
-use mi_kernel::{Clock, Error, Result, secret::Secret};
+use mi_base::{Tasks, setbacks::Setbacks};
+use mi_kernel::{AgentId, Clock, Error, Result, secret::Secret};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
@@ -41,6 +42,7 @@ const MIGRATIONS: &Migrations = &[
     step!(102, "0102", "former_keys"),
     step!(103, "0103", "external"),
     step!(110, "0110", "backup_removals"),
+    step!(111, "0111", "next_look"),
 ];
 
 /// Where agents reach the gateway.
@@ -99,7 +101,9 @@ pub(crate) struct Scheduler {
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
-    seen: sessions::Seen,
+    seen: presence::Seen,
+    /// Agents of which a step failed.
+    setbacks: Setbacks<AgentId>,
     changes: watch::Sender<()>,
     /// Signals that a key of an agent died.
     revoked: watch::Sender<()>,
@@ -116,6 +120,7 @@ impl Scheduler {
 
     /// A row of this agent was committed: wakes whoever waits for that.
     fn changed(&self, agent: &Agent) {
+        self.seen.doubt(agent.id);
         self.outbox.notify_one();
         self.queue.push(agent.id);
         self.changes.send_replace(());
@@ -141,13 +146,14 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         holder: config.holder,
         outbox: Notify::new(),
         queue: reconcile::Queue::default(),
-        seen: sessions::Seen::default(),
+        seen: presence::Seen::default(),
+        setbacks: Setbacks::new(reconcile::RETRY),
         changes: watch::Sender::new(()),
         revoked: watch::Sender::new(()),
     });
 
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
-    tasks.spawn("scheduler-heartbeats", sessions::flush(scheduler.clone()));
+    tasks.spawn("scheduler-heartbeats", presence::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();

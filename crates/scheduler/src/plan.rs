@@ -29,6 +29,8 @@ pub enum Step {
     Rest,
     /// Nothing, until this time.
     Wait(Time),
+    /// Nothing, until this time, or for as long as signs of life go on.
+    Listen(Time),
     /// End what runs and start a compute of the current generation. The text says what was lost, if anything was.
     Launch {
         /// Why an earlier compute is missing.
@@ -88,7 +90,7 @@ fn elsewhere(agent: &Agent, office_active: bool, now: Time) -> Step {
     };
     match agent.state == state && agent.observed_generation == agent.generation {
         false => Step::Observe(state),
-        true if state == State::Online => Step::Wait(silent_at),
+        true if state == State::Online => Step::Listen(silent_at),
         true => Step::Rest,
     }
 }
@@ -129,15 +131,19 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
             if keyless && matches!(agent.state, State::Running { .. }) {
                 return Step::Enrol;
             }
-            let (last_sign, limit, problem) = match agent.state {
-                State::Running { .. } => {
-                    (agent.last_seen_at.unwrap_or(since).max(since), SILENCE_LIMIT, "was silent for")
-                }
-                _ => (since, START_LIMIT, "did not report ready within"),
+            let silence = |limit: Duration, problem: &str| Step::GiveUp {
+                reason: format!("{problem} {} seconds", limit.as_secs()),
+                ended: false,
             };
-            match last_sign + limit {
-                until if until > now => Step::Wait(until),
-                _ => Step::GiveUp { reason: format!("{problem} {} seconds", limit.as_secs()), ended: false },
+            match agent.state {
+                State::Running { .. } => match agent.last_seen_at.unwrap_or(since).max(since) + SILENCE_LIMIT {
+                    until if until > now => Step::Listen(until),
+                    _ => silence(SILENCE_LIMIT, "was silent for"),
+                },
+                _ => match since + START_LIMIT {
+                    until if until > now => Step::Wait(until),
+                    _ => silence(START_LIMIT, "did not report ready within"),
+                },
             }
         }
     }
@@ -233,7 +239,7 @@ mod tests {
             (started(id, 2), Some(&dead), 1, gave_up.clone()),
             (started(id, 2), None, 1, lost.clone()),
             (started(id, 1), Some(&alive), 1, launch.clone()),
-            (running(id, 2), Some(&alive), 30, Step::Wait(at(60))),
+            (running(id, 2), Some(&alive), 30, Step::Listen(at(60))),
             (
                 running(id, 2),
                 Some(&alive),
@@ -263,7 +269,7 @@ mod tests {
         agent.public_key = None;
         assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Enrol);
         agent.enrol_sha256 = Some(vec![1]);
-        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Wait(at(60)));
+        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Listen(at(60)));
         let given_up = Step::GiveUp { reason: "was silent for 60 seconds".into(), ended: false };
         assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(60)), given_up);
     }
@@ -273,7 +279,7 @@ mod tests {
         let id = InstanceId::new();
         let mut agent = agent(Desired::Run, running(id, 2));
         agent.last_seen_at = Some(at(50));
-        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(100)), Step::Wait(at(110)));
+        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(100)), Step::Listen(at(110)));
     }
 
     #[test]
@@ -340,7 +346,7 @@ mod tests {
         let fire = Desired::Fire { force: false, backup_id: BackupId::new() };
         let observe = Step::Observe;
         let cases = [
-            (Desired::Run, State::Online, true, 119, Step::Wait(at(120))),
+            (Desired::Run, State::Online, true, 119, Step::Listen(at(120))),
             (Desired::Run, State::Online, true, 120, observe(State::Offline)),
             (Desired::Run, State::Offline, true, 120, Step::Rest),
             (Desired::Run, State::Offline, true, 119, observe(State::Online)),
@@ -361,7 +367,7 @@ mod tests {
         (behind.external, behind.observed_generation) = (true, 1);
         assert_eq!(plan(&behind, true, None, at(1)), Step::Observe(State::Online));
         (behind.observed_generation, behind.last_seen_at) = (2, Some(at(100)));
-        assert_eq!(plan(&behind, true, None, at(219)), Step::Wait(at(220)));
+        assert_eq!(plan(&behind, true, None, at(219)), Step::Listen(at(220)));
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! The working half of the scheduler: asks [`plan`] for the next step of an agent, does it, records it, and asks again.
 //!
-//! It takes no hint about what changed. It wakes on signals, on ends of computes, on the timers that plans name, and on a
-//! slow full pass, so that a lost signal costs time and nothing else. Every record is conditional on the row being what
-//! the plan was made from.
+//! It takes no hint about what changed. It wakes on signals, on ends of computes, and on what is due: each row says when the
+//! planner wants to look at it next, at once after every change, so that a lost signal costs time and nothing else, and who
+//! is well costs nothing. A full pass at the start, and a rare one, are for what the rows do not say. Every record is
+//! conditional on the row being what the plan was made from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use mi_kernel::{AgentId, BackupId, InstanceId, Result, Time, event::Event, secret::Secret};
+use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
 use mi_runtime::{Launch, Limits, Place};
 use mi_store::{lease, outbox};
 use ring::digest;
@@ -19,17 +20,21 @@ use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     Scheduler,
-    agents::{Agent, Desired, State, repo},
+    agents::{Agent, Desired, State, looks, repo},
     offices,
     plan::{self, Step, plan},
 };
 
 /// Agents worked on at the same time.
 const CONCURRENCY: usize = 32;
-/// How often every unsettled agent is looked at without a signal.
-const FULL_PASS: Duration = Duration::from_secs(30);
+/// How often agents are gone over that nobody will look at otherwise.
+const FULL_PASS: Duration = Duration::from_secs(300);
+/// How often other processes' changes are looked for, and what is due once more that is worked on.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often what is due is looked for where every change gives a signal.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long after an error an agent is looked at again.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
 /// Of several schedulers over one database, one reconciles: it renews this often, and is replaced after this long.
 const LEASE_RENEWAL: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(10);
@@ -66,16 +71,21 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
     let mut jobs: JoinSet<(AgentId, Option<Time>)> = JoinSet::new();
     let mut active: HashSet<AgentId> = HashSet::new();
     let mut again: HashSet<AgentId> = HashSet::new();
-    let mut timers = Timers::default();
+    let mut look_at = scheduler.clock.now();
     let mut leading = !scheduler.db.is_shared();
+    // Whether whatever is under way may have lost its compute, with the process that led before.
+    let mut fresh = true;
     let mut lease_tick = tokio::time::interval(LEASE_RENEWAL);
     let mut pass_tick = tokio::time::interval(FULL_PASS);
     lease_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pass_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        while leading && active.len() < CONCURRENCY {
+        while active.len() < CONCURRENCY {
             let Some(agent) = scheduler.queue.pop() else { break };
-            timers.remove(agent);
+            if !leading {
+                // Who leads finds in the database what is due.
+                continue;
+            }
             if !active.insert(agent) {
                 again.insert(agent);
                 continue;
@@ -83,7 +93,7 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
             let scheduler = scheduler.clone();
             jobs.spawn(async move { (agent, scheduler.settle(agent).await) });
         }
-        let due_in = timers.next().map(|time| (time - scheduler.clock.now()).to_std().unwrap_or_default());
+        let pause = (look_at - scheduler.clock.now()).to_std().unwrap_or_default();
         tokio::select! {
             () = scheduler.queue.wake.notified() => {}
             agent = scheduler.runtime.ended() => scheduler.queue.push(agent),
@@ -93,28 +103,33 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
                     if again.remove(&agent) {
                         scheduler.queue.push(agent);
                     } else if let Some(time) = wait {
-                        timers.set(agent, time);
+                        look_at = look_at.min(time);
                     }
                 }
                 // Cancellation happens only at shutdown; a panic must not leave its agent marked active for ever.
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
-            () = tokio::time::sleep(due_in.unwrap_or(FULL_PASS)), if due_in.is_some() => {
-                for agent in timers.due(scheduler.clock.now()) {
-                    scheduler.queue.push(agent);
-                }
+            // What is queued already comes first.
+            () = tokio::time::sleep(pause), if leading && active.len() < CONCURRENCY => {
+                look_at = scheduler.enqueue_due(&active).await;
             }
-            _ = pass_tick.tick() => {
-                if let Err(error) = scheduler.enqueue_unsettled().await {
-                    tracing::warn!(target: "mi::scheduler", error = %error.chain(), "the full pass failed; the next one tries again");
+            _ = pass_tick.tick(), if leading => match scheduler.look_over(fresh).await {
+                Ok(()) => {
+                    fresh = false;
+                    look_at = scheduler.clock.now();
                 }
-            }
+                Err(error) => {
+                    tracing::warn!(target: "mi::scheduler", error = %error.chain(), "the full pass failed and is repeated");
+                    pass_tick.reset_after(PAUSE);
+                }
+            },
             _ = lease_tick.tick(), if scheduler.db.is_shared() => {
                 let held = lease::hold(&scheduler.db, "reconciler", &scheduler.holder, scheduler.clock.now(), LEASE).await;
                 let now_leading = held.unwrap_or(false);
                 if now_leading != leading {
                     tracing::info!(target: "mi::scheduler", leading = now_leading, "reconciler lease");
                     leading = now_leading;
+                    fresh = true;
                     pass_tick.reset_immediately();
                 }
             }
@@ -122,46 +137,45 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
     }
 }
 
-/// When to look at an agent again, at most one time each.
-#[derive(Default)]
-struct Timers {
-    by_time: BTreeSet<(Time, AgentId)>,
-    by_agent: HashMap<AgentId, Time>,
-}
-
-impl Timers {
-    fn set(&mut self, agent: AgentId, time: Time) {
-        self.remove(agent);
-        self.by_time.insert((time, agent));
-        self.by_agent.insert(agent, time);
-    }
-
-    fn remove(&mut self, agent: AgentId) {
-        if let Some(time) = self.by_agent.remove(&agent) {
-            self.by_time.remove(&(time, agent));
-        }
-    }
-
-    fn next(&self) -> Option<Time> {
-        self.by_time.first().map(|(time, _)| *time)
-    }
-
-    fn due(&mut self, now: Time) -> Vec<AgentId> {
-        let due: Vec<AgentId> =
-            self.by_time.iter().take_while(|(time, _)| *time <= now).map(|(_, agent)| *agent).collect();
-        due.iter().for_each(|agent| self.remove(*agent));
-        due
-    }
-}
-
 impl Scheduler {
-    async fn enqueue_unsettled(&self) -> Result<()> {
+    /// Queues the agents that are due, but those that are worked on; answers when to look again.
+    async fn enqueue_due(&self, active: &HashSet<AgentId>) -> Time {
+        let now = self.clock.now();
+        let due = async { looks::look_due(&mut self.db.platform().read().await?, now, PAGE).await };
+        let due = match due.await {
+            Ok(due) => due,
+            Err(error) => {
+                tracing::warn!(target: "mi::scheduler", %error, "what is due could not be read");
+                return now + PAUSE;
+            }
+        };
+        let full = i64::try_from(due.agents.len()) == Ok(PAGE);
+        let (busy, idle): (Vec<AgentId>, Vec<AgentId>) = due.agents.into_iter().partition(|id| active.contains(id));
+        idle.into_iter().for_each(|id| self.queue.push(id));
+        let latest = match (full, busy.is_empty()) {
+            (true, _) => now,
+            (false, false) => now + PAUSE,
+            // Another process gives no signal here.
+            (false, true) => now + if self.db.is_shared() { PAUSE } else { LONGEST_PAUSE },
+        };
+        due.next.map_or(latest, |next| next.min(latest))
+    }
+
+    /// Goes over all agents, page by page, and makes those due that are not at rest: all of them, or only those that nobody
+    /// will look at otherwise.
+    pub(crate) async fn look_over(&self, all: bool) -> Result<()> {
         let mut after = None;
         loop {
-            let ids = repo::agent_unsettled(&mut self.db.platform().read().await?, after, PAGE).await?;
-            ids.iter().for_each(|id| self.queue.push(*id));
-            match ids.last() {
-                Some(last) if ids.len() == usize::try_from(PAGE).unwrap_or_default() => after = Some(*last),
+            let page = looks::look_over(&mut self.db.platform().read().await?, after, PAGE).await?;
+            let due: Vec<AgentId> =
+                page.iter().filter(|found| found.unsettled && (all || !found.expected)).map(|found| found.id).collect();
+            if !due.is_empty() {
+                let mut tx = self.db.platform().begin().await?;
+                looks::look_at(&mut tx, &due).await?;
+                tx.commit().await?;
+            }
+            match page.last() {
+                Some(last) if i64::try_from(page.len()) == Ok(PAGE) => after = Some(last.id),
                 _ => return Ok(()),
             }
         }
@@ -170,16 +184,38 @@ impl Scheduler {
     /// Works on one agent until it rests; answers when to look again.
     pub(crate) async fn settle(&self, id: AgentId) -> Option<Time> {
         loop {
-            match self.step(id).await {
-                Ok(Some(Step::Wait(time))) => return Some(time),
-                Ok(Some(Step::Rest) | None) => return None,
-                Ok(Some(_)) => {}
-                Err(error) => {
-                    tracing::warn!(target: "mi::scheduler", agent = %id, error = %error.chain(), "a step failed; trying again");
-                    return Some(self.clock.now() + RETRY);
-                }
-            }
+            let rests = match self.step(id).await {
+                Ok(Some(Step::Wait(time) | Step::Listen(time))) => Some(time),
+                Ok(Some(Step::Rest) | None) => None,
+                Ok(Some(_)) => continue,
+                Err(error) => return Some(self.leave_alone(id, &error).await),
+            };
+            self.setbacks.clear(&id);
+            return rests;
         }
+    }
+
+    /// Leaves an agent alone for a while of which a step failed.
+    async fn leave_alone(&self, id: AgentId, error: &Error) -> Time {
+        let at = self.setbacks.add(id, self.clock.now());
+        tracing::warn!(target: "mi::scheduler", agent = %id, error = %error.chain(), "a step failed; it is tried again");
+        let written = async {
+            let mut tx = self.db.platform().begin().await?;
+            looks::look_put_off(&mut tx, id, at).await?;
+            tx.commit().await
+        };
+        if let Err(error) = written.await {
+            // It stays due, and is looked at when the database is back.
+            tracing::debug!(target: "mi::scheduler", agent = %id, %error, "an agent could not be put off");
+        }
+        at
+    }
+
+    /// Records what the planner concluded from a row.
+    async fn looked(&self, agent: &Agent, at: Option<Time>, listening: bool) -> Result<()> {
+        let mut tx = self.db.office(agent.office_id).begin().await?;
+        looks::look_set(&mut tx, (agent.id, agent.revision), at, listening).await?;
+        Ok(tx.commit().await?)
     }
 
     /// Plans and does one step; none: the agent is gone.
@@ -196,7 +232,9 @@ impl Scheduler {
         let compute = self.runtime.observe(id);
         let step = plan(&agent, active, compute.as_ref(), self.clock.now());
         match &step {
-            Step::Rest | Step::Wait(_) => {}
+            Step::Rest => self.looked(&agent, None, false).await?,
+            Step::Wait(at) => self.looked(&agent, Some(*at), false).await?,
+            Step::Listen(at) => self.looked(&agent, Some(*at), true).await?,
             Step::Launch { lost } => self.launch(agent, *lost).await?,
             Step::Halt(state) => self.halt(agent, state.clone()).await?,
             Step::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
@@ -218,6 +256,7 @@ impl Scheduler {
             outbox::push(&mut tx, event).await?;
         }
         tx.commit().await?;
+        self.seen.doubt(agent.id);
         self.outbox.notify_one();
         self.changes.send_replace(());
         Ok(true)
@@ -404,6 +443,7 @@ impl Scheduler {
         let event = self.event(agent, "agent.fired", format!("Agent {:?} fired", agent.name));
         outbox::push(&mut tx, &event.with(json!({ "backup_id": backup_id }))).await?;
         tx.commit().await?;
+        self.seen.doubt(agent.id);
         self.outbox.notify_one();
         self.changes.send_replace(());
         Ok(())

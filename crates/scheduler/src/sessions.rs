@@ -1,12 +1,6 @@
-//! Signs of life: kept in memory, written in batches, and the report that makes a compute `Running`.
+//! The report that makes a compute `Running`, and its heartbeats.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-
-use mi_kernel::{AgentActor, AgentId, Error, ErrorKind, InstanceId, Result, Time, event::Event};
+use mi_kernel::{AgentActor, Error, ErrorKind, InstanceId, Result, event::Event};
 use mi_rpc::Caller;
 use mi_store::outbox;
 use serde_json::json;
@@ -16,53 +10,7 @@ use crate::{
     agents::{Agent, State, repo},
 };
 
-/// How often signs of life reach the database.
-const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_CONFLICTS: usize = 5;
-
-/// Last signs of life that are not in the database yet.
-#[derive(Default)]
-pub(crate) struct Seen(Mutex<HashMap<AgentId, Time>>);
-
-impl Seen {
-    fn map(&self) -> MutexGuard<'_, HashMap<AgentId, Time>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn record(&self, agent: AgentId, now: Time) {
-        self.map().insert(agent, now);
-    }
-
-    /// The agent as of now.
-    pub(crate) fn freshen(&self, mut agent: Agent) -> Agent {
-        agent.last_seen_at = self.map().get(&agent.id).copied().max(agent.last_seen_at);
-        agent
-    }
-}
-
-/// Writes signs of life for ever.
-pub(crate) async fn flush(scheduler: Arc<Scheduler>) {
-    loop {
-        tokio::time::sleep(FLUSH_INTERVAL).await;
-        let seen: Vec<(AgentId, Time)> = std::mem::take(&mut *scheduler.seen.map()).into_iter().collect();
-        if seen.is_empty() {
-            continue;
-        }
-        let written = async {
-            let mut tx = scheduler.db.platform().begin().await?;
-            repo::agent_seen(&mut tx, &seen).await?;
-            tx.commit().await
-        };
-        if let Err(error) = written.await {
-            tracing::warn!(target: "mi::scheduler", %error, "signs of life could not be written");
-            // Back into memory, unless something newer is there by now.
-            let mut map = scheduler.seen.map();
-            for (agent, time) in seen {
-                map.entry(agent).or_insert(time);
-            }
-        }
-    }
-}
 
 fn replaced() -> Error {
     Error::new(ErrorKind::Aborted, "INSTANCE_REPLACED", "this compute is not the wanted one any more; it should end")
@@ -82,7 +30,7 @@ impl Scheduler {
             let mut tx = self.db.office(office_id).begin().await?;
             let agent = repo::agent_get(&mut tx, id).await?;
             let mut agent = agent.filter(|agent| agent.wants(instance)).ok_or_else(replaced)?;
-            self.seen.record(id, now);
+            self.seen.record(office_id, id, now);
             let State::Starting { generation, .. } = agent.state else {
                 // A reconnect: the row says Running already.
                 return Ok(self.seen.freshen(agent));
@@ -107,10 +55,15 @@ impl Scheduler {
 
     /// Takes a heartbeat of a compute; an error says that it is not wanted any more.
     pub(crate) async fn heartbeat(&self, agent: &AgentActor, instance: InstanceId) -> Result<()> {
-        let id = agent.agent_id;
-        let agent = repo::agent_get(&mut self.db.office(agent.office_id).read().await?, id).await?;
-        agent.filter(|agent| agent.wants(instance)).ok_or_else(replaced)?;
-        self.seen.record(id, self.clock.now());
+        let (office_id, id, now) = (agent.office_id, agent.agent_id, self.clock.now());
+        if self.seen.known(office_id, id, Some(instance), now) {
+            return Ok(());
+        }
+        let before = self.seen.before();
+        let agent = repo::agent_get(&mut self.db.office(office_id).read().await?, id).await?;
+        let agent = agent.filter(|agent| agent.wants(instance)).ok_or_else(replaced)?;
+        self.seen.record(office_id, id, now);
+        self.seen.vouch(&agent, Some(instance), before, now);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod fire;
 mod hire;
 mod identity;
 mod life;
+mod looks;
 mod lying;
 mod offices;
 mod pause;

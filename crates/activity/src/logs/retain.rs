@@ -111,7 +111,9 @@ impl Logs {
                 && !repo::segment_exists(&mut self.db.platform().read().await?, object.location.as_ref()).await?
             {
                 match self.delete_objects(&[object.location.to_string()]).await {
-                    Ok(()) => tracing::info!(target: "mi::logs", path = %object.location, "deleted an orphaned segment"),
+                    Ok(()) => {
+                        tracing::info!(target: "mi::logs", path = %object.location, "deleted an orphaned segment")
+                    }
                     Err(error) => tracing::warn!(
                         target: "mi::logs", path = %object.location, error = %error.chain(), "an orphaned segment stays"
                     ),

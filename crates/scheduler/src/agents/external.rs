@@ -70,6 +70,11 @@ impl Scheduler {
     /// Takes a sign of life of an agent. In a suspended office, and of a paused agent, it counts, so that whoever stayed is
     /// there at once when that ends; but the agent hears that it is to wait.
     pub(crate) async fn sign_of_life(&self, office_id: OfficeId, id: AgentId) -> Result<()> {
+        let now = self.clock.now();
+        if self.seen.known(office_id, id, None, now) {
+            return Ok(());
+        }
+        let before = self.seen.before();
         let mut conn = self.db.office(office_id).read().await?;
         let office = offices::repo::office_get(&mut conn).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
@@ -77,10 +82,12 @@ impl Scheduler {
         drop(conn);
         let agent = agent.filter(|agent| !matches!(agent.desired, Desired::Fire { .. }));
         let agent = agent.ok_or_else(|| Error::unauthenticated("the agent was fired"))?;
-        self.seen.record(id, self.clock.now());
+        self.seen.record(office_id, id, now);
         rules::office_works(&office)?;
         agent.listened_to()?;
-        if agent.external && agent.state != State::Online {
+        if agent.external && agent.state == State::Online {
+            self.seen.vouch(&agent, None, before, now);
+        } else if agent.external {
             // At once, also where another process leads: there is no compute that two could fight over.
             self.settle(id).await;
             self.queue.push(id);

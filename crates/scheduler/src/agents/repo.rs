@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use mi_kernel::{AgentId, Time, page::Page};
-use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
+use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, on};
 use sqlx::{FromRow, types::Json};
 use uuid::Uuid;
 
-use super::{Agent, Desired, Phase, Spec, State};
+use super::{Agent, Desired, Phase, Spec, State, looks::AT_ONCE};
 
 #[derive(FromRow)]
 struct Row {
@@ -66,8 +66,8 @@ pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult
         sqlx::query(
             "INSERT INTO agents
              (id, office_id, name, hired_by, lineage, spec, desired, generation, restore_from, state, phase, failures,
-              restarts, observed_generation, revision, created_at, external, public_key, last_seen_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
+              restarts, observed_generation, revision, created_at, external, public_key, last_seen_at, next_look_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)",
         )
         .bind(agent.id.0)
         .bind(office.0)
@@ -88,6 +88,7 @@ pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult
         .bind(agent.external)
         .bind(&agent.public_key)
         .bind(agent.last_seen_at)
+        .bind(AT_ONCE)
         .execute(&mut *c)
         .await
         .map(drop)
@@ -95,14 +96,16 @@ pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult
     Ok(())
 }
 
-/// Writes everything that can change, if nobody wrote the row since it was read; false: somebody did.
+/// Writes everything that can change, if nobody wrote the row since it was read; false: somebody did. The planner is to
+/// look at it at once.
 pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbResult<bool> {
     let office = tx.office_id();
     let updated = on!(tx, |c| {
         sqlx::query(
             "UPDATE agents SET spec = $3, desired = $4, generation = $5, state = $6, phase = $7, failures = $8,
              restarts = $9, observed_generation = $10, public_key = $11, enrol_sha256 = $12, enrol_expires_at = $13,
-             last_seen_at = $14, revision = revision + 1 WHERE id = $1 AND revision = $2 AND office_id = $15",
+             last_seen_at = $14, revision = revision + 1, next_look_at = $16, listening = FALSE
+             WHERE id = $1 AND revision = $2 AND office_id = $15",
         )
         .bind(agent.id.0)
         .bind(agent.revision)
@@ -119,6 +122,7 @@ pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbRe
         .bind(agent.enrol_expires_at)
         .bind(agent.last_seen_at)
         .bind(office.0)
+        .bind(AT_ONCE)
         .execute(&mut *c)
         .await
         .map(|done| done.rows_affected() == 1)
@@ -245,44 +249,4 @@ pub(crate) async fn agent_count_by_phase(conn: &mut OfficeConn) -> DbResult<Vec<
         })
         .collect::<Result<_, sqlx::Error>>()
         .map_err(DbError::from)
-}
-
-/// Ids after a key of agents that are not at rest: on their way, behind their intent, suspended but not paused in an
-/// office that is active again, or offline in one that is not. Spans offices: the reconciler works for all of them.
-pub(crate) async fn agent_unsettled(
-    conn: &mut PlatformConn,
-    after: Option<AgentId>,
-    limit: i64,
-) -> DbResult<Vec<AgentId>> {
-    let rows: Vec<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT a.id FROM agents a JOIN offices o ON o.id = a.office_id
-             WHERE a.id > $1 AND (a.phase NOT IN ('stopped', 'failed', 'suspended', 'offline')
-             OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
-             OR (a.phase = 'suspended' AND a.desired ->> 'want' <> 'pause' AND o.active)
-             OR (a.phase = 'offline' AND NOT o.active)) ORDER BY a.id LIMIT $2",
-        )
-        .bind(after.map_or(Uuid::nil(), |id| id.0))
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
-}
-
-/// Writes signs of life, all with one statement; no change of the row's version, since nothing else reads it for a
-/// decision. Spans offices: they are written in batches.
-pub(crate) async fn agent_seen(tx: &mut PlatformConn, seen: &[(AgentId, Time)]) -> DbResult<()> {
-    let sql = tx.pick(
-        "UPDATE agents SET last_seen_at = seen.at
-         FROM (SELECT unhex(value ->> 0, '-') AS id, value ->> 1 AS at FROM json_each($1)) AS seen
-         WHERE agents.id = seen.id AND (last_seen_at IS NULL OR last_seen_at < seen.at)",
-        "UPDATE agents SET last_seen_at = seen.at
-         FROM (SELECT (value ->> 0)::uuid AS id, (value ->> 1)::timestamptz AS at FROM json_array_elements($1::json))
-             AS seen
-         WHERE agents.id = seen.id AND (last_seen_at IS NULL OR last_seen_at < seen.at)",
-    );
-    let rows = json_text(&seen.iter().map(|(id, time)| (id, time_text(*time))).collect::<Vec<_>>())?;
-    on!(tx, |c| sqlx::query(sql).bind(rows).execute(&mut *c).await.map(drop))?;
-    Ok(())
 }

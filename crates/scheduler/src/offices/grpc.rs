@@ -45,8 +45,13 @@ impl Scheduler {
         let mut tx = self.db.office(office.id).begin().await?;
         let before = repo::office_lock(&mut tx).await?;
         let applied = repo::office_apply(&mut tx, &office).await?;
+        let turned = applied && before.is_some_and(|before| before.active != office.active);
+        if turned {
+            agents::looks::look_at_all(&mut tx).await?;
+        }
         tx.commit().await?;
-        if applied && before.is_some_and(|before| before.active != office.active) {
+        if turned {
+            self.seen.doubt_all_of(office.id);
             self.for_each_agent(office.id, |agent| self.queue.push(agent.id)).await?;
         }
         Ok(())
@@ -73,6 +78,7 @@ impl Scheduler {
                     agents::former::key_bury(&mut tx, &before, self.clock.now()).await?;
                     if agents::repo::agent_update(&mut tx, &mut agent).await? {
                         tx.commit().await?;
+                        self.seen.doubt(agent.id);
                         self.revoked.send_replace(());
                     }
                 }

@@ -6,7 +6,7 @@ use mi_store::DbError;
 use mi_testkit::on_both;
 
 use super::stage::{Stage, TRACE, counts, free_hiring};
-use crate::agents::{Phase, repo};
+use crate::agents::{Phase, looks};
 
 on_both! { a_full_pass_finds_what_a_lost_signal_left_undone, every_change_has_exactly_one_event }
 
@@ -37,11 +37,9 @@ async fn a_full_pass_finds_what_a_lost_signal_left_undone(mut stage: Stage) {
 
 /// Whom a full pass looks at.
 pub(super) async fn unsettled(stage: &Stage) -> Vec<AgentId> {
-    let read = async {
-        let mut conn = stage.scheduler.db.platform().read().await?;
-        repo::agent_unsettled(&mut conn, None, 100).await
-    };
-    read.await.unwrap_or_else(|error: DbError| panic!("{error}"))
+    let read = async { looks::look_over(&mut stage.scheduler.db.platform().read().await?, None, 100).await };
+    let all = read.await.unwrap_or_else(|error: DbError| panic!("{error}"));
+    all.into_iter().filter(|found| found.unsettled).map(|found| found.id).collect()
 }
 
 async fn every_change_has_exactly_one_event(mut stage: Stage) {

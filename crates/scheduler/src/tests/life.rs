@@ -8,7 +8,7 @@ use mi_testkit::on_both;
 
 use super::stage::{Stage, actor_of, free_hiring, instance_of, place};
 use crate::{
-    agents::{Desired, Phase, State, repo::agent_seen},
+    agents::{Desired, Phase, State, looks::look_seen},
     plan::Step,
 };
 
@@ -197,7 +197,7 @@ async fn signs_of_life_are_written_together_and_never_go_back(stage: Stage) {
     let (now, later) = (stage.now(), stage.now() + Duration::from_micros(1_500_001));
     for seen in [[(one, now), (other, now)], [(one, now - Duration::from_secs(1)), (other, later)]] {
         let mut tx = stage.scheduler.db.platform().begin().await.expect("begins");
-        agent_seen(&mut tx, &seen).await.expect("writes");
+        look_seen(&mut tx, &seen.map(|(id, at)| (id, stage.office, at))).await.expect("writes");
         tx.commit().await.expect("commits");
     }
     let mut last = Vec::new();

@@ -22,7 +22,7 @@ use crate::{
     agents::{Agent, Phase, State, repo},
     backups::Backup,
     catalogue::Catalogue,
-    offices, reconcile, sessions,
+    offices, presence, reconcile,
 };
 
 /// Long enough for any wait that is not meant to fail.
@@ -99,7 +99,8 @@ async fn scheduler(
         holder: "test".into(),
         outbox: tokio::sync::Notify::new(),
         queue: reconcile::Queue::default(),
-        seen: sessions::Seen::default(),
+        seen: presence::Seen::default(),
+        setbacks: mi_base::setbacks::Setbacks::new(reconcile::RETRY),
         changes: tokio::sync::watch::Sender::new(()),
         revoked: tokio::sync::watch::Sender::new(()),
     })

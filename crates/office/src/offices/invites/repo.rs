@@ -83,6 +83,7 @@ pub(crate) async fn invite_forget_all(tx: &mut OfficeConn) -> DbResult<()> {
 
 /// Forgets the invites that have run out, of whatever office, in parts.
 pub(crate) async fn invite_sweep(db: &Db, now: Time) -> DbResult<()> {
-    let sql = "DELETE FROM invites WHERE id IN (SELECT id FROM invites WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)";
+    let sql =
+        "DELETE FROM invites WHERE id IN (SELECT id FROM invites WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)";
     delete_before(db, sql, now).await
 }

@@ -1,0 +1,166 @@
+//! Table `agents`: when the planner next wants to look at each, and the signs of life that put it off.
+//!
+//! Every change of a row makes it due at once, in the same statement. What the planner concludes is written only while the
+//! row is still the one it was made from. So what is due is in the database, whatever signals are lost.
+
+use mi_kernel::{AgentId, OfficeId, Time};
+use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
+use uuid::Uuid;
+
+use crate::plan::{OFFLINE_AFTER, SILENCE_LIMIT};
+
+/// Before any other time.
+pub(super) const AT_ONCE: Time = Time::UNIX_EPOCH;
+
+/// What is due, and the first that is not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Due {
+    /// Agents to look at, the longest due first.
+    pub(crate) agents: Vec<AgentId>,
+    /// When there is the next one.
+    pub(crate) next: Option<Time>,
+}
+
+/// Agents that are due, at most so many. Spans offices: the reconciler works for all of them.
+pub(crate) async fn look_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Due> {
+    let rows: Vec<Uuid> = on!(conn, |c| {
+        sqlx::query_scalar("SELECT id FROM agents WHERE next_look_at <= $1 ORDER BY next_look_at, id LIMIT $2")
+            .bind(now)
+            .bind(limit)
+            .fetch_all(&mut *c)
+            .await
+    })?;
+    let next = on!(conn, |c| {
+        sqlx::query_scalar("SELECT next_look_at FROM agents WHERE next_look_at > $1 ORDER BY next_look_at LIMIT 1")
+            .bind(now)
+            .fetch_optional(&mut *c)
+            .await
+    })?;
+    Ok(Due { agents: rows.into_iter().map(Into::into).collect(), next })
+}
+
+/// Writes what the planner concluded from this version of the row: when it wants to look again, and whether signs of life
+/// put that off. Nothing, when the row has changed since.
+pub(crate) async fn look_set(
+    tx: &mut OfficeConn,
+    (id, revision): (AgentId, i64),
+    at: Option<Time>,
+    listening: bool,
+) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query(
+            "UPDATE agents SET next_look_at = $4, listening = $5 WHERE office_id = $1 AND id = $2 AND revision = $3
+             AND (next_look_at IS DISTINCT FROM $4 OR listening <> $5)",
+        )
+        .bind(office.0)
+        .bind(id.0)
+        .bind(revision)
+        .bind(at)
+        .bind(listening)
+        .execute(&mut *c)
+        .await
+        .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Puts off an agent of which a step failed; of whatever office, since its row may be what cannot be read.
+pub(crate) async fn look_put_off(tx: &mut PlatformConn, id: AgentId, at: Time) -> DbResult<()> {
+    on!(tx, |c| {
+        sqlx::query("UPDATE agents SET next_look_at = $2, listening = FALSE WHERE id = $1")
+            .bind(id.0)
+            .bind(at)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Makes all agents of the office due at once: they are as many as its settings allow.
+pub(crate) async fn look_at_all(tx: &mut OfficeConn) -> DbResult<()> {
+    let office = tx.office_id();
+    on!(tx, |c| {
+        sqlx::query("UPDATE agents SET next_look_at = $2, listening = FALSE WHERE office_id = $1")
+            .bind(office.0)
+            .bind(AT_ONCE)
+            .execute(&mut *c)
+            .await
+            .map(drop)
+    })?;
+    Ok(())
+}
+
+/// Makes these agents due at once. Spans offices, as the pass that found them.
+pub(crate) async fn look_at(tx: &mut PlatformConn, ids: &[AgentId]) -> DbResult<()> {
+    let sql = tx.pick(
+        "UPDATE agents SET next_look_at = $2, listening = FALSE
+         WHERE id IN (SELECT unhex(value, '-') FROM json_each($1))",
+        "UPDATE agents SET next_look_at = $2, listening = FALSE
+         WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))",
+    );
+    let ids = json_text(ids)?;
+    on!(tx, |c| sqlx::query(sql).bind(ids).bind(AT_ONCE).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+/// Where an agent stands that a pass comes across.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) id: AgentId,
+    /// Whether it is not at rest: on its way, behind its intent, suspended but not paused in an office that is active
+    /// again, or offline in one that is not.
+    pub(crate) unsettled: bool,
+    /// Whether the planner will look at it by itself.
+    pub(crate) expected: bool,
+}
+
+/// All agents after one, so many at a time. Spans offices: the reconciler works for all of them.
+pub(crate) async fn look_over(conn: &mut PlatformConn, after: Option<AgentId>, limit: i64) -> DbResult<Vec<Standing>> {
+    let rows: Vec<(Uuid, bool, bool)> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT a.id, a.phase NOT IN ('stopped', 'failed', 'suspended', 'offline')
+                 OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
+                 OR (a.phase = 'suspended' AND a.desired ->> 'want' <> 'pause' AND o.active)
+                 OR (a.phase = 'offline' AND NOT o.active),
+                 a.next_look_at IS NOT NULL
+             FROM agents a JOIN offices o ON o.id = a.office_id WHERE a.id > $1 ORDER BY a.id LIMIT $2",
+        )
+        .bind(after.map_or(Uuid::nil(), |id| id.0))
+        .bind(limit)
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    Ok(rows.into_iter().map(|(id, unsettled, expected)| Standing { id: id.into(), unsettled, expected }).collect())
+}
+
+/// Writes signs of life, all with one statement, and puts off looks at those that are listened for; answers which agents
+/// there still are, and the versions of their rows, which this does not change: nothing else reads it for a decision.
+/// Spans offices: they are written in batches.
+pub(crate) async fn look_seen(
+    tx: &mut PlatformConn,
+    seen: &[(AgentId, OfficeId, Time)],
+) -> DbResult<Vec<(AgentId, i64)>> {
+    let sql = tx.pick(
+        "UPDATE agents SET last_seen_at = seen.at, next_look_at = CASE WHEN NOT listening THEN next_look_at
+             WHEN external THEN seen.offline_at ELSE seen.silent_at END
+         FROM (SELECT unhex(value ->> 0, '-') AS agent, unhex(value ->> 1, '-') AS office, value ->> 2 AS at,
+             value ->> 3 AS silent_at, value ->> 4 AS offline_at FROM json_each($1)) AS seen
+         WHERE agents.id = seen.agent AND agents.office_id = seen.office
+             AND (last_seen_at IS NULL OR last_seen_at < seen.at) RETURNING id, revision",
+        "UPDATE agents SET last_seen_at = seen.at, next_look_at = CASE WHEN NOT listening THEN next_look_at
+             WHEN external THEN seen.offline_at ELSE seen.silent_at END
+         FROM (SELECT (value ->> 0)::uuid AS agent, (value ->> 1)::uuid AS office, (value ->> 2)::timestamptz AS at,
+             (value ->> 3)::timestamptz AS silent_at, (value ->> 4)::timestamptz AS offline_at
+             FROM json_array_elements($1::json)) AS seen
+         WHERE agents.id = seen.agent AND agents.office_id = seen.office
+             AND (last_seen_at IS NULL OR last_seen_at < seen.at) RETURNING id, revision",
+    );
+    let row = |(id, office_id, at): &(AgentId, OfficeId, Time)| {
+        (*id, *office_id, time_text(*at), time_text(*at + SILENCE_LIMIT), time_text(*at + OFFLINE_AFTER))
+    };
+    let rows = json_text(&seen.iter().map(row).collect::<Vec<_>>())?;
+    let found: Vec<(Uuid, i64)> = on!(tx, |c| sqlx::query_as(sql).bind(rows).fetch_all(&mut *c).await)?;
+    Ok(found.into_iter().map(|(id, revision)| (id.into(), revision)).collect())
+}
