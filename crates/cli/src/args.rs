@@ -1,8 +1,6 @@
 //! The command line at its top level; each command's own arguments live with the command.
 
-use std::path::PathBuf;
-
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
@@ -18,7 +16,9 @@ use crate::{
         offices::OfficesCommand,
         run::RunArgs,
         tasks::TasksCommand,
+        use_colony::UseArgs,
     },
+    options::{ColonyArg, Global},
     serve::{ServeArgs, UpArgs},
 };
 
@@ -32,53 +32,18 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// What every command takes.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct Global {
-    /// Where the platform listens [default: http://127.0.0.1:7400]
-    #[arg(long, global = true, value_name = "URL", env = "MI_ENDPOINT", help_heading = "Global options")]
-    pub(crate) endpoint: Option<String>,
-    /// CA that vouches for an https:// endpoint, PEM [default: the public ones]
-    #[arg(long, global = true, value_name = "FILE", env = "MI_CA_FILE", help_heading = "Global options")]
-    pub(crate) ca_file: Option<PathBuf>,
-    /// API key to call with; better in the environment or the configuration than here, where `ps` shows it
-    #[arg(
-        long,
-        global = true,
-        value_name = "KEY",
-        env = "MI_API_KEY",
-        hide_env_values = true,
-        help_heading = "Global options"
-    )]
-    pub(crate) api_key: Option<String>,
-    /// Directory of the configuration [default: ~/.config/mi]
-    #[arg(long, global = true, value_name = "DIR", env = "MI_CONFIG_DIR", help_heading = "Global options")]
-    pub(crate) config_dir: Option<PathBuf>,
-    /// Tables for people, JSON for programs
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table", help_heading = "Global options")]
-    pub(crate) output: Format,
-}
-
-/// How results are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub(crate) enum Format {
-    /// Tables.
-    #[default]
-    Table,
-    /// Proto3 JSON with snake_case names; a list is an array, a stream one object a line.
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Colonies: isolated workspaces with agents of their own (the API calls them offices)
-    #[command(subcommand, visible_alias = "offices")]
+    #[command(subcommand, visible_alias = "offices", aliases = ["colony", "office"])]
     Colonies(OfficesCommand),
+    /// Show or choose the colony of commands that name none
+    Use(UseArgs),
     /// Agents: AI workers hired into a colony
-    #[command(subcommand)]
+    #[command(subcommand, alias = "agent")]
     Agents(AgentsCommand),
     /// Tasks: the work that a colony's agents share
-    #[command(subcommand)]
+    #[command(subcommand, alias = "task")]
     Tasks(TasksCommand),
     /// Run a command in a colony, as a task, and end as it ends
     Run(RunArgs),
@@ -88,22 +53,22 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Chat(ChatCommand),
     /// Backups of fired agents' workspaces
-    #[command(subcommand)]
+    #[command(subcommand, alias = "backup")]
     Backups(BackupsCommand),
     /// The drive: files that the agents of a colony share
-    #[command(subcommand)]
+    #[command(subcommand, alias = "file")]
     Files(FilesCommand),
     /// What agents can use outside the platform, and the secrets it takes
-    #[command(subcommand)]
+    #[command(subcommand, alias = "integration")]
     Integrations(IntegrationsCommand),
     /// The platform itself, for the administrator
     #[command(subcommand)]
     Admin(AdminCommand),
     /// API keys
-    #[command(subcommand)]
+    #[command(subcommand, alias = "key")]
     Keys(KeysCommand),
     /// Accounts, for the administrator
-    #[command(subcommand)]
+    #[command(subcommand, alias = "account")]
     Accounts(AccountsCommand),
     /// Make an invite, with whose code one agent that runs elsewhere joins a colony
     Invite(ColonyArg),
@@ -119,28 +84,11 @@ pub(crate) enum Command {
     Up(UpArgs),
     /// Start one service of the platform
     Serve(Box<ServeArgs>),
-    /// What the platform runs beside an agent's workspace
-    #[command(subcommand)]
-    Agent(AgentCommand),
     /// Print a completion script
     Completions {
         /// For which shell
         shell: Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum AgentCommand {
-    /// Run the agent that the environment describes (MI_AGENT_ID, ...); the platform calls this, not you
-    Run,
-}
-
-/// The colony of a command that takes it as an option.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct ColonyArg {
-    /// The colony: its id, a unique start of it, or its name
-    #[arg(long, visible_alias = "office", value_name = "ID", env = "MI_COLONY")]
-    pub(crate) colony: Option<String>,
 }
 
 #[cfg(test)]
@@ -158,11 +106,24 @@ mod tests {
     fn the_documented_spellings_parse() {
         for line in [
             "mi colonies create --name X",
+            "mi colonies create X",
+            "mi colony list",
             "mi offices list -o json",
+            "mi colonies get",
+            "mi colonies settings ID max_agents=5 --set verification=peer",
+            "mi colonies settings max_agents=5",
+            "mi use",
+            "mi use ID",
+            "mi use --unset",
             "mi colonies settings ID --set allow_agent_hiring=true --set max_agents=5",
             "mi colonies delete ID --no-wait",
             "mi agents hire --colony ID --name analyst --model sonnet --skill github --env A=b=c --wait",
+            "mi agents hire analyst",
             "mi agents list --office ID",
+            "mi agent list",
+            "mi agents get analyst",
+            "mi agents get --colony ID analyst",
+            "mi agents fire ID --force analyst",
             "mi agents logs ID analyst -f --limit 5",
             "mi agents activity ID analyst --category task,lifecycle --limit 50 -f",
             "mi agents promote ID analyst --model opus --provider anthropic",
@@ -170,10 +131,12 @@ mod tests {
             "mi agents watch --colony ID",
             "mi agents models",
             "mi backups get ID B -O out.tar.zst",
+            "mi backups rm B",
             "mi tasks create --colony ID --title T --kind command --description @f --priority 10 --agent a --parent P \
              --depends-on A --depends-on B --tool github --max-attempts 1 --verify --request-id R --wait --timeout 10m",
             "mi tasks list --colony ID --status queued,running --agent a --parent P --limit 500",
             "mi tasks get ID",
+            "mi task ls",
             "mi tasks watch --colony ID --after 0 -o json",
             "mi tasks cancel ID --reason R",
             "mi tasks retry ID",
@@ -222,6 +185,12 @@ mod tests {
         for line in [
             "mi agents hire --name x --env novalue",
             "mi colonies create",
+            "mi colonies create A --name B",
+            "mi colonies delete",
+            "mi agents get a b c",
+            "mi agents get --colony ID a b",
+            "mi backups rm --colony ID a b",
+            "mi use ID --unset",
             "mi nonsense",
             "mi files put a b --if-revision 1 --force",
             "mi integrations set-secret github token value",

@@ -14,23 +14,21 @@ pub(crate) mod run;
 pub(crate) mod settings;
 pub(crate) mod status;
 pub(crate) mod tasks;
+pub(crate) mod use_colony;
 mod verify;
 
 use mi_client::{ClientError, retry};
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
-use crate::{
-    args::{Command, Global},
-    context::Context,
-    failure::Failure,
-};
+use crate::{args::Command, context::Context, failure::Failure, options::Global};
 
 /// Runs a command against the platform that the settings name.
 pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure> {
     let context = Context::new(&global)?;
     match command {
         Command::Colonies(command) => offices::run(command, &context).await,
+        Command::Use(args) => use_colony::run(args, &context).await,
         Command::Agents(command) => agents::run(command, &context).await,
         Command::Tasks(command) => tasks::run(command, &context).await,
         Command::Run(args) => run::run(args, &context).await,
@@ -47,14 +45,14 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Whoami => access::whoami(&context).await,
         Command::Login => access::login(&global, &context).await,
         Command::Status => status::run(&context).await,
-        Command::Up(_) | Command::Serve(_) | Command::Agent(_) | Command::Completions { .. } => {
+        Command::Up(_) | Command::Serve(_) | Command::Completions { .. } => {
             unreachable!("main runs what needs no platform")
         }
     }
 }
 
 /// Takes the resource out of an answer; a platform that leaves it out is broken.
-fn resource<R, T>(answer: Response<R>, field: impl FnOnce(R) -> Option<T>) -> Result<T, Failure> {
+pub(crate) fn resource<R, T>(answer: Response<R>, field: impl FnOnce(R) -> Option<T>) -> Result<T, Failure> {
     let missing = || ClientError::from(Status::internal("the platform's answer lacks the resource"));
     field(answer.into_inner()).ok_or_else(|| missing().into())
 }

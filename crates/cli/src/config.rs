@@ -9,7 +9,7 @@ use std::{
 use mi_kernel::secret::Secret;
 use serde::{Deserialize, Serialize};
 
-use crate::{args::Global, failure::Failure};
+use crate::{failure::Failure, options::Global};
 
 /// Where `mi up` listens unless told otherwise.
 pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:7400";

@@ -5,14 +5,7 @@ use std::{env, path::Path, sync::Arc};
 use mi_client::{AgentKey, Client, Credential, KeyRing};
 use uuid::Uuid;
 
-use crate::{
-    args::{ColonyArg, Global},
-    commands::join::KEY_FILE,
-    config::Settings,
-    failure::Failure,
-    output::Output,
-    resolve,
-};
+use crate::{commands::join::KEY_FILE, config::Settings, failure::Failure, options::Global, output::Output};
 
 /// What every client command works with.
 pub(crate) struct Context {
@@ -36,28 +29,10 @@ impl Context {
         let client = Client::connect_trusting(&settings.endpoint, ca.as_deref(), credential)?;
         Ok(Self { client, out: Output::new(global.output), settings })
     }
-
-    /// The id of a colony given by id, by a unique start of it, or by name.
-    pub(crate) async fn office_id(&self, given: &str) -> Result<String, Failure> {
-        if let Some(id) = full_id(given) {
-            return Ok(id);
-        }
-        let offices = self.client.all_offices().await?;
-        let found = resolve::pick("colony", given, &offices, |office| &office.id, |office| Some(&office.name))?;
-        Ok(found.id.clone())
-    }
-
-    /// The same for a command that takes the colony as an option.
-    pub(crate) async fn colony(&self, arg: &ColonyArg) -> Result<String, Failure> {
-        let given = arg.colony.clone().filter(|given| !given.is_empty()).or_else(|| self.settings.colony.clone());
-        match given.or_else(|| variable("MI_OFFICE_ID")) {
-            Some(given) => self.office_id(&given).await,
-            None => Err(Failure::Usage("which colony? give --colony ID, or set MI_COLONY".into())),
-        }
-    }
 }
 
-fn variable(name: &str) -> Option<String> {
+/// A variable of the environment; an empty one is how shells unset it for a single command.
+pub(crate) fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 

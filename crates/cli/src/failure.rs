@@ -39,6 +39,11 @@ impl Failure {
         Self::Told { message: message.into(), hint: None, code: None, exit_code: TIMED_OUT }
     }
 
+    /// There is no such thing, as the platform answers NOT_FOUND.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::Told { message: message.into(), hint: None, code: Some(Code::NotFound), exit_code: 1 }
+    }
+
     /// What could not be done, and what the system said.
     pub(crate) fn io(what: impl fmt::Display, error: &io::Error) -> Self {
         Self::new(format!("{what}: {error}"))
@@ -62,7 +67,7 @@ impl Failure {
         }
     }
 
-    /// Whether the platform answered NOT_FOUND.
+    /// Whether there is no such thing.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Told { code: Some(Code::NotFound), .. })
     }

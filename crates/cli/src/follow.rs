@@ -115,7 +115,7 @@ mod tests {
     use mi_proto::v1::CreateTaskRequest;
 
     use super::*;
-    use crate::args::Format;
+    use crate::options::Format;
 
     #[tokio::test]
     async fn a_call_waits_for_a_platform_that_cannot_take_it_yet_and_not_for_one_that_is_not_there() {

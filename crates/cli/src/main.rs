@@ -1,6 +1,7 @@
 //! `mi`: the platform, its agents and their operators, in one binary.
 
 mod args;
+mod colony;
 mod commands;
 mod config;
 mod context;
@@ -8,6 +9,7 @@ mod download;
 mod failure;
 mod follow;
 mod json;
+mod options;
 mod output;
 mod resolve;
 mod rows;
@@ -24,7 +26,8 @@ use tokio::{
 };
 
 use crate::{
-    args::{AgentCommand, Cli, Command},
+    args::{Cli, Command},
+    commands::agents::AgentsCommand,
     failure::Failure,
 };
 
@@ -61,7 +64,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Up(args) => server_runtime()?.block_on(serve::up(args, &global)),
         Command::Serve(args) => server_runtime()?.block_on(serve::serve(*args, &global)),
-        Command::Agent(AgentCommand::Run) => client_runtime()?.block_on(run_agent()),
+        Command::Agents(AgentsCommand::Run) => client_runtime()?.block_on(run_agent()),
         Command::Completions { shell } => commands::completions::run(shell),
         command => client_runtime()?.block_on(commands::run(command, global)),
     }

@@ -10,9 +10,9 @@ use prost::Message;
 use serde::Serialize;
 
 use crate::{
-    args::Format,
     failure::Failure,
     json::Json,
+    options::Format,
     text::{escape, escape_lines},
 };
 

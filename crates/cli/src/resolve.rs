@@ -23,7 +23,7 @@ pub(crate) fn pick<'a, T>(
     };
     match candidates.as_slice() {
         [one] => Ok(one),
-        [] => Err(Failure::new(format!("no {what} has the id or name {given:?}"))),
+        [] => Err(Failure::not_found(format!("no {what} has the id or name {given:?}"))),
         several => {
             let mut listed: Vec<String> = several
                 .iter()

@@ -13,9 +13,9 @@ use mi_server::{
 };
 
 use crate::{
-    args::Global,
     config::{ConfigFile, Settings},
     failure::Failure,
+    options::Global,
     text::bytes,
 };
 

@@ -11,27 +11,27 @@ use mi_proto::v1::{
 };
 
 use crate::{
-    args::Global,
     commands::resource,
     config::ConfigFile,
     context::{Context, full_id},
     failure::Failure,
+    options::{Global, NameArg},
     output::Resource,
     resolve,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeysCommand {
-    /// Create an API key; its secret is shown this once
+    /// Create an API key, named after what it is for; its secret is shown this once
     Create {
-        /// What it is for
-        #[arg(long)]
-        name: String,
+        #[command(flatten)]
+        name: NameArg,
         /// Account it acts for, by id; for the administrator [default: your own]
         #[arg(long, value_name = "ID")]
         account: Option<String>,
     },
     /// List API keys
+    #[command(alias = "ls")]
     List {
         /// Account, by id; for the administrator [default: your own]
         #[arg(long, value_name = "ID")]
@@ -47,12 +47,9 @@ pub(crate) enum KeysCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum AccountsCommand {
     /// Create an account with its first API key; its secret is shown this once
-    Create {
-        /// Display name
-        #[arg(long)]
-        name: String,
-    },
+    Create(NameArg),
     /// List all accounts
+    #[command(alias = "ls")]
     List,
 }
 
@@ -60,7 +57,7 @@ pub(crate) async fn keys(command: KeysCommand, context: &Context) -> Result<(), 
     let (client, out) = (&context.client, context.out);
     match command {
         KeysCommand::Create { name, account } => {
-            let account_id = account.unwrap_or_default();
+            let (name, account_id) = (name.into_name(), account.unwrap_or_default());
             // Not tried again: a key whose secret got lost would stay behind.
             let answer = once(client.access().create_api_key(CreateApiKeyRequest { name, account_id })).await?;
             out.one(&answer.into_inner())
@@ -83,9 +80,10 @@ pub(crate) async fn keys(command: KeysCommand, context: &Context) -> Result<(), 
 
 pub(crate) async fn accounts(command: AccountsCommand, context: &Context) -> Result<(), Failure> {
     match command {
-        AccountsCommand::Create { name } => {
+        AccountsCommand::Create(name) => {
             // Not tried again, for the same reason as keys.
-            let answer = once(context.client.access().create_account(CreateAccountRequest { name })).await?;
+            let request = CreateAccountRequest { name: name.into_name() };
+            let answer = once(context.client.access().create_account(request)).await?;
             context.out.one(&answer.into_inner())
         }
         AccountsCommand::List => context.out.list(&context.client.all_accounts().await?),
@@ -111,7 +109,12 @@ pub(crate) async fn login(global: &Global, context: &Context) -> Result<(), Fail
     let principal =
         principal(&client).await.map_err(|failure| failure.hint("nothing was stored; check the key and --endpoint"))?;
     let mut file = ConfigFile::load(&context.settings.dir)?;
-    file.endpoint = Some(context.settings.endpoint.clone());
+    let endpoint = Some(context.settings.endpoint.clone());
+    if file.endpoint != endpoint {
+        // Another platform has other colonies.
+        file.colony = None;
+    }
+    file.endpoint = endpoint;
     file.api_key = Some(key.expose().to_owned());
     let path = file.save(&context.settings.dir)?;
     context.out.note(&format!("logged in to {}; stored in {}", context.settings.endpoint, path.display()));

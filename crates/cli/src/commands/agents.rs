@@ -11,13 +11,19 @@ use mi_proto::v1::{
     StartAgentRequest, StopAgentRequest,
 };
 
-use crate::{args::ColonyArg, commands::resource, context::Context, failure::Failure};
+use crate::{
+    commands::resource,
+    context::Context,
+    failure::Failure,
+    options::{ColonyArg, colony_and_name},
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentsCommand {
-    /// Hire an agent
+    /// Hire an agent; its name is unique in the colony: 1 to 40 letters, digits and hyphens
     Hire(hire::HireArgs),
     /// List the agents of a colony
+    #[command(alias = "ls")]
     List(ColonyArg),
     /// Show one agent
     Get(AgentArg),
@@ -45,17 +51,22 @@ pub(crate) enum AgentsCommand {
     Roles,
     /// List the model tiers to hire by
     Models,
+    /// Run the agent that the environment describes (MI_AGENT_ID, ...); the platform calls this, not you
+    #[command(hide = true)]
+    Run,
 }
 
 /// An agent of a colony.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArg {
-    /// The colony: its id, a unique start of it, or its name
-    #[arg(value_name = "ID")]
-    office: String,
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// The colony, as with --colony; left out, the same one as there
+    #[arg(value_name = "COLONY")]
+    first: Option<String>,
     /// The agent's name
-    #[arg(value_name = "NAME")]
-    name: String,
+    #[arg(value_name = "NAME", conflicts_with = "colony")]
+    second: Option<String>,
 }
 
 pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(), Failure> {
@@ -67,7 +78,7 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
             out.list(&client.all_agents(&office_id).await?)
         }
         AgentsCommand::Get(arg) => {
-            let (office_id, name) = target(arg, context).await?;
+            let (office_id, name) = target(&arg, context).await?;
             out.one(&get(context, &office_id, &name).await?)
         }
         AgentsCommand::Logs(args) => feed::logs(args, context).await,
@@ -75,19 +86,19 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
         AgentsCommand::Promote(args) => change::promote(args, context).await,
         AgentsCommand::Update(args) => change::update(args, context).await,
         AgentsCommand::Start(arg) => {
-            let (office_id, name) = target(arg, context).await?;
+            let (office_id, name) = target(&arg, context).await?;
             let request = StartAgentRequest { office_id, name };
             let answer = retry(async || client.agents().start_agent(request.clone()).await).await?;
             out.one(&resource(answer, |answer| answer.agent)?)
         }
         AgentsCommand::Stop(arg) => {
-            let (office_id, name) = target(arg, context).await?;
+            let (office_id, name) = target(&arg, context).await?;
             let request = StopAgentRequest { office_id, name };
             let answer = retry(async || client.agents().stop_agent(request.clone()).await).await?;
             out.one(&resource(answer, |answer| answer.agent)?)
         }
         AgentsCommand::Restart(arg) => {
-            let (office_id, name) = target(arg, context).await?;
+            let (office_id, name) = target(&arg, context).await?;
             let request = RestartAgentRequest { office_id, name };
             // Not tried again: two restarts are not one.
             let answer = once(client.agents().restart_agent(request)).await?;
@@ -95,7 +106,7 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
         }
         AgentsCommand::Fire(args) => change::fire(args, context).await,
         AgentsCommand::Rotate(arg) => {
-            let (office_id, name) = target(arg, context).await?;
+            let (office_id, name) = target(&arg, context).await?;
             let request = RotateAgentIdentityRequest { office_id, name };
             // Not tried again: a second rotation would kill the key that the first one made room for.
             let answer = once(client.agents().rotate_agent_identity(request)).await?;
@@ -110,12 +121,15 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
             let answer = retry(async || client.agents().list_model_tiers(ListModelTiersRequest {}).await).await?;
             out.list(&answer.into_inner().model_tiers)
         }
+        AgentsCommand::Run => unreachable!("main runs what needs no platform"),
     }
 }
 
 /// The id of the colony, and the agent's name.
-async fn target(arg: AgentArg, context: &Context) -> Result<(String, String), Failure> {
-    Ok((context.office_id(&arg.office).await?, arg.name))
+async fn target(arg: &AgentArg, context: &Context) -> Result<(String, String), Failure> {
+    let (colony, name) = colony_and_name("agent", arg.first.as_deref(), arg.second.as_deref())?;
+    let office_id = context.colony_or_default(colony.or(arg.colony.colony.as_deref())).await?;
+    Ok((office_id, name.to_owned()))
 }
 
 async fn get(context: &Context, office_id: &str, name: &str) -> Result<Agent, Failure> {

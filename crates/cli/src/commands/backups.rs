@@ -9,10 +9,10 @@ use tokio_stream::StreamExt;
 
 use super::delete;
 use crate::{
-    args::ColonyArg,
     context::{Context, full_id},
     download::{Download, Mode},
     failure::Failure,
+    options::{ColonyArg, colony_and_name},
     resolve,
 };
 
@@ -27,14 +27,17 @@ pub(crate) enum BackupsCommand {
     Rm(BackupArg),
 }
 
+/// A backup of a colony.
 #[derive(Debug, Args)]
 pub(crate) struct BackupArg {
-    /// The colony: its id, a unique start of it, or its name
-    #[arg(value_name = "ID")]
-    office: String,
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// The colony, as with --colony; left out, the same one as there
+    #[arg(value_name = "COLONY")]
+    first: Option<String>,
     /// The backup: its id or a unique start of it
-    #[arg(value_name = "BACKUP")]
-    backup: String,
+    #[arg(value_name = "BACKUP", conflicts_with = "colony")]
+    second: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -53,20 +56,26 @@ pub(crate) async fn run(command: BackupsCommand, context: &Context) -> Result<()
             context.out.list(&context.client.all_backups(&office_id).await?)
         }
         BackupsCommand::Get(args) => {
-            let office_id = context.office_id(&args.target.office).await?;
-            let backup_id = backup_id(context, &office_id, &args.target.backup).await?;
+            let (office_id, backup_id) = target(&args.target, context).await?;
             let request = DownloadBackupRequest { office_id, backup_id };
             download(context, request, args.output_file).await
         }
         BackupsCommand::Rm(arg) => {
-            let office_id = context.office_id(&arg.office).await?;
-            let backup_id = backup_id(context, &office_id, &arg.backup).await?;
+            let (office_id, backup_id) = target(&arg, context).await?;
             let request = DeleteBackupRequest { office_id, backup_id: backup_id.clone() };
             delete("backup", async || context.client.agents().delete_backup(request.clone()).await).await?;
             context.out.note(&format!("backup {backup_id} is deleted"));
             Ok(())
         }
     }
+}
+
+/// The id of the colony and of the backup.
+async fn target(arg: &BackupArg, context: &Context) -> Result<(String, String), Failure> {
+    let (colony, backup) = colony_and_name("backup", arg.first.as_deref(), arg.second.as_deref())?;
+    let office_id = context.colony_or_default(colony.or(arg.colony.colony.as_deref())).await?;
+    let backup_id = backup_id(context, &office_id, backup).await?;
+    Ok((office_id, backup_id))
 }
 
 /// The id of a backup given by id or by a unique start of it.

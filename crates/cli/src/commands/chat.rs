@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::{agents::hire::text_or_file, resource};
 use crate::{
-    args::ColonyArg,
     context::Context,
     failure::Failure,
     follow::follow,
+    options::ColonyArg,
     output::Output,
     text::{escape, escape_lines, precise_time},
 };

@@ -3,11 +3,7 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::{
-    args::{Cli, Format},
-    failure::Failure,
-    output::Output,
-};
+use crate::{args::Cli, failure::Failure, options::Format, output::Output};
 
 pub(crate) fn run(shell: Shell) -> Result<(), Failure> {
     // Generated aside: clap_complete panics when standard output is closed.

@@ -27,11 +27,11 @@ use uuid::Uuid;
 
 use super::{delete, resource};
 use crate::{
-    args::ColonyArg,
     context::Context,
     download::{Download, Mode},
     failure::Failure,
     follow::follow,
+    options::ColonyArg,
     wait::bytes_bar,
 };
 

@@ -14,11 +14,12 @@ use mi_proto::v1::{
 };
 use zeroize::Zeroizing;
 
-use crate::{args::ColonyArg, commands::resource, context::Context, failure::Failure, output::Resource};
+use crate::{commands::resource, context::Context, failure::Failure, options::ColonyArg, output::Resource};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum IntegrationsCommand {
     /// List what can be integrated, and which secrets the colony has
+    #[command(alias = "ls")]
     List(ColonyArg),
     /// Set a secret, read from standard input unless --file names a file
     SetSecret(SetArgs),

@@ -18,10 +18,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::Code;
 
 use crate::{
-    args::{ColonyArg, Global},
     commands::{access::principal, resource},
     context::Context,
     failure::Failure,
+    options::{ColonyArg, Global},
     output::Output,
     stop_signal,
 };

@@ -14,6 +14,7 @@ use crate::{
     commands::{resource, settings, verify},
     context::Context,
     failure::Failure,
+    options::{NameArg, key_value},
     text::escape,
     wait,
 };
@@ -28,15 +29,16 @@ pub(crate) enum OfficesCommand {
     /// Create a colony and wait until it is active
     Create(CreateArgs),
     /// List all colonies
+    #[command(alias = "ls")]
     List,
     /// Show one colony
-    Get(OfficeArg),
+    Get(AnyOfficeArg),
     /// Show what a colony needs and how many agents are in which phase
-    Status(OfficeArg),
+    Status(AnyOfficeArg),
     /// Show the settings, or change those given
     Settings(SettingsArgs),
     /// Try the walls around a colony, live, with a throw-away neighbour; fails when anything gets through
-    Verify(OfficeArg),
+    Verify(AnyOfficeArg),
     /// Stop the compute of every agent and keep all data
     Suspend(OfficeArg),
     /// Bring the agents of a suspended colony back
@@ -45,18 +47,26 @@ pub(crate) enum OfficesCommand {
     Delete(DeleteArgs),
 }
 
+/// The colony of a command that changes all of it, and is never guessed.
 #[derive(Debug, Args)]
 pub(crate) struct OfficeArg {
     /// The colony: its id, a unique start of it, or its name
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "COLONY")]
     office: String,
+}
+
+/// The colony of a command that is as well about the default one.
+#[derive(Debug, Args)]
+pub(crate) struct AnyOfficeArg {
+    /// The colony: its id, a unique start of it, or its name [default: as with --colony of other commands]
+    #[arg(value_name = "COLONY")]
+    office: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
-    /// Display name, 1 to 80 characters
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    name: NameArg,
     /// Wait until it is active, at most 10 s; the default
     #[arg(long, hide = true, conflicts_with = "no_wait")]
     wait: bool,
@@ -67,11 +77,24 @@ pub(crate) struct CreateArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
-    #[command(flatten)]
-    office: OfficeArg,
+    /// The colony, unless the first word is a setting already, then the settings to change, e.g. max_agents=5
+    #[arg(value_name = "COLONY|KEY=VALUE")]
+    words: Vec<String>,
     /// Change a setting, e.g. allow_agent_hiring=true; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     set: Vec<(String, String)>,
+}
+
+impl SettingsArgs {
+    /// The colony, and what to change. A first word with an equals sign is no colony: one whose name has it is given by its
+    /// id.
+    fn split(self) -> Result<(Option<String>, Vec<(String, String)>), Failure> {
+        let mut words = self.words.into_iter().peekable();
+        let colony = words.next_if(|first| !first.contains('='));
+        let pair = |word: String| key_value(&word).map_err(|wrong| Failure::Usage(format!("{word:?} {wrong}")));
+        let pairs = words.map(pair).chain(self.set.into_iter().map(Ok));
+        Ok((colony, pairs.collect::<Result<_, _>>()?))
+    }
 }
 
 #[derive(Debug, Args)]
@@ -83,30 +106,25 @@ pub(crate) struct DeleteArgs {
     no_wait: bool,
 }
 
-/// `KEY=VALUE`; the value may hold more equals signs.
-pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("must be KEY=VALUE".to_owned()),
-    }
-}
-
 pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<(), Failure> {
     let (client, out) = (&context.client, context.out);
     match command {
         OfficesCommand::Create(args) => create(args, context).await,
         OfficesCommand::List => out.list(&client.all_offices().await?),
         OfficesCommand::Get(arg) => {
-            let office_id = context.office_id(&arg.office).await?;
+            let office_id = context.colony_or_default(arg.office.as_deref()).await?;
             out.one(&get(context, &office_id).await?)
         }
         OfficesCommand::Status(arg) => {
-            let office_id = context.office_id(&arg.office).await?;
+            let office_id = context.colony_or_default(arg.office.as_deref()).await?;
             let request = GetOfficeStatusRequest { office_id };
             let answer = retry(async || client.offices().get_office_status(request.clone()).await).await?;
             out.one(&resource(answer, |answer| answer.status)?)
         }
-        OfficesCommand::Verify(arg) => verify::run(&arg.office, context).await,
+        OfficesCommand::Verify(arg) => {
+            let office_id = context.colony_or_default(arg.office.as_deref()).await?;
+            verify::run(&office_id, context).await
+        }
         OfficesCommand::Settings(args) => settings(args, context).await,
         OfficesCommand::Suspend(arg) => {
             let office_id = context.office_id(&arg.office).await?;
@@ -131,7 +149,7 @@ async fn get(context: &Context, office_id: &str) -> Result<Office, Failure> {
 }
 
 async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
-    let request = CreateOfficeRequest { name: args.name, request_id: Uuid::new_v4().to_string() };
+    let request = CreateOfficeRequest { name: args.name.into_name(), request_id: Uuid::new_v4().to_string() };
     let answer = retry(async || context.client.offices().create_office(request.clone()).await).await?;
     let office = resource(answer, |answer| answer.office)?;
     if args.no_wait || office.status() != OfficeStatus::Provisioning {
@@ -158,16 +176,16 @@ pub(crate) async fn settled(context: &Context, office_id: &str) -> Result<Option
 
 async fn settings(args: SettingsArgs, context: &Context) -> Result<(), Failure> {
     let client = &context.client;
-    if args.set.is_empty() {
-        let office_id = context.office_id(&args.office.office).await?;
-        let request = GetOfficeSettingsRequest { office_id };
+    let (colony, set) = args.split()?;
+    if set.is_empty() {
+        let request = GetOfficeSettingsRequest { office_id: context.colony_or_default(colony.as_deref()).await? };
         let answer = retry(async || client.offices().get_office_settings(request.clone()).await).await?;
         return context.out.one(&resource(answer, |answer| answer.settings)?);
     }
     // Before the first call: a misspelt setting needs no platform to be refused.
-    let (settings, mask) = settings::parse(&args.set)?;
+    let (settings, mask) = settings::parse(&set)?;
     let request = UpdateOfficeSettingsRequest {
-        office_id: context.office_id(&args.office.office).await?,
+        office_id: context.colony_or_default(colony.as_deref()).await?,
         settings: Some(settings),
         update_mask: Some(mask),
     };

@@ -15,10 +15,10 @@ use super::{
     tasks::{create, finish},
 };
 use crate::{
-    args::ColonyArg,
     context::Context,
     download::Download,
     failure::{Failure, TIMED_OUT},
+    options::ColonyArg,
     stop_signal, wait,
 };
 
@@ -51,7 +51,8 @@ pub(crate) struct RunArgs {
 }
 
 pub(crate) async fn run(args: RunArgs, context: &Context) -> Result<(), Failure> {
-    let office_id = context.colony(&args.colony).await?;
+    // Standard error is the command's own.
+    let (office_id, _) = context.colony_silently(args.colony.colony.as_deref()).await?;
     let request = CreateTaskRequest {
         office_id: office_id.clone(),
         title: args.title.unwrap_or_else(|| title(&args.command)),
@@ -177,7 +178,7 @@ mod tests {
     use mi_proto::v1::TaskStatus;
 
     use super::*;
-    use crate::args::Global;
+    use crate::options::Global;
 
     fn words(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Instant};
 use mi_client::{Client, retry};
 use mi_proto::{
     rules,
-    v1::{Agent, Principal, PrincipalKind},
+    v1::{Agent, Office, Principal, PrincipalKind},
 };
 use serde::Serialize;
 use tonic::{Code, Status};
@@ -19,10 +19,18 @@ struct Report {
     latency_ms: u64,
     services: Vec<Service>,
     principal: Json,
+    /// What commands that name no colony are about; none: they have to name one.
+    colony: Option<Colony>,
     offices: usize,
     agents: usize,
     /// Walls that agents do without, each with the reason.
     sandbox_missing: BTreeSet<String>,
+}
+
+#[derive(Serialize)]
+struct Colony {
+    id: String,
+    name: String,
 }
 
 #[derive(Serialize)]
@@ -42,6 +50,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         services.push(Service { name, health });
     }
     let principal = access::principal(client).await?;
+    let colony = context.unsaid_colony().await;
     let Counts { offices, agents, missing } = counts(client, &principal).await?;
     if context.out.is_json() {
         return context.out.json(&Report {
@@ -49,6 +58,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
             services,
             principal: Json::new(Principal::TYPE, &principal)?,
+            colony: colony.ok().map(|(Office { id, name, .. }, _)| Colony { id, name }),
             offices,
             agents,
             sandbox_missing: missing,
@@ -57,6 +67,10 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let mut pairs = vec![("endpoint", format!("{} ({:.1} ms)", client.endpoint(), latency.as_secs_f64() * 1000.0))];
     pairs.extend(services.into_iter().map(|service| (service.name, service.health)));
     pairs.push(("you", word(principal.kind().as_str_name(), "PRINCIPAL_KIND_")));
+    pairs.push(match colony {
+        Ok((office, why)) => ("colony", format!("{} ({why})", office.name)),
+        Err(failure) => ("colony", failure.message().to_owned()),
+    });
     pairs.push(("colonies", offices.to_string()));
     pairs.push(("agents", agents.to_string()));
     if agents > 0 && missing.is_empty() {

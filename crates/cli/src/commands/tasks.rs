@@ -15,10 +15,10 @@ use mi_proto::v1::{
 use serde::Deserialize;
 
 use crate::{
-    args::ColonyArg,
     commands::resource,
     context::{Context, full_id},
     failure::Failure,
+    options::ColonyArg,
     resolve,
 };
 
@@ -30,6 +30,7 @@ pub(crate) enum TasksCommand {
     /// Create a task; with --wait print its result
     Create(Box<create::CreateArgs>),
     /// List tasks, newest first
+    #[command(alias = "ls")]
     List(ListArgs),
     /// Show one task
     Get(TaskArg),

@@ -45,18 +45,17 @@ impl Resource for WallCheck {
 }
 
 /// Tries everything, prints the matrix, and fails when anything worked that must not.
-pub(crate) async fn run(given: &str, context: &Context) -> Result<(), Failure> {
-    let office_id = context.office_id(given).await?;
+pub(crate) async fn run(office_id: &str, context: &Context) -> Result<(), Failure> {
     let mut report = Report::default();
-    let request = VerifyOfficeRequest { office_id: office_id.clone() };
+    let request = VerifyOfficeRequest { office_id: office_id.to_owned() };
     let answer = retry(async || context.client.offices().verify_office(request.clone()).await).await?;
     report.0.extend(answer.into_inner().checks);
     let neighbour = Neighbour::open(context).await?;
-    let probed = probe(&mut report, &neighbour, &office_id, context).await;
+    let probed = probe(&mut report, &neighbour, office_id, context).await;
     // Whatever happened: nothing of the neighbour stays.
     let closed = neighbour.close(context).await;
     probed.and(closed)?;
-    chain::verify(&mut report, &office_id, context).await?;
+    chain::verify(&mut report, office_id, context).await?;
     context.out.list(&report.0)?;
     let holes = report.0.iter().filter(|check| check.state() != WallState::Holds && !is_absent(check)).count();
     match holes {

@@ -9,12 +9,7 @@ use prost_types::FieldMask;
 use tokio::time::Instant;
 
 use super::{AgentArg, get, hire::text_or_file, target};
-use crate::{
-    commands::{offices::key_value, resource},
-    context::Context,
-    failure::Failure,
-    wait,
-};
+use crate::{commands::resource, context::Context, failure::Failure, options::key_value, wait};
 
 /// How long to wait for an agent to become ready, or to be gone.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -79,7 +74,7 @@ pub(crate) struct FireArgs {
 }
 
 pub(crate) async fn promote(args: PromoteArgs, context: &Context) -> Result<(), Failure> {
-    let (office_id, name) = target(args.agent, context).await?;
+    let (office_id, name) = target(&args.agent, context).await?;
     let request = PromoteAgentRequest {
         office_id: office_id.clone(),
         name,
@@ -106,7 +101,7 @@ pub(crate) async fn update(args: UpdateArgs, context: &Context) -> Result<(), Fa
         env: args.env.into_iter().collect(),
         ..Agent::default()
     };
-    let (office_id, name) = target(args.agent, context).await?;
+    let (office_id, name) = target(&args.agent, context).await?;
     let request = UpdateAgentRequest {
         office_id: office_id.clone(),
         name,
@@ -125,7 +120,7 @@ async fn finish(context: &Context, office_id: &str, agent: Agent, wait: bool) ->
 }
 
 pub(crate) async fn fire(args: FireArgs, context: &Context) -> Result<(), Failure> {
-    let (office_id, name) = target(args.agent, context).await?;
+    let (office_id, name) = target(&args.agent, context).await?;
     let request = FireAgentRequest { office_id: office_id.clone(), name, force: args.force };
     let answer = retry(async || context.client.agents().fire_agent(request.clone()).await).await?;
     let agent = resource(answer, |answer| answer.agent)?;

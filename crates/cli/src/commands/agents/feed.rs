@@ -10,7 +10,7 @@ use mi_proto::v1::{
 };
 
 use super::{AgentArg, target};
-use crate::{args::ColonyArg, context::Context, failure::Failure, follow::follow};
+use crate::{context::Context, failure::Failure, follow::follow, options::ColonyArg};
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
@@ -41,7 +41,7 @@ pub(crate) struct ActivityArgs {
 
 pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failure> {
     let (client, out) = (&context.client, context.out);
-    let (office_id, agent) = target(args.agent, context).await?;
+    let (office_id, agent) = target(&args.agent, context).await?;
     if !args.follow {
         let request = ListLogsRequest { office_id, agent, limit: Some(args.limit), start_time: None, end_time: None };
         let lines = retry(async || client.logs().list_logs(request.clone()).await).await?.into_inner().lines;
@@ -68,7 +68,7 @@ pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failur
 
 pub(crate) async fn activity(args: ActivityArgs, context: &Context) -> Result<(), Failure> {
     let (client, out) = (&context.client, context.out);
-    let (office_id, agent) = target(args.agent, context).await?;
+    let (office_id, agent) = target(&args.agent, context).await?;
     let categories = args.category;
     let mut events = newest(context, &office_id, &agent, &categories, args.limit).await?;
     if !args.follow {

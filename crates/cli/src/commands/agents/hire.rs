@@ -8,19 +8,18 @@ use mi_proto::v1::HireAgentRequest;
 use uuid::Uuid;
 
 use crate::{
-    args::ColonyArg,
-    commands::{agents::change, backups, offices::key_value, resource},
+    commands::{agents::change, backups, resource},
     context::Context,
     failure::Failure,
+    options::{ColonyArg, NameArg, key_value},
 };
 
 #[derive(Debug, Args)]
 pub(crate) struct HireArgs {
     #[command(flatten)]
     colony: ColonyArg,
-    /// Name, unique in the colony: 1 to 40 letters, digits and hyphens
-    #[arg(long)]
-    name: String,
+    #[command(flatten)]
+    name: NameArg,
     /// Model tier; `mi agents models` lists them [default: the role's, else the colony's]
     #[arg(long, value_name = "TIER")]
     model: Option<String>,
@@ -56,7 +55,7 @@ pub(crate) async fn run(args: HireArgs, context: &Context) -> Result<(), Failure
     };
     let request = HireAgentRequest {
         office_id: office_id.clone(),
-        name: args.name,
+        name: args.name.into_name(),
         model_tier: args.model.unwrap_or_default(),
         provider: args.provider.unwrap_or_default(),
         role: args.role.unwrap_or_default(),

@@ -9,11 +9,11 @@ use uuid::Uuid;
 
 use super::{Kind, finish, task_id};
 use crate::{
-    args::ColonyArg,
     commands::{agents::hire::text_or_file, resource},
     context::Context,
     failure::Failure,
     follow::taken,
+    options::ColonyArg,
     wait,
 };
 

@@ -20,7 +20,7 @@ use serde::Serialize;
 use tonic::Code;
 
 use super::{get, task_id};
-use crate::{args::ColonyArg, context::Context, failure::Failure, output::Resource, text::time};
+use crate::{context::Context, failure::Failure, options::ColonyArg, output::Resource, text::time};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReceiptArgs {

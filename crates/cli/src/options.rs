@@ -1,0 +1,87 @@
+//! Options that many commands share.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::failure::Failure;
+
+/// What every command takes.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Where the platform listens [default: http://127.0.0.1:7400]
+    #[arg(long, global = true, value_name = "URL", env = "MI_ENDPOINT")]
+    pub(crate) endpoint: Option<String>,
+    /// CA that vouches for an https:// endpoint, PEM [default: the public ones]
+    #[arg(long, global = true, value_name = "FILE", env = "MI_CA_FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// API key to call with; better in the environment or the configuration than here, where `ps` shows it
+    #[arg(long, global = true, value_name = "KEY", env = "MI_API_KEY", hide_env_values = true)]
+    pub(crate) api_key: Option<String>,
+    /// Directory of the configuration [default: ~/.config/mi]
+    #[arg(long, global = true, value_name = "DIR", env = "MI_CONFIG_DIR")]
+    pub(crate) config_dir: Option<PathBuf>,
+    /// Tables for people, JSON for programs
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Format {
+    /// Tables.
+    #[default]
+    Table,
+    /// Proto3 JSON with snake_case names; a list is an array, a stream one object a line.
+    Json,
+}
+
+/// The colony of a command that takes it as an option. `MI_COLONY` is read later: what the command line says itself can
+/// then be told from it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub(crate) struct ColonyArg {
+    /// The colony: its id, a unique start of it, or its name [env: MI_COLONY] [default: that of `mi use`, else the only one
+    /// there is]
+    #[arg(long, visible_alias = "office", value_name = "COLONY")]
+    pub(crate) colony: Option<String>,
+}
+
+/// The name of what is created, with the flag or without.
+#[derive(Debug, PartialEq, Eq, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct NameArg {
+    /// Its name
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Its name, the same
+    #[arg(long = "name", value_name = "NAME")]
+    name_flag: Option<String>,
+}
+
+impl NameArg {
+    pub(crate) fn into_name(self) -> String {
+        self.name.or(self.name_flag).unwrap_or_default()
+    }
+}
+
+/// Takes `[COLONY] NAME` apart: a single word is the name.
+pub(crate) fn colony_and_name<'a>(
+    what: &str,
+    first: Option<&'a str>,
+    second: Option<&'a str>,
+) -> Result<(Option<&'a str>, &'a str), Failure> {
+    match (first, second) {
+        (first, Some(name)) => Ok((first, name)),
+        (Some(name), None) => Ok((None, name)),
+        (None, None) => Err(Failure::Usage(format!("which {what}? give it after the colony, or alone"))),
+    }
+}
+
+/// `KEY=VALUE`; the value may hold more equals signs.
+pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("must be KEY=VALUE".to_owned()),
+    }
+}
