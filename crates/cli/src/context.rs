@@ -27,7 +27,7 @@ impl Context {
             None => agent()?.unwrap_or(Credential::None),
         };
         let client = Client::connect_trusting(&settings.endpoint, ca.as_deref(), credential)?;
-        Ok(Self { client, out: Output::new(global.output), settings })
+        Ok(Self { client, out: Output::new(global), settings })
     }
 }
 

@@ -115,11 +115,12 @@ mod tests {
     use mi_proto::v1::CreateTaskRequest;
 
     use super::*;
-    use crate::options::Format;
+    use crate::options::{Format, Global};
 
     #[tokio::test]
     async fn a_call_waits_for_a_platform_that_cannot_take_it_yet_and_not_for_one_that_is_not_there() {
-        let (out, mut asked) = (Output::new(Format::Json), 0);
+        let out = Output::new(&Global { output: Format::Json, ..Global::default() });
+        let mut asked = 0;
         let answer = taken(out, async || {
             asked += 1;
             if asked > 6 { Ok(Response::new(asked)) } else { Err(Status::unavailable("no database")) }

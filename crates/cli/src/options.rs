@@ -22,9 +22,12 @@ pub(crate) struct Global {
     /// Directory of the configuration [default: ~/.config/mi]
     #[arg(long, global = true, value_name = "DIR", env = "MI_CONFIG_DIR")]
     pub(crate) config_dir: Option<PathBuf>,
-    /// Tables for people, JSON for programs
+    /// Tables for people, JSON or YAML for programs
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Format,
+    /// Print ids only, one a line, and no remarks; of a fresh key or invite what cannot be asked for again
+    #[arg(short, long, global = true, conflicts_with = "output")]
+    pub(crate) quiet: bool,
 }
 
 /// How results are printed.
@@ -33,8 +36,14 @@ pub(crate) enum Format {
     /// Tables.
     #[default]
     Table,
+    /// Tables with more columns.
+    Wide,
+    /// Names only, one a line, as other commands take them; ids of what has no name.
+    Name,
     /// Proto3 JSON with snake_case names; a list is an array, a stream one object a line.
     Json,
+    /// The same as YAML; a stream is one document each.
+    Yaml,
 }
 
 /// The colony of a command that takes it as an option. `MI_COLONY` is read later: what the command line says itself can

@@ -29,9 +29,22 @@ impl Resource for Office {
     const TYPE: &'static str = "mi.v1.Office";
     const PLURAL: &'static str = "colonies";
     const COLUMNS: &'static [&'static str] = &["ID", "NAME", "STATUS", "CREATED"];
+    const WIDE: &'static [&'static str] = &["UPDATED"];
 
     fn row(&self) -> Vec<String> {
         vec![self.id.clone(), self.name.clone(), office_status(self.status()), time(self.created_at.as_ref())]
+    }
+
+    fn wide(&self) -> Vec<String> {
+        vec![time(self.updated_at.as_ref())]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 }
 
@@ -104,6 +117,7 @@ impl Resource for Agent {
     const TYPE: &'static str = "mi.v1.Agent";
     const PLURAL: &'static str = "agents";
     const COLUMNS: &'static [&'static str] = &["NAME", "PHASE", "TYPE", "MODEL", "PROVIDER", "ROLE", "ID"];
+    const WIDE: &'static [&'static str] = &["READY", "GENERATION", "RESTARTS", "HIRED BY", "LAST SEEN", "CREATED"];
 
     fn row(&self) -> Vec<String> {
         let status = self.status.clone().unwrap_or_default();
@@ -151,6 +165,26 @@ impl Resource for Agent {
         details.retain(|(_, value)| !value.is_empty());
         details
     }
+
+    fn wide(&self) -> Vec<String> {
+        let status = self.status.clone().unwrap_or_default();
+        vec![
+            status.ready.to_string(),
+            format!("{}/{}", status.observed_generation, self.generation),
+            status.restarts.to_string(),
+            self.hired_by.clone(),
+            time(status.last_seen_at.as_ref()),
+            time(self.created_at.as_ref()),
+        ]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
 }
 
 impl Resource for WatchAgentsResponse {
@@ -173,6 +207,14 @@ impl Resource for WatchAgentsResponse {
             message.clone(),
         ]
     }
+
+    fn id(&self) -> Option<&str> {
+        self.agent.as_ref().map(|agent| agent.id.as_str())
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.agent.as_ref().map(|agent| agent.name.as_str())
+    }
 }
 
 impl Resource for Backup {
@@ -189,12 +231,17 @@ impl Resource for Backup {
             self.sha256.clone(),
         ]
     }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
 }
 
 impl Resource for File {
     const TYPE: &'static str = "mi.v1.File";
     const PLURAL: &'static str = "files";
     const COLUMNS: &'static [&'static str] = &["PATH", "SIZE", "REVISION", "MODIFIED", "BY"];
+    const WIDE: &'static [&'static str] = &["TYPE", "SHA-256"];
 
     fn row(&self) -> Vec<String> {
         vec![
@@ -207,8 +254,16 @@ impl Resource for File {
     }
 
     fn details(&self) -> Vec<(&'static str, String)> {
-        let more = [("TYPE", self.content_type.clone()), ("SHA-256", self.sha256.clone())];
-        Self::COLUMNS.iter().copied().zip(self.row()).chain(more).collect()
+        let (columns, cells) = (Self::COLUMNS.iter().chain(Self::WIDE), self.row().into_iter().chain(self.wide()));
+        columns.copied().zip(cells).collect()
+    }
+
+    fn wide(&self) -> Vec<String> {
+        vec![self.content_type.clone(), self.sha256.clone()]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.path)
     }
 }
 
@@ -234,6 +289,10 @@ impl Resource for Role {
     fn row(&self) -> Vec<String> {
         vec![self.name.clone(), self.model_tier.clone(), self.skills.join(", "), self.description.clone()]
     }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.name)
+    }
 }
 
 impl Resource for ModelTier {
@@ -250,6 +309,10 @@ impl Resource for ModelTier {
             credits(self.input_price),
             credits(self.output_price),
         ]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.name)
     }
 }
 
@@ -280,6 +343,10 @@ impl Resource for ActivityEvent {
             self.summary.clone(),
         ]
     }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
 }
 
 impl Resource for ChatMessage {
@@ -290,6 +357,10 @@ impl Resource for ChatMessage {
     fn row(&self) -> Vec<String> {
         let to = if self.to_agent.is_empty() { "the group" } else { &self.to_agent };
         vec![precise_time(self.time.as_ref()), self.from.clone(), to.to_owned(), self.body.clone()]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
     }
 }
 
@@ -308,6 +379,14 @@ impl Resource for ApiKey {
             time(self.revoked_at.as_ref()),
         ]
     }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
+    }
 }
 
 // The code is shown: whoever asked for it gives it to the agent.
@@ -319,6 +398,10 @@ impl Resource for Invite {
     fn row(&self) -> Vec<String> {
         vec![self.code.clone(), time(self.expires_at.as_ref()), self.id.clone()]
     }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.code)
+    }
 }
 
 impl Resource for Account {
@@ -328,6 +411,14 @@ impl Resource for Account {
 
     fn row(&self) -> Vec<String> {
         vec![self.id.clone(), self.name.clone(), time(self.created_at.as_ref())]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
+
+    fn name(&self) -> Option<&str> {
+        Some(&self.name)
     }
 }
 

@@ -140,7 +140,7 @@ fn read_key() -> Result<Secret, Failure> {
     }
 }
 
-// The secret is shown with what it opens: it cannot be asked for again.
+// The secret is shown with what it opens, or alone: it cannot be asked for again.
 impl Resource for CreateApiKeyResponse {
     const TYPE: &'static str = "mi.v1.CreateApiKeyResponse";
     const PLURAL: &'static str = "API keys";
@@ -149,6 +149,10 @@ impl Resource for CreateApiKeyResponse {
     fn row(&self) -> Vec<String> {
         let ApiKey { id, name, .. } = self.api_key.clone().unwrap_or_default();
         vec![id, name, self.secret.clone()]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.secret)
     }
 }
 
@@ -160,5 +164,9 @@ impl Resource for CreateAccountResponse {
     fn row(&self) -> Vec<String> {
         let Account { id, name, .. } = self.account.clone().unwrap_or_default();
         vec![id, name, self.secret.clone()]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.secret)
     }
 }

@@ -129,7 +129,7 @@ async fn apply(files: &[File], args: &ApplyArgs, context: &Context, report: &mut
 
 fn print(report: &Report, context: &Context) -> Result<(), Failure> {
     let out = context.out;
-    if out.is_json() {
+    if out.is_for_programs() {
         #[derive(Serialize)]
         struct Entry<'a> {
             key: &'a str,
@@ -144,7 +144,7 @@ fn print(report: &Report, context: &Context) -> Result<(), Failure> {
         for Finished { key, task } in &report.finished {
             tasks.push(Entry { key, task: Json::new(Task::TYPE, task)? });
         }
-        return out.json(&Shown { changes: &report.changes, tasks });
+        return out.value(&Shown { changes: &report.changes, tasks });
     }
     if !report.changes.is_empty() {
         let row = |change: &Change| {

@@ -115,7 +115,7 @@ async fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
 async fn history(args: HistoryArgs, context: &Context) -> Result<(), Failure> {
     let office_id = context.colony(&args.colony).await?;
     let messages = newest(context, &office_id, args.with.as_deref(), args.limit).await?;
-    match context.out.is_json() || messages.is_empty() {
+    match context.out.is_for_programs() || messages.is_empty() {
         true => context.out.list(&messages),
         false => messages.iter().try_for_each(|message| show(context.out, message)),
     }
@@ -151,7 +151,7 @@ async fn follow_chat(args: FollowArgs, context: &Context) -> Result<(), Failure>
 
 /// A message for people, who read texts of several lines as such, or a line for programs.
 fn show(out: Output, message: &ChatMessage) -> Result<(), Failure> {
-    if out.is_json() { out.next(message) } else { out.print(&spoken(message)) }
+    if out.is_for_people() { out.print(&spoken(message)) } else { out.next(message) }
 }
 
 fn spoken(message: &ChatMessage) -> String {

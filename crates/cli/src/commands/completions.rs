@@ -3,11 +3,11 @@
 use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::{args::Cli, failure::Failure, options::Format, output::Output};
+use crate::{args::Cli, failure::Failure, output::Output};
 
 pub(crate) fn run(shell: Shell) -> Result<(), Failure> {
     // Generated aside: clap_complete panics when standard output is closed.
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "mi", &mut script);
-    Output::new(Format::Table).print(String::from_utf8_lossy(&script).trim_end())
+    Output::default().print(String::from_utf8_lossy(&script).trim_end())
 }

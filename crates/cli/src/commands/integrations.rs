@@ -131,6 +131,10 @@ impl Resource for Integration {
             self.description.clone(),
         ]
     }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.name)
+    }
 }
 
 impl Resource for RotateMasterKeyResponse {
@@ -140,5 +144,9 @@ impl Resource for RotateMasterKeyResponse {
 
     fn row(&self) -> Vec<String> {
         vec![self.master_key_id.clone(), self.rewrapped.to_string()]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.master_key_id)
     }
 }

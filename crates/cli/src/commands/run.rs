@@ -89,7 +89,7 @@ async fn show(context: &Context, office_id: &str, task: &Task) -> Result<(), Fai
     let (out, outcome) = (context.out, finish::outcome(task));
     let text = if outcome.is_ok() { &task.result } else { &task.error };
     let ran = Ran::read(text);
-    if out.is_json() {
+    if out.is_for_programs() {
         out.one(task)?;
     } else if let Some(ran) = &ran {
         let mut lost = Vec::new();

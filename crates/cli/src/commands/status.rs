@@ -52,8 +52,8 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     let principal = access::principal(client).await?;
     let colony = context.unsaid_colony().await;
     let Counts { offices, agents, missing } = counts(client, &principal).await?;
-    if context.out.is_json() {
-        return context.out.json(&Report {
+    if context.out.is_for_programs() {
+        return context.out.value(&Report {
             endpoint: client.endpoint().to_owned(),
             latency_ms: u64::try_from(latency.as_millis()).unwrap_or(u64::MAX),
             services,

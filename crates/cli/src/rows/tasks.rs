@@ -30,6 +30,7 @@ impl Resource for Task {
     const TYPE: &'static str = "mi.v1.Task";
     const PLURAL: &'static str = "tasks";
     const COLUMNS: &'static [&'static str] = &["ID", "TITLE", "KIND", "PRIORITY", "STATUS", "AGENT", "ATTEMPT", "AGE"];
+    const WIDE: &'static [&'static str] = &["CREATED BY", "PARENT", "CREATED", "UPDATED", "WHY"];
 
     fn row(&self) -> Vec<String> {
         vec![
@@ -79,6 +80,21 @@ impl Resource for Task {
         details.retain(|(_, value)| !value.is_empty());
         details
     }
+
+    fn wide(&self) -> Vec<String> {
+        let why = if self.error.is_empty() { &self.blocked_reason } else { &self.error };
+        vec![
+            self.created_by.clone(),
+            self.parent_id.clone(),
+            time(self.created_at.as_ref()),
+            time(self.updated_at.as_ref()),
+            why.lines().next().unwrap_or_default().to_owned(),
+        ]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
+    }
 }
 
 impl Resource for WatchTasksResponse {
@@ -99,6 +115,10 @@ impl Resource for WatchTasksResponse {
             reason.clone(),
         ]
     }
+
+    fn id(&self) -> Option<&str> {
+        self.task.as_ref().map(|task| task.id.as_str())
+    }
 }
 
 impl Resource for TaskNote {
@@ -108,6 +128,10 @@ impl Resource for TaskNote {
 
     fn row(&self) -> Vec<String> {
         vec![precise_time(self.time.as_ref()), self.author.clone(), self.body.clone()]
+    }
+
+    fn id(&self) -> Option<&str> {
+        Some(&self.id)
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failur
         let request = ListLogsRequest { office_id, agent, limit: Some(args.limit), start_time: None, end_time: None };
         let lines = retry(async || client.logs().list_logs(request.clone()).await).await?.into_inner().lines;
         // Lines are no table: nobody wants a head over them, and programs may cut them as they come.
-        return if out.is_json() { out.list(&lines) } else { lines.iter().try_for_each(|line| out.next(line)) };
+        return if out.is_for_programs() { out.list(&lines) } else { lines.iter().try_for_each(|line| out.next(line)) };
     }
     let seen = Cell::new(None);
     let open = async || {
@@ -72,7 +72,11 @@ pub(crate) async fn activity(args: ActivityArgs, context: &Context) -> Result<()
     let categories = args.category;
     let mut events = newest(context, &office_id, &agent, &categories, args.limit).await?;
     if !args.follow {
-        return if out.is_json() { out.list(&events) } else { events.iter().try_for_each(|event| out.next(event)) };
+        return if out.is_for_programs() {
+            out.list(&events)
+        } else {
+            events.iter().try_for_each(|event| out.next(event))
+        };
     }
     events.reverse();
     events.iter().try_for_each(|event| out.next(event))?;

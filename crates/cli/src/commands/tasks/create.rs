@@ -102,11 +102,11 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
             .hint("it goes on; `mi tasks get TASK` shows where it stands"));
     };
     let outcome = finish::outcome(&task);
-    match (context.out.is_json(), &outcome) {
-        (true, _) => context.out.one(&task)?,
-        (false, Ok(())) => context.out.text(&task.result)?,
-        (false, Err(_)) if task.error.lines().nth(1).is_some() => context.out.remark(task.error.as_bytes()),
-        (false, Err(_)) => {}
+    match (context.out.is_for_people(), &outcome) {
+        (false, _) => context.out.one(&task)?,
+        (true, Ok(())) => context.out.text(&task.result)?,
+        (true, Err(_)) if task.error.lines().nth(1).is_some() => context.out.remark(task.error.as_bytes()),
+        (true, Err(_)) => {}
     }
     outcome
 }

@@ -92,8 +92,8 @@ pub(crate) async fn run(args: ReceiptArgs, context: &Context) -> Result<(), Fail
         }
     }
     let broken = checks.iter().filter(|check| !check.holds).count();
-    match context.out.is_json() {
-        true => context.out.json(&Report { receipt: &receipt, public_key: hex(&key), checks })?,
+    match context.out.is_for_programs() {
+        true => context.out.value(&Report { receipt: &receipt, public_key: hex(&key), checks })?,
         false => {
             context.out.pairs(claims(&receipt, &key))?;
             if !checks.is_empty() {

@@ -51,7 +51,8 @@ pub(crate) async fn run(args: WatchArgs, context: &Context) -> Result<(), Failur
         Some(given) => task_id(context, &office_id, given).await?,
         None => String::new(),
     };
-    let is_table = io::stdout().is_terminal() && !context.out.is_json() && args.after.is_none() && task_id.is_empty();
+    let is_table =
+        io::stdout().is_terminal() && context.out.is_for_people() && args.after.is_none() && task_id.is_empty();
     if is_table {
         return table(context, &office_id).await;
     }
