@@ -1,6 +1,8 @@
 //! The command line at its top level; each command's own arguments live with the command.
 
-use clap::{Parser, Subcommand};
+use std::{env, ffi::OsString};
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::{
@@ -91,10 +93,41 @@ pub(crate) enum Command {
     },
 }
 
+/// Reads the command line of this process, and tells which command it is about. Ends the process when the line makes no
+/// sense, or asks for help.
+pub(crate) fn parse() -> (Cli, clap::Command) {
+    let words: Vec<OsString> = env::args_os().collect();
+    read(&words).unwrap_or_else(|error| error.exit())
+}
+
+fn read(words: &[OsString]) -> Result<(Cli, clap::Command), clap::Error> {
+    let mut command = Cli::command();
+    let matches = match command.try_get_matches_from_mut(words) {
+        Ok(matches) => matches,
+        Err(error) if !error.use_stderr() => return Err(error),
+        // What the environment gives shows in clap's usage lines as if the command needed it. The mistake is told as
+        // without the environment, when it is the same one.
+        Err(error) => match without_environment(Cli::command()).try_get_matches_from(words) {
+            Err(plain) if plain.kind() == error.kind() => return Err(plain),
+            _ => return Err(error),
+        },
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    let (mut command, mut matches) = (&command, &matches);
+    while let Some((name, of_it)) = matches.subcommand() {
+        let Some(found) = command.find_subcommand(name) else { break };
+        (command, matches) = (found, of_it);
+    }
+    let command = command.clone();
+    Ok((cli, command))
+}
+
+fn without_environment(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.env(None::<&str>)).mut_subcommands(without_environment)
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

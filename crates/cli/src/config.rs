@@ -2,10 +2,10 @@
 
 use std::{
     env, fs, io,
-    io::Write,
     path::{Path, PathBuf},
 };
 
+use mi_base::files::write_private;
 use mi_kernel::secret::Secret;
 use serde::{Deserialize, Serialize};
 
@@ -52,16 +52,8 @@ impl ConfigFile {
         let path = dir.join(FILE);
         let text = toml::to_string(self)
             .map_err(|error| Failure::new(format!("the configuration cannot be written: {error}")))?;
-        let write = || {
-            fs::create_dir_all(dir)?;
-            // Temporary files are created with mode 0600.
-            let mut file = tempfile::NamedTempFile::new_in(dir)?;
-            file.write_all(text.as_bytes())?;
-            file.as_file().sync_all()?;
-            file.persist(&path)?;
-            Ok(())
-        };
-        write().map_err(|error: io::Error| Failure::io(format!("{} cannot be written", path.display()), &error))?;
+        let written = fs::create_dir_all(dir).and_then(|()| write_private(&path, text.as_bytes()));
+        written.map_err(|error| Failure::io(format!("{} cannot be written", path.display()), &error))?;
         Ok(path)
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, Permissions},
     io::{self, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     pin::Pin,
 };
@@ -66,12 +66,13 @@ impl<'a> Download<'a> {
         };
         // Before there is something to remove.
         let stop = Box::pin(stop_signal()?);
-        let first = Permissions::from_mode(match (mode, &kept) {
+        let first = match (mode, &kept) {
             (Mode::Plain, None) => 0o666,
             _ => 0o600,
-        });
-        let partial =
-            tempfile::Builder::new().prefix(".mi-download-").permissions(first).tempfile_in(directory(&place));
+        };
+        // Opened here: tempfile's own errors name the file aside, which nobody has asked for.
+        let open = |aside: &Path| File::options().read(true).write(true).create_new(true).mode(first).open(aside);
+        let partial = tempfile::Builder::new().prefix(".mi-download-").make_in(directory(&place), open);
         let partial = partial.map_err(unwritable)?;
         if let (Mode::Plain, Some(kept)) = (mode, kept) {
             partial.as_file().set_permissions(Permissions::from_mode(kept.mode() & 0o777)).map_err(unwritable)?;
@@ -127,7 +128,9 @@ impl<'a> Download<'a> {
         self.size += bytes.len() as i64;
         self.bar.inc(bytes.len() as u64);
         match &mut self.target {
-            Target::File { partial, path, .. } => partial.write_all(bytes).map_err(|error| unwritable(path, &error)),
+            Target::File { partial, path, .. } => {
+                partial.as_file_mut().write_all(bytes).map_err(|error| unwritable(path, &error))
+            }
             Target::Through(file, path) => file.write_all(bytes).map_err(|error| unwritable(path, &error)),
             Target::Stdout => io::stdout().write_all(bytes).map_err(|error| unwritten(&error)),
             Target::Memory(kept) => {
@@ -252,7 +255,9 @@ mod tests {
         symlink("round", path("round")).expect("linked");
         for (to, told) in [("round", "symbolic link"), ("far", "directory"), ("no/file", "No such file")] {
             let failure = put(&path(to), Mode::Plain, (5, "")).await.expect_err(to).to_string();
-            assert!(failure.contains(told), "{failure}");
+            let start = format!("error: {} cannot be written: ", path(to).display());
+            assert!(failure.starts_with(&start) && failure.contains(told), "{failure}");
+            assert!(!failure.contains(".mi-download"), "{failure}");
         }
         assert_eq!(fs::read_dir(path("far")).expect("dir").count(), 2, "nothing is left beside them");
     }

@@ -8,6 +8,7 @@ mod context;
 mod download;
 mod failure;
 mod follow;
+mod input;
 mod json;
 mod options;
 mod output;
@@ -16,10 +17,10 @@ mod rows;
 mod serve;
 mod text;
 mod wait;
+mod words;
 
 use std::{io::Write, process::ExitCode};
 
-use clap::Parser;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -41,7 +42,10 @@ fn main() -> ExitCode {
         true => mi_agent::init::settle()
             .map_err(|error| Failure::io("the agent cannot start", &error))
             .and_then(|()| client_runtime()?.block_on(run_agent())),
-        false => run(Cli::parse()),
+        false => {
+            let (cli, command) = args::parse();
+            run(cli).map_err(|failure| words::translated(failure, &command))
+        }
     };
     match outcome {
         // Whoever read our output has seen enough.

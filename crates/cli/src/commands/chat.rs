@@ -8,11 +8,12 @@ use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{ChatMessage, ListMessagesRequest, SendMessageRequest, WatchMessagesRequest};
 use uuid::Uuid;
 
-use super::{agents::hire::text_or_file, resource};
+use super::resource;
 use crate::{
     context::Context,
     failure::Failure,
     follow::follow,
+    input::standard_input,
     options::ColonyArg,
     output::Output,
     text::{escape, escape_lines, precise_time},
@@ -101,7 +102,7 @@ pub(crate) async fn run(command: ChatCommand, context: &Context) -> Result<(), F
 }
 
 async fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
-    let body = if args.body == "-" { text_or_file("@-")? } else { args.body };
+    let body = if args.body == "-" { standard_input()? } else { args.body };
     let request = SendMessageRequest {
         office_id: context.colony(&args.colony).await?,
         to_agent: args.to.unwrap_or_default(),

@@ -126,7 +126,14 @@ async fn enter(context: &Context, code: String, name: String, dir: &Path) -> Res
     let anonymous = context.client.with_credential(Credential::None)?;
     let request = JoinOfficeRequest { code, name, public_key: key.public_key().to_vec().into() };
     // The same code, name and key again answer the same agent.
-    let answer = retry(async || anonymous.access().join_office(request.clone()).await).await?;
+    let joined = retry(async || anonymous.access().join_office(request.clone()).await).await;
+    let answer = joined.map_err(|status| match status.code() {
+        // No login helps here.
+        Code::Unauthenticated => {
+            Failure::from(status).hint("a code is good once and for a day; `mi invite` makes a new one")
+        }
+        _ => status.into(),
+    })?;
     let agent = resource(answer, |answer| answer.agent)?;
     let agent_id = AgentId::parse(&agent.id).map_err(|error| Failure::new(error.message))?;
     Joined { endpoint: context.settings.endpoint.clone(), agent_id }.save(dir).map_err(unusable)?;

@@ -8,8 +8,8 @@ use mi_proto::v1::{Agent, AgentPhase, FireAgentRequest, PromoteAgentRequest, Upd
 use prost_types::FieldMask;
 use tokio::time::Instant;
 
-use super::{AgentArg, get, hire::text_or_file, target};
-use crate::{commands::resource, context::Context, failure::Failure, options::key_value, wait};
+use super::{AgentArg, get, target};
+use crate::{commands::resource, context::Context, failure::Failure, input::text_or_file, options::key_value, wait};
 
 /// How long to wait for an agent to become ready, or to be gone.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -39,7 +39,7 @@ pub(crate) struct UpdateArgs {
     /// Skill, in place of all it has; may be repeated
     #[arg(long = "skill", value_name = "SKILL", group = "change")]
     skills: Vec<String>,
-    /// Instructions, in place of those it has; @FILE reads them from a file, @- from standard input
+    /// Instructions, in place of those it has; @FILE reads them from a file, @- from standard input; @@ begins with an @
     #[arg(long, value_name = "TEXT|@FILE", group = "change")]
     system_prompt: Option<String>,
     /// Environment variable, in place of all it has; may be repeated

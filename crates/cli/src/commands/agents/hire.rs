@@ -1,7 +1,5 @@
 //! `mi agents hire`.
 
-use std::{fs, io::Read};
-
 use clap::Args;
 use mi_client::retry;
 use mi_proto::v1::HireAgentRequest;
@@ -11,6 +9,7 @@ use crate::{
     commands::{agents::change, backups, resource},
     context::Context,
     failure::Failure,
+    input::text_or_file,
     options::{ColonyArg, NameArg, key_value},
 };
 
@@ -32,7 +31,7 @@ pub(crate) struct HireArgs {
     /// Skill to start with, beside the role's; may be repeated
     #[arg(long = "skill", value_name = "SKILL")]
     skills: Vec<String>,
-    /// Instructions in place of the role's; @FILE reads them from a file, @- from standard input
+    /// Instructions in place of the role's; @FILE reads them from a file, @- from standard input; @@ begins with an @
     #[arg(long, value_name = "TEXT|@FILE")]
     system_prompt: Option<String>,
     /// Environment variable for its compute; may be repeated
@@ -71,36 +70,5 @@ pub(crate) async fn run(args: HireArgs, context: &Context) -> Result<(), Failure
     match args.wait {
         true => context.out.one(&change::settled(context, &office_id, agent).await?),
         false => context.out.one(&agent),
-    }
-}
-
-/// The text itself, or what `@FILE` holds.
-pub(crate) fn text_or_file(given: &str) -> Result<String, Failure> {
-    let Some(path) = given.strip_prefix('@') else {
-        return Ok(given.to_owned());
-    };
-    let read = match path {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map(|_| text)
-        }
-        path => fs::read_to_string(path),
-    };
-    read.map_err(|error| Failure::io(format!("{path} cannot be read"), &error))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn instructions_come_as_text_or_from_a_file() {
-        assert_eq!(text_or_file("Be brief.").expect("text"), "Be brief.");
-        let dir = tempfile::tempdir().expect("temp dir");
-        let path = dir.path().join("prompt.txt");
-        fs::write(&path, "Be\nthorough.").expect("written");
-        assert_eq!(text_or_file(&format!("@{}", path.display())).expect("file"), "Be\nthorough.");
-        let told = text_or_file("@/no/such/file").expect_err("missing").to_string();
-        assert!(told.contains("/no/such/file cannot be read"), "{told}");
     }
 }

@@ -6,11 +6,7 @@ use mi_proto::v1::{AddTaskNoteRequest, CancelTaskRequest, CompleteTaskRequest, R
 use uuid::Uuid;
 
 use super::{TaskArg, target};
-use crate::{
-    commands::{agents::hire::text_or_file, resource},
-    context::Context,
-    failure::Failure,
-};
+use crate::{commands::resource, context::Context, failure::Failure, input::text_or_file};
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
@@ -32,7 +28,7 @@ pub(crate) struct VerifyArgs {
     /// The work is rejected: the task goes back to the queue, with the note
     #[arg(long, group = "verdict", requires = "note")]
     reject: bool,
-    /// Why; @FILE reads it from a file, @- from standard input
+    /// Why; @FILE reads it from a file, @- from standard input; @@ begins with an @
     #[arg(long, value_name = "TEXT|@FILE")]
     note: Option<String>,
 }
@@ -41,7 +37,7 @@ pub(crate) struct VerifyArgs {
 pub(crate) struct CompleteArgs {
     #[command(flatten)]
     task: TaskArg,
-    /// What came out, not blank; @FILE reads it from a file, @- from standard input
+    /// What came out, not blank; @FILE reads it from a file, @- from standard input; @@ begins with an @
     #[arg(long, value_name = "TEXT|@FILE")]
     result: String,
     /// Drive path of what was made; may be repeated
@@ -53,7 +49,7 @@ pub(crate) struct CompleteArgs {
 pub(crate) struct NoteArgs {
     #[command(flatten)]
     task: TaskArg,
-    /// The note; @FILE reads it from a file, @- from standard input
+    /// The note; @FILE reads it from a file, @- from standard input; @@ begins with an @
     #[arg(value_name = "TEXT|@FILE")]
     note: String,
 }

@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::{Kind, finish, task_id};
 use crate::{
-    commands::{agents::hire::text_or_file, resource},
+    commands::resource,
     context::Context,
     failure::Failure,
     follow::taken,
+    input::{standard_input, text_or_file},
     options::ColonyArg,
     wait,
 };
@@ -24,7 +25,8 @@ pub(crate) struct CreateArgs {
     /// What it is called, 1 to 200 characters
     #[arg(long)]
     title: String,
-    /// What is to be done; for a command the script; @FILE reads it from a file, - from standard input
+    /// What is to be done; for a command the script; @FILE reads it from a file, - from standard input; @@
+    /// begins with an @
     #[arg(long, value_name = "TEXT|@FILE|-")]
     description: Option<String>,
     /// Kind of work
@@ -64,7 +66,7 @@ pub(crate) struct CreateArgs {
 
 pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failure> {
     let description = match args.description.as_deref() {
-        Some("-") => text_or_file("@-")?,
+        Some("-") => standard_input()?,
         Some(given) => text_or_file(given)?,
         None => String::new(),
     };
