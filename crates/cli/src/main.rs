@@ -3,6 +3,7 @@
 mod args;
 mod colony;
 mod commands;
+mod complete;
 mod config;
 mod context;
 mod download;
@@ -43,6 +44,9 @@ fn main() -> ExitCode {
             .map_err(|error| Failure::io("the agent cannot start", &error))
             .and_then(|()| client_runtime()?.block_on(run_agent())),
         false => {
+            if let Some(code) = complete::answered() {
+                return code;
+            }
             let (cli, command) = args::parse();
             run(cli).map_err(|failure| words::translated(failure, &command))
         }

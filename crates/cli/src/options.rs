@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::failure::Failure;
+use crate::{
+    complete::{Known, by},
+    failure::Failure,
+};
 
 /// What every command takes.
 #[derive(Debug, Clone, Default, Args)]
@@ -52,7 +55,7 @@ pub(crate) enum Format {
 pub(crate) struct ColonyArg {
     /// The colony: its id, a unique start of it, or its name [env: MI_COLONY] [default: that of `mi use`, else the only one
     /// there is]
-    #[arg(long, visible_alias = "office", value_name = "COLONY")]
+    #[arg(long, visible_alias = "office", value_name = "COLONY", add = by(&[Known::Colonies]))]
     pub(crate) colony: Option<String>,
 }
 

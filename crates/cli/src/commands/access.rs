@@ -12,6 +12,7 @@ use mi_proto::v1::{
 
 use crate::{
     commands::resource,
+    complete::{Known, by},
     config::ConfigFile,
     context::{Context, full_id},
     failure::Failure,
@@ -40,6 +41,7 @@ pub(crate) enum KeysCommand {
     /// Revoke an API key for good
     Revoke {
         /// The key's id or a unique start of it
+        #[arg(add = by(&[Known::Keys]))]
         id: String,
     },
 }

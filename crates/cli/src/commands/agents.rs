@@ -13,6 +13,7 @@ use mi_proto::v1::{
 
 use crate::{
     commands::resource,
+    complete::{Known, by},
     context::Context,
     failure::Failure,
     options::{ColonyArg, colony_and_name},
@@ -62,10 +63,10 @@ pub(crate) struct AgentArg {
     #[command(flatten)]
     colony: ColonyArg,
     /// The colony, as with --colony; left out, the same one as there
-    #[arg(value_name = "COLONY")]
+    #[arg(value_name = "COLONY", add = by(&[Known::Agents, Known::Colonies]))]
     first: Option<String>,
     /// The agent's name
-    #[arg(value_name = "NAME", conflicts_with = "colony")]
+    #[arg(value_name = "NAME", conflicts_with = "colony", add = by(&[Known::Agents]))]
     second: Option<String>,
 }
 

@@ -9,6 +9,7 @@ use tokio_stream::StreamExt;
 
 use super::delete;
 use crate::{
+    complete::{Known, by},
     context::{Context, full_id},
     download::{Download, Mode},
     failure::Failure,
@@ -33,10 +34,10 @@ pub(crate) struct BackupArg {
     #[command(flatten)]
     colony: ColonyArg,
     /// The colony, as with --colony; left out, the same one as there
-    #[arg(value_name = "COLONY")]
+    #[arg(value_name = "COLONY", add = by(&[Known::Backups, Known::Colonies]))]
     first: Option<String>,
     /// The backup: its id or a unique start of it
-    #[arg(value_name = "BACKUP", conflicts_with = "colony")]
+    #[arg(value_name = "BACKUP", conflicts_with = "colony", add = by(&[Known::Backups]))]
     second: Option<String>,
 }
 

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::resource;
 use crate::{
+    complete::{Known, by},
     context::Context,
     failure::Failure,
     follow::follow,
@@ -34,7 +35,7 @@ pub(crate) struct SendArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The agent to write to [default: the group]
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", add = by(&[Known::Agents]))]
     to: Option<String>,
     /// The same one again answers the same message and sends nothing [default: a fresh one]
     #[arg(long, value_name = "ID")]
@@ -49,7 +50,7 @@ pub(crate) struct HistoryArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// All direct messages from and to this agent, or `operator` [default: the group]
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", add = by(&[Known::Agents]))]
     with: Option<String>,
     /// The newest this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
@@ -61,7 +62,7 @@ pub(crate) struct FollowArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// All direct messages from and to this agent, or `operator` [default: the group]
-    #[arg(long, value_name = "AGENT")]
+    #[arg(long, value_name = "AGENT", add = by(&[Known::Agents]))]
     with: Option<String>,
     /// Every conversation of the colony, from its first message on
     #[arg(long, conflicts_with_all = ["with", "limit"])]

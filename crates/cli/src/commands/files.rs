@@ -27,6 +27,7 @@ use uuid::Uuid;
 
 use super::{delete, resource};
 use crate::{
+    complete::{Known, by},
     context::Context,
     download::{Download, Mode},
     failure::Failure,
@@ -66,7 +67,7 @@ pub(crate) struct LsArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// Only paths that start with this, such as reports/
-    #[arg(value_name = "PREFIX", default_value = "")]
+    #[arg(value_name = "PREFIX", default_value = "", add = by(&[Known::Files]))]
     prefix: String,
 }
 
@@ -75,7 +76,7 @@ pub(crate) struct PathArg {
     #[command(flatten)]
     colony: ColonyArg,
     /// The file's path on the drive
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = by(&[Known::Files]))]
     path: String,
 }
 
@@ -99,7 +100,7 @@ pub(crate) struct PutArgs {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Where it goes on the drive [default: the file's name]
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", add = by(&[Known::Files]))]
     path: Option<String>,
     #[command(flatten)]
     condition: ConditionArgs,

@@ -14,7 +14,14 @@ use mi_proto::v1::{
 };
 use zeroize::Zeroizing;
 
-use crate::{commands::resource, context::Context, failure::Failure, options::ColonyArg, output::Resource};
+use crate::{
+    commands::resource,
+    complete::{Known, by},
+    context::Context,
+    failure::Failure,
+    options::ColonyArg,
+    output::Resource,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum IntegrationsCommand {
@@ -32,6 +39,7 @@ pub(crate) struct SecretArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The integration, e.g. github
+    #[arg(add = by(&[Known::Integrations]))]
     integration: String,
     /// Its secret, e.g. token
     name: String,

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     commands::{resource, settings, verify},
+    complete::{Known, by},
     context::Context,
     failure::Failure,
     options::{NameArg, key_value},
@@ -51,7 +52,7 @@ pub(crate) enum OfficesCommand {
 #[derive(Debug, Args)]
 pub(crate) struct OfficeArg {
     /// The colony: its id, a unique start of it, or its name
-    #[arg(value_name = "COLONY")]
+    #[arg(value_name = "COLONY", add = by(&[Known::Colonies]))]
     office: String,
 }
 
@@ -59,7 +60,7 @@ pub(crate) struct OfficeArg {
 #[derive(Debug, Args)]
 pub(crate) struct AnyOfficeArg {
     /// The colony: its id, a unique start of it, or its name [default: as with --colony of other commands]
-    #[arg(value_name = "COLONY")]
+    #[arg(value_name = "COLONY", add = by(&[Known::Colonies]))]
     office: Option<String>,
 }
 
@@ -78,10 +79,10 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SettingsArgs {
     /// The colony, unless the first word is a setting already, then the settings to change, e.g. max_agents=5
-    #[arg(value_name = "COLONY|KEY=VALUE")]
+    #[arg(value_name = "COLONY|KEY=VALUE", add = by(&[Known::Colonies, Known::Settings]))]
     words: Vec<String>,
     /// Change a setting, e.g. allow_agent_hiring=true; may be repeated
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, add = by(&[Known::Settings]))]
     set: Vec<(String, String)>,
 }
 

@@ -15,6 +15,7 @@ use super::{
     tasks::{create, finish},
 };
 use crate::{
+    complete::{Known, by},
     context::Context,
     download::Download,
     failure::{Failure, TIMED_OUT},
@@ -34,7 +35,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The only agent that may run it [default: any]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
     agent: Option<String>,
     /// What the task is called [default: the command]
     #[arg(long)]

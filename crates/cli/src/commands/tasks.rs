@@ -16,6 +16,7 @@ use serde::Deserialize;
 
 use crate::{
     commands::resource,
+    complete::{Known, by},
     context::{Context, full_id},
     failure::Failure,
     options::ColonyArg,
@@ -60,7 +61,7 @@ pub(crate) struct TaskArg {
     #[command(flatten)]
     colony: ColonyArg,
     /// The task: its id or a unique start of it
-    #[arg(value_name = "TASK")]
+    #[arg(value_name = "TASK", add = by(&[Known::Tasks]))]
     task: String,
 }
 
@@ -72,10 +73,10 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',')]
     status: Vec<Status>,
     /// Only tasks that are assigned to this agent
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
     agent: Option<String>,
     /// Only subtasks of this task
-    #[arg(long, value_name = "TASK")]
+    #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
     parent: Option<String>,
     /// The newest this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::{
+    complete::{Known, by},
     config::ConfigFile,
     context::{Context, variable},
     failure::Failure,
@@ -11,7 +12,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(crate) struct UseArgs {
     /// The colony: its id, a unique start of it, or its name [default: show which one is meant now]
-    #[arg(value_name = "COLONY")]
+    #[arg(value_name = "COLONY", add = by(&[Known::Colonies]))]
     colony: Option<String>,
     /// Forget the default
     #[arg(long, conflicts_with = "colony")]

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chat;
+mod completion;
 mod crash;
 mod drive;
 mod examples;

@@ -9,7 +9,15 @@ use prost_types::FieldMask;
 use tokio::time::Instant;
 
 use super::{AgentArg, get, target};
-use crate::{commands::resource, context::Context, failure::Failure, input::text_or_file, options::key_value, wait};
+use crate::{
+    commands::resource,
+    complete::{Known, by},
+    context::Context,
+    failure::Failure,
+    input::text_or_file,
+    options::key_value,
+    wait,
+};
 
 /// How long to wait for an agent to become ready, or to be gone.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -21,7 +29,7 @@ pub(crate) struct PromoteArgs {
     #[command(flatten)]
     agent: AgentArg,
     /// The new model tier [default: as it is]
-    #[arg(long, value_name = "TIER", required_unless_present = "provider")]
+    #[arg(long, value_name = "TIER", required_unless_present = "provider", add = by(&[Known::Models]))]
     model: Option<String>,
     /// The new provider [default: the tier's own]
     #[arg(long)]

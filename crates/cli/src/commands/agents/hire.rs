@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     commands::{agents::change, backups, resource},
+    complete::{Known, by},
     context::Context,
     failure::Failure,
     input::text_or_file,
@@ -20,13 +21,13 @@ pub(crate) struct HireArgs {
     #[command(flatten)]
     name: NameArg,
     /// Model tier; `mi agents models` lists them [default: the role's, else the colony's]
-    #[arg(long, value_name = "TIER")]
+    #[arg(long, value_name = "TIER", add = by(&[Known::Models]))]
     model: Option<String>,
     /// Model provider [default: the tier's own]
     #[arg(long)]
     provider: Option<String>,
     /// Role template; `mi agents roles` lists them
-    #[arg(long)]
+    #[arg(long, add = by(&[Known::Roles]))]
     role: Option<String>,
     /// Skill to start with, beside the role's; may be repeated
     #[arg(long = "skill", value_name = "SKILL")]
@@ -38,7 +39,7 @@ pub(crate) struct HireArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     env: Vec<(String, String)>,
     /// Backup that fills its workspace: its id or a unique start of it
-    #[arg(long, value_name = "BACKUP")]
+    #[arg(long, value_name = "BACKUP", add = by(&[Known::Backups]))]
     restore_from_backup: Option<String>,
     /// Wait until it is ready
     #[arg(long)]

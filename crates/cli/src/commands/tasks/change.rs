@@ -6,7 +6,13 @@ use mi_proto::v1::{AddTaskNoteRequest, CancelTaskRequest, CompleteTaskRequest, R
 use uuid::Uuid;
 
 use super::{TaskArg, target};
-use crate::{commands::resource, context::Context, failure::Failure, input::text_or_file};
+use crate::{
+    commands::resource,
+    complete::{Known, by},
+    context::Context,
+    failure::Failure,
+    input::text_or_file,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct CancelArgs {
@@ -41,7 +47,7 @@ pub(crate) struct CompleteArgs {
     #[arg(long, value_name = "TEXT|@FILE")]
     result: String,
     /// Drive path of what was made; may be repeated
-    #[arg(long = "artifact", value_name = "PATH")]
+    #[arg(long = "artifact", value_name = "PATH", add = by(&[Known::Files]))]
     artifacts: Vec<String>,
 }
 

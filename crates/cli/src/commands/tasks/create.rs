@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Kind, finish, task_id};
 use crate::{
     commands::resource,
+    complete::{Known, by},
     context::Context,
     failure::Failure,
     follow::taken,
@@ -36,13 +37,13 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N")]
     priority: Option<i32>,
     /// The only agent that may do it [default: any]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
     agent: Option<String>,
     /// Task that it is a part of
-    #[arg(long, value_name = "TASK")]
+    #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
     parent: Option<String>,
     /// Task that must be done first; may be repeated
-    #[arg(long, value_name = "TASK")]
+    #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
     depends_on: Vec<String>,
     /// Tool that the worker must have; may be repeated
     #[arg(long = "tool", value_name = "TOOL")]

@@ -20,14 +20,21 @@ use serde::Serialize;
 use tonic::Code;
 
 use super::{get, task_id};
-use crate::{context::Context, failure::Failure, options::ColonyArg, output::Resource, text::time};
+use crate::{
+    complete::{Known, by},
+    context::Context,
+    failure::Failure,
+    options::ColonyArg,
+    output::Resource,
+    text::time,
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct ReceiptArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The task: its id or a unique start of it
-    #[arg(value_name = "TASK", required_unless_present = "file")]
+    #[arg(value_name = "TASK", required_unless_present = "file", add = by(&[Known::Tasks]))]
     task: Option<String>,
     /// Read the task from what `mi tasks get -o json` printed; nothing is asked of the platform then
     #[arg(long, value_name = "FILE", conflicts_with = "task")]

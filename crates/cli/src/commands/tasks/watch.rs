@@ -18,6 +18,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::{finish::is_finished, task_id};
 use crate::{
+    complete::{Known, by},
     context::Context,
     failure::Failure,
     follow::{follow, follow_until},
@@ -38,7 +39,7 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// Only this task, until it is finished: its id or a unique start of it
-    #[arg(value_name = "TASK")]
+    #[arg(value_name = "TASK", add = by(&[Known::Tasks]))]
     task: Option<String>,
     /// A line for each change after this cursor, 0 for every task there is [default: only what changes from now on]
     #[arg(long, value_name = "CURSOR")]
