@@ -78,6 +78,11 @@ impl Resource for OfficeStatusReport {
     }
 }
 
+/// A setting that the platform keeps and nothing goes by yet.
+fn unheeded(value: &str) -> String {
+    format!("{value} (no effect in this version)")
+}
+
 impl Resource for OfficeSettings {
     const TYPE: &'static str = "mi.v1.OfficeSettings";
     const PLURAL: &'static str = "settings";
@@ -103,12 +108,12 @@ impl Resource for OfficeSettings {
             count(self.hires_per_10_minutes),
             self.default_model_tier.clone(),
             self.default_provider.clone(),
-            self.idle_fire_after.as_ref().map(ToString::to_string).unwrap_or_default(),
+            self.idle_fire_after.as_ref().map(|after| unheeded(&after.to_string())).unwrap_or_default(),
             match self.verification() {
                 Verification::Unspecified => String::new(),
                 set => word(set.as_str_name(), "VERIFICATION_"),
             },
-            self.model_budget_per_task.to_string(),
+            unheeded(&self.model_budget_per_task.to_string()),
         ]
     }
 }

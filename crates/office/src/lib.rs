@@ -110,10 +110,12 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
     let storage = drive::storage::Storage::new(db.clone(), clock.clone(), config.objects);
+    let registry = AgentRegistryServiceClient::new(scheduler);
     let offices = offices::Offices::new(offices::Parts {
         db: db.clone(),
         clock: clock.clone(),
         replicas,
+        registry: registry.clone(),
         outbox: outbox.clone(),
         storage: storage.clone(),
         tasks: tasks.clone(),
@@ -121,7 +123,6 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         files: files.clone(),
         moved: moved.clone(),
     });
-    let registry = AgentRegistryServiceClient::new(scheduler);
     let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
     let integrations =
         integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;

@@ -12,9 +12,14 @@ use std::{
 };
 
 use mi_base::{Tasks, signals::Signals};
-use mi_kernel::{AccountId, Actor, Clock, Error, OfficeId, Result, Time, event::Event, page::Page, text::display_name};
-use mi_proto::{internal::v1::ProbeWallsRequest, v1};
-use mi_rpc::{Caller, convert, status::from_status};
+use mi_kernel::{
+    AccountId, Actor, Clock, Error, ErrorKind, OfficeId, Result, Time, event::Event, page::Page, text::display_name,
+};
+use mi_proto::{
+    internal::v1::{ListTiersRequest, ProbeWallsRequest, agent_registry_service_client::AgentRegistryServiceClient},
+    v1,
+};
+use mi_rpc::{Caller, RoleClient, convert, status::from_status};
 use mi_store::{Db, OfficeTx, idempotency, outbox};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
@@ -122,6 +127,7 @@ pub(crate) struct Parts {
     pub(crate) db: Db,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replicas: converge::Replicas,
+    pub(crate) registry: AgentRegistryServiceClient<RoleClient>,
     pub(crate) outbox: Arc<Notify>,
     pub(crate) storage: Storage,
     pub(crate) tasks: Tasks,
@@ -139,6 +145,7 @@ pub struct Offices {
     db: Db,
     clock: Arc<dyn Clock>,
     replicas: converge::Replicas,
+    registry: AgentRegistryServiceClient<RoleClient>,
     outbox: Arc<Notify>,
     storage: Storage,
     tasks: Tasks,
@@ -155,9 +162,9 @@ pub struct Offices {
 
 impl Offices {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, replicas, outbox, storage, tasks, sent, files, moved } = parts;
+        let Parts { db, clock, replicas, registry, outbox, storage, tasks, sent, files, moved } = parts;
         let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
-        Self { db, clock, replicas, outbox, storage, tasks, driven, owners, sent, files, moved }
+        Self { db, clock, replicas, registry, outbox, storage, tasks, driven, owners, sent, files, moved }
     }
 
     /// Has everybody look again who watches something in the office, or waits for work there.
@@ -262,17 +269,43 @@ impl Offices {
     }
 
     async fn update_settings(&self, caller: &Caller, request: v1::UpdateOfficeSettingsRequest) -> Result<Settings> {
+        let given = request.settings.unwrap_or_default();
+        let mask = request.update_mask.unwrap_or_default().paths;
+        let checked = self.check_defaults(caller, &request.office_id, &given, &mask).await?;
         let (tx, mut office) = self.lock(caller, &request.office_id).await?;
         if office.state == State::Deleting {
             return Err(State::deleting());
         }
-        let given = request.settings.unwrap_or_default();
-        let paths = office.settings.update(&given, request.update_mask.unwrap_or_default().paths)?;
+        let paths = office.settings.update(&given, &mask)?;
+        if checked.is_some_and(|checked| checked.hire_defaults() != office.settings.hire_defaults()) {
+            let text = "somebody else changed the office's defaults meanwhile; read the settings again";
+            return Err(Error::new(ErrorKind::Aborted, "CONFLICT", text));
+        }
         let summary = format!("Settings changed: {}", paths.join(", "));
         let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.clock.now())
             .with(serde_json::json!({ "fields": paths }))
             .traced(&caller.trace_id);
         Ok(self.save(tx, office, event).await?.settings)
+    }
+
+    /// Refuses defaults with which every hire would fail; when there are new ones, answers the settings that have them.
+    /// The scheduler knows the tiers, and is asked before the transaction: none waits for another role.
+    async fn check_defaults(
+        &self,
+        caller: &Caller,
+        office: &str,
+        given: &v1::OfficeSettings,
+        mask: &[String],
+    ) -> Result<Option<Settings>> {
+        let mut settings = self.get(caller, office).await?.settings;
+        let changed = settings.update(given, mask)?;
+        if !changed.iter().any(|path| path == "default_model_tier" || path == "default_provider") {
+            return Ok(None);
+        }
+        let listed = self.registry.clone().list_tiers(ListTiersRequest {}).await;
+        let tiers = listed.map_err(|status| from_status(&status))?.into_inner().model_tiers;
+        settings.check_defaults(&changed, &tiers)?;
+        Ok(Some(settings))
     }
 
     /// The office's tasks by status.

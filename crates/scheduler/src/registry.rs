@@ -9,10 +9,11 @@ use mi_kernel::{
 use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, CountAgentsRequest, CountAgentsResponse,
-        ListMembersRequest, ListMembersResponse, PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest,
-        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
-        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
+        ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, PauseAgentRequest,
+        PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
+        RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
+        ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
+        agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -265,6 +266,11 @@ impl AgentRegistryService for Handler {
     async fn pause_agent(&self, request: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {
         self.scheduler.pause(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(PauseAgentResponse {}))
+    }
+
+    async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Result<Response<ListTiersResponse>, Status> {
+        let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
+        Ok(Response::new(ListTiersResponse { model_tiers }))
     }
 
     async fn count_agents(

@@ -1,7 +1,7 @@
-//! `--set k=v`: the fields of a message by their names in the API, read off its descriptor, so that a new setting needs
-//! no new code here.
+//! `--set k=v`: the fields of a message by their names in the API, in either spelling (`max_agents`, `maxAgents`), read off
+//! its descriptor, so that a new setting needs no new code here.
 
-use mi_proto::{rules::POOL, v1::OfficeSettings};
+use mi_proto::{fields, rules::POOL, v1::OfficeSettings};
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind};
 use prost_types::FieldMask;
@@ -15,11 +15,14 @@ pub(crate) fn parse(pairs: &[(String, String)]) -> Result<(OfficeSettings, Field
     let descriptor = POOL.get_message_by_name(OfficeSettings::TYPE).ok_or_else(|| broken(&"no descriptor"))?;
     let mut object = Map::new();
     for (name, text) in pairs {
-        let Some(field) = descriptor.get_field_by_name(name) else {
+        let Some(field) = fields::field(OfficeSettings::TYPE, name) else {
             let known: Vec<String> = descriptor.fields().map(|field| field.name().to_owned()).collect();
             return Err(Failure::Usage(format!("there is no setting {name:?}; known are {}", known.join(", "))));
         };
-        object.insert(name.clone(), value(&field, text)?);
+        let twice = object.insert(field.name().to_owned(), value(&field, text)?).is_some();
+        if twice {
+            return Err(Failure::Usage(format!("the setting {} is given twice", field.name())));
+        }
     }
     let mask = FieldMask { paths: object.keys().cloned().collect() };
     // Values are checked above except for their range, which the message's own reader checks.
@@ -116,6 +119,13 @@ mod tests {
         };
         assert_eq!(settings, expect);
         assert_eq!(mask.paths.len(), 6);
+        // The spelling of proto3 JSON names the same fields.
+        let (again, mask) = set("allowAgentHiring=true maxAgents=0 defaultModelTier=opus").expect("valid");
+        assert_eq!(
+            (again.allow_agent_hiring, again.max_agents, again.default_model_tier.as_str()),
+            (true, Some(0), "opus")
+        );
+        assert_eq!(mask.paths, ["allow_agent_hiring", "default_model_tier", "max_agents"]);
         // A default is a value too: the mask is what says it is meant.
         let (settings, mask) = set("allow_agent_hiring=false idle_fire_after=0").expect("valid");
         assert!(!settings.allow_agent_hiring);
@@ -134,6 +144,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         for (text, told) in [
             ("nonsense=1", "known are allow_agent_hiring, max_agents"),
+            ("maxAgents=1 max_agents=2", "the setting max_agents is given twice"),
             ("max_agents=many", "max_agents must be a whole number, not \"many\""),
             ("allow_agent_hiring=yes", "allow_agent_hiring must be true or false"),
             ("verification=unspecified", "verification must be none or peer"),

@@ -63,6 +63,19 @@ async fn names_tiers_and_pages(backend: Backend) {
     for paths in [&["nonsense"][..], &[], &["allow_agent_hiring", "id"]] {
         assert_eq!(wrong_field(offices().update_office_settings(mask(paths)).await), "update_mask");
     }
+    let settings = |settings: v1::OfficeSettings, path: &str| v1::UpdateOfficeSettingsRequest {
+        settings: Some(settings),
+        ..mask(&[path])
+    };
+    let bad_tier = v1::OfficeSettings { default_model_tier: "zzz".into(), ..Default::default() };
+    let bad_provider = v1::OfficeSettings { default_provider: "zzz".into(), ..Default::default() };
+    for (given, path, field) in [
+        (bad_tier, "defaultModelTier", "default_model_tier"),
+        (bad_provider, "default_provider", "default_provider"),
+        (Default::default(), "idleFireAfter", "idle_fire_after"),
+    ] {
+        assert_eq!(wrong_field(offices().update_office_settings(settings(given, path)).await), field);
+    }
     let get = |id: &str| v1::GetOfficeRequest { office_id: id.into() };
     for bad in ["", "x", "00000000-0000-0000-0000-00000000000g"] {
         assert_eq!(wrong_field(offices().get_office(get(bad)).await), "office_id");

@@ -121,6 +121,13 @@ impl registry::AgentRegistryService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn list_tiers(
+        &self,
+        _: Request<internal::ListTiersRequest>,
+    ) -> Result<Response<internal::ListTiersResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn count_agents(
         &self,
         _: Request<internal::CountAgentsRequest>,

@@ -3,14 +3,12 @@
 use std::collections::HashSet;
 
 use mi_kernel::{Error, Result};
-use mi_proto::v1;
+use mi_proto::{fields, v1};
 use serde::{Deserialize, Serialize};
 
 const MINUTE: i64 = 60;
 /// Most fields that one update names.
 const MAX_FIELDS: usize = 100;
-/// Longest `idle_fire_after`, in seconds.
-const YEAR: i64 = 366 * 24 * 60 * MINUTE;
 
 /// What an office allows. Stored as JSON; a field added later takes its default in old rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,18 +54,20 @@ impl Settings {
     /// Takes over the fields that the mask names, and answers these, each once; nothing changes when one of them is wrong.
     ///
     /// # Errors
-    /// `Invalid` for a mask without fields or with far too many, an unknown field or a value out of range.
-    pub(crate) fn update(&mut self, given: &v1::OfficeSettings, mut mask: Vec<String>) -> Result<Vec<String>> {
+    /// `Invalid` for a mask without fields or with far too many, an unknown field, a value out of range, and for another
+    /// value of a setting that nothing heeds yet.
+    pub(crate) fn update(&mut self, given: &v1::OfficeSettings, mask: &[String]) -> Result<Vec<String>> {
         if mask.is_empty() {
             return Err(Error::invalid("update_mask", "must name at least one field of the settings"));
         }
         if mask.len() > MAX_FIELDS {
             return Err(Error::invalid("update_mask", format!("must name at most {MAX_FIELDS} fields")));
         }
+        let mut paths = mask.iter().map(|path| field_name(path)).collect::<Result<Vec<String>>>()?;
         let mut seen = HashSet::new();
-        mask.retain(|path| seen.insert(path.clone()));
-        let mut next = self.clone();
-        for path in &mask {
+        paths.retain(|path| seen.insert(path.clone()));
+        let (mut next, default) = (self.clone(), Self::default());
+        for path in &paths {
             match path.as_str() {
                 "allow_agent_hiring" => next.allow_agent_hiring = given.allow_agent_hiring,
                 "max_agents" => next.max_agents = within("max_agents", given.max_agents, 10_000)?,
@@ -80,23 +80,53 @@ impl Settings {
                 }
                 "default_provider" if given.default_provider.is_empty() => next.default_provider.clear(),
                 "default_provider" => next.default_provider = word("default_provider", &given.default_provider)?,
-                "idle_fire_after" => next.idle_fire_after_seconds = idle(given.idle_fire_after.as_ref())?,
+                "idle_fire_after" => {
+                    let kept = [self.idle_fire_after_seconds, default.idle_fire_after_seconds];
+                    let given = given.idle_fire_after.as_ref();
+                    let same = |seconds: &i64| given.is_some_and(|d| (d.seconds, d.nanos) == (*seconds, 0));
+                    let known = kept.into_iter().find(same);
+                    next.idle_fire_after_seconds = known.ok_or_else(|| unheeded("idle_fire_after"))?;
+                }
                 "verification" => next.verify_by_peer = by_peer(given.verification)?,
-                "model_budget_per_task" if given.model_budget_per_task < 0 => {
-                    return Err(Error::invalid("model_budget_per_task", "must not be negative; 0 means no limit"));
+                "model_budget_per_task" => {
+                    let kept = [self.model_budget_per_task, default.model_budget_per_task];
+                    let known = kept.into_iter().find(|amount| *amount == given.model_budget_per_task);
+                    next.model_budget_per_task = known.ok_or_else(|| unheeded("model_budget_per_task"))?;
                 }
-                "model_budget_per_task" => next.model_budget_per_task = given.model_budget_per_task,
-                unknown => {
-                    let shown: String = unknown.chars().take(80).collect();
-                    return Err(Error::invalid(
-                        "update_mask",
-                        format!("names {shown:?}, which is no field of the settings"),
-                    ));
-                }
+                other => return Err(unknown(other)),
             }
         }
         *self = next;
-        Ok(mask)
+        Ok(paths)
+    }
+
+    /// What a hire takes that names neither tier nor provider.
+    pub(crate) fn hire_defaults(&self) -> (&str, &str) {
+        (&self.default_model_tier, &self.default_provider)
+    }
+
+    /// Whether a hire that names neither tier nor provider works, now that fields of these names were changed.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field that has to be another one.
+    pub(crate) fn check_defaults(&self, changed: &[String], tiers: &[v1::ModelTier]) -> Result<()> {
+        let (tier, provider) = self.hire_defaults();
+        let Some(tier) = tiers.iter().find(|known| known.name == tier) else {
+            let known: Vec<&str> = tiers.iter().map(|tier| tier.name.as_str()).collect();
+            let problem = format!("{tier:?} is no model tier of this platform; known are {}", known.join(", "));
+            return Err(Error::invalid("default_model_tier", problem));
+        };
+        if provider.is_empty() || provider == tier.provider {
+            return Ok(());
+        }
+        let serves = format!("the tier {:?} is served by {:?}", tier.name, tier.provider);
+        Err(match changed.iter().any(|path| path == "default_provider") {
+            true => Error::invalid("default_provider", format!("cannot be {provider:?}: {serves}, or leave it empty")),
+            false => Error::invalid(
+                "default_model_tier",
+                format!("does not go with the default_provider {provider:?}: {serves}; change both, or empty that one"),
+            ),
+        })
     }
 
     /// The settings for the wire.
@@ -132,12 +162,21 @@ fn word(field: &'static str, text: &str) -> Result<String> {
     Ok(text.to_owned())
 }
 
-fn idle(value: Option<&prost_types::Duration>) -> Result<i64> {
-    match value {
-        None => Err(Error::invalid("idle_fire_after", "is in update_mask but not in settings")),
-        Some(d) if d.nanos == 0 && (0..=YEAR).contains(&d.seconds) => Ok(d.seconds),
-        Some(_) => Err(Error::invalid("idle_fire_after", "must be whole seconds between 0 (never) and 366 days")),
-    }
+/// The field's own name, in whichever of its spellings it was given.
+fn field_name(path: &str) -> Result<String> {
+    let field = fields::field("mi.v1.OfficeSettings", path).ok_or_else(|| unknown(path))?;
+    Ok(field.name().to_owned())
+}
+
+fn unknown(path: &str) -> Error {
+    let shown: String = path.chars().take(80).collect();
+    Error::invalid("update_mask", format!("names {shown:?}, which is no field of the settings"))
+}
+
+/// Whoever set it would believe that it has an effect.
+fn unheeded(field: &'static str) -> Error {
+    let problem = "has no effect in this version, so it cannot be changed; leave it as it is";
+    Error { reason: "SETTING_NOT_SUPPORTED_YET", ..Error::invalid(field, problem) }
 }
 
 fn by_peer(value: i32) -> Result<bool> {
@@ -156,8 +195,11 @@ mod tests {
 
     fn update(given: v1::OfficeSettings, mask: &[&str]) -> Result<Settings> {
         let mut settings = Settings::default();
-        let mask: Vec<String> = mask.iter().map(ToString::to_string).collect();
-        settings.update(&given, mask).map(|_| settings)
+        settings.update(&given, &owned(mask)).map(|_| settings)
+    }
+
+    fn owned(mask: &[&str]) -> Vec<String> {
+        mask.iter().map(ToString::to_string).collect()
     }
 
     #[test]
@@ -177,7 +219,6 @@ mod tests {
         let given = |max_agents, tier: &str| v1::OfficeSettings {
             max_agents,
             default_model_tier: tier.into(),
-            model_budget_per_task: -1,
             ..Default::default()
         };
         for (settings, path, field) in [
@@ -185,7 +226,6 @@ mod tests {
             (given(Some(10_001), ""), "max_agents", "max_agents"),
             (given(None, ""), "max_agents", "max_agents"),
             (given(None, "a b"), "default_model_tier", "default_model_tier"),
-            (given(None, ""), "model_budget_per_task", "model_budget_per_task"),
             (given(None, ""), "verification", "verification"),
             (given(None, ""), "idle_fire_after", "idle_fire_after"),
             (given(None, ""), "nonsense", "update_mask"),
@@ -195,6 +235,71 @@ mod tests {
         assert_eq!(update(given(None, ""), &[]).expect_err("empty").field, Some("update_mask"));
         let many = vec!["allow_agent_hiring"; MAX_FIELDS + 1];
         assert_eq!(update(given(None, ""), &many).expect_err("many").field, Some("update_mask"));
+    }
+
+    #[test]
+    fn both_spellings_of_a_field_are_one() {
+        let given = v1::OfficeSettings { allow_agent_hiring: true, max_agents: Some(7), ..Default::default() };
+        let mut settings = Settings::default();
+        let mask = owned(&["maxAgents", "allow_agent_hiring", "allowAgentHiring"]);
+        assert_eq!(settings.update(&given, &mask).expect("valid"), ["max_agents", "allow_agent_hiring"]);
+        assert_eq!(settings, Settings { allow_agent_hiring: true, max_agents: 7, ..Settings::default() });
+    }
+
+    #[test]
+    fn what_nothing_heeds_keeps_its_value() {
+        let given = |seconds, nanos, budget| v1::OfficeSettings {
+            idle_fire_after: Some(prost_types::Duration { seconds, nanos }),
+            model_budget_per_task: budget,
+            ..Default::default()
+        };
+        // An older version let others be stored: those stay, and can be taken back.
+        let old = Settings { idle_fire_after_seconds: 60, model_budget_per_task: 5, ..Settings::default() };
+        let both = owned(&["idle_fire_after", "model_budget_per_task"]);
+        for (seconds, budget) in [(60, 5), (600, 0)] {
+            let mut settings = old.clone();
+            settings.update(&given(seconds, 0, budget), &both).expect("harmless");
+            assert_eq!((settings.idle_fire_after_seconds, settings.model_budget_per_task), (seconds, budget));
+        }
+        for (wrong, field) in [
+            (given(3600, 0, 5), "idle_fire_after"),
+            (given(60, 1, 5), "idle_fire_after"),
+            (v1::OfficeSettings { idle_fire_after: None, ..given(60, 0, 5) }, "idle_fire_after"),
+            (given(60, 0, 6), "model_budget_per_task"),
+            (given(60, 0, -1), "model_budget_per_task"),
+        ] {
+            let mut settings = old.clone();
+            let error = settings.update(&wrong, &both).expect_err("would be a lie");
+            assert_eq!((error.field, error.reason), (Some(field), "SETTING_NOT_SUPPORTED_YET"));
+            assert_eq!(settings, old);
+        }
+    }
+
+    #[test]
+    fn defaults_are_such_that_a_hire_works() {
+        let tier = |name: &str, provider: &str| v1::ModelTier {
+            name: name.into(),
+            provider: provider.into(),
+            ..v1::ModelTier::default()
+        };
+        let tiers = [tier("sonnet", "anthropic"), tier("gpt", "openai")];
+        let check = |tier: &str, provider: &str, changed: &[&str]| {
+            let (default_model_tier, default_provider) = (tier.into(), provider.into());
+            let settings = Settings { default_model_tier, default_provider, ..Settings::default() };
+            settings.check_defaults(&owned(changed), &tiers).map_err(|error| error.field)
+        };
+        for (tier, provider) in [("sonnet", ""), ("sonnet", "anthropic"), ("gpt", "openai")] {
+            assert_eq!(check(tier, provider, &["default_model_tier", "default_provider"]), Ok(()));
+        }
+        for (tier, provider, changed, field) in [
+            ("zzz", "", "default_model_tier", "default_model_tier"),
+            ("sonnet", "zzz", "default_provider", "default_provider"),
+            ("sonnet", "openai", "default_provider", "default_provider"),
+            // The tier does not go with the provider that was there.
+            ("gpt", "anthropic", "default_model_tier", "default_model_tier"),
+        ] {
+            assert_eq!(check(tier, provider, &[changed]), Err(Some(field)), "{tier} {provider}");
+        }
     }
 
     #[test]

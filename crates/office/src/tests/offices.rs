@@ -11,7 +11,7 @@ use mi_proto::v1::{
 };
 use mi_rpc::convert::timestamp;
 use mi_testkit::{Backend, OnBackend, on_both};
-use tonic::Code;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
@@ -24,6 +24,7 @@ on_both! {
     a_new_office_says_what_it_waits_for_and_becomes_active_by_itself,
     suspension_and_resumption_reach_a_peer_that_was_down,
     settings_reach_the_peers_and_wrong_ones_change_nothing,
+    no_default_is_accepted_with_which_hires_fail,
     an_office_that_was_left_unfinished_is_finished_by_the_next_process,
     foreign_offices_are_not_found,
     a_creation_that_is_sent_again_creates_nothing_more,
@@ -48,6 +49,21 @@ impl Stage {
         let request = ResumeOfficeRequest { office_id: office.into() };
         let answer = self.offices(&self.owner).resume_office(request).await.expect("resumes").into_inner();
         answer.office.expect("always there").status()
+    }
+
+    async fn update_settings(
+        &self,
+        office: &str,
+        settings: OfficeSettings,
+        paths: &[&str],
+    ) -> Result<OfficeSettings, Status> {
+        let request = UpdateOfficeSettingsRequest {
+            office_id: office.into(),
+            settings: Some(settings),
+            update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() }),
+        };
+        let answer = self.offices(&self.owner).update_office_settings(request).await?;
+        Ok(answer.into_inner().settings.expect("always there"))
     }
 
     fn condition(&self, kind: &str, problem: &str) -> OfficeCondition {
@@ -128,17 +144,9 @@ async fn suspension_and_resumption_reach_a_peer_that_was_down(stage: Stage) {
 
 async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
     let office = stage.create("Configured").await.id;
-    let update = async |settings: OfficeSettings, paths: &[&str]| {
-        let request = UpdateOfficeSettingsRequest {
-            office_id: office.clone(),
-            settings: Some(settings),
-            update_mask: Some(prost_types::FieldMask { paths: paths.iter().map(ToString::to_string).collect() }),
-        };
-        let answer = stage.offices(&stage.owner).update_office_settings(request).await?;
-        Ok::<_, tonic::Status>(answer.into_inner().settings.expect("always there"))
-    };
+    let update = async |settings, paths: &[&str]| stage.update_settings(&office, settings, paths).await;
     let given = OfficeSettings { allow_agent_hiring: true, max_agents: Some(7), ..OfficeSettings::default() };
-    let twice = ["allow_agent_hiring", "max_agents", "allow_agent_hiring"];
+    let twice = ["allowAgentHiring", "max_agents", "allow_agent_hiring"];
     let changed = update(given.clone(), &twice).await.expect("updates");
     assert_eq!((changed.allow_agent_hiring, changed.max_agents, changed.max_hire_depth), (true, Some(7), Some(2)));
     stage.until_applied(&office, |copy| copy.version == 2 && copy.settings.as_ref() == Some(&changed)).await;
@@ -152,6 +160,10 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, field);
     }
+    let refused = update(OfficeSettings { model_budget_per_task: 1, ..given }, &["modelBudgetPerTask"]).await;
+    let refused = refused.expect_err("nothing heeds it");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.get_details_error_info().expect("always there").reason, "SETTING_NOT_SUPPORTED_YET");
     let request = GetOfficeSettingsRequest { office_id: office.clone() };
     let kept = stage.offices(&stage.owner).get_office_settings(request).await.expect("answers").into_inner();
     assert_eq!(kept.settings, Some(changed));
@@ -160,6 +172,40 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
     let told = known.events.iter().find(|event| event.kind == "office.settings_updated").expect("told");
     assert_eq!(told.summary, "Settings changed: allow_agent_hiring, max_agents");
     assert_eq!(told.metadata, serde_json::json!({ "fields": ["allow_agent_hiring", "max_agents"] }));
+}
+
+async fn no_default_is_accepted_with_which_hires_fail(stage: Stage) {
+    let office = stage.create("Defaults").await.id;
+    let given = |tier: &str, provider: &str| OfficeSettings {
+        default_model_tier: tier.into(),
+        default_provider: provider.into(),
+        ..OfficeSettings::default()
+    };
+    let both = ["default_model_tier", "default_provider"];
+    let update = async |tier: &str, provider: &str, paths: &[&str]| {
+        let updated = stage.update_settings(&office, given(tier, provider), paths).await;
+        updated.map(|settings| (settings.default_model_tier, settings.default_provider)).map_err(|refused| {
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+            refused.get_details_bad_request().expect("names it").field_violations[0].field.clone()
+        })
+    };
+    let is = |tier: &str, provider: &str| Ok((tier.to_owned(), provider.to_owned()));
+    let refused = |field: &str| Err(field.to_owned());
+    assert_eq!(update("zzz", "", &["default_model_tier"]).await, refused("default_model_tier"));
+    assert_eq!(update("", "zzz", &["default_provider"]).await, refused("default_provider"));
+    assert_eq!(update("", "openai", &["default_provider"]).await, refused("default_provider"));
+    assert_eq!(update("", "anthropic", &["defaultProvider"]).await, is("sonnet", "anthropic"));
+    assert_eq!(update("opus", "", &["default_model_tier"]).await, is("opus", "anthropic"));
+    assert_eq!(update("gpt", "", &["default_model_tier"]).await, refused("default_model_tier"));
+    assert_eq!(update("gpt", "openai", &both).await, is("gpt", "openai"));
+    assert_eq!(update("sonnet", "", &both).await, is("sonnet", ""));
+
+    // What cannot be checked is not accepted; settings that need no check do not wait for the scheduler.
+    stage.scheduler.be(Mood::Fails);
+    let unchecked = stage.update_settings(&office, given("opus", ""), &["default_model_tier"]).await;
+    assert_eq!(unchecked.expect_err("the scheduler is away").code(), Code::Unavailable);
+    let more = OfficeSettings { max_agents: Some(9), ..OfficeSettings::default() };
+    assert_eq!(stage.update_settings(&office, more, &["max_agents"]).await.expect("updates").max_agents, Some(9));
 }
 
 async fn an_office_that_was_left_unfinished_is_finished_by_the_next_process(mut stage: Stage) {

@@ -11,16 +11,16 @@ use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
         AppendEventsRequest, AppendEventsResponse, ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest,
-        CountAgentsResponse, ListMembersRequest, ListMembersResponse, Member, PauseAgentRequest, PauseAgentResponse,
-        ProbeWallsRequest, ProbeWallsResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
-        RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse,
-        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
+        CountAgentsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, Member,
+        PauseAgentRequest, PauseAgentResponse, ProbeWallsRequest, ProbeWallsResponse, RecordHeartbeatRequest,
+        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest,
+        RemoveOfficeResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
         ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
     },
-    v1::{Agent, AgentCount, AgentPhase},
+    v1::{Agent, AgentCount, AgentPhase, ModelTier},
 };
 use mi_rpc::{Guard, PrincipalKey, Transport, convert, status};
 use tokio_stream::wrappers::ReceiverStream;
@@ -206,6 +206,17 @@ impl AgentRegistryService for Peer {
     async fn count_agents(&self, _: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {
         let agents = vec![AgentCount { phase: AgentPhase::Running.into(), count: 3 }];
         Ok(Response::new(CountAgentsResponse { agents }))
+    }
+
+    async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Result<Response<ListTiersResponse>, Status> {
+        self.answer().await?;
+        let tier = |(name, provider): (&str, &str)| ModelTier {
+            name: name.into(),
+            provider: provider.into(),
+            ..ModelTier::default()
+        };
+        let model_tiers = [("sonnet", "anthropic"), ("opus", "anthropic"), ("gpt", "openai")].map(tier).to_vec();
+        Ok(Response::new(ListTiersResponse { model_tiers }))
     }
 
     async fn resolve_agent_key(

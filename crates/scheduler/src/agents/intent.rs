@@ -8,7 +8,7 @@ use mi_kernel::{
     event::{Category, Event},
     text,
 };
-use mi_proto::{internal::v1::PauseAgentRequest, v1};
+use mi_proto::{fields, internal::v1::PauseAgentRequest, v1};
 use mi_rpc::{Caller, Entry};
 use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
@@ -149,6 +149,11 @@ impl Scheduler {
         agent.renew()?;
         let given = request.agent.unwrap_or_default();
         let mut paths = request.update_mask.unwrap_or_default().paths;
+        for path in &mut paths {
+            if let Some(field) = fields::field("mi.v1.Agent", path) {
+                field.name().clone_into(path);
+            }
+        }
         paths.sort_unstable();
         paths.dedup();
         if paths.is_empty() {

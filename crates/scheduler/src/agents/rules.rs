@@ -30,9 +30,14 @@ pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, cata
         name => Some(catalogue.role("role", name)?),
     };
     let role_tier = role.map_or("", |role| role.tier.as_str());
-    let tier = [request.model_tier.as_str(), role_tier, &office.default_model_tier];
-    let tier = tier.into_iter().find(|tier| !tier.is_empty()).unwrap_or_default();
-    let tier = catalogue.tier("model_tier", tier)?;
+    let tier = match [request.model_tier.as_str(), role_tier].into_iter().find(|tier| !tier.is_empty()) {
+        Some(named) => catalogue.tier("model_tier", named)?,
+        None => catalogue.tier("default_model_tier", &office.default_model_tier).map_err(|error| {
+            // Set while another catalogue was in use: the request is not what is wrong.
+            let text = format!("the office's {}; set another one, or name a model_tier", error.message);
+            Error::precondition("MODEL_TIER_UNKNOWN", text)
+        })?,
+    };
     let mut skills: Vec<String> = role.map(|role| role.skills.clone()).unwrap_or_default();
     for skill in self::skills(&request.skills)? {
         if !skills.contains(&skill) {
@@ -43,13 +48,11 @@ pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, cata
         ("", Some(role)) => role.system_prompt.trim(),
         (given, _) => given,
     };
-    let provider = match request.provider.as_str() {
-        "" => &office.default_provider,
-        given => given,
-    };
     Ok(Spec {
         model_tier: tier.name.clone(),
-        provider: configured(provider, &tier.provider)?,
+        // The office's default is the provider of its default tier (the office role checks that): another tier, which
+        // a hire or its role names, has its own.
+        provider: configured(&request.provider, &tier.provider)?,
         role: request.role.clone(),
         skills,
         system_prompt: system_prompt(prompt)?,
@@ -60,7 +63,7 @@ pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, cata
 
 /// The provider to use: the tier's own, unless another is asked for and its integration has a secret.
 pub(crate) fn configured(asked: &str, own: &str) -> Result<String> {
-    if asked.is_empty() {
+    if asked.is_empty() || asked == own {
         return Ok(own.to_owned());
     }
     // No office has integrations yet, so no provider has a secret.

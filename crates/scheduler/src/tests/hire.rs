@@ -15,6 +15,7 @@ const EVENTS_OF_A_HIRE: usize = 2;
 
 on_both! {
     the_gates_for_agents_stand_in_the_specified_order,
+    a_hire_takes_the_provider_of_its_tier,
     the_rate_of_hires_survives_firing,
     agents_fire_themselves_and_those_below_only,
     strangers_find_nothing,
@@ -87,6 +88,33 @@ async fn the_gates_for_agents_stand_in_the_specified_order(stage: Stage) {
     stage.settings(8, OfficeSettings { max_hire_depth: Some(1), ..free_hiring() }).await;
     let deep = stage.hire_by(&child, "grandchild").await.expect_err("too deep");
     assert_eq!(kind_and_reason(deep), (ErrorKind::FailedPrecondition, "MAX_HIRE_DEPTH"));
+}
+
+async fn a_hire_takes_the_provider_of_its_tier(stage: Stage) {
+    let settings = |tier: &str, provider: &str| OfficeSettings {
+        default_model_tier: tier.into(),
+        default_provider: provider.into(),
+        ..free_hiring()
+    };
+    stage.settings(2, settings("opus", "anthropic")).await;
+    let hire = async |name: &str, tier: &str, provider: &str| {
+        let (model_tier, provider) = (tier.into(), provider.into());
+        let request = HireAgentRequest { model_tier, provider, ..stage.hiring(name) };
+        let hired = stage.scheduler.hire(&stage.owner("HireAgent"), request).await;
+        hired.map(|agent| (agent.spec.model_tier, agent.spec.provider)).map_err(kind_and_reason)
+    };
+    let is = |tier: &str, provider: &str| Ok((tier.to_owned(), provider.to_owned()));
+    assert_eq!(hire("one", "", "").await, is("opus", "anthropic"));
+    assert_eq!(hire("two", "", "anthropic").await, is("opus", "anthropic"));
+    assert_eq!(hire("three", "gpt-5.5", "").await, is("gpt-5.5", "openai"));
+    assert_eq!(hire("four", "gpt-5.5", "openai").await, is("gpt-5.5", "openai"));
+    let unconfigured = Err((ErrorKind::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED"));
+    assert_eq!(hire("five", "gpt-5.5", "anthropic").await, unconfigured);
+    // Stored by a version that took anything, or under another catalogue.
+    stage.settings(3, settings("zzz", "zzz")).await;
+    let unknown = Err((ErrorKind::FailedPrecondition, "MODEL_TIER_UNKNOWN"));
+    assert_eq!(hire("six", "", "").await, unknown);
+    assert_eq!(hire("six", "sonnet", "").await, is("sonnet", "anthropic"));
 }
 
 async fn the_rate_of_hires_survives_firing(stage: Stage) {
