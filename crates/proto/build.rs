@@ -17,6 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "mi/v1/integration_service.proto",
         "mi/v1/log_service.proto",
         "mi/v1/office_service.proto",
+        "mi/v1/quota.proto",
         "mi/v1/task_service.proto",
     ];
     let out = PathBuf::from(env::var("OUT_DIR")?);

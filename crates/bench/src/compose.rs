@@ -84,6 +84,7 @@ impl Composition {
             master_keys: Arc::new(mi_vault::FileKeys::new(dir.path().join("master.key"))),
             objects,
             drive: Default::default(),
+            quotas: Default::default(),
         };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;

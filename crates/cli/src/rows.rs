@@ -6,7 +6,7 @@ use mi_kernel::receipt::hex;
 use mi_proto::v1::{
     Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, ChatMessage,
     EmployeeType, File, Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus,
-    OfficeStatusReport, Principal, PrincipalKind, Role, Verification, WatchAgentsResponse,
+    OfficeStatusReport, Principal, PrincipalKind, Quota, Role, Verification, WatchAgentsResponse,
 };
 
 use crate::{
@@ -48,10 +48,17 @@ impl Resource for Office {
     }
 }
 
+/// `open_tasks 3 of 100000`, and so on.
+pub(crate) fn quotas(quotas: &[Quota]) -> String {
+    let amount = |name: &str, value: i64| if name.ends_with("_bytes") { size(value) } else { value.to_string() };
+    let shown = |it: &Quota| format!("{} {} of {}", it.name, amount(&it.name, it.used), amount(&it.name, it.limit));
+    quotas.iter().map(shown).collect::<Vec<_>>().join(", ")
+}
+
 impl Resource for OfficeStatusReport {
     const TYPE: &'static str = "mi.v1.OfficeStatusReport";
     const PLURAL: &'static str = "reports";
-    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS", "TASKS", "FILES"];
+    const COLUMNS: &'static [&'static str] = &["STATUS", "CONDITIONS", "AGENTS", "TASKS", "FILES", "QUOTAS"];
 
     fn row(&self) -> Vec<String> {
         let conditions: Vec<String> = self
@@ -74,7 +81,7 @@ impl Resource for OfficeStatusReport {
             0 => "none".to_owned(),
             count => format!("{count}, {}", size(self.drive_bytes)),
         };
-        vec![office_status(self.status()), conditions.join("; "), agents, tasks, files]
+        vec![office_status(self.status()), conditions.join("; "), agents, tasks, files, quotas(&self.quotas)]
     }
 }
 

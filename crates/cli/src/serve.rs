@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use mi_base::telemetry;
 use mi_kernel::secret::Secret;
 use mi_server::{
-    DriveLimits, KeyFiles, MasterKeySource, ModelFlags, PlatformConfig, Ready, RoleName, SandboxMode, ServeConfig,
+    DriveLimits, KeyFiles, MasterKeySource, ModelFlags, PlatformConfig, Quotas, Ready, RoleName, SandboxMode,
+    ServeConfig,
 };
 
 use crate::{
@@ -111,6 +112,15 @@ pub(crate) struct PlatformArgs {
     /// Most bytes of all files of a colony together
     #[arg(long, value_name = "SIZE", env = "MI_DRIVE_OFFICE_LIMIT", default_value = "100GiB", value_parser = bytes)]
     drive_office_limit: u64,
+    /// Most colonies of an account
+    #[arg(long, value_name = "N", env = "MI_MAX_OFFICES", default_value_t = Quotas::default().offices)]
+    max_offices: u32,
+    /// Most API keys of an account that are not revoked
+    #[arg(long, value_name = "N", env = "MI_MAX_API_KEYS", default_value_t = Quotas::default().api_keys)]
+    max_api_keys: u32,
+    /// Most tasks of a colony that are not finished
+    #[arg(long, value_name = "N", env = "MI_MAX_OPEN_TASKS", default_value_t = Quotas::default().open_tasks)]
+    max_open_tasks: u32,
     /// Where agents compute
     #[arg(long, default_value = "process")]
     runtime: RuntimeKind,
@@ -215,6 +225,7 @@ impl PlatformArgs {
             database: self.database.map(Secret::new),
             object_store: self.object_store,
             drive: DriveLimits { file_bytes: self.drive_file_limit, office_bytes: self.drive_office_limit },
+            quotas: Quotas { offices: self.max_offices, api_keys: self.max_api_keys, open_tasks: self.max_open_tasks },
             sandbox: match self.sandbox {
                 Sandbox::Required => SandboxMode::Required,
                 Sandbox::Auto => SandboxMode::Auto,

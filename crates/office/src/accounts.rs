@@ -2,7 +2,7 @@
 
 pub(crate) mod credentials;
 pub(crate) mod grpc;
-mod repo;
+pub(crate) mod repo;
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -14,13 +14,18 @@ use mi_kernel::{
     secret::Secret,
     text::display_name,
 };
+use mi_proto::v1;
 use mi_rpc::Caller;
 use mi_store::{Db, PlatformConn, outbox};
 use ring::digest;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 
-use crate::offices::repo::office_ids;
+use self::repo::Counted;
+use crate::{
+    offices::repo::office_ids,
+    quotas::{self, Quotas},
+};
 
 /// Every API key starts like this, so that it is recognised in a log or a leak.
 pub const KEY_PREFIX: &str = "mi_";
@@ -62,6 +67,7 @@ pub struct Accounts {
     db: Db,
     clock: Arc<dyn Clock>,
     outbox: Arc<Notify>,
+    quotas: Quotas,
     revoked: watch::Sender<()>,
 }
 
@@ -73,8 +79,8 @@ enum Change {
 }
 
 impl Accounts {
-    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, outbox: Arc<Notify>) -> Self {
-        Self { db, clock, outbox, revoked: watch::Sender::new(()) }
+    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, outbox: Arc<Notify>, quotas: Quotas) -> Self {
+        Self { db, clock, outbox, quotas, revoked: watch::Sender::new(()) }
     }
 
     async fn create(&self, name: &str) -> Result<(Account, Secret)> {
@@ -87,6 +93,7 @@ impl Accounts {
         let (key, secret) = self.fresh_key(account.id, "first key");
         let mut tx = self.db.platform().begin().await?;
         repo::account_insert(&mut tx, &account).await?;
+        repo::count(&mut tx, account.id, Counted::ApiKeys, u32::MAX).await?;
         repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
         tx.commit().await?;
         Ok((account, secret))
@@ -116,6 +123,9 @@ impl Accounts {
         let mut tx = self.db.platform().begin().await?;
         if repo::account_get(&mut tx, account_id).await?.is_none() {
             return Err(Error::not_found("account", account_id));
+        }
+        if !repo::count(&mut tx, account_id, Counted::ApiKeys, self.quotas.api_keys).await? {
+            return Err(quotas::exceeded("the account", "api_keys", self.quotas.api_keys, "revoke some first"));
         }
         repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
         self.tell(&mut tx, &key, Change::Created, Some(caller)).await?;
@@ -147,12 +157,24 @@ impl Accounts {
             // Between the two statements.
             return repo::key_get(&mut tx, id).await?.ok_or_else(|| Error::not_found("api_key", id));
         }
+        repo::discount(&mut tx, key.account_id, Counted::ApiKeys).await?;
         key.revoked_at = Some(now);
         self.tell(&mut tx, &key, Change::Revoked, Some(caller)).await?;
         tx.commit().await?;
         self.revoked.send_replace(());
         self.outbox.notify_one();
         Ok(key)
+    }
+
+    /// What an operator's account has, and may have.
+    async fn quotas(&self, actor: &Actor) -> Result<Vec<v1::Quota>> {
+        let Actor::Operator { account_id, .. } = actor else { return Ok(Vec::new()) };
+        let counts = repo::counts(&mut self.db.platform().read().await?, *account_id).await?;
+        let Some((offices, api_keys)) = counts else { return Ok(Vec::new()) };
+        Ok(vec![
+            quotas::to_wire("offices", offices, self.quotas.offices.into()),
+            quotas::to_wire("api_keys", api_keys, self.quotas.api_keys.into()),
+        ])
     }
 
     /// Who holds the key with this hash.
@@ -245,6 +267,7 @@ impl Accounts {
             (Some(secret), Some((key, true))) if key.revoked_at.is_none() => secret,
             (Some(secret), None) => {
                 let key = self.key_of(administrator, "administrator", &secret);
+                repo::count(&mut tx, administrator, Counted::ApiKeys, u32::MAX).await?;
                 repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
                 self.tell(&mut tx, &key, Change::Created, None).await?;
                 secret
@@ -253,6 +276,7 @@ impl Accounts {
             _ => {
                 let (key, secret) = self.fresh_key(administrator, "administrator");
                 files::write_private(file, secret.expose().as_bytes()).map_err(unusable)?;
+                repo::count(&mut tx, administrator, Counted::ApiKeys, u32::MAX).await?;
                 repo::key_insert(&mut tx, &key, &hash(&secret)).await?;
                 self.tell(&mut tx, &key, Change::Created, None).await?;
                 secret

@@ -10,6 +10,7 @@ pub mod drive;
 pub mod integrations;
 mod members;
 pub mod offices;
+pub mod quotas;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,7 @@ const MIGRATIONS: &Migrations = &[
     step!(170, "0170", "task_sweeps"),
     step!(180, "0180", "drive_paths"),
     step!(183, "0183", "drive_trash_tries"),
+    step!(186, "0186", "quotas"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -70,6 +72,8 @@ pub struct OfficeConfig {
     pub objects: Arc<dyn ObjectStore>,
     /// How much a drive may hold.
     pub drive: drive::DriveLimits,
+    /// How much an account and an office may have of everything else.
+    pub quotas: quotas::Quotas,
 }
 
 /// The roles it talks to.
@@ -98,7 +102,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let activity = RoleClient::new(peers.activity, "office");
     let outbox = Arc::new(Notify::new());
 
-    let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone());
+    let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone(), config.quotas);
     // Wakes those who watch an office's chat.
     let sent = Signals::new();
     // Wakes those who watch a drive.
@@ -116,6 +120,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         clock: clock.clone(),
         replicas,
         registry: registry.clone(),
+        quotas: config.quotas,
         outbox: outbox.clone(),
         storage: storage.clone(),
         tasks: tasks.clone(),
@@ -145,6 +150,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         members: members.clone(),
         registry: registry.clone(),
         background: tasks.clone(),
+        quotas: config.quotas,
         moved,
     });
     queues.start().await?;
@@ -168,7 +174,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("drive-sweep", storage.sweep_forever());
 
     let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
-    let routes = Routes::new(compressed!(OfficeServiceServer::new(offices::grpc::Handler::new(offices, registry))))
+    let offices = offices::grpc::Handler::new(offices, registry, config.drive);
+    let routes = Routes::new(compressed!(OfficeServiceServer::new(offices)))
         .add_service(compressed!(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations))))
         .add_service(compressed!(TaskServiceServer::new(tasks::grpc::Handler::new(queues))))
         .add_service(compressed!(DriveServiceServer::new(drive::grpc::Handler::new(drive))))

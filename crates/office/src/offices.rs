@@ -28,11 +28,13 @@ use tokio::sync::{Notify, watch};
 pub use settings::Settings;
 
 use crate::{
+    accounts::repo::{self as accounts, Counted},
     drive::{
         repo::{Usage, usage_get},
         storage::Storage,
     },
-    tasks::{self, notices::Pending},
+    quotas::{self, Quotas},
+    tasks::{self, notices::Pending, tally::Tally},
 };
 
 /// Offices whose owner is remembered.
@@ -128,6 +130,7 @@ pub(crate) struct Parts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) replicas: converge::Replicas,
     pub(crate) registry: AgentRegistryServiceClient<RoleClient>,
+    pub(crate) quotas: Quotas,
     pub(crate) outbox: Arc<Notify>,
     pub(crate) storage: Storage,
     pub(crate) tasks: Tasks,
@@ -146,6 +149,8 @@ pub struct Offices {
     clock: Arc<dyn Clock>,
     replicas: converge::Replicas,
     registry: AgentRegistryServiceClient<RoleClient>,
+    /// How much an account and an office may have.
+    pub(crate) quotas: Quotas,
     outbox: Arc<Notify>,
     storage: Storage,
     tasks: Tasks,
@@ -162,9 +167,9 @@ pub struct Offices {
 
 impl Offices {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, replicas, registry, outbox, storage, tasks, sent, files, moved } = parts;
+        let Parts { db, clock, replicas, registry, quotas, outbox, storage, tasks, sent, files, moved } = parts;
         let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
-        Self { db, clock, replicas, registry, outbox, storage, tasks, driven, owners, sent, files, moved }
+        Self { db, clock, replicas, registry, quotas, outbox, storage, tasks, driven, owners, sent, files, moved }
     }
 
     /// Has everybody look again who watches something in the office, or waits for work there.
@@ -201,6 +206,9 @@ impl Offices {
             created_at: now,
             updated_at: now,
         };
+        if !accounts::count(&mut tx, account_id, Counted::Offices, self.quotas.offices).await? {
+            return Err(quotas::exceeded("the account", "offices", self.quotas.offices, "delete some first"));
+        }
         repo::office_insert(&mut tx, &office).await?;
         tasks::repo::queue_insert(&mut tx).await?;
         if let Some(replay) = &replay {
@@ -309,9 +317,8 @@ impl Offices {
     }
 
     /// The office's tasks by status.
-    async fn count_tasks(&self, id: OfficeId) -> Result<Vec<v1::TaskCount>> {
-        let counted = tasks::repo::task_count_by_status(&mut self.db.office(id).read().await?).await?;
-        Ok(tasks::wire::counts(counted))
+    async fn tally(&self, id: OfficeId) -> Result<Tally> {
+        Ok(tasks::repo::queue_tally(&mut self.db.office(id).read().await?).await?)
     }
 
     /// What the office's files amount to.

@@ -16,6 +16,7 @@ mod receipts;
 pub(crate) mod repo;
 mod rules;
 mod sweep;
+pub(crate) mod tally;
 pub(crate) mod wake;
 mod watch;
 pub(crate) mod wire;
@@ -48,7 +49,7 @@ use self::{
     notices::{Notices, Pending},
     work::{Certainty, Claim, Report, What, not_working},
 };
-use crate::{members::Members, offices::Offices};
+use crate::{members::Members, offices::Offices, quotas::Quotas};
 
 /// Offices whose agents are remembered, to notice when they change.
 const ROSTERS: u64 = 10_000;
@@ -67,6 +68,8 @@ pub(crate) struct Tasks {
     members: Members,
     registry: AgentRegistryServiceClient<RoleClient>,
     background: mi_base::Tasks,
+    /// How much an office may have.
+    pub(crate) quotas: Quotas,
     lanes: Lanes,
     /// Wakes those who watch an office's tasks.
     signals: Signals<OfficeId>,
@@ -87,6 +90,7 @@ pub(crate) struct Parts {
     pub(crate) members: Members,
     pub(crate) registry: AgentRegistryServiceClient<RoleClient>,
     pub(crate) background: mi_base::Tasks,
+    pub(crate) quotas: Quotas,
     /// Offices that were suspended, resumed or removed.
     pub(crate) moved: Pending,
 }
@@ -109,7 +113,7 @@ impl Seat {
 
 impl Tasks {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { db, clock, outbox, offices, members, registry, background, moved } = parts;
+        let Parts { db, clock, outbox, offices, members, registry, background, quotas, moved } = parts;
         let (lanes, signals, notices) = (Lanes::default(), Signals::new(), Notices::default());
         let rosters = Cache::new(ROSTERS);
         let ended = Cache::new(ENDED);
@@ -121,6 +125,7 @@ impl Tasks {
             members,
             registry,
             background,
+            quotas,
             lanes,
             signals,
             notices,

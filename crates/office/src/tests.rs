@@ -16,6 +16,7 @@ mod integrations;
 mod invites;
 mod offices;
 mod peer;
+mod quotas;
 mod rotation;
 mod stage;
 mod tasks;

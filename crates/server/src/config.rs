@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result, secret::Secret};
-use mi_office::drive::DriveLimits;
+use mi_office::{drive::DriveLimits, quotas::Quotas};
 use mi_rpc::{ConnectionLimits, tls::KeyFiles};
 use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;
@@ -72,6 +72,8 @@ pub struct PlatformConfig {
     pub object_store: Option<String>,
     /// How much an office's drive may hold; only the office role needs it.
     pub drive: DriveLimits,
+    /// How much an account and an office may have of everything else; only the office role needs it.
+    pub quotas: Quotas,
     /// Whether agents are walled off.
     pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.

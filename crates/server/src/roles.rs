@@ -94,6 +94,7 @@ impl Parts<'_> {
             master_keys: self.config.master_keys()?,
             objects,
             drive: self.config.drive,
+            quotas: self.config.quotas,
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;

@@ -7,7 +7,7 @@ use mi_client::{Client, Credential, once, retry};
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{
     Account, ApiKey, CreateAccountRequest, CreateAccountResponse, CreateApiKeyRequest, CreateApiKeyResponse, Principal,
-    RevokeApiKeyRequest, WhoAmIRequest,
+    Quota, RevokeApiKeyRequest, WhoAmIRequest,
 };
 
 use crate::{
@@ -98,8 +98,13 @@ pub(crate) async fn whoami(context: &Context) -> Result<(), Failure> {
 
 /// Who the platform takes this client for.
 pub(crate) async fn principal(client: &Client) -> Result<Principal, Failure> {
+    Ok(principal_and_quotas(client).await?.0)
+}
+
+/// The same, with what its account has and may have.
+pub(crate) async fn principal_and_quotas(client: &Client) -> Result<(Principal, Vec<Quota>), Failure> {
     let answer = retry(async || client.access().who_am_i(WhoAmIRequest {}).await).await?;
-    resource(answer, |answer| answer.principal)
+    resource(answer, |answer| Some((answer.principal?, answer.quotas)))
 }
 
 pub(crate) async fn login(global: &Global, context: &Context) -> Result<(), Failure> {

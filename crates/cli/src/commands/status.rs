@@ -11,7 +11,10 @@ use serde::Serialize;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus};
 
-use crate::{commands::access, context::Context, failure::Failure, json::Json, output::Resource, text::word};
+use crate::{commands::access, context::Context, failure::Failure, json::Json, output::Resource, rows, text::word};
+
+/// Full name of its descriptor.
+const QUOTA: &str = "mi.v1.Quota";
 
 #[derive(Serialize)]
 struct Report {
@@ -21,6 +24,8 @@ struct Report {
     principal: Json,
     /// What commands that name no colony are about; none: they have to name one.
     colony: Option<Colony>,
+    /// What the caller's account has and may have.
+    quotas: Vec<Json>,
     offices: usize,
     agents: usize,
     /// Walls that agents do without, each with the reason.
@@ -49,7 +54,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         let health = health(client, name).await?;
         services.push(Service { name, health });
     }
-    let principal = access::principal(client).await?;
+    let (principal, quotas) = access::principal_and_quotas(client).await?;
     let colony = context.unsaid_colony().await;
     let Counts { offices, agents, missing } = counts(client, &principal).await?;
     if context.out.is_for_programs() {
@@ -59,6 +64,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
             services,
             principal: Json::new(Principal::TYPE, &principal)?,
             colony: colony.ok().map(|(Office { id, name, .. }, _)| Colony { id, name }),
+            quotas: quotas.iter().map(|quota| Json::new(QUOTA, quota)).collect::<Result<_, _>>()?,
             offices,
             agents,
             sandbox_missing: missing,
@@ -71,6 +77,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         Ok((office, why)) => ("colony", format!("{} ({why})", office.name)),
         Err(failure) => ("colony", failure.message().to_owned()),
     });
+    if !quotas.is_empty() {
+        pairs.push(("quotas", rows::quotas(&quotas)));
+    }
     pairs.push(("colonies", offices.to_string()));
     pairs.push(("agents", agents.to_string()));
     if agents > 0 && missing.is_empty() {

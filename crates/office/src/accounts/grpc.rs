@@ -61,7 +61,8 @@ fn key_to_wire(key: ApiKey) -> v1::ApiKey {
 impl AccessService for Handler {
     async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let caller = Caller::of(&request)?;
-        Ok(Response::new(v1::WhoAmIResponse { principal: Some(convert::principal(&caller.actor)) }))
+        let quotas = self.accounts.quotas(&caller.actor).await.map_err(status)?;
+        Ok(Response::new(v1::WhoAmIResponse { principal: Some(convert::principal(&caller.actor)), quotas }))
     }
 
     async fn create_account(

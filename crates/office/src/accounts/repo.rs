@@ -2,7 +2,7 @@
 //! office is known.
 
 use mi_kernel::{AccountId, ApiKeyId, Time, page::Page};
-use mi_store::{DbResult, PlatformConn, on};
+use mi_store::{Conn, DbResult, PlatformConn, on};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -64,6 +64,48 @@ pub(super) async fn account_insert(tx: &mut PlatformConn, account: &Account) -> 
             .map(drop)
     })?;
     Ok(())
+}
+
+/// What is counted of an account.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Counted {
+    /// Offices.
+    Offices,
+    /// API keys that are not revoked.
+    ApiKeys,
+}
+
+/// Counts one more, unless the account has as many as it may; false: it has. The row stays locked, so that of two at once
+/// the second sees the first. Called with an office's connection, too: accounts are above offices.
+pub(crate) async fn count(tx: &mut Conn, account: AccountId, what: Counted, most: u32) -> DbResult<bool> {
+    let sql = match what {
+        Counted::Offices => "UPDATE accounts SET office_count = office_count + 1 WHERE id = $1 AND office_count < $2",
+        Counted::ApiKeys => "UPDATE accounts SET key_count = key_count + 1 WHERE id = $1 AND key_count < $2",
+    };
+    Ok(on!(tx, |c| {
+        let counted = sqlx::query(sql).bind(account.0).bind(i64::from(most)).execute(&mut *c).await;
+        counted.map(|done| done.rows_affected() == 1)
+    })?)
+}
+
+/// Counts one fewer.
+pub(crate) async fn discount(tx: &mut Conn, account: AccountId, what: Counted) -> DbResult<()> {
+    let sql = match what {
+        Counted::Offices => "UPDATE accounts SET office_count = office_count - 1 WHERE id = $1",
+        Counted::ApiKeys => "UPDATE accounts SET key_count = key_count - 1 WHERE id = $1",
+    };
+    on!(tx, |c| sqlx::query(sql).bind(account.0).execute(&mut *c).await.map(drop))?;
+    Ok(())
+}
+
+/// How many offices and API keys the account has; none: there is no such account.
+pub(super) async fn counts(conn: &mut PlatformConn, account: AccountId) -> DbResult<Option<(i64, i64)>> {
+    Ok(on!(conn, |c| {
+        sqlx::query_as("SELECT office_count, key_count FROM accounts WHERE id = $1")
+            .bind(account.0)
+            .fetch_optional(&mut *c)
+            .await
+    })?)
 }
 
 pub(super) async fn account_get(conn: &mut PlatformConn, id: AccountId) -> DbResult<Option<Account>> {

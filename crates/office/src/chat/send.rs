@@ -93,7 +93,7 @@ impl Chat {
                 body: message.body.clone(),
                 trace_id: caller.trace_id.clone(),
             };
-            wake(&mut tx, &call, &*self.clock).await?;
+            wake(&mut tx, &call, &self.tasks.quotas, &*self.clock).await?;
         }
         if let Some(replay) = &replay {
             replay.remember(&mut tx, id.0, now).await?;

@@ -18,6 +18,7 @@ use mi_store::{DbResult, outbox};
 
 use super::{Condition, Move, Office, Offices, State, invites, repo};
 use crate::{
+    accounts::repo::{self as accounts, Counted},
     chat,
     data_keys::DataKeys,
     integrations::repo::secret_clear,
@@ -181,7 +182,9 @@ impl Offices {
         secret_clear(&mut tx).await?;
         DataKeys::destroy(&mut tx).await?;
         invites::repo::invite_forget_all(&mut tx).await?;
-        repo::office_delete(&mut tx).await?;
+        if repo::office_delete(&mut tx).await? {
+            accounts::discount(&mut tx, office.account_id, Counted::Offices).await?;
+        }
         tx.commit().await?;
         self.wake_watchers(office.id);
         tracing::info!(target: "mi::office", office = %office.id, "office deleted");

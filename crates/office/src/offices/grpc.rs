@@ -10,16 +10,18 @@ use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::{Condition, Move, Office, Offices, State};
+use crate::{drive::DriveLimits, quotas, tasks::wire::counts};
 
 /// Serves offices; counts of agents come from the scheduler.
 pub(crate) struct Handler {
     offices: Offices,
     registry: AgentRegistryServiceClient<RoleClient>,
+    drive: DriveLimits,
 }
 
 impl Handler {
-    pub(crate) fn new(offices: Offices, registry: AgentRegistryServiceClient<RoleClient>) -> Self {
-        Self { offices, registry }
+    pub(crate) fn new(offices: Offices, registry: AgentRegistryServiceClient<RoleClient>, drive: DriveLimits) -> Self {
+        Self { offices, registry, drive }
     }
 
     async fn transition(&self, caller: &Caller, id: &str, step: Move) -> Result<Option<v1::Office>, Status> {
@@ -96,16 +98,20 @@ impl OfficeService for Handler {
         let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
         let count = CountAgentsRequest { office_id: office.id.to_string() };
         let agents = self.registry.clone().count_agents(count).await?.into_inner().agents;
-        let tasks = self.offices.count_tasks(office.id).await.map_err(status)?;
+        let tally = self.offices.tally(office.id).await.map_err(status)?;
         let drive = self.offices.drive_usage(office.id).await.map_err(status)?;
         Ok(Response::new(v1::GetOfficeStatusResponse {
             status: Some(v1::OfficeStatusReport {
                 status: state_to_wire(office.state).into(),
                 conditions: office.conditions.into_iter().map(condition_to_wire).collect(),
                 agents,
-                tasks,
+                tasks: counts(&tally),
                 drive_bytes: drive.bytes,
                 drive_files: drive.files,
+                quotas: vec![
+                    quotas::to_wire("open_tasks", tally.open(), self.offices.quotas.open_tasks.into()),
+                    quotas::to_wire("drive_bytes", drive.bytes, self.drive.office_bytes.try_into().unwrap_or(i64::MAX)),
+                ],
             }),
         }))
     }

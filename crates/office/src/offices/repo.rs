@@ -168,8 +168,11 @@ pub(super) async fn office_update(tx: &mut OfficeConn, office: &Office) -> DbRes
     Ok(())
 }
 
-pub(super) async fn office_delete(tx: &mut OfficeConn) -> DbResult<()> {
+/// Deletes the row; false: somebody did already.
+pub(super) async fn office_delete(tx: &mut OfficeConn) -> DbResult<bool> {
     let id = tx.office_id();
-    on!(tx, |c| sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    Ok(on!(tx, |c| {
+        let deleted = sqlx::query("DELETE FROM offices WHERE id = $1").bind(id.0).execute(&mut *c).await;
+        deleted.map(|done| done.rows_affected() == 1)
+    })?)
 }

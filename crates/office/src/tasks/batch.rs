@@ -22,6 +22,7 @@ use super::{
     model::{State, Step, Task, Worker},
     presence::{Moment, Presence},
     repo::{self, Standing, Wanted},
+    tally::Tally,
     work::Certainty,
 };
 use crate::offices::Office;
@@ -43,6 +44,10 @@ pub(super) struct Batch<'a> {
     /// How sure it is that who is not among them is gone.
     pub(super) certainty: Certainty,
     cursor: i64,
+    /// How many tasks have each status, with the changes.
+    pub(super) tally: Tally,
+    /// How many may be open.
+    pub(super) open_quota: u32,
     /// Whether there was anything to write.
     wrote: bool,
     tasks: BTreeMap<TaskId, Task>,
@@ -92,6 +97,8 @@ impl<'a> Batch<'a> {
             ended: None,
             certainty: Certainty::default(),
             cursor: opened.cursor,
+            tally: opened.counts.0,
+            open_quota: u32::MAX,
             wrote: false,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
@@ -167,6 +174,7 @@ impl<'a> Batch<'a> {
         let (id, author) = (task.id, task.spec.created_by.clone());
         self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
         self.queued |= *task.state() == State::Queued;
+        self.tally.add(task.state().as_str(), 1);
         self.put(task);
         self.fresh.insert(id);
         self.touch(id);
@@ -194,7 +202,10 @@ impl<'a> Batch<'a> {
             self.note(&task, kind, summary, trace_id);
         }
         let was = self.get(id)?.state();
-        let (was_verifying, was_final) = (matches!(was, State::Verifying { .. }), was.is_final());
+        let (was_named, was_verifying, was_final) =
+            (was.as_str(), matches!(was, State::Verifying { .. }), was.is_final());
+        self.tally.add(was_named, -1);
+        self.tally.add(task.state().as_str(), 1);
         self.queued |= *task.state() == State::Queued;
         if was_verifying {
             self.judged.push(id);
@@ -440,7 +451,7 @@ impl<'a> Batch<'a> {
         }
         let tasks: Vec<(&Task, bool)> =
             changed.iter().filter_map(|(id, _)| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
-        repo::task_put(self.tx, &tasks, self.cursor, &events).await?;
+        repo::task_put(self.tx, &tasks, self.cursor, &self.tally, &events).await?;
         let new = tasks.iter().filter(|(_, fresh)| *fresh);
         let pairs: Vec<_> =
             new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();

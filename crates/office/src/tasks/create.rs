@@ -132,6 +132,7 @@ impl Batch<'_> {
         if known.iter().any(Option::is_none) {
             self.within_depth(&by.name, &cause, trace_id)?;
         }
+        self.room_for(known.iter().filter(|known| known.is_none()).count())?;
         let ids: Vec<TaskId> = known.iter().map(|known| known.unwrap_or_else(TaskId::new)).collect();
         let of = |reference: Reference| match reference {
             Reference::Id(id) => id,

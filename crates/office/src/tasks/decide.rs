@@ -50,6 +50,9 @@ impl Batch<'_> {
                     None => Cause::default(),
                 };
                 self.within_depth(&decision.by.name, &cause, trace_id)?;
+                if task.state().is_final() {
+                    self.room_for(1)?;
+                }
                 self.step(id, Step::Retry { depth: cause.depth }, trace_id)?;
                 self.reconsider(id, trace_id).await?;
             }

@@ -14,7 +14,9 @@ use super::{
     decide::Verdict,
     lane::{Answer, unanswered},
     model::Task,
-    repo, rules, wire,
+    repo, rules,
+    tally::Tally,
+    wire,
     work::What,
 };
 
@@ -268,17 +270,17 @@ impl TaskService for Handler {
     ) -> Result<Response<v1::GetTaskStatsResponse>, Status> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
-        let counts = self.tasks.count(&caller, &body.office_id).await.map_err(status)?;
-        let counts = wire::counts(counts);
+        let tally = self.tasks.tally(&caller, &body.office_id).await.map_err(status)?;
+        let counts = wire::counts(&tally);
         let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
         Ok(Response::new(v1::GetTaskStatsResponse { stats: Some(stats) }))
     }
 }
 
 impl Tasks {
-    async fn count(&self, caller: &Caller, office: &str) -> Result<Vec<(String, i64)>> {
+    async fn tally(&self, caller: &Caller, office: &str) -> Result<Tally> {
         let office = self.offices.get(caller, office).await?;
-        Ok(repo::task_count_by_status(&mut self.db.office(office.id).read().await?).await?)
+        Ok(repo::queue_tally(&mut self.db.office(office.id).read().await?).await?)
     }
 
     /// Completes several tasks: one that is refused does not keep the others.

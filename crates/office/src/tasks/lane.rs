@@ -361,6 +361,7 @@ impl Tasks {
         let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile(_)));
         let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
         batch.ended = Some(self.ended.clone());
+        batch.open_quota = self.quotas.open_tasks;
         batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
         if batch.roster.is_none() {
             batch.roster = self.rosters.get(&office_id).await;

@@ -31,6 +31,7 @@ pub(super) use self::{
 use super::{
     model::{Progress, Spec, Task},
     presence::Presence,
+    tally::Tally,
 };
 use crate::offices::{Office, repo::Row as OfficeRow};
 
@@ -115,6 +116,8 @@ pub(crate) async fn queue_insert(tx: &mut OfficeConn) -> DbResult<()> {
 pub(crate) struct Opened {
     /// The position of the newest change.
     pub(super) cursor: i64,
+    /// How many tasks have each status.
+    pub(super) counts: Json<Tally>,
     #[sqlx(flatten, try_from = "OfficeRow")]
     pub(super) office: Office,
     #[sqlx(flatten, try_from = "PresenceRow")]
@@ -127,9 +130,9 @@ pub(crate) struct Opened {
 pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> {
     let office_id = tx.office_id();
     let sql = tx.pick(
-        "SELECT q.cursor, o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
+        "SELECT q.cursor, q.counts, o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
          JOIN offices AS o ON o.id = q.office_id CROSS JOIN task_sweeps AS s WHERE q.office_id = $1 AND s.id = 1",
-        "SELECT q.newest AS cursor, (q.office).*, q.told, q.swept_at, q.away, q.back_at FROM queue_open($1) AS q",
+        "SELECT q.newest AS cursor, q.tally AS counts, (q.office).*, q.told, q.swept_at, q.away, q.back_at FROM queue_open($1) AS q",
     );
     Ok(on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?)
 }
@@ -146,14 +149,27 @@ pub(super) async fn queue_cursor(conn: &mut OfficeConn) -> DbResult<i64> {
     Ok(found.map_or(0, |(cursor,)| cursor))
 }
 
-/// Writes tasks, new ones and such as changed, the queue's new position, and events.
+/// How many tasks have each status.
+pub(crate) async fn queue_tally(conn: &mut OfficeConn) -> DbResult<Tally> {
+    let office_id = conn.office_id();
+    let found: Option<(Json<Tally>,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT counts FROM task_queues WHERE office_id = $1")
+            .bind(office_id.0)
+            .fetch_optional(&mut *c)
+            .await
+    })?;
+    Ok(found.map(|(tally,)| tally.0).unwrap_or_default())
+}
+
+/// Writes tasks, new ones and such as changed, the queue's new position and counts, and events.
 pub(super) async fn task_put(
     tx: &mut OfficeConn,
     tasks: &[(&Task, bool)],
     cursor: i64,
+    tally: &Tally,
     events: &[Event],
 ) -> DbResult<()> {
-    let (office_id, events) = (tx.office_id(), outbox::text(tx, events)?);
+    let (office_id, events, tally) = (tx.office_id(), outbox::text(tx, events)?, json_text(tally)?);
     let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
     // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
@@ -170,7 +186,7 @@ pub(super) async fn task_put(
              ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                  assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
                  worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress;
-             UPDATE task_queues SET cursor = $4 WHERE office_id = $1; ",
+             UPDATE task_queues SET cursor = $4, counts = $5 WHERE office_id = $1; ",
             outbox_insert!(sqlite)
         ),
         concat!(
@@ -185,12 +201,20 @@ pub(super) async fn task_put(
                  ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                      assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
                      worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress),
-             advance AS (UPDATE task_queues SET cursor = $4 WHERE office_id = $1) ",
+             advance AS (UPDATE task_queues SET cursor = $4, counts = $5::json WHERE office_id = $1) ",
             outbox_insert!(postgres)
         ),
     );
     on!(tx, |c| {
-        sqlx::query(sql).bind(office_id.0).bind(events).bind(tasks).bind(cursor).execute(&mut *c).await.map(drop)
+        sqlx::query(sql)
+            .bind(office_id.0)
+            .bind(events)
+            .bind(tasks)
+            .bind(cursor)
+            .bind(tally)
+            .execute(&mut *c)
+            .await
+            .map(drop)
     })?;
     Ok(())
 }
@@ -382,16 +406,6 @@ pub(super) async fn task_changed(
         }
     })?;
     Ok(rows.into_iter().map(Task::from).collect())
-}
-
-pub(crate) async fn task_count_by_status(conn: &mut OfficeConn) -> DbResult<Vec<(String, i64)>> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_as("SELECT status, count(*) FROM tasks WHERE office_id = $1 GROUP BY status ORDER BY status")
-            .bind(office_id.0)
-            .fetch_all(&mut *c)
-            .await
-    })?)
 }
 
 type Due = (Uuid, Uuid);

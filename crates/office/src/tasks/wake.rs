@@ -10,6 +10,7 @@ use super::{
     notes::{Note, note_count, note_insert},
     repo,
 };
+use crate::quotas::Quotas;
 
 /// Further messages of its sender that a task takes in: with the note that there are more, as many as a worker is shown.
 const MOST_NOTES: i64 = 49;
@@ -34,8 +35,9 @@ pub(crate) struct Wake {
 
 /// Gives the agent a task to answer; one that waits for it already takes the message in. In the transaction that stores
 /// the message; [`super::Tasks::woken`] follows it.
-pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, clock: &dyn Clock) -> Result<()> {
+pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, quotas: &Quotas, clock: &dyn Clock) -> Result<()> {
     let mut batch = Batch::open(tx, clock).await?;
+    batch.open_quota = quotas.open_tasks;
     let now = batch.now;
     repo::wake_put(batch.tx, wake.agent_id, &wake.cause, now).await?;
     let (channel, title) = match wake.direct {
@@ -58,6 +60,7 @@ pub(crate) async fn wake(tx: &mut OfficeConn, wake: &Wake, clock: &dyn Clock) ->
         note_insert(batch.tx, task.id, &note).await?;
         return Ok(());
     }
+    batch.room_for(1)?;
     let to = if wake.direct { format!("to {}", wake.from) } else { "to the group".into() };
     let description =
         format!("{} wrote:\n\n{}\n\nAnswer {to} by a chat message if an answer is due.", wake.from, wake.body);

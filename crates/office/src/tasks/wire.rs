@@ -6,6 +6,7 @@ use mi_rpc::convert::timestamp;
 use super::{
     Seat,
     model::{Kind, State, Task},
+    tally::Tally,
 };
 
 fn kind(kind: Kind) -> v1::TaskKind {
@@ -31,13 +32,13 @@ fn status(state: &State) -> v1::TaskStatus {
 }
 
 /// Tasks by status, for people who ask how it goes.
-pub(crate) fn counts(counted: Vec<(String, i64)>) -> Vec<v1::TaskCount> {
+pub(crate) fn counts(tally: &Tally) -> Vec<v1::TaskCount> {
     let named = |name: &str| v1::TaskStatus::from_str_name(&format!("TASK_STATUS_{}", name.to_uppercase()));
-    let count = |(name, count): (String, i64)| v1::TaskCount {
-        status: named(&name).unwrap_or_default().into(),
+    let count = |(name, count): (&str, i64)| v1::TaskCount {
+        status: named(name).unwrap_or_default().into(),
         count: count.try_into().unwrap_or(i32::MAX),
     };
-    counted.into_iter().map(count).collect()
+    tally.counts().map(count).collect()
 }
 
 /// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of

@@ -34,7 +34,7 @@ use tonic::{
 };
 
 use super::{faulty::Faulty, peer::Peer};
-use crate::{OfficeConfig, Peers, accounts::Accounts, drive::DriveLimits};
+use crate::{OfficeConfig, Peers, accounts::Accounts, drive::DriveLimits, quotas::Quotas};
 
 /// Far longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -56,6 +56,8 @@ pub(super) struct Stage {
     pub(super) objects: Faulty,
     transport: Transport,
     tasks: Tasks,
+    /// Of the next process that starts.
+    pub(super) quotas: Quotas,
     /// An operator whose account exists.
     pub(super) owner: Actor,
 }
@@ -92,12 +94,26 @@ impl Stage {
         let (scheduler, activity) = (Peer::default(), Peer::default());
         let keys = tempfile::tempdir().expect("made");
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
-        let objects = Faulty::default();
+        let (objects, quotas) = (Faulty::default(), Quotas::default());
         let (accounts, transport) =
-            start(&database, clock.shared(), [&scheduler, &activity], wrapper, &objects, &tasks).await.expect("builds");
+            start(&database, clock.shared(), [&scheduler, &activity], wrapper, &objects, quotas, &tasks)
+                .await
+                .expect("builds");
         let (owner, tables) = (Actor::Anonymous, OnceCell::new());
-        let mut stage =
-            Self { database, tables, clock, scheduler, activity, accounts, keys, objects, transport, tasks, owner };
+        let mut stage = Self {
+            database,
+            tables,
+            clock,
+            scheduler,
+            activity,
+            accounts,
+            keys,
+            objects,
+            transport,
+            tasks,
+            quotas,
+            owner,
+        };
         stage.owner = stage.account("Owner").await.0;
         stage
     }
@@ -109,11 +125,12 @@ async fn start(
     [scheduler, activity]: [&Peer; 2],
     master_keys: Arc<dyn KeyWrapper>,
     objects: &Faulty,
+    quotas: Quotas,
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {
     let peers = Peers { scheduler: scheduler.transport(&clock), activity: activity.transport(&clock) };
     let objects = Arc::new(objects.clone());
-    let config = OfficeConfig { database: database.target().clone(), master_keys, objects, drive: LIMITS };
+    let config = OfficeConfig { database: database.target().clone(), master_keys, objects, drive: LIMITS, quotas };
     let role = crate::build(config, peers, clock.clone(), tasks).await?;
     let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.shutdown(), Default::default());
     Ok((role.accounts, Transport::local(guard)))
@@ -152,7 +169,8 @@ impl Stage {
     pub(super) async fn start_with(&mut self, keys: Arc<dyn KeyWrapper>) -> mi_kernel::Result<()> {
         self.tasks = Tasks::new();
         let peers = [&self.scheduler, &self.activity];
-        let started = start(&self.database, self.clock.shared(), peers, keys, &self.objects, &self.tasks).await;
+        let started =
+            start(&self.database, self.clock.shared(), peers, keys, &self.objects, self.quotas, &self.tasks).await;
         (self.accounts, self.transport) = started?;
         Ok(())
     }
@@ -166,7 +184,8 @@ impl Stage {
     pub(super) async fn beside_by(&self, clock: Arc<dyn Clock>, actor: &Actor) -> (TaskServiceClient<Client>, Tasks) {
         let (tasks, keys) = (Tasks::new(), Arc::new(FileKeys::new(self.master_key_file())));
         let started =
-            start(&self.database, clock, [&self.scheduler, &self.activity], keys, &self.objects, &tasks).await;
+            start(&self.database, clock, [&self.scheduler, &self.activity], keys, &self.objects, self.quotas, &tasks)
+                .await;
         let client = Client(started.expect("builds").1, Arc::new(actor.clone()));
         (TaskServiceClient::new(client), tasks)
     }
@@ -196,10 +215,18 @@ impl Stage {
     /// Another process over the same database and with the same peers; only where there can be one.
     pub(super) async fn twin(&self) -> Transport {
         let keys = Arc::new(FileKeys::new(self.master_key_file()));
-        start(&self.database, self.clock.shared(), [&self.scheduler, &self.activity], keys, &self.objects, &self.tasks)
-            .await
-            .expect("builds")
-            .1
+        start(
+            &self.database,
+            self.clock.shared(),
+            [&self.scheduler, &self.activity],
+            keys,
+            &self.objects,
+            self.quotas,
+            &self.tasks,
+        )
+        .await
+        .expect("builds")
+        .1
     }
 
     pub(super) fn tasks(&self, actor: &Actor) -> TaskServiceClient<Client> {

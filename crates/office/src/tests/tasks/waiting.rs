@@ -215,7 +215,7 @@ async fn whoever_waits_is_served_though_the_look_failed() {
         body: "hello".into(),
         trace_id: String::new(),
     };
-    crate::tasks::wake::wake(&mut tx, &wake, &stage.clock).await.expect("wakes");
+    crate::tasks::wake::wake(&mut tx, &wake, &stage.quotas, &stage.clock).await.expect("wakes");
     db.tell("mi_tasks", &format!("{} {office}", mi_kernel::TaskId::new())).await.expect("tells");
     let mut postgres = stage.postgres().await;
     for waiting in [true, false] {
