@@ -90,6 +90,13 @@ fn unheeded(value: &str) -> String {
     format!("{value} (no effect in this version)")
 }
 
+fn kept_for(time: Option<&prost_types::Duration>) -> String {
+    match time {
+        None | Some(prost_types::Duration { seconds: 0, .. }) => "0 (keep all)".to_owned(),
+        Some(time) => time.to_string(),
+    }
+}
+
 impl Resource for OfficeSettings {
     const TYPE: &'static str = "mi.v1.OfficeSettings";
     const PLURAL: &'static str = "settings";
@@ -104,6 +111,9 @@ impl Resource for OfficeSettings {
         "idle_fire_after",
         "verification",
         "model_budget_per_task",
+        "finished_task_retention",
+        "drive_change_retention",
+        "message_retention",
     ];
 
     fn row(&self) -> Vec<String> {
@@ -121,6 +131,9 @@ impl Resource for OfficeSettings {
                 set => word(set.as_str_name(), "VERIFICATION_"),
             },
             unheeded(&self.model_budget_per_task.to_string()),
+            kept_for(self.finished_task_retention.as_ref()),
+            kept_for(self.drive_change_retention.as_ref()),
+            kept_for(self.message_retention.as_ref()),
         ]
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod grpc;
 mod model;
 mod read;
 pub(crate) mod repo;
+pub(crate) mod retention;
 mod rules;
 mod send;
 

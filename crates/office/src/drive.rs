@@ -2,6 +2,7 @@
 
 pub(crate) mod grpc;
 pub(crate) mod repo;
+pub(crate) mod retention;
 mod rules;
 pub(crate) mod storage;
 mod upload;
@@ -167,13 +168,23 @@ impl Drive {
         if changes.is_empty() && office_get(&mut conn).await?.is_none() {
             return Err(Error::not_found("office", office));
         }
+        retention::refuse_gap(after, &changes)?;
         Ok(changes)
     }
 
-    /// Changes after a cursor, oldest first.
-    async fn changes(&self, office: OfficeId, after: i64, limit: i32) -> Result<Vec<Change>> {
+    /// Changes after a cursor, oldest first, and the cursor after which they are kept, as far as that is later. From the
+    /// beginning means: all that are kept.
+    async fn changes(&self, office: OfficeId, after: i64, limit: i32) -> Result<(Vec<Change>, i64)> {
         let mut conn = self.db.office(office).read().await?;
-        Ok(repo::change_list(&mut conn, after, limit.into()).await?)
+        // In this order: a change that is written in between is on the list.
+        let end = repo::usage_get(&mut conn).await?.revision;
+        let changes = repo::change_list(&mut conn, after, limit.into()).await?;
+        let kept_after = changes.first().map_or(end, |first| first.file.revision - 1);
+        match kept_after > after {
+            true if after > 0 => Err(retention::gone(kept_after)),
+            true => Ok((changes, kept_after)),
+            false => Ok((changes, 0)),
+        }
     }
 }
 

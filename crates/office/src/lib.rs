@@ -11,6 +11,7 @@ pub mod integrations;
 mod members;
 pub mod offices;
 pub mod quotas;
+mod retention;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ const MIGRATIONS: &Migrations = &[
     step!(180, "0180", "drive_paths"),
     step!(183, "0183", "drive_trash_tries"),
     step!(186, "0186", "quotas"),
+    step!(187, "0187", "retention"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -166,11 +168,13 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
 
     let converging = offices.clone();
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
-    let (relay_db, feed) = (db.clone(), EventSink::new(activity));
+    let (relay_db, written, feed) = (db.clone(), outbox.clone(), EventSink::new(activity));
     tasks.spawn("office-outbox", async move {
-        outbox::relay(relay_db, &outbox, |events| feed.clone().append(events)).await;
+        outbox::relay(relay_db, &written, |events| feed.clone().append(events)).await;
     });
+    let retention = retention::Retention { db: db.clone(), clock: clock.clone(), outbox: outbox.clone() };
     tasks.spawn("office-sweep", sweep(db, clock));
+    tasks.spawn("office-retention", retention.sweep_forever());
     tasks.spawn("drive-sweep", storage.sweep_forever());
 
     let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());

@@ -34,6 +34,7 @@ use crate::{
         storage::Storage,
     },
     quotas::{self, Quotas},
+    retention,
     tasks::{self, notices::Pending, tally::Tally},
 };
 
@@ -280,7 +281,7 @@ impl Offices {
         let given = request.settings.unwrap_or_default();
         let mask = request.update_mask.unwrap_or_default().paths;
         let checked = self.check_defaults(caller, &request.office_id, &given, &mask).await?;
-        let (tx, mut office) = self.lock(caller, &request.office_id).await?;
+        let (mut tx, mut office) = self.lock(caller, &request.office_id).await?;
         if office.state == State::Deleting {
             return Err(State::deleting());
         }
@@ -288,6 +289,9 @@ impl Offices {
         if checked.is_some_and(|checked| checked.hire_defaults() != office.settings.hire_defaults()) {
             let text = "somebody else changed the office's defaults meanwhile; read the settings again";
             return Err(Error::new(ErrorKind::Aborted, "CONFLICT", text));
+        }
+        if paths.iter().any(|path| path.ends_with("_retention")) {
+            retention::schedule(&mut tx, &office.settings, self.clock.now()).await?;
         }
         let summary = format!("Settings changed: {}", paths.join(", "));
         let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.clock.now())

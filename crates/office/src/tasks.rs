@@ -14,6 +14,7 @@ pub(crate) mod notices;
 pub(crate) mod presence;
 mod receipts;
 pub(crate) mod repo;
+pub(crate) mod retention;
 mod rules;
 mod sweep;
 pub(crate) mod tally;

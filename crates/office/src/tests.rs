@@ -17,6 +17,7 @@ mod invites;
 mod offices;
 mod peer;
 mod quotas;
+mod retention;
 mod rotation;
 mod stage;
 mod tasks;

@@ -15,7 +15,7 @@ use mi_store::OfficeConn;
 use super::{
     Chat,
     model::{Conversation, Message, Reader},
-    repo,
+    repo, retention,
 };
 use crate::offices::repo::office_get;
 
@@ -48,7 +48,11 @@ impl Chat {
         let mut conn = self.db.office(office_id).read().await?;
         let before = match request.before_id.as_str() {
             "" => i64::MAX,
-            id => place_of(&mut conn, &reader, "before_id", id).await?,
+            id => match place_of(&mut conn, &reader, "before_id", id).await {
+                // Before what is no longer kept there is nothing.
+                Err(error) if error.reason == "CURSOR_EXPIRED" => return Ok(Vec::new()),
+                place => place?,
+            },
         };
         let mut messages = repo::message_list(&mut conn, &conversation, before, limit).await?;
         drop(conn);
@@ -75,7 +79,7 @@ impl Chat {
         let mut conn = self.db.office(office_id).read().await?;
         let mut position = match request.after_id.as_deref() {
             None => repo::chat_end(&mut conn).await?,
-            Some("") => 0,
+            Some("") => retention::beginning(&mut conn).await?,
             Some(id) => place_of(&mut conn, &reader, "after_id", id).await?,
         };
         drop(conn);
@@ -103,6 +107,7 @@ async fn news(conn: &mut OfficeConn, office_id: OfficeId, position: i64) -> Resu
     if rows.is_empty() && office_get(conn).await?.is_none() {
         return Err(Error::not_found("office", office_id));
     }
+    retention::refuse_gap(position, &rows)?;
     Ok(rows)
 }
 
@@ -110,6 +115,9 @@ async fn news(conn: &mut OfficeConn, office_id: OfficeId, position: i64) -> Resu
 async fn place_of(conn: &mut OfficeConn, reader: &Reader, field: &'static str, id: &str) -> Result<i64> {
     let unknown = || Error::invalid(field, "is not the id of a message of yours; give one that this service answered");
     let id = MessageId::parse(id).map_err(|_| unknown())?;
-    let message = repo::message_get(conn, id).await?.filter(|message| reader.sees(message));
-    Ok(message.ok_or_else(unknown)?.seq)
+    match repo::message_get(conn, id).await? {
+        Some(message) if reader.sees(&message) => Ok(message.seq),
+        None if retention::is_gone(conn, id).await? => Err(retention::gone()),
+        _ => Err(unknown()),
+    }
 }

@@ -161,9 +161,10 @@ impl DriveService for Handler {
             let limit = bounded("page_size", page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
             self.drive.changes(office.id, cursor, limit).await
         };
-        let changes: Vec<_> = listed.await.map_err(status)?.into_iter().map(change_to_wire).collect();
-        let next_cursor = changes.last().map_or(cursor, |change| change.cursor);
-        Ok(Response::new(v1::ListChangesResponse { changes, next_cursor }))
+        let (changes, kept_after) = listed.await.map_err(status)?;
+        let changes: Vec<_> = changes.into_iter().map(change_to_wire).collect();
+        let next_cursor = changes.last().map_or(cursor.max(kept_after), |change| change.cursor);
+        Ok(Response::new(v1::ListChangesResponse { changes, next_cursor, kept_after }))
     }
 
     async fn watch_changes(

@@ -22,6 +22,7 @@ use crate::{
     chat,
     data_keys::DataKeys,
     integrations::repo::secret_clear,
+    retention::repo::retention_delete,
     tasks::repo::{task_clear, task_clear_some},
 };
 
@@ -182,6 +183,7 @@ impl Offices {
         secret_clear(&mut tx).await?;
         DataKeys::destroy(&mut tx).await?;
         invites::repo::invite_forget_all(&mut tx).await?;
+        retention_delete(&mut tx).await?;
         if repo::office_delete(&mut tx).await? {
             accounts::discount(&mut tx, office.account_id, Counted::Offices).await?;
         }

@@ -7,6 +7,11 @@ use mi_proto::{fields, v1};
 use serde::{Deserialize, Serialize};
 
 const MINUTE: i64 = 60;
+const DAY: i64 = 24 * 60 * MINUTE;
+/// The shortest time for which history is kept, in seconds: longer than ids of requests are remembered, and than anybody
+/// types by mistake.
+const MIN_RETENTION: i64 = 3 * DAY;
+const MAX_RETENTION: i64 = 3660 * DAY;
 /// Most fields that one update names.
 const MAX_FIELDS: usize = 100;
 
@@ -32,6 +37,12 @@ pub struct Settings {
     pub verify_by_peer: bool,
     /// Most micro-credits a task's models may cost; 0: no limit.
     pub model_budget_per_task: i64,
+    /// Seconds for which finished tasks are kept; 0: for ever.
+    pub finished_task_retention_seconds: i64,
+    /// Seconds for which changes of the drive are kept; 0: for ever.
+    pub drive_change_retention_seconds: i64,
+    /// Seconds for which messages are kept; 0: for ever.
+    pub message_retention_seconds: i64,
 }
 
 impl Default for Settings {
@@ -46,6 +57,9 @@ impl Default for Settings {
             idle_fire_after_seconds: 10 * MINUTE,
             verify_by_peer: false,
             model_budget_per_task: 0,
+            finished_task_retention_seconds: 0,
+            drive_change_retention_seconds: 0,
+            message_retention_seconds: 0,
         }
     }
 }
@@ -93,11 +107,29 @@ impl Settings {
                     let known = kept.into_iter().find(|amount| *amount == given.model_budget_per_task);
                     next.model_budget_per_task = known.ok_or_else(|| unheeded("model_budget_per_task"))?;
                 }
+                "finished_task_retention" => {
+                    next.finished_task_retention_seconds =
+                        kept_for("finished_task_retention", given.finished_task_retention.as_ref())?;
+                }
+                "drive_change_retention" => {
+                    next.drive_change_retention_seconds =
+                        kept_for("drive_change_retention", given.drive_change_retention.as_ref())?;
+                }
+                "message_retention" => {
+                    next.message_retention_seconds = kept_for("message_retention", given.message_retention.as_ref())?;
+                }
                 other => return Err(unknown(other)),
             }
         }
         *self = next;
         Ok(paths)
+    }
+
+    /// Whether nothing is deleted because of its age.
+    pub(crate) fn keeps_all(&self) -> bool {
+        let kept_for =
+            [self.finished_task_retention_seconds, self.drive_change_retention_seconds, self.message_retention_seconds];
+        kept_for == [0; 3]
     }
 
     /// What a hire takes that names neither tier nor provider.
@@ -131,6 +163,7 @@ impl Settings {
 
     /// The settings for the wire.
     pub fn to_wire(&self) -> v1::OfficeSettings {
+        let duration = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
         let verification = if self.verify_by_peer { v1::Verification::Peer } else { v1::Verification::None };
         v1::OfficeSettings {
             allow_agent_hiring: self.allow_agent_hiring,
@@ -139,9 +172,12 @@ impl Settings {
             hires_per_10_minutes: Some(self.hires_per_10_minutes),
             default_model_tier: self.default_model_tier.clone(),
             default_provider: self.default_provider.clone(),
-            idle_fire_after: Some(prost_types::Duration { seconds: self.idle_fire_after_seconds, nanos: 0 }),
+            idle_fire_after: duration(self.idle_fire_after_seconds),
             verification: verification.into(),
             model_budget_per_task: self.model_budget_per_task,
+            finished_task_retention: duration(self.finished_task_retention_seconds),
+            drive_change_retention: duration(self.drive_change_retention_seconds),
+            message_retention: duration(self.message_retention_seconds),
         }
     }
 }
@@ -171,6 +207,17 @@ fn field_name(path: &str) -> Result<String> {
 fn unknown(path: &str) -> Error {
     let shown: String = path.chars().take(80).collect();
     Error::invalid("update_mask", format!("names {shown:?}, which is no field of the settings"))
+}
+
+/// How long history is kept, in seconds; 0: for ever.
+fn kept_for(field: &'static str, value: Option<&prost_types::Duration>) -> Result<i64> {
+    match value {
+        None => Ok(0),
+        Some(d) if d.nanos == 0 && (d.seconds == 0 || (MIN_RETENTION..=MAX_RETENTION).contains(&d.seconds)) => {
+            Ok(d.seconds)
+        }
+        Some(_) => Err(Error::invalid(field, "must be 0 (keep all) or whole seconds between 3 and 3660 days")),
+    }
 }
 
 /// Whoever set it would believe that it has an effect.
@@ -303,8 +350,32 @@ mod tests {
     }
 
     #[test]
+    fn nobody_deletes_by_a_slip() {
+        let kept = |value: Option<(i64, i32)>| {
+            let message_retention = value.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos });
+            let given = v1::OfficeSettings { message_retention, ..Default::default() };
+            update(given, &["message_retention"]).map(|settings| settings.message_retention_seconds)
+        };
+        for (given, seconds) in
+            [(Some((0, 0)), 0), (None, 0), (Some((3 * DAY, 0)), 3 * DAY), (Some((3660 * DAY, 0)), 3660 * DAY)]
+        {
+            assert_eq!(kept(given).expect("fine"), seconds);
+        }
+        for given in [(30, 0), (3 * DAY - 1, 0), (3660 * DAY + 1, 0), (3 * DAY, 1), (0, 1), (-1, 0)] {
+            assert_eq!(kept(Some(given)).expect_err("a slip").field, Some("message_retention"));
+        }
+    }
+
+    #[test]
     fn the_wire_form_updates_to_itself() {
-        let mask = ["max_agents", "max_hire_depth", "idle_fire_after", "verification", "default_model_tier"];
+        let mask = [
+            "max_agents",
+            "max_hire_depth",
+            "idle_fire_after",
+            "verification",
+            "default_model_tier",
+            "finished_task_retention",
+        ];
         assert_eq!(update(Settings::default().to_wire(), &mask).expect("own form"), Settings::default());
     }
 }

@@ -137,16 +137,27 @@ pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> 
     Ok(on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?)
 }
 
-/// The position of the newest change.
-pub(super) async fn queue_cursor(conn: &mut OfficeConn) -> DbResult<i64> {
+/// The position of the newest change, and that of the newest one of a task that is deleted by now.
+pub(super) async fn queue_ends(conn: &mut OfficeConn) -> DbResult<(i64, i64)> {
     let office_id = conn.office_id();
-    let found: Option<(i64,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT cursor FROM task_queues WHERE office_id = $1")
+    let found: Option<(i64, i64)> = on!(conn, |c| {
+        sqlx::query_as("SELECT cursor, forgotten FROM task_queues WHERE office_id = $1")
             .bind(office_id.0)
             .fetch_optional(&mut *c)
             .await
     })?;
-    Ok(found.map_or(0, |(cursor,)| cursor))
+    Ok(found.unwrap_or_default())
+}
+
+/// Notes that tasks are deleted whose changes lie up to this position, and how many are left of each status.
+pub(super) async fn queue_forget(tx: &mut OfficeConn, position: i64, tally: &Tally) -> DbResult<()> {
+    let (office_id, tally) = (tx.office_id(), json_text(tally)?);
+    let sql = tx.pick(
+        "UPDATE task_queues SET forgotten = max(forgotten, $2), counts = $3 WHERE office_id = $1",
+        "UPDATE task_queues SET forgotten = greatest(forgotten, $2), counts = $3::json WHERE office_id = $1",
+    );
+    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(position).bind(tally).execute(&mut *c).await.map(drop))?;
+    Ok(())
 }
 
 /// How many tasks have each status.

@@ -10,7 +10,7 @@ use mi_store::OfficeConn;
 use prost::Message;
 
 use super::{Seat, Tasks, repo, wire};
-use crate::offices::repo::office_get;
+use crate::{offices::repo::office_get, retention::expired};
 
 /// Changes that a watch reads at a time.
 const BATCH: i64 = 16;
@@ -38,11 +38,17 @@ impl Tasks {
         };
         // Subscribed first, so that nothing falls between.
         let mut signal = self.signals.subscribe(office_id);
+        let (newest, forgotten) = repo::queue_ends(&mut self.db.office(office_id).read().await?).await?;
         let mut cursor = match request.after_cursor {
             Some(cursor) if cursor < 0 => return Err(Error::invalid("after_cursor", "must not be negative")),
             Some(cursor) => cursor,
-            None => repo::queue_cursor(&mut self.db.office(office_id).read().await?).await?,
+            None => newest,
         };
+        // Whoever begins at the beginning misses nothing of what was deleted before.
+        let missed = if cursor == 0 { forgotten } else { 0 };
+        if only.is_none() && forgotten > cursor.max(missed) {
+            return Err(gone());
+        }
         let db = self.db.clone();
         let poll = db.is_shared().then_some(SHARED_INTERVAL);
         let (mut held, mut more) = (Vec::new().into_iter(), true);
@@ -55,10 +61,28 @@ impl Tasks {
                 signal.changed(poll).await;
             }
             let mut conn = db.office(office_id).read().await?;
-            (held, more) = changes(&mut conn, office_id, cursor, only, &seat).await?;
+            let found = changes(&mut conn, office_id, cursor, only, &seat).await?;
+            if only.is_none() && more_was_deleted(&mut conn, cursor.max(missed), &found.0).await? {
+                return Err(gone());
+            }
+            (held, more) = found;
         };
         Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
     }
+}
+
+/// Whether a task was deleted whose last change comes after this place. Looked up after the changes were read, so that it is
+/// rather told once too often than not at all; without changes there is nothing that it could be missing among.
+async fn more_was_deleted(conn: &mut OfficeConn, cursor: i64, found: &vec::IntoIter<(i64, v1::Task)>) -> Result<bool> {
+    Ok(found.len() > 0 && repo::queue_ends(conn).await?.1 > cursor)
+}
+
+fn gone() -> Error {
+    expired(
+        "tasks that changed after this cursor are deleted, as the office's finished_task_retention says; begin anew, \
+             with cursor 0"
+            .into(),
+    )
 }
 
 /// The first changes after a place with their cursors, and whether there may be more; as long as there is an office.

@@ -17,6 +17,7 @@ mod processes;
 mod queue;
 mod receipts;
 mod replays;
+mod retention;
 mod roster;
 mod suspension;
 mod verification;

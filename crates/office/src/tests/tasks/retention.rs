@@ -1,0 +1,182 @@
+//! Finished tasks that are kept no longer, and those that something still needs.
+
+use mi_proto::v1::{
+    AddTaskNoteRequest, CreateTaskRequest, GetTaskStatsRequest, ListTasksRequest, TaskCount, TaskStatus,
+    WatchTasksRequest,
+};
+use mi_testkit::on_both;
+use tonic::{Code, Status};
+
+use super::{assert_refused, many, request};
+use crate::tests::{
+    retention::DAY,
+    stage::{LONG, Stage},
+};
+
+on_both! {
+    finished_tasks_go_when_nothing_needs_them,
+    a_long_history_goes_in_parts,
+    who_watches_from_before_what_is_gone_is_told,
+}
+
+impl Stage {
+    /// Titles of the office's tasks, in their order.
+    async fn titles(&self, office: &str) -> Vec<String> {
+        let request = ListTasksRequest { office_id: office.into(), page_size: Some(200), ..Default::default() };
+        let tasks = self.tasks(&self.owner).list_tasks(request).await.expect("lists").into_inner().tasks;
+        let mut titles: Vec<String> = tasks.into_iter().map(|task| task.title).collect();
+        titles.sort();
+        titles
+    }
+
+    async fn counted(&self, office: &str) -> Vec<TaskCount> {
+        let request = GetTaskStatsRequest { office_id: office.into() };
+        let answer = self.tasks(&self.owner).get_task_stats(request).await.expect("answers").into_inner();
+        answer.stats.expect("always there").counts
+    }
+
+    async fn new_after(&self, office: &str, title: &str, depends_on: &[&str], parent: &str) -> String {
+        let request = CreateTaskRequest {
+            depends_on: depends_on.iter().map(ToString::to_string).collect(),
+            parent_id: parent.into(),
+            ..request(office, title)
+        };
+        self.create_task(&self.owner, request).await.expect("creates").id
+    }
+}
+
+fn count(status: TaskStatus, count: i32) -> TaskCount {
+    TaskCount { status: status.into(), count }
+}
+
+async fn finished_tasks_go_when_nothing_needs_them(stage: Stage) {
+    let office = stage.active("Work").await;
+    // Goes, with its notes.
+    let plain = stage.new_after(&office, "gone: plain", &[], "").await;
+    let note = AddTaskNoteRequest {
+        office_id: office.clone(),
+        task_id: plain.clone(),
+        body: "a note".into(),
+        ..AddTaskNoteRequest::default()
+    };
+    stage.tasks(&stage.owner).add_task_note(note).await.expect("adds");
+    stage.done(&office, &plain).await;
+    // Stays, since an open task depends on it; what that one depended on through it goes.
+    let first = stage.new_after(&office, "gone: first of a chain", &[], "").await;
+    let second = stage.new_after(&office, "kept: an open task depends on it", &[&first], "").await;
+    stage.done(&office, &first).await;
+    stage.done(&office, &second).await;
+    let other = stage.new_after(&office, "kept: open dependency", &[], "").await;
+    stage.new_after(&office, "kept: open", &[&second, &other], "").await;
+    // Stays, since what depends on it failed and may be tried again.
+    let needed = stage.new_after(&office, "kept: what may be tried again depends on it", &[], "").await;
+    stage.done(&office, &needed).await;
+    let failed = stage.new_after(&office, "kept: failed lately", &[&needed], "").await;
+    // A part stays while its parent is open; a parent that was cancelled goes with its parts.
+    let parent = stage.new_after(&office, "kept: open parent", &[], "").await;
+    let part = stage.new_after(&office, "kept: part of an open parent", &[], &parent).await;
+    stage.done(&office, &part).await;
+    let cancelled = stage.new_after(&office, "gone: cancelled parent", &[], "").await;
+    stage.new_after(&office, "gone: cancelled part", &[], &cancelled).await;
+    stage.cancel(&stage.owner, &office, &cancelled).await.expect("cancels");
+
+    stage.keep_three_days(&office).await;
+    stage.clock.advance(4 * DAY);
+    stage.cancel(&stage.owner, &office, &failed).await.expect("cancels");
+    stage.new_after(&office, "kept: young", &[], "").await;
+    let young = stage.new_after(&office, "kept: done lately", &[], "").await;
+    stage.done(&office, &young).await;
+    let before = stage.counted(&office).await;
+    assert_eq!(before.iter().map(|count| count.count).sum::<i32>(), 13);
+
+    // What stayed only because of what goes goes with the next look.
+    stage.forget(&office).await;
+    stage.forget(&office).await;
+    let kept = [
+        "kept: an open task depends on it",
+        "kept: done lately",
+        "kept: failed lately",
+        "kept: open",
+        "kept: open dependency",
+        "kept: open parent",
+        "kept: part of an open parent",
+        "kept: what may be tried again depends on it",
+        "kept: young",
+    ];
+    assert_eq!(stage.titles(&office).await, kept);
+    let expected = [
+        count(TaskStatus::Blocked, 1),
+        count(TaskStatus::Cancelled, 1),
+        count(TaskStatus::Done, 4),
+        count(TaskStatus::Queued, 3),
+    ];
+    assert_eq!(stage.counted(&office).await, expected);
+    let gone: i64 = stage
+        .forgotten(&office)
+        .await
+        .into_iter()
+        .map(|(what, count)| {
+            assert_eq!(what, "finished tasks");
+            count
+        })
+        .sum();
+    assert_eq!(gone, 4);
+    // What is left works as before.
+    stage.done(&office, &other).await;
+    assert_eq!(
+        stage.retry(&stage.owner, &office, &failed).await.expect("its dependency is there").status(),
+        TaskStatus::Queued
+    );
+    stage.done(&office, &failed).await;
+    stage.done(&office, &parent).await;
+}
+
+async fn a_long_history_goes_in_parts(stage: Stage) {
+    let office = stage.active("Long").await;
+    // More than a part looks at, with open ones among them.
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        let created = stage.batch(&office, many("", 100).requests).await.expect("creates");
+        ids.extend(created.into_iter().map(|task| task.id));
+    }
+    for id in ids.iter().enumerate().filter(|(place, _)| place % 10 != 0).map(|(_, id)| id) {
+        stage.cancel(&stage.owner, &office, id).await.expect("cancels");
+    }
+    stage.keep_three_days(&office).await;
+    stage.clock.advance(4 * DAY);
+    stage.forget(&office).await;
+    assert_eq!(stage.counted(&office).await, [count(TaskStatus::Queued, 30)]);
+    let parts = stage.forgotten(&office).await;
+    assert!(parts.len() >= 2, "{parts:?}");
+    assert_eq!(parts.iter().map(|(_, count)| count).sum::<i64>(), 270);
+}
+
+async fn who_watches_from_before_what_is_gone_is_told(stage: Stage) {
+    let office = stage.active("Watched").await;
+    let mut ids = Vec::new();
+    for title in ["kept", "gone", "gone as well"] {
+        ids.push(stage.new_task(&office, title).await.id);
+    }
+    for id in &ids[1..] {
+        stage.done(&office, id).await;
+    }
+    stage.keep_three_days(&office).await;
+    stage.clock.advance(4 * DAY);
+    stage.forget(&office).await;
+    assert_eq!(stage.titles(&office).await, ["kept"]);
+
+    let watch = async |after: i64| {
+        let request =
+            WatchTasksRequest { office_id: office.clone(), after_cursor: Some(after), ..WatchTasksRequest::default() };
+        let mut stream = stage.tasks(&stage.owner).watch_tasks(request).await?.into_inner();
+        let first = tokio::time::timeout(LONG, stream.message()).await.expect("in time")?.expect("goes on");
+        Ok::<_, Status>((first.cursor, first.task.expect("always there").title))
+    };
+    assert_eq!(watch(0).await.expect("every task there is"), (1, "kept".into()));
+    // Three creations and two completions: the fifth change is the last one of a task that is gone.
+    for after in [1, 4] {
+        assert_refused(watch(after).await, Code::FailedPrecondition, "CURSOR_EXPIRED");
+    }
+    stage.new_task(&office, "new").await;
+    assert_eq!(watch(5).await.expect("complete"), (6, "new".into()));
+}
