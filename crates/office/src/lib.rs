@@ -4,6 +4,7 @@
 //! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
 
 pub mod accounts;
+mod budget;
 mod chat;
 mod data_keys;
 pub mod drive;

@@ -174,6 +174,12 @@ pub(super) fn too_many(most: usize) -> Error {
     Error::exhausted("TOO_MANY_UPLOADS", text, Duration::from_secs(1))
 }
 
+/// All uploads together hold as much memory as they may.
+pub(super) fn no_memory() -> Error {
+    let text = "too much is being uploaded at the moment; nothing was written, try again in a moment";
+    Error::exhausted("UPLOADS_BUSY", text, Duration::from_secs(1))
+}
+
 /// An upload that was overtaken by the sweep.
 pub(super) fn expired() -> Error {
     Error::new(ErrorKind::Aborted, "UPLOAD_EXPIRED", "the upload took too long and was given up; send it again")

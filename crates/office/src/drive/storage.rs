@@ -33,8 +33,9 @@ use uuid::Uuid;
 
 use super::{
     repo::objects,
-    rules::{Room, expired, too_many},
+    rules::{Room, expired, no_memory, too_many},
 };
+use crate::budget::{Budget, Share};
 
 /// How long the content of a replaced or deleted file stays for those who are reading it.
 pub(crate) const GRACE: Duration = Duration::from_secs(3600);
@@ -55,6 +56,10 @@ const PARTS: usize = 2;
 /// Bytes of one read from storage.
 const PIECE: usize = 512 << 10;
 
+/// Memory of all uploads of a process, of one office's at most half of it.
+const MEMORY: usize = 512 << 20;
+/// What one upload holds at most: parts that are written, the one that is received, and a message.
+const HELD: usize = (PARTS + 1) * PART + (1 << 20);
 /// Uploads of one office at a time, in one process. Until they end nobody counts their bytes, and each has buffers.
 pub(crate) const MOST_UPLOADS: usize = 64;
 
@@ -73,6 +78,7 @@ pub(crate) struct Storage {
     clock: Arc<dyn Clock>,
     store: Arc<dyn ObjectStore>,
     open: Open,
+    memory: Budget,
 }
 
 /// How many uploads each office has under way.
@@ -98,7 +104,7 @@ impl Drop for Slot {
 
 impl Storage {
     pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>) -> Self {
-        Self { db, clock, store, open: Arc::default() }
+        Self { db, clock, store, open: Arc::default(), memory: Budget::new(MEMORY) }
     }
 
     /// A place for one more upload of the office.
@@ -287,7 +293,9 @@ impl Upload {
         let Some(writer) = &mut self.writer else {
             return Err(Error::internal("an upload is written once"));
         };
-        let written = timeout(LONGEST_UPLOAD, fill(writer, room, content, SILENCE)).await.map_err(|_| expired())??;
+        let mut memory = self.storage.memory.share(self.slot.office);
+        let filled = fill(writer, &mut memory, room, content, SILENCE);
+        let written = timeout(LONGEST_UPLOAD, filled).await.map_err(|_| expired())??;
         if let Some(mut writer) = self.writer.take() {
             writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
         }
@@ -320,6 +328,7 @@ impl Drop for Upload {
 
 async fn fill(
     writer: &mut BufWriter,
+    memory: &mut Share,
     room: Room,
     mut content: BoxStream<'static, Result<Bytes>>,
     silence: Duration,
@@ -330,6 +339,10 @@ async fn fill(
         let piece = piece?;
         size += i64::try_from(piece.len()).unwrap_or(i64::MAX);
         room.check(size)?;
+        // What has come is held, up to what the buffers take. A sender that has so much has it until its end.
+        if !memory.grow(piece.len().min(HELD - memory.bytes())) {
+            return Err(no_memory());
+        }
         checksum = checksum.add(piece.clone()).await?;
         writer.put(piece).await.map_err(|error| unwritten(error.into()))?;
     }
@@ -440,7 +453,30 @@ mod tests {
         let room = Room::new(DriveLimits::default(), Usage::default(), None);
         let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
         let silent = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed();
-        let error = fill(&mut writer, room, silent, Duration::from_millis(20)).await.expect_err("is given up");
+        let mut memory = Budget::new(MEMORY).share(OfficeId::new());
+        let filled = fill(&mut writer, &mut memory, room, silent, Duration::from_millis(20));
+        let error = filled.await.expect_err("is given up");
         assert_eq!((error.kind, error.reason), (ErrorKind::DeadlineExceeded, "UPLOAD_STALLED"));
+    }
+
+    #[tokio::test]
+    async fn uploads_hold_no_more_than_there_is_and_a_long_one_no_more_than_its_buffers() {
+        let (budget, office) = (Budget::new(3 * HELD), OfficeId::new());
+        let upload = async |memory: &mut Share, bytes: usize| {
+            let room = Room::new(DriveLimits::default(), Usage::default(), None);
+            let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
+            let pieces = (0..bytes >> 20).map(|_| Ok(Bytes::from(vec![0; 1 << 20])));
+            fill(&mut writer, memory, room, stream::iter(pieces).boxed(), SILENCE).await
+        };
+        let (mut first, mut second) = (budget.share(office), budget.share(office));
+        assert_eq!(upload(&mut first, 4 * HELD).await.expect("fits").size, 4 * HELD as i64);
+        assert_eq!(first.bytes(), HELD);
+        let error = upload(&mut second, HELD).await.expect_err("the office has its half");
+        assert_eq!((error.kind, error.reason), (ErrorKind::Exhausted, "UPLOADS_BUSY"));
+        assert!(error.retry_after.is_some());
+        drop(second);
+        upload(&mut budget.share(OfficeId::new()), HELD).await.expect("others have room");
+        drop(first);
+        upload(&mut budget.share(office), HELD).await.expect("it was given back");
     }
 }

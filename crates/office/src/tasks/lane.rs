@@ -23,11 +23,12 @@ use super::{
     model::{Task, Worker},
     work::{Certainty, Claim, Offer, Report, What, not_working, wanted},
 };
+use crate::budget::{Budget, Share};
 
 /// What one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite everybody.
 const MOST: usize = 8 << 20;
-/// What may wait in one lane: beyond it callers are told to come back.
-const WAITING: usize = 256 << 20;
+/// What may wait in the lanes of a process, of one office at most half of it: beyond it callers are told to come back.
+const WAITING: usize = 512 << 20;
 /// What a task costs besides its text.
 const TASK: usize = 4 << 10;
 /// After a transaction that failed those who wait for work look again.
@@ -76,13 +77,13 @@ pub(super) struct Ticket {
     roster: Option<Roster>,
     trace_id: String,
     answer: oneshot::Sender<Answer>,
+    /// The room that it takes until it is answered, with those that were asked together with it.
+    _share: Option<Arc<Share>>,
 }
 
 #[derive(Default)]
 struct Lane {
     tickets: VecDeque<Ticket>,
-    /// What they cost together.
-    cost: usize,
     /// Claims that found nothing, in the order in which they came.
     waiting: Vec<Ticket>,
     /// Whether they are to look again: another process may have something for them.
@@ -95,7 +96,6 @@ struct Lane {
 impl Lane {
     /// Adds to what is to be done. What nobody waits for comes first: time has passed already.
     fn push(&mut self, ticket: Ticket) {
-        self.cost += ticket.op.cost();
         match ticket.op {
             Op::Expire(_) => self.tickets.push_front(ticket),
             _ => self.tickets.push_back(ticket),
@@ -111,20 +111,43 @@ impl Lane {
             is_first || cost <= MOST
         };
         let count = self.tickets.iter().take_while(fits).count();
-        let taken: Vec<Ticket> = self.tickets.drain(..count).collect();
-        self.cost -= taken.iter().map(|ticket| ticket.op.cost()).sum::<usize>();
-        taken
+        self.tickets.drain(..count).collect()
     }
 }
 
 /// The lanes of this process.
-#[derive(Clone, Default)]
-pub(super) struct Lanes(Arc<Mutex<HashMap<OfficeId, Lane>>>);
+#[derive(Clone)]
+pub(super) struct Lanes {
+    lanes: Arc<Mutex<HashMap<OfficeId, Lane>>>,
+    waiting: Budget,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self { lanes: Arc::default(), waiting: Budget::new(WAITING) }
+    }
+}
 
 impl Lanes {
     // The map is whole between any two statements.
     fn lock(&self) -> MutexGuard<'_, HashMap<OfficeId, Lane>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for what somebody asks for together. What the platform has to do by itself needs none.
+    ///
+    /// # Errors
+    /// `Exhausted` when too much waits already, of this office or of all.
+    fn admit(&self, office_id: OfficeId, ops: &[Op]) -> Result<Option<Arc<Share>>> {
+        let bytes: usize = ops.iter().filter(|op| op.is_asked()).map(Op::held).sum();
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let share = self.waiting.take(office_id, bytes).ok_or_else(|| {
+            let text = "too much is asked of the platform's queues at the moment";
+            Error::exhausted("QUEUE_BUSY", text, Duration::from_millis(500))
+        })?;
+        Ok(Some(Arc::new(share)))
     }
 
     /// Offices where somebody waits for work.
@@ -153,6 +176,7 @@ impl Tasks {
         roster: Option<&Roster>,
         trace_id: &str,
     ) -> Result<Vec<oneshot::Receiver<Answer>>> {
+        let share = self.lanes.admit(office_id, &ops)?;
         let mut answers = Vec::with_capacity(ops.len());
         {
             let mut lanes = self.lanes.lock();
@@ -160,14 +184,10 @@ impl Tasks {
                 return Err(ending());
             }
             let lane = lanes.entry(office_id).or_default();
-            let added: usize = ops.iter().filter(|op| op.is_asked()).map(Op::cost).sum();
-            if added > 0 && lane.cost + added > WAITING {
-                let text = "too much is asked of the office's queue at the moment";
-                return Err(Error::exhausted("QUEUE_BUSY", text, Duration::from_millis(500)));
-            }
             for op in ops {
                 let (answer, answered) = oneshot::channel();
-                lane.push(Ticket { op, roster: roster.cloned(), trace_id: trace_id.to_owned(), answer });
+                let (roster, trace_id) = (roster.cloned(), trace_id.to_owned());
+                lane.push(Ticket { op, roster, trace_id, answer, _share: share.clone() });
                 answers.push(answered);
             }
         }
@@ -342,7 +362,8 @@ impl Tasks {
             let lane = lanes.entry(office_id).or_default();
             for report in unclaimed {
                 let answer = oneshot::channel().0;
-                lane.push(Ticket { op: Op::Report(report), roster: None, trace_id: String::new(), answer });
+                let op = Op::Report(report);
+                lane.push(Ticket { op, roster: None, trace_id: String::new(), answer, _share: None });
             }
         }
         left
@@ -469,6 +490,14 @@ impl Op {
         }
     }
 
+    /// About how many bytes it holds until it is answered. A claim waits for long, and is small until it is served.
+    fn held(&self) -> usize {
+        match self {
+            Self::Claim(..) => TASK,
+            _ => self.cost(),
+        }
+    }
+
     /// The task that it ends, or gives back: its subtasks matter then.
     fn ends(&self) -> Option<TaskId> {
         match self {
@@ -517,7 +546,7 @@ mod tests {
     use super::*;
 
     fn ticket(op: Op) -> Ticket {
-        Ticket { op, roster: None, trace_id: String::new(), answer: oneshot::channel().0 }
+        Ticket { op, roster: None, trace_id: String::new(), answer: oneshot::channel().0, _share: None }
     }
 
     #[test]
@@ -530,12 +559,44 @@ mod tests {
         lane.push(ticket(Op::Expire(vec![TaskId::new(); 48])));
         let first = lane.pop();
         assert!(matches!(&first[0].op, Op::Expire(ids) if ids.len() == 48));
-        assert_eq!((first.len(), lane.tickets.len(), lane.cost), (2001, 3000, 3000 * TASK));
-        assert_eq!((lane.pop().len(), lane.pop().len(), lane.pop().len(), lane.cost), (2048, 952, 0, 0));
+        assert_eq!((first.len(), lane.tickets.len()), (2001, 3000));
+        assert_eq!([lane.pop().len(), lane.pop().len(), lane.pop().len()], [2048, 952, 0]);
         // What is too large for any is one of its own.
         lane.push(ticket(Op::Expire(vec![TaskId::new(); 5000])));
         lane.push(reconcile());
-        assert_eq!((lane.pop().len(), lane.pop().len(), lane.cost), (1, 1, 0));
+        assert_eq!([lane.pop().len(), lane.pop().len(), lane.pop().len()], [1, 1, 0]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_all_offices_together() {
+        let lanes = Lanes { waiting: Budget::new(90 * TASK), ..Lanes::default() };
+        let report = || {
+            Op::Report(Report {
+                task_id: TaskId::new(),
+                lease_id: None,
+                by: Worker { name: "operator".into(), agent_id: None, api_key_id: None },
+                owner: true,
+                what: What::Released,
+            })
+        };
+        let ops = |count: usize| (0..count).map(|_| report()).collect::<Vec<_>>();
+        let (first, second) = (OfficeId::new(), OfficeId::new());
+        let busy = |office, count| {
+            let error = lanes.admit(office, &ops(count)).map(|_| ()).expect_err("no room");
+            assert!(error.reason == "QUEUE_BUSY" && error.retry_after.is_some(), "{error:?}");
+        };
+        let held = lanes.admit(first, &ops(45)).expect("half of all").expect("takes room");
+        busy(first, 1);
+        // Another office is not held up by it, and what has to be done anyhow is.
+        let other = lanes.admit(second, &ops(20)).expect("there is room");
+        busy(second, 6);
+        assert!(lanes.admit(first, &[Op::Expire(vec![TaskId::new(); 1000])]).expect("always").is_none());
+        let ticket = Ticket { _share: Some(held.clone()), ..ticket(report()) };
+        drop(held);
+        busy(first, 1);
+        drop(ticket);
+        drop(other);
+        lanes.admit(second, &ops(45)).expect("all was given back");
     }
 
     #[test]
