@@ -286,12 +286,15 @@ fn commands(prefix: &[&str], found: &mut Vec<String>) {
 
 #[test]
 fn every_command_is_written_down_with_a_success_and_an_error() {
-    let snapshots = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/snapshots");
+    let suite = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite");
+    // Snapshots lie beside the file of their test.
+    let snapshots = ["snapshots", "transcripts/snapshots"].map(|directory| suite.join(directory));
     let mut all = vec!["agents run".to_owned()];
     commands(&[], &mut all);
     // Whether it was seen to work, and to fail.
     let mut seen: BTreeMap<&str, (bool, bool)> = all.iter().map(|command| (command.as_str(), (false, false))).collect();
-    for entry in fs::read_dir(snapshots).expect("there").map(|entry| entry.expect("readable").path()) {
+    let entries = snapshots.iter().flat_map(|directory| fs::read_dir(directory).expect("there"));
+    for entry in entries.map(|entry| entry.expect("readable").path()) {
         if !entry.display().to_string().contains("transcripts__") {
             continue;
         }
