@@ -48,9 +48,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     let (taken_in, start) = oneshot::channel();
     let on_ready = || {
         let _ = taken_in.send(());
-        // The platform captures standard output; when it is gone there is nobody to tell.
-        let _ = writeln!(std::io::stdout(), "{ready}");
-        log.say(ready.clone());
+        log.say(ready);
     };
     let ended = tokio::select! {
         biased;

@@ -66,22 +66,37 @@ impl Output {
 
     fn keep(&mut self, bytes: &[u8], directory: &Path) {
         self.total += bytes.len() as u64;
-        if self.total > KEPT as u64 && self.whole.is_none() && self.cut.is_none() {
-            let so_far = std::mem::take(&mut self.tail);
-            match tempfile::tempfile_in(directory) {
-                Ok(file) => {
-                    self.whole = Some(file);
-                    self.write(&so_far);
-                }
-                Err(error) => self.cut = Some(error.to_string()),
-            }
-            self.tail = so_far;
+        if self.total > KEPT as u64 {
+            self.keep_whole(directory);
         }
         self.write(bytes);
         self.tail.extend_from_slice(bytes);
         if self.tail.len() > 2 * KEPT {
             self.tail.drain(..self.tail.len() - KEPT);
         }
+    }
+
+    /// Ends it. What is no text cannot be in the result as it is, so that the whole of it is kept, however short.
+    pub(super) fn finish(&mut self, directory: &Path) {
+        if !self.is_text() {
+            self.keep_whole(directory);
+        }
+    }
+
+    /// Begins the file with what was read so far, unless there is one.
+    fn keep_whole(&mut self, directory: &Path) {
+        if self.whole.is_some() || self.cut.is_some() {
+            return;
+        }
+        let so_far = std::mem::take(&mut self.tail);
+        match tempfile::tempfile_in(directory) {
+            Ok(file) => {
+                self.whole = Some(file);
+                self.write(&so_far);
+            }
+            Err(error) => self.cut = Some(error.to_string()),
+        }
+        self.tail = so_far;
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -101,7 +116,12 @@ impl Output {
         self.total == 0
     }
 
-    /// All of it, when that is more than is kept here; and what is wrong with it.
+    /// Whether what is kept here would be the same bytes as a text. The start of what is longer is not looked at.
+    pub(super) fn is_text(&self) -> bool {
+        self.total > KEPT as u64 || str::from_utf8(&self.tail).is_ok_and(|text| !text.contains('\0'))
+    }
+
+    /// All of it, when that is more than is kept here, or no text; and what is wrong with it.
     pub(super) fn whole(&self) -> Option<(&File, Option<&str>)> {
         Some((self.whole.as_ref()?, self.cut.as_deref()))
     }

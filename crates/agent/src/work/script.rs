@@ -55,17 +55,17 @@ impl Ran {
                 continue;
             }
             let (tail, cut) = output.tail(most);
+            let (ends, note) = (tail.ends_with('\n'), note(name).unwrap_or_default());
             text += &format!("--- {name}");
             if cut {
-                text += &format!(
-                    " (the last {} of {} bytes{})",
-                    tail.len(),
-                    output.total(),
-                    note(name).unwrap_or_default()
-                );
+                text += &format!(" (the last {} of {} bytes{note})", tail.len(), output.total());
+            } else if !output.is_text() {
+                text += &format!(" ({} bytes, shown as {} bytes of text{note})", output.total(), tail.len());
+            } else if !ends {
+                text += " (no newline at the end)";
             }
             text += &format!("\n{tail}");
-            if !tail.ends_with('\n') {
+            if !ends {
                 text += "\n";
             }
         }
@@ -122,6 +122,9 @@ pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Durat
         }
         status
     };
+    for output in [&mut stdout, &mut stderr] {
+        output.finish(directory.path());
+    }
     let exit_code = status.map(code);
     let receipt = lease::command(script, exit_code.unwrap_or(KILLED));
     Ok(Ran { exit_code, stdout, stderr, receipt, directory })

@@ -46,7 +46,8 @@ async fn exit_code_and_both_outputs_are_the_result_and_each_line_is_in_the_log()
     let (completion, receipt) = platform.completion(&id).await;
     let workspace = dir.path().join("workspace").canonicalize().expect("there");
     let printed = format!("{}\n{id} office 1\n", workspace.display());
-    assert_eq!(completion.result, format!("exit code: 0\n--- stdout\nout\n{printed}--- stderr\nerr\n"));
+    let head = "--- stdout (no newline at the end)";
+    assert_eq!(completion.result, format!("exit code: 0\n{head}\nout\n{printed}--- stderr\nerr\n"));
     assert_eq!((completion.lease_id.as_str(), completion.artifacts.len()), ("lease of task-1", 0));
     assert_eq!(receipt.attempt, 1);
     assert_eq!(receipt.commands, [Command { sha256: sha256_hex(script.as_bytes()), exit_code: 0 }]);
@@ -124,7 +125,24 @@ async fn long_output_is_kept_whole_in_the_drive_and_its_end_is_the_result() {
 
 #[tokio::test]
 async fn what_is_no_text_is_replaced_and_never_split() {
-    assert_eq!(result_of(r"printf 'a\377b\0c'").await, "exit code: 0\n--- stdout\na\u{fffd}b\u{fffd}c\n");
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let id = platform.command(r"printf 'a\377b\0c'; printf 'a\0\n' >&2");
+    let (completion, receipt) = platform.completion(&id).await;
+    let (out, err) = ("tasks/task-1/1/stdout.log", "tasks/task-1/1/stderr.log");
+    let head = |name, bytes, text, path| {
+        format!("--- {name} ({bytes} bytes, shown as {text} bytes of text; the whole is {path} in the drive)")
+    };
+    let (first, second) = (head("stdout", 5, 9, out), head("stderr", 3, 5, err));
+    let expected = format!("exit code: 0\n{first}\na\u{fffd}b\u{fffd}c\n{second}\na\u{fffd}\n");
+    assert_eq!(completion.result, expected);
+    let artifact =
+        |path: &str, revision, content: &[u8]| Artifact { path: path.into(), revision, sha256: sha256_hex(content) };
+    assert_eq!(receipt.artifacts, [artifact(out, 100, b"a\xffb\0c"), artifact(err, 101, b"a\0\n")]);
+    agent.stop().await;
+    {
+        let files = platform.files.lock().expect("lock");
+        assert_eq!((files[out].as_slice(), files[err].as_slice()), (&b"a\xffb\0c"[..], &b"a\0\n"[..]));
+    }
     // 50,001 bytes: the cut falls into the middle of a character.
     let result = result_of("printf x; i=0; while [ $i -lt 25000 ]; do printf é; i=$((i+1)); done").await;
     assert!(result.ends_with(&format!("drive)\n{}\n", "é".repeat(24576))), "{}", &result[..200]);

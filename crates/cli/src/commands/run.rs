@@ -125,7 +125,10 @@ async fn all<'a>(
     let end = section.text.as_bytes();
     let Some(cut) = &section.cut else { return end.into() };
     let mut tell = |which: &str, printed: usize, why: &str| {
-        lost.push(format!("only the {which} {printed} of {} bytes of {name} are here: {why}", cut.total));
+        lost.push(match which == "last" && printed as u64 >= cut.total {
+            true => format!("the {} bytes of {name} are no text, and are not here as they were: {why}", cut.total),
+            false => format!("only the {which} {printed} of {} bytes of {name} are here: {why}", cut.total),
+        });
     };
     let Some(path) = cut.path else {
         tell("last", end.len(), if cut.why.is_empty() { "the agent kept no more" } else { cut.why });
@@ -240,6 +243,10 @@ mod tests {
             code == 1 && told.contains("of standard output are here: ") && told.contains("cannot be reached"),
             "{told}"
         );
+        let told =
+            "error: the 2 bytes of standard output are no text, and are not here as they were: the rest is lost: no\n";
+        let head = "--- stdout (2 bytes, shown as 3 bytes of text; the rest is lost: no)";
+        assert_eq!(done(head).await, (1, told.to_owned()));
         // What failed says so by itself.
         let failed = shown(TaskStatus::Failed, "", "exit code: 42\n--- stdout (the last 3 of 9 bytes)\nab\n").await;
         assert_eq!(failed, (42, String::new()));

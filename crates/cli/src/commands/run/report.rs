@@ -8,7 +8,8 @@
 //! ...
 //! ```
 //!
-//! A section without output is left out; one that does not end its last line gets a newline.
+//! A section without output is left out; one that does not end its last line gets a newline, and ` (no newline at the end)`
+//! in its head. What is no text is `(9 bytes, shown as 13 bytes of text; the whole is PATH in the drive)`.
 
 /// What an agent reports of a command.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,11 +23,11 @@ pub(crate) struct Ran<'a> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Section<'a> {
     pub(crate) text: &'a str,
-    /// None: that is all of it.
+    /// None: that is all of it, byte for byte.
     pub(crate) cut: Option<Cut<'a>>,
 }
 
-/// Only the end of an output was reported.
+/// Only the end of an output was reported, or only what it looks like as a text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Cut<'a> {
     /// How many bytes the command printed.
@@ -71,9 +72,11 @@ impl<'a> Section<'a> {
         if head.is_empty() {
             return Some(Self { text, cut: None });
         }
-        let (counts, note) = head.strip_prefix(" (the last ")?.strip_suffix(')')?.split_once(" bytes")?;
-        let (kept, total) = counts.split_once(" of ")?;
-        let (kept, total): (usize, u64) = (kept.parse().ok()?, total.parse().ok()?);
+        let head = head.strip_prefix(" (")?.strip_suffix(')')?;
+        if head == "no newline at the end" {
+            return Some(Self { text: text.strip_suffix('\n')?, cut: None });
+        }
+        let (kept, total, note) = counts(head)?;
         // The newline that was added is not counted.
         let text = if text.len() == kept { text } else { text.strip_suffix('\n').filter(|it| !it.ends_with('\n'))? };
         let note = note.strip_prefix("; ").unwrap_or(note);
@@ -83,6 +86,23 @@ impl<'a> Section<'a> {
         };
         (text.len() == kept).then_some(Self { text, cut: Some(Cut { total, path, why }) })
     }
+}
+
+/// How many bytes are here, how many there were, and what else is said.
+fn counts(head: &str) -> Option<(usize, u64, &str)> {
+    let (kept, total, note) = match head.strip_prefix("the last ") {
+        Some(rest) => {
+            let (counts, note) = rest.split_once(" bytes")?;
+            let (kept, total) = counts.split_once(" of ")?;
+            (kept, total, note)
+        }
+        None => {
+            let (total, rest) = head.split_once(" bytes, shown as ")?;
+            let (kept, note) = rest.split_once(" bytes of text")?;
+            (kept, total, note)
+        }
+    };
+    Some((kept.parse().ok()?, total.parse().ok()?, note))
 }
 
 #[cfg(test)]
@@ -101,6 +121,9 @@ mod tests {
             ("exit code: 137\n--- stdout\na\n--- stderr\nb\n", ran(137, "a\n", "b\n")),
             ("exit code: 0\n--- stdout\n--- stderr\n--- stderr\nb\n", ran(0, "--- stderr\n", "b\n")),
             ("exit code: 3\n--- stderr\na\n--- stderr\nb\n", ran(3, "", "a\n--- stderr\nb\n")),
+            ("exit code: 0\n--- stdout (no newline at the end)\na\n", ran(0, "a", "")),
+            ("exit code: 0\n--- stdout (no newline at the end)\na\nb\n--- stderr\nc\n", ran(0, "a\nb", "c\n")),
+            ("exit code: 0\n--- stdout\na\n--- stderr (no newline at the end)\nc\n", ran(0, "a\n", "c")),
             // Only a whole line is a head.
             ("exit code: 0\n--- stdout\na\n--- stderr?\n", ran(0, "a\n--- stderr?\n", "")),
             ("exit code: 0\n--- stdout\na\n--- stderr", ran(0, "a\n--- stderr", "")),
@@ -133,6 +156,11 @@ mod tests {
                 "--- stdout (the last 3 of 9 bytes)\nab\n--- stderr (the last 3 of 9 bytes; the rest is lost: no)\n\né\n".into(),
                 cut("ab\n", None, ""),
                 cut("\né", None, "the rest is lost: no"),
+            ),
+            (
+                "--- stdout (9 bytes, shown as 16 bytes of text; the whole is a in the drive)\na\n--- stderr\n\u{fffd}\n".into(),
+                cut("a\n--- stderr\n\u{fffd}", Some("a"), ""),
+                all(""),
             ),
             // Bytes that are counted are not taken for a head.
             (
