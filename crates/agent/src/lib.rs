@@ -45,6 +45,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     let (log, shipper) = logs::start(client.clone(), &config);
     let ready = ready_line(&config, &agent);
     let mut worker = Worker::new(&config, agent, client.clone(), key.clone(), log.clone());
+    let (mut execs, commands) = worker.execs();
     let (taken_in, start) = oneshot::channel();
     let on_ready = || {
         let _ = taken_in.send(());
@@ -55,18 +56,22 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
         () = &mut stop => Ok(()),
         ended = async {
             check::run(&config, &anonymous, &log).await;
-            session::keep(&client, &config, on_ready, async || identity::renew(&config, &anonymous, &key).await).await
+            let renew = async || identity::renew(&config, &anonymous, &key).await;
+            session::keep(&client, &config, on_ready, &commands, renew).await
         } => ended,
         never = async {
             // Without a session there is no work, and the session's end is the end of both.
             match start.await {
-                Ok(()) => worker.run().await,
+                Ok(()) => tokio::select! {
+                    never = worker.run() => never,
+                    never = execs.run() => never,
+                },
                 Err(_) => std::future::pending().await,
             }
         } => match never {},
     };
     log.say("stopping".into());
-    worker.stop().await;
+    tokio::join!(worker.stop(), execs.stop());
     finish(log, shipper).await;
     ended
 }

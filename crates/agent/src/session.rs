@@ -30,11 +30,13 @@ enum Meaning {
 }
 
 /// Keeps the session up, whatever happens to the connection, until the platform ends it. `on_ready` runs once, when the
-/// platform has taken the agent in; `renew` when its key is refused, and says whether there is a new one.
+/// platform has taken the agent in; `renew` when its key is refused, and says whether there is a new one. What the platform
+/// tells of commands goes to `commands`.
 pub(crate) async fn keep(
     client: &Client,
     config: &AgentConfig,
     on_ready: impl FnOnce(),
+    commands: &mpsc::Sender<String>,
     renew: impl AsyncFn() -> Result<bool, AgentError>,
 ) -> Result<(), AgentError> {
     let hello = ConnectAgentRequest {
@@ -51,7 +53,7 @@ pub(crate) async fn keep(
                 on_ready();
             }
         };
-        let Err(status) = once(client, &hello, answered).await else {
+        let Err(status) = once(client, &hello, commands, answered).await else {
             return Ok(());
         };
         match meaning(status.code()) {
@@ -77,7 +79,12 @@ fn meaning(code: Code) -> Meaning {
 }
 
 /// One stream, to its end.
-async fn once(client: &Client, hello: &ConnectAgentRequest, mut answered: impl FnMut()) -> Result<(), Status> {
+async fn once(
+    client: &Client,
+    hello: &ConnectAgentRequest,
+    commands: &mpsc::Sender<String>,
+    mut answered: impl FnMut(),
+) -> Result<(), Status> {
     let (send, messages) = mpsc::channel(1);
     // Queued before the call, since the platform answers the call only once it has seen the first message.
     // The channel is empty and its receiver is alive: this cannot fail.
@@ -89,6 +96,8 @@ async fn once(client: &Client, hello: &ConnectAgentRequest, mut answered: impl F
     loop {
         tokio::select! {
             answer = answers.message() => match answer? {
+                // The platform tells of no more at once than there is room for, and gives up on what is not taken.
+                Some(answer) if !answer.exec_id.is_empty() => drop(commands.try_send(answer.exec_id)),
                 Some(_) => answered(),
                 None => return Ok(()),
             },

@@ -6,11 +6,14 @@
 mod artifacts;
 mod command;
 mod drive;
+mod exec;
 mod lease;
 mod model;
 mod output;
 mod processes;
 mod script;
+mod surroundings;
+mod terminal;
 
 use std::{
     convert::Infallible,
@@ -21,10 +24,16 @@ use std::{
 use mi_client::{Client, KeyRing, jittered};
 use mi_kernel::{AgentId, backoff::Backoff};
 use mi_proto::v1::{Agent, ClaimTasksRequest, Task, TaskKind};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tonic::{Code, Request, Status};
 
-pub(crate) use self::model::{LIMIT, STEPS, TOKENS};
+pub(crate) use self::{
+    exec::Execs,
+    model::{LIMIT, STEPS, TOKENS},
+};
 use self::{
     lease::{Lease, Outcome},
     model::Model,
@@ -80,6 +89,11 @@ impl Worker {
             model: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
+    }
+
+    /// What runs commands of operators beside the work; also where to tell it of one, by its id.
+    pub(crate) fn execs(&self) -> (Execs, mpsc::Sender<String>) {
+        Execs::new(self.shared.clone())
     }
 
     /// Works until it is dropped; what is under way then goes on until [`stop`](Self::stop).

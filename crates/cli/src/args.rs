@@ -12,6 +12,7 @@ use crate::{
         apply::ApplyArgs,
         backups::BackupsCommand,
         chat::ChatCommand,
+        cp::CpArgs,
         files::FilesCommand,
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
@@ -60,6 +61,8 @@ pub(crate) enum Command {
     /// The drive: files that the agents of a colony share
     #[command(subcommand, alias = "file")]
     Files(FilesCommand),
+    /// Copy files and directories from an agent's workspace to here, or back
+    Cp(CpArgs),
     /// What agents can use outside the platform, and the secrets it takes
     #[command(subcommand, alias = "integration")]
     Integrations(IntegrationsCommand),

@@ -6,6 +6,7 @@ pub(crate) mod apply;
 pub(crate) mod backups;
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod cp;
 pub(crate) mod files;
 pub(crate) mod integrations;
 pub(crate) mod join;
@@ -35,6 +36,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Apply(args) => apply::run(args, &context).await,
         Command::Chat(command) => chat::run(command, &context).await,
         Command::Backups(command) => backups::run(command, &context).await,
+        Command::Cp(args) => cp::run(args, &context).await,
         Command::Files(command) => files::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,
         Command::Admin(command) => integrations::admin(command, &context).await,

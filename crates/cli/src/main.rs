@@ -1,5 +1,6 @@
 //! `mi`: the platform, its agents and their operators, in one binary.
 
+mod archive;
 mod args;
 mod colony;
 mod commands;
@@ -7,6 +8,7 @@ mod complete;
 mod config;
 mod context;
 mod download;
+mod exec;
 mod failure;
 mod follow;
 mod input;
@@ -73,6 +75,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => server_runtime()?.block_on(serve::up(args, &global)),
         Command::Serve(args) => server_runtime()?.block_on(serve::serve(*args, &global)),
         Command::Agents(AgentsCommand::Run) => client_runtime()?.block_on(run_agent()),
+        Command::Agents(AgentsCommand::Pack { path }) => commands::cp::pack(&path),
+        Command::Agents(AgentsCommand::Unpack { path, name }) => commands::cp::unpack(&path, &name),
         Command::Completions { shell } => commands::completions::run(shell),
         command => client_runtime()?.block_on(commands::run(command, global)),
     }

@@ -108,6 +108,11 @@ id!(
     NoteId, "note_id"
 );
 
+id!(
+    /// A command that an operator runs inside an agent.
+    ExecId, "exec_id"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

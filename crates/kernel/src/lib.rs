@@ -8,6 +8,7 @@ pub mod chain;
 pub mod clock;
 pub mod error;
 pub mod event;
+pub mod exec;
 pub mod id;
 pub mod page;
 pub mod receipt;
@@ -19,5 +20,6 @@ pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{
-    AccountId, AgentId, ApiKeyId, BackupId, EventId, InstanceId, InviteId, LeaseId, MessageId, NoteId, OfficeId, TaskId,
+    AccountId, AgentId, ApiKeyId, BackupId, EventId, ExecId, InstanceId, InviteId, LeaseId, MessageId, NoteId,
+    OfficeId, TaskId,
 };

@@ -5,6 +5,7 @@
 pub mod agents;
 mod backups;
 pub mod catalogue;
+mod exec;
 mod logs;
 mod offices;
 pub mod plan;
@@ -104,6 +105,7 @@ pub(crate) struct Scheduler {
     seen: presence::Seen,
     /// Agents of which a step failed.
     setbacks: Setbacks<AgentId>,
+    execs: Arc<exec::Execs>,
     changes: watch::Sender<()>,
     /// Signals that a key of an agent died.
     revoked: watch::Sender<()>,
@@ -121,6 +123,7 @@ impl Scheduler {
     /// A row of this agent was committed: wakes whoever waits for that.
     fn changed(&self, agent: &Agent) {
         self.seen.doubt(agent.id);
+        self.execs.keep(agent);
         self.outbox.notify_one();
         self.queue.push(agent.id);
         self.changes.send_replace(());
@@ -148,6 +151,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         queue: reconcile::Queue::default(),
         seen: presence::Seen::default(),
         setbacks: Setbacks::new(reconcile::RETRY),
+        execs: Arc::default(),
         changes: watch::Sender::new(()),
         revoked: watch::Sender::new(()),
     });

@@ -257,6 +257,7 @@ impl Scheduler {
         }
         tx.commit().await?;
         self.seen.doubt(agent.id);
+        self.execs.keep(agent);
         self.outbox.notify_one();
         self.changes.send_replace(());
         Ok(true)

@@ -3,6 +3,7 @@
 
 mod backups;
 mod convergence;
+mod exec;
 mod external;
 mod fire;
 mod hire;

@@ -8,7 +8,8 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     fs, io,
-    process::{ExitStatus, Stdio},
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use nix::{
     },
     unistd::{ForkResult, Pid, fork, setsid},
 };
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 /// Looks for what is left. Whoever makes processes faster than this is left to the limits of the sandbox.
 const ROUNDS: usize = 64;
@@ -43,20 +44,28 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Starts it without input; also answers its output.
-    pub(super) fn spawn(command: &mut Command) -> io::Result<(Self, ChildStdout, ChildStderr)> {
+    /// Starts it. With `terminal`, its standard input is one, and becomes the one that its session is at.
+    pub(super) fn spawn(command: &mut Command, terminal: bool) -> io::Result<Self> {
         prctl::set_child_subreaper(true)?;
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        // SAFETY: it makes nothing but system calls, which may be made between fork and exec.
+        command.kill_on_drop(true);
+        // SAFETY: they make nothing but system calls, which may be made between fork and exec.
         unsafe { command.pre_exec(supervise) };
+        if terminal {
+            // SAFETY: as above. After the other, which begins the session.
+            unsafe { command.pre_exec(take_terminal) };
+        }
         // Not before it is known does anybody look for what is left.
         let mut supervisors = SUPERVISORS.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut child = command.spawn()?;
-        let gone = || io::Error::other("the process has no id or no output");
+        let child = command.spawn()?;
+        let gone = || io::Error::other("the process has no id");
         let id = child.id().and_then(|id| libc::pid_t::try_from(id).ok()).ok_or_else(gone)?;
-        let (stdout, stderr) = child.stdout.take().zip(child.stderr.take()).ok_or_else(gone)?;
         supervisors.insert(id);
-        Ok((Self { child, running: Some(id), over: false }, stdout, stderr))
+        Ok(Self { child, running: Some(id), over: false })
+    }
+
+    /// Its input and outputs, as far as they are pipes; at the first call.
+    pub(super) fn pipes(&mut self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
+        (self.child.stdin.take(), self.child.stdout.take(), self.child.stderr.take())
     }
 
     /// Waits for the end of the first process only.
@@ -172,8 +181,24 @@ fn supervise() -> io::Result<()> {
     }
 }
 
+/// Makes the terminal on standard input that of the session.
+fn take_terminal() -> io::Result<()> {
+    // SAFETY: it passes numbers.
+    match unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// As shells count: 128 and the number of a signal.
 const SIGNALLED: i32 = 128;
+/// Of a process that was killed, or whose end nobody saw.
+pub(super) const KILLED: i32 = SIGNALLED + libc::SIGKILL;
+
+/// The exit code of a process, as shells count.
+pub(super) fn code(status: ExitStatus) -> i32 {
+    status.code().or_else(|| status.signal().map(|signal| SIGNALLED + signal)).unwrap_or(KILLED)
+}
 
 /// Buries the dead until the child is among them, and ends as it did.
 fn attend(child: Pid) -> ! {
@@ -183,7 +208,7 @@ fn attend(child: Pid) -> ! {
         // SAFETY: `status` is where it may be written to.
         let dead = unsafe { libc::waitpid(-1, &raw mut status, 0) };
         let code = match dead {
-            -1 => SIGNALLED + libc::SIGKILL,
+            -1 => KILLED,
             _ if dead != child.as_raw() => continue,
             _ if libc::WIFEXITED(status) => libc::WEXITSTATUS(status),
             _ => SIGNALLED + libc::WTERMSIG(status),

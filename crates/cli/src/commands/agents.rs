@@ -1,8 +1,11 @@
 //! `mi agents`.
 
 mod change;
+mod exec;
 mod feed;
 pub(crate) mod hire;
+
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Subcommand};
 use mi_client::{once, retry};
@@ -32,6 +35,8 @@ pub(crate) enum AgentsCommand {
     Logs(feed::LogsArgs),
     /// Show what happened to an agent and by it
     Activity(feed::ActivityArgs),
+    /// Run a command inside an agent, in its workspace; what it prints comes here, and its exit code is this one's
+    Exec(exec::ExecArgs),
     /// Change model and provider; the agent restarts with them and keeps its workspace
     Promote(change::PromoteArgs),
     /// Change skills, instructions or environment; the agent restarts with them
@@ -55,6 +60,20 @@ pub(crate) enum AgentsCommand {
     /// Run the agent that the environment describes (MI_AGENT_ID, ...); the platform calls this, not you
     #[command(hide = true)]
     Run,
+    /// Write what is at a path to standard output; `mi cp` runs this in an agent, not you
+    #[command(hide = true)]
+    Pack {
+        /// What to write
+        path: PathBuf,
+    },
+    /// Put what comes on standard input at a path; `mi cp` runs this in an agent, not you
+    #[command(hide = true)]
+    Unpack {
+        /// Where it goes
+        path: PathBuf,
+        /// What it is called in a directory
+        name: OsString,
+    },
 }
 
 /// An agent of a colony.
@@ -84,6 +103,7 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
         }
         AgentsCommand::Logs(args) => feed::logs(args, context).await,
         AgentsCommand::Activity(args) => feed::activity(args, context).await,
+        AgentsCommand::Exec(args) => exec::exec(args, context).await,
         AgentsCommand::Promote(args) => change::promote(args, context).await,
         AgentsCommand::Update(args) => change::update(args, context).await,
         AgentsCommand::Start(arg) => {
@@ -122,7 +142,9 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
             let answer = retry(async || client.agents().list_model_tiers(ListModelTiersRequest {}).await).await?;
             out.list(&answer.into_inner().model_tiers)
         }
-        AgentsCommand::Run => unreachable!("main runs what needs no platform"),
+        AgentsCommand::Run | AgentsCommand::Pack { .. } | AgentsCommand::Unpack { .. } => {
+            unreachable!("main runs what needs no platform")
+        }
     }
 }
 

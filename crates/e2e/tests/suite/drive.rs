@@ -281,4 +281,14 @@ async fn a_command_prints_all_of_its_output(backend: Backend) {
         assert!(printed == sent, "{} bytes of {}: {}", printed.len(), sent.len(), String::from_utf8_lossy(&other));
         assert_eq!((output.status.code(), String::from_utf8_lossy(&other).as_ref()), (Some(ends), ""));
     }
+    // However little it is.
+    for (printed, ends) in [(&b"a\xffb\0c"[..], 0), (&b"\0\n"[..], 3), (&b"text without an end"[..], 0)] {
+        let format: String = printed.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        let script = format!("printf '{format}'; exit {ends}");
+        let mut command = tokio::process::Command::new(binary());
+        command.args(["run", "--", "sh", "-c", &script]).env_clear().env("MI_CONFIG_DIR", dir.path().join("no-config"));
+        let output = command.envs(operator).stdin(Stdio::null()).kill_on_drop(true).output();
+        let output = tokio::time::timeout(LIMIT, output).await.expect("ends by itself").expect("ran");
+        assert_eq!((output.stdout.as_slice(), output.status.code()), (printed, Some(ends)));
+    }
 }

@@ -6,6 +6,7 @@ mod completion;
 mod crash;
 mod drive;
 mod examples;
+mod exec;
 mod external;
 mod faults;
 mod identity;

@@ -113,7 +113,7 @@ async fn has_a_receipt(world: &World, office: &str, task: &v1::Task, script: &st
 }
 
 /// SIGKILL to the compute of an agent: what it has started goes with it.
-fn kill9(agent_id: &str) {
+pub(crate) fn kill9(agent_id: &str) {
     let mark = format!("MI_AGENT_ID={agent_id}");
     let computes = fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;

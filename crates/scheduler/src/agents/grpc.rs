@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Agent, repo, watch, wire};
-use crate::{Scheduler, backups::Backup};
+use crate::{Scheduler, backups::Backup, exec};
 
 /// Serves agents.
 pub(crate) struct Handler {
@@ -44,6 +44,8 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl AgentService for Handler {
     type WatchAgentsStream = ReceiverStream<Result<v1::WatchAgentsResponse, Status>>;
     type ConnectAgentStream = ReceiverStream<Result<v1::ConnectAgentResponse, Status>>;
+    type ExecAgentStream = exec::Answers<v1::ExecAgentResponse>;
+    type ServeExecStream = exec::Answers<v1::ServeExecResponse>;
     type DownloadBackupStream = Answers<v1::DownloadBackupResponse>;
 
     async fn hire_agent(
@@ -184,9 +186,11 @@ impl AgentService for Handler {
         };
         let (agent, instance, ready) = opened.await.map_err(status)?;
         let (output, answers) = mpsc::channel(1);
-        let welcome = v1::ConnectAgentResponse { agent: self.wire(ready) };
+        let welcome = v1::ConnectAgentResponse { agent: self.wire(ready), exec_id: String::new() };
         let scheduler = self.scheduler.clone();
+        let (open, mut commands) = scheduler.execs.open(agent.agent_id, instance);
         tokio::spawn(async move {
+            let _open = open;
             let mut answer = Ok(welcome);
             // Ends with the client, with the first refusal, or when the agent's compute is replaced.
             while output.send(answer).await.is_ok() {
@@ -194,11 +198,15 @@ impl AgentService for Handler {
                 let message = tokio::select! {
                     biased;
                     () = output.closed() => return,
+                    Some(exec_id) = commands.recv() => {
+                        answer = Ok(v1::ConnectAgentResponse { agent: None, exec_id: exec_id.to_string() });
+                        continue;
+                    }
                     message = messages.next() => message,
                 };
                 let Some(Ok(_)) = message else { return };
                 let beat = scheduler.heartbeat(&agent, instance).await;
-                answer = beat.map(|()| v1::ConnectAgentResponse { agent: None }).map_err(status);
+                answer = beat.map(|()| v1::ConnectAgentResponse::default()).map_err(status);
                 if let Err(refused) = answer {
                     let _ = output.send(Err(refused)).await;
                     return;
@@ -206,6 +214,22 @@ impl AgentService for Handler {
             }
         });
         Ok(Response::new(answers.into()))
+    }
+
+    async fn exec_agent(
+        &self,
+        request: Request<Streaming<v1::ExecAgentRequest>>,
+    ) -> Result<Response<Self::ExecAgentStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(exec::exec(self.scheduler.clone(), caller, request.into_inner()).await?))
+    }
+
+    async fn serve_exec(
+        &self,
+        request: Request<Streaming<v1::ServeExecRequest>>,
+    ) -> Result<Response<Self::ServeExecStream>, Status> {
+        let caller = Caller::of(&request)?;
+        Ok(Response::new(exec::serve(self.scheduler.clone(), caller, request.into_inner()).await?))
     }
 
     async fn list_backups(

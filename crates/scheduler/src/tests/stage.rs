@@ -101,6 +101,7 @@ async fn scheduler(
         queue: reconcile::Queue::default(),
         seen: presence::Seen::default(),
         setbacks: mi_base::setbacks::Setbacks::new(reconcile::RETRY),
+        execs: Arc::default(),
         changes: tokio::sync::watch::Sender::new(()),
         revoked: tokio::sync::watch::Sender::new(()),
     })
@@ -143,6 +144,12 @@ impl Stage {
     pub(super) fn owner(&self, method: &str) -> Caller {
         let actor = Actor::Operator { account_id: self.account, api_key_id: ApiKeyId::new(), administrator: false };
         caller(method, actor, &self.refusals)
+    }
+
+    /// An operator of another account, calling this method of AgentService.
+    pub(super) fn stranger(&self, method: &str) -> Caller {
+        let (account_id, api_key_id) = (AccountId::new(), ApiKeyId::new());
+        caller(method, Actor::Operator { account_id, api_key_id, administrator: false }, &self.refusals)
     }
 
     /// This agent, calling this method of AgentService.

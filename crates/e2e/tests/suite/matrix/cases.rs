@@ -66,6 +66,7 @@ const CASES: &[Case] = &[
     ),
     case("AgentService/DeleteBackup", r#"{"office_id": "{office}", "backup_id": "{backup}"}"#).spends(Spends::Backup),
     case("AgentService/DownloadBackup", r#"{"office_id": "{office}", "backup_id": "{backup}"}"#),
+    case("AgentService/ExecAgent", r#"{"start": {"office_id": "{office}", "name": "{agent}", "command": []}}"#),
     case("AgentService/FireAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#).spends(Spends::Agent),
     case("AgentService/GetAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/HireAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
@@ -76,6 +77,10 @@ const CASES: &[Case] = &[
     case("AgentService/PromoteAgent", r#"{"office_id": "{office}", "name": "{agent}", "model_tier": "nonsense"}"#),
     case("AgentService/RestartAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/RotateAgentIdentity", r#"{"office_id": "{office}", "name": "{agent}"}"#).spends(Spends::Agent),
+    case(
+        "AgentService/ServeExec",
+        r#"{"take": {"office_id": "{office}", "exec_id": "00000000-0000-7000-8000-000000000007"}}"#,
+    ),
     case("AgentService/StartAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/StopAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/UpdateAgent", r#"{"office_id": "{office}", "name": "{agent}", "update_mask": "nonsense"}"#),
