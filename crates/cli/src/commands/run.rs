@@ -96,6 +96,9 @@ async fn show(context: &Context, office_id: &str, task: &Task) -> Result<(), Fai
         let mut lost = Vec::new();
         out.exact(&all(context, office_id, &ran.stdout, "standard output", &mut lost).await)?;
         out.remark(&all(context, office_id, &ran.stderr, "standard error", &mut lost).await);
+        if !ran.left_out.is_empty() {
+            out.remark(format!("left out of what is published:\n{}", ran.left_out).as_bytes());
+        }
         if !lost.is_empty() {
             let incomplete = Failure::new(lost.join("; "));
             if ran.exit_code == 0 {

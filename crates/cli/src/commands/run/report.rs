@@ -6,6 +6,8 @@
 //! ...
 //! --- stderr
 //! ...
+//! --- left out of what is published
+//! ...
 //! ```
 //!
 //! A section without output is left out; one that does not end its last line gets a newline, and ` (no newline at the end)`
@@ -17,10 +19,15 @@ pub(crate) struct Ran<'a> {
     pub(crate) exit_code: i32,
     pub(crate) stdout: Section<'a>,
     pub(crate) stderr: Section<'a>,
+    /// What it wanted published and the drive does not have, a line each; may be empty.
+    pub(crate) left_out: &'a str,
 }
 
+/// Head of the last section of a report, which is not about an output.
+const LEFT_OUT: &str = "--- left out of what is published\n";
+
 /// What the command printed on one of its outputs.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Section<'a> {
     pub(crate) text: &'a str,
     /// None: that is all of it, byte for byte.
@@ -28,7 +35,7 @@ pub(crate) struct Section<'a> {
 }
 
 /// Only the end of an output was reported, or only what it looks like as a text.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cut<'a> {
     /// How many bytes the command printed.
     pub(crate) total: u64,
@@ -43,8 +50,14 @@ impl<'a> Ran<'a> {
     pub(crate) fn read(text: &'a str) -> Option<Self> {
         let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
         let exit_code = first.strip_prefix("exit code: ")?.parse().ok()?;
+        let (rest, left_out) = match rest.rfind(LEFT_OUT) {
+            Some(at) if rest[..at].is_empty() || rest[..at].ends_with('\n') => {
+                (&rest[..at], &rest[at + LEFT_OUT.len()..])
+            }
+            _ => (rest, ""),
+        };
         let (stdout, stderr) = sections(rest)?;
-        Some(Self { exit_code, stdout, stderr })
+        Some(Self { exit_code, stdout, stderr, left_out })
     }
 }
 
@@ -112,7 +125,8 @@ mod tests {
     #[test]
     fn a_report_is_taken_apart() {
         let all = |text| Section { text, cut: None };
-        let ran = |exit_code, stdout, stderr| Some(Ran { exit_code, stdout: all(stdout), stderr: all(stderr) });
+        let ran =
+            |exit_code, stdout, stderr| Some(Ran { exit_code, stdout: all(stdout), stderr: all(stderr), left_out: "" });
         for (text, expect) in [
             ("exit code: 0\n", ran(0, "", "")),
             ("exit code: 0", ran(0, "", "")),
@@ -180,7 +194,9 @@ mod tests {
             ),
         ] {
             let text = format!("exit code: 0\n{text}");
-            assert_eq!(Ran::read(&text), Some(Ran { exit_code: 0, stdout, stderr }), "{text:?}");
+            assert_eq!(Ran::read(&text), Some(Ran { exit_code: 0, stdout, stderr, left_out: "" }), "{text:?}");
+            let text = format!("{text}{LEFT_OUT}a: a device\n");
+            assert_eq!(Ran::read(&text), Some(Ran { exit_code: 0, stdout, stderr, left_out: "a: a device\n" }), "{text:?}");
         }
         // Counts that do not fit: nobody knows what this is.
         assert_eq!(Ran::read("exit code: 0\n--- stdout (the last 5 of 9 bytes)\nab\n"), None);
