@@ -2,6 +2,9 @@
 //!
 //! Whether an agent is still wanted is read once and then vouched for, until its row or its office changes. A change in this
 //! process ends that at once; one by another process shows when the next batch is written, in the answer of that statement.
+//!
+//! A process that was asleep, or without its database, heard nobody: since when it can be reached without a break counts as a
+//! sign of life.
 
 use std::{
     collections::HashMap,
@@ -10,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::TimeDelta;
 use mi_kernel::{AgentId, InstanceId, OfficeId, Result, Time};
 
 use crate::{
@@ -20,6 +24,8 @@ use crate::{
 
 /// How often signs of life reach the database.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+/// A process that was not sure for so long that it can be reached was not.
+const DEAF_AFTER: TimeDelta = TimeDelta::seconds(20);
 /// Signs of life of one statement.
 const PART: usize = 1000;
 
@@ -34,8 +40,25 @@ struct Vouched {
     heard_at: Time,
 }
 
+/// When this process can be reached.
+#[derive(Debug, Clone, Copy)]
+struct Reachable {
+    since: Time,
+    /// When it was last sure of that.
+    until: Time,
+}
+
+impl Reachable {
+    /// The same as of now.
+    fn at(self, now: Time) -> Self {
+        Self { since: if now - self.until <= DEAF_AFTER { self.since } else { now }, until: now }
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
+    /// None: nobody has said so yet.
+    reachable: Option<Reachable>,
     /// Last signs of life that are not in the database yet.
     fresh: HashMap<AgentId, (OfficeId, Time)>,
     vouched: HashMap<AgentId, Vouched>,
@@ -102,6 +125,23 @@ impl Seen {
         state.vouched.retain(|_, vouched| vouched.office_id != office_id);
     }
 
+    /// Notes that signs of life can arrive.
+    pub(crate) fn reach(&self, now: Time) {
+        let mut state = self.state();
+        let known = state.reachable.unwrap_or(Reachable { since: now, until: now });
+        state.reachable = Some(known.at(now));
+    }
+
+    /// The agent as the planner is to see it: a compute that could not be heard was not silent. Of an agent that computes
+    /// elsewhere is told what is known.
+    pub(crate) fn heard(&self, agent: &Agent, now: Time) -> Agent {
+        let mut agent = agent.clone();
+        if let Some(known) = self.state().reachable.filter(|_| !agent.external) {
+            agent.last_seen_at = agent.last_seen_at.max(Some(known.at(now).since));
+        }
+        agent
+    }
+
     /// The agent as of now.
     pub(crate) fn freshen(&self, mut agent: Agent) -> Agent {
         agent.last_seen_at = self.state().fresh.get(&agent.id).map(|(_, at)| *at).max(agent.last_seen_at);
@@ -142,6 +182,10 @@ impl Seen {
 /// Writes signs of life for ever.
 pub(crate) async fn flush_forever(scheduler: Arc<Scheduler>) {
     loop {
+        // Without the database none is taken that has to be read first.
+        if scheduler.db.platform().read().await.is_ok() {
+            scheduler.seen.reach(scheduler.clock.now());
+        }
         tokio::time::sleep(FLUSH_INTERVAL).await;
         scheduler.flush().await;
     }

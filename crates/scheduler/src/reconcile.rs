@@ -230,7 +230,8 @@ impl Scheduler {
         let active = office.as_ref().is_some_and(|office| office.active);
         let removing = office.is_none_or(|office| office.removing);
         let compute = self.runtime.observe(id);
-        let step = plan(&agent, active, compute.as_ref(), self.clock.now());
+        let now = self.clock.now();
+        let step = plan(&self.seen.heard(&agent, now), active, compute.as_ref(), now);
         match &step {
             Step::Rest => self.looked(&agent, None, false).await?,
             Step::Wait(at) => self.looked(&agent, Some(*at), false).await?,

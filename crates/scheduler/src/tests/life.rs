@@ -19,6 +19,7 @@ on_both! {
     a_restart_of_the_platform_starts_every_agent_again_over_its_workspace,
     a_replaced_compute_is_refused,
     silence_and_a_start_without_report_are_ends_too,
+    nobody_was_silent_while_the_platform_could_not_hear,
     signs_of_life_are_written_together_and_never_go_back,
     promotion_replaces_the_compute_and_keeps_the_workspace,
     stop_and_start,
@@ -189,6 +190,26 @@ async fn silence_and_a_start_without_report_are_ends_too(stage: Stage) {
     stage.settle_after_waiting(agent.id).await;
     let silent = stage.agent(agent.id).await;
     assert_eq!((silent.message(), silent.failures), ("was silent for 60 seconds", 1));
+}
+
+async fn nobody_was_silent_while_the_platform_could_not_hear(stage: Stage) {
+    let agent = stage.running("analyst").await;
+    let hears = || stage.scheduler.seen.reach(stage.now());
+    hears();
+    // Asleep: found out before the next time that it is sure, and then.
+    stage.clock.advance(Duration::from_secs(3600));
+    let back = stage.now();
+    assert_eq!(stage.settle(agent.id).await, Some(back + Duration::from_secs(60)));
+    hears();
+    for _ in 0..3 {
+        stage.clock.advance(Duration::from_secs(15));
+        hears();
+        assert_eq!(stage.settle(agent.id).await, Some(back + Duration::from_secs(60)));
+    }
+    assert_eq!(stage.agent(agent.id).await, agent);
+    stage.clock.advance(Duration::from_secs(15));
+    stage.settle(agent.id).await;
+    assert_eq!(stage.agent(agent.id).await.message(), "was silent for 60 seconds");
 }
 
 async fn signs_of_life_are_written_together_and_never_go_back(stage: Stage) {
