@@ -2,6 +2,7 @@
 
 pub mod files;
 pub mod metrics;
+pub mod reserve;
 pub mod setbacks;
 pub mod signals;
 pub mod sweep;

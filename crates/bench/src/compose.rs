@@ -68,6 +68,7 @@ impl Composition {
         let config = SchedulerConfig {
             database: database("scheduler"),
             objects: objects.clone(),
+            reserve: Default::default(),
             runtime: Arc::new(FakeRuntime::default()),
             lines,
             agent_endpoint: AgentEndpoint { url: endpoint.clone(), ca: None },
@@ -85,6 +86,7 @@ impl Composition {
             objects,
             drive: Default::default(),
             quotas: Default::default(),
+            reserve: Default::default(),
         };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;

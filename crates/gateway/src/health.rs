@@ -9,7 +9,10 @@ use mi_proto::internal::v1::{
     ingest_service_client::IngestServiceClient,
 };
 use mi_rpc::{RoleClient, Transport};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::watch,
+    time::{MissedTickBehavior, interval},
+};
 use tonic::{Code, Request};
 use tonic_health::{
     ServingStatus,
@@ -22,10 +25,22 @@ use crate::{Backends, route::Role};
 const PERIOD: Duration = Duration::from_secs(2);
 
 /// The health service, kept true by a background task. The whole counts as serving until a probe fails.
-pub(crate) fn start(backends: &Backends, tasks: &Tasks) -> HealthServer<impl Health> {
+pub(crate) fn start(backends: &Backends, tasks: &Tasks) -> (HealthReporter, HealthServer<impl Health>) {
     let (reporter, server) = health_reporter();
-    tasks.spawn("gateway-health", watch(reporter, backends.clone()));
-    server
+    tasks.spawn("gateway-health", watch(reporter.clone(), backends.clone()));
+    (reporter, server)
+}
+
+/// Keeps the health of the disk true, by what follows whether its reserve is given up.
+pub(crate) async fn watch_disk(reporter: HealthReporter, mut gone: watch::Receiver<bool>) {
+    loop {
+        let up = !*gone.borrow_and_update();
+        reporter.set_service_status(mi_base::reserve::HEALTH, status(up)).await;
+        if gone.changed().await.is_err() {
+            // Nothing will change any more.
+            return std::future::pending().await;
+        }
+    }
 }
 
 async fn watch(reporter: HealthReporter, backends: Backends) {

@@ -28,6 +28,8 @@ use std::{
 use mi_base::Tasks;
 use mi_kernel::Clock;
 use mi_rpc::{HttpRequest, HttpResponse, Refusals, Transport};
+use tokio::sync::watch;
+use tonic_health::server::HealthReporter;
 use tower::{Service, ServiceExt};
 
 use crate::{auth::Authenticator, forward::Forwarder, limits::Limiter, revocation::Revocations, web::Traffic};
@@ -91,6 +93,7 @@ pub struct Backends {
 pub struct Gateway {
     grpc: Grpc,
     web: Arc<web::Web>,
+    health: HealthReporter,
 }
 
 /// Builds the edge and starts its tasks; what it refuses is noted in `refusals`. Must be called inside a tokio runtime.
@@ -102,7 +105,8 @@ pub fn build(
     tasks: &Tasks,
 ) -> Gateway {
     let revocations = Revocations::start(&backends, clock.now(), tasks);
-    let own = route::own_services(health::start(&backends, tasks));
+    let (health, service) = health::start(&backends, tasks);
+    let own = route::own_services(service);
     let forwarder = Forwarder {
         config,
         auth: Authenticator::new(&backends, clock, revocations.clone(), tasks),
@@ -114,7 +118,15 @@ pub fn build(
         shutdown: tasks.shutdown(),
     };
     let grpc = Grpc(Arc::new(forwarder));
-    Gateway { web: Arc::new(web::layered(grpc.clone())), grpc }
+    Gateway { web: Arc::new(web::layered(grpc.clone())), grpc, health }
+}
+
+impl Gateway {
+    /// Has the health service say under [`mi_base::reserve::HEALTH`] whether the platform's disk has room; `gone` follows whether
+    /// the reserve for deletions is given up.
+    pub fn report_disk(&self, gone: watch::Receiver<bool>, tasks: &Tasks) {
+        tasks.spawn("disk-health", health::watch_disk(self.health.clone(), gone));
+    }
 }
 
 type Answer = Pin<Box<dyn Future<Output = Result<HttpResponse, Infallible>> + Send>>;

@@ -19,7 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use mi_base::{Tasks, signals::Signals};
+use mi_base::{Tasks, reserve::Reserve, signals::Signals};
 use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
@@ -77,6 +77,8 @@ pub struct OfficeConfig {
     pub drive: drive::DriveLimits,
     /// How much an account and an office may have of everything else.
     pub quotas: quotas::Quotas,
+    /// What is given up for deletions on a full disk.
+    pub reserve: Reserve,
 }
 
 /// The roles it talks to.
@@ -116,7 +118,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
         activity: OfficeReplicaServiceClient::new(activity.clone()),
     };
-    let storage = drive::storage::Storage::new(db.clone(), clock.clone(), config.objects);
+    let storage = drive::storage::Storage::new(db.clone(), clock.clone(), config.objects, config.reserve.clone());
     let registry = AgentRegistryServiceClient::new(scheduler);
     let offices = offices::Offices::new(offices::Parts {
         db: db.clone(),

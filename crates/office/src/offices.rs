@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mi_base::{Tasks, signals::Signals};
+use mi_base::{Tasks, reserve::Reserve, signals::Signals};
 use mi_kernel::{
     AccountId, Actor, Clock, Error, ErrorKind, OfficeId, Result, Time, event::Event, page::Page, text::display_name,
 };
@@ -171,6 +171,11 @@ impl Offices {
         let Parts { db, clock, replicas, registry, quotas, outbox, storage, tasks, sent, files, moved } = parts;
         let (driven, owners) = (Arc::default(), Cache::new(OWNERS));
         Self { db, clock, replicas, registry, quotas, outbox, storage, tasks, driven, owners, sent, files, moved }
+    }
+
+    /// What is given up for deletions on a full disk.
+    fn reserve(&self) -> &Reserve {
+        &self.storage.reserve
     }
 
     /// Has everybody look again who watches something in the office, or waits for work there.

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use mi_base::reserve::{full, is_full};
 use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page, receipt::hex};
 use mi_rpc::Caller;
 use mi_store::{OfficeConn, outbox};
@@ -108,7 +109,13 @@ impl Scheduler {
         };
         let archive = self.runtime.archive(agent.place(), Box::new(PieceWriter(pieces_in)));
         let (archived, stored) = tokio::join!(archive, store);
-        let unstored = |error| Error::unavailable("the backup could not be written to object storage").caused_by(error);
+        let unstored = |error: io::Error| {
+            match is_full(&error) {
+                true => full("there is no space left for the backup"),
+                false => Error::unavailable("the backup could not be written to object storage"),
+            }
+            .caused_by(error)
+        };
         let (size, hash, mut object) = stored.map_err(unstored)?;
         if let Err(error) = archived {
             let _ = object.abort().await;

@@ -21,7 +21,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use agents::Agent;
 use catalogue::Catalogue;
-use mi_base::{Tasks, setbacks::Setbacks};
+use mi_base::{Tasks, reserve::Reserve, setbacks::Setbacks};
 use mi_kernel::{AgentId, Clock, Error, Result, secret::Secret};
 use mi_proto::{
     internal::v1::{
@@ -74,6 +74,8 @@ pub struct SchedulerConfig {
     pub database: DbTarget,
     /// Where backups are kept.
     pub objects: Arc<dyn ObjectStore>,
+    /// What is given up for deletions on a full disk.
+    pub reserve: Reserve,
     /// Where agents compute.
     pub runtime: Arc<dyn Runtime>,
     /// What the runtime's computes print.
@@ -97,6 +99,7 @@ pub(crate) struct Scheduler {
     catalogue: Catalogue,
     runtime: Arc<dyn Runtime>,
     objects: Arc<dyn ObjectStore>,
+    reserve: Reserve,
     agent_endpoint: AgentEndpoint,
     model: Option<ModelServer>,
     holder: String,
@@ -144,6 +147,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         catalogue,
         runtime: config.runtime,
         objects: config.objects,
+        reserve: config.reserve,
         agent_endpoint: config.agent_endpoint,
         model: config.model,
         holder: config.holder,

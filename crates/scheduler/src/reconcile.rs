@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use mi_base::reserve::is_full;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
 use mi_runtime::{Launch, Limits, Place};
 use mi_store::{lease, outbox};
@@ -240,7 +241,7 @@ impl Scheduler {
             Step::Halt(state) => self.halt(agent, state.clone()).await?,
             Step::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
             Step::Enrol => self.enrol(agent).await?,
-            Step::Release => self.release(agent, removing).await?,
+            Step::Release => self.reserve.freeing(|| self.release(agent.clone(), removing)).await?,
             Step::Observe(state) => self.observe(agent, state.clone()).await?,
             Step::Dismiss => self.forget(&agent, None).await?,
         }
@@ -413,7 +414,9 @@ impl Scheduler {
         if let Err(error) = self.back_up(&agent, backup_id).await {
             let reason = format!("the backup failed: {}", error.chain());
             agent.failures += 1;
-            if agent.failures < plan::MAX_BACKUP_FAILURES {
+            // There is no room for a backup, and it is not insisted on: to try again would only put off the end.
+            let in_vain = is_full(&error) && (force || office_removing);
+            if agent.failures < plan::MAX_BACKUP_FAILURES && !in_vain {
                 agent.state = State::Terminating {
                     retry_at: Some(self.clock.now() + plan::RESTART_BACKOFF.after(agent.failures.unsigned_abs())),
                     reason,

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use mi_activity::ActivityConfig;
-use mi_base::Tasks;
+use mi_base::{Tasks, reserve::Reserve};
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
@@ -30,9 +30,21 @@ pub(crate) struct Parts<'a> {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) tasks: &'a Tasks,
     pub(crate) refusals: Refusals,
+    /// What is given up for deletions on a full disk.
+    pub(crate) reserve: Reserve,
 }
 
 impl Parts<'_> {
+    /// Takes the reserve of the data directory, if anything is kept there that can be deleted.
+    pub(crate) fn reserve_of(config: &PlatformConfig, tasks: &Tasks) -> Reserve {
+        if config.database.is_some() && config.object_store.is_some() {
+            return Reserve::default();
+        }
+        let reserve = Reserve::open(&config.data_dir);
+        tasks.spawn("disk-reserve", reserve.clone().keep());
+        reserve
+    }
+
     fn guard(&self, role: RoleName, routes: Routes) -> Guard {
         Guard::new(
             role.as_str(),
@@ -69,6 +81,7 @@ impl Parts<'_> {
         let config = SchedulerConfig {
             database: self.config.database_of(RoleName::Scheduler)?,
             objects,
+            reserve: self.reserve.clone(),
             runtime: Arc::new(runtime),
             lines,
             agent_endpoint,
@@ -95,6 +108,7 @@ impl Parts<'_> {
             objects,
             drive: self.config.drive,
             quotas: self.config.quotas,
+            reserve: self.reserve.clone(),
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;
@@ -102,6 +116,9 @@ impl Parts<'_> {
     }
 
     pub(crate) fn gateway(&self, backends: Backends) -> Gateway {
-        mi_gateway::build(GatewayConfig::default(), backends, self.clock.clone(), self.refusals.clone(), self.tasks)
+        let config = GatewayConfig::default();
+        let gateway = mi_gateway::build(config, backends, self.clock.clone(), self.refusals.clone(), self.tasks);
+        gateway.report_disk(self.reserve.watch(), self.tasks);
+        gateway
     }
 }

@@ -117,6 +117,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         clock: SystemClock::shared(),
         tasks: &tasks,
         refusals: Refusals::default(),
+        reserve: Parts::reserve_of(&config, &tasks),
     };
     // Agents of this machine need no certificate to trust: with TLS they have a listener of their own on loopback.
     let agents = match &tls {
@@ -180,6 +181,7 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         clock: Arc::clone(&clock),
         tasks: &tasks,
         refusals: Refusals::default(),
+        reserve: Parts::reserve_of(platform, &tasks),
     };
     let mut admin_key = None;
     let guard = match config.role {

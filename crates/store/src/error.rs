@@ -43,7 +43,8 @@ impl From<DbError> for Error {
             }
             Class::Full => Self::exhausted(
                 "STORAGE_FULL",
-                "the platform's database has no space left; nothing was changed",
+                "the platform's database has no space left; nothing was changed. Deleting files, backups or agents makes \
+                 room, and so does a larger disk",
                 std::time::Duration::from_secs(30),
             )
             .by_platform()

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
+use mi_base::reserve::HEALTH;
 use mi_client::{Client, retry};
 use mi_proto::{
     rules,
@@ -15,6 +16,9 @@ use crate::{commands::access, context::Context, failure::Failure, json::Json, ou
 
 /// Full name of its descriptor.
 const QUOTA: &str = "mi.v1.Quota";
+
+/// What is said of a platform that gave up its reserve.
+const FULL: &str = "full: only deletions are served for sure (mi files rm, mi backups rm, mi agents fire --force)";
 
 #[derive(Serialize)]
 struct Report {
@@ -54,6 +58,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         let health = health(client, name).await?;
         services.push(Service { name, health });
     }
+    let disk = health(client, HEALTH).await?;
+    services
+        .push(Service { name: "disk", health: if disk == "ok" || disk == "unknown" { disk } else { FULL.to_owned() } });
     let (principal, quotas) = access::principal_and_quotas(client).await?;
     let colony = context.unsaid_colony().await;
     let Counts { offices, agents, missing } = counts(client, &principal).await?;

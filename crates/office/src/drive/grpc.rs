@@ -145,7 +145,8 @@ impl DriveService for Handler {
         request: Request<v1::DeleteFileRequest>,
     ) -> Result<Response<v1::DeleteFileResponse>, Status> {
         let caller = Caller::of(&request)?;
-        self.drive.delete(&caller, request.get_ref()).await.map_err(status)?;
+        let deleted = self.drive.storage.reserve.freeing(|| self.drive.delete(&caller, request.get_ref())).await;
+        deleted.map_err(status)?;
         Ok(Response::new(v1::DeleteFileResponse {}))
     }
 

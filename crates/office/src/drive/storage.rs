@@ -15,8 +15,11 @@ use futures::{
     StreamExt, TryStreamExt,
     stream::{self, BoxStream},
 };
-use mi_base::sweep::{Due, PutOff, Removals, sweep};
-use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, receipt::hex};
+use mi_base::{
+    reserve::{Reserve, full, is_full},
+    sweep::{Due, PutOff, Removals, sweep},
+};
+use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, Time, receipt::hex};
 use mi_store::{Db, lease};
 use object_store::{
     GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
@@ -77,6 +80,7 @@ pub(crate) struct Storage {
     db: Db,
     clock: Arc<dyn Clock>,
     store: Arc<dyn ObjectStore>,
+    pub(crate) reserve: Reserve,
     open: Open,
     memory: Budget,
 }
@@ -103,8 +107,8 @@ impl Drop for Slot {
 }
 
 impl Storage {
-    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>) -> Self {
-        Self { db, clock, store, open: Arc::default(), memory: Budget::new(MEMORY) }
+    pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>, reserve: Reserve) -> Self {
+        Self { db, clock, store, reserve, open: Arc::default(), memory: Budget::new(MEMORY) }
     }
 
     /// A place for one more upload of the office.
@@ -160,8 +164,13 @@ impl Storage {
         .boxed())
     }
 
-    /// Deletes an object of the trash, then its name there.
+    /// Deletes an object of the trash, then its name there, unless it is not due yet and may come back.
     pub(super) async fn bury(&self, office: OfficeId, object: Uuid) -> Result<()> {
+        self.bury_before(office, object, self.clock.now()).await
+    }
+
+    /// Deletes an object of the trash, then its name there, if it is due by then.
+    async fn bury_before(&self, office: OfficeId, object: Uuid, due: Time) -> Result<()> {
         match self.store.delete(&Self::path(office, object)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
             Err(error) => {
@@ -170,7 +179,7 @@ impl Storage {
             }
         }
         let mut tx = self.db.office(office).begin().await?;
-        objects::trash_delete(&mut tx, object, self.clock.now()).await?;
+        objects::trash_delete(&mut tx, object, due).await?;
         Ok(tx.commit().await?)
     }
 
@@ -199,7 +208,15 @@ impl Storage {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.reserve.wanted() => {}
+            }
+            if self.reserve.is_tight()
+                && let Err(error) = self.sweep_early().await
+            {
+                tracing::warn!(target: "mi::office", error = %error.chain(), "the drive's trash could not be emptied early");
+            }
             let swept = async {
                 let now = self.clock.now();
                 let due = objects::anything_due(&mut self.db.platform().read().await?, now - EXPIRY, now).await?;
@@ -219,6 +236,11 @@ impl Storage {
         let now = self.clock.now();
         while objects::upload_expire_some(&self.db, now - EXPIRY, now).await? {}
         sweep("drive objects", self, now).await
+    }
+
+    /// Deletes what is in the trash, due or not.
+    pub(crate) async fn sweep_early(&self) -> Result<()> {
+        sweep("drive objects", &Early(self), self.clock.now()).await
     }
 
     /// Removes the drive of an office that is being deleted, and all its objects. Safe to run again.
@@ -265,6 +287,26 @@ impl Removals for Storage {
     }
 }
 
+/// The trash before its time: on a full disk nobody is waited for who may be reading what was deleted. On a local disk
+/// they read to the end all the same. What failed, and what uploads left that may be written yet, keeps its time.
+struct Early<'a>(&'a Storage);
+
+impl Removals for Early<'_> {
+    type Id = Uuid;
+
+    async fn due(&self, limit: usize) -> Result<Vec<Due<Uuid>>> {
+        Ok(objects::trash_early(&mut self.0.db.platform().read().await?, limit).await?)
+    }
+
+    async fn remove(&self, office_id: OfficeId, object: Uuid) -> Result<()> {
+        self.0.bury_before(office_id, object, self.0.clock.now() + GRACE).await
+    }
+
+    async fn put_off(&self, later: Vec<PutOff<Uuid>>) -> Result<()> {
+        self.0.put_off(later.into_iter().map(|later| PutOff { tries: later.tries.max(1), ..later }).collect()).await
+    }
+}
+
 /// An object that an upload names and writes. When it is dropped before it is kept, what it wrote is cleared away.
 ///
 /// Work on an upload stays in the future of its call, which is dropped when the client gives up.
@@ -295,11 +337,20 @@ impl Upload {
         };
         let mut memory = self.storage.memory.share(self.slot.office);
         let filled = fill(writer, &mut memory, room, content, SILENCE);
-        let written = timeout(LONGEST_UPLOAD, filled).await.map_err(|_| expired())??;
-        if let Some(mut writer) = self.writer.take() {
-            writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
-        }
-        Ok(written)
+        let written = timeout(LONGEST_UPLOAD, filled).await.map_err(|_| expired())?;
+        let closed = async {
+            let written = written?;
+            if let Some(mut writer) = self.writer.take() {
+                writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
+            }
+            Ok::<_, Error>(written)
+        };
+        closed.await.inspect_err(|error: &Error| {
+            if is_full(error) {
+                // What lies in the trash need not wait, then.
+                self.storage.reserve.want();
+            }
+        })
     }
 
     /// A row names it.
@@ -424,15 +475,11 @@ impl Checksum {
 type Cause = Box<dyn StdError + Send + Sync>;
 
 fn unwritten(cause: Cause) -> Error {
-    let mut below: Option<&(dyn StdError + 'static)> = Some(cause.as_ref());
-    while let Some(error) = below {
-        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull) {
-            let text = "the platform's object storage has no space left; nothing was written";
-            return Error::exhausted("STORAGE_FULL", text, Duration::from_secs(30)).caused_by(cause);
-        }
-        below = error.source();
+    match is_full(cause.as_ref()) {
+        true => full("the platform's object storage has no space left; nothing was written"),
+        false => Error::unavailable("the file could not be written to object storage; nothing was changed"),
     }
-    Error::unavailable("the file could not be written to object storage; nothing was changed").caused_by(cause)
+    .caused_by(cause)
 }
 
 fn unreadable(cause: Cause) -> Error {

@@ -54,6 +54,7 @@ impl Drive {
         let target = Target::parse(header)?;
         idempotency::Request::new(scope(caller), &header.request_id, &[])?;
         rules::writable(&office)?;
+        self.storage.reserve.leave()?;
         let current = repo::file_get(&mut tx, &target.path).await?;
         // What was sent before finds its own file there: whether it is the same is known when its content is.
         let again =

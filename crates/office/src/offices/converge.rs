@@ -111,7 +111,7 @@ impl Offices {
         };
         match office.state {
             _ if office.applied_version >= office.version => Ok(true),
-            State::Deleting => self.remove(office).await,
+            State::Deleting => self.reserve().freeing(|| self.remove(office.id)).await,
             State::Provisioning | State::Active | State::Suspended => self.push(office).await,
         }
     }
@@ -163,21 +163,21 @@ impl Offices {
         }
     }
 
-    async fn remove(&self, office: Office) -> Result<bool> {
+    async fn remove(&self, id: OfficeId) -> Result<bool> {
         // Agents first: while they are fired their events and logs still have a place to go.
         for mut replica in [self.replicas.scheduler.clone(), self.replicas.activity.clone()] {
-            let request = RemoveOfficeRequest { office_id: office.id.to_string() };
+            let request = RemoveOfficeRequest { office_id: id.to_string() };
             let answer = replica.remove_office(request).await.map_err(|status| from_status(&status))?.into_inner();
             if !answer.done {
-                tracing::debug!(target: "mi::office", office = %office.id, left = answer.message, "being removed");
+                tracing::debug!(target: "mi::office", office = %id, left = answer.message, "being removed");
                 return Ok(false);
             }
         }
-        self.storage.clear(office.id).await?;
+        self.storage.clear(id).await?;
         // In parts, between which others write.
-        while chat::repo::message_clear(&self.db, office.id).await? {}
-        while task_clear_some(&self.db, office.id).await? {}
-        let mut tx = self.db.office(office.id).begin().await?;
+        while chat::repo::message_clear(&self.db, id).await? {}
+        while task_clear_some(&self.db, id).await? {}
+        let mut tx = self.db.office(id).begin().await?;
         task_clear(&mut tx).await?;
         chat::repo::chat_delete(&mut tx).await?;
         secret_clear(&mut tx).await?;
@@ -188,8 +188,8 @@ impl Offices {
             accounts::discount(&mut tx, office.account_id, Counted::Offices).await?;
         }
         tx.commit().await?;
-        self.wake_watchers(office.id);
-        tracing::info!(target: "mi::office", office = %office.id, "office deleted");
+        self.wake_watchers(id);
+        tracing::info!(target: "mi::office", office = %id, "office deleted");
         Ok(true)
     }
 }

@@ -166,7 +166,8 @@ impl OfficeService for Handler {
         request: Request<v1::DeleteOfficeRequest>,
     ) -> Result<Response<v1::DeleteOfficeResponse>, Status> {
         let caller = Caller::of(&request)?;
-        self.transition(&caller, &request.into_inner().office_id, Move::Delete).await?;
+        let id = request.into_inner().office_id;
+        self.offices.reserve().freeing(|| self.offices.transition(&caller, &id, Move::Delete)).await.map_err(status)?;
         Ok(Response::new(v1::DeleteOfficeResponse {}))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_base::sweep::BACKOFF;
+use mi_base::{reserve::Reserve, sweep::BACKOFF};
 use mi_kernel::OfficeId;
 use mi_proto::v1::{
     DownloadFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
@@ -38,12 +38,16 @@ on_both! {
     an_office_sends_so_many_files_at_a_time,
     an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office,
     uploads_of_a_process_that_died_go_to_the_trash_in_parts,
+    on_a_full_disk_the_trash_is_emptied_before_its_time,
+    while_the_reserve_is_given_up_nothing_is_uploaded,
 }
 
 impl Stage {
     /// What the sweep of any process does.
     async fn sweep(&self) -> mi_kernel::Result<()> {
-        Storage::new(self.db().await, self.clock.shared(), Arc::new(self.objects.clone())).sweep().await
+        Storage::new(self.db().await, self.clock.shared(), Arc::new(self.objects.clone()), Reserve::default())
+            .sweep()
+            .await
     }
 
     /// Sweeps when everything that may ever be deleted may be.
@@ -412,7 +416,7 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(stage
     }
     stage.clock.advance(GRACE);
     let storage = Arc::new(Stuck::new(Arc::new(stage.objects.clone()), &stuck));
-    Storage::new(stage.db().await, stage.clock.shared(), storage).sweep().await.expect("goes on");
+    Storage::new(stage.db().await, stage.clock.shared(), storage, Reserve::default()).sweep().await.expect("goes on");
     let owners = async || {
         let all = stage.objects.all().await;
         [&stuck, &well].map(|office| all.iter().filter(|path| path.contains(office.as_str())).count())
@@ -446,4 +450,44 @@ async fn uploads_of_a_process_that_died_go_to_the_trash_in_parts(stage: Stage) {
         assert_eq!(stage.named().await, named);
     }
     stage.sweep_late().await;
+}
+
+async fn on_a_full_disk_the_trash_is_emptied_before_its_time(stage: Stage) {
+    let (office, other) = (stage.create("Mine").await.id, stage.create("Other").await.id);
+    for (office, path) in [(&office, "gone"), (&office, "kept"), (&other, "gone")] {
+        stage.put(office, path, path.as_bytes()).await;
+    }
+    for office in [&office, &other] {
+        stage.remove(office, "gone").await;
+    }
+    // An upload that was given up may be written yet: it keeps its time.
+    let (db, object) = (stage.db().await, uuid::Uuid::now_v7());
+    let due = mi_kernel::Clock::now(&stage.clock) + GRACE;
+    let mut tx = db.office(OfficeId::parse(&office).expect("an id")).begin().await.expect("begins");
+    objects::trash_insert(&mut tx, object, 0, due).await.expect("writes");
+    tx.commit().await.expect("commits");
+    assert_eq!((stage.objects().await, stage.named().await), (3, (0, 3)));
+    let stuck = Arc::new(Stuck::new(Arc::new(stage.objects.clone()), &other));
+    let storage = Storage::new(stage.db().await, stage.clock.shared(), stuck, Reserve::default());
+    // It comes to its end, whatever cannot be deleted.
+    for _ in 0..2 {
+        storage.sweep_early().await.expect("sweeps");
+        assert_eq!((stage.objects().await, stage.named().await), (2, (0, 2)));
+    }
+    assert_eq!(stage.content(&office, "kept").await.expect("reads"), b"kept");
+    stage.sweep_late().await;
+}
+
+async fn while_the_reserve_is_given_up_nothing_is_uploaded(mut stage: Stage) {
+    let directory = tempfile::tempdir().expect("directory");
+    stage.reserve = Reserve::open(directory.path());
+    stage.crash().await;
+    let office = stage.create("Mine").await.id;
+    stage.put(&office, "a", b"1").await;
+    let full = || async { Err::<(), _>(mi_base::reserve::full("as told")) };
+    stage.reserve.freeing(full).await.expect_err("still full");
+    assert_eq!(exhausted(stage.upload(header(&office, "b"), b"2").await), "STORAGE_FULL");
+    stage.remove(&office, "a").await;
+    // The running platform empties its trash at once.
+    stage.until_objects(0).await;
 }

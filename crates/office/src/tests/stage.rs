@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mi_base::Tasks;
+use mi_base::{Tasks, reserve::Reserve};
 use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
@@ -54,6 +54,8 @@ pub(super) struct Stage {
     pub(super) keys: TempDir,
     /// Where the content of files is.
     pub(super) objects: Faulty,
+    /// What is given up on a full disk.
+    pub(super) reserve: Reserve,
     transport: Transport,
     tasks: Tasks,
     /// Of the next process that starts.
@@ -94,9 +96,9 @@ impl Stage {
         let (scheduler, activity) = (Peer::default(), Peer::default());
         let keys = tempfile::tempdir().expect("made");
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
-        let (objects, quotas) = (Faulty::default(), Quotas::default());
+        let (objects, reserve, quotas) = (Faulty::default(), Reserve::default(), Quotas::default());
         let (accounts, transport) =
-            start(&database, clock.shared(), [&scheduler, &activity], wrapper, &objects, quotas, &tasks)
+            start(&database, clock.shared(), [&scheduler, &activity], wrapper, (&objects, &reserve), quotas, &tasks)
                 .await
                 .expect("builds");
         let (owner, tables) = (Actor::Anonymous, OnceCell::new());
@@ -109,6 +111,7 @@ impl Stage {
             accounts,
             keys,
             objects,
+            reserve,
             transport,
             tasks,
             quotas,
@@ -124,13 +127,20 @@ async fn start(
     clock: Arc<dyn Clock>,
     [scheduler, activity]: [&Peer; 2],
     master_keys: Arc<dyn KeyWrapper>,
-    objects: &Faulty,
+    (objects, reserve): (&Faulty, &Reserve),
     quotas: Quotas,
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {
     let peers = Peers { scheduler: scheduler.transport(&clock), activity: activity.transport(&clock) };
     let objects = Arc::new(objects.clone());
-    let config = OfficeConfig { database: database.target().clone(), master_keys, objects, drive: LIMITS, quotas };
+    let config = OfficeConfig {
+        database: database.target().clone(),
+        master_keys,
+        objects,
+        drive: LIMITS,
+        quotas,
+        reserve: reserve.clone(),
+    };
     let role = crate::build(config, peers, clock.clone(), tasks).await?;
     let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.shutdown(), Default::default());
     Ok((role.accounts, Transport::local(guard)))
@@ -169,8 +179,16 @@ impl Stage {
     pub(super) async fn start_with(&mut self, keys: Arc<dyn KeyWrapper>) -> mi_kernel::Result<()> {
         self.tasks = Tasks::new();
         let peers = [&self.scheduler, &self.activity];
-        let started =
-            start(&self.database, self.clock.shared(), peers, keys, &self.objects, self.quotas, &self.tasks).await;
+        let started = start(
+            &self.database,
+            self.clock.shared(),
+            peers,
+            keys,
+            (&self.objects, &self.reserve),
+            self.quotas,
+            &self.tasks,
+        )
+        .await;
         (self.accounts, self.transport) = started?;
         Ok(())
     }
@@ -183,9 +201,16 @@ impl Stage {
     /// The same with a clock of its own.
     pub(super) async fn beside_by(&self, clock: Arc<dyn Clock>, actor: &Actor) -> (TaskServiceClient<Client>, Tasks) {
         let (tasks, keys) = (Tasks::new(), Arc::new(FileKeys::new(self.master_key_file())));
-        let started =
-            start(&self.database, clock, [&self.scheduler, &self.activity], keys, &self.objects, self.quotas, &tasks)
-                .await;
+        let started = start(
+            &self.database,
+            clock,
+            [&self.scheduler, &self.activity],
+            keys,
+            (&self.objects, &self.reserve),
+            self.quotas,
+            &tasks,
+        )
+        .await;
         let client = Client(started.expect("builds").1, Arc::new(actor.clone()));
         (TaskServiceClient::new(client), tasks)
     }

@@ -152,7 +152,9 @@ impl AgentService for Handler {
         request: Request<v1::FireAgentRequest>,
     ) -> Result<Response<v1::FireAgentResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let agent = self.scheduler.fire(&caller, request.into_inner()).await.map_err(status)?;
+        let body = request.into_inner();
+        let fired = self.scheduler.reserve.freeing(|| self.scheduler.fire(&caller, body.clone())).await;
+        let agent = fired.map_err(status)?;
         Ok(Response::new(v1::FireAgentResponse { agent: self.wire(agent) }))
     }
 
@@ -269,7 +271,8 @@ impl AgentService for Handler {
     ) -> Result<Response<v1::DeleteBackupResponse>, Status> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
-        self.scheduler.delete_backup(&caller, &body.office_id, &body.backup_id).await.map_err(status)?;
+        let delete = || self.scheduler.delete_backup(&caller, &body.office_id, &body.backup_id);
+        self.scheduler.reserve.freeing(delete).await.map_err(status)?;
         Ok(Response::new(v1::DeleteBackupResponse {}))
     }
 

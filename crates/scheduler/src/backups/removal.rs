@@ -95,9 +95,12 @@ impl Removals for Scheduler {
         self.delete_object(&Backup::path(office_id, id)).await.map_err(|error| {
             Error::unavailable(format!("backup {id} could not be deleted from object storage")).caused_by(error)
         })?;
-        let mut tx = self.db.office(office_id).begin().await?;
-        repo::backup_delete(&mut tx, id).await?;
-        Ok(tx.commit().await?)
+        let forget = || async {
+            let mut tx = self.db.office(office_id).begin().await?;
+            repo::backup_delete(&mut tx, id).await?;
+            Ok(tx.commit().await?)
+        };
+        self.reserve.freeing(forget).await
     }
 
     async fn put_off(&self, later: Vec<PutOff<BackupId>>) -> Result<()> {

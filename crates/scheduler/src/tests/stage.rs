@@ -89,6 +89,7 @@ async fn scheduler(
         catalogue: Catalogue::load(None).expect("built in"),
         runtime: runtime.clone(),
         objects,
+        reserve: mi_base::reserve::Reserve::default(),
         agent_endpoint: crate::AgentEndpoint { url: "http://127.0.0.1:7400".into(), ca: None },
         model: Some(crate::ModelServer {
             api: "openai",

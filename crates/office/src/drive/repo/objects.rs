@@ -146,6 +146,20 @@ pub(crate) async fn trash_due(conn: &mut PlatformConn, now: Time, limit: usize) 
     Ok(rows.into_iter().map(|(office, id, tries)| Due { office_id: office.into(), id, tries }).collect())
 }
 
+/// Objects with bytes of their own that are in the trash, due or not, and could be deleted so far. Spans offices, as the
+/// sweep.
+pub(crate) async fn trash_early(conn: &mut PlatformConn, limit: usize) -> DbResult<Vec<Due<Uuid>>> {
+    let rows: Vec<(Uuid, Uuid)> = on!(conn, |c| {
+        sqlx::query_as(
+            "SELECT office_id, object FROM drive_trash WHERE size > 0 AND tries = 0 ORDER BY due_at, object LIMIT $1",
+        )
+        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
+        .fetch_all(&mut *c)
+        .await
+    })?;
+    Ok(rows.into_iter().map(|(office, id)| Due { office_id: office.into(), id, tries: 0 }).collect())
+}
+
 /// Writes when these are due again. Spans offices, as the sweep.
 pub(crate) async fn trash_put_off(tx: &mut PlatformConn, later: &[PutOff<Uuid>]) -> DbResult<()> {
     let sql = tx.pick(
