@@ -245,7 +245,7 @@ impl Stage {
             self.clock.shared(),
             [&self.scheduler, &self.activity],
             keys,
-            &self.objects,
+            (&self.objects, &self.reserve),
             self.quotas,
             &self.tasks,
         )
