@@ -167,10 +167,16 @@ pub fn full(what: &str) -> Error {
 
 /// Whether a failure is that of a full disk, or comes from one.
 pub fn is_full(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| error.source()).any(|error| {
-        error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
-            || error.downcast_ref::<Error>().is_some_and(|error| error.reason == STORAGE_FULL)
-    })
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let is_full = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::StorageFull)
+            || error.downcast_ref::<Error>().is_some_and(|error| error.reason == STORAGE_FULL);
+        if is_full {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

@@ -83,13 +83,16 @@ pub(crate) struct SettingsArgs {
     words: Vec<String>,
     /// Change a setting, e.g. allow_agent_hiring=true; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, add = by(&[Known::Settings]))]
-    set: Vec<(String, String)>,
+    set: Vec<Setting>,
 }
+
+/// A setting's name and its new value.
+type Setting = (String, String);
 
 impl SettingsArgs {
     /// The colony, and what to change. A first word with an equals sign is no colony: one whose name has it is given by its
     /// id.
-    fn split(self) -> Result<(Option<String>, Vec<(String, String)>), Failure> {
+    fn split(self) -> Result<(Option<String>, Vec<Setting>), Failure> {
         let mut words = self.words.into_iter().peekable();
         let colony = words.next_if(|first| !first.contains('='));
         let pair = |word: String| key_value(&word).map_err(|wrong| Failure::Usage(format!("{word:?} {wrong}")));

@@ -111,7 +111,7 @@ impl Offices {
         };
         match office.state {
             _ if office.applied_version >= office.version => Ok(true),
-            State::Deleting => self.reserve().freeing(|| self.remove(office.id)).await,
+            State::Deleting => self.reserve().freeing(|| self.remove(&office)).await,
             State::Provisioning | State::Active | State::Suspended => self.push(office).await,
         }
     }
@@ -163,7 +163,8 @@ impl Offices {
         }
     }
 
-    async fn remove(&self, id: OfficeId) -> Result<bool> {
+    async fn remove(&self, office: &Office) -> Result<bool> {
+        let id = office.id;
         // Agents first: while they are fired their events and logs still have a place to go.
         for mut replica in [self.replicas.scheduler.clone(), self.replicas.activity.clone()] {
             let request = RemoveOfficeRequest { office_id: id.to_string() };

@@ -104,7 +104,7 @@ mod tests {
         let closed = root.path().join("closed");
         fs::create_dir_all(closed.join("deep")).expect("made");
         fs::write(closed.join("deep/file"), vec![1; 1_000_000]).expect("written");
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("set");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("set");
         let found = used(root.path(), 1 << 40);
         assert!((1_000_000..2_000_000).contains(&found), "{found}");
         // It stops in the middle, too.
