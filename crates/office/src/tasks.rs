@@ -4,6 +4,7 @@
 //! else is asked of the queue at that moment ([`batch`]). Every change of a task goes through [`model::Progress::step`].
 
 mod batch;
+mod circles;
 pub(crate) mod create;
 mod decide;
 pub(crate) mod grpc;

@@ -35,6 +35,7 @@ macro_rules! on {
 pub struct Conn {
     pub(crate) inner: Inner,
     pub(crate) turnover: Turnover,
+    statements: u32,
 }
 
 pub(crate) enum Inner {
@@ -45,7 +46,17 @@ pub(crate) enum Inner {
 }
 
 impl Conn {
-    /// The connection, by kind.
+    pub(crate) fn new(inner: Inner, turnover: Turnover) -> Self {
+        Self { inner, turnover, statements: 0 }
+    }
+
+    /// How many statements were run on it since it was taken. What others wait for, such as a transaction with a lock,
+    /// has few of them, however much there is.
+    pub fn statements(&self) -> u32 {
+        self.statements
+    }
+
+    /// The connection, by kind, for one statement.
     pub fn arm(&mut self) -> Arm<'_> {
         self.watched().1
     }
@@ -53,6 +64,7 @@ impl Conn {
     /// The connection, by kind, and who is to hear how it does.
     #[doc(hidden)]
     pub fn watched(&mut self) -> (&Turnover, Arm<'_>) {
+        self.statements += 1;
         let arm = match &mut self.inner {
             Inner::SqlitePooled(c) => Arm::Sqlite(c),
             Inner::SqliteTx(c) => Arm::Sqlite(c),
@@ -111,7 +123,7 @@ pub type PlatformTx = Tx<PlatformConn>;
 impl<C: Into<Conn>> Tx<C> {
     /// Makes everything durable that was written since the beginning.
     pub async fn commit(self) -> DbResult<()> {
-        let Conn { inner, turnover } = self.0.into();
+        let Conn { inner, turnover, .. } = self.0.into();
         let committed = match inner {
             Inner::SqliteTx(tx) => tx.commit().await,
             Inner::PostgresTx(tx) => tx.commit().await,

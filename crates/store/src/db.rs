@@ -292,7 +292,7 @@ impl Db {
     }
 
     fn conn(&self, inner: sqlx::Result<Inner>) -> DbResult<Conn> {
-        Ok(Conn { inner: self.turnover.heed(inner)?, turnover: self.turnover.clone() })
+        Ok(Conn::new(self.turnover.heed(inner)?, self.turnover.clone()))
     }
 
     pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {

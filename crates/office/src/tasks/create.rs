@@ -14,7 +14,7 @@ use mi_store::idempotency;
 use super::{
     batch::Batch,
     model::{Asked, Assignee, Kind, Progress, Spec, State, Task, Worker},
-    repo,
+    repo::{self, Parent},
 };
 use crate::offices::State as OfficeState;
 
@@ -65,10 +65,10 @@ impl Cause {
 
 /// Tasks of one batch before they are in the working set: they get there together or not at all.
 #[derive(Default)]
-struct Layout {
-    tasks: BTreeMap<TaskId, Task>,
+pub(super) struct Layout {
+    pub(super) tasks: BTreeMap<TaskId, Task>,
     /// Subtasks among them, by parent.
-    parts: BTreeMap<TaskId, Vec<TaskId>>,
+    pub(super) parts: BTreeMap<TaskId, Vec<TaskId>>,
 }
 
 impl Layout {
@@ -142,7 +142,8 @@ impl Batch<'_> {
             Reference::Id(id) => Some(*id),
             Reference::Place(_) => None,
         };
-        self.load(news.iter().filter_map(|new| stored(new.parent.as_ref()?)).collect()).await?;
+        let parents = news.iter().filter_map(|new| stored(new.parent.as_ref()?)).collect();
+        let parents = self.parents(parents).await?;
         let others: Vec<TaskId> = news.iter().flat_map(|new| &new.depends_on).filter_map(stored).collect();
         self.look_at(&others).await?;
         let mut laid = Layout::default();
@@ -159,23 +160,17 @@ impl Batch<'_> {
                     .map_err(|_| Error::invalid("depends_on", format!("names no task of this office: {id}")))?;
             }
             if let Some(id) = parent.filter(|id| !laid.tasks.contains_key(id)) {
-                let parent = self.get(id);
-                let parent =
-                    parent.map_err(|_| Error::invalid("parent_id", format!("names no task of this office: {id}")))?;
-                if parent.state().is_final() {
-                    let text =
-                        format!("the parent {id} is {} already; give it no more subtasks", parent.state().as_str());
+                let parent = parents
+                    .get(&id)
+                    .ok_or_else(|| Error::invalid("parent_id", format!("names no task of this office: {id}")))?;
+                if ["done", "failed", "cancelled"].contains(&parent.status.as_str()) {
+                    let text = format!("the parent {id} is {} already; give it no more subtasks", parent.status);
                     return Err(Error::precondition("TASK_FINISHED", text));
                 }
-                let is_its = |agent| {
-                    parent.spec.creator == Some(agent) || parent.holder().is_some_and(|it| it.agent_id == Some(agent))
-                };
+                let is_its = |agent| parent.creator == Some(agent) || parent.worker == Some(agent);
                 if by.agent_id.is_some_and(|agent| !is_its(agent)) {
                     return Err(Error::denied("an agent adds subtasks only to a task that it works on or created"));
                 }
-            }
-            if let Some(id) = parent {
-                self.refuse_cycle(&laid, id, &depends_on).await?;
             }
             laid.add(Task {
                 id: ids[place],
@@ -202,6 +197,7 @@ impl Batch<'_> {
                 progress: Progress::new(State::Queued, assigned, cause.depth, self.moment()),
             });
         }
+        self.refuse_circles(&laid).await?;
         for id in &ids {
             let Some(mut task) = laid.tasks.remove(id) else { continue };
             if let Some(reason) = self.obstacle(&task).await? {
@@ -210,6 +206,21 @@ impl Batch<'_> {
             self.insert(task, trace_id);
         }
         ids.iter().map(|id| self.get(*id).cloned()).collect()
+    }
+
+    /// What there is to know of tasks to which subtasks are added, as far as they exist.
+    async fn parents(&mut self, ids: BTreeSet<TaskId>) -> Result<BTreeMap<TaskId, Parent>> {
+        let (known, missing): (Vec<_>, Vec<_>) = ids.into_iter().partition(|id| self.get(*id).is_ok());
+        let mut parents = BTreeMap::new();
+        for id in known {
+            let task = self.get(id)?;
+            let worker = task.holder().and_then(|worker| worker.agent_id);
+            parents.insert(id, Parent { status: task.state().as_str().into(), creator: task.spec.creator, worker });
+        }
+        if !missing.is_empty() {
+            parents.extend(repo::task_parents(self.tx, &missing).await?);
+        }
+        Ok(parents)
     }
 
     /// The tasks that these calls created when they were sent before, as long as the office is there.
@@ -234,51 +245,4 @@ impl Batch<'_> {
             };
         news.iter().map(known).collect()
     }
-
-    /// Refuses dependencies that wait, by whatever way, for the parent: the parent waits for its subtasks.
-    async fn refuse_cycle(&mut self, laid: &Layout, parent: TaskId, depends_on: &[TaskId]) -> Result<()> {
-        if depends_on.is_empty() {
-            return Ok(());
-        }
-        let mut above = BTreeSet::from([parent]);
-        let mut next = Some(parent);
-        while let Some(id) = next {
-            let task = match laid.tasks.get(&id) {
-                Some(task) => task,
-                None => {
-                    self.load(vec![id]).await?;
-                    self.get(id)?
-                }
-            };
-            next = task.spec.parent.filter(|id| above.insert(*id));
-        }
-        let mut seen: BTreeSet<TaskId> = depends_on.iter().copied().collect();
-        let mut layer: Vec<TaskId> = seen.iter().copied().collect();
-        while !layer.is_empty() {
-            if let Some(id) = layer.iter().find(|id| above.contains(id)) {
-                return Err(waits_for_itself(*id));
-            }
-            let mut below = Vec::new();
-            let stored: Vec<TaskId> = layer.iter().copied().filter(|id| !laid.tasks.contains_key(id)).collect();
-            if !stored.is_empty() {
-                self.load(stored.clone()).await?;
-                let rows = repo::task_children(self.tx, &stored).await?;
-                below = self.adopt(rows);
-            }
-            for id in &layer {
-                // What is done waits for nothing any more; what failed or was cancelled may be tried again.
-                let task = laid.tasks.get(id).or_else(|| self.get(*id).ok());
-                let waits = task.filter(|task| !matches!(task.state(), State::Done { .. }));
-                below.extend(waits.iter().flat_map(|task| &task.spec.depends_on));
-                below.extend(laid.parts.get(id).into_iter().flatten());
-            }
-            layer = below.into_iter().filter(|id| seen.insert(*id)).collect();
-        }
-        Ok(())
-    }
-}
-
-fn waits_for_itself(id: TaskId) -> Error {
-    let text = format!("closes a circle: task {id} would wait for its own subtask, and that for it");
-    Error::invalid("depends_on", text)
 }

@@ -92,9 +92,7 @@ impl TaskService for Handler {
         let body = request.into_inner();
         let created = async {
             let seat = self.tasks.seat(&caller, &body.office_id).await?;
-            if body.requests.is_empty() || body.requests.len() > rules::MAX_BATCH {
-                return Err(Error::invalid("requests", format!("must hold 1 to {} tasks", rules::MAX_BATCH)));
-            }
+            rules::batch(&body.requests)?;
             Ok(shown(self.tasks.create(&caller, &body.office_id, &body.requests).await?, &seat))
         };
         let tasks = created.await.map_err(status)?;

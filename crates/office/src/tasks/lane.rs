@@ -31,6 +31,8 @@ const MOST: usize = 8 << 20;
 const WAITING: usize = 512 << 20;
 /// What a task costs besides its text.
 const TASK: usize = 4 << 10;
+/// What a dependency costs.
+const LINK: usize = 256;
 /// After a transaction that failed those who wait for work look again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is tried that lost a race with another process.
@@ -418,7 +420,9 @@ impl Tasks {
         }
         let changed = batch.finish().await?;
         let loops = std::mem::take(&mut batch.loops);
+        let (operations, statements) = (all.len(), tx.statements());
         tx.commit().await?;
+        tracing::debug!(target: "mi::tasks", office = %office_id, operations, statements, "a transaction of the queue");
         Ok(Served { answers, changed, loops })
     }
 }
@@ -479,7 +483,10 @@ impl Op {
     /// About how many bytes it makes a transaction write.
     fn cost(&self) -> usize {
         match self {
-            Self::Create(news, _) => news.iter().map(|new| TASK + new.title.len() + new.description.len()).sum(),
+            Self::Create(news, _) => {
+                let cost = |new: &New| TASK + new.title.len() + new.description.len() + LINK * new.depends_on.len();
+                news.iter().map(cost).sum()
+            }
             Self::Claim(claim, _) => TASK * claim.most,
             Self::Report(Report { what: What::Completed { work }, .. }) => {
                 TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()

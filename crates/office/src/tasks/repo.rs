@@ -7,6 +7,7 @@
 mod agents;
 mod list;
 mod presence;
+mod reach;
 mod relations;
 mod wakes;
 
@@ -25,7 +26,8 @@ pub(crate) use self::presence::{Seen, presence_get, presence_put};
 pub(super) use self::{
     agents::{office_of_agents, task_held_by, task_kept_for, task_of_agents},
     list::{Filter, task_list},
-    relations::{Standing, task_children, task_dependents, task_open_parts, task_reviews, task_standing},
+    reach::{Direction, MOST_REACHED, WIDE, task_reached, task_ways},
+    relations::{Parent, Standing, task_dependents, task_open_parts, task_parents, task_reviews, task_standing},
     wakes::{wake_get, wake_put},
 };
 use super::{

@@ -27,6 +27,8 @@ const MAX_TOOL: usize = 64;
 const MAX_ARTIFACTS: usize = 1000;
 /// Most tasks of a batch.
 pub(super) const MAX_BATCH: usize = 1000;
+/// Most dependencies of all the tasks of a batch together.
+const MAX_LINKS: usize = 10_000;
 const MAX_CLAIMS: i32 = 100;
 const MAX_WAIT: Duration = Duration::from_secs(300);
 const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
@@ -118,6 +120,22 @@ fn reference(field: &'static str, given: &str, place: usize) -> Result<Reference
         };
     }
     TaskId::parse(given).map(Reference::Id).map_err(|error| Error::invalid(field, error.message))
+}
+
+/// Checks that a batch is one that a transaction takes.
+///
+/// # Errors
+/// `Invalid`, naming the field that is too long.
+pub(super) fn batch(requests: &[CreateTaskRequest]) -> Result<()> {
+    if requests.is_empty() || requests.len() > MAX_BATCH {
+        return Err(Error::invalid("requests", format!("must hold 1 to {MAX_BATCH} tasks")));
+    }
+    let links: usize = requests.iter().map(|request| request.depends_on.len()).sum();
+    if links > MAX_LINKS {
+        let text = format!("has {links} entries in all tasks of the batch, and at most {MAX_LINKS} fit");
+        return Err(Error::invalid("depends_on", format!("{text}; send fewer tasks at a time")));
+    }
+    Ok(())
 }
 
 /// A task to create, the one at this place of its batch. Who it is for is looked up by the caller.

@@ -5,6 +5,7 @@ mod away;
 mod bad_input;
 mod by_chance;
 mod dependencies;
+mod effort;
 mod faults;
 mod keys;
 mod life;

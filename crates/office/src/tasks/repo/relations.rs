@@ -1,6 +1,6 @@
 //! Tasks as others see them: what depends on them, what is a part of them, what judges them.
 
-use mi_kernel::TaskId;
+use mi_kernel::{AgentId, TaskId};
 use mi_store::{DbResult, OfficeConn, json_text, on};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -75,16 +75,32 @@ pub(crate) async fn task_standing(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRe
     Ok(rows.into_iter().map(|row| (row.id.into(), row.standing)).collect())
 }
 
-/// Subtasks of one of these.
-pub(crate) async fn task_children(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task>> {
+/// What those who add subtasks to a task have to know of it: not what it says.
+#[derive(Debug)]
+pub(crate) struct Parent {
+    pub(crate) status: String,
+    /// The agent that created it.
+    pub(crate) creator: Option<AgentId>,
+    /// The agent that works on it at the moment.
+    pub(crate) worker: Option<AgentId>,
+}
+
+/// Those of these tasks that the office has.
+pub(crate) async fn task_parents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<(TaskId, Parent)>> {
+    let (office_id, ids) = (conn.office_id(), json_text(ids)?);
     let sql = conn.pick(
-        "SELECT id, cursor, spec, progress FROM tasks
-         WHERE office_id = $1 AND parent_id IN (SELECT unhex(value, '-') FROM json_each($2))",
-        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id),
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks
-                 WHERE office_id = $1 AND parent_id = wanted.id::uuid OFFSET 0) AS t",
+        "SELECT id, status, unhex(spec ->> 'creator', '-'), worker_id FROM tasks
+         WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "SELECT t.* FROM json_array_elements_text($2::json) AS wanted (id), LATERAL (
+             SELECT id, status, (spec ->> 'creator')::uuid, worker_id FROM tasks
+             WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t",
     );
-    by_ids(conn, sql, ids).await
+    let rows: Vec<(Uuid, String, Option<Uuid>, Option<Uuid>)> =
+        on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(ids).fetch_all(&mut *c).await)?;
+    let parent = |(id, status, creator, worker): (Uuid, String, Option<Uuid>, Option<Uuid>)| {
+        (id.into(), Parent { status, creator: creator.map(Into::into), worker: worker.map(Into::into) })
+    };
+    Ok(rows.into_iter().map(parent).collect())
 }
 
 /// Tasks that are to judge one of these.

@@ -1,0 +1,165 @@
+//! What the queue does under its lock has a bound, however much there is: on SQLite it holds up every tenant.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, OnceLock},
+};
+
+use mi_proto::v1::{CreateTaskRequest, Task};
+use mi_testkit::on_both;
+use tracing::{Event, Metadata, Subscriber, field::Visit, span};
+
+use super::{field, many, request};
+use crate::tests::stage::Stage;
+
+on_both! {
+    circles_are_looked_for_with_few_statements,
+    what_cannot_be_searched_for_circles_is_refused,
+}
+
+/// Hears how many statements each transaction of a queue had, by office.
+#[derive(Default)]
+struct Ear(Mutex<HashMap<String, Vec<u64>>>);
+
+static EAR: OnceLock<&'static Ear> = OnceLock::new();
+
+struct Hears(&'static Ear);
+
+impl Subscriber for Hears {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "mi::tasks"
+    }
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn event(&self, event: &Event<'_>) {
+        let mut said = Said::default();
+        event.record(&mut said);
+        if let (Some(office), Some(statements)) = (said.office, said.statements) {
+            self.0.0.lock().expect("whole").entry(office).or_default().push(statements);
+        }
+    }
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[derive(Default)]
+struct Said {
+    office: Option<String>,
+    statements: Option<u64>,
+}
+
+impl Visit for Said {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "office" {
+            self.office = Some(format!("{value:?}"));
+        }
+    }
+    fn record_u64(&mut self, field: &tracing::field::Field, value: u64) {
+        if field.name() == "statements" {
+            self.statements = Some(value);
+        }
+    }
+}
+
+/// The most statements of any transaction over the office's queue from now on.
+struct Meter<'a>(&'a str);
+
+impl<'a> Meter<'a> {
+    fn new(office: &'a str) -> Self {
+        EAR.get_or_init(|| {
+            let ear: &'static Ear = Box::leak(Box::default());
+            tracing::subscriber::set_global_default(Hears(ear)).expect("nobody else listens");
+            ear
+        });
+        let meter = Self(office);
+        meter.heard().remove(office);
+        meter
+    }
+
+    fn heard(&self) -> std::sync::MutexGuard<'static, HashMap<String, Vec<u64>>> {
+        EAR.get().expect("made").0.lock().expect("whole")
+    }
+
+    /// The most, which is not nothing; the count begins anew.
+    fn most(&self) -> u64 {
+        self.heard().remove(self.0).and_then(|all| all.into_iter().max()).expect("there was a transaction")
+    }
+}
+
+/// A chain of tasks, each of which depends on the one before it.
+async fn chain(stage: &Stage, office: &str, length: usize) -> Vec<Task> {
+    let mut requests = many("", length).requests;
+    for (place, request) in requests.iter_mut().enumerate().skip(1) {
+        request.depends_on = vec![format!("#{}", place - 1)];
+    }
+    stage.batch(office, requests).await.expect("creates")
+}
+
+fn parts(count: usize, of: &str, on: &[&str]) -> Vec<CreateTaskRequest> {
+    let part = |n| CreateTaskRequest {
+        parent_id: of.into(),
+        depends_on: on.iter().map(ToString::to_string).collect(),
+        ..request("", &format!("part {n}"))
+    };
+    (0..count).map(part).collect()
+}
+
+async fn circles_are_looked_for_with_few_statements(stage: Stage) {
+    let office = stage.active("Work").await;
+    let meter = Meter::new(&office);
+    let mut most = Vec::new();
+    for (length, count) in [(2, 2), (50, 10), (900, 1000)] {
+        let chain = chain(&stage, &office, length).await;
+        let top = stage.new_task(&office, "top").await.id;
+        // Something waits for the parent, so that both ways have to be looked at.
+        let waits = CreateTaskRequest { depends_on: vec![top.clone()], ..request(&office, "waits") };
+        let waits = stage.create_task(&stage.owner, waits).await.expect("creates").id;
+        meter.most();
+        stage.batch(&office, parts(count, &top, &[&chain[length - 1].id])).await.expect("no circle");
+        most.push(meter.most());
+        assert_eq!(field(stage.batch(&office, parts(count, &top, &[&chain[0].id, &waits])).await), "depends_on");
+        most.push(meter.most());
+    }
+    // As many for a thousand tasks after a chain of a thousand as for two after one of two.
+    assert!(most.iter().all(|statements| *statements <= 12), "{most:?}");
+}
+
+async fn what_cannot_be_searched_for_circles_is_refused(stage: Stage) {
+    let office = stage.active("Work").await;
+    // What the new task depends on waits for more than is searched, and so many wait for its parent.
+    let long = chain(&stage, &office, 1000).await;
+    let more = CreateTaskRequest { depends_on: vec![long[999].id.clone()], ..request(&office, "more") };
+    let below = stage.create_task(&stage.owner, more).await.expect("creates").id;
+    let above = chain(&stage, &office, 1000).await;
+    let waits = CreateTaskRequest { depends_on: vec![above[999].id.clone()], ..request(&office, "waits") };
+    stage.create_task(&stage.owner, waits).await.expect("creates");
+    let refused = stage.batch(&office, parts(1, &above[0].id, &[&below])).await;
+    let message = refused.as_ref().expect_err("refused").message().to_owned();
+    assert_eq!(field(refused), "depends_on");
+    assert!(message.contains("1000"), "{message}");
+    // What is below is looked at when there is too much above.
+    let circle = stage.batch(&office, parts(1, &above[0].id, &[&above[9].id])).await.expect_err("refused");
+    assert!(circle.message().contains("circle: task"), "{circle:?}");
+    // One of both ways is enough, and what is done is in none.
+    stage.batch(&office, parts(1, &above[1].id, &[&below])).await.expect("fewer wait for this parent");
+    for done in &long[..2] {
+        stage.done(&office, &done.id).await;
+    }
+    stage.batch(&office, parts(1, &above[0].id, &[&below])).await.expect("waits for fewer by now");
+    // Many links of one task are too many, too.
+    let wide = stage.batch(&office, many("", 33).requests).await.expect("creates");
+    let ids: Vec<String> = wide.iter().map(|task| task.id.clone()).collect();
+    let collects = CreateTaskRequest { depends_on: ids.clone(), ..request(&office, "collects") };
+    let collects = stage.create_task(&stage.owner, collects).await.expect("creates").id;
+    let refused = stage.batch(&office, parts(1, &above[0].id, &[&collects])).await;
+    assert_eq!(field(refused), "depends_on");
+    stage.batch(&office, parts(1, &above[1].id, &[&collects])).await.expect("fewer wait for this parent");
+    // So are more links than one transaction writes.
+    let many_links: Vec<String> = long.iter().map(|task| task.id.clone()).collect();
+    let requests =
+        (0..11).map(|n| CreateTaskRequest { depends_on: many_links.clone(), ..request("", &format!("{n}")) });
+    assert_eq!(field(stage.batch(&office, requests.collect()).await), "depends_on");
+}
