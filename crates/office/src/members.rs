@@ -28,8 +28,16 @@ impl Members {
     pub(crate) async fn list(&self, office_id: OfficeId) -> Result<Arc<Vec<Member>>> {
         let mut registry = self.registry.clone();
         let asked = async move {
-            let answer = registry.list_members(ListMembersRequest { office_id: office_id.to_string() }).await?;
-            Ok::<_, tonic::Status>(Arc::new(answer.into_inner().members))
+            let mut members = Vec::new();
+            let mut request = ListMembersRequest { office_id: office_id.to_string(), after_name: String::new() };
+            loop {
+                let page = registry.list_members(request.clone()).await?.into_inner();
+                members.extend(page.members);
+                request.after_name = page.next_after_name;
+                if request.after_name.is_empty() {
+                    return Ok::<_, tonic::Status>(Arc::new(members));
+                }
+            }
         };
         self.known.try_get_with(office_id, asked).await.map_err(|status| from_status(&status))
     }

@@ -33,6 +33,8 @@ use crate::{
 const SHARED_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a transaction that revokes may take to become visible after its time.
 const OVERLAP: Duration = Duration::from_secs(10);
+/// Most members of a page: with all that an agent may have, they fit into a message.
+const MEMBERS: usize = 200;
 
 /// Serves the other roles.
 pub(crate) struct Handler {
@@ -252,14 +254,17 @@ impl AgentRegistryService for Handler {
         &self,
         request: Request<ListMembersRequest>,
     ) -> Result<Response<ListMembersResponse>, Status> {
-        let office_id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
+        let body = request.into_inner();
+        let office_id = OfficeId::parse(&body.office_id).map_err(status)?;
         let listed = async {
             let mut conn = self.scheduler.db.office(office_id).read().await?;
-            repo::agent_all(&mut conn).await
+            repo::agent_page(&mut conn, &body.after_name, MEMBERS).await
         };
         let agents = listed.await.map_err(|error| status(error.into()))?;
+        let last = agents.last().filter(|_| agents.len() == MEMBERS).map(|agent| agent.name.clone());
         Ok(Response::new(ListMembersResponse {
             members: agents.into_iter().filter(Agent::stays).map(wire::member).collect(),
+            next_after_name: last.unwrap_or_default(),
         }))
     }
 

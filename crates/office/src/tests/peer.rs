@@ -192,9 +192,20 @@ impl IngestService for Peer {
 
 #[tonic::async_trait]
 impl AgentRegistryService for Peer {
-    async fn list_members(&self, _: Request<ListMembersRequest>) -> Result<Response<ListMembersResponse>, Status> {
+    async fn list_members(
+        &self,
+        request: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersResponse>, Status> {
+        /// Few, so that offices with some agents have several pages.
+        const PAGE: usize = 2;
         self.answer().await?;
-        Ok(Response::new(ListMembersResponse { members: self.known().members.clone() }))
+        let after = request.into_inner().after_name;
+        let mut members: Vec<Member> =
+            self.known().members.iter().filter(|member| member.name > after).cloned().collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        let next = members.get(PAGE - 1).filter(|_| members.len() > PAGE).map(|member| member.name.clone());
+        members.truncate(PAGE);
+        Ok(Response::new(ListMembersResponse { members, next_after_name: next.unwrap_or_default() }))
     }
 
     async fn pause_agent(&self, request: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {

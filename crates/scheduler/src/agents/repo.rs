@@ -205,12 +205,14 @@ pub(crate) async fn agent_list(conn: &mut OfficeConn, page: &Page<String>) -> Db
     Ok(rows.into_iter().map(Agent::from).collect())
 }
 
-/// Every agent of the office: as many as its settings allow.
-pub(crate) async fn agent_all(conn: &mut OfficeConn) -> DbResult<Vec<Agent>> {
+/// Agents by name after this one, at most so many.
+pub(crate) async fn agent_page(conn: &mut OfficeConn, after: &str, most: usize) -> DbResult<Vec<Agent>> {
     let office = conn.office_id();
     let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as("SELECT * FROM agents WHERE office_id = $1 ORDER BY name")
+        sqlx::query_as("SELECT * FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3")
             .bind(office.0)
+            .bind(after)
+            .bind(i64::try_from(most).unwrap_or(i64::MAX))
             .fetch_all(&mut *c)
             .await
     })?;
