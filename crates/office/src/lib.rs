@@ -57,6 +57,8 @@ const MIGRATIONS: &Migrations = &[
     step!(160, "0160", "drive_trash_size"),
     step!(170, "0170", "task_sweeps"),
     step!(175, "0175", "task_graph"),
+    step!(176, "0176", "task_consequences"),
+    step!(177, "0177", "task_agents"),
     step!(180, "0180", "drive_paths"),
     step!(183, "0183", "drive_trash_tries"),
     step!(186, "0186", "quotas"),

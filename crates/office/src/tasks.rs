@@ -12,11 +12,14 @@ mod lane;
 pub(crate) mod model;
 mod notes;
 pub(crate) mod notices;
+mod obstacles;
 pub(crate) mod presence;
 mod receipts;
+mod reconcile;
 pub(crate) mod repo;
 pub(crate) mod retention;
 mod rules;
+mod settle;
 mod sweep;
 pub(crate) mod tally;
 pub(crate) mod wake;
@@ -49,6 +52,7 @@ use self::{
     lane::{Answer, Lanes, Op, Patience, unanswered},
     model::{Assignee, Task, Worker},
     notices::{Notices, Pending},
+    reconcile::Reconcile,
     work::{Certainty, Claim, Report, What, not_working},
 };
 use crate::{members::Members, offices::Offices, quotas::Quotas};
@@ -152,7 +156,7 @@ impl Tasks {
         let known = self.rosters.get(&office_id).await;
         if known.is_none_or(|known| !Arc::ptr_eq(&known, &roster) && known != roster) {
             self.rosters.insert(office_id, roster.clone()).await;
-            drop(self.enqueue(office_id, vec![Op::Reconcile(Certainty::default())], Some(&roster), "")?);
+            drop(self.enqueue(office_id, vec![Op::Reconcile(Reconcile::default())], Some(&roster), "")?);
         }
         Ok(roster)
     }
@@ -163,7 +167,7 @@ impl Tasks {
         self.members.forget(office_id).await;
         let roster = self.members.list(office_id).await?;
         self.rosters.insert(office_id, roster.clone()).await;
-        self.submit(office_id, vec![Op::Reconcile(certainty)], Some(&roster), "").await?;
+        self.submit(office_id, vec![Op::Reconcile(Reconcile::new(certainty))], Some(&roster), "").await?;
         Ok(())
     }
 

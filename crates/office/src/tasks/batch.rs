@@ -21,7 +21,9 @@ use super::{
     create::Cause,
     model::{State, Step, Task, Worker},
     presence::{Moment, Presence},
+    reconcile::Reconcile,
     repo::{self, Standing, Wanted},
+    settle::Consequences,
     tally::Tally,
     work::Certainty,
 };
@@ -50,16 +52,16 @@ pub(super) struct Batch<'a> {
     pub(super) open_quota: u32,
     /// Whether there was anything to write.
     wrote: bool,
-    tasks: BTreeMap<TaskId, Task>,
-    fresh: BTreeSet<TaskId>,
-    /// Where tasks stand that others depend on and that are not in the working set.
-    standings: BTreeMap<TaskId, Standing>,
-    /// Subtasks in the working set, by parent.
-    parts: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) fresh: BTreeSet<TaskId>,
+    /// Where tasks stand on which others wait and that are not in the working set.
+    pub(super) standings: BTreeMap<TaskId, Standing>,
+    /// Subtasks that are known, by parent.
+    pub(super) parts: BTreeMap<TaskId, BTreeSet<TaskId>>,
     /// Who has no open subtasks but those.
-    counted: BTreeSet<TaskId>,
+    pub(super) counted: BTreeSet<TaskId>,
     /// Whose dependents are all in the working set.
-    followed: BTreeSet<TaskId>,
+    pub(super) followed: BTreeSet<TaskId>,
     /// What could be claimed before the first operation.
     claimable: Vec<TaskId>,
     /// Whether there may be more than that.
@@ -67,10 +69,14 @@ pub(super) struct Batch<'a> {
     /// What is to be written, and after how many other changes it changed last.
     changed: HashMap<TaskId, u64>,
     changes: u64,
-    /// Finished, or no longer: whose dependents and parents have to be looked at.
-    moved: BTreeSet<TaskId>,
+    /// Finished, or no longer, or it hangs on something, or no longer: whose dependents and parents have to look.
+    pub(super) moved: BTreeSet<TaskId>,
+    /// With which task these were cancelled.
+    pub(super) roots: BTreeMap<TaskId, TaskId>,
+    /// What follows from that, as far as it is not done.
+    pub(super) consequences: Consequences,
     /// Whose work is no longer to be verified.
-    judged: Vec<TaskId>,
+    pub(super) judged: Vec<TaskId>,
     /// Who gave a verdict on it.
     pub(super) judges: HashMap<TaskId, Worker>,
     events: Vec<Event>,
@@ -78,6 +84,8 @@ pub(super) struct Batch<'a> {
     pub(super) queued: bool,
     /// Agents that go in circles, and how that shows.
     pub(super) loops: Vec<(String, String)>,
+    /// What other transactions are to do about agents that changed.
+    pub(super) again: Vec<(Reconcile, Option<Roster>)>,
 }
 
 impl<'a> Batch<'a> {
@@ -111,11 +119,14 @@ impl<'a> Batch<'a> {
             changed: HashMap::new(),
             changes: 0,
             moved: BTreeSet::new(),
+            roots: BTreeMap::new(),
+            consequences: Consequences::new(opened.rest),
             judged: Vec::new(),
             judges: HashMap::new(),
             events: Vec::new(),
             queued: false,
             loops: Vec::new(),
+            again: Vec::new(),
         })
     }
 
@@ -185,34 +196,40 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// What the transition function answers; nothing is changed then.
     pub(super) fn step(&mut self, id: TaskId, step: Step, trace_id: &str) -> Result<&Task> {
-        let mut task = self.get(id)?.clone();
-        let told = told(&task, &step);
+        let was = self.get(id)?;
+        let told = told(was, &step);
+        let mut task = was.clone();
         task.step(step, self.moment())?;
+        let (was_named, was_verifying) = (was.state().as_str(), matches!(was.state(), State::Verifying { .. }));
+        // Only what is finished frees or blocks others, and only a retry takes that back; and what hangs on something.
+        let moves = was.state().is_final() != task.state().is_final() || was.hangs_on() != task.hangs_on();
         if let Some((kind, verb)) = told {
             let outcome = match task.state() {
+                // Everybody reads the feed.
+                _ if task.is_private() => String::new(),
                 State::Queued if kind == "task.attempt_failed" => format!(": {}; queued again", task.progress.error),
+                State::Queued if kind == "task.stalled" => format!(": {}", task.progress.stalled),
                 State::Failed | State::Cancelled if !task.progress.error.is_empty() => {
                     format!(": {}", task.progress.error)
                 }
-                State::Blocked { reason } => format!(": {reason}"),
+                State::Blocked { reason, .. } => format!(": {reason}"),
                 _ => String::new(),
             };
             let kind = if *task.state() == State::Failed { "task.failed" } else { kind };
             let summary = format!("Task {:?} {verb}{}", task.spec.title, shortened(&outcome));
             self.note(&task, kind, summary, trace_id);
         }
-        let was = self.get(id)?.state();
-        let (was_named, was_verifying, was_final) =
-            (was.as_str(), matches!(was, State::Verifying { .. }), was.is_final());
         self.tally.add(was_named, -1);
         self.tally.add(task.state().as_str(), 1);
         self.queued |= *task.state() == State::Queued;
         if was_verifying {
             self.judged.push(id);
         }
-        // Only what is finished frees or blocks others, and only a retry takes that back.
-        if was_final != task.state().is_final() {
+        if moves {
             self.moved.insert(id);
+        }
+        if *task.state() == State::Cancelled {
+            self.roots.entry(id).or_insert(id);
         }
         self.tasks.insert(id, task);
         self.touch(id);
@@ -278,157 +295,6 @@ impl<'a> Batch<'a> {
         ids
     }
 
-    /// Subtasks that are not finished, and are in the working set.
-    fn known_parts(&self, id: TaskId) -> impl Iterator<Item = TaskId> {
-        let open = |id: &&TaskId| self.tasks.get(*id).is_some_and(|task| !task.state().is_final());
-        self.parts.get(&id).into_iter().flatten().filter(open).copied()
-    }
-
-    /// A subtask that is not finished.
-    pub(super) async fn open_part(&mut self, id: TaskId) -> Result<Option<TaskId>> {
-        let known = self.known_parts(id).next();
-        match known {
-            Some(part) => Ok(Some(part)),
-            None => Ok(self.load_parts(id, 1).await?.pop()),
-        }
-    }
-
-    /// All subtasks that are not finished.
-    pub(super) async fn open_parts(&mut self, id: TaskId) -> Result<Vec<TaskId>> {
-        let mut parts: Vec<TaskId> = self.known_parts(id).collect();
-        parts.extend(self.load_parts(id, i64::MAX).await?);
-        Ok(parts)
-    }
-
-    /// Takes further open subtasks into the working set.
-    async fn load_parts(&mut self, id: TaskId, limit: i64) -> Result<Vec<TaskId>> {
-        if self.fresh.contains(&id) || self.counted.contains(&id) {
-            return Ok(Vec::new());
-        }
-        let known: Vec<TaskId> = self.parts.get(&id).into_iter().flatten().copied().collect();
-        let rows = repo::task_open_parts(self.tx, id, &known, limit).await?;
-        let found = self.adopt(rows);
-        if i64::try_from(found.len()).is_ok_and(|found| found < limit) {
-            self.counted.insert(id);
-        }
-        Ok(found)
-    }
-
-    /// Learns where these stand. Those that do not exist are left out.
-    pub(super) async fn look_at(&mut self, ids: &[TaskId]) -> Result<()> {
-        let is_known = |id: &TaskId| self.tasks.contains_key(id) || self.standings.contains_key(id);
-        let missing: Vec<TaskId> = ids.iter().filter(|id| !is_known(id)).copied().collect();
-        if !missing.is_empty() {
-            let found = repo::task_standing(self.tx, &missing).await?;
-            self.standings.extend(found);
-        }
-        Ok(())
-    }
-
-    /// Where a task stands that was looked at: its status, and what went wrong.
-    ///
-    /// # Errors
-    /// `NotFound` when the office has none of this id.
-    pub(super) fn standing(&self, id: TaskId) -> Result<(&str, &str)> {
-        if let Some(Standing { status, error }) = self.standings.get(&id).filter(|_| !self.tasks.contains_key(&id)) {
-            return Ok((status, error));
-        }
-        let task = self.get(id)?;
-        Ok((task.state().as_str(), &task.progress.error))
-    }
-
-    /// Why a task has to wait; none: it does not.
-    pub(super) async fn obstacle(&mut self, task: &Task) -> Result<Option<String>> {
-        self.look_at(&task.spec.depends_on).await?;
-        let mut open = Vec::new();
-        for id in &task.spec.depends_on {
-            match self.standing(*id)? {
-                ("done", _) => {}
-                (status @ ("failed" | "cancelled"), error) => {
-                    return Ok(Some(shortened(&format!("dependency {id} is {status}: {error}"))));
-                }
-                _ => open.push(id),
-            }
-        }
-        if let Some(first) = open.first() {
-            let rest = if open.len() > 1 { format!(" and {} more", open.len() - 1) } else { String::new() };
-            return Ok(Some(format!("waits for task {first}{rest}")));
-        }
-        // How many there are is not told: it would be read, and written, with each that ends.
-        if task.progress.worker.is_some() && self.open_part(task.id).await?.is_some() {
-            return Ok(Some("waits for its subtasks".into()));
-        }
-        Ok(self.lacks_tools(task).then(|| format!("no agent has the tools {}", task.spec.required_tools.join(", "))))
-    }
-
-    /// Whether no agent of the office can use all that the task needs.
-    pub(super) fn lacks_tools(&self, task: &Task) -> bool {
-        let has = |member: &Member| task.spec.required_tools.iter().all(|tool| member.tools.contains(tool));
-        let roster = self.roster.as_deref();
-        !task.spec.required_tools.is_empty() && roster.is_some_and(|members| !members.iter().any(has))
-    }
-
-    /// Blocks or frees a task that waits, as its obstacles are now.
-    pub(super) async fn reconsider(&mut self, id: TaskId, trace_id: &str) -> Result<()> {
-        let task = self.get(id)?.clone();
-        if !matches!(task.state(), State::Blocked { .. } | State::Queued) {
-            return Ok(());
-        }
-        match (self.obstacle(&task).await?, task.state()) {
-            (Some(reason), State::Blocked { reason: known }) if reason == *known => {}
-            (Some(reason), _) => drop(self.step(id, Step::Block(reason), trace_id)?),
-            (None, State::Blocked { .. }) => drop(self.step(id, Step::Free, trace_id)?),
-            (None, _) => {}
-        }
-        Ok(())
-    }
-
-    /// Carries changes on to whatever waits for them: dependents, parents, and tasks that judged the work.
-    pub(super) async fn settle(&mut self) -> Result<()> {
-        while !self.moved.is_empty() || !self.judged.is_empty() {
-            let moved = std::mem::take(&mut self.moved);
-            let mut waiting: BTreeSet<TaskId> = BTreeSet::new();
-            let stored: Vec<TaskId> =
-                moved.iter().copied().filter(|id| !self.fresh.contains(id) && !self.followed.contains(id)).collect();
-            if !stored.is_empty() {
-                let rows = repo::task_dependents(self.tx, &stored).await?;
-                waiting.extend(self.adopt(rows));
-            }
-            let depends = |task: &&Task| task.spec.depends_on.iter().any(|id| moved.contains(id));
-            waiting.extend(self.tasks.values().filter(depends).map(|task| task.id));
-            let parents: Vec<TaskId> = moved.iter().filter_map(|id| self.tasks.get(id)?.spec.parent).collect();
-            self.load(parents.clone()).await?;
-            waiting.extend(parents);
-            for id in waiting {
-                self.reconsider(id, "").await?;
-            }
-            self.recall_reviews().await?;
-        }
-        Ok(())
-    }
-
-    /// Whoever was to judge work that is no longer to be judged need not, and does not judge what comes after it. Who gave
-    /// the verdict goes on, to say so.
-    async fn recall_reviews(&mut self) -> Result<()> {
-        let judged = std::mem::take(&mut self.judged);
-        if judged.is_empty() {
-            return Ok(());
-        }
-        let rows = repo::task_reviews(self.tx, &judged).await?;
-        for id in self.adopt(rows) {
-            let task = self.get(id)?;
-            let judge = task.spec.verifies.and_then(|subject| self.judges.get(&subject));
-            let is_open = match task.state() {
-                State::Running(_) => task.holder() != judge,
-                state => matches!(state, State::Blocked { .. } | State::Queued),
-            };
-            if is_open {
-                self.step(id, Step::Cancel("the work was judged otherwise".into()), "")?;
-            }
-        }
-        Ok(())
-    }
-
     /// Writes what changed since the last time, with the events.
     pub(super) async fn write(&mut self) -> Result<()> {
         let changed = std::mem::take(&mut self.changed);
@@ -465,6 +331,8 @@ impl<'a> Batch<'a> {
     pub(super) async fn finish(&mut self) -> Result<bool> {
         self.settle().await?;
         self.write().await?;
+        let (over, left) = self.consequences.take();
+        repo::consequence_put(self.tx, &over, &left).await?;
         Ok(self.wrote)
     }
 }
@@ -474,8 +342,10 @@ fn told(task: &Task, step: &Step) -> Option<(&'static str, String)> {
     let worker = || task.progress.worker.as_ref().map_or("nobody", |worker| &worker.name);
     Some(match step {
         Step::Renew(..) | Step::Postpone(_) => return None,
-        Step::Block(_) => ("task.blocked", "has to wait".into()),
-        Step::Free => ("task.queued", "waits no longer".into()),
+        Step::Block { .. } => ("task.blocked", "has to wait".into()),
+        Step::Free { stalled } if !stalled.is_empty() => ("task.stalled", "goes back to its worker".into()),
+        Step::Free { .. } if *task.state() == State::Queued => return None,
+        Step::Free { .. } => ("task.queued", "waits no longer".into()),
         Step::Claim(_, worker) => ("task.claimed", format!("claimed by {}", worker.name)),
         Step::Release { .. } => ("task.released", format!("given back by {}", worker())),
         Step::Expire => ("task.attempt_failed", format!("was not finished in time by {}", worker())),
@@ -493,7 +363,7 @@ fn told(task: &Task, step: &Step) -> Option<(&'static str, String)> {
 }
 
 /// The start of a text that may be long, for a sentence.
-fn shortened(text: &str) -> String {
+pub(super) fn shortened(text: &str) -> String {
     const MOST: usize = 300;
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),

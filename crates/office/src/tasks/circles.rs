@@ -27,7 +27,7 @@ impl Batch<'_> {
         let links = laid.tasks.values().flat_map(|task| &task.spec.depends_on).copied().filter(is_stored);
         let mut below: BTreeSet<TaskId> = links.collect();
         // What is done waits for nothing any more; what failed or was cancelled may be tried again.
-        below.retain(|id| self.standing(*id).is_ok_and(|(status, _)| status != "done"));
+        below.retain(|id| self.standing(*id).is_ok_and(|seen| seen.status != "done"));
         let mut ways = match parents.is_empty() || below.is_empty() {
             true => Ways::new(),
             false => self.ways(&parents, &below).await?,

@@ -14,6 +14,7 @@ use mi_store::idempotency;
 use super::{
     batch::Batch,
     model::{Asked, Assignee, Kind, Progress, Spec, State, Task, Worker},
+    obstacles::Outlook,
     repo::{self, Parent},
 };
 use crate::offices::State as OfficeState;
@@ -200,8 +201,8 @@ impl Batch<'_> {
         self.refuse_circles(&laid).await?;
         for id in &ids {
             let Some(mut task) = laid.tasks.remove(id) else { continue };
-            if let Some(reason) = self.obstacle(&task).await? {
-                task.progress.state = State::Blocked { reason };
+            if let Outlook::Waits { reason, hangs_on } = self.outlook(&task)? {
+                task.progress.state = State::Blocked { reason, hangs_on };
             }
             self.insert(task, trace_id);
         }

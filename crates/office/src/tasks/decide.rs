@@ -41,8 +41,15 @@ impl Batch<'_> {
             Verdict::Cancel(reason) => {
                 // Asked again, or too late for nothing to matter.
                 if *task.state() != State::Cancelled {
-                    self.cancel(id, reason, trace_id).await?;
+                    self.step(id, Step::Cancel(reason.clone()), trace_id)?;
                 }
+            }
+            Verdict::Retry
+                if *task.state() == State::Cancelled
+                    && (self.roots.contains_key(&id) || self.consequences.cancels(id)) =>
+            {
+                let text = "its subtasks are still being cancelled; try again in a moment";
+                return Err(Error::precondition("SUBTASKS_OPEN", text));
             }
             Verdict::Retry => {
                 let cause = match decision.by.agent_id {
@@ -75,17 +82,6 @@ impl Batch<'_> {
             }
         }
         Ok(self.get(id)?.clone())
-    }
-
-    /// Cancels a task and what is a part of it.
-    pub(super) async fn cancel(&mut self, id: TaskId, reason: &str, trace_id: &str) -> Result<()> {
-        self.step(id, Step::Cancel(reason.to_owned()), trace_id)?;
-        let mut below = self.open_parts(id).await?;
-        while let Some(child) = below.pop() {
-            self.step(child, Step::Cancel(format!("a part of task {id}, which was cancelled")), trace_id)?;
-            below.extend(self.open_parts(child).await?);
-        }
-        Ok(())
     }
 }
 

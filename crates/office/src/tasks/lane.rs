@@ -21,7 +21,8 @@ use super::{
     create::{Cause, New},
     decide::Decision,
     model::{Task, Worker},
-    work::{Certainty, Claim, Offer, Report, What, not_working, wanted},
+    reconcile::Reconcile,
+    work::{Claim, Offer, Report, What, not_working, wanted},
 };
 use crate::budget::{Budget, Share};
 
@@ -49,7 +50,9 @@ pub(super) enum Op {
     Decide(Decision),
     Expire(Vec<TaskId>),
     /// The agents changed.
-    Reconcile(Certainty),
+    Reconcile(Reconcile),
+    /// Something is left to be done about changes of tasks: its transaction does some of it.
+    Settle,
 }
 
 /// Whether a claim that finds nothing waits for something.
@@ -100,6 +103,8 @@ impl Lane {
     fn push(&mut self, ticket: Ticket) {
         match ticket.op {
             Op::Expire(_) => self.tickets.push_front(ticket),
+            // One is enough.
+            Op::Settle if self.tickets.iter().any(|ticket| matches!(ticket.op, Op::Settle)) => {}
             _ => self.tickets.push_back(ticket),
         }
     }
@@ -359,13 +364,17 @@ impl Tasks {
                 }
             }
         }
-        if !unclaimed.is_empty() {
+        let mut own: Vec<(Op, Option<Roster>)> =
+            unclaimed.into_iter().map(|report| (Op::Report(report), None)).collect();
+        own.extend(served.left.then_some((Op::Settle, None)));
+        own.extend(served.again.into_iter().map(|(next, roster)| (Op::Reconcile(next), roster)));
+        if !own.is_empty() || served.held {
             let mut lanes = self.lanes.lock();
             let lane = lanes.entry(office_id).or_default();
-            for report in unclaimed {
+            lane.kicked |= served.held;
+            for (op, roster) in own {
                 let answer = oneshot::channel().0;
-                let op = Op::Report(report);
-                lane.push(Ticket { op, roster: None, trace_id: String::new(), answer, _share: None });
+                lane.push(Ticket { op, roster, trace_id: String::new(), answer, _share: None });
             }
         }
         left
@@ -398,18 +407,24 @@ impl Tasks {
         let ended: Vec<TaskId> = tickets.iter().filter_map(|ticket| ticket.op.ends()).collect();
         let subjects: Vec<TaskId> = tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect();
         batch.gather(&subjects, &ended, &wanted).await?;
+        // Only where that is asked for: should it fail by a fault of ours, everything else goes on.
+        if tickets.iter().any(|ticket| matches!(ticket.op, Op::Settle)) {
+            batch.carry_on().await?;
+        }
         let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
         for ticket in tickets {
             answers.push(apply(&mut batch, ticket).await?);
         }
         let works = batch.works();
         batch.settle().await?;
+        // What is to be cancelled is not handed out before. Who waits looks again then.
+        let held = batch.consequences.cancel();
         let mut offers = Vec::new();
         for (place, ticket) in all.iter().enumerate() {
             let Some(claim) = ticket.claim() else { continue };
             match &works {
                 _ if batch.is_stopped(claim) => answers[place] = Err(not_working()),
-                _ if !looks(place) && !batch.queued => {}
+                _ if held || (!looks(place) && !batch.queued) => {}
                 Err(error) => answers[place] = Err(error.again()),
                 Ok(()) => offers.push((place, Offer { claim, trace_id: &ticket.trace_id, looks: looks(place) })),
             }
@@ -419,11 +434,12 @@ impl Tasks {
             answers[place] = Ok(tasks);
         }
         let changed = batch.finish().await?;
-        let loops = std::mem::take(&mut batch.loops);
+        let (loops, again) = (std::mem::take(&mut batch.loops), std::mem::take(&mut batch.again));
+        let left = batch.consequences.are_left();
         let (operations, statements) = (all.len(), tx.statements());
         tx.commit().await?;
         tracing::debug!(target: "mi::tasks", office = %office_id, operations, statements, "a transaction of the queue");
-        Ok(Served { answers, changed, loops })
+        Ok(Served { answers, changed, loops, held, left, again })
     }
 }
 
@@ -462,6 +478,12 @@ struct Served {
     answers: Vec<Result<Vec<Task>>>,
     changed: bool,
     loops: Vec<(String, String)>,
+    /// Nothing was handed out, until tasks are cancelled that are to be.
+    held: bool,
+    /// There is something left to do about changes of tasks.
+    left: bool,
+    /// Agents are to be looked at further.
+    again: Vec<(Reconcile, Option<Roster>)>,
 }
 
 impl Ticket {
@@ -477,7 +499,7 @@ impl Ticket {
 impl Op {
     /// Whether somebody asks for it who may be told to come back later.
     fn is_asked(&self) -> bool {
-        !matches!(self, Self::Expire(_) | Self::Reconcile(_))
+        !matches!(self, Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
     }
 
     /// About how many bytes it makes a transaction write.
@@ -492,7 +514,7 @@ impl Op {
                 TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()
             }
             Self::Report(Report { what: What::Failed { error, .. }, .. }) => TASK + error.len(),
-            Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) => TASK,
+            Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) | Self::Settle => TASK,
             Self::Expire(ids) => TASK * ids.len(),
         }
     }
@@ -515,7 +537,7 @@ impl Op {
 
     /// Whether a task that could be claimed may be none any more after it.
     fn takes(&self) -> bool {
-        matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile(_))
+        matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
     }
 
     /// Tasks that it is about.
@@ -524,7 +546,7 @@ impl Op {
             Self::Report(report) => vec![report.task_id],
             Self::Decide(decision) => vec![decision.task_id],
             Self::Expire(ids) => ids.clone(),
-            Self::Create(..) | Self::Claim(..) | Self::Reconcile(_) => Vec::new(),
+            Self::Create(..) | Self::Claim(..) | Self::Reconcile(_) | Self::Settle => Vec::new(),
         }
     }
 }
@@ -537,9 +559,12 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
         Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
         Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
         Op::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
-        Op::Reconcile(certainty) => batch.reconcile(*certainty).await.map(|()| Vec::new()),
+        Op::Reconcile(asked) => batch.reconcile(asked).await.map(|next| {
+            batch.again.extend(next.map(|next| (next, ticket.roster.clone())));
+            Vec::new()
+        }),
         // Served at the end, when everything that could be claimed is written.
-        Op::Claim(..) => Ok(Vec::new()),
+        Op::Claim(..) | Op::Settle => Ok(Vec::new()),
     };
     match done {
         Err(error) if error.fault == Fault::Caller => Ok(Err(error)),
@@ -558,7 +583,7 @@ mod tests {
 
     #[test]
     fn a_transaction_takes_in_what_fits_and_deadlines_first() {
-        let reconcile = || ticket(Op::Reconcile(Certainty::default()));
+        let reconcile = || ticket(Op::Reconcile(Reconcile::default()));
         let mut lane = Lane::default();
         for _ in 0..5000 {
             lane.push(reconcile());

@@ -138,11 +138,21 @@ pub(crate) struct Work {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub(crate) enum State {
-    Blocked { reason: String },
+    Blocked {
+        reason: String,
+        /// The task that failed or was cancelled, on which it hangs, by whatever way; none: it goes on by itself.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hangs_on: Option<TaskId>,
+    },
     Queued,
     Running(Lease),
-    Verifying { work: Work, until: Time },
-    Done { work: Work },
+    Verifying {
+        work: Work,
+        until: Time,
+    },
+    Done {
+        work: Work,
+    },
     Failed,
     Cancelled,
 }
@@ -179,6 +189,9 @@ pub(crate) struct Progress {
     pub(crate) worker: Option<Worker>,
     /// Why the task, or its last attempt, failed.
     pub(crate) error: String,
+    /// Why none of its open subtasks goes on by itself, for whoever works on it next; empty: they do, or there are none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) stalled: String,
     pub(crate) ended: Option<Ended>,
     pub(crate) claimed_at: Option<Time>,
     pub(crate) finished_at: Option<Time>,
@@ -188,10 +201,15 @@ pub(crate) struct Progress {
 /// What happens to a task.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
-    /// It has to wait, for this reason.
-    Block(String),
-    /// Nothing holds it up any more.
-    Free,
+    /// It has to wait.
+    Block {
+        reason: String,
+        hangs_on: Option<TaskId>,
+    },
+    /// Nothing holds it up any more, or nothing that goes on by itself: why, then.
+    Free {
+        stalled: String,
+    },
     Claim(Lease, Worker),
     Renew(Lease),
     /// Its deadline is so many microseconds later than it was set: the platform was away meanwhile.
@@ -271,6 +289,7 @@ impl Progress {
             depth,
             worker: None,
             error: String::new(),
+            stalled: String::new(),
             ended: None,
             claimed_at: None,
             finished_at: None,
@@ -301,9 +320,17 @@ impl Progress {
             Error::precondition("TASK_STATE", format!("a task that is {} cannot be {what}", state.as_str()))
         };
         let was = self.state.clone();
+        // Whoever works on it is told until that ends.
+        let keeps_told =
+            matches!(step, Step::Free { .. } | Step::Claim(..) | Step::Renew(_) | Step::Postpone(_) | Step::Unassign);
         self.state = match (was, step) {
-            (State::Blocked { .. } | State::Queued, Step::Block(reason)) => State::Blocked { reason },
-            (State::Blocked { .. }, Step::Free) => State::Queued,
+            (State::Blocked { .. } | State::Queued, Step::Block { reason, hangs_on }) => {
+                State::Blocked { reason, hangs_on }
+            }
+            (State::Blocked { .. } | State::Queued, Step::Free { stalled }) => {
+                self.stalled = stalled;
+                State::Queued
+            }
             (State::Queued, Step::Claim(lease, worker)) => {
                 self.attempt = self.attempt.max(1);
                 self.claimed_at = Some(now);
@@ -372,7 +399,7 @@ impl Progress {
             }
             (state, step) => {
                 let what = match step {
-                    Step::Block(_) | Step::Free | Step::Unassign => "held up or freed",
+                    Step::Block { .. } | Step::Free { .. } | Step::Unassign => "held up or freed",
                     Step::Claim(..) => "claimed",
                     Step::Renew(_) | Step::Postpone(_) | Step::Release { .. } | Step::Expire => {
                         return Err(lease_lost());
@@ -389,6 +416,9 @@ impl Progress {
         if !keeps_deadline {
             self.away = at.away;
             self.postponed = 0;
+        }
+        if !keeps_told {
+            self.stalled.clear();
         }
         self.updated_at = now;
         Ok(())
@@ -485,6 +515,14 @@ impl Task {
     pub(crate) fn length(&self) -> usize {
         const REST: usize = 4096;
         REST + self.spec.description.len() + self.progress.error.len() + 40 * self.spec.depends_on.len()
+    }
+
+    /// The task that failed or was cancelled, on which it hangs.
+    pub(crate) fn hangs_on(&self) -> Option<TaskId> {
+        match self.state() {
+            State::Blocked { hangs_on, .. } => *hangs_on,
+            _ => None,
+        }
     }
 
     /// Who holds it at the moment.

@@ -5,6 +5,7 @@
 //! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
 mod agents;
+mod consequences;
 mod list;
 mod presence;
 mod reach;
@@ -24,10 +25,17 @@ use uuid::Uuid;
 use self::presence::PresenceRow;
 pub(crate) use self::presence::{Seen, presence_get, presence_put};
 pub(super) use self::{
-    agents::{office_of_agents, task_held_by, task_kept_for, task_of_agents},
+    agents::{
+        office_of_agent, office_page_by_agents, task_counts_on, task_held_by, task_in_need, task_kept_for,
+        task_with_agents,
+    },
+    consequences::{
+        Follower, Relation, Rest, SCANNED, consequence_list, consequence_put, office_of_consequences,
+        task_dependents_after, task_followers,
+    },
     list::{Filter, task_list},
     reach::{Direction, MOST_REACHED, WIDE, task_reached, task_ways},
-    relations::{Parent, Standing, task_dependents, task_open_parts, task_parents, task_reviews, task_standing},
+    relations::{Parent, Standing, task_parents, task_reviews, task_some_parts, task_standing},
     wakes::{wake_get, wake_put},
 };
 use super::{
@@ -63,6 +71,7 @@ struct Written<'a> {
     assigned_id: Option<AgentId>,
     excluded_id: Option<AgentId>,
     parent_id: Option<TaskId>,
+    hangs_on: Option<TaskId>,
     verifies_id: Option<TaskId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<&'a str>,
@@ -88,6 +97,7 @@ impl<'a> Written<'a> {
             assigned_id: assigned.map(|assigned| assigned.id),
             excluded_id: spec.excluded,
             parent_id: spec.parent,
+            hangs_on: task.hangs_on(),
             verifies_id: spec.verifies,
             request: spec.request.as_ref().filter(|_| whole).map(|asked| asked.key.as_str()),
             tools: &spec.required_tools,
@@ -120,6 +130,9 @@ pub(crate) struct Opened {
     pub(super) cursor: i64,
     /// How many tasks have each status.
     pub(super) counts: Json<Tally>,
+    /// What is left to be done about changes.
+    #[sqlx(try_from = "i64")]
+    pub(super) rest: Rest,
     #[sqlx(flatten, try_from = "OfficeRow")]
     pub(super) office: Office,
     #[sqlx(flatten, try_from = "PresenceRow")]
@@ -132,9 +145,13 @@ pub(crate) struct Opened {
 pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> {
     let office_id = tx.office_id();
     let sql = tx.pick(
-        "SELECT q.cursor, q.counts, o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
+        "SELECT q.cursor, q.counts, (SELECT count(*) FROM (SELECT 1 FROM task_consequences WHERE office_id = $1 LIMIT 1))
+             + (SELECT count(*) FROM (SELECT 1 FROM task_consequences
+                 WHERE office_id = $1 AND root_id IS NOT NULL LIMIT 1)) AS rest,
+             o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
          JOIN offices AS o ON o.id = q.office_id CROSS JOIN task_sweeps AS s WHERE q.office_id = $1 AND s.id = 1",
-        "SELECT q.newest AS cursor, q.tally AS counts, (q.office).*, q.told, q.swept_at, q.away, q.back_at FROM queue_open($1) AS q",
+        "SELECT q.newest AS cursor, q.tally AS counts, queue_rest($1) AS rest, (q.office).*, q.told, q.swept_at, q.away,
+             q.back_at FROM queue_open($1) AS q",
     );
     Ok(on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?)
 }
@@ -190,30 +207,33 @@ pub(super) async fn task_put(
             // Materialised: `json_each` would write each row out once for every column that is read from it.
             "WITH v AS MATERIALIZED (SELECT value AS task FROM json_each($3))
              INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
-                 parent_id, verifies_id, request, tools, worker_id, deadline, spec, progress)
+                 parent_id, verifies_id, request, tools, worker_id, deadline, hangs_on, spec, progress)
              SELECT $1, unhex(task ->> 'id', '-'), task ->> 'cursor', task ->> 'kind', task ->> 'priority',
                  task ->> 'status', task ->> 'assigned_agent', unhex(task ->> 'assigned_id', '-'),
                  unhex(task ->> 'excluded_id', '-'), unhex(task ->> 'parent_id', '-'),
                  unhex(task ->> 'verifies_id', '-'), task ->> 'request', task -> 'tools', unhex(task ->> 'worker_id', '-'),
-                 task ->> 'deadline', coalesce(task -> 'spec', ''), task -> 'progress' FROM v WHERE TRUE
+                 task ->> 'deadline', unhex(task ->> 'hangs_on', '-'), coalesce(task -> 'spec', ''), task -> 'progress' FROM v WHERE TRUE
              ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                  assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
-                 worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress;
+                 worker_id = excluded.worker_id, deadline = excluded.deadline, hangs_on = excluded.hangs_on,
+                 progress = excluded.progress;
              UPDATE task_queues SET cursor = $4, counts = $5 WHERE office_id = $1; ",
             outbox_insert!(sqlite)
         ),
         concat!(
             "WITH put AS (
                  INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id,
-                     excluded_id, parent_id, verifies_id, request, tools, worker_id, deadline, spec, progress)
+                     excluded_id, parent_id, verifies_id, request, tools, worker_id, deadline, hangs_on, spec, progress)
                  SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
-                     verifies_id, request, tools, worker_id, deadline, coalesce(spec, '{}'), progress
+                     verifies_id, request, tools, worker_id, deadline, hangs_on, coalesce(spec, '{}'), progress
                  FROM json_to_recordset($3::json) AS v (id uuid, cursor bigint, kind text, priority integer,
                      status text, assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid,
-                     verifies_id uuid, request text, tools jsonb, worker_id uuid, deadline timestamptz, spec json, progress json)
+                     verifies_id uuid, request text, tools jsonb, worker_id uuid, deadline timestamptz, hangs_on uuid,
+                     spec json, progress json)
                  ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                      assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
-                     worker_id = excluded.worker_id, deadline = excluded.deadline, progress = excluded.progress),
+                     worker_id = excluded.worker_id, deadline = excluded.deadline, hangs_on = excluded.hangs_on,
+                     progress = excluded.progress),
              advance AS (UPDATE task_queues SET cursor = $4, counts = $5::json WHERE office_id = $1) ",
             outbox_insert!(postgres)
         ),
@@ -315,7 +335,7 @@ struct Found {
 }
 
 /// Most tasks that [`task_gather`] answers because they wait for others.
-pub(super) const MOST_DEPENDENTS: i64 = 256;
+pub(super) const MOST_DEPENDENTS: i64 = 64;
 
 /// With one question: these tasks, for each of the `ended` one open subtask, and at most [`MOST_DEPENDENTS`] tasks that wait
 /// for them; then the most urgent tasks that may be claimed, in no certain order.
@@ -448,6 +468,8 @@ pub(crate) async fn task_clear_some(db: &Db, office_id: OfficeId) -> DbResult<bo
     // Whoever moves a task has the queue's lock first.
     queue_open(&mut tx).await?;
     let statements = [
+        "DELETE FROM task_consequences WHERE office_id = $1 AND task_id IN
+         (SELECT task_id FROM task_consequences WHERE office_id = $1 ORDER BY task_id LIMIT $2)",
         "DELETE FROM task_notes WHERE office_id = $1 AND (task_id, id) IN
          (SELECT task_id, id FROM task_notes WHERE office_id = $1 ORDER BY task_id, id LIMIT $2)",
         "DELETE FROM task_dependencies WHERE office_id = $1 AND (task_id, depends_on) IN
@@ -467,6 +489,7 @@ pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
     queue_open(tx).await?;
     for sql in [
         "DELETE FROM wakes WHERE office_id = $1",
+        "DELETE FROM task_consequences WHERE office_id = $1",
         "DELETE FROM task_notes WHERE office_id = $1",
         "DELETE FROM task_dependencies WHERE office_id = $1",
         "DELETE FROM tasks WHERE office_id = $1",

@@ -32,7 +32,8 @@ impl Tasks {
         self.background.spawn("task-agents", async move { watching.watch_agents().await });
         self.background.spawn("task-pass", async move { passing.pass_forever().await });
         self.background.spawn("task-offices", async move { following.follow_offices().await });
-        let ending = self.clone();
+        let (settling, ending) = (self.clone(), self.clone());
+        self.background.spawn("task-settle", async move { settling.settle_forever().await });
         self.background.spawn_to_end("task-end", async move { ending.end_lanes().await });
         if self.db.is_shared() {
             let (telling, hearing) = (self.clone(), self.clone());
@@ -141,7 +142,7 @@ impl Tasks {
     }
 
     async fn gone(&self, agent: AgentId) -> Result<()> {
-        let offices = repo::office_of_agents(&mut self.db.platform().read().await?, Some(agent)).await?;
+        let offices = repo::office_of_agent(&mut self.db.platform().read().await?, agent).await?;
         for office_id in offices {
             self.reconcile(office_id, Some(agent)).await?;
         }
@@ -151,12 +152,15 @@ impl Tasks {
     async fn pass_forever(&self) {
         loop {
             let passed = async {
-                let offices = repo::office_of_agents(&mut self.db.platform().read().await?, None).await?;
-                let mut failed = None;
-                for office_id in offices {
-                    failed = self.reconcile(office_id, None).await.err().or(failed);
+                let (mut failed, mut after) = (None, None);
+                loop {
+                    let page = repo::office_page_by_agents(&mut self.db.platform().read().await?, after).await?;
+                    let Some((last, _)) = page.last() else { return failed.map_or(Ok(()), Err) };
+                    after = Some(*last);
+                    for (office_id, _) in page.into_iter().filter(|(_, counts)| *counts) {
+                        failed = self.reconcile(office_id, None).await.err().or(failed);
+                    }
                 }
-                failed.map_or(Ok(()), Err)
             };
             if let Err(error) = passed.await {
                 tracing::debug!(target: "mi::tasks", error = %error.chain(), "not every office's agents could be looked at");

@@ -63,7 +63,10 @@ pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
         required_tools: spec.required_tools,
         attempt: progress.attempt,
         max_attempts: spec.max_attempts,
-        error: progress.error,
+        error: match &progress.state {
+            State::Queued | State::Running(_) if !progress.stalled.is_empty() => progress.stalled,
+            _ => progress.error,
+        },
         verification_required: spec.verification_required,
         created_by: spec.created_by,
         created_at: Some(timestamp(spec.created_at)),
@@ -76,11 +79,11 @@ pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
         verifies_task_id: spec.verifies.map(|id| id.to_string()).unwrap_or_default(),
         ..v1::Task::default()
     };
-    if !reads {
-        wire.description.clear();
-    }
     match progress.state {
-        State::Blocked { reason } => wire.blocked_reason = reason,
+        State::Blocked { reason, hangs_on } => {
+            wire.blocked_reason = reason;
+            wire.hangs_on_task_id = hangs_on.map(|id| id.to_string()).unwrap_or_default();
+        }
         State::Running(lease) => {
             wire.lease_expires_at = deadline.map(timestamp);
             wire.lease_id = if holds { lease.id.to_string() } else { String::new() };
@@ -88,11 +91,25 @@ pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
         State::Verifying { work, .. } | State::Done { work } => {
             let byte = |at: usize| u8::from_str_radix(work.public_key.get(at..at + 2)?, 16).ok();
             wire.receipt_public_key = (0..work.public_key.len()).step_by(2).filter_map(byte).collect::<Vec<_>>().into();
-            wire.result = if reads { work.result } else { String::new() };
+            wire.result = work.result;
             wire.artifacts = work.artifacts;
             wire.receipt = work.receipt;
         }
         State::Queued | State::Failed | State::Cancelled => {}
+    }
+    if !reads {
+        for text in [
+            &mut wire.description,
+            &mut wire.result,
+            &mut wire.error,
+            &mut wire.blocked_reason,
+            // It has the commands.
+            &mut wire.receipt,
+        ] {
+            text.clear();
+        }
+        wire.artifacts.clear();
+        wire.receipt_public_key = Default::default();
     }
     wire
 }

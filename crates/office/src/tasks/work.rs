@@ -154,7 +154,7 @@ pub(super) struct Certainty {
 
 impl Certainty {
     /// Whether it was not just hired.
-    fn is_gone(self, agent: AgentId, now: Time) -> bool {
+    pub(super) fn is_gone(self, agent: AgentId, now: Time) -> bool {
         let young = self.asked.map_or(is_younger(agent, YOUNG, now), |asked| is_younger(agent, APART, asked));
         self.told == Some(agent) || !young
     }
@@ -280,9 +280,11 @@ impl Batch<'_> {
             What::Failed { error, retryable, loop_detected } => {
                 self.step(id, Step::Fail { error: error.clone(), retryable: *retryable, ended }, trace_id)?;
                 self.reconsider(id, trace_id).await?;
+                // Everybody reads why an agent was paused.
+                let said = if task.is_private() { "its task ended in a loop" } else { error.as_str() };
                 if *loop_detected && let Some(worker) = task.progress.worker.filter(|worker| worker.agent_id.is_some())
                 {
-                    self.loops.push((worker.name, error.clone()));
+                    self.loops.push((worker.name, said.to_owned()));
                 }
             }
         }
@@ -314,7 +316,15 @@ impl Batch<'_> {
         trace_id: &str,
     ) -> Result<()> {
         if let Some(part) = self.open_part(task.id).await? {
-            let text = format!("subtask {part} is open: wait for all of them, or release the task meanwhile");
+            let seen = self.standing(part)?;
+            let text = match seen.hangs_on {
+                None => format!("subtask {part} is open: wait for all of them, or release the task meanwhile"),
+                Some(_) => format!(
+                    "subtask {part} is open and does not go on by itself: {}; have that tried again, cancel the subtask, or \
+                     fail the task",
+                    seen.text
+                ),
+            };
             return Err(Error::precondition("SUBTASKS_OPEN", text));
         }
         if let Some(subject) = task.spec.verifies {
@@ -398,6 +408,7 @@ impl Batch<'_> {
             const PAGE: i64 = 1000;
             let rows = repo::task_in(self.tx, "running", PAGE).await?;
             let found = self.adopt(rows);
+            self.prepare(&found).await?;
             for id in &found {
                 self.release(*id, None, trace_id).await?;
             }
@@ -407,38 +418,6 @@ impl Batch<'_> {
                 return Ok(());
             }
         }
-    }
-
-    /// Takes back what agents have that are no longer there, and looks again at what no agent could do.
-    pub(super) async fn reconcile(&mut self, certainty: Certainty) -> Result<()> {
-        let Some(roster) = self.roster.clone() else { return Ok(()) };
-        self.certainty = certainty;
-        let (now, there) = (self.now, |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string()));
-        let gone = |id: AgentId| there(id).is_none() && certainty.is_gone(id, now);
-        let rows = repo::task_of_agents(self.tx).await?;
-        for id in self.adopt(rows) {
-            let task = self.get(id)?;
-            // Cancelled by now, with what it is a part of.
-            if task.state().is_final() {
-                continue;
-            }
-            let worker = task.holder().and_then(|worker| worker.agent_id);
-            if worker.is_some_and(|agent| gone(agent) || there(agent).is_some_and(|member| !member.working)) {
-                self.release(id, None, "").await?;
-            }
-            let task = self.get(id)?;
-            if task.progress.assigned.as_ref().is_some_and(|assigned| gone(assigned.id)) {
-                // A message is answered by whom it was written to, or not at all.
-                match task.spec.answers {
-                    Some(_) => self.cancel(id, "the agent that was to answer is gone", "").await?,
-                    None => drop(self.step(id, Step::Unassign, "")?),
-                }
-            }
-            if !self.get(id)?.spec.required_tools.is_empty() {
-                self.reconsider(id, "").await?;
-            }
-        }
-        Ok(())
     }
 
     /// Whether work may be taken.

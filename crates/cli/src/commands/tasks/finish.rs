@@ -56,7 +56,8 @@ async fn finished(context: &Context, office_id: &str, task: &Task) -> Result<Tas
 
 /// Why a task is blocked, unless it waits for other work.
 fn stuck(task: &Task) -> Option<&str> {
-    let is_stuck = task.status() == TaskStatus::Blocked && !task.blocked_reason.starts_with("waits for ");
+    let goes_on = task.hangs_on_task_id.is_empty() && task.blocked_reason.starts_with("waits for ");
+    let is_stuck = task.status() == TaskStatus::Blocked && !goes_on;
     is_stuck.then_some(&task.blocked_reason)
 }
 
@@ -91,6 +92,11 @@ mod tests {
         assert_eq!(told(TaskStatus::Blocked, "waits for task a and 2 more"), None);
         assert_eq!(told(TaskStatus::Blocked, "waits for 2 of its subtasks"), None);
         assert_eq!(told(TaskStatus::Queued, ""), None);
+        // What waits for such a task is stuck, too.
+        let reason = "waits for task b, which hangs on task a".to_owned();
+        let blocked = TaskStatus::Blocked.into();
+        let task = Task { status: blocked, blocked_reason: reason, hangs_on_task_id: "a".into(), ..Task::default() };
+        assert_eq!(stuck(&task), Some(&task.blocked_reason));
     }
 
     #[test]

@@ -23,8 +23,8 @@ fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
     let complete = |until| Step::Complete { work: work(), ended: None, verify_until: until };
     let fail = |retryable| Step::Fail { error: "e".into(), retryable, ended: None };
     vec![
-        ("block", Step::Block("b".into())),
-        ("free", Step::Free),
+        ("block", Step::Block { reason: "b".into(), hangs_on: None }),
+        ("free", Step::Free { stalled: String::new() }),
         ("claim", Step::Claim(held(lease, now), worker)),
         ("renew", Step::Renew(held(lease, now))),
         ("release", Step::Release { ended: None, keep_for: None, waits: false }),
@@ -47,7 +47,7 @@ fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
 fn every_transition() {
     let (now, lease) = (SystemClock.now(), LeaseId::new());
     let states = [
-        State::Blocked { reason: "x".into() },
+        State::Blocked { reason: "x".into(), hangs_on: None },
         State::Queued,
         State::Running(held(lease, now)),
         State::Verifying { work: work(), until: now },
@@ -85,6 +85,25 @@ fn what_was_written_before_waits_and_absences_were_counted_is_read() {
     }
     assert!(fields["state"].as_object_mut().expect("an object").remove("length").is_some());
     assert_eq!(serde_json::from_value::<Progress>(row).expect("reads"), progress);
+}
+
+#[test]
+fn why_subtasks_hang_is_told_until_the_work_on_it_ends() {
+    let (now, id) = (SystemClock.now(), LeaseId::new());
+    let worker = Worker { name: "a".into(), agent_id: None, api_key_id: None };
+    let mut progress = Progress::new(State::Queued, None, 0, moment(now));
+    let mut seen = Vec::new();
+    for step in [
+        Step::Free { stalled: "why".into() },
+        Step::Unassign,
+        Step::Claim(held(id, now), worker),
+        Step::Renew(held(id, now)),
+        Step::Release { ended: None, keep_for: None, waits: true },
+    ] {
+        progress.step(step, 3, moment(now)).expect("may be");
+        seen.push(progress.stalled.clone());
+    }
+    assert_eq!(seen, ["why", "why", "why", "why", ""]);
 }
 
 #[test]

@@ -76,9 +76,10 @@ async fn a_failed_dependency_holds_up_with_its_reason(stage: Stage) {
         states(&of().await),
         [
             (TaskStatus::Blocked, format!("dependency {} is failed: it broke", first.id).as_str()),
-            (TaskStatus::Blocked, &waits),
+            (TaskStatus::Blocked, format!("{waits}, which hangs on task {}", first.id).as_str()),
         ]
     );
+    assert_eq!(of().await.map(|task| task.hangs_on_task_id), [first.id.clone(), first.id.clone()]);
     let late = stage.create_task(&stage.owner, after(&office, "late", &[&first.id])).await.expect("creates");
     assert_eq!(
         states(std::slice::from_ref(&late)),
@@ -90,6 +91,7 @@ async fn a_failed_dependency_holds_up_with_its_reason(stage: Stage) {
         states(&of().await),
         [(TaskStatus::Blocked, format!("waits for task {}", first.id).as_str()), (TaskStatus::Blocked, &waits)]
     );
+    assert_eq!(of().await.map(|task| task.hangs_on_task_id), [""; 2]);
     let claimed = stage.claim(&worker, &office).await.expect("one");
     assert_eq!((claimed.id.as_str(), claimed.attempt), (first.id.as_str(), 2));
     stage.complete(&worker, &office, &claimed, "at last").await.expect("holds");

@@ -5,16 +5,21 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
-use mi_proto::v1::{CreateTaskRequest, Task};
-use mi_testkit::on_both;
+use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, GetTaskStatsRequest, ListTasksRequest, Task, TaskStatus};
+use mi_testkit::{on_both, until};
 use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
 use super::{field, many, request};
-use crate::tests::stage::Stage;
+use crate::tests::stage::{LONG, Stage};
 
 on_both! {
     circles_are_looked_for_with_few_statements,
     what_cannot_be_searched_for_circles_is_refused,
+    a_large_tree_is_cancelled_in_parts,
+    many_dependents_are_freed_in_parts,
+    what_was_left_is_done_after_a_crash,
+    a_chain_hangs_and_goes_on_again_in_parts,
+    agents_are_looked_after_in_pages,
 }
 
 /// Hears how many statements each transaction of a queue had, by office.
@@ -162,4 +167,135 @@ async fn what_cannot_be_searched_for_circles_is_refused(stage: Stage) {
     let requests =
         (0..11).map(|n| CreateTaskRequest { depends_on: many_links.clone(), ..request("", &format!("{n}")) });
     assert_eq!(field(stage.batch(&office, requests.collect()).await), "depends_on");
+}
+
+/// What one transaction may run, whatever there is.
+const BOUND: u64 = 150;
+
+/// How many tasks of the office there are of this status.
+async fn count(stage: &Stage, office: &str, status: TaskStatus) -> i32 {
+    let request = GetTaskStatsRequest { office_id: office.into() };
+    let stats = stage.tasks(&stage.owner).get_task_stats(request).await.expect("counts").into_inner().stats;
+    let counts = stats.expect("always there").counts;
+    counts.into_iter().find(|count| count.status() == status).map_or(0, |count| count.count)
+}
+
+async fn until_count(stage: &Stage, office: &str, status: TaskStatus, expected: i32) {
+    until("so many tasks have the status", LONG, async || {
+        let found = count(stage, office, status).await;
+        if found == expected { Ok(Some(())) } else { Err(format!("{found} instead of {expected} are {status:?}")) }
+    })
+    .await;
+}
+
+async fn a_large_tree_is_cancelled_in_parts(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let meter = Meter::new(&office);
+    let top = stage.new_task(&office, "top").await.id;
+    let mut below = top.clone();
+    for _ in 0..3 {
+        below = stage.batch(&office, parts(1000, &below, &[])).await.expect("creates").swap_remove(0).id;
+    }
+    // Something else that nobody touches, and something that waits for the last of all.
+    let waits = CreateTaskRequest { depends_on: vec![below.clone()], ..request(&office, "waits") };
+    let waits = stage.create_task(&stage.owner, waits).await.expect("creates").id;
+    meter.most();
+    stage.cancel(&stage.owner, &office, &top).await.expect("open");
+    // Not one of its subtasks is handed out meanwhile, though some may be open still.
+    assert_eq!(stage.claim_all(&worker, &office).await, [""; 0]);
+    until_count(&stage, &office, TaskStatus::Cancelled, 3001).await;
+    let task = stage.task(&office, &below).await;
+    assert_eq!(task.error, format!("a part of task {top}, which was cancelled"));
+    let reason = format!("dependency {below} is cancelled: {}", task.error);
+    stage.until_task(&office, &waits, TaskStatus::Blocked).await;
+    assert_eq!(stage.task(&office, &waits).await.blocked_reason, reason);
+    let most = meter.most();
+    assert!(most <= BOUND, "{most} statements");
+    // All is over: there is work again, and a retry.
+    stage.retry(&stage.owner, &office, &top).await.expect("cancelled");
+    assert_eq!(stage.claim_all(&worker, &office).await, ["top"]);
+}
+
+async fn many_dependents_are_freed_in_parts(stage: Stage) {
+    let office = stage.active("Work").await;
+    let meter = Meter::new(&office);
+    let first = stage.new_task(&office, "first").await.id;
+    for _ in 0..3 {
+        let mut requests = many("", 1000).requests;
+        requests.iter_mut().for_each(|request| request.depends_on = vec![first.clone()]);
+        stage.batch(&office, requests).await.expect("creates");
+    }
+    meter.most();
+    stage.done(&office, &first).await;
+    until_count(&stage, &office, TaskStatus::Queued, 3000).await;
+    let most = meter.most();
+    assert!(most <= BOUND, "{most} statements");
+}
+
+async fn what_was_left_is_done_after_a_crash(mut stage: Stage) {
+    let office = stage.active("Work").await;
+    let top = stage.new_task(&office, "top").await.id;
+    stage.batch(&office, parts(1000, &top, &[])).await.expect("creates");
+    stage.batch(&office, parts(1000, &top, &[])).await.expect("creates");
+    stage.cancel(&stage.owner, &office, &top).await.expect("open");
+    // The process ends right after the first transaction, or soon after.
+    stage.end().await;
+    stage.start_again().await;
+    until_count(&stage, &office, TaskStatus::Cancelled, 2001).await;
+}
+
+async fn a_chain_hangs_and_goes_on_again_in_parts(stage: Stage) {
+    let office = stage.active("Work").await;
+    let meter = Meter::new(&office);
+    let chain = chain(&stage, &office, 200).await;
+    meter.most();
+    stage.cancel(&stage.owner, &office, &chain[0].id).await.expect("open");
+    let last = chain[199].id.as_str();
+    let until_it_hangs = async |on: &str| {
+        until("the end of the chain knows", LONG, async || {
+            let hangs_on = stage.task(&office, last).await.hangs_on_task_id;
+            if hangs_on == on { Ok(Some(())) } else { Err(hangs_on) }
+        })
+        .await;
+    };
+    until_it_hangs(&chain[0].id).await;
+    stage.retry(&stage.owner, &office, &chain[0].id).await.expect("cancelled");
+    until_it_hangs("").await;
+    let most = meter.most();
+    assert!(most <= BOUND, "{most} statements");
+}
+
+async fn agents_are_looked_after_in_pages(stage: Stage) {
+    let office = stage.active("Work").await;
+    let [leaver, stayer] = ["leaver", "stayer"].map(|name| stage.agent(&office, name, false, &[]));
+    let meter = Meter::new(&office);
+    let needs = |n: usize| match n % 4 {
+        0 => CreateTaskRequest { assigned_agent: "leaver".into(), ..request("", "kept") },
+        1 => CreateTaskRequest { required_tools: vec!["saw".into()], ..request("", "needs a saw") },
+        2 => CreateTaskRequest { required_tools: vec!["saw".into(), "nails".into()], ..request("", "needs nails") },
+        _ => request("", "any"),
+    };
+    stage.batch(&office, (0..1000).map(needs).collect()).await.expect("creates");
+    let claim = ClaimTasksRequest { office_id: office.clone(), max_tasks: Some(100), ..Default::default() };
+    assert_eq!(stage.claim_with(&leaver, claim).await.expect("claims").len(), 100);
+    assert_eq!(count(&stage, &office, TaskStatus::Blocked).await, 500);
+    meter.most();
+    stage.scheduler.known().members.retain(|member| member.name != "leaver");
+    stage.agent(&office, "joiner", false, &["saw"]);
+    until("the agents were looked at", LONG, async || {
+        let review = vec![mi_proto::v1::TaskKind::Review.into()];
+        let claim = ClaimTasksRequest { office_id: office.clone(), kinds: review, ..Default::default() };
+        stage.claim_with(&stayer, claim).await.map_err(|status| status.to_string())?;
+        let list =
+            ListTasksRequest { office_id: office.clone(), assigned_agent: "leaver".into(), ..Default::default() };
+        let kept = stage.tasks(&stage.owner).list_tasks(list).await.map_err(|status| status.to_string())?;
+        let (queued, running) =
+            (count(&stage, &office, TaskStatus::Queued).await, count(&stage, &office, TaskStatus::Running).await);
+        let kept = kept.into_inner().tasks.len();
+        if (queued, running, kept) == (750, 0, 0) { Ok(Some(())) } else { Err(format!("{queued} {running} {kept}")) }
+    })
+    .await;
+    let most = meter.most();
+    assert!(most <= BOUND, "{most} statements");
 }

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use mi_kernel::Actor;
 use mi_proto::v1::{
-    AddTaskNoteRequest, ClaimTasksRequest, GetTaskRequest, ListTaskNotesRequest, ListTasksRequest, OfficeSettings,
-    Task, TaskKind, TaskStatus, UpdateOfficeSettingsRequest, Verification, WatchTasksRequest,
+    AddTaskNoteRequest, CancelTaskRequest, ClaimTasksRequest, CreateTaskRequest, FailTaskRequest, GetTaskRequest,
+    ListTaskNotesRequest, ListTasksRequest, OfficeSettings, Task, TaskKind, TaskStatus, UpdateOfficeSettingsRequest,
+    Verification, WatchTasksRequest,
 };
 use mi_testkit::{on_both, until};
 
+use super::request;
 use crate::tests::{
     chat::{direct, to_group},
     stage::{LONG, Stage},
@@ -16,6 +18,7 @@ use crate::tests::{
 
 on_both! {
     a_direct_message_is_read_by_whom_it_is_for,
+    nothing_tells_others_what_came_of_a_direct_message,
     who_is_gone_leaves_no_message_to_others,
     a_message_that_nobody_takes_up_is_given_up_after_a_day,
     a_flood_of_messages_is_one_task_of_bounded_length,
@@ -116,6 +119,97 @@ async fn a_direct_message_is_read_by_whom_it_is_for(stage: Stage) {
     let [aloud] = stage.waiting_for(&office, "from").await.try_into().expect("one");
     assert!(aloud.description.contains("spoken aloud"), "{}", aloud.description);
     assert_eq!(stage.views(&third, &office, &aloud.id).await.tasks, [aloud.clone(), aloud.clone(), aloud]);
+}
+
+/// A marker in every text that whoever answers a direct message can put somewhere, looked for by somebody else.
+async fn nothing_tells_others_what_came_of_a_direct_message(stage: Stage) {
+    const MARKER: &str = "XYZZY";
+    let office = stage.active("Work").await;
+    let [to, third] = ["to", "third"].map(|name| stage.agent(&office, name, false, &[]));
+    let blank = |task: &Task| Task {
+        description: String::new(),
+        result: String::new(),
+        error: String::new(),
+        blocked_reason: String::new(),
+        artifacts: Vec::new(),
+        receipt: String::new(),
+        receipt_public_key: Default::default(),
+        ..task.clone()
+    };
+    let fail = async |task: &Task, retryable: bool, loop_detected: bool| {
+        let request = FailTaskRequest {
+            office_id: office.clone(),
+            task_id: task.id.clone(),
+            lease_id: task.lease_id.clone(),
+            error: format!("{MARKER} failed"),
+            retryable,
+            loop_detected,
+            ..Default::default()
+        };
+        stage.tasks(&to).fail_task(request).await.expect("holds").into_inner().task.expect("always there")
+    };
+    let mut ends = Vec::new();
+    for end in 0..4 {
+        stage.say(&stage.owner, direct(&office, "to", &format!("{MARKER} asked"))).await.expect("sends");
+        let mut task = stage.claim(&to, &office).await.expect("its own");
+        // What waits for it, and a whole that waits for that.
+        let waits = CreateTaskRequest { depends_on: vec![task.id.clone()], ..request(&office, "waits") };
+        let waits = stage.create_task(&stage.owner, waits).await.expect("creates").id;
+        let part = CreateTaskRequest { parent_id: task.id.clone(), ..request(&office, "part") };
+        let hangs = CreateTaskRequest { depends_on: vec![waits.clone()], ..part };
+        match end {
+            0 => {
+                task = stage.complete(&to, &office, &task, &format!("{MARKER} done")).await.expect("holds");
+                stage.done(&office, &waits).await;
+            }
+            1 => {
+                fail(&task, true, false).await;
+                task = stage.claim(&to, &office).await.expect("again");
+                task = fail(&task, false, true).await;
+            }
+            2 => {
+                let reason = format!("{MARKER} cancelled");
+                let request = CancelTaskRequest { office_id: office.clone(), task_id: task.id.clone(), reason };
+                task =
+                    stage.tasks(&stage.owner).cancel_task(request).await.expect("open").into_inner().task.expect("it");
+            }
+            _ => {
+                let failed = CreateTaskRequest { max_attempts: Some(1), ..request(&office, "other") };
+                let failed = stage.create_task(&stage.owner, failed).await.expect("creates");
+                let hangs = CreateTaskRequest { depends_on: vec![failed.id.clone()], ..hangs };
+                stage.create_task(&to, hangs).await.expect("creates");
+                stage.cancel(&stage.owner, &office, &failed.id).await.expect("open");
+                task = stage.release(&to, &office, &task).await.expect("holds");
+                assert!(task.error.starts_with("no open subtask"), "{task:?}");
+            }
+        }
+        assert_eq!(stage.views(&stage.owner, &office, &task.id).await.tasks[0], task);
+        let seen = stage.views(&third, &office, &task.id).await;
+        assert_eq!((&seen.tasks[0], seen.notes), (&blank(&task), Vec::new()), "{end}");
+        ends.push((task.id, waits));
+        // It is no longer in the way of the next one.
+        if end == 3 {
+            stage.cancel(&stage.owner, &office, &ends[3].0).await.expect("open");
+        }
+    }
+    for by in [&third, &stage.owner] {
+        let of_waiting = stage.views(by, &office, &ends[1].1).await;
+        let reason = format!("dependency {} is failed", ends[1].0);
+        assert!(of_waiting.tasks.iter().all(|task| task.blocked_reason == reason), "{of_waiting:?}");
+    }
+    let all = ListTasksRequest { office_id: office.clone(), page_size: Some(200), ..Default::default() };
+    let all = stage.tasks(&third).list_tasks(all).await.expect("lists").into_inner().tasks;
+    assert!(!format!("{all:?}").contains(MARKER), "{all:?}");
+    let last = "task.cancelled";
+    until("the feed has all events", LONG, async || {
+        let events = stage.activity.known().events.clone();
+        let count = events.iter().filter(|event| event.kind == last).count();
+        let told = format!("{events:?} {:?}", stage.scheduler.known().paused);
+        assert!(!told.contains(MARKER), "{told}");
+        // The one of the message, what failed, and the last one with its part.
+        if count == 4 { Ok(Some(())) } else { Err(told) }
+    })
+    .await;
 }
 
 async fn who_is_gone_leaves_no_message_to_others(stage: Stage) {

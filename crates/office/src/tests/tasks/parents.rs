@@ -1,11 +1,14 @@
 //! Tasks with parts.
 
-use mi_proto::v1::{BatchCompleteTasksRequest, CompleteTaskRequest, CreateTaskRequest, TaskStatus};
-use mi_testkit::on_both;
+use mi_kernel::Actor;
+use mi_proto::v1::{
+    BatchCompleteTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task, TaskStatus,
+};
+use mi_testkit::{on_both, until};
 use tonic::Code;
 
-use super::{assert_refused, request};
-use crate::tests::stage::Stage;
+use super::{assert_refused, request, seconds};
+use crate::tests::stage::{LONG, Stage};
 
 on_both! {
     a_whole_is_not_done_before_its_parts,
@@ -16,6 +19,9 @@ on_both! {
     an_agent_decides_on_what_it_created,
     parts_and_whole_are_reported_together,
     agents_add_parts_to_what_is_theirs,
+    a_whole_comes_back_when_no_part_goes_on_by_itself,
+    a_whole_is_not_handed_round_for_parts_that_hang,
+    what_hangs_goes_on_when_somebody_has_it_tried_again,
 }
 
 fn part(office: &str, title: &str, of: &str) -> CreateTaskRequest {
@@ -203,4 +209,93 @@ async fn agents_add_parts_to_what_is_theirs(stage: Stage) {
     assert_refused(denied, Code::PermissionDenied, "PERMISSION_DENIED");
     let any = stage.create_task(&stage.owner, part(&office, "any", &deeper.id)).await.expect("an operator");
     assert_eq!((theirs.parent_id, any.parent_id), (own.id, deeper.id));
+}
+
+/// A whole that its worker gave back, with parts one after the other: the first one is held by `other`.
+async fn given_back(stage: &Stage, office: &str, worker: &Actor, other: &Actor) -> (Task, [Task; 3], Task) {
+    stage.new_task(office, "whole").await;
+    let whole = stage.claim(worker, office).await.expect("the whole");
+    let after =
+        |title: &str, on: &str| CreateTaskRequest { depends_on: vec![on.to_owned()], ..part(office, title, &whole.id) };
+    let one = CreateTaskRequest { max_attempts: Some(1), ..part(office, "one", &whole.id) };
+    let one = stage.create_task(worker, one).await.expect("creates");
+    let two = stage.create_task(worker, after("two", &one.id)).await.expect("creates");
+    let three = stage.create_task(worker, after("three", &two.id)).await.expect("creates");
+    let released = stage.release(worker, office, &whole).await.expect("holds");
+    assert_eq!(released.blocked_reason, "waits for its subtasks");
+    let held = stage.claim(other, office).await.expect("the first part");
+    assert_eq!(held.id, one.id);
+    (whole, [one, two, three], held)
+}
+
+async fn a_whole_comes_back_when_no_part_goes_on_by_itself(stage: Stage) {
+    let office = stage.active("Work").await;
+    let [worker, other] = ["worker", "other"].map(|name| stage.agent(&office, name, false, &[]));
+    let (whole, [one, two, three], held) = given_back(&stage, &office, &worker, &other).await;
+    let waits = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };
+    let mut client = stage.tasks(&worker);
+    let waiter = tokio::spawn(async move { client.claim_tasks(waits).await });
+    // It has no attempt left.
+    stage.fail(&other, &office, &held, true).await.expect("holds");
+    let back = waiter.await.expect("no panic").expect("claims").into_inner().tasks.pop().expect("the whole");
+    let reason = format!("dependency {} is failed: it broke", one.id);
+    let why = format!("no open subtask goes on by itself; subtask {}: {reason}", two.id);
+    assert_eq!((&back.id, back.error.as_str(), back.attempt), (&whole.id, why.as_str(), 1));
+    let [second, third] = [stage.task(&office, &two.id).await, stage.task(&office, &three.id).await];
+    assert_eq!((second.blocked_reason, second.hangs_on_task_id), (reason, one.id.clone()));
+    let third_waits = format!("waits for task {}, which hangs on task {}", two.id, one.id);
+    assert_eq!((third.blocked_reason, third.hangs_on_task_id), (third_waits, one.id.clone()));
+    let kinds = async || {
+        let events = stage.activity.known().events.clone();
+        let of_whole = events.into_iter().filter(|event| event.metadata["task_id"] == whole.id.as_str());
+        of_whole.map(|event| (event.kind, event.summary)).collect::<Vec<_>>()
+    };
+    until("the feed tells", LONG, async || {
+        let told = kinds().await;
+        let stalled = format!("Task \"whole\" goes back to its worker: {why}");
+        if told.contains(&("task.stalled".to_owned(), stalled)) { Ok(Some(())) } else { Err(format!("{told:?}")) }
+    })
+    .await;
+    // Done as long as something is open it is not; who cannot have it tried again gives it up, or does it in another way.
+    let open = stage.complete(&worker, &office, &back, "done").await.expect_err("is refused");
+    assert!(open.message().contains("does not go on by itself"), "{open:?}");
+    for id in [&two.id, &three.id] {
+        stage.cancel(&worker, &office, id).await.expect("created it");
+    }
+    let done = stage.complete(&worker, &office, &back, "done").await.expect("holds");
+    assert_eq!((done.status(), done.error.as_str()), (TaskStatus::Done, ""));
+}
+
+async fn a_whole_is_not_handed_round_for_parts_that_hang(stage: Stage) {
+    let office = stage.active("Work").await;
+    let [worker, other] = ["worker", "other"].map(|name| stage.agent(&office, name, false, &[]));
+    let (whole, _, held) = given_back(&stage, &office, &worker, &other).await;
+    stage.fail(&other, &office, &held, false).await.expect("holds");
+    for round in 1..=20 {
+        let back = stage.claim(&worker, &office).await.expect("the whole");
+        assert!(back.error.starts_with("no open subtask goes on by itself"), "{back:?}");
+        let given = stage.release(&worker, &office, &back).await.expect("holds");
+        let expected = if round < 20 { TaskStatus::Queued } else { TaskStatus::Failed };
+        assert_eq!((&given.id, given.status()), (&whole.id, expected), "{round}");
+    }
+    let failed = stage.task(&office, &whole.id).await;
+    assert_eq!(failed.error, "it was given back 20 times to wait for subtasks, and has open ones again");
+}
+
+async fn what_hangs_goes_on_when_somebody_has_it_tried_again(stage: Stage) {
+    let office = stage.active("Work").await;
+    let [worker, other] = ["worker", "other"].map(|name| stage.agent(&office, name, false, &[]));
+    let (whole, [one, two, three], held) = given_back(&stage, &office, &worker, &other).await;
+    stage.fail(&other, &office, &held, false).await.expect("holds");
+    assert_eq!(stage.status_of(&office, &whole.id).await, TaskStatus::Queued);
+    stage.retry(&stage.owner, &office, &one.id).await.expect("failed");
+    let waits = stage.task(&office, &whole.id).await;
+    let seen = (waits.status(), waits.blocked_reason.as_str(), waits.error.as_str());
+    assert_eq!(seen, (TaskStatus::Blocked, "waits for its subtasks", ""));
+    for part in [&one, &two, &three] {
+        assert_eq!(stage.task(&office, &part.id).await.hangs_on_task_id, "");
+        stage.done(&office, &part.id).await;
+    }
+    let back = stage.claim(&worker, &office).await.expect("the whole");
+    assert_eq!((&back.id, back.error.as_str()), (&whole.id, ""));
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::{
     super::{
         super::lease::{Done, Failed, Lease, Outcome, lost},
-        prompt::{MORE, about, has_open_subtasks, subtasks},
+        prompt::{MORE, about, has_open_subtasks, stalled_subtasks, subtasks},
     },
     Answer, Refused, Shared, refused,
 };
@@ -108,20 +108,28 @@ pub(super) async fn verify(shared: &Shared, own: &Task, asked: Verify) -> Answer
     Ok(if asked.approve { "accepted".into() } else { "rejected".into() })
 }
 
+/// Says that waiting is of no use.
+const STALLED: &str = "not done: no open subtask goes on by itself, since each hangs on a task that failed or was cancelled. \
+                       Do that work in another way, in new subtasks if need be, or call fail_task and say why.";
+
 /// Gives the task back while it has open subtasks.
 pub(super) async fn wait(shared: &Shared, own: &Task) -> Result<Answer, Refused> {
     let tasks = async {
+        let stalled = stalled_subtasks(shared, &own.id).await?;
+        if !stalled.is_empty() {
+            return Ok(Some((STALLED, (stalled, false))));
+        }
         if has_open_subtasks(shared, &own.id).await? {
             return Ok(None);
         }
-        subtasks(shared, &own.id).await.map(Some)
+        Ok(Some(("no subtask is open", subtasks(shared, &own.id).await?)))
     };
-    let (tasks, more) = match tasks.await {
+    let (said, (tasks, more)) = match tasks.await {
         Ok(Some(tasks)) => tasks,
         Ok(None) => return Err(Refused::End(Outcome::Released)),
         Err(status) => return Ok(Err(refused(status))),
     };
-    let mut lines = vec!["no subtask is open".to_owned()];
+    let mut lines = vec![said.to_owned()];
     lines.extend(more.then(|| MORE.to_owned()));
     lines.extend(tasks.iter().map(about));
     Ok(Ok(lines.join("\n")))
