@@ -96,7 +96,7 @@ mod tests {
         let reason = "waits for task b, which hangs on task a".to_owned();
         let blocked = TaskStatus::Blocked.into();
         let task = Task { status: blocked, blocked_reason: reason, hangs_on_task_id: "a".into(), ..Task::default() };
-        assert_eq!(stuck(&task), Some(&task.blocked_reason));
+        assert_eq!(stuck(&task), Some(task.blocked_reason.as_str()));
     }
 
     #[test]
