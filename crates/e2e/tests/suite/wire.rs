@@ -162,6 +162,7 @@ async fn one_address_has_so_many_connections_and_metrics_have_their_own() {
     let platform =
         Platform::builder().arg("--max-connections").arg("300").arg("--max-connections-per-address").arg("70");
     let world = World::on(platform.start().await).await;
+    world.office("Opens the connection").await;
     let address = |url: &str| url.strip_prefix("http://").expect("plain HTTP").to_owned();
     let (api, metrics) = (address(world.platform.endpoint()), address(world.platform.metrics_endpoint()));
     // 64 may have said nothing yet: a quarter, but never less than that.

@@ -7,6 +7,6 @@ use mi_testkit::{Backend, TestDb, Walls};
 async fn without_a_predicate_nothing_of_another_office_is_there() {
     let database = TestDb::new(Backend::Postgres, "office").await;
     let db = Db::open(database.target(), crate::MIGRATIONS).await.expect("opens");
-    let walls = Walls::plant(&database, &["accounts", "api_keys", "master_key"]).await;
+    let walls = Walls::plant(&database, &["accounts", "api_keys", "master_key", "task_sweeps"]).await;
     assert_eq!(walls.holes(&db).await, Vec::<String>::new());
 }

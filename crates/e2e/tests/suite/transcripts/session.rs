@@ -125,17 +125,22 @@ impl Session<'_> {
                 Err(_) => text.replace(id, &format!("<{name}>")),
             }
         });
-        named.split_inclusive('\n').map(|line| line.split_inclusive(' ').map(mask_word).collect::<String>()).collect()
+        let line = |line: &str| {
+            let timed = line.contains(" ms)");
+            line.split_inclusive(' ').map(|word| mask_word(word, timed)).collect::<String>()
+        };
+        named.split_inclusive('\n').map(line).collect()
     }
 }
 
-fn mask_word(word: &str) -> String {
+/// In a line that tells a latency a number in brackets is one.
+fn mask_word(word: &str, timed: bool) -> String {
     let text = word.trim_end();
     let is_uuid = uuid::Uuid::try_parse(text).is_ok();
     let is_time = text.len() >= 20 && text.ends_with('Z') && text.as_bytes()[4] == b'-' && text.contains('T');
     let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let is_age = (2..=3).contains(&text.len()) && text.ends_with('s') && text.as_bytes()[0].is_ascii_digit();
-    let is_latency = text.strip_prefix('(').is_some_and(|number| number.parse::<f64>().is_ok());
+    let is_latency = timed && text.strip_prefix('(').is_some_and(|number| number.parse::<f64>().is_ok());
     let name = match text {
         _ if is_uuid => "<id>",
         _ if is_time => "<time>",
