@@ -4,6 +4,7 @@
 //! it stands misses one or sees one twice.
 
 pub(crate) mod grpc;
+mod mentions;
 mod model;
 mod read;
 pub(crate) mod repo;

@@ -11,7 +11,7 @@ use mi_store::{OfficeConn, OfficeTx, idempotency, outbox};
 use serde_json::json;
 
 use super::{
-    Chat,
+    Chat, mentions,
     model::{Message, Party},
     repo, rules,
 };
@@ -128,7 +128,7 @@ impl Chat {
             let to = Party::Agent { id: agent.id, name: agent.name.clone() };
             return Ok(Addressed { to: Some(to), woken: vec![agent] });
         }
-        let mut names = rules::called(&request.body);
+        let mut names = mentions::called(&request.body);
         names.remove(from.name());
         names.remove(OPERATOR);
         let called = match names.is_empty() {
@@ -136,8 +136,8 @@ impl Chat {
             false => self.members.among(office_id, &names).await?,
         };
         let woken = called.into_iter().map(Woken::new).collect::<Result<Vec<Woken>>>()?;
-        if woken.len() > rules::MAX_MENTIONS {
-            let problem = format!("calls {} agents by @name; it may call {}", woken.len(), rules::MAX_MENTIONS);
+        if woken.len() > mentions::MAX_MENTIONS {
+            let problem = format!("calls {} agents by @name; it may call {}", woken.len(), mentions::MAX_MENTIONS);
             return Err(Error::invalid("body", problem));
         }
         Ok(Addressed { to: None, woken })
