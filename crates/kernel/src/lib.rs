@@ -11,6 +11,7 @@ pub mod event;
 pub mod exec;
 pub mod id;
 pub mod page;
+pub mod public_key;
 pub mod receipt;
 pub mod secret;
 pub mod text;

@@ -5,6 +5,7 @@ pub(crate) mod external;
 pub(crate) mod former;
 pub(crate) mod grpc;
 pub(crate) mod intent;
+pub(crate) mod keys;
 pub(crate) mod looks;
 pub(crate) mod repo;
 pub(crate) mod rules;

@@ -44,6 +44,7 @@ const MIGRATIONS: &Migrations = &[
     step!(103, "0103", "external"),
     step!(110, "0110", "backup_removals"),
     step!(111, "0111", "next_look"),
+    step!(117, "0117", "agent_keys"),
 ];
 
 /// Where agents reach the gateway.

@@ -25,7 +25,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Scheduler,
-    agents::{Agent, former, repo, wire},
+    agents::{Agent, former, keys, repo, wire},
     offices,
 };
 
@@ -83,6 +83,8 @@ impl Scheduler {
         let now = self.clock.now();
         let mut tx = self.db.platform().begin().await?;
         let found = repo::agent_lock_by_token(&mut tx, &request.token_sha256).await?;
+        let key_id = key_id(&request.public_key);
+        let lived = former::key_lived(&mut tx, &key_id).await?;
         let tx_of_office = tx.within(office_id);
         let mut agent = match usable(found.as_ref(), office_id, now) {
             Ok(agent) => agent.clone(),
@@ -97,7 +99,6 @@ impl Scheduler {
                 return Err(Error::unauthenticated("the enrolment token is unknown, used or expired"));
             }
         };
-        let key_id = key_id(&request.public_key);
         if former::key_is_former(tx_of_office, agent.id, &key_id).await? {
             self.enrolment_refused(caller, office_id, &agent.name, "a key that was revoked");
             return Err(Error::unauthenticated("this key was revoked; make a new one"));
@@ -106,6 +107,15 @@ impl Scheduler {
         agent.enrol_expires_at = None;
         let fresh = agent.public_key.as_deref() != Some(&*request.public_key);
         if fresh {
+            let taken = || {
+                self.enrolment_refused(caller, office_id, &agent.name, "a key that another agent has or had");
+                keys::in_use()
+            };
+            if lived {
+                return Err(taken());
+            }
+            let took = keys::key_take(tx_of_office, agent.id, &request.public_key).await;
+            took.map_err(|error| error.unique_or(taken))?;
             former::key_bury(tx_of_office, &agent, now).await?;
         }
         agent.public_key = Some(request.public_key.to_vec());

@@ -8,6 +8,7 @@ mod external;
 mod fire;
 mod hire;
 mod identity;
+mod keys;
 mod life;
 mod looks;
 mod lying;

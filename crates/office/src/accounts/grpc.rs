@@ -1,6 +1,6 @@
 //! `mi.v1.AccessService`.
 
-use mi_kernel::{Error, OfficeId, page::Page};
+use mi_kernel::{Error, OfficeId, page::Page, public_key};
 use mi_proto::{
     internal::v1::{
         RecordHeartbeatRequest, RegisterAgentKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
@@ -133,9 +133,7 @@ impl AccessService for Handler {
     ) -> Result<Response<v1::EnrolAgentResponse>, Status> {
         let body = request.into_inner();
         OfficeId::parse(&body.office_id).map_err(status)?;
-        if body.public_key.len() != 32 {
-            return Err(status(Error::invalid("public_key", "must be the 32 raw bytes of an Ed25519 public key")));
-        }
+        public_key::check("public_key", &body.public_key).map_err(status)?;
         let register = RegisterAgentKeyRequest {
             office_id: body.office_id,
             token_sha256: digest::digest(&digest::SHA256, body.token.as_bytes()).as_ref().to_vec().into(),

@@ -11,6 +11,7 @@ use std::time::Duration;
 use mi_kernel::{
     Error, InviteId, OfficeId, Result, Time,
     event::{Category, Event},
+    public_key,
     secret::Secret,
     text,
 };
@@ -100,9 +101,7 @@ impl Invites {
     /// Lets in whoever has a code. `source` is whom wrong codes are counted against.
     pub(crate) async fn join(&self, source: &str, request: v1::JoinOfficeRequest) -> Result<v1::Agent, Status> {
         let name = text::new_agent_name("name", &request.name).map_err(status)?;
-        if request.public_key.len() != 32 {
-            return Err(status(Error::invalid("public_key", "must be the 32 raw bytes of an Ed25519 public key")));
-        }
+        public_key::check("public_key", &request.public_key).map_err(status)?;
         let code = parse_code(&request.code).map_err(status)?;
         let now = self.offices.clock.now();
         let guess = self.guesses.admit(source, now).map_err(status)?;

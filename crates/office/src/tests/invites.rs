@@ -120,6 +120,7 @@ async fn what_is_wrong_with_a_request_leaves_the_code_as_it_was(stage: Stage) {
             (second.code.as_str(), "no name", &KEY[..], "name"),
             (&second.code, "robo", &KEY[..31], "public_key"),
             (&second.code, "robo", &[], "public_key"),
+            (&second.code, "robo", &[0; 32], "public_key"),
             ("ABC", "robo", &KEY, "code"),
             ("ABCDE1", "robo", &KEY, "code"),
         ] {

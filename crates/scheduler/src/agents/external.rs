@@ -10,8 +10,8 @@ use mi_rpc::Caller;
 use mi_store::outbox;
 use serde_json::json;
 
-use super::{Agent, Desired, State, admissions, intent::security, repo, rules};
-use crate::{Scheduler, offices};
+use super::{Agent, Desired, State, admissions, former, intent::security, keys, repo, rules};
+use crate::{Scheduler, offices, registry::key_id};
 
 fn used() -> Error {
     Error::unauthenticated("the invite is used")
@@ -25,6 +25,8 @@ impl Scheduler {
         let invite = InviteId::parse(&request.invite_id)?;
         let name = text::new_agent_name("name", &request.name)?;
         let public_key = request.public_key.to_vec();
+        // Before the transaction, which sees its own office alone. Whatever key dies meanwhile is in `agent_keys`, too.
+        let lived = former::key_lived(&mut self.db.platform().read().await?, &key_id(&public_key)).await?;
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
@@ -49,6 +51,11 @@ impl Scheduler {
         };
         let inserted = repo::agent_insert(&mut tx, &agent).await;
         inserted.map_err(|error| error.unique_or(|| Error::already_exists("agent", &agent.name)))?;
+        if lived {
+            return Err(keys::in_use());
+        }
+        let took = keys::key_take(&mut tx, agent.id, &request.public_key).await;
+        took.map_err(|error| error.unique_or(keys::in_use))?;
         admissions::admission_insert(&mut tx, invite, agent.id, now).await?;
         let about = json!({ "agent_id": agent.id, "invite_id": invite });
         let redeemed = format!("The invite of agent {:?} was redeemed", agent.name);

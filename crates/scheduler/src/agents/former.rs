@@ -44,6 +44,14 @@ pub(crate) async fn key_is_former(tx: &mut OfficeConn, agent: AgentId, key_id: &
     Ok(row.is_some())
 }
 
+/// Whether any agent held this key and lost it, of whatever office: a key is one agent's on the whole installation.
+pub(crate) async fn key_lived(conn: &mut PlatformConn, key_id: &str) -> DbResult<bool> {
+    let row: Option<(i32,)> = on!(conn, |c| {
+        sqlx::query_as("SELECT 1 FROM former_keys WHERE key_id = $1 LIMIT 1").bind(key_id).fetch_optional(&mut *c).await
+    })?;
+    Ok(row.is_some())
+}
+
 /// Office and name of an agent that is gone, or whose key died; of whatever office, since only its id is known.
 pub(crate) async fn key_owner(conn: &mut PlatformConn, agent: AgentId) -> DbResult<Option<(OfficeId, String)>> {
     let row: Option<(Uuid, String)> = on!(conn, |c| {

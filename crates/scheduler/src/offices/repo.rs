@@ -84,6 +84,8 @@ pub(crate) async fn office_clear_some(db: &Db, office: OfficeId) -> DbResult<boo
     let statements = [
         "DELETE FROM former_keys WHERE office_id = $1 AND (agent_id, key_id) IN
          (SELECT agent_id, key_id FROM former_keys WHERE office_id = $1 LIMIT $2)",
+        "DELETE FROM agent_keys WHERE office_id = $1 AND public_key IN
+         (SELECT public_key FROM agent_keys WHERE office_id = $1 LIMIT $2)",
         "DELETE FROM admissions WHERE office_id = $1 AND invite_id IN
          (SELECT invite_id FROM admissions WHERE office_id = $1 LIMIT $2)",
         "DELETE FROM hires WHERE office_id = $1 AND agent_id IN

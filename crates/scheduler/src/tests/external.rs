@@ -12,6 +12,7 @@ use mi_proto::{
 };
 use mi_rpc::Caller;
 use mi_testkit::on_both;
+use ring::digest;
 use tonic::Request;
 
 use super::{
@@ -37,6 +38,11 @@ on_both! {
 const KEY: [u8; 32] = [1; 32];
 const OTHER_KEY: [u8; 32] = [2; 32];
 
+/// A key of its own for each name.
+fn key_of(name: &str) -> [u8; 32] {
+    digest::digest(&digest::SHA256, name.as_bytes()).as_ref().try_into().expect("32 bytes")
+}
+
 impl Stage {
     pub(super) async fn admit(&self, office: OfficeId, invite: InviteId, name: &str, key: [u8; 32]) -> Result<Agent> {
         let caller = Caller { actor: Actor::Service { role: "office".into() }, ..self.owner("HireAgent") };
@@ -51,7 +57,7 @@ impl Stage {
 
     /// An agent that joined just now.
     async fn joined(&self, name: &str) -> Agent {
-        self.admit(self.office, InviteId::new(), name, KEY).await.expect("admitted")
+        self.admit(self.office, InviteId::new(), name, key_of(name)).await.expect("admitted")
     }
 
     pub(super) async fn beat(&self, agent: AgentId) -> Result<()> {
@@ -76,7 +82,7 @@ async fn an_invite_lets_one_agent_in(stage: Stage) {
         assert_eq!(refused.kind, ErrorKind::Unauthenticated);
     }
     let elsewhere = stage.open_office(1).await;
-    stage.admit(elsewhere, InviteId::new(), "robo", KEY).await.expect("a name is of one office");
+    stage.admit(elsewhere, InviteId::new(), "robo", OTHER_KEY).await.expect("a name is of one office");
 
     let events = stage.events().await;
     let told: Vec<_> = events.iter().filter(|event| event.office_id == stage.office).collect();
@@ -209,7 +215,9 @@ async fn a_fired_one_is_gone_at_once_and_its_invite_stays_used(stage: Stage) {
     assert_eq!((counted["access.revoked"], counted["agent.fired"]), (1, 1));
     let again = stage.admit(stage.office, invite, "robo", KEY).await.expect_err("used");
     assert_eq!(again.kind, ErrorKind::Unauthenticated);
-    let back = stage.admit(stage.office, InviteId::new(), "robo", KEY).await.expect("with a new invite");
+    let dead = stage.admit(stage.office, InviteId::new(), "robo", KEY).await.expect_err("a dead key stays dead");
+    assert_eq!((dead.kind, dead.reason), (ErrorKind::AlreadyExists, "KEY_IN_USE"));
+    let back = stage.admit(stage.office, InviteId::new(), "robo", OTHER_KEY).await.expect("with a new invite and key");
     assert_ne!(back.id, agent.id);
 }
 
@@ -255,7 +263,8 @@ async fn a_removed_office_takes_it_along(stage: Stage) {
     assert!(!remove().await);
     stage.settle(agent.id).await;
     assert!(remove().await);
-    assert_eq!((stage.rows("agents").await, stage.rows("admissions").await), (0, 0));
+    let left = [stage.rows("agents").await, stage.rows("admissions").await, stage.rows("agent_keys").await];
+    assert_eq!(left, [0, 0, 0]);
     let late = stage.admit(stage.office, InviteId::new(), "late", KEY).await.expect_err("gone");
     assert_eq!(late.kind, ErrorKind::NotFound);
 }
