@@ -72,7 +72,7 @@ pub fn bounded(field: &'static str, value: Option<i32>, default: i32, most: i32)
     match value {
         None => Ok(default),
         Some(n) if n >= 1 => Ok(n.min(most)),
-        Some(_) => Err(Error::invalid(field, format!("must be between 1 and {most}"))),
+        Some(_) => Err(Error::invalid(field, format!("must be at least 1; more than {most} counts as {most}"))),
     }
 }
 
@@ -140,7 +140,10 @@ mod tests {
     fn sizes_are_bounded_and_tokens_are_checked() {
         assert_eq!(Page::<i32>::parse(None, "").expect("default").size, 50);
         assert_eq!(Page::<i32>::parse(Some(100_000), "").expect("cut").size, 200);
-        assert_eq!(Page::<i32>::parse(Some(0), "").expect_err("zero").field, Some("page_size"));
+        for bad in [0, -1, i32::MIN] {
+            let refused = Page::<i32>::parse(Some(bad), "").expect_err("below one");
+            assert_eq!(refused.message, "page_size must be at least 1; more than 200 counts as 200");
+        }
         for bad in ["x", "????", "bm90anNvbg", &"A".repeat(5000)] {
             assert_eq!(Page::<i32>::parse(None, bad).expect_err(bad).field, Some("page_token"));
         }
