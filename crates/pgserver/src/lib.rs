@@ -25,8 +25,8 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(20);
-/// Another process may take the free port first.
-const ATTEMPTS: u32 = 3;
+/// Another process may take the free port first: Postgres cannot be told to find one itself.
+const ATTEMPTS: u32 = 10;
 
 /// A server with an empty data directory, stopped and deleted when dropped.
 ///
@@ -178,7 +178,8 @@ impl Server {
                 Ok(None) => {}
             }
             let mut isready = Command::new(self.bin.join("pg_isready"));
-            isready.args(["-q", "-h", "127.0.0.1", "-U", "postgres", "-p", &port]);
+            // Through its own socket, which it opens after the port: on the port another server may answer.
+            isready.arg("-q").arg("-h").arg(self.dir.path()).args(["-U", "postgres", "-p", &port]);
             if isready.status().is_ok_and(|status| status.success()) {
                 return Ok(());
             }

@@ -2,7 +2,7 @@
 
 use std::{
     env, fs,
-    net::{Ipv4Addr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -108,7 +108,7 @@ impl Builder {
         let mut platform = Platform {
             processes: Vec::new(),
             binary,
-            gateway_port: free_port(),
+            gateway: own_address(),
             what: self,
             db,
             data_dir,
@@ -129,7 +129,7 @@ pub struct Platform {
     processes: Vec<Process>,
     binary: PathBuf,
     /// Of four processes, the gateway's: agents are told its address before it runs, and keep it over restarts.
-    gateway_port: u16,
+    gateway: SocketAddr,
     what: Builder,
     db: Option<TestDb>,
     data_dir: PathBuf,
@@ -173,7 +173,7 @@ impl Platform {
     async fn start_roles(&mut self) {
         let key_file = |name: &str| self.data_dir.join(name).display().to_string();
         let (internal_key, admin_key) = (key_file(INTERNAL_KEY), key_file(ADMIN_KEY));
-        let gateway = format!("127.0.0.1:{}", self.gateway_port);
+        let gateway = self.gateway.to_string();
 
         let mut flags = vec![("--internal-key-file", internal_key)];
         let activity = self.launch("activity", ANY_PORT, &flags).await;
@@ -323,10 +323,15 @@ impl Platform {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    listener.local_addr().expect("a listener has an address").port()
+/// A free port of a loopback address that no other process takes ports of, made of this one's id: the port is still free
+/// when the gateway starts, and between its end and its next start. Where the loopback interface has 127.0.0.1 alone, a
+/// port of that, which was free a moment ago.
+fn own_address() -> SocketAddr {
+    // Process ids have 22 bits at most, so 64.0.0 is added without a carry.
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, 64 | high, middle, low);
+    let listener = TcpListener::bind((own, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    listener.and_then(|listener| listener.local_addr()).expect("a port is free")
 }
 
 /// The key that `mi serve` wants to find; text, so that it survives editors and Kubernetes secrets.
@@ -417,6 +422,9 @@ mod tests {
             }
         }
         assert!(args[1].contains(&format!("--agent-endpoint {endpoint} ")), "{}", args[1]);
+        // No other process of this machine has its address.
+        let others = cfg!(target_os = "linux") && endpoint.starts_with("http://127.0.0.1:");
+        assert!(endpoint.starts_with("http://127.") && !others, "{endpoint}");
 
         platform.kill9();
         platform.restart().await;

@@ -1,6 +1,6 @@
 //! What breaks around the platform: ports, directories, the database, clients, agents.
 
-use std::{process::Stdio, time::Duration};
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use mi_e2e::{LIMIT, World, refusal};
 use mi_proto::v1::{self, AgentPhase};
@@ -44,11 +44,26 @@ async fn a_killed_agent_comes_back(backend: Backend) {
 async fn a_client_that_leaves_costs_nothing(backend: Backend) {
     let world = World::start(backend, Arrangement::OneProcess).await;
     let office = world.office("Hasty").await;
-    // Each call is dropped at another moment; some have happened, some have not, none is half done.
-    for micros in (0..3000).step_by(150) {
-        let name = format!("agent-{micros}");
-        let _ = tokio::time::timeout(Duration::from_micros(micros), world.hire(&office, &name)).await;
-    }
+    // Calls are left at another moment each, later after one that was left and earlier after one that was answered, until
+    // one was left that has happened all the same. None is half done.
+    let (mut number, mut moment, mut left) = (0, Duration::from_micros(100), BTreeSet::new());
+    until("a call that was left has happened", LIMIT, async || {
+        number += 1;
+        let name = format!("agent-{number}");
+        match tokio::time::timeout(moment, world.hire(&office, &name)).await {
+            Ok(answered) => {
+                answered.map_err(|status| status.to_string())?;
+                moment = moment * 4 / 5;
+            }
+            Err(_) => {
+                left.insert(name);
+                moment = moment * 6 / 5;
+            }
+        }
+        let there = world.owner.all_agents(&office).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>(there.iter().any(|agent| left.contains(&agent.name)).then_some(()))
+    })
+    .await;
     for agent in world.owner.all_agents(&office).await.expect("listed") {
         world.settled(&office, &agent.name, AgentPhase::Running).await;
         assert_eq!(world.count(&office, &agent.name, "agent.hired").await, 1);

@@ -12,6 +12,10 @@ use tonic::Code;
 
 use crate::fake::{Edge, unsigned};
 
+/// A call that begins so long after a change is answered by it, however long the answer takes: the second for which an
+/// answer counts, and what two clocks may differ by.
+const BOUND: Duration = Duration::from_millis(1100);
+
 #[tokio::test]
 async fn headers_that_are_no_credential_are_refused_with_a_hint() {
     let edge = Edge::local();
@@ -44,8 +48,9 @@ async fn an_api_key_is_asked_for_once_a_second_and_a_revoked_one_dies_within_it(
     edge.world.revoke("mi_a");
     let revoked = Instant::now();
     let refused = loop {
+        let began = revoked.elapsed();
         match edge.who("Bearer mi_a").await {
-            Ok(_) => assert!(revoked.elapsed() < Duration::from_millis(1100), "it still works"),
+            Ok(_) => assert!(began < BOUND, "it still works"),
             Err(refused) => break refused,
         }
         tokio::task::yield_now().await;
@@ -65,9 +70,13 @@ async fn an_unknown_key_is_refused_and_does_not_reach_the_office_each_time() {
     assert!(edge.world.lookups.load(Ordering::SeqCst) < 20);
     // Made a moment later, it works a moment later.
     let operator = edge.world.operator("mi_unknown");
-    let started = Instant::now();
-    while edge.who("Bearer mi_unknown").await.ok().as_ref() != Some(&operator) {
-        assert!(started.elapsed() < Duration::from_secs(1), "the refusal lasts too long");
+    let made = Instant::now();
+    loop {
+        let began = made.elapsed();
+        if edge.who("Bearer mi_unknown").await.ok().as_ref() == Some(&operator) {
+            break;
+        }
+        assert!(began < BOUND, "the refusal lasts too long");
         tokio::task::yield_now().await;
     }
 }
@@ -203,8 +212,12 @@ async fn a_key_that_was_rotated_dies_within_a_second() {
     let gone = Instant::now();
     // Neither the remembered token nor new ones outlive the key.
     for again in [true, false] {
-        while edge.who(&format!("Bearer {}", if again { kept.clone() } else { fresh() })).await.is_ok() {
-            assert!(gone.elapsed() < Duration::from_millis(1100), "it still works");
+        loop {
+            let began = gone.elapsed();
+            if edge.who(&format!("Bearer {}", if again { kept.clone() } else { fresh() })).await.is_err() {
+                break;
+            }
+            assert!(began < BOUND, "it still works");
             tokio::task::yield_now().await;
         }
     }
