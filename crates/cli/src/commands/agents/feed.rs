@@ -9,7 +9,7 @@ use mi_proto::v1::{
     ActivityEvent, ListActivityRequest, ListLogsRequest, TailLogsRequest, WatchActivityRequest, WatchAgentsRequest,
 };
 
-use super::{AgentArg, target};
+use super::{AgentArg, get, target};
 use crate::{context::Context, failure::Failure, follow::follow, options::ColonyArg};
 
 #[derive(Debug, Args)]
@@ -45,9 +45,13 @@ pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failur
     if !args.follow {
         let request = ListLogsRequest { office_id, agent, limit: Some(args.limit), start_time: None, end_time: None };
         let lines = retry(async || client.logs().list_logs(request.clone()).await).await?.into_inner().lines;
+        if lines.is_empty() {
+            known(context, &office_id, &agent).await?;
+        }
         // Lines are no table: nobody wants a head over them, and programs may cut them as they come.
         return if out.is_for_programs() { out.list(&lines) } else { lines.iter().try_for_each(|line| out.next(line)) };
     }
+    known(context, &office_id, &agent).await?;
     let seen = Cell::new(None);
     let open = async || {
         let request = TailLogsRequest {
@@ -71,6 +75,9 @@ pub(crate) async fn activity(args: ActivityArgs, context: &Context) -> Result<()
     let (office_id, agent) = target(&args.agent, context).await?;
     let categories = args.category;
     let mut events = newest(context, &office_id, &agent, &categories, args.limit).await?;
+    if events.is_empty() {
+        known(context, &office_id, &agent).await?;
+    }
     if !args.follow {
         return if out.is_for_programs() {
             out.list(&events)
@@ -97,6 +104,17 @@ pub(crate) async fn activity(args: ActivityArgs, context: &Context) -> Result<()
         out.next(&event)
     })
     .await
+}
+
+/// Tells a quiet agent from one that never was. One that was fired is known by its events.
+async fn known(context: &Context, office_id: &str, agent: &str) -> Result<(), Failure> {
+    match get(context, office_id, agent).await {
+        Err(failure) if failure.is_not_found() => {
+            let events = newest(context, office_id, agent, &[], 1).await?;
+            if events.is_empty() { Err(failure) } else { Ok(()) }
+        }
+        looked => looked.map(drop),
+    }
 }
 
 /// The newest events, newest first, over as many pages as it takes.

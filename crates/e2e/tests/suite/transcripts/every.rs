@@ -135,6 +135,8 @@ async fn every_command() {
             "agents activity worker --limit 1 -q",
             "agents activity --limit 0 worker",
             "agents logs --limit 0 worker",
+            "agents logs nobody",
+            "agents activity nobody",
             "agents watch --colony nowhere",
         ])
         .await;
