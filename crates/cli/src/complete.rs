@@ -15,7 +15,7 @@ use std::{
 use clap::{ArgMatches, CommandFactory};
 use clap_complete::{
     CompleteEnv,
-    engine::{ArgValueCompleter, CompletionCandidate},
+    engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter},
 };
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::{
@@ -54,6 +54,15 @@ pub(crate) enum Known {
 /// Completes an argument by all of these.
 pub(crate) fn by(kinds: &'static [Known]) -> ArgValueCompleter {
     ArgValueCompleter::new(move |current: &OsStr| candidates(kinds, current).unwrap_or_default())
+}
+
+/// Completes an argument by all of these, and by what is in directories here.
+pub(crate) fn by_or_path(kinds: &'static [Known]) -> ArgValueCompleter {
+    ArgValueCompleter::new(move |current: &OsStr| {
+        let mut all = candidates(kinds, current).unwrap_or_default();
+        all.extend(PathCompleter::any().complete(current));
+        all
+    })
 }
 
 /// Answers the shell if it is the shell that calls.

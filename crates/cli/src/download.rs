@@ -39,12 +39,16 @@ enum Target<'a> {
     Memory(&'a mut Vec<u8>),
 }
 
+/// Whether a file may be put into this place.
+type Check<'a> = Box<dyn Fn(&Path) -> Result<(), Failure> + 'a>;
+
 /// A download in progress.
 pub(crate) struct Download<'a> {
     target: Target<'a>,
     hash: Context,
     size: i64,
     bar: ProgressBar,
+    check: Option<Check<'a>>,
 }
 
 impl<'a> Download<'a> {
@@ -91,7 +95,17 @@ impl<'a> Download<'a> {
     }
 
     fn to(target: Target<'a>, bar: ProgressBar) -> Self {
-        Self { target, hash: Context::new(&SHA256), size: 0, bar }
+        Self { target, hash: Context::new(&SHA256), size: 0, bar, check: None }
+    }
+
+    /// The same with another bar.
+    pub(crate) fn showing(self, bar: ProgressBar) -> Self {
+        Self { bar, ..self }
+    }
+
+    /// The same with a check of the place, made at the last moment before the file is put there.
+    pub(crate) fn if_ok(self, check: impl Fn(&Path) -> Result<(), Failure> + 'a) -> Self {
+        Self { check: Some(Box::new(check)), ..self }
     }
 
     /// Takes the `bytes` of all messages, checks that they are what they must be, and puts them where they belong.
@@ -157,6 +171,7 @@ impl<'a> Download<'a> {
         match self.target {
             Target::File { partial, path, .. } => {
                 partial.as_file().sync_all().map_err(|error| unwritable(&path, &error))?;
+                self.check.map_or(Ok(()), |check| check(&path))?;
                 partial.persist(&path).map_err(|error| unwritable(&path, &error.error)).map(drop)
             }
             Target::Stdout => io::stdout().flush().map_err(|error| unwritten(&error)),

@@ -31,7 +31,7 @@ pub(crate) fn translated(failure: Failure, command: &Command) -> Failure {
 }
 
 /// Replaces each word that the command line has another one for. What is quoted is what somebody wrote, and stays.
-fn translate(text: &str, flags: &[&str]) -> String {
+pub(crate) fn translate(text: &str, flags: &[&str]) -> String {
     let mut translated = String::with_capacity(text.len());
     let (mut is_quoted, mut is_escaped) = (false, false);
     let pieces = text.split_inclusive(|c: char| {

@@ -23,6 +23,7 @@ on_both! {
     a_refusal_is_heard_before_all_is_sent,
     a_platform_that_dies_keeps_the_old_file,
     the_command_line_speaks_for_operators_and_agents,
+    many_files_go_and_come_back,
     a_command_prints_all_of_its_output,
 }
 
@@ -253,6 +254,87 @@ async fn the_command_line_speaks_for_operators_and_agents(backend: Backend) {
     assert!(listed, "{told}");
     let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
     assert_eq!((&printed[0]["path"], &printed[0]["agent"]), (&"out/note.txt".into(), &"robo".into()));
+}
+
+async fn many_files_go_and_come_back(backend: Backend) {
+    let world = World::start(backend, Arrangement::OneProcess).await;
+    let office = world.office("Many").await;
+    let dir = tempfile::tempdir().expect("made");
+    let at = |name: &str| dir.path().join(name);
+    let read = |name: &str| fs::read_to_string(at(name)).expect(name);
+    let operator = [
+        ("MI_ENDPOINT", world.platform.endpoint()),
+        ("MI_API_KEY", world.platform.admin_key()),
+        ("MI_COLONY", office.as_str()),
+    ];
+    let works = async |line: &str, counts: &str| {
+        let (worked, _, told) = mi(dir.path(), &operator, line).await;
+        assert!(worked && told.contains(counts), "{line}: {told}");
+        told
+    };
+    let fails = async |line: &str, why: &[&str]| {
+        let (worked, _, told) = mi(dir.path(), &operator, line).await;
+        assert!(!worked && why.iter().all(|why| told.contains(why)), "{line}: {told}");
+    };
+    fs::create_dir_all(at("notes/deep/er")).expect("made");
+    fs::create_dir_all(at("notes/empty")).expect("made");
+    for (name, text) in [("notes/a", "one"), ("notes/A", "another"), ("notes/deep/er/b", "two")] {
+        fs::write(at(name), text).expect("written");
+    }
+    std::os::unix::fs::symlink("a", at("notes/link")).expect("linked");
+
+    // There, again, and over what differs.
+    let told = works("files put -r notes", "3 uploaded, 0 unchanged").await;
+    assert!(told.contains("left out: notes/empty: ") && told.contains("left out: notes/link: "), "{told}");
+    works("files put -r notes", "0 uploaded, 3 unchanged").await;
+    let before = stat(&world, &office, "notes/a").await.expect("there");
+    fs::write(at("notes/deep/er/b"), "three").expect("written");
+    fs::write(at("notes/c"), "new").expect("written");
+    let why = "not uploaded: notes/deep/er/b: \"notes/deep/er/b\" is on the drive with another content, at revision";
+    fails("files put -r notes", &[why, "1 uploaded, 2 unchanged", "1 of 4 files were not uploaded", "--force"]).await;
+    assert_eq!(get(&world.owner, &office, "notes/deep/er/b", 0, 0).await.expect("read"), b"two");
+    works("files put -r notes --force", "1 uploaded, 3 unchanged").await;
+    assert_eq!(get(&world.owner, &office, "notes/deep/er/b", 0, 0).await.expect("read"), b"three");
+    assert_eq!(stat(&world, &office, "notes/a").await.expect("there"), before);
+
+    // A slash means into.
+    works("files put -r notes kept/", "4 uploaded").await;
+    works("files put -r notes/deep renamed", "1 uploaded").await;
+    works("files put notes/a notes/c flat/", "2 uploaded").await;
+    fails("files put notes/a notes/c flat", &["slash"]).await;
+    fails("files put notes flat/", &["directory"]).await;
+    for path in ["kept/notes/deep/er/b", "renamed/er/b", "flat/a", "flat/c"] {
+        stat(&world, &office, path).await.expect(path);
+    }
+
+    // And back: what is here and differs stays, and so does what is behind a link.
+    works("files get -r notes back", "4 downloaded, 0 unchanged").await;
+    assert_eq!([read("back/a"), read("back/A"), read("back/deep/er/b")], ["one", "another", "three"]);
+    fs::write(at("back/a"), "mine").expect("written");
+    fs::remove_file(at("back/c")).expect("removed");
+    fails("files get -r notes/ back", &["not downloaded: notes/a: ", "1 downloaded, 2 unchanged", "--force"]).await;
+    assert_eq!([read("back/a"), read("back/c")], ["mine", "new"]);
+    works("files get -r notes back --force", "1 downloaded, 3 unchanged").await;
+    assert_eq!(read("back/a"), "one");
+    works("files get flat/a flat/c notes/deep/er/b here/", "3 downloaded").await;
+    assert_eq!([read("here/a"), read("here/b")], ["one", "three"]);
+    fs::create_dir_all(at("trap")).expect("made");
+    fs::create_dir_all(at("outside")).expect("made");
+    std::os::unix::fs::symlink(at("outside"), at("trap/deep")).expect("linked");
+    fails("files get -r notes trap --force", &["not downloaded: notes/deep/er/b: trap/deep is a link"]).await;
+    assert_eq!((fs::read_dir(at("outside")).expect("there").count(), read("trap/a")), (0, "one".to_owned()));
+    fails("files get -r nothing", &["not downloaded: nothing: there is no such file, and nothing below nothing/"])
+        .await;
+
+    // Programs are told of all files, also of those that were there.
+    let (got, printed, told) = mi(dir.path(), &operator, "files get -r flat out -o json").await;
+    assert!(got, "{told}");
+    let printed: serde_json::Value = serde_json::from_slice(&printed).expect("JSON");
+    let (got, again, told) = mi(dir.path(), &operator, "files get -r flat out -o json").await;
+    assert!(got, "{told}");
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&again).expect("JSON"), printed);
+    let paths: Vec<_> = printed.as_array().expect("a list").iter().map(|file| file["path"].clone()).collect();
+    assert_eq!(paths, ["flat/a", "flat/c"]);
 }
 
 async fn a_command_prints_all_of_its_output(backend: Backend) {

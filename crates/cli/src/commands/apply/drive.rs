@@ -1,16 +1,13 @@
 //! The files that a file puts into the colony's drive.
 
-use std::{fs, io, path::PathBuf};
+use std::path::PathBuf;
 
-use mi_client::retry;
-use mi_kernel::receipt::{hex, sha256_hex};
-use mi_proto::v1::{File, StatFileRequest, UploadHeader};
-use ring::digest::{Context as Digest, SHA256};
-use tonic::Code;
+use mi_kernel::receipt::sha256_hex;
+use mi_proto::v1::{File, UploadHeader};
 use uuid::Uuid;
 
 use super::{Action, Report, Work, file::DriveFile};
-use crate::{commands::files, failure::Failure};
+use crate::{commands::files, failure::Failure, wait::bytes_bar};
 
 impl Work<'_> {
     /// Uploads what is missing or different.
@@ -19,7 +16,7 @@ impl Work<'_> {
             let sha256 = self.sha256(wanted)?;
             let path = &wanted.path.value;
             let there = match office_id {
-                Some(office_id) => self.stat(office_id, path).await?,
+                Some(office_id) => files::find(self.context, office_id, path).await?,
                 None => None,
             };
             let action = match &there {
@@ -44,19 +41,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    async fn stat(&self, office_id: &str, path: &str) -> Result<Option<File>, Failure> {
-        let request = StatFileRequest { office_id: office_id.to_owned(), path: path.to_owned() };
-        match retry(async || self.context.client.drive().stat_file(request.clone()).await).await {
-            Ok(answer) => Ok(answer.into_inner().file),
-            Err(status) if status.code() == Code::NotFound => Ok(None),
-            Err(status) => Err(status.into()),
-        }
-    }
-
     async fn upload(&self, header: UploadHeader, wanted: &DriveFile) -> Result<File, Failure> {
         match &wanted.content {
             Some(content) => files::upload_bytes(self.context, header, content.as_bytes()).await,
-            None => files::upload_file(self.context, header, &self.local(wanted)).await,
+            None => files::upload_file(self.context, header, &self.local(wanted), bytes_bar).await,
         }
     }
 
@@ -64,29 +52,11 @@ impl Work<'_> {
         if let Some(content) = &wanted.content {
             return Ok(sha256_hex(content.as_bytes()));
         }
-        let path = self.local(wanted);
-        let mut digest = Hashed(Digest::new(&SHA256));
-        let read = fs::File::open(&path).and_then(|mut file| io::copy(&mut file, &mut digest));
-        read.map_err(|error| Failure::io(format!("{} cannot be read", path.display()), &error))?;
-        Ok(hex(digest.0.finish().as_ref()))
+        files::sha256_of(&self.local(wanted))
     }
 
     /// Where the content is that lies in a file here.
     fn local(&self, wanted: &DriveFile) -> PathBuf {
         self.file.directory.join(wanted.from.as_deref().unwrap_or(&PathBuf::new()))
-    }
-}
-
-/// Keeps nothing of what is written but its hash.
-struct Hashed(Digest);
-
-impl io::Write for Hashed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
