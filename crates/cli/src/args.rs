@@ -20,6 +20,7 @@ use crate::{
         run::RunArgs,
         tasks::TasksCommand,
         use_colony::UseArgs,
+        wait::WaitCommand,
     },
     options::{ColonyArg, Global},
     serve::{ServeArgs, UpArgs},
@@ -61,6 +62,9 @@ pub(crate) enum Command {
     /// The drive: files that the agents of a colony share
     #[command(subcommand, alias = "file")]
     Files(FilesCommand),
+    /// Wait until an agent, a task or a file is as it should be
+    #[command(subcommand)]
+    Wait(WaitCommand),
     /// Copy files and directories from an agent's workspace to here, or back
     Cp(CpArgs),
     /// What agents can use outside the platform, and the secrets it takes

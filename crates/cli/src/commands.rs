@@ -17,6 +17,7 @@ pub(crate) mod status;
 pub(crate) mod tasks;
 pub(crate) mod use_colony;
 mod verify;
+pub(crate) mod wait;
 
 use mi_client::{ClientError, retry};
 use tonic::{Code, Response, Status};
@@ -36,6 +37,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Apply(args) => apply::run(args, &context).await,
         Command::Chat(command) => chat::run(command, &context).await,
         Command::Backups(command) => backups::run(command, &context).await,
+        Command::Wait(command) => wait::run(command, &context).await,
         Command::Cp(args) => cp::run(args, &context).await,
         Command::Files(command) => files::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,

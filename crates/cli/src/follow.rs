@@ -27,7 +27,19 @@ pub(crate) async fn follow_until<T, R>(
     take: impl FnMut(T) -> Result<Option<R>, Failure>,
 ) -> Result<Option<R>, Failure> {
     let stream = retry(&mut open).await?.into_inner();
-    go_on(out, stream, open, take).await
+    go_on(out, stream, open, async || Ok(None), take).await
+}
+
+/// The same with a `look` at what there is, each time that the stream was opened: for what happened while nobody
+/// listened, and is on no stream.
+pub(crate) async fn watch_until<T, R>(
+    out: Output,
+    mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+    look: impl AsyncFnMut() -> Result<Option<R>, Failure>,
+    take: impl FnMut(T) -> Result<Option<R>, Failure>,
+) -> Result<Option<R>, Failure> {
+    let stream = retry(&mut open).await?.into_inner();
+    go_on(out, stream, open, look, take).await
 }
 
 /// The same for what is under way: the platform may be away already when the stream is opened first.
@@ -37,24 +49,31 @@ pub(crate) async fn follow_through<T, R>(
     take: impl FnMut(T) -> Result<Option<R>, Failure>,
 ) -> Result<Option<R>, Failure> {
     let stream = opened(&mut open).await?;
-    go_on(out, stream, open, take).await
+    go_on(out, stream, open, async || Ok(None), take).await
 }
 
 async fn go_on<T, R>(
     out: Output,
     mut stream: Streaming<T>,
     mut open: impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
+    mut look: impl AsyncFnMut() -> Result<Option<R>, Failure>,
     mut take: impl FnMut(T) -> Result<Option<R>, Failure>,
 ) -> Result<Option<R>, Failure> {
     loop {
-        let lost = match stream.message().await {
-            Ok(Some(message)) => match take(message)? {
-                Some(found) => return Ok(Some(found)),
-                None => continue,
-            },
-            Ok(None) => return Ok(None),
-            Err(status) if connection_lost(&status) => status,
-            Err(status) => return Err(status.into()),
+        if let Some(found) = look().await? {
+            return Ok(Some(found));
+        }
+        let lost = loop {
+            match stream.message().await {
+                Ok(Some(message)) => {
+                    if let Some(found) = take(message)? {
+                        return Ok(Some(found));
+                    }
+                }
+                Ok(None) => return Ok(None),
+                Err(status) if connection_lost(&status) => break status,
+                Err(status) => return Err(status.into()),
+            }
         };
         out.note(&format!("the stream broke ({}); resuming", lost.message()));
         tokio::time::sleep(jittered(BACKOFF.after(1))).await;

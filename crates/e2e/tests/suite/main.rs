@@ -17,5 +17,6 @@ mod secrets;
 mod tls;
 mod transcripts;
 mod verify;
+mod wait;
 mod wire;
 mod work;

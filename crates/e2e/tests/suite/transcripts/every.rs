@@ -174,6 +174,13 @@ async fn every_command() {
             "tasks receipt {check}",
             "tasks stats",
             "tasks stats --colony nowhere",
+            "wait task {check} -q",
+            "wait task {write} --for status=finished",
+            "wait task {check} --for status=failed",
+            "wait agent worker -o name",
+            "wait agent worker --for phase=happy",
+            "wait agent nobody",
+            "wait agent nobody --for deleted",
         ])
         .await;
     insta::assert_snapshot!("tasks", session.take());
@@ -190,6 +197,8 @@ async fn every_command() {
             "files get notes.md -O nowhere/notes.md",
             "files stat notes.md -q",
             "files stat missing.md",
+            "wait file notes.md -q",
+            "wait file missing.md --timeout 1s",
             "files rm notes.md",
             "files rm notes.md --force",
             "files changes",
