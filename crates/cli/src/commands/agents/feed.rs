@@ -43,7 +43,13 @@ pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failur
     let (client, out) = (&context.client, context.out);
     let (office_id, agent) = target(&args.agent, context).await?;
     if !args.follow {
-        let request = ListLogsRequest { office_id, agent, limit: Some(args.limit), start_time: None, end_time: None };
+        let request = ListLogsRequest {
+            office_id: office_id.clone(),
+            agent: agent.clone(),
+            limit: Some(args.limit),
+            start_time: None,
+            end_time: None,
+        };
         let lines = retry(async || client.logs().list_logs(request.clone()).await).await?.into_inner().lines;
         if lines.is_empty() {
             known(context, &office_id, &agent).await?;
