@@ -13,6 +13,7 @@ use crate::{
         backups::BackupsCommand,
         chat::ChatCommand,
         cp::CpArgs,
+        doctor::DoctorArgs,
         files::FilesCommand,
         integrations::{AdminCommand, IntegrationsCommand},
         join::JoinArgs,
@@ -89,6 +90,8 @@ pub(crate) enum Command {
     Login,
     /// Show whether the platform is up, what of it, and what it holds
     Status,
+    /// Look for what would keep a platform on this machine, or a client of one, from working
+    Doctor(Box<DoctorArgs>),
     /// Start the whole platform in this process
     Up(UpArgs),
     /// Start one service of the platform

@@ -7,6 +7,7 @@ pub(crate) mod backups;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod cp;
+pub(crate) mod doctor;
 pub(crate) mod files;
 pub(crate) mod integrations;
 pub(crate) mod join;
@@ -49,7 +50,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Whoami => access::whoami(&context).await,
         Command::Login => access::login(&global, &context).await,
         Command::Status => status::run(&context).await,
-        Command::Up(_) | Command::Serve(_) | Command::Completions { .. } => {
+        Command::Up(_) | Command::Serve(_) | Command::Doctor(_) | Command::Completions { .. } => {
             unreachable!("main runs what needs no platform")
         }
     }

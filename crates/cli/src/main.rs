@@ -77,6 +77,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Agents(AgentsCommand::Run) => client_runtime()?.block_on(run_agent()),
         Command::Agents(AgentsCommand::Pack { path }) => commands::cp::pack(&path),
         Command::Agents(AgentsCommand::Unpack { path, name }) => commands::cp::unpack(&path, &name),
+        Command::Doctor(args) => client_runtime()?.block_on(commands::doctor::run(*args, &global)),
         Command::Completions { shell } => commands::completions::run(shell),
         command => client_runtime()?.block_on(commands::run(command, global)),
     }

@@ -93,6 +93,15 @@ struct Running {
     exit: watch::Receiver<Option<String>>,
 }
 
+/// Finds out how far this host walls agents off, as a platform does when it starts, and takes nothing for them. `root` is
+/// an empty directory for the time of the probe.
+///
+/// # Errors
+/// `FailedPrecondition` when no process can be started at all.
+pub fn probe(root: &Path) -> Result<Sandbox> {
+    spawn::probe(root)
+}
+
 impl ProcessRuntime {
     /// Opens the root directory and kills what an earlier platform left behind there. `lines` takes what computes print;
     /// while it is full, they wait.

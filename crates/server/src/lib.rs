@@ -2,6 +2,7 @@
 
 mod config;
 mod data_dir;
+pub mod doctor;
 mod model;
 mod objects;
 mod ready;

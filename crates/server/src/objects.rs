@@ -9,7 +9,7 @@ use std::{
 };
 
 use mi_kernel::{Error, Result};
-use object_store::{ObjectStore, local::LocalFileSystem, parse_url_opts, prefix::PrefixStore};
+use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, parse_url_opts, prefix::PrefixStore};
 use url::Url;
 
 /// What nobody has written to for so long is nobody's: every upload ends sooner.
@@ -18,7 +18,6 @@ const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 /// Opens the storage: a directory for none, else `file:///directory` or `s3://bucket/prefix` (credentials and endpoint
 /// from the usual AWS_* variables).
 pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectStore>> {
-    let invalid = || Error::invalid("object_store", "must be file:///DIRECTORY or s3://BUCKET/PREFIX");
     let url = url.map(Url::parse).transpose().map_err(|error| invalid().caused_by(error))?;
     let directory = match &url {
         None => Some(data_dir.join("objects")),
@@ -43,12 +42,47 @@ pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectS
         // What a row says is stored must be there after a power cut, too. Directories that a removed office leaves empty go.
         return Ok(Arc::new(local.with_fsync(true).with_automatic_cleanup(true)));
     }
+    remote(&url.ok_or_else(invalid)?)
+}
+
+fn remote(url: &Url) -> Result<Arc<dyn ObjectStore>> {
+    if url.scheme() != "s3" {
+        return Err(invalid());
+    }
     let options = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-    let (store, prefix) = url
-        .filter(|url| url.scheme() == "s3")
-        .ok_or_else(invalid)
-        .and_then(|url| parse_url_opts(&url, options).map_err(|error| invalid().caused_by(error)))?;
+    let (store, prefix) = parse_url_opts(url, options).map_err(|error| invalid().caused_by(error))?;
     Ok(Arc::new(PrefixStore::new(store, prefix)))
+}
+
+fn invalid() -> Error {
+    Error::invalid("object_store", "must be file:///DIRECTORY or s3://BUCKET/PREFIX")
+}
+
+/// Writes an object of its own to the storage, reads it and deletes it; a directory has to be there.
+pub(crate) async fn try_out(url: &str) -> Result<()> {
+    let url = Url::parse(url).map_err(|error| invalid().caused_by(error))?;
+    let failed = |error: object_store::Error| Error::unavailable("the object storage cannot be used").caused_by(error);
+    let store: Arc<dyn ObjectStore> = match url.scheme() {
+        "file" => {
+            let directory = url.to_file_path().map_err(|()| invalid())?;
+            Arc::new(LocalFileSystem::new_with_prefix(directory).map_err(failed)?)
+        }
+        _ => remote(&url)?,
+    };
+    let path = object_store::path::Path::from(format!("doctor-{}", uuid::Uuid::new_v4()));
+    let content: &[u8] = b"mi doctor";
+    let tried = async {
+        store.put(&path, content.into()).await?;
+        store.get(&path).await?.bytes().await
+    };
+    let read = tried.await;
+    let deleted = store.delete(&path).await;
+    let read = read.map_err(failed)?;
+    deleted.map_err(failed)?;
+    match read == content {
+        true => Ok(()),
+        false => Err(Error::unavailable("the object storage does not give back what it was given")),
+    }
 }
 
 /// Removes what processes that were killed had not finished: an object is written as `NAME#N` and renamed when it is

@@ -7,6 +7,7 @@ mod class;
 mod conn;
 mod db;
 mod error;
+pub mod examine;
 pub mod idempotency;
 pub mod lease;
 pub mod migrate;

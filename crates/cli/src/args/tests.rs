@@ -87,6 +87,8 @@ const GOOD: &[&str] = &[
     "mi wait task ID --for finished",
     "mi wait file reports/a.md",
     "mi wait file a b --for deleted -q",
+    "mi doctor",
+    "mi doctor --data-dir DIR --database postgres://a/b --object-store file:///x --listen 127.0.0.1:0 -o json",
     "mi agent run",
     "mi agents exec analyst -- ls -l",
     "mi agents exec ID analyst -it -- bash",

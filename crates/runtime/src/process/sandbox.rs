@@ -95,36 +95,17 @@ impl Walls {
         if mode == SandboxMode::Off {
             let given =
                 Given { separate: None, proc: false, terminals: false, landlock: 0, seccomp: false, powerless: false };
-            let report = report(given, &Err("switched off by --sandbox=off".into()), &|_| {
-                "switched off by --sandbox=off".into()
-            });
+            let report =
+                report(given, Err("switched off by --sandbox=off"), &|_| "switched off by --sandbox=off".into());
             tracing::warn!(
                 target: "mi::runtime",
                 "THE SANDBOX IS OFF: an agent reads, writes and reaches whatever the user that runs the platform does"
             );
             return Ok(Self { stage, given, filters: Arc::default(), groups: None, report });
         }
-        let mut walls = Self {
-            stage,
-            given: Given {
-                separate: Some(geteuid().is_root()),
-                proc: true,
-                terminals: true,
-                landlock: landlock::version(),
-                seccomp: true,
-                powerless: true,
-            },
-            filters: Arc::default(),
-            groups: None,
-            report: Sandbox::default(),
-        };
-        let failures = walls.try_out(program, platform)?;
+        let (mut walls, failures) = Self::found(stage, program, platform)?;
         let groups = cgroup::Groups::open();
-        let why = |step: Step| match failures.iter().rev().find(|failure| failure.step == step) {
-            Some(failure) => failure.to_string(),
-            None => "this kernel does not have it".into(),
-        };
-        walls.report = report(walls.given, &groups, &why);
+        walls.report = walls.told(&failures, groups.as_ref().map(|_| ()).map_err(String::as_str));
         walls.groups = groups.ok();
         for missing in &walls.report.missing {
             tracing::warn!(target: "mi::runtime", "the sandbox of agents has no {missing}");
@@ -146,6 +127,43 @@ impl Walls {
             return Err(Error::precondition("SANDBOX", text));
         }
         Ok(walls)
+    }
+
+    /// What this host gives, as [`Self::open`] finds it, with nothing taken for agents.
+    pub(super) fn probe(root: &Path, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<Sandbox> {
+        let stage = root.join(".tree");
+        make_private(&stage)?;
+        let (walls, failures) = Self::found(stage, program, platform)?;
+        let groups = cgroup::Groups::offered();
+        Ok(walls.told(&failures, groups.as_ref().map(|()| ()).map_err(String::as_str)))
+    }
+
+    /// The walls that stand around a child, control groups aside, and what went wrong on the way to them.
+    fn found(stage: PathBuf, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<(Self, Vec<Failure>)> {
+        let mut walls = Self {
+            stage,
+            given: Given {
+                separate: Some(geteuid().is_root()),
+                proc: true,
+                terminals: true,
+                landlock: landlock::version(),
+                seccomp: true,
+                powerless: true,
+            },
+            filters: Arc::default(),
+            groups: None,
+            report: Sandbox::default(),
+        };
+        let failures = walls.try_out(program, platform)?;
+        Ok((walls, failures))
+    }
+
+    fn told(&self, failures: &[Failure], groups: Result<(), &str>) -> Sandbox {
+        let why = |step: Step| match failures.iter().rev().find(|failure| failure.step == step) {
+            Some(failure) => failure.to_string(),
+            None => "this kernel does not have it".into(),
+        };
+        report(self.given, groups, &why)
     }
 
     /// Raises the walls around a child that does nothing, and leaves out what cannot be had, until they stand. Answers
@@ -279,7 +297,7 @@ fn lacking(given: Given) -> Vec<&'static str> {
     walls.into_iter().filter(|(_, stands)| !stands).map(|(name, _)| name).collect()
 }
 
-fn report(given: Given, groups: &Result<cgroup::Groups, String>, why: &dyn Fn(Step) -> String) -> Sandbox {
+fn report(given: Given, groups: Result<(), &str>, why: &dyn Fn(Step) -> String) -> Sandbox {
     let mut report = Sandbox::default();
     let mut wall = |name: &str, stands: bool, why: &str| match stands {
         true => report.enforced.push(name.to_owned()),
@@ -300,7 +318,7 @@ fn report(given: Given, groups: &Result<cgroup::Groups, String>, why: &dyn Fn(St
     wall("no-capabilities", given.powerless, &why(Step::Capabilities));
     wall("no-new-privileges", true, "");
     wall("terminals", given.terminals, &why(Step::Terminals));
-    let no_groups = groups.as_ref().err().map_or("", String::as_str);
+    let no_groups = groups.err().unwrap_or_default();
     wall("memory", groups.is_ok(), &format!("limited for each process, not for all of an agent: {no_groups}"));
     wall("pids", groups.is_ok() || counts_processes(given), no_groups);
     wall("cpu", groups.is_ok(), no_groups);

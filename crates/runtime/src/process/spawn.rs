@@ -21,7 +21,7 @@ use super::{
     sandbox::{Group, Own, Seen, Walls},
     workspace,
 };
-use crate::{Launch, Limits};
+use crate::{Launch, Limits, Sandbox};
 
 /// Memory of a compute that names no limit: private writable memory, as RLIMIT_DATA counts it.
 const DEFAULT_MEMORY: u64 = 2 << 30;
@@ -54,13 +54,22 @@ pub(super) struct Started {
     pub(super) disk_bytes: u64,
 }
 
+fn opened(program: &Path) -> Result<Arc<OwnedFd>> {
+    let opened = fs::File::open(program).map_err(|error| {
+        let text = format!("the program of agents, {}, cannot be opened", program.display());
+        Error::precondition("PROGRAM", text).caused_by(error)
+    })?;
+    Ok(Arc::new(OwnedFd::from(opened)))
+}
+
+/// The walls around this very program.
+pub(super) fn probe(root: &Path) -> Result<Sandbox> {
+    Walls::probe(root, &opened(Path::new("/proc/self/exe"))?, &own_process().map_err(Error::internal)?)
+}
+
 impl Spawner {
     pub(super) fn start(root: &Path, program: Program, mode: SandboxMode) -> Result<Self> {
-        let opened = fs::File::open(&program.path).map_err(|error| {
-            let text = format!("the program of agents, {}, cannot be opened", program.path.display());
-            Error::precondition("PROGRAM", text).caused_by(error)
-        })?;
-        let opened = Arc::new(OwnedFd::from(opened));
+        let opened = opened(&program.path)?;
         let arguments = program.arguments.into_iter().map(text).collect::<Result<Vec<_>>>()?;
         let platform = own_process().map_err(Error::internal)?;
         let walls = Arc::new(Walls::open(mode, root, &opened, &platform)?);

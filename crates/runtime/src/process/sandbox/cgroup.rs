@@ -10,6 +10,7 @@ use std::{
 };
 
 use mi_kernel::{Error, Result};
+use nix::unistd::{AccessFlags, access};
 
 use crate::Limits;
 
@@ -28,6 +29,21 @@ pub(in crate::process) struct Group {
     path: PathBuf,
 }
 
+fn told(what: &str, error: &io::Error) -> String {
+    format!("cgroup v2 is not delegated to the platform ({what}: {error})")
+}
+
+fn has_controllers(root: &Path) -> Result<(), String> {
+    let offered = fs::read_to_string(root.join("cgroup.controllers"));
+    let offered = offered.map_err(|error| told("cgroup.controllers", &error))?;
+    let absent: Vec<&str> =
+        CONTROLLERS.into_iter().filter(|name| !offered.split_whitespace().any(|word| word == *name)).collect();
+    match absent.is_empty() {
+        true => Ok(()),
+        false => Err(format!("cgroup v2 offers no {} here", absent.join(", "))),
+    }
+}
+
 impl Groups {
     /// Takes the platform's own group over, and ends what an earlier platform left in it.
     ///
@@ -40,16 +56,18 @@ impl Groups {
         Self::take(path)
     }
 
+    /// Whether they seem to be there to be taken. Nothing is taken: what there is may be a running platform's.
+    pub(super) fn offered() -> Result<(), String> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let root = own_group(&mounts, &own).ok_or("cgroup v2 is not mounted")?;
+        has_controllers(&root)?;
+        let subtree = root.join("cgroup.subtree_control");
+        access(&subtree, AccessFlags::W_OK).map_err(|error| told("cgroup.subtree_control", &error.into()))
+    }
+
     fn take(root: PathBuf) -> Result<Self, String> {
-        let told =
-            |what: &str, error: &io::Error| format!("cgroup v2 is not delegated to the platform ({what}: {error})");
-        let offered = fs::read_to_string(root.join("cgroup.controllers"));
-        let offered = offered.map_err(|error| told("cgroup.controllers", &error))?;
-        let absent: Vec<&str> =
-            CONTROLLERS.into_iter().filter(|name| !offered.split_whitespace().any(|word| word == *name)).collect();
-        if !absent.is_empty() {
-            return Err(format!("cgroup v2 offers no {} here", absent.join(", ")));
-        }
+        has_controllers(&root)?;
         let platform = root.join("platform");
         make(&platform).map_err(|error| told("mkdir", &error))?;
         let id = std::process::id().to_string();
