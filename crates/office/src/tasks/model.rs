@@ -1,11 +1,13 @@
 //! What a task is, and the one function that moves it from state to state.
 
+mod deadline;
+
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use mi_kernel::{AgentId, ApiKeyId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::deadline::{ANSWER_LIMIT, Due, VERIFY_LIMIT};
 use super::presence::Moment;
 
 /// A piece of work.
@@ -444,23 +446,8 @@ impl Progress {
 /// How long a lease is when nobody says so.
 pub(crate) const LEASE: Duration = Duration::from_secs(30);
 
-/// How long an agent has to take a message up.
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(24 * 3600);
-
 /// How often a worker may give a task back to wait for subtasks: each time it works on with ceilings of its own anew.
 pub(crate) const MAX_WAITS: i32 = 20;
-
-/// How long somebody has to verify work.
-pub(crate) const VERIFY_LIMIT: Duration = Duration::from_secs(24 * 3600);
-
-/// Whether a task's time is up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Due {
-    No,
-    /// It is to be put off by so many microseconds in all.
-    Later(i64),
-    Yes,
-}
 
 impl Task {
     /// One more step, checked.
@@ -470,40 +457,6 @@ impl Task {
 
     pub(crate) fn state(&self) -> &State {
         &self.progress.state
-    }
-
-    /// When it moves on by itself.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        Some(self.set_deadline()? + TimeDelta::microseconds(self.progress.postponed))
-    }
-
-    /// The same as it was set, before the platform was away.
-    fn set_deadline(&self) -> Option<Time> {
-        match self.state() {
-            State::Running(lease) => Some(lease.expires_at),
-            State::Verifying { until, .. } => Some(*until),
-            State::Queued if self.spec.answers.is_some() => Some(self.progress.updated_at + ANSWER_LIMIT),
-            _ => None,
-        }
-    }
-
-    /// Whether its time is up. What the platform was away for since does not count, and whoever holds a lease has the whole
-    /// of one to come back in; once, until it is renewed.
-    pub(crate) fn due(&self, at: Moment) -> Due {
-        let (Some(set), Some(deadline)) = (self.set_deadline(), self.deadline()) else { return Due::No };
-        let missed = at.away - self.progress.away;
-        let end = match (self.state(), at.back_at) {
-            _ if deadline > at.now => return Due::No,
-            _ if missed <= 0 => return Due::Yes,
-            (State::Running(lease), Some(back_at)) if self.progress.postponed == 0 => {
-                deadline.max(back_at + lease.length)
-            }
-            _ => deadline + TimeDelta::microseconds(missed),
-        };
-        match (end - set).num_microseconds() {
-            Some(by) if end > at.now => Due::Later(by),
-            _ => Due::Yes,
-        }
     }
 
     /// Whether it holds words that were written to its agent alone.
