@@ -199,11 +199,13 @@ impl AgentRegistryService for Peer {
         /// Few, so that offices with some agents have several pages.
         const PAGE: usize = 2;
         self.answer().await?;
+        // Of all offices together, so that several have the same name.
+        let place = |member: &Member| format!("{}/{}", member.name, member.agent_id);
         let after = request.into_inner().after_name;
         let mut members: Vec<Member> =
-            self.known().members.iter().filter(|member| member.name > after).cloned().collect();
-        members.sort_by(|a, b| a.name.cmp(&b.name));
-        let next = members.get(PAGE - 1).filter(|_| members.len() > PAGE).map(|member| member.name.clone());
+            self.known().members.iter().filter(|member| place(member) > after).cloned().collect();
+        members.sort_by_key(place);
+        let next = members.get(PAGE - 1).filter(|_| members.len() > PAGE).map(place);
         members.truncate(PAGE);
         Ok(Response::new(ListMembersResponse { members, next_after_name: next.unwrap_or_default() }))
     }

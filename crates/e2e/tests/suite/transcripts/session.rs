@@ -136,14 +136,18 @@ impl Session<'_> {
 /// In a line that tells a latency a number in brackets is one.
 fn mask_word(word: &str, timed: bool) -> String {
     let text = word.trim_end();
+    // In JSON and YAML a time stands in quotes, and how long it is differs.
+    let bare = text.trim_end_matches(',').trim_matches('"');
+    if bare.len() < text.len() && is_time(bare) {
+        return word.replace(bare, "<time>");
+    }
     let is_uuid = uuid::Uuid::try_parse(text).is_ok();
-    let is_time = text.len() >= 20 && text.ends_with('Z') && text.as_bytes()[4] == b'-' && text.contains('T');
     let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let is_age = (2..=3).contains(&text.len()) && text.ends_with('s') && text.as_bytes()[0].is_ascii_digit();
     let is_latency = timed && text.strip_prefix('(').is_some_and(|number| number.parse::<f64>().is_ok());
     let name = match text {
         _ if is_uuid => "<id>",
-        _ if is_time => "<time>",
+        _ if is_time(text) => "<time>",
         _ if is_hex => "<hex>",
         _ if is_age => "<age>",
         _ if text.starts_with("mi_") => "<key>",
@@ -164,4 +168,8 @@ fn split(line: &str) -> Vec<String> {
             _ => piece.split_whitespace().map(str::to_owned).collect(),
         })
         .collect()
+}
+
+fn is_time(text: &str) -> bool {
+    text.len() >= 20 && text.ends_with('Z') && text.as_bytes()[4] == b'-' && text.contains('T')
 }
