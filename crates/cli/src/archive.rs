@@ -129,6 +129,8 @@ pub(crate) struct Staged {
     stage: TempDir,
     place: PathBuf,
     directories: Vec<(PathBuf, u32)>,
+    /// The permissions that something new may have here.
+    allowed: u32,
     /// What is not there, and why.
     pub(crate) left_out: Vec<String>,
 }
@@ -139,7 +141,8 @@ pub(crate) fn stage(from: impl Read, place: PathBuf) -> io::Result<Staged> {
     // What is wrong with it is told by its name, and not by that of what is made in it.
     fs::metadata(beside).map_err(|error| at(beside, error))?;
     let stage = tempfile::Builder::new().prefix(".mi-cp-").tempdir_in(beside).map_err(|error| at(&place, error))?;
-    let mut staged = Staged { stage, place, directories: Vec::new(), left_out: Vec::new() };
+    let allowed = allowed(stage.path()).map_err(|error| at(&place, error))?;
+    let mut staged = Staged { stage, place, directories: Vec::new(), allowed, left_out: Vec::new() };
     let mut known = HashSet::from([PathBuf::new()]);
     let (mut long_name, mut long_target) = (None, None);
     let mut archive = Archive::new(from);
@@ -181,6 +184,16 @@ pub(crate) fn stage(from: impl Read, place: PathBuf) -> io::Result<Staged> {
     // Whoever writes it is not to find that nobody reads any more.
     io::copy(&mut archive.into_inner().take(PADDING), &mut io::sink())?;
     Ok(staged)
+}
+
+/// The permissions that something new may have in this directory: what the umask leaves. It is seen by what it does, as a
+/// process cannot ask for it without changing it.
+fn allowed(dir: &Path) -> io::Result<u32> {
+    let probe = dir.join("probe");
+    fs::create_dir(&probe)?;
+    let allowed = probe.symlink_metadata()?.mode() & 0o777;
+    fs::remove_dir(&probe)?;
+    Ok(allowed)
 }
 
 /// The name of something in the archive, which is relative and leads nowhere else.
@@ -226,7 +239,7 @@ impl Staged {
     ) -> io::Result<()> {
         let path = self.stage.path().join(name);
         let named = |error| at(name, error);
-        let mode = entry.header().mode()? & 0o777;
+        let mode = entry.header().mode()? & self.allowed;
         if kind.is_dir() {
             fs::create_dir(&path).map_err(named)?;
             fs::set_permissions(&path, Permissions::from_mode(0o700)).map_err(named)?;
@@ -247,7 +260,10 @@ impl Staged {
             let target = Path::new(OsStr::from_bytes(target.unwrap_or_default()));
             match leads_inside(name, target) {
                 true => symlink(target, &path).map_err(named)?,
-                false => self.leave_out(name, &format!("a link to {}, outside of what is copied", target.display())),
+                false => {
+                    let target = target.display();
+                    self.leave_out(name, &format!("a link to {target}, which may lead outside of what is copied"));
+                }
             }
         } else {
             self.leave_out(name, "neither a file, a directory nor a link");
@@ -295,15 +311,18 @@ fn place(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether a link of this name stays in what is copied, going by names alone.
+/// Whether a link of this name stays in what is copied, wherever other links lead that are kept. It is in a directory, and
+/// from one `..` leads to the one above; after a name it leads to what is above the end of another link, which may be
+/// outside. So it is taken at the start only, and from there names lead down or through links of which the same is true.
 fn leads_inside(name: &Path, target: &Path) -> bool {
     let mut depth = name.components().count() - 1;
+    let mut is_named = false;
     for part in target.components() {
         match part {
-            Component::Normal(_) => depth += 1,
+            Component::Normal(_) => is_named = true,
             Component::CurDir => {}
             // What is copied is itself one deep.
-            Component::ParentDir if depth > 1 => depth -= 1,
+            Component::ParentDir if !is_named && depth > 1 => depth -= 1,
             Component::ParentDir | Component::RootDir | Component::Prefix(_) => return false,
         }
     }
