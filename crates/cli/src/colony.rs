@@ -60,9 +60,8 @@ impl Context {
 
     /// The same; what there is to tell is left to the caller.
     pub(crate) async fn colony_silently(&self, given: Option<&str>) -> Result<(String, Option<String>), Failure> {
-        let named = given.filter(|given| !given.is_empty()).map(str::to_owned);
         // Whoever set the variable knows; nothing more is asked about it.
-        if let Some(named) = named.or_else(|| variable("MI_COLONY")) {
+        if let Some(named) = named(given, variable("MI_COLONY"))? {
             return Ok((self.office_id(&named).await?, None));
         }
         if let Some(own) = self.own_colony() {
@@ -123,6 +122,16 @@ impl Context {
     }
 }
 
+/// The colony that is named, on the command line or else by the environment. One that is given and empty is a variable of a
+/// script that was not set, and does not mean the default one.
+fn named(given: Option<&str>, by_environment: Option<String>) -> Result<Option<String>, Failure> {
+    match given {
+        Some("") => Err(Failure::Usage("the colony is empty; leave it out for the default one".into())),
+        Some(given) => Ok(Some(given.to_owned())),
+        None => Ok(by_environment),
+    }
+}
+
 /// The only colony of this page; `more` follow it.
 fn only(mut offices: Vec<Office>, more: bool) -> Result<Office, Failure> {
     offices.retain(|office| office.status() != OfficeStatus::Deleting);
@@ -156,6 +165,18 @@ mod tests {
     fn told(outcome: Result<Office, Failure>) -> (u8, String) {
         let failure = outcome.expect_err("no colony is meant");
         (failure.exit_code(), failure.to_string())
+    }
+
+    #[test]
+    fn a_colony_that_is_given_and_empty_is_not_the_default_one() {
+        let home = || Some("home".to_owned());
+        assert_eq!(named(Some("away"), home()).expect("given"), Some("away".to_owned()));
+        assert_eq!(named(None, home()).expect("set"), home());
+        assert_eq!(named(None, None).expect("none"), None);
+        for by_environment in [home(), None] {
+            let failure = named(Some(""), by_environment).expect_err("empty");
+            assert_eq!((failure.exit_code(), failure.message().contains("the colony is empty")), (2, true));
+        }
     }
 
     #[test]

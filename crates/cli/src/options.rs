@@ -84,6 +84,7 @@ pub(crate) fn colony_and_name<'a>(
     second: Option<&'a str>,
 ) -> Result<(Option<&'a str>, &'a str), Failure> {
     match (first, second) {
+        (_, Some("")) | (Some(""), None) => Err(Failure::Usage(format!("which {what}? what is given for it is empty"))),
         (first, Some(name)) => Ok((first, name)),
         (Some(name), None) => Ok((None, name)),
         (None, None) => Err(Failure::Usage(format!("which {what}? give it after the colony, or alone"))),
@@ -95,5 +96,22 @@ pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("must be KEY=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_word_is_the_name_and_no_name_is_empty() {
+        let split = |first, second| colony_and_name("agent", first, second).map_err(|failure| failure.exit_code());
+        assert_eq!(split(Some("analyst"), None), Ok((None, "analyst")));
+        assert_eq!(split(Some("home"), Some("analyst")), Ok((Some("home"), "analyst")));
+        // The colony is looked at by whoever looks for it.
+        assert_eq!(split(Some(""), Some("analyst")), Ok((Some(""), "analyst")));
+        for (first, second) in [(None, None), (Some(""), None), (Some("home"), Some("")), (Some(""), Some(""))] {
+            assert_eq!(split(first, second), Err(2), "{first:?} {second:?}");
+        }
     }
 }

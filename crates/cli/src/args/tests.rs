@@ -176,6 +176,23 @@ fn each_mistake_is_told_as_what_it_is() {
 }
 
 #[test]
+fn an_agent_that_is_given_and_empty_is_not_everybody() {
+    for line in [
+        "mi chat send hello --to EMPTY",
+        "mi chat history --with EMPTY",
+        "mi chat follow --with EMPTY",
+        "mi tasks create --title T --agent EMPTY",
+        "mi tasks list --agent EMPTY",
+        "mi run --agent EMPTY -- ls",
+        "mi wait agent analyst EMPTY",
+    ] {
+        let words = line.split(' ').map(|word| if word == "EMPTY" { "" } else { word });
+        let error = without_environment(Cli::command()).try_get_matches_from(words).expect_err(line).to_string();
+        assert!(error.starts_with("error: a value is required for "), "{line}: {error}");
+    }
+}
+
+#[test]
 fn options_of_every_command_stand_before_or_after_it() {
     for line in [
         "mi --endpoint http://a:1 --config-dir c -o yaml agents list --api-key k",

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use mi_client::retry;
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{ChatMessage, ListMessagesRequest, SendMessageRequest, WatchMessagesRequest};
@@ -35,7 +35,7 @@ pub(crate) struct SendArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The agent to write to [default: the group]
-    #[arg(long, value_name = "AGENT", add = by(&[Known::Agents]))]
+    #[arg(long, value_name = "AGENT", value_parser = NonEmptyStringValueParser::new(), add = by(&[Known::Agents]))]
     to: Option<String>,
     /// The same one again answers the same message and sends nothing [default: a fresh one]
     #[arg(long, value_name = "ID")]
@@ -50,7 +50,7 @@ pub(crate) struct HistoryArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// All direct messages from and to this agent, or `operator` [default: the group]
-    #[arg(long, value_name = "AGENT", add = by(&[Known::Agents]))]
+    #[arg(long, value_name = "AGENT", value_parser = NonEmptyStringValueParser::new(), add = by(&[Known::Agents]))]
     with: Option<String>,
     /// The newest this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
@@ -62,7 +62,7 @@ pub(crate) struct FollowArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// All direct messages from and to this agent, or `operator` [default: the group]
-    #[arg(long, value_name = "AGENT", add = by(&[Known::Agents]))]
+    #[arg(long, value_name = "AGENT", value_parser = NonEmptyStringValueParser::new(), add = by(&[Known::Agents]))]
     with: Option<String>,
     /// Every conversation of the colony, from its first message on
     #[arg(long, conflicts_with_all = ["with", "limit"])]

@@ -49,7 +49,7 @@ pub(crate) async fn run(args: CpArgs, context: &Context) -> Result<(), Failure> 
     if [&args.from, &args.to].iter().any(|place| place.as_str() == "-") {
         return usage("`-` is no place to copy from or to; `mi agents exec` runs commands that read and print");
     }
-    match (remote(&args.from), remote(&args.to)) {
+    match (remote(&args.from)?, remote(&args.to)?) {
         (Some(from), None) => download(context, from, &args.to).await,
         (None, Some(to)) => upload(context, Path::new(&args.from), to).await,
         (Some(_), Some(_)) => usage("both are in agents; copy to here first, and from here to there"),
@@ -58,18 +58,21 @@ pub(crate) async fn run(args: CpArgs, context: &Context) -> Result<(), Failure> 
 }
 
 /// The text as a path in an agent: a name with a colon after it, perhaps with a colony before it. A path here that looks
-/// like that is written with `./` before it.
-fn remote(text: &str) -> Option<Remote> {
-    let (place, path) = text.split_once(':')?;
-    if text.starts_with(['.', '/']) {
-        return None;
-    }
+/// like that is written with `./` before it, also when the name is empty: it is a variable of a script that was not set.
+fn remote(text: &str) -> Result<Option<Remote>, Failure> {
+    let Some((place, path)) = text.split_once(':').filter(|_| !text.starts_with(['.', '/'])) else {
+        return Ok(None);
+    };
     let (colony, agent) = match place.rsplit_once('/') {
         Some((colony, agent)) => (Some(colony.to_owned()), agent),
         None => (None, place),
     };
+    if agent.is_empty() {
+        let told = format!("{text:?} names no agent before its colon; a path here is written with ./ before it");
+        return Err(Failure::Usage(told));
+    }
     let path = if path.is_empty() { "." } else { path };
-    (!agent.is_empty()).then(|| Remote { colony, agent: agent.to_owned(), path: path.to_owned() })
+    Ok(Some(Remote { colony, agent: agent.to_owned(), path: path.to_owned() }))
 }
 
 /// The name under which it goes into a directory: its own, or this one if it has none.
@@ -212,10 +215,13 @@ mod tests {
             ("./a:b", None),
             ("/a:b", None),
             ("../a:b", None),
-            (":b", None),
-            ("a/:b", None),
+            ("./:b", None),
         ] {
-            assert_eq!(remote(text), expected, "{text}");
+            assert_eq!(remote(text).expect("well-formed"), expected, "{text}");
+        }
+        for text in [":b", "a/:b", ":"] {
+            let failure = remote(text).expect_err(text);
+            assert_eq!((failure.exit_code(), failure.message().contains("names no agent")), (2, true), "{text}");
         }
     }
 

@@ -4,7 +4,7 @@ pub(crate) mod report;
 
 use std::{borrow::Cow, pin::pin, time::Duration};
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use mi_client::once;
 use mi_proto::v1::{CancelTaskRequest, CreateTaskRequest, Task, TaskKind};
 use uuid::Uuid;
@@ -35,7 +35,7 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The only agent that may run it [default: any]
-    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), add = by(&[Known::Agents]))]
     agent: Option<String>,
     /// What the task is called [default: the command]
     #[arg(long)]

@@ -6,7 +6,7 @@ pub(crate) mod finish;
 mod receipt;
 mod watch;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use mi_client::{list_all, retry};
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{
@@ -73,7 +73,7 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "STATUS,...", value_delimiter = ',')]
     status: Vec<Status>,
     /// Only tasks that are assigned to this agent
-    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), add = by(&[Known::Agents]))]
     agent: Option<String>,
     /// Only subtasks of this task
     #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]

@@ -4,7 +4,7 @@
 
 use std::{cell::Cell, time::Duration};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use futures::future::try_join_all;
 use mi_client::retry;
 use mi_proto::v1::{
@@ -59,7 +59,8 @@ pub(crate) struct Common {
 #[derive(Debug, Args)]
 pub(crate) struct AgentArgs {
     /// Their names
-    #[arg(value_name = "NAME", required = true, num_args = 1..=MOST, add = by(&[Known::Agents]))]
+    #[arg(value_name = "NAME", required = true, num_args = 1..=MOST, value_parser = NonEmptyStringValueParser::new())]
+    #[arg(add = by(&[Known::Agents]))]
     names: Vec<String>,
     /// phase=PHASE, as `mi agents get` shows it; ready, for one that takes work; or deleted
     #[arg(long = "for", value_name = "CONDITION", default_value = "ready", value_parser = agent_condition)]
@@ -163,6 +164,10 @@ pub(crate) async fn run(command: WaitCommand, context: &Context) -> Result<(), F
     match command {
         WaitCommand::Agent(AgentArgs { names, condition, common }) => {
             let office_id = &context.colony(&common.colony).await?;
+            if condition == AgentCondition::Deleted {
+                // Nobody is in a colony that is not there, but nobody was deleted either.
+                context.office(office_id).await?;
+            }
             let each = names.iter().map(|name| agent(context, office_id, name, condition));
             all(context, common.timeout, &names, each).await
         }

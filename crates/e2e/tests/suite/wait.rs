@@ -76,6 +76,14 @@ async fn what_is_waited_for_ends_the_wait(backend: Backend) {
     let (code, printed, told) = desk.mi(&format!("wait task {bad} {good} --for finished -q")).await;
     assert_eq!((code, printed), (Some(0), format!("{bad}\n{good}\n")), "{told}");
 
+    // Neither is somebody gone from a colony that never was, nor fired from the default one when an empty one is given.
+    let nowhere = "wait agent worker --for deleted --colony 019aa0b4-7c1e-7d0a-b3a5-000000000001";
+    let (code, _, told) = desk.mi(nowhere).await;
+    assert!(code == Some(1) && told.contains("not found"), "{code:?} {told}");
+    for empty in ["agents fire  worker", "agents stop --colony  worker", "colonies settings  max_agents=1"] {
+        let (code, _, told) = desk.mi(empty).await;
+        assert!(code == Some(2) && told.contains("the colony is empty"), "{empty}: {code:?} {told}");
+    }
     let (waited, fired) = tokio::join!(desk.mi("wait agent worker --for deleted"), world.fire(&desk.office, "worker"));
     fired.expect("fired");
     assert_eq!(waited.0, Some(0), "{waited:?}");

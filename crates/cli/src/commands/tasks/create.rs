@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use mi_client::retry;
 use mi_proto::v1::{CreateTaskRequest, Task};
 use uuid::Uuid;
@@ -37,7 +37,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "N")]
     priority: Option<i32>,
     /// The only agent that may do it [default: any]
-    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new(), add = by(&[Known::Agents]))]
     agent: Option<String>,
     /// Task that it is a part of
     #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
