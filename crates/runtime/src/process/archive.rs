@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    fs::{self, Metadata},
+    fs::Metadata,
     io::{self, Read, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use mi_kernel::{Error, Result};
 use nix::libc;
 use tar::{Builder, EntryType, Header};
 
-use super::walk::{self, Directory, Walk};
+use super::walk::{Directory, Held, Walk};
 
 const COMPRESSION_LEVEL: i32 = 3;
 /// How many bytes of paths are kept to know further names of the same file. Beyond that such a name is archived as a file of
@@ -58,7 +58,7 @@ impl<W: Write> Packer<'_, W> {
     /// Not tar's own `append_dir_all`: that fails at the first socket and at what its owner may not read, follows a link
     /// that takes a file's place, and writes a file once for each of its names.
     fn tree(&mut self) -> io::Result<()> {
-        let mut walk = Walk::new(self.root);
+        let mut walk = Walk::new(self.root)?;
         while let Some(next) = walk.next() {
             match next {
                 Ok(directory) => self.directory(directory, &mut walk)?,
@@ -81,9 +81,9 @@ impl<W: Write> Packer<'_, W> {
             if kind.is_dir() {
                 walk.enter_later(name);
             } else if kind.is_symlink() {
-                self.link(&name).map_err(at(&name))?;
+                walk.hold(&name).and_then(|held| self.link(&name, &held)).map_err(at(&name))?;
             } else if kind.is_file()
-                && let Err(error) = self.file(&name)
+                && let Err(error) = walk.hold(&name).and_then(|held| self.file(&name, &held))
             {
                 self.left_out(&name, error)?;
             }
@@ -91,17 +91,15 @@ impl<W: Write> Packer<'_, W> {
         Ok(())
     }
 
-    fn link(&mut self, name: &Path) -> io::Result<()> {
-        let path = self.root.join(name);
+    fn link(&mut self, name: &Path, held: &Held) -> io::Result<()> {
         let mut header = Header::new_gnu();
-        header.set_metadata(&fs::symlink_metadata(&path)?);
+        header.set_metadata(&held.metadata()?);
         header.set_size(0);
-        self.builder.append_link(&mut header, name, fs::read_link(path)?)
+        self.builder.append_link(&mut header, name, held.target()?)
     }
 
-    fn file(&mut self, name: &Path) -> io::Result<()> {
-        let path = self.root.join(name);
-        let found = fs::symlink_metadata(&path)?;
+    fn file(&mut self, name: &Path, held: &Held) -> io::Result<()> {
+        let found = held.metadata()?;
         if let Some(first) = self.names.first(&found) {
             let mut header = Header::new_gnu();
             header.set_metadata(&found);
@@ -109,7 +107,7 @@ impl<W: Write> Packer<'_, W> {
             header.set_size(0);
             return self.builder.append_link(&mut header, name, first);
         }
-        let mut file = walk::open(&path)?;
+        let mut file = held.read()?;
         self.builder.append_file(name, &mut file)?;
         self.names.keep(&file.metadata()?, name);
         Ok(())
@@ -180,7 +178,7 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use std::{
-        fs::Permissions,
+        fs::{self, Permissions},
         os::unix::fs::{PermissionsExt, symlink},
         sync::{Arc, Mutex},
     };

@@ -3,7 +3,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-use super::walk::{Directory, Walk};
+use super::walk::{Directory, Walk, is_gone};
 
 /// How long a count may keep a processor busy: one part in this many of the time.
 const SHARE: u32 = 20;
@@ -35,11 +35,16 @@ pub(super) async fn exceeded(directory: &Path, most: u64, every: Duration) -> u6
 /// A file with several names counts once: each name takes its share, since all of them lie below the directory. That needs
 /// no memory, of which an agent could otherwise make the platform use as much as it makes files.
 pub(super) fn used(directory: &Path, enough: u64) -> u64 {
-    let (mut bytes, mut walk) = (0, Walk::new(directory));
+    let mut walk = match Walk::new(directory) {
+        Ok(walk) => walk,
+        Err(error) if is_gone(&error) => return 0,
+        Err(_) => return u64::MAX,
+    };
+    let mut bytes = 0;
     while let Some(next) = walk.next() {
         let Directory { path, entries, .. } = match next {
             Ok(directory) => directory,
-            Err((_, error)) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err((_, error)) if is_gone(&error) => continue,
             Err(_) => return u64::MAX,
         };
         for entry in entries.flatten() {
