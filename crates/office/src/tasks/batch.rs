@@ -331,7 +331,7 @@ impl<'a> Batch<'a> {
     pub(super) async fn finish(&mut self) -> Result<bool> {
         self.settle().await?;
         self.write().await?;
-        let (over, left) = self.consequences.take();
+        let (over, left) = self.consequences.take(self.wrote);
         repo::consequence_put(self.tx, &over, &left).await?;
         Ok(self.wrote)
     }

@@ -366,12 +366,17 @@ impl Tasks {
         }
         let mut own: Vec<(Op, Option<Roster>)> =
             unclaimed.into_iter().map(|report| (Op::Report(report), None)).collect();
-        own.extend(served.left.then_some((Op::Settle, None)));
+        // What got no further is tried again after a while: by [`Tasks::settle_forever`], or when those who wait look again.
+        let goes_on = !served.stuck;
+        own.extend((served.left && goes_on).then_some((Op::Settle, None)));
         own.extend(served.again.into_iter().map(|(next, roster)| (Op::Reconcile(next), roster)));
-        if !own.is_empty() || served.held {
+        if served.held && served.stuck {
+            self.kick_later(office_id);
+        }
+        if !own.is_empty() || (served.held && goes_on) {
             let mut lanes = self.lanes.lock();
             let lane = lanes.entry(office_id).or_default();
-            lane.kicked |= served.held;
+            lane.kicked |= served.held && goes_on;
             for (op, roster) in own {
                 let answer = oneshot::channel().0;
                 lane.push(Ticket { op, roster, trace_id: String::new(), answer, _share: None });
@@ -435,11 +440,11 @@ impl Tasks {
         }
         let changed = batch.finish().await?;
         let (loops, again) = (std::mem::take(&mut batch.loops), std::mem::take(&mut batch.again));
-        let left = batch.consequences.are_left();
+        let (left, stuck) = (batch.consequences.are_left(), batch.consequences.stuck);
         let (operations, statements) = (all.len(), tx.statements());
         tx.commit().await?;
         tracing::debug!(target: "mi::tasks", office = %office_id, operations, statements, "a transaction of the queue");
-        Ok(Served { answers, changed, loops, held, left, again })
+        Ok(Served { answers, changed, loops, held, left, stuck, again })
     }
 }
 
@@ -482,6 +487,8 @@ struct Served {
     held: bool,
     /// There is something left to do about changes of tasks.
     left: bool,
+    /// It was tried, in vain.
+    stuck: bool,
     /// Agents are to be looked at further.
     again: Vec<(Reconcile, Option<Roster>)>,
 }

@@ -46,8 +46,10 @@ pub(crate) struct Consequence {
 /// What a transaction may still do about consequences, and what is left of them.
 pub(super) struct Consequences {
     pub(super) left: BTreeMap<TaskId, Consequence>,
-    /// Of which the database tells, too.
-    stored: BTreeSet<TaskId>,
+    /// Of which the database tells, too, and how it does.
+    stored: BTreeMap<TaskId, Consequence>,
+    /// Whether this transaction took up what was left and got no further with it: the next one would not either.
+    pub(super) stuck: bool,
     /// What the database has besides, of tasks before this one.
     rest: repo::Rest,
     before: TaskId,
@@ -64,8 +66,8 @@ impl Consequences {
     pub(super) fn new(rest: repo::Rest) -> Self {
         let (left, stored) = Default::default();
         let (rounds, tasks, bytes) = (ROUNDS, MOST_TASKS, MOST_BYTES);
-        let (before, carries_on, together) = (TaskId(Uuid::max()), false, TOGETHER);
-        Self { left, stored, rest, before, carries_on, together, rounds, tasks, bytes }
+        let (before, carries_on, stuck, together) = (TaskId(Uuid::max()), false, false, TOGETHER);
+        Self { left, stored, stuck, rest, before, carries_on, together, rounds, tasks, bytes }
     }
 
     /// Whether there is something for another transaction.
@@ -93,10 +95,14 @@ impl Consequences {
         fits
     }
 
-    /// What there is to write: what is over, and what is left.
-    pub(super) fn take(&mut self) -> (Vec<TaskId>, Vec<(TaskId, Consequence)>) {
-        let over = std::mem::take(&mut self.stored).into_iter().filter(|id| !self.left.contains_key(id)).collect();
-        (over, self.left.iter().map(|(id, left)| (*id, *left)).collect())
+    /// What there is to write: what is over, and what is left and was not yet, or otherwise. `changed`: whether tasks did.
+    pub(super) fn take(&mut self, changed: bool) -> (Vec<TaskId>, Vec<(TaskId, Consequence)>) {
+        let stored = std::mem::take(&mut self.stored);
+        let over: Vec<TaskId> = stored.keys().filter(|id| !self.left.contains_key(id)).copied().collect();
+        let left = self.left.iter().filter(|(id, left)| stored.get(id) != Some(left));
+        let left: Vec<(TaskId, Consequence)> = left.map(|(id, left)| (*id, *left)).collect();
+        self.stuck = self.carries_on && !changed && over.is_empty() && left.is_empty();
+        (over, left)
     }
 }
 
@@ -114,7 +120,7 @@ impl Batch<'_> {
             _ => consequences.rest = repo::Rest::None,
         }
         for (id, left) in rows {
-            consequences.stored.insert(id);
+            consequences.stored.insert(id, left);
             consequences.left.entry(id).or_insert(left);
         }
         Ok(())
@@ -240,6 +246,8 @@ impl Batch<'_> {
         let (mut dependents, mut rows): (Vec<_>, Vec<_>) =
             std::mem::take(&mut found.rows).into_iter().partition(|row| row.relation == Relation::Dependent);
         let asked = rows.len();
+        // Parts first: one that is looked at is cancelled and does not come again, but the parent comes again with the rest.
+        rows.sort_by_key(|row| row.relation == Relation::Parent);
         rows.retain(|row| self.consequences.afford(row.length));
         let is_whole = rows.len() == asked && !found.parts_cut;
         found.rows = rows;
@@ -321,5 +329,31 @@ impl Tasks {
             }
             tokio::time::sleep(INTERVAL).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_gets_no_further_is_noticed_and_not_written_again() {
+        let (id, other) = (TaskId::new(), TaskId::new());
+        let left = Consequence { root: Some(id), after: None };
+        let further = Consequence { root: None, after: Some(NOBODY) };
+        let taken = |carries_on, changed, now: &[(TaskId, Consequence)]| {
+            let mut consequences = Consequences::new(repo::Rest::None);
+            consequences.carries_on = carries_on;
+            consequences.stored.insert(id, left);
+            consequences.left.extend(now.iter().copied());
+            let written = consequences.take(changed);
+            (written, consequences.stuck)
+        };
+        assert_eq!(taken(true, false, &[(id, left)]), ((vec![], vec![]), true));
+        assert_eq!(taken(true, true, &[(id, left)]), ((vec![], vec![]), false), "some of its followers changed");
+        assert_eq!(taken(false, false, &[(id, left)]), ((vec![], vec![]), false), "nobody tried");
+        assert_eq!(taken(true, false, &[(id, further)]), ((vec![], vec![(id, further)]), false));
+        assert_eq!(taken(true, false, &[]), ((vec![id], vec![]), false));
+        assert_eq!(taken(true, false, &[(id, left), (other, left)]), ((vec![], vec![(other, left)]), false));
     }
 }
