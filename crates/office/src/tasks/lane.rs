@@ -18,16 +18,19 @@ use tokio::sync::oneshot::{self, error::RecvError};
 use super::{
     Tasks,
     batch::{Batch, Roster},
-    create::{Cause, New},
-    decide::Decision,
+    create::{Cause, New, Reference},
+    decide::{Decision, Verdict},
     model::{Task, Worker},
     reconcile::Reconcile,
+    repo::Wanted,
     work::{Claim, Offer, Report, What, not_working, wanted},
 };
 use crate::budget::{Budget, Share};
 
 /// What one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite everybody.
 const MOST: usize = 8 << 20;
+/// What a search for circles costs, which reads up to thousands of rows.
+const SEARCH: usize = MOST / 8;
 /// What may wait in the lanes of a process, of one office at most half of it: beyond it callers are told to come back.
 const WAITING: usize = 512 << 20;
 /// What a task costs besides its text.
@@ -394,24 +397,22 @@ impl Tasks {
     ) -> Result<Served> {
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, &*self.clock).await?;
-        // The newest one is what the queue is to be reconciled with; claims may come with one from before.
-        let newest = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile(_)));
-        let rosters = newest.chain(tickets.iter().rev()).chain(waiting.iter().rev());
         batch.ended = Some(self.ended.clone());
         batch.open_quota = self.quotas.open_tasks;
-        batch.roster = rosters.filter_map(|ticket| ticket.roster.clone()).next();
-        if batch.roster.is_none() {
-            batch.roster = self.rosters.get(&office_id).await;
-        }
+        batch.roster = roster(self.rosters.get(&office_id).await, tickets, waiting);
         let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
         // Whoever waits found nothing there, unless another process has put something in since.
         let looks = |place: usize| place >= waiting.len() || kicked;
         let asking = all.iter().enumerate().filter_map(|(place, ticket)| ticket.claim().filter(|_| looks(place)));
         let spare = tickets.iter().filter(|ticket| ticket.op.takes()).count();
-        let wanted = wanted(&asking.collect::<Vec<_>>(), spare);
+        let (wanted, nothing) = (wanted(&asking.collect::<Vec<_>>(), spare), Wanted::default());
         let ended: Vec<TaskId> = tickets.iter().filter_map(|ticket| ticket.op.ends()).collect();
         let subjects: Vec<TaskId> = tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect();
-        batch.gather(&subjects, &ended, &wanted).await?;
+        // What is to be cancelled is not handed out before: until then nobody is looked for something.
+        let was_held = batch.consequences.cancel();
+        batch.gather(&subjects, &ended, if was_held { &nothing } else { &wanted }).await?;
+        let again = tickets.iter().filter(|ticket| ticket.op.reconsiders());
+        batch.prepare(&again.flat_map(|ticket| ticket.op.subjects()).collect::<Vec<_>>()).await?;
         // Only where that is asked for: should it fail by a fault of ours, everything else goes on.
         if tickets.iter().any(|ticket| matches!(ticket.op, Op::Settle)) {
             batch.carry_on().await?;
@@ -422,8 +423,12 @@ impl Tasks {
         }
         let works = batch.works();
         batch.settle().await?;
-        // What is to be cancelled is not handed out before. Who waits looks again then.
+        // Who waits looks again when nothing is to be cancelled any more.
         let held = batch.consequences.cancel();
+        if was_held && !held {
+            batch.write().await?;
+            batch.gather(&[], &[], &wanted).await?;
+        }
         let mut offers = Vec::new();
         for (place, ticket) in all.iter().enumerate() {
             let Some(claim) = ticket.claim() else { continue };
@@ -509,8 +514,25 @@ impl Op {
         !matches!(self, Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
     }
 
-    /// About how many bytes it makes a transaction write.
+    /// What it takes of what fits into a transaction: what it writes, and what it searches, as if that were bytes.
     fn cost(&self) -> usize {
+        self.writes() + if self.searches() { SEARCH } else { 0 }
+    }
+
+    /// Whether circles may have to be looked for among stored tasks: see [`super::circles`].
+    fn searches(&self) -> bool {
+        let is_stored = |reference: &Reference| matches!(reference, Reference::Id(_));
+        match self {
+            Self::Create(news, _) => {
+                news.iter().filter_map(|new| new.parent.as_ref()).any(is_stored)
+                    && news.iter().flat_map(|new| &new.depends_on).any(is_stored)
+            }
+            _ => false,
+        }
+    }
+
+    /// About how many bytes it makes a transaction write.
+    fn writes(&self) -> usize {
         match self {
             Self::Create(news, _) => {
                 let cost = |new: &New| TASK + new.title.len() + new.description.len() + LINK * new.depends_on.len();
@@ -530,7 +552,7 @@ impl Op {
     fn held(&self) -> usize {
         match self {
             Self::Claim(..) => TASK,
-            _ => self.cost(),
+            _ => self.writes(),
         }
     }
 
@@ -547,6 +569,16 @@ impl Op {
         matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
     }
 
+    /// Whether what they wait for has to be looked at again after it.
+    fn reconsiders(&self) -> bool {
+        matches!(
+            self,
+            Self::Expire(_)
+                | Self::Report(Report { what: What::Failed { .. }, .. })
+                | Self::Decide(Decision { what: Verdict::Retry | Verdict::Reject(..), .. })
+        )
+    }
+
     /// Tasks that it is about.
     fn subjects(&self) -> Vec<TaskId> {
         match self {
@@ -556,6 +588,15 @@ impl Op {
             Self::Create(..) | Self::Claim(..) | Self::Reconcile(_) | Self::Settle => Vec::new(),
         }
     }
+}
+
+/// The agents that a transaction goes by: those that are `known`, which nothing that is asked has newer ones than. What
+/// waited may have older ones, such as the further pages of a look at the agents: whoever was hired since is not gone.
+/// Where none are known any more, it is the last look's.
+fn roster(known: Option<Roster>, tickets: &[Ticket], waiting: &[Ticket]) -> Option<Roster> {
+    let looks = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile(_)));
+    let asked = looks.chain(tickets.iter().rev()).chain(waiting.iter().rev());
+    known.or_else(|| asked.filter_map(|ticket| ticket.roster.clone()).next())
 }
 
 /// Does one operation. The outer error is the database's and ends the transaction; the inner one is the caller's.
@@ -604,6 +645,23 @@ mod tests {
         lane.push(ticket(Op::Expire(vec![TaskId::new(); 5000])));
         lane.push(reconcile());
         assert_eq!([lane.pop().len(), lane.pop().len(), lane.pop().len()], [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_look_at_the_agents_goes_by_the_newest_that_are_known() {
+        let [old, new, other] = std::array::from_fn(|_| Roster::default());
+        let with = |op, roster: &Roster| Ticket { roster: Some(roster.clone()), ..ticket(op) };
+        // A further page of an earlier look is behind a later one.
+        let tickets = [
+            with(Op::Reconcile(Reconcile::default()), &new),
+            with(Op::Reconcile(Reconcile::default()), &old),
+            with(Op::Settle, &other),
+        ];
+        let is = |found: Option<Roster>, expected: &Roster| Arc::ptr_eq(&found.expect("some"), expected);
+        assert!(is(roster(Some(new.clone()), &tickets, &[]), &new));
+        assert!(is(roster(None, &tickets, &[]), &old));
+        assert!(is(roster(None, &[ticket(Op::Settle)], &tickets[2..]), &other));
+        assert!(roster(None, &[ticket(Op::Settle)], &[]).is_none());
     }
 
     #[test]

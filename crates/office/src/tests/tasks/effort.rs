@@ -9,7 +9,7 @@ use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, GetTaskStatsRequest, Li
 use mi_testkit::{on_both, until};
 use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
-use super::{field, many, request};
+use super::{field, many, request, seconds};
 use crate::tests::stage::{LONG, Stage};
 
 on_both! {
@@ -20,6 +20,10 @@ on_both! {
     what_was_left_is_done_after_a_crash,
     a_chain_hangs_and_goes_on_again_in_parts,
     agents_are_looked_after_in_pages,
+    a_long_part_is_cancelled_while_its_whole_waits_for_another,
+    who_waits_is_served_when_a_tree_is_cancelled,
+    searches_for_circles_do_not_share_one_transaction,
+    leases_that_run_out_together_are_ended_with_few_statements,
 }
 
 /// Hears how many statements each transaction of a queue had, by office.
@@ -296,6 +300,74 @@ async fn agents_are_looked_after_in_pages(stage: Stage) {
         if (queued, running, kept) == (750, 0, 0) { Ok(Some(())) } else { Err(format!("{queued} {running} {kept}")) }
     })
     .await;
+    let most = meter.most();
+    assert!(most <= BOUND, "{most} statements");
+}
+
+async fn a_long_part_is_cancelled_while_its_whole_waits_for_another(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let top = stage.new_task(&office, "top").await;
+    let held = stage.claim(&worker, &office).await.expect("the whole");
+    let two = stage.batch(&office, parts(2, &top.id, &[])).await.expect("creates");
+    let given = stage.release(&worker, &office, &held).await.expect("holds");
+    assert_eq!((&given.id, given.status()), (&top.id, TaskStatus::Blocked));
+    // As it is stored, more than one transaction reads of what follows, unless it is the first.
+    let description = "\u{1}".repeat(200 << 10);
+    let long = CreateTaskRequest { parent_id: two[0].id.clone(), description, ..request(&office, "long") };
+    let long = stage.create_task(&stage.owner, long).await.expect("creates").id;
+    stage.cancel(&stage.owner, &office, &two[0].id).await.expect("open");
+    let task = stage.until_task(&office, &long, TaskStatus::Cancelled).await;
+    assert_eq!(task.error, format!("a part of task {}, which was cancelled", two[0].id));
+    let claim = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };
+    let next = stage.claim_with(&worker, claim).await.expect("claims").pop().expect("the other part");
+    assert_eq!((next.id, stage.status_of(&office, &top.id).await), (two[1].id.clone(), TaskStatus::Blocked));
+}
+
+async fn who_waits_is_served_when_a_tree_is_cancelled(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let top = stage.new_task(&office, "top").await.id;
+    for _ in 0..2 {
+        stage.batch(&office, parts(1000, &top, &[])).await.expect("creates");
+    }
+    let other = stage.new_task(&office, "other").await.id;
+    stage.cancel(&stage.owner, &office, &top).await.expect("open");
+    let claim = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };
+    let claimed = stage.claim_with(&worker, claim).await.expect("claims");
+    assert_eq!(claimed.into_iter().map(|task| task.id).collect::<Vec<_>>(), [other]);
+    assert_eq!(count(&stage, &office, TaskStatus::Cancelled).await, 2001);
+}
+
+async fn searches_for_circles_do_not_share_one_transaction(stage: Stage) {
+    let office = stage.active("Work").await;
+    let meter = Meter::new(&office);
+    let top = stage.new_task(&office, "top").await.id;
+    let first = stage.new_task(&office, "first").await.id;
+    meter.most();
+    let part = |n| CreateTaskRequest {
+        parent_id: top.clone(),
+        depends_on: vec![first.clone()],
+        ..request(&office, &format!("part {n}"))
+    };
+    let asked = (0..200).map(|n| stage.create_task(&stage.owner, part(n)));
+    let created = futures::future::join_all(asked).await;
+    assert!(created.iter().all(Result::is_ok), "{created:?}");
+    let most = meter.most();
+    assert!(most <= BOUND, "{most} statements");
+}
+
+async fn leases_that_run_out_together_are_ended_with_few_statements(stage: Stage) {
+    let office = stage.active("Work").await;
+    let worker = stage.agent(&office, "worker", false, &[]);
+    let meter = Meter::new(&office);
+    stage.batch(&office, many("", 500).requests).await.expect("creates");
+    for _ in 0..5 {
+        assert_eq!(stage.claim_all(&worker, &office).await.len(), 100);
+    }
+    meter.most();
+    stage.pass(std::time::Duration::from_secs(31)).await;
+    until_count(&stage, &office, TaskStatus::Queued, 500).await;
     let most = meter.most();
     assert!(most <= BOUND, "{most} statements");
 }
