@@ -47,11 +47,12 @@ pub trait Removals: Sync {
     /// Names one of them.
     type Id: Copy + Send + Sync;
 
-    /// What is due by now, the longest due first, at most so much.
+    /// What is due by this time, the longest due first, at most so much. The time is that of the sweep, from which it puts
+    /// off, too: by any other clock, what a slow sweep has put off would be due again before its end.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn due(&self, limit: usize) -> impl Future<Output = Result<Vec<Due<Self::Id>>>> + Send;
+    fn due(&self, now: Time, limit: usize) -> impl Future<Output = Result<Vec<Due<Self::Id>>>> + Send;
 
     /// Removes it, and its row. Done already: nothing happens.
     ///
@@ -96,7 +97,7 @@ impl Troubles {
 pub async fn sweep<R: Removals>(what: &'static str, removals: &R, now: Time) -> Result<()> {
     let troubles = Troubles::default();
     loop {
-        let due = removals.due(PAGE).await?;
+        let due = removals.due(now, PAGE).await?;
         let count = due.len();
         let tried = stream::iter(due)
             .map(|due| {
@@ -132,7 +133,6 @@ mod tests {
 
     /// Rows in memory; those of some offices cannot be removed.
     struct Fake {
-        now: Time,
         rows: Mutex<Vec<(Due<u32>, Time)>>,
         stuck: Vec<OfficeId>,
         tried: Mutex<BTreeMap<OfficeId, usize>>,
@@ -153,9 +153,9 @@ mod tests {
     impl Removals for Fake {
         type Id = u32;
 
-        async fn due(&self, limit: usize) -> Result<Vec<Due<u32>>> {
+        async fn due(&self, now: Time, limit: usize) -> Result<Vec<Due<u32>>> {
             let rows = self.rows.lock().expect("whole");
-            Ok(rows.iter().filter(|(_, at)| *at <= self.now).map(|(due, _)| *due).take(limit).collect())
+            Ok(rows.iter().filter(|(_, at)| *at <= now).map(|(due, _)| *due).take(limit).collect())
         }
 
         async fn remove(&self, office_id: OfficeId, id: u32) -> Result<()> {
@@ -183,7 +183,7 @@ mod tests {
         // The stuck one's come first, and fill pages.
         let row = |id: u32, office_id| (Due { office_id, id, tries: 0 }, now);
         let rows = (0..250).map(|id| row(id, stuck)).chain((250..400).map(|id| row(id, well)));
-        let mut fake = Fake { now, rows: Mutex::new(rows.collect()), stuck: vec![stuck], tried: Mutex::default() };
+        let mut fake = Fake { rows: Mutex::new(rows.collect()), stuck: vec![stuck], tried: Mutex::default() };
         sweep("things", &fake, now).await.expect("goes on");
         assert_eq!(fake.left(), BTreeMap::from([(stuck, 250)]));
         // Some are under way when it shows that much fails.
@@ -193,16 +193,15 @@ mod tests {
         // Nothing is due before its time, and what failed twice waits for longer.
         sweep("things", &fake, now).await.expect("goes on");
         assert_eq!(fake.tries(stuck), tried);
-        fake.now = now + BACKOFF.first;
-        sweep("things", &fake, fake.now).await.expect("goes on");
+        sweep("things", &fake, now + BACKOFF.first).await.expect("goes on");
         assert!(fake.tries(stuck) > tried);
         let waits: Vec<(i32, i64)> =
             fake.rows.lock().expect("whole").iter().map(|(due, at)| (due.tries, (*at - now).num_seconds())).collect();
         assert!(waits.iter().all(|(tries, at)| matches!((tries, at), (0 | 1, 120) | (2, 180))), "{waits:?}");
 
         // Out of trouble.
-        (fake.now, fake.stuck) = (now + BACKOFF.most, Vec::new());
-        sweep("things", &fake, fake.now).await.expect("goes on");
+        fake.stuck = Vec::new();
+        sweep("things", &fake, now + BACKOFF.most).await.expect("goes on");
         assert_eq!(fake.left(), BTreeMap::new());
     }
 }

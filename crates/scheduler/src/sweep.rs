@@ -40,7 +40,9 @@ impl Scheduler {
     /// Finishes the removal of hidden backups.
     pub(crate) async fn sweep_backups(&self) -> Result<()> {
         let now = self.clock.now();
-        if self.due(1).await?.is_empty() || !lease::hold(&self.db, "backup-sweep", &self.holder, now, LEASE).await? {
+        if self.due(now, 1).await?.is_empty()
+            || !lease::hold(&self.db, "backup-sweep", &self.holder, now, LEASE).await?
+        {
             return Ok(());
         }
         sweep::sweep("backups", self, now).await

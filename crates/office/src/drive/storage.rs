@@ -270,8 +270,8 @@ impl Storage {
 impl Removals for Storage {
     type Id = Uuid;
 
-    async fn due(&self, limit: usize) -> Result<Vec<Due<Uuid>>> {
-        Ok(objects::trash_due(&mut self.db.platform().read().await?, self.clock.now(), limit).await?)
+    async fn due(&self, now: Time, limit: usize) -> Result<Vec<Due<Uuid>>> {
+        Ok(objects::trash_due(&mut self.db.platform().read().await?, now, limit).await?)
     }
 
     async fn remove(&self, office_id: OfficeId, object: Uuid) -> Result<()> {
@@ -294,7 +294,7 @@ struct Early<'a>(&'a Storage);
 impl Removals for Early<'_> {
     type Id = Uuid;
 
-    async fn due(&self, limit: usize) -> Result<Vec<Due<Uuid>>> {
+    async fn due(&self, _now: Time, limit: usize) -> Result<Vec<Due<Uuid>>> {
         Ok(objects::trash_early(&mut self.0.db.platform().read().await?, limit).await?)
     }
 

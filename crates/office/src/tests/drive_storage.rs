@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_base::{reserve::Reserve, sweep::BACKOFF};
-use mi_kernel::OfficeId;
+use mi_base::{
+    reserve::Reserve,
+    sweep::{BACKOFF, Removals},
+};
+use mi_kernel::{Clock, OfficeId, Time};
 use mi_proto::v1::{
     DownloadFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
 };
@@ -248,7 +251,7 @@ async fn an_upload_whose_process_dies_is_found_by_the_sweep(mut stage: Stage) {
     let object = uuid::Uuid::now_v7();
     let db = stage.db().await;
     let mut tx = db.office(id).begin().await.expect("begins");
-    objects::upload_insert(&mut tx, object, mi_kernel::Clock::now(&stage.clock)).await.expect("writes");
+    objects::upload_insert(&mut tx, object, stage.clock.now()).await.expect("writes");
     tx.commit().await.expect("commits");
     let path = format!("office/{office}/drive/{object}");
     object_store::ObjectStoreExt::put(&stage.objects, &path.into(), "half".into()).await.expect("writes");
@@ -293,9 +296,7 @@ async fn the_database_refuses_to_drop_content_that_a_file_has(stage: Stage) {
     let file = stage.put(&office, "a", b"kept").await;
     let (db, id) = (stage.db().await, OfficeId::parse(&office).expect("an id"));
     let mut tx = db.office(id).begin().await.expect("begins");
-    objects::blob_release(&mut tx, &file.sha256, file.size, mi_kernel::Clock::now(&stage.clock))
-        .await
-        .expect("does nothing");
+    objects::blob_release(&mut tx, &file.sha256, file.size, stage.clock.now()).await.expect("does nothing");
     let dropped = mi_store::on!(tx, |c| {
         sqlx::query("DELETE FROM drive_blobs WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop)
     });
@@ -416,7 +417,9 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(stage
     }
     stage.clock.advance(GRACE);
     let storage = Arc::new(Stuck::new(Arc::new(stage.objects.clone()), &stuck));
-    Storage::new(stage.db().await, stage.clock.shared(), storage, Reserve::default()).sweep().await.expect("goes on");
+    let storage = Storage::new(stage.db().await, stage.clock.shared(), storage, Reserve::default());
+    let swept_at = stage.clock.now();
+    storage.sweep().await.expect("goes on");
     let owners = async || {
         let all = stage.objects.all().await;
         [&stuck, &well].map(|office| all.iter().filter(|path| path.contains(office.as_str())).count())
@@ -427,6 +430,12 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(stage
     stage.sweep().await.expect("sweeps");
     assert_eq!(stage.named().await, (0, 4));
     stage.clock.advance(BACKOFF.first);
+    let due = async |at: Time| storage.due(at, 10).await.expect("reads").len();
+    assert_eq!(
+        (due(swept_at).await, due(stage.clock.now()).await),
+        (0, 4),
+        "a sweep that takes so long comes to its end"
+    );
     stage.sweep().await.expect("sweeps");
     assert_eq!((owners().await, stage.named().await), ([1, 1], (0, 0)));
     for office in [&stuck, &well] {
@@ -436,7 +445,7 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(stage
 
 async fn uploads_of_a_process_that_died_go_to_the_trash_in_parts(stage: Stage) {
     let (one, other) = (stage.create("One").await.id, stage.create("Other").await.id);
-    let (db, now) = (stage.db().await, mi_kernel::Clock::now(&stage.clock));
+    let (db, now) = (stage.db().await, stage.clock.now());
     for (office, uploads) in [(&one, 600), (&other, 401)] {
         let mut tx = db.office(OfficeId::parse(office).expect("an id")).begin().await.expect("begins");
         for _ in 0..uploads {
@@ -462,7 +471,7 @@ async fn on_a_full_disk_the_trash_is_emptied_before_its_time(stage: Stage) {
     }
     // An upload that was given up may be written yet: it keeps its time.
     let (db, object) = (stage.db().await, uuid::Uuid::now_v7());
-    let due = mi_kernel::Clock::now(&stage.clock) + GRACE;
+    let due = stage.clock.now() + GRACE;
     let mut tx = db.office(OfficeId::parse(&office).expect("an id")).begin().await.expect("begins");
     objects::trash_insert(&mut tx, object, 0, due).await.expect("writes");
     tx.commit().await.expect("commits");

@@ -3,7 +3,7 @@
 
 use futures::TryStreamExt;
 use mi_base::sweep::{Due, PAGE, PutOff, Removals};
-use mi_kernel::{BackupId, Error, OfficeId, Result, event::Event};
+use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event};
 use mi_rpc::Caller;
 use mi_store::outbox;
 use object_store::{ObjectStoreExt, path::Path};
@@ -87,8 +87,8 @@ impl Scheduler {
 impl Removals for Scheduler {
     type Id = BackupId;
 
-    async fn due(&self, limit: usize) -> Result<Vec<Due<BackupId>>> {
-        Ok(repo::backup_due(&mut self.db.platform().read().await?, self.clock.now(), limit).await?)
+    async fn due(&self, now: Time, limit: usize) -> Result<Vec<Due<BackupId>>> {
+        Ok(repo::backup_due(&mut self.db.platform().read().await?, now, limit).await?)
     }
 
     async fn remove(&self, office_id: OfficeId, id: BackupId) -> Result<()> {

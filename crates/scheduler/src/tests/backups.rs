@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_base::sweep::BACKOFF;
-use mi_kernel::{BackupId, ErrorKind};
+use mi_base::sweep::{BACKOFF, Removals};
+use mi_kernel::{BackupId, ErrorKind, Time};
 use mi_proto::v1::HireAgentRequest;
 use mi_testkit::{Stuck, on_both};
 use object_store::{ObjectStoreExt, path::Path};
@@ -159,6 +159,7 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(mut s
     let mut tx = stage.scheduler.db.office(other).begin().await.expect("begins");
     crate::backups::repo::backup_hide(&mut tx, hidden.id, stage.now()).await.expect("hides");
     tx.commit().await.expect("commits");
+    let swept_at = stage.now();
     stage.scheduler.sweep_backups().await.expect("goes on");
     assert_eq!(stage.objects().await, [stuck_object.clone(), kept_object.clone()]);
     assert_eq!((stage.rows("backups").await, stage.backups().await), (2, vec![kept.clone()]));
@@ -169,6 +170,8 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(mut s
     stage.scheduler.sweep_backups().await.expect("goes on");
     assert_eq!(stage.objects().await, [stuck_object, kept_object.clone()]);
     stage.clock.advance(Duration::from_secs(1));
+    let due = async |at: Time| stage.scheduler.due(at, 10).await.expect("reads").len();
+    assert_eq!((due(swept_at).await, due(stage.now()).await), (0, 1), "a sweep that takes so long comes to its end");
     stage.scheduler.sweep_backups().await.expect("goes on");
     assert_eq!((stage.objects().await, stage.rows("backups").await), (vec![kept_object], 1));
 }
