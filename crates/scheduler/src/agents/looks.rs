@@ -1,7 +1,8 @@
 //! Table `agents`: when the planner next wants to look at each, and the signs of life that put it off.
 //!
 //! Every change of a row makes it due at once, in the same statement. What the planner concludes is written only while the
-//! row is still the one it was made from. So what is due is in the database, whatever signals are lost.
+//! row is still the one it was made from; whatever makes a row due makes it another one, too, since what it is due for need
+//! not be in the row. So what is due is in the database, whatever signals are lost.
 
 use mi_kernel::{AgentId, OfficeId, Time};
 use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
@@ -82,12 +83,14 @@ pub(crate) async fn look_put_off(tx: &mut PlatformConn, id: AgentId, at: Time) -
 pub(crate) async fn look_at_all(tx: &mut OfficeConn) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
-        sqlx::query("UPDATE agents SET next_look_at = $2, listening = FALSE WHERE office_id = $1")
-            .bind(office.0)
-            .bind(AT_ONCE)
-            .execute(&mut *c)
-            .await
-            .map(drop)
+        sqlx::query(
+            "UPDATE agents SET next_look_at = $2, listening = FALSE, revision = revision + 1 WHERE office_id = $1",
+        )
+        .bind(office.0)
+        .bind(AT_ONCE)
+        .execute(&mut *c)
+        .await
+        .map(drop)
     })?;
     Ok(())
 }
@@ -95,9 +98,9 @@ pub(crate) async fn look_at_all(tx: &mut OfficeConn) -> DbResult<()> {
 /// Makes these agents due at once. Spans offices, as the pass that found them.
 pub(crate) async fn look_at(tx: &mut PlatformConn, ids: &[AgentId]) -> DbResult<()> {
     let sql = tx.pick(
-        "UPDATE agents SET next_look_at = $2, listening = FALSE
+        "UPDATE agents SET next_look_at = $2, listening = FALSE, revision = revision + 1
          WHERE id IN (SELECT unhex(value, '-') FROM json_each($1))",
-        "UPDATE agents SET next_look_at = $2, listening = FALSE
+        "UPDATE agents SET next_look_at = $2, listening = FALSE, revision = revision + 1
          WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))",
     );
     let ids = json_text(ids)?;

@@ -20,6 +20,7 @@ on_both! {
     signs_of_life_put_off_only_looks_that_listen_for_them,
     an_agent_of_which_a_step_fails_is_tried_later_and_later,
     a_pass_finds_who_was_forgotten,
+    a_plan_from_before_its_office_turned_is_not_written,
     a_heartbeat_reads_no_row,
     a_change_by_another_process_shows_with_the_next_batch,
 }
@@ -168,6 +169,31 @@ async fn a_pass_finds_who_was_forgotten(mut stage: Stage) {
     stage.crash().await;
     stage.scheduler.look_over(true).await.expect("goes over all");
     assert_eq!(stage.due_now().await, BTreeSet::from([forgotten.id, running.id]));
+}
+
+async fn a_plan_from_before_its_office_turned_is_not_written(stage: Stage) {
+    let agent = stage.running("analyst").await;
+    stage.settle(agent.id).await;
+    let late_plan = async |planned: &Agent| {
+        let mut tx = stage.scheduler.db.office(stage.office).begin().await.expect("begins");
+        let at = Some(stage.now() + SILENCE_LIMIT);
+        looks::look_set(&mut tx, (planned.id, planned.revision), at, true).await.expect("writes");
+        tx.commit().await.expect("commits");
+    };
+    // By another process, which does not hear of either.
+    let planned = stage.agent(agent.id).await;
+    stage.scheduler.look_over(true).await.expect("goes over all");
+    late_plan(&planned).await;
+    assert_eq!(stage.due_now().await, BTreeSet::from([agent.id]));
+    stage.settle(agent.id).await;
+    assert_eq!(stage.due_now().await, BTreeSet::new());
+
+    let planned = stage.agent(agent.id).await;
+    stage.apply(stage.office, 2, false, free_hiring()).await;
+    late_plan(&planned).await;
+    assert_eq!(stage.due_now().await, BTreeSet::from([agent.id]));
+    stage.settle(agent.id).await;
+    assert_eq!(stage.phase(agent.id).await, Some(Phase::Suspended));
 }
 
 async fn a_heartbeat_reads_no_row(stage: Stage) {
