@@ -140,8 +140,10 @@ impl Reserve {
     /// # Errors
     /// As the work.
     pub async fn freeing<T, F: Future<Output = Result<T>>>(&self, work: impl Fn() -> F) -> Result<T> {
+        let was_gone = self.is_gone();
         let done = match work().await {
-            Err(error) if is_full(&error) && self.release() => work().await,
+            // Also when another one has released it meanwhile.
+            Err(error) if is_full(&error) && (self.release() || (!was_gone && self.is_gone())) => work().await,
             outcome => outcome,
         };
         if self.is_tight() {
@@ -216,6 +218,24 @@ mod tests {
         assert!(size(directory.path()).expect("there") >= u64::from(SIZE));
         let other = reserve.freeing(|| async { Err::<(), _>(Error::unavailable("other")) }).await;
         assert_eq!((other.expect_err("fails").reason, reserve.is_gone()), ("UNAVAILABLE", false));
+    }
+
+    #[tokio::test]
+    async fn it_serves_all_that_free_at_the_same_time() {
+        let directory = tempfile::tempdir().expect("directory");
+        let reserve = Reserve::open(directory.path());
+        let (both_began, tries) = (tokio::sync::Barrier::new(2), AtomicUsize::new(0));
+        let work = || async {
+            tries.fetch_add(1, Ordering::Relaxed);
+            if size(directory.path()).is_some() {
+                both_began.wait().await;
+                return Err(full("as told"));
+            }
+            Ok(())
+        };
+        let (one, other) = tokio::join!(reserve.freeing(work), reserve.freeing(work));
+        assert!(one.is_ok() && other.is_ok(), "{one:?} {other:?}");
+        assert_eq!(tries.load(Ordering::Relaxed), 4);
     }
 
     #[test]
