@@ -8,6 +8,11 @@ mod relay;
 mod rules;
 
 pub(crate) use grpc::{Answers, exec, serve};
+#[cfg(test)]
+pub(crate) use {
+    grpc::see_through,
+    rules::{End, Recorded},
+};
 
 use std::{
     collections::HashMap,
@@ -34,14 +39,14 @@ pub(crate) struct Execs(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    sessions: HashMap<AgentId, Session>,
+    /// Of each compute of an agent: a late call of one that was replaced takes nothing from the one that replaced it.
+    sessions: HashMap<AgentId, HashMap<InstanceId, Session>>,
     commands: HashMap<ExecId, Command>,
 }
 
 /// How an agent is told of commands.
 #[derive(Clone)]
 struct Session {
-    instance: InstanceId,
     told: mpsc::Sender<ExecId>,
     /// The session is over, and so is whatever was told by it.
     over: CancellationToken,
@@ -73,31 +78,30 @@ impl Execs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest session of an agent; also what it is told.
+    /// The newest session of a compute; also what it is told.
     pub(crate) fn open(self: &Arc<Self>, agent: AgentId, instance: InstanceId) -> (Open, mpsc::Receiver<ExecId>) {
         let (told, orders) = mpsc::channel(OF_AGENT);
         let over = CancellationToken::new();
-        let session = Session { instance, told, over: over.clone() };
-        if let Some(before) = self.state().sessions.insert(agent, session) {
+        let session = Session { told, over: over.clone() };
+        if let Some(before) = self.state().sessions.entry(agent).or_default().insert(instance, session) {
             before.over.cancel();
         }
         (Open { execs: self.clone(), agent, over }, orders)
     }
 
-    /// Ends what runs in a compute of this agent that is not the wanted one any more.
+    /// Ends what runs in computes of this agent that are not the wanted one any more.
     pub(crate) fn keep(&self, agent: &Agent) {
-        let mut state = self.state();
-        if state.sessions.get(&agent.id).is_some_and(|session| !agent.wants(session.instance))
-            && let Some(session) = state.sessions.remove(&agent.id)
-        {
-            session.over.cancel();
+        if let Some(sessions) = self.state().sessions.get_mut(&agent.id) {
+            for (_, session) in sessions.extract_if(|instance, _| !agent.wants(*instance)) {
+                session.over.cancel();
+            }
         }
     }
 
     /// Tells the agent's compute of a command; answers what comes of that.
     pub(crate) fn tell(self: &Arc<Self>, agent: &Agent, instance: InstanceId) -> Result<Told> {
         let mut state = self.state();
-        let session = state.sessions.get(&agent.id).filter(|session| session.instance == instance);
+        let session = state.sessions.get(&agent.id).and_then(|sessions| sessions.get(&instance));
         // Another process of the scheduler has it, or it is coming back from a lost connection.
         let session = session.cloned().ok_or_else(|| unreachable_agent(&agent.name))?;
         let count = |counts: &dyn Fn(&Command) -> bool| state.commands.values().filter(|it| counts(it)).count();
@@ -151,8 +155,10 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.over.cancel();
         let mut state = self.execs.state();
+        let Some(sessions) = state.sessions.get_mut(&self.agent) else { return };
         // A newer one may be there.
-        if state.sessions.get(&self.agent).is_some_and(|session| session.over.is_cancelled()) {
+        sessions.retain(|_, session| !session.over.is_cancelled());
+        if sessions.is_empty() {
             state.sessions.remove(&self.agent);
         }
     }

@@ -9,7 +9,7 @@ use mi_proto::v1::{
 };
 use mi_rpc::{Caller, Entry, status};
 use mi_store::outbox;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
@@ -35,6 +35,9 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Dura
 
 /// What a call answers.
 pub(crate) type Answers<T> = ReceiverStream<Result<T, Status>>;
+
+/// The way to the client of a command.
+type ToClient = mpsc::Sender<Result<ExecAgentResponse, Status>>;
 
 /// The agent's side of a command.
 pub(crate) struct Taken {
@@ -65,31 +68,51 @@ pub(crate) async fn exec(
         terminal: start.terminal.is_some(),
         trace_id: caller.trace_id,
     };
-    let began = scheduler.clock.now();
-    // Nothing runs that is not in the feed.
-    scheduler.record_exec(&recorded.started(began)).await.map_err(status)?;
-    let (to_client, answers) = mpsc::channel(1);
-    let relay = Relay {
-        from_client: messages,
-        to_client: to_client.clone(),
-        from_agent: taken.requests,
-        to_agent: taken.answers.clone(),
-        stdin: start.stdin,
-        terminal: start.terminal.is_some(),
-        idle: IDLE,
+    let command = move |to_client| async move {
+        let relay = Relay {
+            from_client: messages,
+            to_client,
+            from_agent: taken.requests,
+            to_agent: taken.answers.clone(),
+            stdin: start.stdin,
+            terminal: start.terminal.is_some(),
+            idle: IDLE,
+        };
+        // The channel is empty; an agent that is gone is noticed by the relay.
+        let _ = taken.answers.try_send(Ok(ServeExecResponse { part: Some(serve_exec_response::Part::Start(start)) }));
+        drop(taken.answers);
+        run(relay, over, place).await
     };
-    // The channel is empty; an agent that is gone is noticed by the relay.
-    let _ = taken.answers.try_send(Ok(ServeExecResponse { part: Some(serve_exec_response::Part::Start(start)) }));
-    drop(taken.answers);
+    Ok(see_through(scheduler, recorded, command).await.map_err(status)?.into())
+}
+
+/// Runs a command between the events of its start and its end; answers what its client is to hear, once the start is
+/// recorded. All of it is a task of its own: the client may leave at any time, and then the call is dropped where it stands,
+/// also between a start that is in the feed and whatever ends the command.
+pub(crate) async fn see_through<F: Future<Output = End> + Send + 'static>(
+    scheduler: Arc<Scheduler>,
+    recorded: Recorded,
+    command: impl FnOnce(ToClient) -> F + Send + 'static,
+) -> Result<mpsc::Receiver<Result<ExecAgentResponse, Status>>> {
+    let (started, starts) = oneshot::channel();
     tokio::spawn(async move {
-        let end = run(relay, over, place).await;
+        let began = scheduler.clock.now();
+        // Nothing runs that is not in the feed.
+        if let Err(error) = scheduler.record_exec(&recorded.started(began)).await {
+            let _ = started.send(Err(error));
+            return;
+        }
+        let (to_client, answers) = mpsc::channel(1);
+        // A client that is gone is noticed by the command.
+        let _ = started.send(Ok(answers));
+        let end = command(to_client.clone()).await;
         let event = recorded.ended(&end, began, scheduler.clock.now());
         // A client that does not read is waited for no longer than while it ran.
         let _ = tokio::time::timeout(IDLE, answer(&to_client, end)).await;
         drop(to_client);
         scheduler.record_end(&event).await;
     });
-    Ok(answers.into())
+    starts.await.unwrap_or_else(|_| Err(Error::internal("the command ended before it began")))
 }
 
 /// Until its end, which its agent hears of.
@@ -106,7 +129,7 @@ async fn run(
 }
 
 /// Tells the client how it ended.
-async fn answer(client: &mpsc::Sender<Result<ExecAgentResponse, Status>>, end: End) {
+async fn answer(client: &ToClient, end: End) {
     let aborted = |reason, text: &str| Err(status(Error::new(ErrorKind::Aborted, reason, text)));
     let answer = match end {
         End::Exited(code) => Ok(ExecAgentResponse { part: Some(exec_agent_response::Part::ExitCode(code)) }),

@@ -46,7 +46,7 @@ pub(super) fn size(field: &'static str, given: Option<&TerminalSize>) -> Result<
 
 /// How a command ended.
 #[derive(Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// By itself.
     Exited(i32),
     /// Its client left, or its key was revoked.
@@ -72,13 +72,13 @@ impl End {
 }
 
 /// One command, as the feed tells of it.
-pub(super) struct Recorded {
-    pub(super) agent: Agent,
-    pub(super) id: ExecId,
-    pub(super) by: Actor,
-    pub(super) command: Vec<String>,
-    pub(super) terminal: bool,
-    pub(super) trace_id: String,
+pub(crate) struct Recorded {
+    pub(crate) agent: Agent,
+    pub(crate) id: ExecId,
+    pub(crate) by: Actor,
+    pub(crate) command: Vec<String>,
+    pub(crate) terminal: bool,
+    pub(crate) trace_id: String,
 }
 
 impl Recorded {

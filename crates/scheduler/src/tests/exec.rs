@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use mi_kernel::{AgentId, Error, ErrorKind, ExecId, InstanceId, OfficeId, Result};
 use mi_proto::v1::{ExecStart, Terminal};
-use mi_testkit::{Backend, OnBackend, on_both};
+use mi_testkit::{Backend, OnBackend, on_both, until};
+use tokio::sync::mpsc::error::TryRecvError;
 
-use super::stage::{Stage, actor_of, free_hiring, instance_of};
+use super::stage::{LONG, Stage, TRACE, actor_of, counts, free_hiring, instance_of};
 use crate::{
     agents::Agent,
-    exec::{Execs, Told},
+    exec::{End, Execs, Recorded, Told, see_through},
 };
 
 on_both! {
     only_a_running_agent_of_the_callers_own_runs_commands,
     a_command_ends_with_the_compute_that_it_runs_in,
+    a_command_whose_client_leaves_while_it_starts_has_an_end_too,
 }
 
 fn start(stage: &Stage, name: &str) -> ExecStart {
@@ -111,9 +114,39 @@ async fn a_command_ends_with_the_compute_that_it_runs_in(stage: Stage) {
     assert!(first.is_over());
     drop(open);
     let (_, second) = tell(&stage, &start(&stage, "lost")).await.expect("the newer session is still there");
+    // A late call of a compute that was replaced takes nothing from the wanted one.
+    let (late, mut orders) = execs.open(agent.id, InstanceId::new());
+    let (_, third) = tell(&stage, &start(&stage, "lost")).await.expect("the wanted one's session is still there");
+    assert_eq!(orders.try_recv(), Err(TryRecvError::Empty));
+    execs.keep(&agent);
+    assert_eq!(orders.try_recv(), Err(TryRecvError::Disconnected));
+    drop(late);
+    assert!(!second.is_over() && !third.is_over());
     drop(again);
-    assert!(second.is_over());
+    assert!(second.is_over() && third.is_over());
     assert_eq!(refused(&stage, &start(&stage, "lost")).await.0, ErrorKind::Unavailable);
+}
+
+async fn a_command_whose_client_leaves_while_it_starts_has_an_end_too(stage: Stage) {
+    let recorded = Recorded {
+        agent: stage.hire("worker").await,
+        id: ExecId::new(),
+        by: stage.owner("ExecAgent").actor,
+        command: vec!["ls".to_owned()],
+        terminal: false,
+        trace_id: TRACE.into(),
+    };
+    let before = stage.event_counts("worker").await;
+    let call = see_through(stage.scheduler.clone(), recorded, |_| async { End::Left });
+    // The call is dropped while the start is being recorded.
+    drop(call.now_or_never());
+    until("the start and the end are in the feed", LONG, async || {
+        let mut events = stage.event_counts("worker").await;
+        events.retain(|kind, _| !before.contains_key(kind));
+        let both = counts([("agent.exec_started", 1), ("agent.exec_ended", 1)]);
+        if events == both { Ok(Some(())) } else { Err(format!("{events:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]
