@@ -35,7 +35,7 @@ pub(crate) use self::{
     model::{LIMIT, STEPS, TOKENS},
 };
 use self::{
-    lease::{Lease, Outcome},
+    lease::{Ended, Lease, Outcome},
     model::Model,
 };
 use crate::{
@@ -211,10 +211,17 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
     let ended = tokio::select! {
         biased;
         // Whatever it is doing ends with the future that does it.
-        reason = lease.keep() => format!("stopped: {reason}"),
+        reason = lease.keep() => Ended { how: "stopped", why: reason },
         ended = done => ended,
     };
-    shared.log.say(format!("task {}: {ended}", task.id));
+    shared.log.say(format!("task {}: {}", task.id, ended.line(is_private(&task))));
+}
+
+/// Whether the log, which every agent of the office may read, says nothing of what the task holds and of what comes of it.
+/// A task that answers a direct message shows that to its receiver and to operators only. One that answers the group is
+/// treated alike: on the wire both say no more than that a message is their cause.
+fn is_private(task: &Task) -> bool {
+    task.cause.starts_with("message/")
 }
 
 async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {

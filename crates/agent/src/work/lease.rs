@@ -23,7 +23,34 @@ pub(super) enum Outcome {
     /// Unfinished, for no fault of the task.
     Released,
     /// Reported already; what came of that.
-    Reported(String),
+    Reported(Ended),
+}
+
+/// How an attempt ended, for the log.
+pub(super) struct Ended {
+    pub(super) how: &'static str,
+    /// May hold words of the task; empty: there is nothing to say.
+    pub(super) why: String,
+}
+
+impl Ended {
+    /// It is done.
+    pub(super) fn done() -> Self {
+        Self { how: "done", why: String::new() }
+    }
+
+    /// It was completed after it was lost.
+    pub(super) fn too_late(status: &Status) -> Self {
+        Self { how: "the completion came too late", why: status.message().into() }
+    }
+
+    /// The line, of a private task without any words of it.
+    pub(super) fn line(self, private: bool) -> String {
+        match private || self.why.is_empty() {
+            true => self.how.into(),
+            false => format!("{}: {}", self.how, self.why),
+        }
+    }
 }
 
 /// Work that is done.
@@ -88,11 +115,11 @@ impl<'a> Lease<'a> {
 
     /// Reports until the platform answers; what it answered. To be run beside [`keep`](Self::keep), which says when it is
     /// no use any more.
-    pub(super) async fn report(&self, outcome: Outcome) -> String {
+    pub(super) async fn report(&self, outcome: Outcome) -> Ended {
         match outcome {
             Outcome::Done(done) => match self.complete(&done).await {
-                Ok(()) => "done".into(),
-                Err(status) if lost(status.code()) => format!("the completion came too late: {}", status.message()),
+                Ok(()) => Ended::done(),
+                Err(status) if lost(status.code()) => Ended::too_late(&status),
                 Err(status) => {
                     self.failed(Failed::retryable(format!("the completion was refused: {}", status.message()))).await
                 }
@@ -100,8 +127,8 @@ impl<'a> Lease<'a> {
             Outcome::Failed(failed) => self.failed(failed).await,
             Outcome::Reported(ended) => ended,
             Outcome::Released => match self.release().await {
-                Ok(()) => "given back".into(),
-                Err(status) => format!("could not be given back: {}", status.message()),
+                Ok(()) => Ended { how: "given back", why: String::new() },
+                Err(status) => Ended { how: "could not be given back", why: status.message().into() },
             },
         }
     }
@@ -137,7 +164,7 @@ impl<'a> Lease<'a> {
         .await
     }
 
-    async fn failed(&self, failed: Failed) -> String {
+    async fn failed(&self, failed: Failed) -> Ended {
         let mut error = failed.error;
         error.truncate(error.floor_char_boundary(MAX_ERROR));
         let first = error.lines().next().unwrap_or_default().to_owned();
@@ -154,8 +181,10 @@ impl<'a> Lease<'a> {
             async move { tasks.fail_task(request).await }
         });
         match answer.await {
-            Ok(()) => format!("failed: {first}"),
-            Err(status) => format!("failed ({first}), which was refused: {}", status.message()),
+            Ok(()) => Ended { how: "failed", why: first },
+            Err(status) => {
+                Ended { how: "failed, which was refused", why: format!("{} (it failed: {first})", status.message()) }
+            }
         }
     }
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 pub(super) use self::http::Model;
 use self::tools::{Said, Tools};
 use super::{
-    Shared,
+    Shared, is_private,
     lease::{Failed, Lease, Outcome},
 };
 use crate::config::ModelConfig;
@@ -205,8 +205,7 @@ impl Talk<'_> {
                 results.push((call.id, why.to_owned()));
                 continue;
             }
-            let shown = &call.arguments[..call.arguments.floor_char_boundary(SHOWN)];
-            self.shared.log.say(format!("task {}: {} {shown}", task.id, call.name));
+            self.shared.log.say(format!("task {}: {}", task.id, shown(&call, is_private(task))));
             let text = match tools.call(&call).await {
                 Said::Answer(text) => text,
                 Said::Nonsense(text) => {
@@ -244,6 +243,16 @@ impl Talk<'_> {
             error += &format!("; it last said:\n{said}");
         }
         (self.strikes > CORRECTIONS).then(|| Outcome::Failed(Failed::retryable(error)))
+    }
+}
+
+/// A call as the log, which every agent of the office may read, shows it. What is said in the chat may be for one reader,
+/// whatever the task.
+fn shown(call: &Call, private: bool) -> String {
+    let Call { name, arguments, .. } = call;
+    match private || name == tools::CHAT_SEND {
+        true => format!("{name} ({} bytes)", arguments.len()),
+        false => format!("{name} {}", &arguments[..arguments.floor_char_boundary(SHOWN)]),
     }
 }
 

@@ -19,7 +19,8 @@ pub(super) struct Output {
     stream: LogStream,
     /// How each line begins in the log.
     prefix: String,
-    log: Log,
+    /// None: the lines are not for the log.
+    log: Option<Log>,
     /// The log did not keep up: lines that find no room are dropped, and the script does not wait.
     behind: bool,
     line: Vec<u8>,
@@ -33,7 +34,7 @@ pub(super) struct Output {
 }
 
 impl Output {
-    pub(super) fn new(stream: LogStream, prefix: String, log: Log) -> Self {
+    pub(super) fn new(stream: LogStream, prefix: String, log: Option<Log>) -> Self {
         let (line, tail) = (Vec::new(), Vec::new());
         Self { stream, prefix, log, behind: false, line, tail, total: 0, whole: None, written: 0, cut: None }
     }
@@ -60,8 +61,11 @@ impl Output {
     }
 
     async fn say(&mut self) {
-        let text = format!("{}{}", self.prefix, text(&std::mem::take(&mut self.line)));
-        self.behind = !self.log.pass(self.stream, text, !self.behind).await;
+        let line = std::mem::take(&mut self.line);
+        if let Some(log) = &self.log {
+            let text = format!("{}{}", self.prefix, text(&line));
+            self.behind = !log.pass(self.stream, text, !self.behind).await;
+        }
     }
 
     fn keep(&mut self, bytes: &[u8], directory: &Path) {

@@ -8,7 +8,7 @@ use mi_kernel::receipt::Command as Receipt;
 use mi_proto::v1::{LogStream, Task};
 
 use super::{
-    Shared, lease,
+    Shared, is_private, lease,
     output::{KEPT, Output},
     processes::{KILLED, Processes, code},
     surroundings::Surroundings,
@@ -82,7 +82,8 @@ pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Durat
     let mut processes = Processes::spawn(&mut command, false)?;
     let (_, out, err) = processes.pipes();
     let (out, err) = out.zip(err).ok_or_else(|| io::Error::other("the script has no output"))?;
-    let output = |stream| Output::new(stream, format!("task {}: ", task.id), shared.log.clone());
+    let log = (!is_private(task)).then(|| shared.log.clone());
+    let output = |stream| Output::new(stream, format!("task {}: ", task.id), log.clone());
     let (mut stdout, mut stderr) = (output(LogStream::Stdout), output(LogStream::Stderr));
     let status = {
         let printed = async {

@@ -130,6 +130,40 @@ async fn a_model_works_with_tools_and_completes_with_a_receipt() {
 }
 
 #[tokio::test]
+async fn the_log_says_nothing_of_what_is_for_one_reader() {
+    let said = || ("chat_send", json!({ "body": "marker", "to": "bob" }));
+    let replies = [
+        Reply::calls(&[("shell", json!({ "command": "echo marker; echo marker >&2" })), said()]),
+        Reply::call("complete_task", json!({ "result": "marker" })),
+        Reply::call("fail_task", json!({ "error": "marker" })),
+        Reply::calls(&[said()]),
+        complete(),
+    ];
+    let stage = Stage::new(ModelApi::OpenAi, replies).await;
+    let answer = || {
+        let (kind, cause) = (TaskKind::General.into(), "message/1".into());
+        stage.platform.add(Task { kind, cause, description: "marker".into(), ..Task::default() })
+    };
+    stage.platform.completion(&answer()).await;
+    stage.platform.failure(&answer()).await;
+    stage.platform.completion(&stage.task()).await;
+    stage.agent.stop().await;
+
+    let lines: Vec<_> = stage.platform.texts().into_iter().map(|(_, text)| text).collect();
+    assert!(lines.iter().all(|line| !line.contains("marker")), "{lines:?}");
+    let length = said().1.to_string().len();
+    for line in [
+        &*format!("task task-1: chat_send ({length} bytes)"),
+        "task task-1: done",
+        "task task-2: failed",
+        &*format!("task task-3: chat_send ({length} bytes)"),
+        "task task-3: complete_task {\"result\":\"all done\"}",
+    ] {
+        assert!(lines.iter().any(|known| known == line), "{line:?} in {lines:?}");
+    }
+}
+
+#[tokio::test]
 async fn every_tool_reaches_the_office() {
     let calls = [
         ("create_task", json!({ "title": "Part", "description": "true", "kind": "command", "depends_on": ["x"] })),

@@ -24,6 +24,8 @@ use super::{
     Call, Offer, note,
 };
 
+/// The tool that sends a message.
+pub(super) const CHAT_SEND: &str = "chat_send";
 /// Most that a tool answers.
 const MAX_ANSWER: usize = 16 << 10;
 /// How much of each output of a shell command; both fit into an answer.
@@ -83,7 +85,7 @@ impl<'a> Tools<'a> {
             "drive_list" => drive::list(shared, arguments(call)?).await,
             "drive_read" => drive::read(shared, arguments(call)?).await,
             "drive_write" => drive::write(shared, arguments(call)?).await,
-            "chat_send" => office::send(shared, arguments(call)?).await,
+            CHAT_SEND => office::send(shared, arguments(call)?).await,
             "chat_read" => office::read(shared, arguments(call)?).await,
             "hire_agent" => office::hire(shared, arguments(call)?).await,
             "create_task" => tasks::create(shared, self.task, arguments(call)?).await,
@@ -216,7 +218,7 @@ pub(super) fn offers() -> Vec<Offer> {
             ],
         ),
         offer(
-            "chat_send",
+            CHAT_SEND,
             "Send a message to the office's group, or to one agent or the operator.",
             &[
                 ("body", "string", "The message."),

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
-        super::lease::{Done, Failed, Lease, Outcome, lost},
+        super::lease::{Done, Ended, Failed, Lease, Outcome, lost},
         prompt::{MORE, about, has_open_subtasks, stalled_subtasks, subtasks},
     },
     Answer, Refused, Shared, refused,
@@ -157,10 +157,8 @@ pub(super) async fn complete(
         }
     }
     match lease.complete(&Done { result: asked.result, artifacts, commands }).await {
-        Ok(()) => Err(Refused::End(Outcome::Reported("done".into()))),
-        Err(status) if lost(status.code()) => {
-            Err(Refused::End(Outcome::Reported(format!("the completion came too late: {}", status.message()))))
-        }
+        Ok(()) => Err(Refused::End(Outcome::Reported(Ended::done()))),
+        Err(status) if lost(status.code()) => Err(Refused::End(Outcome::Reported(Ended::too_late(&status)))),
         Err(status) => Ok(Err(refused(status))),
     }
 }
