@@ -97,12 +97,16 @@ fn unreachable(status: &Status) -> Option<String> {
     Some(cause.to_string())
 }
 
+/// The platform's word for why it refused, such as `OFFICE_NOT_ACTIVE`; empty: it gave none.
+pub fn reason(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
 fn hint(status: &Status) -> Option<&'static str> {
     if unreachable(status).is_some() {
         return Some("start the platform with `mi up`, or name another one with --endpoint or MI_ENDPOINT");
     }
-    let reason = status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
-    match (reason.as_str(), status.code()) {
+    match (reason(status).as_str(), status.code()) {
         ("INTEGRATION_NOT_CONFIGURED", _) => {
             Some("set a secret for that provider in this office first, or choose another provider")
         }

@@ -26,7 +26,7 @@ pub mod retry;
 
 pub use client::{Client, Wire};
 pub use credential::Credential;
-pub use error::{ClientError, Result};
+pub use error::{ClientError, Result, reason};
 pub use identity::{AgentKey, KeyRing};
 pub use pages::list_all;
 pub use retry::{jittered, once, retry, retry_unlimited};

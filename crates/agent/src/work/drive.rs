@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt};
 
-use mi_client::jittered;
+use mi_client::{jittered, reason};
 use mi_proto::v1::{self, DownloadFileRequest, UploadFileRequest, UploadHeader, upload_file_request::Part};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -16,7 +16,8 @@ const CHUNK: usize = 256 << 10;
 /// Tries of one upload that the platform is there for.
 const TRIES: u32 = 6;
 
-/// Uploads a file; the header needs no office and no request id. Sent again while the platform is away.
+/// Uploads a file; the header needs no office and no request id. Sent again while the platform is away, or has its hands
+/// full of other uploads.
 ///
 /// # Errors
 /// The platform's last word.
@@ -27,8 +28,7 @@ pub(super) async fn upload(shared: &Shared, header: UploadHeader, file: &File) -
     loop {
         let answer = attempt(shared, header.clone(), file).await;
         // Whoever waits for this ends it with the task, if that is lost meanwhile.
-        let is_away = answer.as_ref().is_err_and(|status| status.code() == Code::Unavailable);
-        tries += u32::from(!is_away);
+        tries += u32::from(!answer.as_ref().is_err_and(is_not_there));
         match answer {
             Err(status) if passes(status.code()) && tries < TRIES => {
                 failures += 1;
@@ -37,6 +37,11 @@ pub(super) async fn upload(shared: &Shared, header: UploadHeader, file: &File) -
             answer => return answer,
         }
     }
+}
+
+/// Whether the platform is away, or has no room for this upload beside others: nothing that is wrong with this one.
+fn is_not_there(status: &Status) -> bool {
+    status.code() == Code::Unavailable || ["UPLOADS_BUSY", "TOO_MANY_UPLOADS"].contains(&&*reason(status))
 }
 
 async fn attempt(shared: &Shared, header: UploadHeader, file: &File) -> Result<v1::File, Status> {
@@ -97,4 +102,25 @@ pub(super) async fn download(
         content.truncate(most);
     }
     Ok((file.ok_or_else(|| Status::internal("the answer names no file"))?, content))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::*;
+
+    #[test]
+    fn an_upload_that_only_has_to_wait_is_no_try() {
+        let exhausted = |reason| {
+            let details = ErrorDetails::with_error_info(reason, "mi", []);
+            Status::with_error_details(Code::ResourceExhausted, "no room", details)
+        };
+        for reason in ["UPLOADS_BUSY", "TOO_MANY_UPLOADS"] {
+            assert!(is_not_there(&exhausted(reason)), "{reason}");
+        }
+        assert!(is_not_there(&Status::unavailable("starting")));
+        assert!(!is_not_there(&exhausted("STORAGE_FULL")));
+        assert!(!is_not_there(&Status::internal("broken")));
+    }
 }
