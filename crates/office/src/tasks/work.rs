@@ -329,7 +329,8 @@ impl Batch<'_> {
         }
         if let Some(subject) = task.spec.verifies {
             self.load(vec![subject]).await?;
-            if matches!(self.get(subject)?.state(), State::Verifying { .. }) {
+            // Work that is no longer kept has its verdict.
+            if self.get(subject).is_ok_and(|work| matches!(work.state(), State::Verifying { .. })) {
                 let text = format!("task {subject} has no verdict yet: call VerifyTask first");
                 return Err(Error::precondition("VERDICT_MISSING", text));
             }

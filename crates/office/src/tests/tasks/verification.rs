@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use mi_kernel::{Actor, ApiKeyId};
 use mi_proto::v1::{
-    ClaimTasksRequest, CreateTaskRequest, ListTasksRequest, OfficeSettings, Task, TaskKind, TaskStatus,
+    ClaimTasksRequest, CreateTaskRequest, GetTaskRequest, ListTasksRequest, OfficeSettings, Task, TaskKind, TaskStatus,
     UpdateOfficeSettingsRequest, Verification, VerifyTaskRequest,
 };
 use mi_testkit::on_both;
 use tonic::Code;
 
 use super::{assert_refused, request};
-use crate::tests::stage::Stage;
+use crate::tests::{retention::DAY, stage::Stage};
 
 on_both! {
     a_reviewer_accepts,
@@ -20,6 +20,7 @@ on_both! {
     peers_judge_when_the_office_wants_it,
     work_that_nobody_judges_fails_after_a_day,
     a_review_without_a_verdict_is_not_done,
+    a_review_may_outlive_the_work,
     a_verdict_recalls_the_review,
     a_verdict_is_about_the_attempt_that_was_seen,
     a_review_is_found_by_whoever_may_judge,
@@ -165,6 +166,28 @@ async fn a_review_without_a_verdict_is_not_done(stage: Stage) {
     assert_refused(early, Code::FailedPrecondition, "VERDICT_MISSING");
     stage.verify(&peer, &office, &task.id, false).await.expect("may");
     stage.complete(&peer, &office, &review, "was bad").await.expect("there is a verdict");
+}
+
+async fn a_review_may_outlive_the_work(stage: Stage) {
+    let office = stage.active("Work").await;
+    let (task, _) = stage.submitted(&office).await;
+    let peer = stage.agent(&office, "peer", false, &[]);
+    let review = stage.claim(&peer, &office).await.expect("the review");
+    stage.verify(&peer, &office, &task.id, true).await.expect("may");
+    stage.fail(&peer, &office, &review, false).await.expect("holds");
+    stage.keep_three_days(&office).await;
+    stage.clock.advance(4 * DAY);
+    // Changed lately, and not open: it stays, and does not keep the work.
+    stage.retry(&stage.owner, &office, &review.id).await.expect("failed");
+    stage.cancel(&stage.owner, &office, &review.id).await.expect("open");
+    stage.forget(&office).await;
+    let gone = GetTaskRequest { office_id: office.clone(), task_id: task.id };
+    assert_eq!(stage.tasks(&stage.owner).get_task(gone).await.expect_err("gone").code(), Code::NotFound);
+
+    stage.retry(&stage.owner, &office, &review.id).await.expect("cancelled");
+    let review = stage.claim(&peer, &office).await.expect("the review");
+    let done = stage.complete(&peer, &office, &review, "was good").await.expect("nothing is left to judge");
+    assert_eq!(done.status(), TaskStatus::Done);
 }
 
 async fn a_verdict_recalls_the_review(stage: Stage) {
