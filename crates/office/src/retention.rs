@@ -14,10 +14,11 @@ use serde_json::json;
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use uuid::Uuid;
 
+use self::repo::Held;
 use crate::{
     chat::retention as chat,
     drive::retention as drive,
-    offices::{Settings, repo::office_get},
+    offices::{Settings, State},
     tasks::retention as tasks,
 };
 
@@ -61,8 +62,33 @@ impl Turn {
     }
 }
 
+/// What a transaction that deletes goes by.
+#[derive(Clone, Copy)]
+pub(crate) struct Bound {
+    /// What is older is deleted.
+    pub(crate) before: Time,
+    now: Time,
+}
+
+/// What may be deleted in this transaction, before its other locks; none: nothing. The settings do not change until it
+/// ends, so that nothing is deleted once it is acknowledged that it is kept; and the time is the one that all processes
+/// agree on, since what a clock that is ahead deletes is gone.
+pub(crate) async fn bound(
+    tx: &mut OfficeTx,
+    clock: &dyn Clock,
+    kept_for: fn(&Settings) -> i64,
+) -> Result<Option<Bound>> {
+    let Some(Held { office, told }) = repo::office_hold(tx).await? else { return Ok(None) };
+    let now = told.map_or_else(|| clock.now(), |told| clock.agreed(told));
+    let seconds = kept_for(&office.settings);
+    // One that is being deleted has its queue locked before its row.
+    let some = seconds > 0 && office.state != State::Deleting;
+    Ok(some.then(|| Bound { before: now - Duration::from_secs(seconds.unsigned_abs()), now }))
+}
+
 /// Commits the deletion of a part, with the event that tells of it.
-pub(crate) async fn record(mut tx: OfficeTx, what: &str, count: usize, before: Time, now: Time) -> Result<()> {
+pub(crate) async fn record(mut tx: OfficeTx, what: &str, count: usize, bound: Bound) -> Result<()> {
+    let Bound { before, now } = bound;
     let summary = format!("{count} {what} from before {} deleted, as the settings say", before.format("%F %R UTC"));
     let event = Event::lifecycle(tx.office_id(), "", "office.history_deleted", summary, now)
         .with(json!({ "what": what, "count": count, "before": before }));
@@ -79,7 +105,7 @@ impl Retention {
         loop {
             tick.tick().await;
             let swept = async {
-                let now = self.clock.now();
+                let now = self.now().await?;
                 let due = repo::retention_due(&mut self.db.platform().read().await?, now, BATCH).await?;
                 if !due.is_empty() && lease::hold(&self.db, "retention", &holder, now, LEASE).await? {
                     self.sweep(due).await?;
@@ -113,47 +139,39 @@ impl Retention {
                     SOON
                 }
             };
+            let next = self.now().await? + again;
             let mut tx = self.db.office(turn.office_id).begin().await?;
-            repo::retention_next(&mut tx, self.clock.now() + again).await?;
+            repo::retention_next(&mut tx, next).await?;
             tx.commit().await?;
         }
         Ok(())
     }
 
+    /// The time that all processes agree on.
+    async fn now(&self) -> Result<Time> {
+        let told = repo::told(&mut self.db.platform().read().await?).await?;
+        Ok(told.map_or_else(|| self.clock.now(), |told| self.clock.agreed(told)))
+    }
+
     /// Deletes a part of each kind.
     async fn take(&self, turn: &mut Turn) -> Result<()> {
-        let (db, id, now) = (&self.db, turn.office_id, self.clock.now());
-        let Some(office) = office_get(&mut db.office(id).read().await?).await? else {
-            (turn.tasks, turn.changes, turn.messages) = (None, false, false);
-            return Ok(());
-        };
-        let settings = office.settings;
-        let before = |seconds: i64| (seconds > 0).then(|| now - Duration::from_secs(seconds.unsigned_abs()));
+        let (db, id, clock) = (&self.db, turn.office_id, &*self.clock);
         let mut deleted = 0;
-        turn.tasks = match (turn.tasks, before(settings.finished_task_retention_seconds)) {
-            (Some(after), Some(before)) => {
-                let part = tasks::forget_some(db, id, after, before, now).await?;
-                deleted += part.deleted;
-                part.next
-            }
-            _ => None,
-        };
-        turn.changes = match before(settings.drive_change_retention_seconds).filter(|_| turn.changes) {
-            Some(before) => {
-                let (count, more) = drive::forget_some(db, id, before, now).await?;
-                deleted += count;
-                more
-            }
-            None => false,
-        };
-        turn.messages = match before(settings.message_retention_seconds).filter(|_| turn.messages) {
-            Some(before) => {
-                let (count, more) = chat::forget_some(db, id, before, now).await?;
-                deleted += count;
-                more
-            }
-            None => false,
-        };
+        if let Some(after) = turn.tasks {
+            let part = tasks::forget_some(db, id, after, clock).await?;
+            deleted += part.deleted;
+            turn.tasks = part.next;
+        }
+        if turn.changes {
+            let (count, more) = drive::forget_some(db, id, clock).await?;
+            deleted += count;
+            turn.changes = more;
+        }
+        if turn.messages {
+            let (count, more) = chat::forget_some(db, id, clock).await?;
+            deleted += count;
+            turn.messages = more;
+        }
         if deleted > 0 {
             turn.deleted = true;
             self.outbox.notify_one();

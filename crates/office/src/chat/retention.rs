@@ -1,24 +1,27 @@
 //! Messages that are kept no longer: always the oldest, so that a place to go on from is complete or refused.
 
-use mi_kernel::{Error, MessageId, OfficeId, Result, Time};
+use mi_kernel::{Clock, Error, MessageId, OfficeId, Result, Time};
 use mi_store::{Db, DbResult, OfficeConn, on};
 
 use super::{model::Message, repo};
-use crate::retention::{expired, record};
+use crate::retention::{bound, expired, record};
 
 /// Messages that one transaction deletes.
 const PART: i64 = 1000;
 
-/// Deletes the oldest messages from before this time: how many, and whether there may be more.
-pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, before: Time, now: Time) -> Result<(usize, bool)> {
+/// Deletes the oldest messages that are kept no longer: how many, and whether there may be more.
+pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, clock: &dyn Clock) -> Result<(usize, bool)> {
     let mut tx = db.office(office_id).begin().await?;
+    let Some(bound) = bound(&mut tx, clock, |settings| settings.message_retention_seconds).await? else {
+        return Ok((0, false));
+    };
     let oldest = message_oldest(&mut tx).await?;
     let full = i64::try_from(oldest.len()) == Ok(PART);
-    let old: Vec<i64> = oldest.iter().take_while(|(_, at)| *at < before).map(|(seq, _)| *seq).collect();
+    let old: Vec<i64> = oldest.iter().take_while(|(_, at)| *at < bound.before).map(|(seq, _)| *seq).collect();
     let Some(last) = old.last() else { return Ok((0, false)) };
     message_delete(&mut tx, *last).await?;
     let more = full && old.len() == oldest.len();
-    record(tx, "messages", old.len(), before, now).await?;
+    record(tx, "messages", old.len(), bound).await?;
     Ok((old.len(), more))
 }
 

@@ -1,24 +1,27 @@
 //! Changes of the drive that are kept no longer: always the oldest, so that a place to go on from is complete or refused.
 
-use mi_kernel::{Error, OfficeId, Result, Time};
+use mi_kernel::{Clock, Error, OfficeId, Result, Time};
 use mi_store::{Db, DbResult, OfficeConn, on};
 
 use super::Change;
-use crate::retention::{expired, record};
+use crate::retention::{bound, expired, record};
 
 /// Changes that one transaction deletes.
 const PART: i64 = 1000;
 
-/// Deletes the oldest changes from before this time: how many, and whether there may be more.
-pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, before: Time, now: Time) -> Result<(usize, bool)> {
+/// Deletes the oldest changes that are kept no longer: how many, and whether there may be more.
+pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, clock: &dyn Clock) -> Result<(usize, bool)> {
     let mut tx = db.office(office_id).begin().await?;
+    let Some(bound) = bound(&mut tx, clock, |settings| settings.drive_change_retention_seconds).await? else {
+        return Ok((0, false));
+    };
     let oldest = change_oldest(&mut tx).await?;
     let full = i64::try_from(oldest.len()) == Ok(PART);
-    let old: Vec<i64> = oldest.iter().take_while(|(_, at)| *at < before).map(|(revision, _)| *revision).collect();
+    let old: Vec<i64> = oldest.iter().take_while(|(_, at)| *at < bound.before).map(|(revision, _)| *revision).collect();
     let Some(last) = old.last() else { return Ok((0, false)) };
     change_delete(&mut tx, *last).await?;
     let more = full && old.len() == oldest.len();
-    record(tx, "changes of the drive", old.len(), before, now).await?;
+    record(tx, "changes of the drive", old.len(), bound).await?;
     Ok((old.len(), more))
 }
 

@@ -1,13 +1,13 @@
 //! Finished tasks that are kept no longer. One stays for as long as something that is not done depends on it or is a part of
 //! it (that may yet be tried again), as its parent is open, and as somebody is to judge it.
 
-use mi_kernel::{OfficeId, Result, TaskId, Time};
+use mi_kernel::{Clock, OfficeId, Result, TaskId, Time};
 use mi_store::{Db, DbResult, OfficeConn, json_text, on};
 use sqlx::FromRow;
 use uuid::Uuid;
 
 use super::repo::{queue_forget, queue_open};
-use crate::retention::record;
+use crate::retention::{bound, record};
 
 /// Tasks that one transaction looks at: it holds up the office, and on SQLite everybody.
 const PART: i64 = 200;
@@ -29,9 +29,12 @@ struct Row {
     updated_at: Time,
 }
 
-/// Deletes those of the next tasks after a place that were finished before this time.
-pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, after: i64, before: Time, now: Time) -> Result<Part> {
+/// Deletes those of the next tasks after a place that are kept no longer.
+pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, after: i64, clock: &dyn Clock) -> Result<Part> {
     let mut tx = db.office(office_id).begin().await?;
+    let Some(bound) = bound(&mut tx, clock, |settings| settings.finished_task_retention_seconds).await? else {
+        return Ok(Part { deleted: 0, next: None });
+    };
     let Some(opened) = queue_open(&mut tx).await? else {
         return Ok(Part { deleted: 0, next: None });
     };
@@ -39,7 +42,7 @@ pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, after: i64, before
     let rows = task_after(&mut tx, after, PART).await?;
     let full = i64::try_from(rows.len()) == Ok(PART);
     // In the order of their last changes: behind the first young one there are young ones only.
-    let old: Vec<&Row> = rows.iter().take_while(|row| row.updated_at < before).collect();
+    let old: Vec<&Row> = rows.iter().take_while(|row| row.updated_at < bound.before).collect();
     let next = old.last().filter(|_| full && old.len() == rows.len()).map(|row| row.cursor);
     let finished = |row: &&&Row| ["done", "failed", "cancelled"].contains(&row.status.as_str());
     let candidates: Vec<TaskId> = old.iter().filter(finished).map(|row| row.id.into()).collect();
@@ -59,7 +62,7 @@ pub(crate) async fn forget_some(db: &Db, office_id: OfficeId, after: i64, before
     let gone: Vec<&Row> = old.into_iter().filter(|row| free.contains(&row.id.into())).collect();
     gone.iter().for_each(|row| tally.add(&row.status, -1));
     queue_forget(&mut tx, gone.iter().map(|row| row.cursor).max().unwrap_or_default(), &tally).await?;
-    record(tx, "finished tasks", gone.len(), before, now).await?;
+    record(tx, "finished tasks", gone.len(), bound).await?;
     Ok(Part { deleted: gone.len(), next })
 }
 

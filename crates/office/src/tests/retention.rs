@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use mi_kernel::{Clock, OfficeId, SystemClock};
 use mi_proto::v1::{
     ListChangesRequest, ListMessagesRequest, OfficeSettings, UpdateOfficeSettingsRequest, WatchChangesRequest,
     WatchMessagesRequest,
 };
-use mi_testkit::on_both;
+use mi_store::on;
+use mi_testkit::{Backend, OnBackend, SkewedClock, on_both};
 use tonic::{Code, Status};
 
 use super::{
@@ -46,7 +48,12 @@ impl Stage {
 
     /// What the sweep of any process does for the office.
     pub(super) async fn forget(&self, office: &str) {
-        let (db, clock, outbox) = (self.db().await, self.clock.shared(), Arc::default());
+        self.forget_by(self.clock.shared(), office).await;
+    }
+
+    /// The same, by a clock of its own.
+    async fn forget_by(&self, clock: Arc<dyn Clock>, office: &str) {
+        let (db, outbox) = (self.db().await, Arc::default());
         let office = office.parse().expect("an id");
         Retention { db, clock, outbox }.sweep(vec![office]).await.expect("sweeps");
     }
@@ -201,4 +208,54 @@ async fn an_office_that_keeps_no_longer_all_is_found_by_the_sweep(mut stage: Sta
     // Its row is no obstacle to its deletion.
     stage.delete(&office).await;
     stage.until_status(&office, None).await;
+}
+
+/// An office with a change that is four days old and kept for three.
+async fn old_change(stage: &Stage) -> String {
+    let office = stage.create("Old").await.id;
+    stage.put(&office, "a", b"a").await;
+    stage.keep_three_days(&office).await;
+    stage.clock.advance(4 * DAY);
+    office
+}
+
+async fn kept_after(stage: &Stage, office: &str) -> i64 {
+    let request = ListChangesRequest { office_id: office.into(), ..ListChangesRequest::default() };
+    stage.drive(&stage.owner).list_changes(request).await.expect("lists").into_inner().kept_after
+}
+
+#[tokio::test]
+async fn a_process_whose_clock_is_ahead_deletes_nothing_too_soon() {
+    let stage = Stage::on(Backend::Postgres).await;
+    let office = old_change(&stage).await;
+    // By this clock it is as old as by the one that the test turns; by the database's it has not even begun.
+    let ahead = stage.clock.now() - SystemClock.now();
+    stage.forget_by(SkewedClock::new(ahead).shared(), &office).await;
+    assert_eq!(kept_after(&stage, &office).await, 0);
+    stage.forget(&office).await;
+    assert_eq!(kept_after(&stage, &office).await, 1);
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_once_everything_is_kept() {
+    let stage = Stage::on(Backend::Postgres).await;
+    let office = old_change(&stage).await;
+    let id: OfficeId = office.parse().expect("an id");
+    let mut tx = stage.tables().await.office(id).begin().await.expect("begins");
+    let keep_all = "UPDATE offices SET settings = settings - 'drive_change_retention_seconds' WHERE id = $1";
+    on!(tx, |c| sqlx::query(keep_all).bind(id.0).execute(&mut *c).await.map(drop)).expect("updates");
+    // A sweep that began before waits for the settings, and goes by the new ones.
+    let mut postgres = stage.postgres().await;
+    let change = async {
+        mi_testkit::until("the sweep waits", LONG, async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut postgres).await.expect("counts");
+            if count > 0 { Ok(Some(())) } else { Err(count) }
+        })
+        .await;
+        tx.commit().await.expect("commits");
+    };
+    tokio::join!(stage.forget(&office), change);
+    assert_eq!(kept_after(&stage, &office).await, 0);
 }
