@@ -5,13 +5,17 @@ use std::{
     time::Duration,
 };
 
-use mi_kernel::Actor;
+use mi_kernel::{Actor, OfficeId};
 use mi_proto::v1::{ClaimTasksRequest, Task, TaskStatus, WatchTasksRequest};
+use mi_store::on;
 use mi_testkit::{on_both, until};
 use tonic::Code;
 
 use super::{chance, request, seconds};
-use crate::tests::stage::{LONG, Stage};
+use crate::{
+    tasks::repo::{queue_open, queue_tally},
+    tests::stage::{LONG, Stage},
+};
 
 on_both! { one_holder_and_a_way_to_an_end }
 
@@ -52,8 +56,28 @@ async fn one_holder_and_a_way_to_an_end(stage: Stage) {
         step(&stage, &office, &agents, &mut model, &mut random).await;
     }
     assert!(model.done.len() > 10, "only {} were done: nothing is shown", model.done.len());
+    counts_are_right(&stage, &office).await;
     cursors_grow(&stage, &office, model.all.len()).await;
     everything_ends(&stage, &office, &agents, &model).await;
+    counts_are_right(&stage, &office).await;
+}
+
+/// The counts that are kept beside the tasks are those of the tasks.
+async fn counts_are_right(stage: &Stage, office: &str) {
+    let office: OfficeId = office.parse().expect("an id");
+    let mut tx = stage.tables().await.office(office).begin().await.expect("begins");
+    // Nothing moves between the two looks.
+    queue_open(&mut tx).await.expect("locks");
+    let there: Vec<(String, i64)> = on!(tx, |c| {
+        sqlx::query_as("SELECT status, count(*) FROM tasks WHERE office_id = $1 GROUP BY status")
+            .bind(office.0)
+            .fetch_all(&mut *c)
+            .await
+    })
+    .expect("counts");
+    let tally = queue_tally(&mut tx).await.expect("reads");
+    let counted: BTreeMap<String, i64> = tally.counts().map(|(status, count)| (status.to_owned(), count)).collect();
+    assert_eq!(counted, there.into_iter().collect::<BTreeMap<_, _>>());
 }
 
 async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, random: &mut fastrand::Rng) {
