@@ -4,6 +4,9 @@
 //! An operation that is refused keeps none of the others from being done, and neither does one in which we are at fault:
 //! see [`Group`]. A lane has a task of its own only while there is something to do.
 
+mod group;
+mod op;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,55 +18,29 @@ use mi_base::{caught, metrics};
 use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
 use tokio::sync::oneshot::{self, error::RecvError};
 
+use self::group::Group;
+pub(super) use self::op::{Op, Patience};
 use super::{
     Tasks,
     batch::{Batch, Roster},
-    create::{Cause, New, Reference},
-    decide::{Decision, Verdict},
-    model::{Task, Worker},
+    create::Cause,
+    model::Task,
     reconcile::Reconcile,
     repo::Wanted,
-    work::{Claim, Offer, Report, What, not_working, wanted},
+    work::{Claim, Offer, not_working, wanted},
 };
 use crate::budget::{Budget, Share};
 
 /// What one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite everybody.
 const MOST: usize = 8 << 20;
-/// What a search for circles costs, which reads up to thousands of rows.
-const SEARCH: usize = MOST / 8;
 /// What may wait in the lanes of a process, of one office at most half of it: beyond it callers are told to come back.
 const WAITING: usize = 512 << 20;
-/// What a task costs besides its text.
-const TASK: usize = 4 << 10;
-/// What a dependency costs.
-const LINK: usize = 256;
 /// After a transaction that failed those who wait for work look again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is tried that lost a race with another process.
 const TRIES: usize = 3;
 /// The name of a lane's work in metrics.
 const WORK: &str = "task-lane";
-
-/// What is asked of a queue.
-#[derive(Debug)]
-pub(super) enum Op {
-    Create(Vec<New>, Worker),
-    Claim(Claim, Patience),
-    Report(Report),
-    Decide(Decision),
-    Expire(Vec<TaskId>),
-    /// The agents changed.
-    Reconcile(Reconcile),
-    /// Something is left to be done about changes of tasks: its transaction does some of it.
-    Settle,
-}
-
-/// Whether a claim that finds nothing waits for something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Patience {
-    None,
-    Waits,
-}
 
 /// The tasks that an operation is about, as they are after it.
 pub(super) type Answer = Result<Vec<Task>>;
@@ -453,36 +430,6 @@ impl Tasks {
     }
 }
 
-/// What shares a transaction. Where a fault of ours shows in it, such as a row that cannot be read or a panic, it is
-/// halved until what is at fault is alone: that one hears of it, and everything else is done.
-struct Group {
-    tickets: Vec<Ticket>,
-    /// Claims that found nothing before.
-    waiting: Vec<Ticket>,
-    /// Whether they are to look again.
-    kicked: bool,
-}
-
-impl Group {
-    fn len(&self) -> usize {
-        self.tickets.len() + self.waiting.len()
-    }
-
-    /// The two halves, the later one first. Claims that wait look again by themselves, after everything else.
-    fn halves(mut self) -> [Self; 2] {
-        let waits = self.tickets.is_empty();
-        let later = match waits {
-            true => Self { tickets: Vec::new(), waiting: self.waiting.split_off(self.waiting.len() / 2), kicked: true },
-            false if self.waiting.is_empty() => {
-                let tickets = self.tickets.split_off(self.tickets.len() / 2);
-                Self { tickets, waiting: Vec::new(), kicked: false }
-            }
-            false => Self { tickets: Vec::new(), waiting: std::mem::take(&mut self.waiting), kicked: true },
-        };
-        [later, Self { kicked: waits, ..self }]
-    }
-}
-
 struct Served {
     /// Of those who waited, then of the tickets.
     answers: Vec<Result<Vec<Task>>>,
@@ -504,88 +451,6 @@ impl Ticket {
         match &self.op {
             Op::Claim(claim, _) if !self.answer.is_closed() => Some(claim),
             _ => None,
-        }
-    }
-}
-
-impl Op {
-    /// Whether somebody asks for it who may be told to come back later.
-    fn is_asked(&self) -> bool {
-        !matches!(self, Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
-    }
-
-    /// What it takes of what fits into a transaction: what it writes, and what it searches, as if that were bytes.
-    fn cost(&self) -> usize {
-        self.writes() + if self.searches() { SEARCH } else { 0 }
-    }
-
-    /// Whether circles may have to be looked for among stored tasks: see [`super::circles`].
-    fn searches(&self) -> bool {
-        let is_stored = |reference: &Reference| matches!(reference, Reference::Id(_));
-        match self {
-            Self::Create(news, _) => {
-                news.iter().filter_map(|new| new.parent.as_ref()).any(is_stored)
-                    && news.iter().flat_map(|new| &new.depends_on).any(is_stored)
-            }
-            _ => false,
-        }
-    }
-
-    /// About how many bytes it makes a transaction write.
-    fn writes(&self) -> usize {
-        match self {
-            Self::Create(news, _) => {
-                let cost = |new: &New| TASK + new.title.len() + new.description.len() + LINK * new.depends_on.len();
-                news.iter().map(cost).sum()
-            }
-            Self::Claim(claim, _) => TASK * claim.most,
-            Self::Report(Report { what: What::Completed { work }, .. }) => {
-                TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()
-            }
-            Self::Report(Report { what: What::Failed { error, .. }, .. }) => TASK + error.len(),
-            Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) | Self::Settle => TASK,
-            Self::Expire(ids) => TASK * ids.len(),
-        }
-    }
-
-    /// About how many bytes it holds until it is answered. A claim waits for long, and is small until it is served.
-    fn held(&self) -> usize {
-        match self {
-            Self::Claim(..) => TASK,
-            _ => self.writes(),
-        }
-    }
-
-    /// The task that it ends, or gives back: its subtasks matter then.
-    fn ends(&self) -> Option<TaskId> {
-        match self {
-            Self::Report(Report { task_id, what: What::Completed { .. } | What::Released, .. }) => Some(*task_id),
-            _ => None,
-        }
-    }
-
-    /// Whether a task that could be claimed may be none any more after it.
-    fn takes(&self) -> bool {
-        matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
-    }
-
-    /// Whether what they wait for has to be looked at again after it.
-    fn reconsiders(&self) -> bool {
-        matches!(
-            self,
-            Self::Expire(_)
-                | Self::Report(Report { what: What::Failed { .. }, .. })
-                | Self::Decide(Decision { what: Verdict::Retry | Verdict::Reject(..), .. })
-        )
-    }
-
-    /// Tasks that it is about.
-    fn subjects(&self) -> Vec<TaskId> {
-        match self {
-            Self::Report(report) => vec![report.task_id],
-            Self::Decide(decision) => vec![decision.task_id],
-            Self::Expire(ids) => ids.clone(),
-            Self::Create(..) | Self::Claim(..) | Self::Reconcile(_) | Self::Settle => Vec::new(),
         }
     }
 }
@@ -622,88 +487,4 @@ async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ticket(op: Op) -> Ticket {
-        Ticket { op, roster: None, trace_id: String::new(), answer: oneshot::channel().0, _share: None }
-    }
-
-    #[test]
-    fn a_transaction_takes_in_what_fits_and_deadlines_first() {
-        let reconcile = || ticket(Op::Reconcile(Reconcile::default()));
-        let mut lane = Lane::default();
-        for _ in 0..5000 {
-            lane.push(reconcile());
-        }
-        lane.push(ticket(Op::Expire(vec![TaskId::new(); 48])));
-        let first = lane.pop();
-        assert!(matches!(&first[0].op, Op::Expire(ids) if ids.len() == 48));
-        assert_eq!((first.len(), lane.tickets.len()), (2001, 3000));
-        assert_eq!([lane.pop().len(), lane.pop().len(), lane.pop().len()], [2048, 952, 0]);
-        // What is too large for any is one of its own.
-        lane.push(ticket(Op::Expire(vec![TaskId::new(); 5000])));
-        lane.push(reconcile());
-        assert_eq!([lane.pop().len(), lane.pop().len(), lane.pop().len()], [1, 1, 0]);
-    }
-
-    #[test]
-    fn a_look_at_the_agents_goes_by_the_newest_that_are_known() {
-        let [old, new, other] = std::array::from_fn(|_| Roster::default());
-        let with = |op, roster: &Roster| Ticket { roster: Some(roster.clone()), ..ticket(op) };
-        // A further page of an earlier look is behind a later one.
-        let tickets = [
-            with(Op::Reconcile(Reconcile::default()), &new),
-            with(Op::Reconcile(Reconcile::default()), &old),
-            with(Op::Settle, &other),
-        ];
-        let is = |found: Option<Roster>, expected: &Roster| Arc::ptr_eq(&found.expect("some"), expected);
-        assert!(is(roster(Some(new.clone()), &tickets, &[]), &new));
-        assert!(is(roster(None, &tickets, &[]), &old));
-        assert!(is(roster(None, &[ticket(Op::Settle)], &tickets[2..]), &other));
-        assert!(roster(None, &[ticket(Op::Settle)], &[]).is_none());
-    }
-
-    #[test]
-    fn what_waits_is_bounded_in_all_offices_together() {
-        let lanes = Lanes { waiting: Budget::new(90 * TASK), ..Lanes::default() };
-        let report = || {
-            Op::Report(Report {
-                task_id: TaskId::new(),
-                lease_id: None,
-                by: Worker { name: "operator".into(), agent_id: None, api_key_id: None },
-                owner: true,
-                what: What::Released,
-            })
-        };
-        let ops = |count: usize| (0..count).map(|_| report()).collect::<Vec<_>>();
-        let (first, second) = (OfficeId::new(), OfficeId::new());
-        let busy = |office, count| {
-            let error = lanes.admit(office, &ops(count)).map(|_| ()).expect_err("no room");
-            assert!(error.reason == "QUEUE_BUSY" && error.retry_after.is_some(), "{error:?}");
-        };
-        let held = lanes.admit(first, &ops(45)).expect("half of all").expect("takes room");
-        busy(first, 1);
-        // Another office is not held up by it, and what has to be done anyhow is.
-        let other = lanes.admit(second, &ops(20)).expect("there is room");
-        busy(second, 6);
-        assert!(lanes.admit(first, &[Op::Expire(vec![TaskId::new(); 1000])]).expect("always").is_none());
-        let ticket = Ticket { _share: Some(held.clone()), ..ticket(report()) };
-        drop(held);
-        busy(first, 1);
-        drop(ticket);
-        drop(other);
-        lanes.admit(second, &ops(45)).expect("all was given back");
-    }
-
-    #[test]
-    fn who_waits_is_told_also_while_a_transaction_is_under_way() {
-        let (lanes, office) = (Lanes::default(), OfficeId::new());
-        assert!(!lanes.kick(office), "there is no lane");
-        lanes.lock().insert(office, Lane { running: true, ..Lane::default() });
-        assert!(lanes.kick(office));
-        assert!(lanes.lock()[&office].kicked, "kept until those who wait are back");
-        lanes.lock().insert(office, Lane::default());
-        assert!(!lanes.kick(office), "nobody waits");
-    }
-}
+mod tests;
