@@ -115,7 +115,7 @@ where
             let connection = match connections.admit(name, address.ip()) {
                 Ok(connection) => Arc::new(connection),
                 Err(limit) => {
-                    // A flood must not flood the log.
+                    // All that are open have calls under way. A flood must not flood the log.
                     metrics::refused_connection(name, limit.as_str());
                     tracing::debug!(target: "mi::rpc", listener = name, limit = limit.as_str(), "a connection is refused");
                     continue;
@@ -152,6 +152,8 @@ enum Phase {
     Open,
     /// Its client was told that it ends.
     Ending,
+    /// The same, and calls keep it no longer: it makes room for another one.
+    Leaving,
     /// The process ends; how long that may take is decided for all connections together.
     Draining,
 }
@@ -178,6 +180,7 @@ impl ConnectionTask {
         };
         let shaken = tokio::select! {
             shaken = timeout_at(self.connection.deadline(), tls.accept(stream)) => shaken,
+            () = self.connection.ousted() => return Ok(()),
             () = self.shutdown.cancelled() => return Ok(()),
         };
         match shaken {
@@ -208,11 +211,20 @@ impl ConnectionTask {
         let mut phase = Phase::Open;
         loop {
             let is_draining = matches!(phase, Phase::Draining);
+            let may_be_ousted = matches!(phase, Phase::Open | Phase::Ending);
             tokio::select! {
                 ended = spoken.as_mut() => return ended,
                 () = self.shutdown.cancelled(), if !is_draining => {
                     spoken.as_mut().graceful_shutdown();
                     phase = Phase::Draining;
+                }
+                () = self.connection.ousted(), if may_be_ousted => {
+                    if !self.connection.takes_leave() {
+                        return Ok(());
+                    }
+                    spoken.as_mut().graceful_shutdown();
+                    phase = Phase::Leaving;
+                    timer.as_mut().reset(Instant::now() + FAREWELL);
                 }
                 () = timer.as_mut(), if !is_draining => {
                     let now = Instant::now();
@@ -225,7 +237,7 @@ impl ConnectionTask {
                             timer.as_mut().reset(now + FAREWELL);
                         }
                         // A call came in before its client heard of the end.
-                        _ if self.connection.is_used() => timer.as_mut().reset(now + FAREWELL),
+                        (Phase::Ending, _) if self.connection.is_used() => timer.as_mut().reset(now + FAREWELL),
                         _ => return Ok(()),
                     }
                 }

@@ -170,15 +170,20 @@ async fn one_address_has_so_many_connections_and_metrics_have_their_own() {
     for _ in 0..66 {
         silent.push(TcpStream::connect(&api).await.expect("connects"));
     }
-    until("those beyond the limit are refused, and are counted", LIMIT, async || {
+    until("the oldest make room for those beyond the limit, and are counted", LIMIT, async || {
         let mut connection = TcpStream::connect(&metrics).await?;
         connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
         let mut text = String::new();
         connection.read_to_string(&mut text).await?;
-        let refused = r#"mi_refused_connections_total{limit="address",listener="gateway"} 2"#;
-        Ok::<_, std::io::Error>(text.lines().any(|line| line == refused).then_some(()))
+        let ended = r#"mi_refused_connections_total{limit="address",listener="gateway"} 2"#;
+        Ok::<_, std::io::Error>(text.lines().any(|line| line == ended).then_some(()))
     })
     .await;
+    let mut newcomer = TcpStream::connect(&api).await.expect("connects");
+    newcomer.write_all(b"GET / HTTP/1.0\r\n\r\n").await.expect("sends");
+    let mut answer = Vec::new();
+    newcomer.read_to_end(&mut answer).await.expect("answered");
+    assert!(answer.starts_with(b"HTTP/1."), "{}", answer.escape_ascii());
     world.office("Reached over a connection that is open").await;
 }
 

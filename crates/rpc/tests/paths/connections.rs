@@ -135,19 +135,61 @@ async fn one_address_has_so_many_connections_and_gets_new_ones_for_those_it_clos
     let address = serve(&tasks, limits, None, true).await;
     let mut open = Vec::new();
     for _ in 0..100 {
-        let mut one = connect(address).await;
-        assert!(ask(&mut one.0, "/").await.is_ok());
-        open.push(one);
+        let (mut sender, connection) = connect(address).await;
+        let endless = ask(&mut sender, "/endless").await.expect("answered").into_body();
+        open.push((sender, endless, connection));
     }
     closed(address, PREFACE).await;
     assert!(!is_served(address).await);
-    for (sender, connection) in open.drain(..10) {
-        drop(sender);
+    for (sender, endless, connection) in open.drain(..10) {
+        drop((sender, endless));
         connection.await.expect("no panic").expect("closes");
     }
     let served = async || Ok::<_, Infallible>(is_served(address).await.then_some(()));
     until("there is room again", LONG, served).await;
-    assert!(open.iter().all(|(_, connection)| !connection.is_finished()), "the others stay");
+    assert!(open.iter().all(|(_, _, connection)| !connection.is_finished()), "the others stay");
     drop(open);
+    assert_eq!(tasks.stop(LONG).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_only_holds_connections_keeps_nobody_out() {
+    let tasks = Tasks::new();
+    let limits = ConnectionLimits { per_address: 100, first_request: 10 * LONG, ..ConnectionLimits::default() };
+    let address = serve(&tasks, limits, None, true).await;
+    let mut silent = Vec::new();
+    for _ in 0..64 {
+        silent.push(TcpStream::connect(address).await.expect("connects"));
+    }
+    assert!(is_served(address).await);
+    let heard = tokio::time::timeout(LONG, silent[0].read(&mut [0])).await.expect("the oldest is closed");
+    assert_eq!(heard.unwrap_or(0), 0, "closed or reset");
+    let is_open = |stream: &TcpStream| {
+        stream.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    };
+    assert!(silent[1..].iter().all(is_open), "the others stay");
+    drop(silent);
+    assert_eq!(tasks.stop(LONG).await, None);
+
+    let tasks = Tasks::new();
+    let address = serve(&tasks, limits, None, true).await;
+    let mut open = Vec::new();
+    for _ in 0..100 {
+        let (mut sender, connection) = connect(address).await;
+        drop(ask(&mut sender, "/").await.expect("answered").into_body().collect().await.expect("whole"));
+        open.push((sender, connection));
+    }
+    let mut newcomer = connect(address).await;
+    assert!(ask(&mut newcomer.0, "/").await.is_ok());
+    let ended = until("one that is idle makes room", LONG, async || {
+        let ended = open.iter().filter(|(_, connection)| connection.is_finished()).count();
+        Ok::<_, Infallible>((ended > 0).then_some(ended))
+    })
+    .await;
+    assert_eq!(ended, 1);
+    let at = open.iter().position(|(_, connection)| connection.is_finished()).expect("seen above");
+    let told = open.swap_remove(at).1.await.expect("no panic");
+    assert!(told.is_ok(), "the client is told, and nothing is cut: {told:?}");
+    drop((open, newcomer));
     assert_eq!(tasks.stop(LONG).await, None);
 }
