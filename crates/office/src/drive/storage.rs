@@ -1,6 +1,8 @@
 //! The objects that hold the drive's content: named by a row before their first byte is written, deleted after no row
 //! needs them, and named by the trash until that is done. A crash at any step leaves a name that the sweep finds.
 
+mod checksum;
+
 use std::{
     collections::HashMap,
     error::Error as StdError,
@@ -19,12 +21,11 @@ use mi_base::{
     reserve::{Reserve, full, is_full},
     sweep::{Due, PutOff, Removals, sweep},
 };
-use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, Time, receipt::hex};
+use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, Time};
 use mi_store::{Db, lease};
 use object_store::{
     GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
 };
-use ring::digest::{Context, SHA256};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     runtime::Handle,
@@ -34,6 +35,7 @@ use tokio::{
 use tokio_util::io::StreamReader;
 use uuid::Uuid;
 
+use self::checksum::Checksum;
 use super::{
     repo::objects,
     rules::{Room, expired, no_memory, too_many},
@@ -429,46 +431,6 @@ impl Source {
                 Ok((piece.freeze(), Self::Stream(stream)))
             }),
         }
-    }
-}
-
-/// The checksum of what arrives, made on another thread while the next piece is received.
-struct Checksum(Hashing);
-
-enum Hashing {
-    Rests(Box<Context>),
-    Works(JoinHandle<Context>),
-}
-
-impl Checksum {
-    fn new() -> Self {
-        Self(Hashing::Rests(Box::new(Context::new(&SHA256))))
-    }
-
-    /// The state after all that was added.
-    async fn rest(self) -> Result<Context> {
-        match self.0 {
-            Hashing::Rests(hash) => Ok(*hash),
-            Hashing::Works(work) => work.await.map_err(Error::internal),
-        }
-    }
-
-    async fn add(self, piece: Bytes) -> Result<Self> {
-        let mut hash = self.rest().await?;
-        // For little another thread is not worth the way.
-        if piece.len() < 64 << 10 {
-            hash.update(&piece);
-            return Ok(Self(Hashing::Rests(Box::new(hash))));
-        }
-        Ok(Self(Hashing::Works(tokio::task::spawn_blocking(move || {
-            hash.update(&piece);
-            hash
-        }))))
-    }
-
-    /// Lower-case hex.
-    async fn finish(self) -> Result<String> {
-        Ok(hex(self.rest().await?.finish().as_ref()))
     }
 }
 
