@@ -5,7 +5,7 @@ mod sweeps;
 use std::{sync::Arc, time::Duration};
 
 use mi_base::{reserve::Reserve, sweep::BACKOFF};
-use mi_kernel::OfficeId;
+use mi_kernel::{Clock, OfficeId};
 use mi_proto::v1::{
     DownloadFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
 };
