@@ -135,7 +135,7 @@ impl Walls {
         make_private(&stage)?;
         let (walls, failures) = Self::found(stage, program, platform)?;
         let groups = cgroup::Groups::offered();
-        Ok(walls.told(&failures, groups.as_ref().map(|()| ()).map_err(String::as_str)))
+        Ok(walls.told(&failures, groups.as_ref().copied().map_err(String::as_str)))
     }
 
     /// The walls that stand around a child, control groups aside, and what went wrong on the way to them.

@@ -136,10 +136,16 @@ impl Session<'_> {
 /// In a line that tells a latency a number in brackets is one.
 fn mask_word(word: &str, timed: bool) -> String {
     let text = word.trim_end();
-    // In JSON and YAML a time stands in quotes, and how long it is differs.
+    // In JSON and YAML it stands in quotes, in no table.
     let bare = text.trim_end_matches(',').trim_matches('"');
-    if bare.len() < text.len() && is_time(bare) {
-        return word.replace(bare, "<time>");
+    if bare.len() < text.len() {
+        let name = match bare {
+            _ if is_time(bare) => "<time>",
+            _ if uuid::Uuid::try_parse(bare).is_ok() => "<id>",
+            _ if bare.starts_with("mi_") => "<key>",
+            _ => return word.to_owned(),
+        };
+        return word.replace(bare, name);
     }
     let is_uuid = uuid::Uuid::try_parse(text).is_ok();
     let is_hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
