@@ -144,7 +144,6 @@ async fn nothing_tells_others_what_came_of_a_direct_message(stage: Stage) {
             error: format!("{MARKER} failed"),
             retryable,
             loop_detected,
-            ..Default::default()
         };
         stage.tasks(&to).fail_task(request).await.expect("holds").into_inner().task.expect("always there")
     };
