@@ -62,7 +62,7 @@ pub(super) struct Batch<'a> {
     pub(super) counted: BTreeSet<TaskId>,
     /// Whose dependents are all in the working set.
     pub(super) followed: BTreeSet<TaskId>,
-    /// What could be claimed before the first operation.
+    /// What could be claimed before the first operation, and what was written since: as far as it still can be.
     claimable: Vec<TaskId>,
     /// Whether there may be more than that.
     pub(super) cut: bool,
@@ -305,6 +305,8 @@ impl<'a> Batch<'a> {
         self.wrote = true;
         let mut changed: Vec<(TaskId, u64)> = changed.into_iter().collect();
         changed.sort_unstable_by_key(|(_, change)| *change);
+        // Operations in the middle of a transaction write, and claims are served at its end.
+        self.claimable.extend(changed.iter().map(|(id, _)| *id));
         let mut fresh = BTreeSet::new();
         for (id, _) in &changed {
             self.cursor += 1;
