@@ -8,7 +8,29 @@ use crate::{Result, metadata};
 
 const SERVICES: &[&str] = &["mi-gateway", "mi-office", "mi-scheduler", "mi-activity"];
 /// Crates that know the database.
-const DATABASE: &[&str] = &["mi-store", "mi-office", "mi-scheduler", "mi-activity", "mi-testkit", "mi-bench"];
+const DATABASE: &[&str] = &[
+    "mi-store",
+    "mi-tenancy",
+    "mi-integrations",
+    "mi-drive",
+    "mi-tasks",
+    "mi-chat",
+    "mi-office",
+    "mi-scheduler",
+    "mi-activity",
+    "mi-testkit",
+    "mi-bench",
+];
+/// The resources of an office, each with those that it may use. Nobody else does but the office role, and who composes.
+const RESOURCES: &[(&str, &[&str])] = &[
+    ("mi-tenancy", &[]),
+    ("mi-integrations", &["mi-tenancy"]),
+    ("mi-drive", &["mi-tenancy"]),
+    ("mi-tasks", &["mi-tenancy", "mi-drive"]),
+    ("mi-chat", &["mi-tenancy", "mi-drive", "mi-tasks"]),
+];
+/// Crates that may use all resources: the role that puts them together, those over it, and fuzz targets.
+const OVER_RESOURCES: &[&str] = &["mi-office", "mi-server", "mi-cli", "mi-bench", "mi-e2e", "mi-fuzz"];
 /// Crates that know no wire.
 const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-vault"];
 /// Crates for development, which nothing that ships may contain.
@@ -35,6 +57,18 @@ fn banned(metadata: &Value) -> impl Iterator<Item = String> {
 
 fn packages(metadata: &Value) -> impl Iterator<Item = &Value> {
     metadata["packages"].as_array().into_iter().flatten()
+}
+
+fn is_resource(name: &str) -> bool {
+    RESOURCES.iter().any(|(resource, _)| *resource == name)
+}
+
+/// Whether a crate may use this resource.
+fn may_use(from: &str, resource: &str) -> bool {
+    match RESOURCES.iter().find(|(name, _)| *name == from) {
+        Some((_, below)) => below.contains(&resource),
+        None => OVER_RESOURCES.contains(&from),
+    }
 }
 
 /// What the crates of the workspace depend on when they are built to ship: test dependencies do not count.
@@ -89,6 +123,10 @@ impl Graph {
             Some("the gateway keeps nothing")
         } else if WIRELESS.contains(&from) && (to == "tonic" || to.starts_with("tonic-")) {
             Some("it knows no wire")
+        } else if is_resource(to) && !may_use(from, to) {
+            Some("a resource of an office is used by those over it only")
+        } else if is_resource(from) && SERVICES.contains(&to) {
+            Some("the role is made of its resources, not the other way round")
         } else if from == "mi-testkit" && SERVICES.contains(&to) {
             Some("services use it in their own tests")
         } else {
@@ -152,6 +190,9 @@ mod tests {
             "mi-e2e mi-testkit",
             "xtask mi-pgserver",
             "mi-kernel serde",
+            "mi-tasks mi-drive",
+            "mi-chat mi-tasks",
+            "mi-office mi-chat",
         ];
         assert_eq!(faults(&arrows), Vec::<String>::new());
     }
@@ -170,6 +211,12 @@ mod tests {
             "mi-cli mi-e2e",
             "mi-store mi-pgserver",
             "mi-testkit mi-office",
+            "mi-drive mi-tasks",
+            "mi-tasks mi-integrations",
+            "mi-tenancy mi-drive",
+            "mi-scheduler mi-tenancy",
+            "mi-rpc mi-tenancy",
+            "mi-tasks mi-office",
         ] {
             assert_eq!(faults(&[arrow]).len(), 1, "{arrow}: {:?}", faults(&[arrow]));
         }

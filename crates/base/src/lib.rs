@@ -1,5 +1,6 @@
 //! What every role stands on: telemetry, metrics, supervised tasks, sweeps, shutdown and private files.
 
+pub mod budget;
 pub mod files;
 pub mod metrics;
 pub mod reserve;

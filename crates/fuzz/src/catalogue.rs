@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ptr};
 
-use mi_office::integrations;
+use mi_integrations as integrations;
 use mi_scheduler::catalogue;
 
 /// A text as each of the catalogues.

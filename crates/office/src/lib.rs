@@ -1,25 +1,21 @@
-//! The office role: accounts and API keys, offices, their settings and invites, integrations and their secrets, tasks,
-//! the drive and chat.
+//! The office role: what makes one role of accounts, offices, integrations, the drive, tasks and chat.
 //!
-//! Other roles keep a copy of what they need to know of an office; this role pushes it (see [`offices::converge`]).
+//! Each of those is a crate of its own. Here they are put together, over one database with one list of migrations, and here
+//! offices are made and removed with all that belongs to them.
 
-pub mod accounts;
-mod budget;
-mod chat;
-mod data_keys;
-pub mod drive;
-pub mod integrations;
-mod members;
-pub mod offices;
-pub mod quotas;
+mod grpc;
+mod lifecycle;
 mod retention;
-mod tasks;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
 
-use mi_base::{Tasks, reserve::Reserve, signals::Signals};
+use mi_base::{Tasks, reserve::Reserve};
+use mi_chat::Chat;
+pub use mi_drive::DriveLimits;
+use mi_drive::{Drive, storage::Storage};
+use mi_integrations::{DataKeys, Integrations};
 use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
@@ -34,10 +30,22 @@ use mi_proto::{
 };
 use mi_rpc::{EventSink, RoleClient, Transport, compressed};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
+use mi_tasks::Members;
+pub use mi_tenancy::Quotas;
+use mi_tenancy::{
+    OfficePart, Offices,
+    accounts::{Accounts, credentials},
+    invites::Invites,
+};
 use mi_vault::KeyWrapper;
 use object_store::ObjectStore;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use tonic::service::Routes;
+
+use self::{
+    lifecycle::{Lifecycle, Replicas},
+    retention::Retention,
+};
 
 const MIGRATIONS: &Migrations = &[
     step!(100, "0100", "offices"),
@@ -77,9 +85,9 @@ pub struct OfficeConfig {
     /// Where the content of files is kept.
     pub objects: Arc<dyn ObjectStore>,
     /// How much a drive may hold.
-    pub drive: drive::DriveLimits,
+    pub drive: DriveLimits,
     /// How much an account and an office may have of everything else.
-    pub quotas: quotas::Quotas,
+    pub quotas: Quotas,
     /// What is given up for deletions on a full disk.
     pub reserve: Reserve,
 }
@@ -97,7 +105,80 @@ pub struct OfficeRole {
     /// Its services.
     pub routes: Routes,
     /// Accounts and keys, for the first start.
-    pub accounts: accounts::Accounts,
+    pub accounts: Accounts,
+}
+
+/// What offices have, over one database.
+struct Resources {
+    accounts: Accounts,
+    offices: Offices,
+    invites: Arc<Invites>,
+    keys: DataKeys,
+    integrations: Integrations,
+    storage: Storage,
+    drive: Drive,
+    tasks: mi_tasks::Tasks,
+    chat: Chat,
+    retention: Retention,
+}
+
+impl Resources {
+    async fn open(
+        config: OfficeConfig,
+        db: &Db,
+        clock: &Arc<dyn Clock>,
+        outbox: &Arc<Notify>,
+        registry: &AgentRegistryServiceClient<RoleClient>,
+        background: &Tasks,
+    ) -> Result<Self> {
+        let OfficeConfig { master_keys, objects, drive: limits, quotas, reserve, .. } = config;
+        let shared = || (db.clone(), clock.clone(), outbox.clone());
+        let (db, clock, outbox) = shared();
+        let accounts = Accounts::new(db, clock, outbox, quotas);
+        let (db, clock, outbox) = shared();
+        let offices = Offices::new(db.clone());
+        let invites = Arc::new(Invites::new(db, clock, outbox, offices.clone(), registry.clone()));
+        let (db, clock, outbox) = shared();
+        let keys = DataKeys::open(db, clock, master_keys, outbox).await?;
+        let (db, clock, outbox) = shared();
+        let integrations = Integrations::new(db, clock, outbox, offices.clone(), keys.clone())?;
+        let (db, clock, outbox) = shared();
+        let storage = Storage::new(db.clone(), clock.clone(), objects, reserve);
+        let (of, in_storage) = (offices.clone(), storage.clone());
+        let drive = Drive::new(mi_drive::Parts { db, clock, outbox, offices: of, storage: in_storage, limits });
+        let members = Members::new(registry.clone());
+        let (db, clock, outbox) = shared();
+        let tasks = mi_tasks::Tasks::new(mi_tasks::Parts {
+            db,
+            clock,
+            outbox,
+            offices: offices.clone(),
+            members: members.clone(),
+            registry: registry.clone(),
+            background: background.clone(),
+            quotas,
+        });
+        let (db, clock, outbox) = shared();
+        let (of, waking) = (offices.clone(), tasks.clone());
+        let chat = Chat::new(mi_chat::Parts { db, clock, outbox, offices: of, members, tasks: waking });
+        let (db, clock, outbox) = shared();
+        let retention = Retention { db, clock, outbox };
+        Ok(Self { accounts, offices, invites, keys, integrations, storage, drive, tasks, chat, retention })
+    }
+
+    /// Everything that an office has: the queue before the chat, since that is the order of their locks; the account last,
+    /// which many offices share.
+    fn parts(&self) -> Vec<Arc<dyn OfficePart>> {
+        vec![
+            Arc::new(self.tasks.clone()),
+            Arc::new(self.chat.clone()),
+            Arc::new(self.drive.clone()),
+            Arc::new(self.integrations.clone()),
+            self.invites.clone(),
+            Arc::new(self.retention.clone()),
+            Arc::new(self.accounts.clone()),
+        ]
+    }
 }
 
 /// Opens the database, starts the background tasks and builds the services.
@@ -109,89 +190,46 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let scheduler = RoleClient::new(peers.scheduler, "office");
     let activity = RoleClient::new(peers.activity, "office");
     let outbox = Arc::new(Notify::new());
-
-    let accounts = accounts::Accounts::new(db.clone(), clock.clone(), outbox.clone(), config.quotas);
-    // Wakes those who watch an office's chat.
-    let sent = Signals::new();
-    // Wakes those who watch a drive.
-    let files = watch::Sender::new(());
-    // Offices in which somebody may wait for work that there is no more, or again.
-    let moved = tasks::notices::Pending::default();
-    let replicas = offices::converge::Replicas {
-        scheduler: OfficeReplicaServiceClient::new(scheduler.clone()),
-        activity: OfficeReplicaServiceClient::new(activity.clone()),
-    };
-    let storage = drive::storage::Storage::new(db.clone(), clock.clone(), config.objects, config.reserve.clone());
-    let registry = AgentRegistryServiceClient::new(scheduler);
-    let offices = offices::Offices::new(offices::Parts {
-        db: db.clone(),
-        clock: clock.clone(),
-        replicas,
-        registry: registry.clone(),
-        quotas: config.quotas,
-        outbox: outbox.clone(),
-        storage: storage.clone(),
-        tasks: tasks.clone(),
-        sent: sent.clone(),
-        files: files.clone(),
-        moved: moved.clone(),
-    });
-    let keys = data_keys::DataKeys::open(db.clone(), clock.clone(), config.master_keys, outbox.clone()).await?;
-    let integrations =
-        integrations::Integrations::new(db.clone(), clock.clone(), outbox.clone(), offices.clone(), keys.clone())?;
-    let drive = drive::Drive {
-        db: db.clone(),
-        clock: clock.clone(),
-        outbox: outbox.clone(),
-        offices: offices.clone(),
-        storage: storage.clone(),
-        limits: config.drive,
-        changed: files,
-    };
-    let invites = offices::invites::Invites::new(offices.clone(), registry.clone());
-    let members = members::Members::new(registry.clone());
-    let queues = tasks::Tasks::new(tasks::Parts {
-        db: db.clone(),
-        clock: clock.clone(),
-        outbox: outbox.clone(),
-        offices: offices.clone(),
-        members: members.clone(),
-        registry: registry.clone(),
-        background: tasks.clone(),
-        quotas: config.quotas,
-        moved,
-    });
+    let registry = AgentRegistryServiceClient::new(scheduler.clone());
+    let reserve = config.reserve.clone();
+    let resources = Resources::open(config, &db, &clock, &outbox, &registry, tasks).await?;
+    let parts = resources.parts();
+    let Resources { accounts, offices, invites, keys, integrations, storage, drive, tasks: queues, chat, retention } =
+        resources;
     queues.start().await?;
-    let chat = chat::Chat::new(chat::Parts {
+    let lifecycle = Lifecycle::new(lifecycle::Parts {
         db: db.clone(),
         clock: clock.clone(),
         outbox: outbox.clone(),
         offices: offices.clone(),
-        members,
-        tasks: queues.clone(),
-        sent,
+        replicas: Replicas {
+            scheduler: OfficeReplicaServiceClient::new(scheduler),
+            activity: OfficeReplicaServiceClient::new(activity.clone()),
+        },
+        registry: registry.clone(),
+        tasks: tasks.clone(),
+        reserve,
+        parts,
     });
 
-    let converging = offices.clone();
+    let (converging, relay_db, feed) = (lifecycle.clone(), db.clone(), EventSink::new(activity));
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
-    let (relay_db, written, feed) = (db.clone(), outbox.clone(), EventSink::new(activity));
     tasks.spawn("office-outbox", async move {
-        outbox::relay(relay_db, &written, |events| feed.clone().append(events)).await;
+        outbox::relay(relay_db, &outbox, |events| feed.clone().append(events)).await;
     });
-    let retention = retention::Retention { db: db.clone(), clock: clock.clone(), outbox: outbox.clone() };
     tasks.spawn("office-sweep", sweep(db, clock));
     tasks.spawn("office-retention", retention.sweep_forever());
     tasks.spawn("drive-sweep", storage.sweep_forever());
 
-    let access = accounts::grpc::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
-    let offices = offices::grpc::Handler::new(offices, registry, config.drive);
+    let access = grpc::access::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
+    let offices = grpc::offices::Handler::new(lifecycle, offices, registry);
     let routes = Routes::new(compressed!(OfficeServiceServer::new(offices)))
-        .add_service(compressed!(IntegrationServiceServer::new(integrations::grpc::Handler::new(integrations))))
-        .add_service(compressed!(TaskServiceServer::new(tasks::grpc::Handler::new(queues))))
-        .add_service(compressed!(DriveServiceServer::new(drive::grpc::Handler::new(drive))))
-        .add_service(compressed!(ChatServiceServer::new(chat::grpc::Handler::new(chat, tasks.clone()))))
+        .add_service(compressed!(IntegrationServiceServer::new(mi_integrations::grpc::Handler::new(integrations))))
+        .add_service(compressed!(TaskServiceServer::new(mi_tasks::grpc::Handler::new(queues))))
+        .add_service(compressed!(DriveServiceServer::new(mi_drive::grpc::Handler::new(drive))))
+        .add_service(compressed!(ChatServiceServer::new(mi_chat::grpc::Handler::new(chat, tasks.clone()))))
         .add_service(compressed!(AccessServiceServer::new(access)))
-        .add_service(compressed!(CredentialServiceServer::new(accounts::credentials::Handler::new(accounts.clone()))));
+        .add_service(compressed!(CredentialServiceServer::new(credentials::Handler::new(accounts.clone()))));
     Ok(OfficeRole { routes, accounts })
 }
 
@@ -199,10 +237,9 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
 async fn sweep(db: Db, clock: Arc<dyn Clock>) {
     loop {
         let now = clock.now();
-        for (what, swept) in [
-            ("old request ids", idempotency::sweep(&db, now).await),
-            ("old invites", offices::invites::repo::invite_sweep(&db, now).await),
-        ] {
+        for (what, swept) in
+            [("old request ids", idempotency::sweep(&db, now).await), ("old invites", Invites::sweep(&db, now).await)]
+        {
             if let Err(error) = swept {
                 tracing::warn!(target: "mi::office", what, %error, "could not be forgotten; next try in an hour");
             }

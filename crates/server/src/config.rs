@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result, secret::Secret};
-use mi_office::{drive::DriveLimits, quotas::Quotas};
+use mi_office::{DriveLimits, Quotas};
 use mi_rpc::{ConnectionLimits, tls::KeyFiles};
 use mi_runtime::process::SandboxMode;
 use mi_store::DbTarget;

@@ -10,7 +10,7 @@ mod roles;
 mod run;
 
 pub use config::{MasterKeySource, ModelApi, ModelFlags, PlatformConfig, RoleName, ServeConfig};
-pub use mi_office::{drive::DriveLimits, quotas::Quotas};
+pub use mi_office::{DriveLimits, Quotas};
 pub use mi_rpc::tls::KeyFiles;
 pub use mi_runtime::process::SandboxMode;
 pub use ready::Ready;

@@ -2,10 +2,7 @@
 
 use mi_kernel::{OfficeId, Time};
 use mi_store::{DbResult, OfficeConn, PlatformConn, on};
-use sqlx::FromRow;
 use uuid::Uuid;
-
-use crate::offices::{Office, repo::Row};
 
 /// Offices whose turn it is, the longest waiting first. Spans offices: it finds the ones to work on.
 pub(super) async fn retention_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Vec<OfficeId>> {
@@ -24,25 +21,6 @@ pub(super) async fn told(conn: &mut PlatformConn) -> DbResult<Option<Time>> {
     let sql = conn.pick("SELECT NULL", "SELECT clock_timestamp()");
     let (told,): (Option<Time>,) = on!(conn, |c| sqlx::query_as(sql).fetch_one(&mut *c).await)?;
     Ok(told)
-}
-
-/// An office whose settings stay as they are until the transaction ends.
-#[derive(FromRow)]
-pub(super) struct Held {
-    #[sqlx(flatten, try_from = "Row")]
-    pub(super) office: Office,
-    /// When that was, by the database's clock; none: it has no clock of its own.
-    pub(super) told: Option<Time>,
-}
-
-/// Holds the office; none: it is not there.
-pub(super) async fn office_hold(tx: &mut OfficeConn) -> DbResult<Option<Held>> {
-    let office = tx.office_id();
-    let sql = tx.pick(
-        "SELECT *, NULL AS told FROM offices WHERE id = $1",
-        "SELECT *, clock_timestamp() AS told FROM offices WHERE id = $1 FOR SHARE",
-    );
-    Ok(on!(tx, |c| sqlx::query_as(sql).bind(office.0).fetch_optional(&mut *c).await)?)
 }
 
 /// Has the office looked at from this time on.
@@ -77,7 +55,7 @@ pub(super) async fn retention_next(tx: &mut OfficeConn, due_at: Time) -> DbResul
 }
 
 /// Has the office looked at no longer.
-pub(crate) async fn retention_delete(tx: &mut OfficeConn) -> DbResult<()> {
+pub(super) async fn retention_delete(tx: &mut OfficeConn) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query("DELETE FROM office_retentions WHERE office_id = $1")

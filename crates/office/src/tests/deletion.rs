@@ -3,6 +3,7 @@
 use mi_kernel::{OfficeId, TaskId};
 use mi_proto::v1::{CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest};
 use mi_store::on;
+use mi_tenancy::OfficePart;
 use mi_testkit::on_both;
 use sqlx::AssertSqlSafe;
 use tonic::Code;
@@ -11,8 +12,6 @@ use super::{
     peer::{Mood, Peer},
     stage::Stage,
 };
-use crate::{drive::repo::objects, tasks::repo::task_clear_some};
-
 on_both! {
     a_deleted_office_is_removed_everywhere_and_others_stay,
     the_feed_goes_last,
@@ -198,11 +197,10 @@ async fn a_large_office_goes_in_parts_between_which_others_work(mut stage: Stage
     stage.delete(&office).await;
     stage.end().await;
     // A process that dies after some parts.
-    let db = stage.db().await;
-    let now = mi_kernel::Clock::now(&stage.clock);
+    let resources = stage.resources().await;
     for _ in 0..2 {
-        assert!(task_clear_some(&db, id).await.expect("deletes"));
-        assert!(objects::drive_clear_some(&db, id, now).await.expect("deletes"));
+        assert!(resources.tasks.empty_some(id).await.expect("deletes"));
+        assert!(resources.drive.empty_some(id).await.expect("deletes"));
     }
     assert_eq!(stage.left(id).await, [500, 2500, 2500, 1, 500, 2500, 2500, 0, 0, 0, 0]);
     stage.activity.be(Mood::Works);

@@ -5,6 +5,10 @@ mod sweeps;
 use std::{sync::Arc, time::Duration};
 
 use mi_base::{reserve::Reserve, sweep::BACKOFF};
+use mi_drive::{
+    repo::objects,
+    storage::{GRACE, MOST_UPLOADS, Storage},
+};
 use mi_kernel::{Clock, OfficeId};
 use mi_proto::v1::{
     DownloadFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
@@ -18,10 +22,6 @@ use super::{
     drive::{header, refusal},
     faulty::Fault,
     stage::{LONG, Stage},
-};
-use crate::drive::{
-    repo::objects,
-    storage::{GRACE, MOST_UPLOADS, Storage},
 };
 
 on_both! {

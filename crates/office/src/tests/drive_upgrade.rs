@@ -1,14 +1,12 @@
 //! What earlier versions kept in the drive is there after an upgrade.
 
+use mi_drive::repo::{self, FileRow};
 use mi_kernel::{Clock, OfficeId, SystemClock};
 use mi_store::{Db, Step, on};
 use mi_testkit::{TestDb, on_both};
 use uuid::Uuid;
 
-use crate::{
-    MIGRATIONS,
-    drive::repo::{self, FileRow},
-};
+use crate::MIGRATIONS;
 
 on_both! { files_stay_when_their_twins_are_let_in }
 

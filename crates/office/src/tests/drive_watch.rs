@@ -1,12 +1,12 @@
 //! Whoever follows the drive's changes.
 
+use mi_drive::{Change as Row, Kind, repo};
 use mi_kernel::{OfficeId, receipt::sha256_hex};
 use mi_proto::v1::{ChangeType, WatchChangesRequest};
 use mi_testkit::on_both;
 use tonic::Code;
 
 use super::stage::{LONG, Stage};
-use crate::drive::{Change as Row, Kind, repo};
 
 on_both! { a_watch_goes_on_where_it_was_left, a_watch_ends_with_its_office }
 

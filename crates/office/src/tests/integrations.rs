@@ -17,7 +17,7 @@ use super::{
     peer::Mood,
     stage::{LONG, Stage},
 };
-use crate::data_keys::DataKeys;
+use crate::DataKeys;
 
 on_both! {
     secrets_are_set_shown_as_set_and_deleted,

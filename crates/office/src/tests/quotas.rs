@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::stage::{Stage, administrator};
-use crate::quotas::Quotas;
+use crate::Quotas;
 
 on_both! {
     of_many_offices_at_once_those_are_created_that_fit,

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::stage::{Stage, administrator};
-use crate::data_keys::DataKeys;
+use crate::DataKeys;
 
 on_both! {
     every_secret_opens_with_the_new_key_alone,
@@ -133,7 +133,7 @@ async fn a_rotation_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
             let dying = Arc::new(Dying { keys, calls: AtomicUsize::new(0), fatal, after });
             let keys = DataKeys::open(stage.db().await, stage.clock.shared(), dying, Arc::default()).await;
             // A batch of one: a crash between any two of them.
-            let outcome = keys.expect("opens").rotate_by(1).await;
+            let outcome = keys.expect("opens").rotate(1).await;
             survived = outcome.is_ok();
             crashes += usize::from(!survived);
             // The next process: all is readable at once, new offices too, and the rotation comes to its end.

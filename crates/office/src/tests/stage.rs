@@ -12,7 +12,8 @@ use mi_base::{Tasks, reserve::Reserve};
 use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
-        ApplyOfficeRequest, Member, ResolveApiKeyRequest, credential_service_client::CredentialServiceClient,
+        ApplyOfficeRequest, Member, ResolveApiKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
+        credential_service_client::CredentialServiceClient,
     },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
@@ -34,7 +35,7 @@ use tonic::{
 };
 
 use super::{faulty::Faulty, peer::Peer};
-use crate::{OfficeConfig, Peers, accounts::Accounts, drive::DriveLimits, quotas::Quotas};
+use crate::{Accounts, DriveLimits, OfficeConfig, Peers, Quotas, Resources};
 
 /// Far longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -122,6 +123,22 @@ impl Stage {
     }
 }
 
+fn config(
+    database: &TestDb,
+    master_keys: Arc<dyn KeyWrapper>,
+    (objects, reserve): (&Faulty, &Reserve),
+    quotas: Quotas,
+) -> OfficeConfig {
+    OfficeConfig {
+        database: database.target().clone(),
+        master_keys,
+        objects: Arc::new(objects.clone()),
+        drive: LIMITS,
+        quotas,
+        reserve: reserve.clone(),
+    }
+}
+
 async fn start(
     database: &TestDb,
     clock: Arc<dyn Clock>,
@@ -132,15 +149,7 @@ async fn start(
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {
     let peers = Peers { scheduler: scheduler.transport(&clock), activity: activity.transport(&clock) };
-    let objects = Arc::new(objects.clone());
-    let config = OfficeConfig {
-        database: database.target().clone(),
-        master_keys,
-        objects,
-        drive: LIMITS,
-        quotas,
-        reserve: reserve.clone(),
-    };
+    let config = config(database, master_keys, (objects, reserve), quotas);
     let role = crate::build(config, peers, clock.clone(), tasks).await?;
     let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.shutdown(), Default::default());
     Ok((role.accounts, Transport::local(guard)))
@@ -163,6 +172,16 @@ impl Stage {
     /// Where the role's tables are.
     pub(super) fn target(&self) -> &DbTarget {
         self.database.target()
+    }
+
+    /// What offices have, without a process around it.
+    pub(super) async fn resources(&self) -> Resources {
+        let clock = self.clock.shared();
+        let keys = Arc::new(FileKeys::new(self.master_key_file()));
+        let config = config(&self.database, keys, (&self.objects, &self.reserve), self.quotas);
+        let registry = AgentRegistryServiceClient::new(RoleClient::new(self.scheduler.transport(&clock), "office"));
+        let (db, tasks) = (self.db().await, Tasks::new());
+        Resources::open(config, &db, &clock, &Arc::default(), &registry, &tasks).await.expect("opens")
     }
 
     /// The process dies.

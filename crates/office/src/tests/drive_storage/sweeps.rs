@@ -6,17 +6,15 @@ use mi_base::{
     reserve::Reserve,
     sweep::{BACKOFF, Removals},
 };
+use mi_drive::{
+    repo::objects,
+    storage::{GRACE, Storage},
+};
 use mi_kernel::{Clock, OfficeId, Time};
 use mi_testkit::{Stuck, on_both};
 
 use super::exhausted;
-use crate::{
-    drive::{
-        repo::objects,
-        storage::{GRACE, Storage},
-    },
-    tests::{drive::header, stage::Stage},
-};
+use crate::tests::{drive::header, stage::Stage};
 
 on_both! {
     an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office,

@@ -221,9 +221,9 @@ async fn an_office_that_is_locked_does_not_hold_up_the_deadlines_of_others() {
         held.push((stage.claim(&worker, &office).await.expect("one").id, office));
     }
     let [(locked, locked_office), (other, other_office)] = &held[..] else { panic!("two") };
-    let db = stage.db().await;
+    let (db, queues) = (stage.db().await, stage.resources().await.tasks);
     let mut tx = db.office(locked_office.parse().expect("an id")).begin().await.expect("begins");
-    crate::tasks::repo::queue_open(&mut tx).await.expect("locks");
+    queues.lock(&mut tx).await.expect("locks");
     stage.pass(Duration::from_secs(31)).await;
     stage.until_task(other_office, other, TaskStatus::Queued).await;
     assert_eq!(stage.status_of(locked_office, locked).await, TaskStatus::Running);

@@ -10,12 +10,9 @@ use mi_testkit::{Backend, OnBackend, SkewedClock, on_both, until};
 use tonic::Code;
 
 use super::{assert_refused, request, seconds};
-use crate::{
-    tasks::repo::presence_get,
-    tests::{
-        chat::direct,
-        stage::{LONG, Stage},
-    },
+use crate::tests::{
+    chat::direct,
+    stage::{LONG, Stage},
 };
 
 on_both! {
@@ -40,8 +37,11 @@ impl Stage {
     /// Time passes in which the platform is away, and that is noticed.
     async fn miss(&self, by: Duration) {
         let db = self.tables().await;
-        let away =
-            async || presence_get(&mut db.platform().read().await.expect("reads")).await.expect("reads").presence.away;
+        let away = async || -> i64 {
+            let mut conn = db.platform().read().await.expect("reads");
+            let sql = "SELECT away FROM task_sweeps WHERE id = 1";
+            mi_store::on!(conn, |c| sqlx::query_scalar(sql).fetch_one(&mut *c).await).expect("reads")
+        };
         let before = away().await;
         self.clock.advance(by);
         until("it is noticed", LONG, async || {

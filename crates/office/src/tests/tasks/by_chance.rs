@@ -9,13 +9,11 @@ use mi_kernel::{Actor, OfficeId};
 use mi_proto::v1::{ClaimTasksRequest, Task, TaskStatus, WatchTasksRequest};
 use mi_store::on;
 use mi_testkit::{on_both, until};
+use sqlx::types::Json;
 use tonic::Code;
 
 use super::{chance, request, seconds};
-use crate::{
-    tasks::repo::{queue_open, queue_tally},
-    tests::stage::{LONG, Stage},
-};
+use crate::tests::stage::{LONG, Stage};
 
 on_both! { one_holder_and_a_way_to_an_end }
 
@@ -65,9 +63,10 @@ async fn one_holder_and_a_way_to_an_end(stage: Stage) {
 /// The counts that are kept beside the tasks are those of the tasks.
 async fn counts_are_right(stage: &Stage, office: &str) {
     let office: OfficeId = office.parse().expect("an id");
+    let queues = stage.resources().await.tasks;
     let mut tx = stage.tables().await.office(office).begin().await.expect("begins");
     // Nothing moves between the two looks.
-    queue_open(&mut tx).await.expect("locks");
+    queues.lock(&mut tx).await.expect("locks");
     let there: Vec<(String, i64)> = on!(tx, |c| {
         sqlx::query_as("SELECT status, count(*) FROM tasks WHERE office_id = $1 GROUP BY status")
             .bind(office.0)
@@ -75,8 +74,14 @@ async fn counts_are_right(stage: &Stage, office: &str) {
             .await
     })
     .expect("counts");
-    let tally = queue_tally(&mut tx).await.expect("reads");
-    let counted: BTreeMap<String, i64> = tally.counts().map(|(status, count)| (status.to_owned(), count)).collect();
+    let counted: Json<BTreeMap<String, i64>> = on!(tx, |c| {
+        sqlx::query_scalar("SELECT counts FROM task_queues WHERE office_id = $1")
+            .bind(office.0)
+            .fetch_one(&mut *c)
+            .await
+    })
+    .expect("reads");
+    let counted: BTreeMap<String, i64> = counted.0.into_iter().filter(|(_, count)| *count != 0).collect();
     assert_eq!(counted, there.into_iter().collect::<BTreeMap<_, _>>());
 }
 

@@ -6,15 +6,13 @@ use mi_kernel::Actor;
 use mi_proto::v1::{
     ClaimTasksRequest, CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, Task, TaskStatus,
 };
+use mi_tasks::wake::Wake;
 use mi_testkit::{Backend, TestDb, on_both, until};
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::{assert_refused, request, seconds};
-use crate::{
-    tasks::wake::Wake,
-    tests::stage::{LONG, Stage},
-};
+use crate::tests::stage::{LONG, Stage};
 
 on_both! {
     whatever_can_be_claimed_wakes,
@@ -265,7 +263,7 @@ async fn whoever_waits_is_served_though_the_look_failed() {
     let Actor::Agent(agent) = &worker else { panic!("an agent") };
     let waiter = stage.waiter(&worker, waits(&office)).await;
     // Another process puts something in, and tells of it long before it is there.
-    let db = stage.db().await;
+    let (db, queues) = (stage.db().await, stage.resources().await.tasks);
     let mut tx = db.office(agent.office_id).begin().await.expect("begins");
     let wake = Wake {
         agent: agent.name.clone(),
@@ -277,7 +275,7 @@ async fn whoever_waits_is_served_though_the_look_failed() {
         body: "hello".into(),
         trace_id: String::new(),
     };
-    crate::tasks::wake::wake(&mut tx, &wake, &stage.quotas, &stage.clock).await.expect("wakes");
+    queues.wake_agent(&mut tx, &wake).await.expect("wakes");
     db.tell("mi_tasks", &format!("{} {office}", mi_kernel::TaskId::new())).await.expect("tells");
     stage.until_locked(true).await;
     stage.until_locked(false).await;

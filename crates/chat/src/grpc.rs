@@ -1,0 +1,75 @@
+//! `mi.v1.ChatService`.
+
+use futures::TryStreamExt;
+use mi_base::Tasks;
+use mi_proto::v1::{self, chat_service_server::ChatService};
+use mi_rpc::{Caller, convert, outgoing, status};
+use prost::Message as _;
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+use super::{
+    Chat,
+    model::{Message, Party},
+};
+
+/// Messages that wait for a client; each may be as long as messages get.
+const BUFFER: usize = 16;
+
+/// Serves chats.
+pub struct Handler {
+    chat: Chat,
+    tasks: Tasks,
+}
+
+impl Handler {
+    /// Serves these.
+    pub fn new(chat: Chat, tasks: Tasks) -> Self {
+        Self { chat, tasks }
+    }
+}
+
+fn to_wire(message: Message) -> v1::ChatMessage {
+    v1::ChatMessage {
+        id: message.id.to_string(),
+        from: message.from.name().to_owned(),
+        to_agent: message.to.as_ref().map_or("", Party::name).to_owned(),
+        body: message.body,
+        time: Some(convert::timestamp(message.time)),
+        cause: message.cause,
+        depth: message.depth,
+    }
+}
+
+#[tonic::async_trait]
+impl ChatService for Handler {
+    async fn send_message(
+        &self,
+        request: Request<v1::SendMessageRequest>,
+    ) -> Result<Response<v1::SendMessageResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let request = request.into_inner();
+        let message = self.chat.send(&caller, &request, &request.encode_to_vec()).await.map_err(status)?;
+        Ok(Response::new(v1::SendMessageResponse { message: Some(to_wire(message)) }))
+    }
+
+    async fn list_messages(
+        &self,
+        request: Request<v1::ListMessagesRequest>,
+    ) -> Result<Response<v1::ListMessagesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let messages = self.chat.list(&caller, &request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::ListMessagesResponse { messages: messages.into_iter().map(to_wire).collect() }))
+    }
+
+    type WatchMessagesStream = BoxStream<v1::WatchMessagesResponse>;
+
+    async fn watch_messages(
+        &self,
+        request: Request<v1::WatchMessagesRequest>,
+    ) -> Result<Response<Self::WatchMessagesStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let messages = self.chat.watch(&caller, &request.into_inner()).await.map_err(status)?;
+        let answers = messages.map_ok(|message| v1::WatchMessagesResponse { message: Some(to_wire(message)) });
+        Ok(Response::new(outgoing(&self.tasks, BUFFER, answers.map_err(status))))
+    }
+}

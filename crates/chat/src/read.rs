@@ -1,0 +1,123 @@
+//! Reading: history backwards from anywhere, and everything in order from anywhere on.
+
+use std::{time::Duration, vec};
+
+use futures::{Stream, stream};
+use mi_kernel::{
+    Error, MessageId, OfficeId, Result,
+    page::{self, MAX_PAGE_BYTES, bounded},
+    text,
+};
+use mi_proto::v1::{ListMessagesRequest, WatchMessagesRequest};
+use mi_rpc::Caller;
+use mi_store::OfficeConn;
+use mi_tenancy::offices::repo::office_get;
+
+use super::{
+    Chat,
+    model::{Conversation, Message, Reader},
+    repo, retention,
+};
+
+const DEFAULT_LIMIT: i32 = 50;
+const MAX_LIMIT: i32 = 200;
+/// What a message has besides its body, at most.
+const AROUND_BODY: usize = 512;
+/// Messages that a watch reads, and holds, at a time; each may be as long as messages get.
+const BATCH: i64 = 16;
+/// How often a watch looks for what other processes wrote.
+const POLL: Duration = Duration::from_millis(300);
+
+impl Chat {
+    /// A part of a conversation, newest first.
+    pub(super) async fn list(&self, caller: &Caller, request: &ListMessagesRequest) -> Result<Vec<Message>> {
+        let office_id = self.offices.get(caller, &request.office_id).await?.id;
+        let reader = Reader::of(&caller.actor, office_id);
+        let limit = bounded("limit", request.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
+        let with = match request.with_agent.as_str() {
+            "" => None,
+            name => Some(text::lookup_name("with_agent", name)?),
+        };
+        let conversation = match (&with, &reader) {
+            (None, _) => Conversation::Group,
+            (Some(with), Reader::Owner) => Conversation::With(with.clone()),
+            (Some(with), Reader::Agent { id, name }) => {
+                Conversation::Between { id: *id, name: name.clone(), other: with.clone() }
+            }
+        };
+        let mut conn = self.db.office(office_id).read().await?;
+        let before = match request.before_id.as_str() {
+            "" => i64::MAX,
+            id => match place_of(&mut conn, &reader, "before_id", id).await {
+                // Before what is no longer kept there is nothing.
+                Err(error) if error.reason == "CURSOR_EXPIRED" => return Ok(Vec::new()),
+                place => place?,
+            },
+        };
+        let mut messages = repo::message_list(&mut conn, &conversation, before, limit).await?;
+        drop(conn);
+        let fit = page::fitting(&messages, MAX_PAGE_BYTES, |message| message.body.len() + AROUND_BODY);
+        messages.truncate(fit);
+        // With agents that were fired there is still what was said; with nobody there is nothing to say.
+        if let Some(name) = with.filter(|name| messages.is_empty() && before == i64::MAX && name != text::OPERATOR) {
+            self.members.find(office_id, &name).await?;
+        }
+        Ok(messages)
+    }
+
+    /// Messages that the caller may see, from a place on, for ever. Holds one batch at a time and reads the next when that
+    /// is handed on, so a slow reader costs no more than that.
+    pub(super) async fn watch(
+        &self,
+        caller: &Caller,
+        request: &WatchMessagesRequest,
+    ) -> Result<impl Stream<Item = Result<Message>> + Send + use<>> {
+        let office_id = self.offices.get(caller, &request.office_id).await?.id;
+        let reader = Reader::of(&caller.actor, office_id);
+        // Before the end is looked up, so that nothing falls between.
+        let mut subscription = self.sent.subscribe(office_id);
+        let mut conn = self.db.office(office_id).read().await?;
+        let mut position = match request.after_id.as_deref() {
+            None => repo::chat_end(&mut conn).await?,
+            Some("") => retention::beginning(&mut conn).await?,
+            Some(id) => place_of(&mut conn, &reader, "after_id", id).await?,
+        };
+        drop(conn);
+        let db = self.db.clone();
+        let poll = db.is_shared().then_some(POLL);
+        let mut batch: vec::IntoIter<Message> = Vec::new().into_iter();
+        let next = async move || loop {
+            if let Some(message) = batch.find(|message| reader.sees(message)) {
+                return Ok::<_, Error>(message);
+            }
+            let rows = news(&mut db.office(office_id).read().await?, office_id, position).await?;
+            match rows.last() {
+                Some(last) => position = last.seq,
+                None => subscription.changed(poll).await,
+            }
+            batch = rows.into_iter();
+        };
+        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
+    }
+}
+
+/// What comes after a place, as long as there is an office.
+async fn news(conn: &mut OfficeConn, office_id: OfficeId, position: i64) -> Result<Vec<Message>> {
+    let rows = repo::message_after(conn, position, BATCH).await?;
+    if rows.is_empty() && office_get(conn).await?.is_none() {
+        return Err(Error::not_found("office", office_id));
+    }
+    retention::refuse_gap(position, &rows)?;
+    Ok(rows)
+}
+
+/// The place of a message that the reader has seen.
+async fn place_of(conn: &mut OfficeConn, reader: &Reader, field: &'static str, id: &str) -> Result<i64> {
+    let unknown = || Error::invalid(field, "is not the id of a message of yours; give one that this service answered");
+    let id = MessageId::parse(id).map_err(|_| unknown())?;
+    match repo::message_get(conn, id).await? {
+        Some(message) if reader.sees(&message) => Ok(message.seq),
+        None if retention::is_gone(conn, id).await? => Err(retention::gone()),
+        _ => Err(unknown()),
+    }
+}

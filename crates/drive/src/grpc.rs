@@ -1,0 +1,202 @@
+//! `mi.v1.DriveService`.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, future, stream};
+use mi_kernel::{
+    Error, Result,
+    page::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, bounded},
+};
+use mi_proto::v1::{
+    self, ChangeType, DownloadFileResponse, UploadFileRequest, UploadHeader, WatchChangesResponse,
+    drive_service_server::DriveService, upload_file_request::Part,
+};
+use mi_rpc::{Caller, convert, polled, status, status::from_status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    Change, Drive, Kind, repo,
+    repo::FileRow,
+    rules,
+    storage::{SILENCE, in_time},
+};
+
+/// Most bytes of one message of an upload.
+const MAX_CHUNK: usize = 1 << 20;
+/// Changes by another process give no signal here.
+const SHARED_INTERVAL: Duration = Duration::from_millis(300);
+
+/// Serves the drive.
+pub struct Handler {
+    drive: Drive,
+}
+
+impl Handler {
+    /// Serves these.
+    pub fn new(drive: Drive) -> Self {
+        Self { drive }
+    }
+}
+
+fn to_wire(file: FileRow) -> v1::File {
+    v1::File {
+        path: file.path,
+        size: file.size,
+        sha256: file.sha256,
+        revision: file.revision,
+        content_type: file.content_type,
+        modified_at: Some(convert::timestamp(file.modified_at)),
+        modified_by: file.modified_by,
+    }
+}
+
+fn change_to_wire(change: Change) -> v1::Change {
+    let kind = match change.kind {
+        Kind::Created => ChangeType::Created,
+        Kind::Updated => ChangeType::Updated,
+        Kind::Deleted => ChangeType::Deleted,
+    };
+    v1::Change {
+        r#type: kind.into(),
+        path: change.file.path,
+        revision: change.file.revision,
+        time: Some(convert::timestamp(change.file.modified_at)),
+        agent: change.file.modified_by,
+        cursor: change.file.revision,
+    }
+}
+
+/// The header that an upload begins with.
+async fn header(stream: &mut Streaming<UploadFileRequest>) -> Result<UploadHeader> {
+    let first = in_time(SILENCE, stream.message()).await?.map_err(|status| from_status(&status))?;
+    match first.and_then(|message| message.part) {
+        Some(Part::Header(header)) => Ok(header),
+        _ => Err(Error::invalid("header", "must be in the first message of an upload")),
+    }
+}
+
+/// What a later message of an upload adds to the content.
+fn chunk(message: Result<UploadFileRequest, Status>) -> Result<Bytes> {
+    match message.map_err(|status| from_status(&status))?.part {
+        Some(Part::Chunk(chunk)) if chunk.len() <= MAX_CHUNK => Ok(chunk),
+        Some(Part::Chunk(_)) => Err(Error::invalid("chunk", format!("must have at most {MAX_CHUNK} bytes"))),
+        Some(Part::Header(_)) => Err(Error::invalid("header", "must be in the first message only")),
+        None => Err(Error::invalid("chunk", "is missing: a message after the first has the next bytes")),
+    }
+}
+
+#[tonic::async_trait]
+impl DriveService for Handler {
+    type DownloadFileStream = stream::BoxStream<'static, Result<DownloadFileResponse, Status>>;
+    type WatchChangesStream = ReceiverStream<Result<WatchChangesResponse, Status>>;
+
+    async fn list_files(
+        &self,
+        request: Request<v1::ListFilesRequest>,
+    ) -> Result<Response<v1::ListFilesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let v1::ListFilesRequest { office_id, prefix, page_size, page_token } = request.into_inner();
+        let page = Page::parse(page_size, &page_token).map_err(status)?;
+        let (files, next_page_token) = self.drive.list(&caller, &office_id, &prefix, &page).await.map_err(status)?;
+        Ok(Response::new(v1::ListFilesResponse { files: files.into_iter().map(to_wire).collect(), next_page_token }))
+    }
+
+    async fn stat_file(&self, request: Request<v1::StatFileRequest>) -> Result<Response<v1::StatFileResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let v1::StatFileRequest { office_id, path } = request.into_inner();
+        let file = self.drive.stat(&caller, &office_id, &path).await.map_err(status)?;
+        Ok(Response::new(v1::StatFileResponse { file: Some(to_wire(file)) }))
+    }
+
+    async fn upload_file(
+        &self,
+        request: Request<Streaming<UploadFileRequest>>,
+    ) -> Result<Response<v1::UploadFileResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let mut stream = request.into_inner();
+        let header = header(&mut stream).await.map_err(status)?;
+        let file = self.drive.upload(&caller, &header, stream.map(chunk).boxed()).await.map_err(status)?;
+        Ok(Response::new(v1::UploadFileResponse { file: Some(to_wire(file)) }))
+    }
+
+    async fn download_file(
+        &self,
+        request: Request<v1::DownloadFileRequest>,
+    ) -> Result<Response<Self::DownloadFileStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let (file, content) = self.drive.download(&caller, request.get_ref()).await.map_err(status)?;
+        let first = DownloadFileResponse { file: Some(to_wire(file)), chunk: Bytes::new() };
+        let content = content.map(|piece| match piece {
+            Ok(chunk) => Ok(DownloadFileResponse { file: None, chunk }),
+            Err(error) => Err(status(error)),
+        });
+        Ok(Response::new(stream::once(future::ready(Ok(first))).chain(content).boxed()))
+    }
+
+    async fn delete_file(
+        &self,
+        request: Request<v1::DeleteFileRequest>,
+    ) -> Result<Response<v1::DeleteFileResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let deleted = self.drive.storage.reserve.freeing(|| self.drive.delete(&caller, request.get_ref())).await;
+        deleted.map_err(status)?;
+        Ok(Response::new(v1::DeleteFileResponse {}))
+    }
+
+    async fn list_changes(
+        &self,
+        request: Request<v1::ListChangesRequest>,
+    ) -> Result<Response<v1::ListChangesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let v1::ListChangesRequest { office_id, cursor, page_size } = request.into_inner();
+        let listed = async {
+            let office = self.drive.offices.get(&caller, &office_id).await?;
+            rules::not_negative("cursor", cursor)?;
+            let limit = bounded("page_size", page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
+            self.drive.changes(office.id, cursor, limit).await
+        };
+        let (changes, kept_after) = listed.await.map_err(status)?;
+        let changes: Vec<_> = changes.into_iter().map(change_to_wire).collect();
+        let next_cursor = changes.last().map_or(cursor.max(kept_after), |change| change.cursor);
+        Ok(Response::new(v1::ListChangesResponse { changes, next_cursor, kept_after }))
+    }
+
+    async fn watch_changes(
+        &self,
+        request: Request<v1::WatchChangesRequest>,
+    ) -> Result<Response<Self::WatchChangesStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let v1::WatchChangesRequest { office_id, after_cursor } = request.into_inner();
+        let drive = self.drive.clone();
+        let begun = async {
+            let office = drive.offices.get(&caller, &office_id).await?;
+            let after = match after_cursor {
+                Some(after) => rules::not_negative("after_cursor", after).map(|_| after)?,
+                None => repo::usage_get(&mut drive.db.office(office.id).read().await?).await?.revision,
+            };
+            Ok((office.id, after))
+        };
+        let (office, after) = begun.await.map_err(status)?;
+        let every = drive.db.is_shared().then_some(SHARED_INTERVAL);
+        let sent = Arc::new(AtomicI64::new(after));
+        Ok(Response::new(polled(drive.changed.subscribe(), every, move || {
+            let (drive, sent) = (drive.clone(), sent.clone());
+            async move {
+                let changes = drive.follow(office, sent.load(Relaxed), MAX_PAGE_SIZE).await?;
+                if let Some(last) = changes.last() {
+                    sent.store(last.file.revision, Relaxed);
+                }
+                let message = |change| WatchChangesResponse { change: Some(change_to_wire(change)) };
+                Ok(changes.into_iter().map(message).collect::<Vec<_>>())
+            }
+        })))
+    }
+}

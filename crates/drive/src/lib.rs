@@ -1,0 +1,266 @@
+//! The drive: files that an office shares, their changes, and who may write them when.
+
+pub mod grpc;
+pub mod repo;
+mod retention;
+mod rules;
+pub mod storage;
+mod upload;
+
+use std::{str::FromStr, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use mi_kernel::{
+    Actor, Clock, Error, OfficeId, Result,
+    event::{Category, Event},
+    page::Page,
+    text::{MAX_DRIVE_PATH, drive_path},
+};
+use mi_proto::v1;
+use mi_rpc::Caller;
+use mi_store::{Db, DbError, OfficeConn, OfficeTx, outbox};
+use mi_tenancy::{OfficePart, Offices, offices::repo::office_get, quotas};
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+
+pub use self::retention::HISTORY;
+use self::{
+    repo::{FileRow, objects},
+    rules::Condition,
+    storage::{GRACE, Storage},
+};
+
+/// How much a drive may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriveLimits {
+    /// Most bytes of one file.
+    pub file_bytes: u64,
+    /// Most bytes of an office's files together, each counted in full. What was replaced or deleted and is still in
+    /// storage may be as much again.
+    pub office_bytes: u64,
+}
+
+impl Default for DriveLimits {
+    fn default() -> Self {
+        Self { file_bytes: 1 << 30, office_bytes: 100 << 30 }
+    }
+}
+
+/// What happened to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is there since.
+    Created,
+    /// Its content was replaced.
+    Updated,
+    /// It is gone.
+    Deleted,
+}
+
+impl Kind {
+    /// The name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Updated => "updated",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = DbError;
+    fn from_str(text: &str) -> Result<Self, DbError> {
+        let found = [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|kind| kind.as_str() == text);
+        Ok(found.ok_or_else(|| sqlx::Error::Decode(format!("drive change {text:?}").into()))?)
+    }
+}
+
+/// A change, and the file as it left it; of a deletion, as it was before, with the revision of the deletion.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What happened.
+    pub kind: Kind,
+    /// To which file.
+    pub file: FileRow,
+}
+
+/// The drives of all offices.
+#[derive(Clone)]
+pub struct Drive {
+    db: Db,
+    clock: Arc<dyn Clock>,
+    outbox: Arc<Notify>,
+    offices: Offices,
+    storage: Storage,
+    limits: DriveLimits,
+    /// Wakes those who watch a drive, or the end of its office.
+    changed: watch::Sender<()>,
+}
+
+/// What [`Drive`] is made of.
+pub struct Parts {
+    /// Where its tables are.
+    pub db: Db,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Woken when there are new events.
+    pub outbox: Arc<Notify>,
+    /// Whose files these are.
+    pub offices: Offices,
+    /// Where content is kept.
+    pub storage: Storage,
+    /// How much a drive may hold.
+    pub limits: DriveLimits,
+}
+
+impl Drive {
+    /// Drives made of these.
+    pub fn new(parts: Parts) -> Self {
+        let Parts { db, clock, outbox, offices, storage, limits } = parts;
+        Self { db, clock, outbox, offices, storage, limits, changed: watch::Sender::new(()) }
+    }
+
+    async fn list(
+        &self,
+        caller: &Caller,
+        office: &str,
+        prefix: &str,
+        page: &Page<String>,
+    ) -> Result<(Vec<FileRow>, String)> {
+        let office = self.offices.get(caller, office).await?;
+        if prefix.len() > MAX_DRIVE_PATH || prefix.contains('\0') {
+            return Err(Error::invalid("prefix", format!("must have at most {MAX_DRIVE_PATH} bytes, without NUL")));
+        }
+        let rows = repo::file_list(&mut self.db.office(office.id).read().await?, prefix, page).await?;
+        Ok(page.finish(rows, |file| file.path.clone()))
+    }
+
+    async fn stat(&self, caller: &Caller, office: &str, path: &str) -> Result<FileRow> {
+        let office = self.offices.get(caller, office).await?;
+        let path = drive_path("path", path)?;
+        let found = repo::file_get(&mut self.db.office(office.id).read().await?, path).await?;
+        found.ok_or_else(|| Error::not_found("file", path))
+    }
+
+    /// The file, and its content from an offset on; of this very revision, whatever becomes of the file meanwhile.
+    async fn download(
+        &self,
+        caller: &Caller,
+        request: &v1::DownloadFileRequest,
+    ) -> Result<(FileRow, BoxStream<'static, Result<Bytes>>)> {
+        let office = self.offices.get(caller, &request.office_id).await?;
+        let path = drive_path("path", &request.path)?;
+        let offset = rules::not_negative("offset", request.offset)?;
+        let length = rules::not_negative("length", request.length)?;
+        let found = repo::file_open(&mut self.db.office(office.id).read().await?, path).await?;
+        let (file, object) = found.ok_or_else(|| Error::not_found("file", path))?;
+        let size = file.size.unsigned_abs();
+        if offset > size {
+            return Err(Error::invalid("offset", format!("is behind the end: the file has {size} bytes")));
+        }
+        let end = if length == 0 { size } else { offset.saturating_add(length).min(size) };
+        let content = self.storage.read((office.id, object), size, offset..end).await?;
+        Ok((file, content))
+    }
+
+    async fn delete(&self, caller: &Caller, request: &v1::DeleteFileRequest) -> Result<()> {
+        let (mut tx, office) = self.offices.lock(caller, &request.office_id).await?;
+        let path = drive_path("path", &request.path)?;
+        let condition = Condition::parse(request.if_revision, request.force)?;
+        rules::writable(&office)?;
+        let file = repo::file_get(&mut tx, path).await?.ok_or_else(|| Error::not_found("file", path))?;
+        condition.check(Some(&file))?;
+        repo::file_delete(&mut tx, path).await?;
+        objects::blob_release(&mut tx, &file.sha256, file.size, self.clock.now() + GRACE).await?;
+        let revision = repo::usage_change(&mut tx, -file.size, -1).await?;
+        let file = FileRow { revision, modified_at: self.clock.now(), modified_by: name_of(caller), ..file };
+        self.record(tx, caller, Change { kind: Kind::Deleted, file }, None).await
+    }
+
+    /// Commits a change with its event.
+    async fn record(&self, mut tx: OfficeTx, caller: &Caller, change: Change, upload: Option<Uuid>) -> Result<()> {
+        repo::change_insert(&mut tx, &change, upload).await?;
+        let event = event(&tx, caller, &change);
+        outbox::push(&mut tx, &event).await?;
+        tx.commit().await?;
+        self.outbox.notify_one();
+        self.changed.send_replace(());
+        Ok(())
+    }
+
+    /// Changes after a cursor, oldest first; at the end of them an office that is gone is not found.
+    async fn follow(&self, office: OfficeId, after: i64, limit: i32) -> Result<Vec<Change>> {
+        let mut conn = self.db.office(office).read().await?;
+        let changes = repo::change_list(&mut conn, after, limit.into()).await?;
+        if changes.is_empty() && office_get(&mut conn).await?.is_none() {
+            return Err(Error::not_found("office", office));
+        }
+        retention::refuse_gap(after, &changes)?;
+        Ok(changes)
+    }
+
+    /// Changes after a cursor, oldest first, and the cursor after which they are kept, as far as that is later. From the
+    /// beginning means: all that are kept.
+    async fn changes(&self, office: OfficeId, after: i64, limit: i32) -> Result<(Vec<Change>, i64)> {
+        let mut conn = self.db.office(office).read().await?;
+        // In this order: a change that is written in between is on the list.
+        let end = repo::usage_get(&mut conn).await?.revision;
+        let changes = repo::change_list(&mut conn, after, limit.into()).await?;
+        let kept_after = changes.first().map_or(end, |first| first.file.revision - 1);
+        match kept_after > after {
+            true if after > 0 => Err(retention::gone(kept_after)),
+            true => Ok((changes, kept_after)),
+            false => Ok((changes, 0)),
+        }
+    }
+}
+
+#[async_trait]
+impl OfficePart for Drive {
+    async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
+        self.storage.clear_some(office_id).await
+    }
+
+    fn wake(&self, _: OfficeId) {
+        self.changed.send_replace(());
+    }
+
+    async fn report(&self, conn: &mut OfficeConn, report: &mut v1::OfficeStatusReport) -> Result<()> {
+        let usage = repo::usage_get(conn).await?;
+        (report.drive_bytes, report.drive_files) = (usage.bytes, usage.files);
+        let most = self.limits.office_bytes.try_into().unwrap_or(i64::MAX);
+        report.quotas.push(quotas::to_wire("drive_bytes", usage.bytes, most));
+        Ok(())
+    }
+}
+
+/// Who wrote, as files and changes carry it.
+fn name_of(caller: &Caller) -> String {
+    match &caller.actor {
+        Actor::Agent(agent) => agent.name.clone(),
+        _ => "operator".into(),
+    }
+}
+
+fn event(conn: &OfficeConn, caller: &Caller, change: &Change) -> Event {
+    let Change { kind, file } = change;
+    let agent = match &caller.actor {
+        Actor::Agent(agent) => agent.name.as_str(),
+        _ => "",
+    };
+    let (kind, verb) = match kind {
+        Kind::Created => ("file.created", "created"),
+        Kind::Updated => ("file.updated", "replaced"),
+        Kind::Deleted => ("file.deleted", "deleted"),
+    };
+    let summary = format!("File {:?} {verb}, {} bytes", file.path, file.size);
+    Event::lifecycle(conn.office_id(), agent, kind, summary, file.modified_at)
+        .category(Category::File)
+        .with(serde_json::json!({
+            "path": file.path, "size": file.size, "sha256": file.sha256, "revision": file.revision,
+        }))
+        .traced(&caller.trace_id)
+}

@@ -1,0 +1,4 @@
+//! The services that join several parts of the role.
+
+pub(crate) mod access;
+pub(crate) mod offices;

@@ -1,0 +1,173 @@
+//! `mi.v1.OfficeService`.
+
+use mi_kernel::page::Page;
+use mi_proto::{
+    internal::v1::{CountAgentsRequest, agent_registry_service_client::AgentRegistryServiceClient},
+    v1::{self, office_service_server::OfficeService},
+};
+use mi_rpc::{Caller, RoleClient, convert, status};
+use mi_tenancy::{Condition, Office, Offices, State, Transition};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::lifecycle::Lifecycle;
+
+/// Serves offices; counts of agents come from the scheduler.
+pub(crate) struct Handler {
+    lifecycle: Lifecycle,
+    offices: Offices,
+    registry: AgentRegistryServiceClient<RoleClient>,
+}
+
+impl Handler {
+    pub(crate) fn new(
+        lifecycle: Lifecycle,
+        offices: Offices,
+        registry: AgentRegistryServiceClient<RoleClient>,
+    ) -> Self {
+        Self { lifecycle, offices, registry }
+    }
+
+    async fn transition(&self, caller: &Caller, id: &str, step: Transition) -> Result<Option<v1::Office>, Status> {
+        let office = self.lifecycle.transition(caller, id, step).await.map_err(status)?;
+        Ok(Some(to_wire(&office)))
+    }
+}
+
+fn state_to_wire(state: State) -> v1::OfficeStatus {
+    match state {
+        State::Provisioning => v1::OfficeStatus::Provisioning,
+        State::Active => v1::OfficeStatus::Active,
+        State::Suspended => v1::OfficeStatus::Suspended,
+        State::Deleting => v1::OfficeStatus::Deleting,
+    }
+}
+
+fn to_wire(office: &Office) -> v1::Office {
+    v1::Office {
+        id: office.id.to_string(),
+        name: office.name.clone(),
+        status: state_to_wire(office.state).into(),
+        created_at: Some(convert::timestamp(office.created_at)),
+        updated_at: Some(convert::timestamp(office.updated_at)),
+    }
+}
+
+fn condition_to_wire(condition: Condition) -> v1::OfficeCondition {
+    v1::OfficeCondition {
+        r#type: condition.kind,
+        ok: condition.problem.is_none(),
+        message: condition.problem.unwrap_or_default(),
+        time: Some(convert::timestamp(condition.time)),
+    }
+}
+
+#[tonic::async_trait]
+impl OfficeService for Handler {
+    async fn create_office(
+        &self,
+        request: Request<v1::CreateOfficeRequest>,
+    ) -> Result<Response<v1::CreateOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let office = self.lifecycle.create(&caller, &body, &body.encode_to_vec()).await.map_err(status)?;
+        Ok(Response::new(v1::CreateOfficeResponse { office: Some(to_wire(&office)) }))
+    }
+
+    async fn list_offices(
+        &self,
+        request: Request<v1::ListOfficesRequest>,
+    ) -> Result<Response<v1::ListOfficesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
+        let (offices, next_page_token) = self.offices.list(&caller, &page).await.map_err(status)?;
+        Ok(Response::new(v1::ListOfficesResponse { offices: offices.iter().map(to_wire).collect(), next_page_token }))
+    }
+
+    async fn get_office(
+        &self,
+        request: Request<v1::GetOfficeRequest>,
+    ) -> Result<Response<v1::GetOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
+        Ok(Response::new(v1::GetOfficeResponse { office: Some(to_wire(&office)) }))
+    }
+
+    async fn get_office_status(
+        &self,
+        request: Request<v1::GetOfficeStatusRequest>,
+    ) -> Result<Response<v1::GetOfficeStatusResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = request.into_inner().office_id;
+        let (office, report) = self.lifecycle.status(&caller, &id).await.map_err(status)?;
+        let count = CountAgentsRequest { office_id: office.id.to_string() };
+        let agents = self.registry.clone().count_agents(count).await?.into_inner().agents;
+        let report = v1::OfficeStatusReport {
+            status: state_to_wire(office.state).into(),
+            conditions: office.conditions.into_iter().map(condition_to_wire).collect(),
+            agents,
+            ..report
+        };
+        Ok(Response::new(v1::GetOfficeStatusResponse { status: Some(report) }))
+    }
+
+    async fn get_office_settings(
+        &self,
+        request: Request<v1::GetOfficeSettingsRequest>,
+    ) -> Result<Response<v1::GetOfficeSettingsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
+        Ok(Response::new(v1::GetOfficeSettingsResponse { settings: Some(office.settings.to_wire()) }))
+    }
+
+    async fn update_office_settings(
+        &self,
+        request: Request<v1::UpdateOfficeSettingsRequest>,
+    ) -> Result<Response<v1::UpdateOfficeSettingsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let settings = self.lifecycle.update_settings(&caller, request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(v1::UpdateOfficeSettingsResponse { settings: Some(settings.to_wire()) }))
+    }
+
+    async fn suspend_office(
+        &self,
+        request: Request<v1::SuspendOfficeRequest>,
+    ) -> Result<Response<v1::SuspendOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let office = self.transition(&caller, &request.into_inner().office_id, Transition::Suspend).await?;
+        Ok(Response::new(v1::SuspendOfficeResponse { office }))
+    }
+
+    async fn resume_office(
+        &self,
+        request: Request<v1::ResumeOfficeRequest>,
+    ) -> Result<Response<v1::ResumeOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let office = self.transition(&caller, &request.into_inner().office_id, Transition::Resume).await?;
+        Ok(Response::new(v1::ResumeOfficeResponse { office }))
+    }
+
+    async fn verify_office(
+        &self,
+        request: Request<v1::VerifyOfficeRequest>,
+    ) -> Result<Response<v1::VerifyOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let checks = self.lifecycle.verify(&caller, &request.into_inner().office_id).await.map_err(status)?;
+        Ok(Response::new(v1::VerifyOfficeResponse { checks }))
+    }
+
+    async fn delete_office(
+        &self,
+        request: Request<v1::DeleteOfficeRequest>,
+    ) -> Result<Response<v1::DeleteOfficeResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let id = request.into_inner().office_id;
+        self.lifecycle
+            .reserve
+            .freeing(|| self.lifecycle.transition(&caller, &id, Transition::Delete))
+            .await
+            .map_err(status)?;
+        Ok(Response::new(v1::DeleteOfficeResponse {}))
+    }
+}

@@ -1,0 +1,374 @@
+//! One transaction over an office's queue: tasks are loaded, moved and written together, with their events.
+//!
+//! The queue's row is locked first, so that nobody else changes a task of the office meanwhile. What the operations see
+//! of tasks is this working set over the database; nothing is written before [`Batch::write`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use mi_kernel::{
+    AgentId, Clock, Error, OfficeId, Result, TaskId, Time,
+    event::{Category, Event},
+};
+use mi_proto::internal::v1::Member;
+use mi_store::OfficeConn;
+use mi_tenancy::Office;
+use moka::future::Cache;
+use serde_json::json;
+
+use super::{
+    create::Cause,
+    model::{State, Step, Task, Worker},
+    presence::{Moment, Presence},
+    reconcile::Reconcile,
+    repo::{self, Standing, Wanted},
+    settle::Consequences,
+    tally::Tally,
+    work::Certainty,
+};
+
+/// The agents of an office.
+pub(super) type Roster = Arc<Vec<Member>>;
+
+/// See the module.
+pub(super) struct Batch<'a> {
+    pub(super) tx: &'a mut OfficeConn,
+    /// When the queue was locked: by the database's clock where processes share one, else by this process's.
+    pub(super) now: Time,
+    pub(super) presence: Presence,
+    pub(super) office: Office,
+    /// The agents there are, as far as one of the operations knows.
+    pub(super) roster: Option<Roster>,
+    /// What follows from the task that an agent ended last, if that was lately.
+    pub(super) ended: Option<Cache<AgentId, (Time, Cause)>>,
+    /// How sure it is that who is not among them is gone.
+    pub(super) certainty: Certainty,
+    cursor: i64,
+    /// How many tasks have each status, with the changes.
+    pub(super) tally: Tally,
+    /// How many may be open.
+    pub(super) open_quota: u32,
+    /// Whether there was anything to write.
+    wrote: bool,
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    pub(super) fresh: BTreeSet<TaskId>,
+    /// Where tasks stand on which others wait and that are not in the working set.
+    pub(super) standings: BTreeMap<TaskId, Standing>,
+    /// Subtasks that are known, by parent.
+    pub(super) parts: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    /// Who has no open subtasks but those.
+    pub(super) counted: BTreeSet<TaskId>,
+    /// Whose dependents are all in the working set.
+    pub(super) followed: BTreeSet<TaskId>,
+    /// What could be claimed before the first operation, and what was written since: as far as it still can be.
+    claimable: Vec<TaskId>,
+    /// Whether there may be more than that.
+    pub(super) cut: bool,
+    /// What is to be written, and after how many other changes it changed last.
+    changed: HashMap<TaskId, u64>,
+    changes: u64,
+    /// Finished, or no longer, or it hangs on something, or no longer: whose dependents and parents have to look.
+    pub(super) moved: BTreeSet<TaskId>,
+    /// With which task these were cancelled.
+    pub(super) roots: BTreeMap<TaskId, TaskId>,
+    /// What follows from that, as far as it is not done.
+    pub(super) consequences: Consequences,
+    /// Whose work is no longer to be verified.
+    pub(super) judged: Vec<TaskId>,
+    /// Who gave a verdict on it.
+    pub(super) judges: HashMap<TaskId, Worker>,
+    events: Vec<Event>,
+    /// Whether something may be claimed that could not before.
+    pub(super) queued: bool,
+    /// Agents that go in circles, and how that shows.
+    pub(super) loops: Vec<(String, String)>,
+    /// What other transactions are to do about agents that changed.
+    pub(super) again: Vec<(Reconcile, Option<Roster>)>,
+}
+
+impl<'a> Batch<'a> {
+    /// Locks the queue.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such office.
+    pub(super) async fn open(tx: &'a mut OfficeConn, clock: &dyn Clock) -> Result<Self> {
+        let office_id = tx.office_id();
+        let opened = repo::queue_open(tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
+        Ok(Self {
+            tx,
+            now: opened.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
+            presence: opened.presence,
+            office: opened.office,
+            roster: None,
+            ended: None,
+            certainty: Certainty::default(),
+            cursor: opened.cursor,
+            tally: opened.counts.0,
+            open_quota: u32::MAX,
+            wrote: false,
+            tasks: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            standings: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            counted: BTreeSet::new(),
+            followed: BTreeSet::new(),
+            claimable: Vec::new(),
+            cut: false,
+            changed: HashMap::new(),
+            changes: 0,
+            moved: BTreeSet::new(),
+            roots: BTreeMap::new(),
+            consequences: Consequences::new(opened.rest),
+            judged: Vec::new(),
+            judges: HashMap::new(),
+            events: Vec::new(),
+            queued: false,
+            loops: Vec::new(),
+            again: Vec::new(),
+        })
+    }
+
+    pub(super) fn office_id(&self) -> OfficeId {
+        self.office.id
+    }
+
+    /// When it is, and what the platform has missed.
+    pub(super) fn moment(&self) -> Moment {
+        self.presence.at(self.now)
+    }
+
+    /// Takes tasks into the working set; those that do not exist are left out.
+    pub(super) async fn load(&mut self, ids: Vec<TaskId>) -> Result<()> {
+        let missing: Vec<_> = ids.into_iter().filter(|id| !self.tasks.contains_key(id)).collect();
+        if !missing.is_empty() {
+            let found = repo::task_get_all(self.tx, &missing).await?;
+            self.adopt(found);
+        }
+        Ok(())
+    }
+
+    /// Takes rows into the working set, where it has not got them already; their ids.
+    pub(super) fn adopt(&mut self, rows: Vec<Task>) -> Vec<TaskId> {
+        let ids = rows.iter().map(|task| task.id).collect();
+        for task in rows {
+            if !self.tasks.contains_key(&task.id) {
+                self.put(task);
+            }
+        }
+        ids
+    }
+
+    fn put(&mut self, task: Task) {
+        if let Some(parent) = task.spec.parent {
+            self.parts.entry(parent).or_default().insert(task.id);
+        }
+        self.tasks.insert(task.id, task);
+    }
+
+    /// A task of the working set.
+    ///
+    /// # Errors
+    /// `NotFound` when the office has none of this id.
+    pub(super) fn get(&self, id: TaskId) -> Result<&Task> {
+        self.tasks.get(&id).ok_or_else(|| Error::not_found("task", id))
+    }
+
+    /// Tasks that are not written yet.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = &Task> {
+        self.fresh.iter().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// Adds a new task.
+    pub(super) fn insert(&mut self, task: Task, trace_id: &str) {
+        let (id, author) = (task.id, task.spec.created_by.clone());
+        self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
+        self.queued |= *task.state() == State::Queued;
+        self.tally.add(task.state().as_str(), 1);
+        self.put(task);
+        self.fresh.insert(id);
+        self.touch(id);
+    }
+
+    /// Moves a task, with an event that says so.
+    ///
+    /// # Errors
+    /// What the transition function answers; nothing is changed then.
+    pub(super) fn step(&mut self, id: TaskId, step: Step, trace_id: &str) -> Result<&Task> {
+        let was = self.get(id)?;
+        let told = told(was, &step);
+        let mut task = was.clone();
+        task.step(step, self.moment())?;
+        let (was_named, was_verifying) = (was.state().as_str(), matches!(was.state(), State::Verifying { .. }));
+        // Only what is finished frees or blocks others, and only a retry takes that back; and what hangs on something.
+        let moves = was.state().is_final() != task.state().is_final() || was.hangs_on() != task.hangs_on();
+        if let Some((kind, verb)) = told {
+            let outcome = match task.state() {
+                // Everybody reads the feed.
+                _ if task.is_private() => String::new(),
+                State::Queued if kind == "task.attempt_failed" => format!(": {}; queued again", task.progress.error),
+                State::Queued if kind == "task.stalled" => format!(": {}", task.progress.stalled),
+                State::Failed | State::Cancelled if !task.progress.error.is_empty() => {
+                    format!(": {}", task.progress.error)
+                }
+                State::Blocked { reason, .. } => format!(": {reason}"),
+                _ => String::new(),
+            };
+            let kind = if *task.state() == State::Failed { "task.failed" } else { kind };
+            let summary = format!("Task {:?} {verb}{}", task.spec.title, shortened(&outcome));
+            self.note(&task, kind, summary, trace_id);
+        }
+        self.tally.add(was_named, -1);
+        self.tally.add(task.state().as_str(), 1);
+        self.queued |= *task.state() == State::Queued;
+        if was_verifying {
+            self.judged.push(id);
+        }
+        if moves {
+            self.moved.insert(id);
+        }
+        if *task.state() == State::Cancelled {
+            self.roots.entry(id).or_insert(id);
+        }
+        self.tasks.insert(id, task);
+        self.touch(id);
+        self.get(id)
+    }
+
+    fn touch(&mut self, id: TaskId) {
+        self.changes += 1;
+        self.changed.insert(id, self.changes);
+    }
+
+    /// Adds an event about a task.
+    pub(super) fn note(&mut self, task: &Task, kind: &str, summary: String, trace_id: &str) {
+        let agent = task.progress.worker.as_ref().filter(|worker| worker.agent_id.is_some());
+        let agent = agent.map_or(task.spec.creator.map_or("", |_| &task.spec.created_by), |worker| &worker.name);
+        let event = Event::lifecycle(self.office.id, agent, kind, summary, self.now)
+            .category(Category::Task)
+            .with(json!({
+                "task_id": task.id,
+                "status": task.state().as_str(),
+                "attempt": task.progress.attempt,
+                "kind": task.spec.kind.as_str(),
+            }))
+            .traced(trace_id);
+        self.events.push(event);
+    }
+
+    /// Adds an event that is about no task.
+    pub(super) fn tell(&mut self, event: Event) {
+        self.events.push(event);
+    }
+
+    /// Takes into the working set what the operations are about: tasks; for those about to end an open subtask, and what
+    /// waits for them; and what may be claimed.
+    pub(super) async fn gather(&mut self, ids: &[TaskId], ended: &[TaskId], wanted: &Wanted) -> Result<()> {
+        if ids.is_empty() && wanted.limit == 0 {
+            return Ok(());
+        }
+        let (rows, claimable) = repo::task_gather(self.tx, ids, ended, wanted).await?;
+        let waiting = rows.iter().filter(|task| matches!(task.state(), State::Blocked { .. })).count();
+        self.adopt(rows);
+        self.counted.extend(ended.iter().filter(|id| !self.parts.contains_key(id)));
+        if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MOST_DEPENDENTS) {
+            self.followed.extend(ended);
+        }
+        self.cut = i64::try_from(claimable.len()) == Ok(wanted.limit);
+        self.adopt_claimable(claimable);
+        Ok(())
+    }
+
+    /// Takes tasks that may be claimed into the working set.
+    pub(super) fn adopt_claimable(&mut self, rows: Vec<Task>) {
+        let ids = self.adopt(rows);
+        self.claimable.extend(ids);
+    }
+
+    /// What may be claimed, as far as it is in the working set: the most urgent first.
+    pub(super) fn claimable(&self) -> Vec<TaskId> {
+        let mut ids: Vec<TaskId> = self.claimable.iter().chain(self.changed.keys()).copied().collect();
+        ids.retain(|id| self.tasks.get(id).is_some_and(|task| *task.state() == State::Queued));
+        ids.sort_unstable_by_key(|id| (self.tasks.get(id).map(|task| task.spec.priority), *id));
+        ids.dedup();
+        ids
+    }
+
+    /// Writes what changed since the last time, with the events.
+    pub(super) async fn write(&mut self) -> Result<()> {
+        let changed = std::mem::take(&mut self.changed);
+        let events = std::mem::take(&mut self.events);
+        if changed.is_empty() && events.is_empty() {
+            return Ok(());
+        }
+        self.wrote = true;
+        let mut changed: Vec<(TaskId, u64)> = changed.into_iter().collect();
+        changed.sort_unstable_by_key(|(_, change)| *change);
+        // Operations in the middle of a transaction write, and claims are served at its end.
+        self.claimable.extend(changed.iter().map(|(id, _)| *id));
+        let mut fresh = BTreeSet::new();
+        for (id, _) in &changed {
+            self.cursor += 1;
+            if let Some(task) = self.tasks.get_mut(id) {
+                task.cursor = self.cursor;
+            }
+            if self.fresh.remove(id) {
+                fresh.insert(*id);
+            }
+        }
+        let tasks: Vec<(&Task, bool)> =
+            changed.iter().filter_map(|(id, _)| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
+        repo::task_put(self.tx, &tasks, self.cursor, &self.tally, &events).await?;
+        let new = tasks.iter().filter(|(_, fresh)| *fresh);
+        let pairs: Vec<_> =
+            new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();
+        if !pairs.is_empty() {
+            repo::dependency_insert(self.tx, &pairs).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rest: what changed, and the events. False: nothing had to be written.
+    pub(super) async fn finish(&mut self) -> Result<bool> {
+        self.settle().await?;
+        self.write().await?;
+        let (over, left) = self.consequences.take(self.wrote);
+        repo::consequence_put(self.tx, &over, &left).await?;
+        Ok(self.wrote)
+    }
+}
+
+/// What the feed says of a step; none: nothing.
+fn told(task: &Task, step: &Step) -> Option<(&'static str, String)> {
+    let worker = || task.progress.worker.as_ref().map_or("nobody", |worker| &worker.name);
+    Some(match step {
+        Step::Renew(..) | Step::Postpone(_) => return None,
+        Step::Block { .. } => ("task.blocked", "has to wait".into()),
+        Step::Free { stalled } if !stalled.is_empty() => ("task.stalled", "goes back to its worker".into()),
+        Step::Free { .. } if *task.state() == State::Queued => return None,
+        Step::Free { .. } => ("task.queued", "waits no longer".into()),
+        Step::Claim(_, worker) => ("task.claimed", format!("claimed by {}", worker.name)),
+        Step::Release { .. } => ("task.released", format!("given back by {}", worker())),
+        Step::Expire => ("task.attempt_failed", format!("was not finished in time by {}", worker())),
+        Step::Complete { verify_until: Some(_), .. } => {
+            ("task.submitted", format!("waits to be verified; worker {}", worker()))
+        }
+        Step::Complete { .. } => ("task.completed", "completed".into()),
+        Step::Fail { .. } => ("task.attempt_failed", "failed".into()),
+        Step::Cancel(_) => ("task.cancelled", "cancelled".into()),
+        Step::Retry { .. } => ("task.retried", "is to be tried again".into()),
+        Step::Accept => ("task.completed", "accepted".into()),
+        Step::Reject(_) => ("task.rejected", "rejected".into()),
+        Step::Unassign => ("task.unassigned", "is kept for nobody any more".into()),
+    })
+}
+
+/// The start of a text that may be long, for a sentence.
+pub(super) fn shortened(text: &str) -> String {
+    const MOST: usize = 300;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,331 @@
+//! `mi.v1.TaskService`.
+
+use std::time::Duration;
+
+use futures::TryStreamExt;
+use mi_kernel::{Error, Result, TaskId, page::MAX_PAGE_BYTES};
+use mi_proto::v1::{self, task_service_server::TaskService};
+use mi_rpc::{Caller, deadline, outgoing, status};
+use prost::Message;
+use tonic::{Request, Response, Status, codegen::BoxStream};
+
+use super::{
+    Seat, Tasks,
+    decide::Verdict,
+    lane::{Answer, unanswered},
+    model::Task,
+    repo, rules,
+    tally::Tally,
+    wire,
+    work::What,
+};
+
+/// A claim answers this much before the call's time is up.
+const MARGIN: Duration = Duration::from_millis(250);
+/// Tasks that wait for a client.
+const BUFFER: usize = 1;
+
+/// Serves tasks.
+pub struct Handler {
+    tasks: Tasks,
+}
+
+impl Handler {
+    /// Serves these.
+    pub fn new(tasks: Tasks) -> Self {
+        Self { tasks }
+    }
+
+    /// A report on one task.
+    async fn report(&self, caller: &Caller, [office, task, lease]: [&str; 3], what: Result<What>) -> Result<v1::Task> {
+        let seat = self.tasks.seat(caller, office).await?;
+        let (task_id, lease_id) = (TaskId::parse(task)?, rules::lease_id(lease)?);
+        let answers = self.tasks.report(caller, &seat, vec![(task_id, lease_id, what?)]).await?;
+        let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(unanswered())))?;
+        Ok(wire::task(task, &seat))
+    }
+
+    async fn decide(&self, caller: &Caller, [office, task]: [&str; 2], what: Result<Verdict>) -> Result<v1::Task> {
+        // Whose office it is comes before what is wrong with the rest.
+        let verdict = match what {
+            Ok(verdict) => verdict,
+            Err(error) => {
+                self.tasks.seat(caller, office).await?;
+                return Err(error);
+            }
+        };
+        let (seat, task) = self.tasks.decide(caller, office, task, verdict).await?;
+        Ok(wire::task(task, &seat))
+    }
+}
+
+fn the_one(answer: Answer) -> Result<Task> {
+    answer?.pop().ok_or_else(unanswered)
+}
+
+/// All of these, as their claimer sees them.
+fn shown(tasks: Vec<Task>, seat: &Seat) -> Vec<v1::Task> {
+    tasks.into_iter().map(|task| wire::task(task, seat)).collect()
+}
+
+#[tonic::async_trait]
+impl TaskService for Handler {
+    async fn create_task(
+        &self,
+        request: Request<v1::CreateTaskRequest>,
+    ) -> Result<Response<v1::CreateTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let created = async {
+            let seat = self.tasks.seat(&caller, &body.office_id).await?;
+            let task = the_one(self.tasks.create(&caller, &body.office_id, std::slice::from_ref(&body)).await)?;
+            Ok(wire::task(task, &seat))
+        };
+        let task = created.await.map_err(status)?;
+        Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
+    }
+
+    async fn batch_create_tasks(
+        &self,
+        request: Request<v1::BatchCreateTasksRequest>,
+    ) -> Result<Response<v1::BatchCreateTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let created = async {
+            let seat = self.tasks.seat(&caller, &body.office_id).await?;
+            rules::batch(&body.requests)?;
+            Ok(shown(self.tasks.create(&caller, &body.office_id, &body.requests).await?, &seat))
+        };
+        let tasks = created.await.map_err(status)?;
+        Ok(Response::new(v1::BatchCreateTasksResponse { tasks }))
+    }
+
+    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let (seat, task) = self.tasks.get(&caller, &body.office_id, &body.task_id).await.map_err(status)?;
+        Ok(Response::new(v1::GetTaskResponse { task: Some(wire::task(task, &seat)) }))
+    }
+
+    async fn list_tasks(
+        &self,
+        request: Request<v1::ListTasksRequest>,
+    ) -> Result<Response<v1::ListTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let (tasks, next_page_token) = self.tasks.list(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token }))
+    }
+
+    type WatchTasksStream = BoxStream<v1::WatchTasksResponse>;
+
+    async fn watch_tasks(
+        &self,
+        request: Request<v1::WatchTasksRequest>,
+    ) -> Result<Response<Self::WatchTasksStream>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let changes = self.tasks.watch(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(outgoing(&self.tasks.background, BUFFER, changes.map_err(status))))
+    }
+
+    async fn claim_tasks(
+        &self,
+        request: Request<v1::ClaimTasksRequest>,
+    ) -> Result<Response<v1::ClaimTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        // Every call has a deadline here; a claim answers before it.
+        let left = deadline::parse(request.metadata().as_ref()).ok().flatten();
+        let patience = left.map_or(Duration::MAX, |left| left.saturating_sub(MARGIN.max(left / 10).min(left / 2)));
+        let body = request.into_inner();
+        let (seat, tasks) = self.tasks.claim(&caller, &body, patience).await.map_err(status)?;
+        Ok(Response::new(v1::ClaimTasksResponse { tasks: shown(tasks, &seat) }))
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::lease(body.lease.as_ref()).map(|lease| What::Renewed { lease });
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::RenewLeaseResponse { task: Some(task) }))
+    }
+
+    async fn release_task(
+        &self,
+        request: Request<v1::ReleaseTaskRequest>,
+    ) -> Result<Response<v1::ReleaseTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = Ok(What::Released);
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::ReleaseTaskResponse { task: Some(task) }))
+    }
+
+    async fn complete_task(
+        &self,
+        request: Request<v1::CompleteTaskRequest>,
+    ) -> Result<Response<v1::CompleteTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::work(&body).map(|work| What::Completed { work });
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::CompleteTaskResponse { task: Some(task) }))
+    }
+
+    async fn batch_complete_tasks(
+        &self,
+        request: Request<v1::BatchCompleteTasksRequest>,
+    ) -> Result<Response<v1::BatchCompleteTasksResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let results = self.tasks.complete_all(&caller, body).await.map_err(status)?;
+        Ok(Response::new(v1::BatchCompleteTasksResponse { results }))
+    }
+
+    async fn fail_task(&self, request: Request<v1::FailTaskRequest>) -> Result<Response<v1::FailTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::note("error", &body.error).map(|error| What::Failed {
+            error,
+            retryable: body.retryable,
+            loop_detected: body.loop_detected,
+        });
+        let task =
+            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::FailTaskResponse { task: Some(task) }))
+    }
+
+    async fn cancel_task(
+        &self,
+        request: Request<v1::CancelTaskRequest>,
+    ) -> Result<Response<v1::CancelTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = rules::reason("reason", &body.reason).map(|reason| match reason.as_str() {
+            "" => Verdict::Cancel("cancelled".into()),
+            _ => Verdict::Cancel(reason),
+        });
+        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
+    }
+
+    async fn retry_task(
+        &self,
+        request: Request<v1::RetryTaskRequest>,
+    ) -> Result<Response<v1::RetryTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = Ok(Verdict::Retry);
+        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::RetryTaskResponse { task: Some(task) }))
+    }
+
+    async fn verify_task(
+        &self,
+        request: Request<v1::VerifyTaskRequest>,
+    ) -> Result<Response<v1::VerifyTaskResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let what = match body.approve {
+            true => rules::reason("note", &body.note).map(|_| Verdict::Accept(body.attempt)),
+            false => rules::note("note", &body.note).map(|note| Verdict::Reject(note, body.attempt)),
+        };
+        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
+        Ok(Response::new(v1::VerifyTaskResponse { task: Some(task) }))
+    }
+
+    async fn add_task_note(
+        &self,
+        request: Request<v1::AddTaskNoteRequest>,
+    ) -> Result<Response<v1::AddTaskNoteResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let note = self.tasks.add_note(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(v1::AddTaskNoteResponse { note: Some(note.into()) }))
+    }
+
+    async fn list_task_notes(
+        &self,
+        request: Request<v1::ListTaskNotesRequest>,
+    ) -> Result<Response<v1::ListTaskNotesResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let (notes, next_page_token) = self.tasks.list_notes(&caller, &body).await.map_err(status)?;
+        Ok(Response::new(v1::ListTaskNotesResponse {
+            notes: notes.into_iter().map(Into::into).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn get_task_stats(
+        &self,
+        request: Request<v1::GetTaskStatsRequest>,
+    ) -> Result<Response<v1::GetTaskStatsResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        let body = request.into_inner();
+        let tally = self.tasks.tally(&caller, &body.office_id).await.map_err(status)?;
+        let counts = wire::counts(&tally);
+        let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
+        Ok(Response::new(v1::GetTaskStatsResponse { stats: Some(stats) }))
+    }
+}
+
+impl Tasks {
+    async fn tally(&self, caller: &Caller, office: &str) -> Result<Tally> {
+        let office = self.offices.get(caller, office).await?;
+        Ok(repo::queue_tally(&mut self.db.office(office.id).read().await?).await?)
+    }
+
+    /// Completes several tasks: one that is refused does not keep the others.
+    async fn complete_all(
+        &self,
+        caller: &Caller,
+        body: v1::BatchCompleteTasksRequest,
+    ) -> Result<Vec<v1::CompleteTaskResult>> {
+        let seat = self.seat(caller, &body.office_id).await?;
+        if body.requests.is_empty() || body.requests.len() > rules::MAX_BATCH {
+            return Err(Error::invalid("requests", format!("must hold 1 to {} completions", rules::MAX_BATCH)));
+        }
+        let mut results: Vec<Option<Answer>> = Vec::with_capacity(body.requests.len());
+        let mut reports = Vec::new();
+        for request in &body.requests {
+            if !request.office_id.is_empty() && request.office_id != body.office_id {
+                return Err(Error::invalid("office_id", "of a completion differs from the batch's"));
+            }
+            let read =
+                || Ok((TaskId::parse(&request.task_id)?, rules::lease_id(&request.lease_id)?, rules::work(request)?));
+            results.push(match read() {
+                Ok((task, lease, work)) => {
+                    reports.push((task, lease, What::Completed { work }));
+                    None
+                }
+                Err(error) => Some(Err(error)),
+            });
+        }
+        let mut answers = self.report(caller, &seat, reports).await?.into_iter();
+        let results =
+            results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(unanswered())));
+        let mut size = 0;
+        let result = |answer| match the_one(answer) {
+            Ok(task) => {
+                let mut task = wire::task(task, &seat);
+                size += task.encoded_len();
+                // What the caller has anyway would make the answer more than clients take.
+                if size > MAX_PAGE_BYTES {
+                    (task.description, task.result) = Default::default();
+                }
+                v1::CompleteTaskResult { task: Some(task), ..Default::default() }
+            }
+            Err(error) => {
+                v1::CompleteTaskResult { task: None, reason: error.reason.to_owned(), message: error.message }
+            }
+        };
+        Ok(results.map(result).collect())
+    }
+}

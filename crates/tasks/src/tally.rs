@@ -1,0 +1,46 @@
+//! How many tasks an office has of each status. The queue's row carries it, and whoever changes tasks has that locked.
+
+use std::collections::BTreeMap;
+
+use mi_kernel::Result;
+use mi_tenancy::quotas;
+use serde::{Deserialize, Serialize};
+
+use super::batch::Batch;
+
+/// By the statuses' names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally(BTreeMap<String, i64>);
+
+impl Tally {
+    /// One more has this status, or one fewer.
+    pub(super) fn add(&mut self, status: &str, count: i64) {
+        match self.0.get_mut(status) {
+            Some(known) => *known += count,
+            None => drop(self.0.insert(status.to_owned(), count)),
+        }
+    }
+
+    /// Tasks that are not finished.
+    pub(crate) fn open(&self) -> i64 {
+        let open = ["blocked", "queued", "running", "verifying"];
+        open.into_iter().filter_map(|status| self.0.get(status)).sum()
+    }
+
+    /// Statuses that some task has, with how many have it.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.0.iter().filter(|(_, count)| **count != 0).map(|(status, count)| (status.as_str(), *count))
+    }
+}
+
+impl Batch<'_> {
+    /// Whether so many more tasks may be open.
+    pub(super) fn room_for(&self, more: usize) -> Result<()> {
+        let more = i64::try_from(more).unwrap_or(i64::MAX);
+        if more > 0 && self.tally.open().saturating_add(more) > i64::from(self.open_quota) {
+            let hint = "finish or cancel some of its open tasks first";
+            return Err(quotas::exceeded("the office", "open_tasks", self.open_quota, hint));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,471 @@
+//! What workers do: claim, renew, release, complete, fail.
+
+use std::{collections::HashSet, time::Duration};
+
+use chrono::{DateTime, TimeDelta};
+use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, page::MAX_PAGE_BYTES, receipt::sha256_hex};
+use mi_tenancy::State as OfficeState;
+use serde_json::json;
+
+use super::{
+    batch::Batch,
+    model::{
+        Assignee, Due, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker,
+        finished, lease_lost,
+    },
+    receipts,
+    repo::{self, Wanted},
+};
+
+/// How old a roster may be, and how far apart the clocks: who is younger may be missing on it and there all the same.
+const YOUNG: TimeDelta = TimeDelta::seconds(5);
+/// How far the hour of a hire and that of a question after it may be apart, though the one came before the other.
+const APART: TimeDelta = TimeDelta::seconds(2);
+/// What the platform is called where a creator has a name.
+const PLATFORM: &str = "platform";
+
+/// Somebody who looks for work.
+#[derive(Debug)]
+pub(super) struct Claim {
+    pub(super) by: Worker,
+    /// What it can use; none: anything.
+    pub(super) tools: Option<Vec<String>>,
+    /// Empty: any.
+    pub(super) kinds: Vec<Kind>,
+    pub(super) most: usize,
+    pub(super) lease: Duration,
+}
+
+impl Claim {
+    fn takes(&self, task: &Task) -> bool {
+        let agent = self.by.agent_id;
+        let tools = self.tools.as_ref();
+        (self.kinds.is_empty() || self.kinds.contains(&task.spec.kind))
+            && task.progress.assigned.as_ref().is_none_or(|assigned| Some(assigned.id) == agent)
+            && task.spec.excluded.is_none_or(|excluded| Some(excluded) != agent)
+            && tools.is_none_or(|tools| task.spec.required_tools.iter().all(|tool| tools.contains(tool)))
+    }
+
+    fn wanted(&self, limit: usize) -> Wanted {
+        Wanted {
+            kinds: self.kinds.iter().map(|kind| kind.as_str()).collect(),
+            agents: self.by.agent_id.into_iter().collect(),
+            shared: false,
+            tools: self.tools.clone(),
+            limit: i64::try_from(limit).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+/// What these may claim. `spare`: how many operations may take something from the queue before.
+pub(super) fn wanted(claims: &[&Claim], spare: usize) -> Wanted {
+    // One more tells whether that is all.
+    let limit = claims.iter().map(|claim| claim.most).sum::<usize>() + spare + 1;
+    match claims {
+        [] => Wanted::default(),
+        [claim] => claim.wanted(limit),
+        _ => Wanted {
+            agents: claims.iter().filter_map(|claim| claim.by.agent_id).collect(),
+            shared: true,
+            limit: i64::try_from(limit).unwrap_or(i64::MAX),
+            ..Wanted::default()
+        },
+    }
+}
+
+/// A claim that is served.
+pub(super) struct Offer<'a> {
+    pub(super) claim: &'a Claim,
+    pub(super) trace_id: &'a str,
+    /// Whether there may be something for it that was there before the transaction.
+    pub(super) looks: bool,
+}
+
+/// A report on a task: by whoever holds its lease, or by an operator, who needs none.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) task_id: TaskId,
+    pub(super) lease_id: Option<LeaseId>,
+    pub(super) by: Worker,
+    /// As an owner of the office.
+    pub(super) owner: bool,
+    pub(super) what: What,
+}
+
+impl Report {
+    /// The agent that has nothing more to do with the task then.
+    pub(super) fn ends_work(&self) -> Option<AgentId> {
+        self.by.agent_id.filter(|_| !matches!(self.what, What::Renewed { .. }))
+    }
+}
+
+/// What is reported.
+#[derive(Debug)]
+pub(super) enum What {
+    Renewed { lease: Duration },
+    Released,
+    Completed { work: Work },
+    Failed { error: String, retryable: bool, loop_detected: bool },
+}
+
+impl What {
+    /// Tells reports apart.
+    fn digest(&self) -> String {
+        let text = match self {
+            Self::Renewed { .. } => String::new(),
+            Self::Released => "released".to_owned(),
+            // As JSON, so that no part passes for another.
+            Self::Completed { work } => json!(["completed", work.artifacts, work.result]).to_string(),
+            Self::Failed { error, retryable, .. } => json!(["failed", retryable, error]).to_string(),
+        };
+        sha256_hex(text.as_bytes())
+    }
+}
+
+/// The report that gives a task back which was claimed for somebody who is no longer there.
+pub(super) fn give_back(task: &Task, by: &Worker) -> Option<Report> {
+    let State::Running(lease) = task.state() else { return None };
+    Some(Report { task_id: task.id, lease_id: Some(lease.id), by: by.clone(), owner: false, what: What::Released })
+}
+
+/// What an agent is told that is to take no work.
+pub(super) fn not_working() -> Error {
+    let text = "the agent is stopped or paused; it takes no work until it is started again";
+    Error::precondition("AGENT_NOT_WORKING", text)
+}
+
+/// Whether the agent was hired so short a time before, as its id tells, or later.
+fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
+    let hired = agent.0.get_timestamp().and_then(|time| {
+        let (seconds, nanos) = time.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+    });
+    hired.is_some_and(|hired| at - hired < than)
+}
+
+/// How sure it is that an agent is gone which is not among those that the scheduler told of; by default not very.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Certainty {
+    /// When they were asked for, if that is known.
+    pub(super) asked: Option<Time>,
+    /// Whose end was heard of before.
+    pub(super) told: Option<AgentId>,
+}
+
+impl Certainty {
+    /// Whether it was not just hired.
+    pub(super) fn is_gone(self, agent: AgentId, now: Time) -> bool {
+        let young = self.asked.map_or(is_younger(agent, YOUNG, now), |asked| is_younger(agent, APART, asked));
+        self.told == Some(agent) || !young
+    }
+}
+
+impl Batch<'_> {
+    /// Whether who claims was stopped or paused since.
+    pub(super) fn is_stopped(&self, claim: &Claim) -> bool {
+        let (Some(agent), Some(roster)) = (claim.by.agent_id.map(|id| id.to_string()), &self.roster) else {
+            return false;
+        };
+        match roster.iter().find(|member| member.agent_id == agent) {
+            Some(member) => !member.working,
+            None => claim
+                .by
+                .agent_id
+                .is_some_and(|id| self.certainty.asked.is_some() && self.certainty.is_gone(id, self.now)),
+        }
+    }
+
+    /// Hands out what there is, to the first in line first.
+    pub(super) async fn offer(&mut self, offers: &[Offer<'_>]) -> Result<Vec<Vec<Task>>> {
+        let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); offers.len()];
+        let mut taken = HashSet::new();
+        self.hand_out(&self.claimable(), offers, &mut got, &mut taken)?;
+        if self.cut {
+            // What leads the queue is not for everybody: whoever got less than there may be looks on its own.
+            for (place, offer) in offers.iter().enumerate() {
+                if offer.looks && got[place].len() < offer.claim.most {
+                    self.write().await?;
+                    let limit = offer.claim.most + taken.len();
+                    let (_, found) = repo::task_gather(self.tx, &[], &[], &offer.claim.wanted(limit)).await?;
+                    self.adopt_claimable(found);
+                    self.hand_out(&self.claimable(), &offers[place..=place], &mut got[place..=place], &mut taken)?;
+                }
+            }
+        }
+        let mut claimed = Vec::with_capacity(offers.len());
+        for (offer, ids) in offers.iter().zip(got) {
+            let mut tasks = Vec::with_capacity(ids.len());
+            for id in ids {
+                let length = offer.claim.lease;
+                let lease = Lease { id: LeaseId::new(), expires_at: self.now + length, length };
+                tasks.push(self.step(id, Step::Claim(lease, offer.claim.by.clone()), offer.trace_id)?.clone());
+            }
+            claimed.push(tasks);
+        }
+        Ok(claimed)
+    }
+
+    fn hand_out(
+        &self,
+        offered: &[TaskId],
+        offers: &[Offer<'_>],
+        got: &mut [Vec<TaskId>],
+        taken: &mut HashSet<TaskId>,
+    ) -> Result<()> {
+        let length = |id: &TaskId| self.get(*id).map_or(0, Task::length);
+        let mut lengths: Vec<usize> = got.iter().map(|ids| ids.iter().map(length).sum()).collect();
+        for id in offered {
+            let task = self.get(*id)?;
+            if taken.contains(id) {
+                continue;
+            }
+            // What does not fit into an answer is not claimed: its lease would run out unseen.
+            let free = |place: &usize| {
+                let (claim, got) = (offers[*place].claim, got[*place].len());
+                let fits = got == 0 || lengths[*place] + task.length() <= MAX_PAGE_BYTES;
+                got < claim.most && fits && claim.takes(task)
+            };
+            if let Some(place) = (0..offers.len()).find(free) {
+                lengths[place] += task.length();
+                got[place].push(*id);
+                taken.insert(*id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a report. The same one again answers the same.
+    pub(super) async fn report(&mut self, report: &Report, trace_id: &str) -> Result<Task> {
+        let id = report.task_id;
+        let task = self.get(id)?.clone();
+        let ended = report.lease_id.map(|lease_id| Ended { lease_id, report: report.what.digest() });
+        if let (Some(known), Some(ended)) = (&task.progress.ended, &ended)
+            && known.lease_id == ended.lease_id
+        {
+            return if known == ended { Ok(task) } else { Err(lease_lost()) };
+        }
+        match report.lease_id {
+            Some(lease_id) => {
+                task.progress.held(lease_id)?;
+                // Who knows somebody else's lease does not hold it.
+                if !report.owner && task.holder() != Some(&report.by) {
+                    return Err(lease_lost());
+                }
+            }
+            None if !report.owner => return Err(Error::invalid("lease_id", "is required")),
+            None => {
+                if let (State::Done { work }, What::Completed { work: again }) = (task.state(), &report.what)
+                    && (&work.result, &work.artifacts) == (&again.result, &again.artifacts)
+                {
+                    return Ok(task);
+                }
+                if let (State::Failed, What::Failed { error, retryable: false, .. }) = (task.state(), &report.what)
+                    && task.progress.error == *error
+                {
+                    return Ok(task);
+                }
+                if task.state().is_final() {
+                    return Err(finished(task.state()));
+                }
+            }
+        }
+        match &report.what {
+            What::Renewed { lease: length } => {
+                let lease_id = report.lease_id.ok_or_else(|| Error::invalid("lease_id", "is required"))?;
+                let lease = Lease { id: lease_id, expires_at: self.now + *length, length: *length };
+                self.step(id, Step::Renew(lease), trace_id)?;
+            }
+            What::Released => self.release(id, ended, trace_id).await?,
+            What::Completed { work } => self.complete(task, report, work.clone(), ended, trace_id).await?,
+            What::Failed { error, retryable, loop_detected } => {
+                self.step(id, Step::Fail { error: error.clone(), retryable: *retryable, ended }, trace_id)?;
+                self.reconsider(id, trace_id).await?;
+                // Everybody reads why an agent was paused.
+                let said = if task.is_private() { "its task ended in a loop" } else { error.as_str() };
+                if *loop_detected && let Some(worker) = task.progress.worker.filter(|worker| worker.agent_id.is_some())
+                {
+                    self.loops.push((worker.name, said.to_owned()));
+                }
+            }
+        }
+        Ok(self.get(id)?.clone())
+    }
+
+    /// Gives a task back. One with open subtasks waits for them and comes back to whom it was with; not for ever.
+    pub(super) async fn release(&mut self, id: TaskId, ended: Option<Ended>, trace_id: &str) -> Result<()> {
+        let parents_work = self.open_part(id).await?.is_some();
+        // Whoever was stopped, fired or suspended did not choose to wait.
+        let waits = parents_work && ended.is_some();
+        if waits && self.get(id)?.progress.waits >= MAX_WAITS {
+            let error = format!("it was given back {MAX_WAITS} times to wait for subtasks, and has open ones again");
+            self.step(id, Step::Fail { error, retryable: false, ended }, trace_id)?;
+            return Ok(());
+        }
+        let worker = self.get(id)?.progress.worker.clone().filter(|_| parents_work);
+        let keep_for = worker.and_then(|worker| Some(Assignee { id: worker.agent_id?, name: worker.name }));
+        self.step(id, Step::Release { ended, keep_for, waits }, trace_id)?;
+        self.reconsider(id, trace_id).await
+    }
+
+    async fn complete(
+        &mut self,
+        task: Task,
+        report: &Report,
+        mut work: Work,
+        ended: Option<Ended>,
+        trace_id: &str,
+    ) -> Result<()> {
+        if let Some(part) = self.open_part(task.id).await? {
+            let seen = self.standing(part)?;
+            let text = match seen.hangs_on {
+                None => format!("subtask {part} is open: wait for all of them, or release the task meanwhile"),
+                Some(_) => format!(
+                    "subtask {part} is open and does not go on by itself: {}; have that tried again, cancel the subtask, or \
+                     fail the task",
+                    seen.text
+                ),
+            };
+            return Err(Error::precondition("SUBTASKS_OPEN", text));
+        }
+        if let Some(subject) = task.spec.verifies {
+            self.load(vec![subject]).await?;
+            // Work that is no longer kept has its verdict.
+            if self.get(subject).is_ok_and(|work| matches!(work.state(), State::Verifying { .. })) {
+                let text = format!("task {subject} has no verdict yet: call VerifyTask first");
+                return Err(Error::precondition("VERDICT_MISSING", text));
+            }
+        }
+        work.public_key = receipts::check(self, &task, report, &work).await?;
+        // An operator who completes what others hold has judged it already.
+        let is_own = report.lease_id.is_some() || task.holder() == Some(&report.by);
+        let verified = task.spec.verification_required || self.office.settings.verify_by_peer;
+        // Whoever were to judge an answer to a direct message would have to read that.
+        let judged = task.spec.verifies.is_none() && !task.is_private();
+        let verified = verified && judged && is_own;
+        let verify_until = verified.then(|| self.now + VERIFY_LIMIT);
+        let result = work.result.clone();
+        self.step(task.id, Step::Complete { work, ended, verify_until }, trace_id)?;
+        if verified {
+            self.ask_for_review(&task, &result, trace_id);
+        }
+        Ok(())
+    }
+
+    /// Creates the task of judging work: for anybody but the worker.
+    fn ask_for_review(&mut self, task: &Task, result: &str, trace_id: &str) {
+        const SHOWN: usize = 64 << 10;
+        let shown = &result[..result.floor_char_boundary(SHOWN)];
+        let description = format!(
+            "Judge the work on task {}, then call VerifyTask for it.\n\nThe task: {}\n\n{}\n\nThe result:\n{shown}",
+            task.id, task.spec.title, task.spec.description
+        );
+        let title: String = format!("Verify: {}", task.spec.title).chars().take(super::rules::MAX_TITLE).collect();
+        let spec = Spec {
+            title,
+            description,
+            kind: Kind::Review,
+            priority: task.spec.priority,
+            parent: None,
+            depends_on: Vec::new(),
+            required_tools: Vec::new(),
+            max_attempts: task.spec.max_attempts,
+            verification_required: false,
+            created_by: PLATFORM.into(),
+            creator: None,
+            cause: format!("task/{}", task.id),
+            verifies: Some(task.id),
+            answers: None,
+            excluded: task.progress.worker.as_ref().and_then(|worker| worker.agent_id),
+            request: None,
+            created_at: self.now,
+        };
+        let progress = Progress::new(State::Queued, None, task.progress.depth + 1, self.moment());
+        self.insert(Task { id: TaskId::new(), cursor: 0, spec, progress }, trace_id);
+    }
+
+    /// Ends what has no time left, and puts off what has, since the platform was away.
+    pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
+        // The process was held up between its look at deadlines and this: what it missed is not counted yet. It looks again.
+        if !self.presence.is_current(self.now) {
+            return Ok(());
+        }
+        for id in ids {
+            let Ok(task) = self.get(*id) else { continue };
+            let step = match (task.due(self.moment()), task.state()) {
+                (Due::No, _) => continue,
+                (Due::Later(by), _) => Step::Postpone(by),
+                (Due::Yes, State::Queued) => Step::Cancel("nobody answered in time".into()),
+                (Due::Yes, _) => Step::Expire,
+            };
+            self.step(*id, step, "")?;
+            self.reconsider(*id, "").await?;
+        }
+        Ok(())
+    }
+
+    /// Gives back everything that is being worked on.
+    pub(super) async fn release_all(&mut self, trace_id: &str) -> Result<()> {
+        loop {
+            const PAGE: i64 = 1000;
+            let rows = repo::task_in(self.tx, "running", PAGE).await?;
+            let found = self.adopt(rows);
+            self.prepare(&found).await?;
+            for id in &found {
+                self.release(*id, None, trace_id).await?;
+            }
+            self.settle().await?;
+            self.write().await?;
+            if i64::try_from(found.len()) != Ok(PAGE) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether work may be taken.
+    pub(super) fn works(&self) -> Result<()> {
+        match self.office.state {
+            OfficeState::Active => Ok(()),
+            OfficeState::Deleting => Err(OfficeState::deleting()),
+            OfficeState::Provisioning | OfficeState::Suspended => {
+                Err(Error::precondition("OFFICE_NOT_ACTIVE", "the office is not active; resume it first"))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mi_kernel::{Clock, SystemClock};
+
+    use super::*;
+
+    #[test]
+    fn no_report_passes_for_another() {
+        let completed = |artifacts: &[&str], result: &str| {
+            let artifacts = artifacts.iter().map(ToString::to_string).collect();
+            let (receipt, public_key) = Default::default();
+            What::Completed { work: Work { result: result.into(), artifacts, receipt, public_key } }.digest()
+        };
+        assert_eq!(completed(&["a"], "x"), completed(&["a"], "x"));
+        assert_ne!(completed(&["a"], "b\nx"), completed(&["a", "b"], "x"));
+        let failed =
+            |error: &str, retryable| What::Failed { error: error.into(), retryable, loop_detected: false }.digest();
+        assert_ne!(failed("x", true), failed("x", false));
+        assert_ne!(failed("x", true), failed("y", true));
+    }
+
+    #[test]
+    fn who_was_hired_after_the_question_is_not_gone() {
+        let agent = AgentId::new();
+        let hired = SystemClock.now();
+        let at = |seconds| hired + TimeDelta::seconds(seconds);
+        let asked = |seconds| Certainty { asked: Some(at(seconds)), told: None };
+        // The answer may arrive at any time.
+        assert!(!asked(-10).is_gone(agent, at(60)));
+        assert!(!asked(1).is_gone(agent, at(60)));
+        assert!(asked(3).is_gone(agent, at(3)));
+        assert!(Certainty { asked: Some(at(0)), told: Some(agent) }.is_gone(agent, at(0)), "its end was told");
+        assert!(!Certainty::default().is_gone(agent, at(4)));
+        assert!(Certainty::default().is_gone(agent, at(6)));
+    }
+}

@@ -1,0 +1,72 @@
+//! `mi.internal.v1.CredentialService`: the gateway asks whose a key is.
+
+use std::time::Duration;
+
+use mi_kernel::{Result, Time};
+use mi_proto::internal::v1::{
+    ResolveApiKeyRequest, ResolveApiKeyResponse, WatchRevokedApiKeysRequest, WatchRevokedApiKeysResponse,
+    credential_service_server::CredentialService,
+};
+use mi_rpc::{convert, polled, status};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Accounts, repo};
+
+/// Other processes revoke too, and give no signal here.
+const SHARED_INTERVAL: Duration = Duration::from_millis(300);
+/// How long a transaction that revokes may take to become visible after its time.
+const OVERLAP: Duration = Duration::from_secs(10);
+
+/// Serves the lookups.
+pub struct Handler {
+    accounts: Accounts,
+}
+
+impl Handler {
+    /// Serves the keys of these accounts.
+    pub fn new(accounts: Accounts) -> Self {
+        Self { accounts }
+    }
+}
+
+impl Accounts {
+    /// Keys that were revoked since a time, then each that is.
+    fn watch_revoked(&self, since: Option<Time>) -> ReceiverStream<Result<WatchRevokedApiKeysResponse, Status>> {
+        let (accounts, mut since) = (self.clone(), since);
+        let every = self.db.is_shared().then_some(SHARED_INTERVAL);
+        let mut first = true;
+        polled(self.revoked.subscribe(), every, move || {
+            let (accounts, now) = (accounts.clone(), accounts.clock.now());
+            let from = since.replace(now).unwrap_or(now) - OVERLAP;
+            let told = std::mem::take(&mut first);
+            async move {
+                let ids = repo::key_revoked_since(&mut accounts.db.platform().read().await?, from).await?;
+                let api_key_ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
+                let message = WatchRevokedApiKeysResponse { api_key_ids, time: Some(convert::timestamp(now)) };
+                Ok((told || !ids.is_empty()).then_some(message))
+            }
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl CredentialService for Handler {
+    async fn resolve_api_key(
+        &self,
+        request: Request<ResolveApiKeyRequest>,
+    ) -> Result<Response<ResolveApiKeyResponse>, Status> {
+        let actor = self.accounts.resolve(&request.into_inner().sha256).await.map_err(status)?;
+        Ok(Response::new(ResolveApiKeyResponse { principal: Some(convert::principal(&actor)) }))
+    }
+
+    type WatchRevokedApiKeysStream = ReceiverStream<Result<WatchRevokedApiKeysResponse, Status>>;
+
+    async fn watch_revoked_api_keys(
+        &self,
+        request: Request<WatchRevokedApiKeysRequest>,
+    ) -> Result<Response<Self::WatchRevokedApiKeysStream>, Status> {
+        let since = request.get_ref().since.map(|since| convert::time("since", &since)).transpose().map_err(status)?;
+        Ok(Response::new(self.accounts.watch_revoked(since)))
+    }
+}
