@@ -7,8 +7,9 @@ use serde_json::Value;
 use crate::{Result, metadata};
 
 const SERVICES: &[&str] = &["mi-gateway", "mi-office", "mi-scheduler", "mi-activity"];
-/// Crates that know the database.
+/// Crates that know the database. The kernel runs no statement: with its feature `sqlx`, ids are columns.
 const DATABASE: &[&str] = &[
+    "mi-kernel",
     "mi-store",
     "mi-tenancy",
     "mi-integrations",

@@ -12,9 +12,15 @@ macro_rules! id {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
+        #[cfg_attr(feature = "sqlx", derive(sqlx::Type), sqlx(transparent))]
         pub struct $name(pub Uuid);
 
         impl $name {
+            /// Before every other id, where a list begins.
+            pub const MIN: Self = Self(Uuid::nil());
+            /// After every other id, where a list that goes backwards begins.
+            pub const MAX: Self = Self(Uuid::max());
+
             /// A fresh id: time-ordered, unique.
             #[allow(clippy::new_without_default, reason = "a default would be a different one each time")]
             pub fn new() -> Self {

@@ -15,6 +15,7 @@ pub(crate) mod wire;
 use std::collections::BTreeMap;
 
 use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Time};
+use mi_store::FromRow;
 use serde::{Deserialize, Serialize};
 
 /// What an agent is made of; a change restarts its compute.
@@ -130,7 +131,7 @@ pub enum State {
 }
 
 /// An agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Agent {
     /// Itself.
     pub id: AgentId,
@@ -143,16 +144,20 @@ pub struct Agent {
     /// Name of the agent that hired it; empty: an operator.
     pub hired_by: String,
     /// Ids of its hirer, the hirer's hirer and so on, nearest first.
+    #[sqlx(json)]
     pub lineage: Vec<AgentId>,
     /// What it is made of.
+    #[sqlx(json)]
     pub spec: Spec,
     /// What should be.
+    #[sqlx(json)]
     pub desired: Desired,
     /// Grows with every change of spec or desired.
     pub generation: i64,
     /// Backup that fills its workspace.
     pub restore_from: Option<BackupId>,
     /// What was last recorded.
+    #[sqlx(json)]
     pub state: State,
     /// Computes that ended unasked in a row, or tries of a backup that failed.
     pub failures: i32,

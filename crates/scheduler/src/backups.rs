@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mi_base::reserve::{full, is_full};
 use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page, receipt::hex};
 use mi_rpc::Caller;
-use mi_store::{OfficeConn, outbox};
+use mi_store::{FromRow, OfficeConn, outbox};
 use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
 use ring::digest;
 use serde_json::json;
@@ -24,7 +24,7 @@ const PIECES: usize = 8;
 const PIECE: usize = 256 << 10;
 
 /// An archive of a workspace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub(crate) struct Backup {
     pub(crate) id: BackupId,
     pub(crate) office_id: OfficeId,

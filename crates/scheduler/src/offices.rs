@@ -5,10 +5,11 @@ pub(crate) mod repo;
 
 use mi_kernel::{AccountId, OfficeId};
 use mi_proto::v1;
+use mi_store::FromRow;
 use serde::{Deserialize, Serialize};
 
 /// An office, as far as agents are concerned.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub(crate) struct Office {
     pub(crate) id: OfficeId,
     pub(crate) account_id: AccountId,
@@ -16,6 +17,7 @@ pub(crate) struct Office {
     pub(crate) active: bool,
     /// Whether it is on its way out: all agents are fired, none is hired.
     pub(crate) removing: bool,
+    #[sqlx(json)]
     pub(crate) settings: HiringRules,
 }
 

@@ -7,7 +7,7 @@ use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction, pool::
 
 use crate::{DbResult, turnover::Turnover};
 
-/// A borrowed connection of either kind: what [`on!`](crate::on) matches on.
+/// A borrowed connection of either kind.
 pub enum Arm<'a> {
     /// SQLite.
     Sqlite(&'a mut SqliteConnection),
@@ -15,7 +15,7 @@ pub enum Arm<'a> {
     Postgres(&'a mut PgConnection),
 }
 
-/// Runs the same query on whichever database the connection belongs to.
+/// Runs sqlx's own query on whichever database the connection belongs to, where no [statement macro](crate::exec) fits.
 ///
 /// `on!(conn, |c| sqlx::query("...").bind(x).execute(&mut *c).await)`: the body is compiled once for each database. What
 /// it answers is looked at on the way: see [`Turnover`](crate::turnover::Turnover).
@@ -31,7 +31,7 @@ macro_rules! on {
     };
 }
 
-/// A connection, of whatever scope: what [`on!`](crate::on) and helpers below the repositories work with.
+/// A connection, of whatever scope: what statements and helpers below the repositories work with.
 pub struct Conn {
     pub(crate) inner: Inner,
     pub(crate) turnover: Turnover,
@@ -74,6 +74,13 @@ impl Conn {
         (&self.turnover, arm)
     }
 
+    /// The same for one of the [statement macros](crate::exec): no office comes before its values.
+    #[doc(hidden)]
+    pub fn statement(&mut self) -> (&Turnover, Arm<'_>, Option<OfficeId>) {
+        let (turnover, arm) = self.watched();
+        (turnover, arm, None)
+    }
+
     /// The SQL text for this database, where the dialects differ.
     pub fn pick(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self.inner {
@@ -94,6 +101,13 @@ impl OfficeConn {
     /// The office.
     pub fn office_id(&self) -> OfficeId {
         self.office_id
+    }
+
+    /// As [`Conn::statement`]: the office comes before the statement's values.
+    #[doc(hidden)]
+    pub fn statement(&mut self) -> (&Turnover, Arm<'_>, Option<OfficeId>) {
+        let (turnover, arm) = self.conn.watched();
+        (turnover, arm, Some(self.office_id))
     }
 }
 

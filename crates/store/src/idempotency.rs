@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 use mi_kernel::{Error, Result, Time};
-use sqlx::FromRow;
 use uuid::Uuid;
 
-use crate::{Arm, Conn, Db, DbError, DbResult, delete_before, on};
+use crate::{Arm, Conn, Db, DbResult, delete_before, exec, optional, scalar};
 
 /// How long a request is remembered.
 pub const RETENTION: Duration = Duration::from_secs(48 * 3600);
@@ -22,12 +21,6 @@ pub struct Request {
     scope: String,
     request_id: String,
     digest: Vec<u8>,
-}
-
-#[derive(FromRow)]
-struct Row {
-    digest: Vec<u8>,
-    resource: Uuid,
 }
 
 impl Request {
@@ -68,44 +61,23 @@ impl Request {
     /// `Invalid` when the id was used with other content.
     pub async fn replayed(&self, tx: &mut Conn) -> Result<Option<Uuid>> {
         // SQLite's one writer is the lock; Postgres takes one that the end of the transaction releases.
-        if let Arm::Postgres(c) = tx.arm() {
-            sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-                .bind(self.key())
-                .execute(c)
-                .await
-                .map_err(DbError::from)?;
+        if let Arm::Postgres(_) = tx.arm() {
+            exec!(tx, "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", self.key())?;
         }
-        let row: Option<Row> = on!(tx, |c| {
-            sqlx::query_as("SELECT digest, resource FROM idempotency WHERE scope = $1 AND request_id = $2")
-                .bind(&self.scope)
-                .bind(&self.request_id)
-                .fetch_optional(&mut *c)
-                .await
-        })
-        .map_err(DbError::from)?;
-        match row {
+        let sql = "SELECT digest, resource FROM idempotency WHERE scope = $1 AND request_id = $2";
+        let first: Option<(Vec<u8>, Uuid)> = optional!(tx, sql, &self.scope, &self.request_id)?;
+        match first {
             None => Ok(None),
-            Some(row) if row.digest == self.digest => Ok(Some(row.resource)),
+            Some((digest, resource)) if digest == self.digest => Ok(Some(resource)),
             Some(_) => Err(Self::reused()),
         }
     }
 
     /// Remembers what the request created, in the transaction that creates it and has asked [`Request::replayed`].
     pub async fn remember(&self, tx: &mut Conn, resource: Uuid, now: Time) -> DbResult<()> {
-        on!(tx, |c| {
-            sqlx::query(
-                "INSERT INTO idempotency (scope, request_id, digest, resource, created_at) VALUES ($1, $2, $3, $4, $5)",
-            )
-            .bind(&self.scope)
-            .bind(&self.request_id)
-            .bind(&self.digest)
-            .bind(resource)
-            .bind(now)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-        })?;
-        Ok(())
+        let sql = "INSERT INTO idempotency (scope, request_id, digest, resource, created_at)
+             VALUES ($1, $2, $3, $4, $5)";
+        exec!(tx, sql, &self.scope, &self.request_id, &self.digest, resource, now).map(drop)
     }
 
     /// The refusal of an id that was used with other content.
@@ -116,14 +88,9 @@ impl Request {
 
 /// Whether a request is remembered under this id, whatever it said: for a caller who does not know all of its content yet.
 pub async fn used(conn: &mut Conn, scope: &str, request_id: &str) -> DbResult<bool> {
-    let row: Option<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT resource FROM idempotency WHERE scope = $1 AND request_id = $2")
-            .bind(scope)
-            .bind(request_id)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
-    Ok(row.is_some())
+    let sql = "SELECT resource FROM idempotency WHERE scope = $1 AND request_id = $2";
+    let resource: Option<Uuid> = scalar!(conn, sql, scope, request_id)?;
+    Ok(resource.is_some())
 }
 
 /// Forgets requests older than the retention time, whoever sent them, in parts.

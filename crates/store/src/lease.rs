@@ -4,25 +4,15 @@ use std::time::Duration;
 
 use mi_kernel::Time;
 
-use crate::{Db, DbResult, on};
+use crate::{Db, DbResult, exec};
 
 /// Takes or renews the lease; false: somebody else holds it. A holder that comes back under its own name gets it at once.
 pub async fn hold(db: &Db, name: &str, holder: &str, now: Time, ttl: Duration) -> DbResult<bool> {
     let mut tx = db.platform().begin().await?;
-    let held = on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)
-             ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
-             WHERE leases.holder = excluded.holder OR leases.expires_at < $4",
-        )
-        .bind(name)
-        .bind(holder)
-        .bind(now + ttl)
-        .bind(now)
-        .execute(&mut *c)
-        .await
-        .map(|done| done.rows_affected() == 1)
-    })?;
+    let sql = "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)
+         ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, expires_at = excluded.expires_at
+         WHERE leases.holder = excluded.holder OR leases.expires_at < $4";
+    let held = exec!(tx, sql, name, holder, now + ttl, now)? == 1;
     tx.commit().await?;
     Ok(held)
 }

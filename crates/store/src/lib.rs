@@ -1,7 +1,7 @@
 //! SQLite and Postgres behind one small surface.
 //!
-//! One SQL text serves both where the dialects agree; [`on!`] expands a query once for each database, so that every
-//! sqlx feature works unchanged. The only crate beside the `repo` modules that knows sqlx.
+//! One SQL text serves both where the dialects agree: [`exec!`], [`all!`], [`optional!`], [`one!`], [`scalars!`],
+//! [`scalar!`] and [`scalar_one!`] compile a statement once for each database. The only crate beside the `repo` modules that knows sqlx.
 
 mod class;
 mod conn;
@@ -16,6 +16,7 @@ pub mod outbox;
 mod probe;
 mod rows;
 mod service_role;
+mod statement;
 #[doc(hidden)]
 pub mod turnover;
 
@@ -25,3 +26,6 @@ pub use error::{DbError, DbResult};
 pub use migrate::{Migrations, Step};
 pub use notify::{Heard, Listener};
 pub use rows::{delete_before, delete_some, json_text, time_text};
+#[doc(hidden)]
+pub use sqlx;
+pub use sqlx::{FromRow, types::Json};

@@ -4,10 +4,9 @@
 use std::{future::Future, time::Duration};
 
 use mi_kernel::{Error, ErrorKind, backoff::Backoff, event::Event};
-use sqlx::types::Json;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Conn, Db, DbError, DbResult, OfficeConn, json_text, on};
+use crate::{Conn, Db, DbResult, Json, OfficeConn, all, exec, json_text};
 
 /// Most events that are delivered together.
 const BATCH: usize = 500;
@@ -50,10 +49,9 @@ pub async fn push(tx: &mut OfficeConn, event: &Event) -> DbResult<()> {
 /// # Errors
 /// As [`push`].
 pub async fn push_all(tx: &mut OfficeConn, events: &[Event]) -> DbResult<()> {
-    let (office_id, text) = (tx.office_id(), text(tx, events)?);
+    let text = text(tx, events)?;
     let sql = tx.pick(outbox_insert!(sqlite), outbox_insert!(postgres));
-    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, text).map(drop)
 }
 
 /// Events of the connection's office as [`outbox_insert`](crate::outbox_insert) takes them.
@@ -140,21 +138,18 @@ impl Relay {
                     "<> ALL (ARRAY(SELECT json_array_elements_text($2::json)::bigint))"
                 ),
             );
-            Ok::<_, DbError>(on!(conn, |c| {
-                sqlx::query_as(sql).bind(limit).bind(refused).bind(BATCH_BYTES).fetch_all(&mut *c).await
-            })?)
+            all!(conn, sql, limit, refused, BATCH_BYTES)
         };
         if self.delivered.is_empty() {
             return read(&mut *self.db.platform().read().await?).await;
         }
         let mut tx = self.db.platform().begin().await?;
         // By position, not by range: on Postgres a lower one may be committed after a higher one was read.
-        let text = json_text(&self.delivered)?;
         let sql = tx.pick(
             "DELETE FROM outbox WHERE position IN (SELECT value FROM json_each($1))",
             "DELETE FROM outbox WHERE position = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
         );
-        on!(tx, |c| sqlx::query(sql).bind(text).execute(&mut *c).await.map(drop))?;
+        exec!(tx, sql, json_text(&self.delivered)?)?;
         let rows = read(&mut tx).await?;
         tx.commit().await?;
         self.delivered.clear();

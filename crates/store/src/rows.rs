@@ -4,7 +4,7 @@
 use mi_kernel::Time;
 use serde::Serialize;
 
-use crate::{Db, DbResult, OfficeConn, on};
+use crate::{Db, DbResult, OfficeConn, exec};
 
 /// Rows that one statement deletes: what goes in parts lets others write in between.
 const PART: i64 = 1000;
@@ -25,12 +25,8 @@ pub fn time_text(time: Time) -> String {
 /// # Errors
 /// When the database fails.
 pub async fn delete_some(tx: &mut OfficeConn, statements: &[&'static str]) -> DbResult<bool> {
-    let office_id = tx.office_id();
     for sql in statements {
-        let deleted = on!(tx, |c| {
-            sqlx::query(*sql).bind(office_id.0).bind(PART).execute(&mut *c).await.map(|done| done.rows_affected())
-        })?;
-        if deleted > 0 {
+        if exec!(tx, *sql, PART)? > 0 {
             return Ok(true);
         }
     }
@@ -45,11 +41,9 @@ pub async fn delete_some(tx: &mut OfficeConn, statements: &[&'static str]) -> Db
 pub async fn delete_before(db: &Db, sql: &'static str, time: Time) -> DbResult<()> {
     loop {
         let mut tx = db.platform().begin().await?;
-        let deleted = on!(tx, |c| {
-            sqlx::query(sql).bind(time).bind(PART).execute(&mut *c).await.map(|done| done.rows_affected())
-        })?;
+        let deleted = exec!(tx, sql, time, PART)?;
         tx.commit().await?;
-        if deleted < PART.unsigned_abs() {
+        if deleted < PART {
             return Ok(());
         }
     }

@@ -10,17 +10,15 @@ use mi_kernel::{
     receipt::hex,
 };
 use mi_rpc::convert;
-use mi_store::{DbError, DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
+use mi_store::{DbResult, FromRow, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalars, time_text};
 use serde::Serialize;
-use sqlx::{FromRow, types::Json};
-use uuid::Uuid;
 
 use super::{FeedEvent, FeedKey, Filter};
 
 #[derive(FromRow)]
 struct Row {
-    event_id: Uuid,
-    office_id: Uuid,
+    event_id: EventId,
+    office_id: OfficeId,
     seq: i64,
     time: Time,
     agent: String,
@@ -37,8 +35,8 @@ impl TryFrom<Row> for FeedEvent {
     type Error = mi_kernel::Error;
     fn try_from(row: Row) -> Result<Self> {
         let event = Event {
-            id: EventId(row.event_id),
-            office_id: OfficeId(row.office_id),
+            id: row.event_id,
+            office_id: row.office_id,
             agent: row.agent,
             category: convert::category("category", &row.category).map_err(mi_kernel::Error::internal)?,
             kind: row.r#type,
@@ -95,9 +93,7 @@ pub(crate) async fn event_known(conn: &mut PlatformConn, events: &[EventId]) -> 
         "SELECT event_id FROM events WHERE event_id IN (SELECT unhex(value, '-') FROM json_each($1))",
         "SELECT event_id FROM events WHERE event_id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))",
     );
-    let text = json_text(events)?;
-    let known: Vec<Uuid> = on!(conn, |c| sqlx::query_scalar(sql).bind(text).fetch_all(&mut *c).await)?;
-    Ok(known.into_iter().map(EventId).collect())
+    Ok(scalars!(conn, sql, json_text(events)?)?.into_iter().collect())
 }
 
 /// Adds links to the chains of their offices. Spans offices: so does the batch that they came in.
@@ -117,9 +113,7 @@ pub(crate) async fn event_insert(tx: &mut PlatformConn, links: &[Link]) -> DbRes
          FROM json_to_recordset($1::json) AS v (event_id uuid, office_id uuid, seq bigint, time timestamptz, agent text,
              category text, type text, summary text, metadata jsonb, trace_id text, prev_hash text, hash text)",
     );
-    let rows = json_text(&links.iter().map(Written::from).collect::<Vec<_>>())?;
-    on!(tx, |c| sqlx::query(sql).bind(rows).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, json_text(&links.iter().map(Written::from).collect::<Vec<_>>())?).map(drop)
 }
 
 /// The rows of one page and one more.
@@ -129,7 +123,6 @@ pub(crate) async fn event_list(
     span: &Range<Time>,
     page: &Page<FeedKey>,
 ) -> Result<Vec<FeedEvent>> {
-    let office_id = conn.office_id();
     // Two texts, because a condition that may be off keeps either database from using the index of the agent.
     let sql = if filter.agent.is_empty() {
         "SELECT * FROM events
@@ -146,35 +139,16 @@ pub(crate) async fn event_list(
     // Always eight, repeated when there are fewer: one text for every choice.
     let wanted = if filter.categories.is_empty() { &Category::ALL[..] } else { &filter.categories };
     let categories: [&str; 8] = std::array::from_fn(|i| wanted[i % wanted.len()].as_str());
-    let rows: Vec<Row> = on!(conn, |c| {
-        let mut query = sqlx::query_as(sql)
-            .bind(office_id.0)
-            .bind(&filter.agent)
-            .bind(span.start)
-            .bind(span.end)
-            .bind(time)
-            .bind(seq);
-        for category in categories {
-            query = query.bind(category);
-        }
-        query.bind(page.fetch()).fetch_all(&mut *c).await
-    })
-    .map_err(DbError::from)?;
+    let [a, b, c, d, e, f, g, h] = categories;
+    let (agent, start, end, limit) = (&filter.agent, span.start, span.end, page.fetch());
+    let rows: Vec<Row> = all!(conn, sql, agent, start, end, time, seq, a, b, c, d, e, f, g, h, limit)?;
     rows.into_iter().map(FeedEvent::try_from).collect()
 }
 
 /// Events after a cursor, oldest first.
 pub(crate) async fn event_after(conn: &mut OfficeConn, seq: i64, limit: i64) -> Result<Vec<FeedEvent>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as("SELECT * FROM events WHERE office_id = $1 AND seq > $2 ORDER BY seq LIMIT $3")
-            .bind(office_id.0)
-            .bind(seq)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })
-    .map_err(DbError::from)?;
+    let sql = "SELECT * FROM events WHERE office_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+    let rows: Vec<Row> = all!(conn, sql, seq, limit)?;
     rows.into_iter().map(FeedEvent::try_from).collect()
 }
 
@@ -185,61 +159,28 @@ pub(crate) async fn event_offices_before(
     time: Time,
     limit: i64,
 ) -> DbResult<Vec<OfficeId>> {
-    let rows: Vec<Uuid> = on!(conn, |c| {
-        sqlx::query_scalar(
-            "SELECT office_id FROM offices WHERE office_id > $1
-             AND EXISTS (SELECT 1 FROM events WHERE events.office_id = offices.office_id AND time < $2)
-             ORDER BY office_id LIMIT $3",
-        )
-        .bind(after.map_or(Uuid::nil(), |id| id.0))
-        .bind(time)
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(OfficeId).collect())
+    let sql = "SELECT office_id FROM offices WHERE office_id > $1
+         AND EXISTS (SELECT 1 FROM events WHERE events.office_id = offices.office_id AND time < $2)
+         ORDER BY office_id LIMIT $3";
+    scalars!(conn, sql, after.unwrap_or(OfficeId::MIN), time, limit)
 }
 
 /// Deletes the first events of the feed up to the first that is not of before the time; the last one deleted, and how
 /// many; none: there was none.
 pub(crate) async fn event_delete_before(tx: &mut OfficeConn, time: Time, limit: i64) -> DbResult<Option<(End, i64)>> {
-    let office_id = tx.office_id();
-    let last: Option<(i64, Vec<u8>)> = on!(tx, |c| {
-        sqlx::query_as(
-            "SELECT seq, hash FROM (
-                 SELECT seq, hash FROM events WHERE office_id = $1 AND seq < COALESCE(
-                     (SELECT min(seq) FROM events WHERE office_id = $1 AND time >= $2), 9223372036854775807)
-                 ORDER BY seq LIMIT $3) AS batch
-             ORDER BY seq DESC LIMIT 1",
-        )
-        .bind(office_id.0)
-        .bind(time)
-        .bind(limit)
-        .fetch_optional(&mut *c)
-        .await
-    })?;
+    let sql = "SELECT seq, hash FROM (
+             SELECT seq, hash FROM events WHERE office_id = $1 AND seq < COALESCE(
+                 (SELECT min(seq) FROM events WHERE office_id = $1 AND time >= $2), 9223372036854775807)
+             ORDER BY seq LIMIT $3) AS batch
+         ORDER BY seq DESC LIMIT 1";
+    let last: Option<(i64, Vec<u8>)> = optional!(tx, sql, time, limit)?;
     let Some((cursor, hash)) = last else { return Ok(None) };
-    let deleted = on!(tx, |c| {
-        sqlx::query("DELETE FROM events WHERE office_id = $1 AND seq <= $2")
-            .bind(office_id.0)
-            .bind(cursor)
-            .execute(&mut *c)
-            .await
-            .map(|done| done.rows_affected().try_into().unwrap_or(i64::MAX))
-    })?;
+    let deleted = exec!(tx, "DELETE FROM events WHERE office_id = $1 AND seq <= $2", cursor)?;
     // Events from before there was a chain have no hash.
     Ok(Some((End { cursor, hash: hash.try_into().unwrap_or(chain::START) }, deleted)))
 }
 
 /// Returns how many were deleted.
 pub(crate) async fn event_delete_office(tx: &mut OfficeConn, limit: i64) -> DbResult<i64> {
-    let office_id = tx.office_id();
-    Ok(on!(tx, |c| {
-        sqlx::query("DELETE FROM events WHERE event_id IN (SELECT event_id FROM events WHERE office_id = $1 LIMIT $2)")
-            .bind(office_id.0)
-            .bind(limit)
-            .execute(&mut *c)
-            .await
-            .map(|done| done.rows_affected().try_into().unwrap_or(i64::MAX))
-    })?)
+    exec!(tx, "DELETE FROM events WHERE event_id IN (SELECT event_id FROM events WHERE office_id = $1 LIMIT $2)", limit)
 }

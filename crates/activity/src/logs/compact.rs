@@ -110,9 +110,7 @@ impl Logs {
         };
         self.objects.put(&path, data.into()).await.map_err(super::storage)?;
         let mut tx = self.db.office(office_id).begin().await?;
-        if office_hold(&mut tx).await?
-            && i64::try_from(repo::tail_delete(&mut tx, agent_id, last_seq).await?) == Ok(count)
-        {
+        if office_hold(&mut tx).await? && repo::tail_delete(&mut tx, agent_id, last_seq).await? == count {
             repo::segment_insert(&mut tx, &segment).await?;
             tx.commit().await?;
             return Ok(true);

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use mi_kernel::{AgentActor, AgentId, OfficeId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on};
-use sqlx::{FromRow, types::Json};
-use uuid::Uuid;
+use mi_store::{
+    DbResult, FromRow, Json, OfficeConn, PlatformConn, all, exec, json_text, one, optional, scalar, scalars,
+};
 
 use super::{
     block::Block,
@@ -58,39 +58,20 @@ pub(crate) struct SegmentRow {
 
 /// The newest log under a name, and the sequence its next line gets.
 pub(crate) async fn stream_find(conn: &mut OfficeConn, agent: &str) -> DbResult<Option<(AgentId, i64)>> {
-    let office_id = conn.office_id();
-    let row: Option<(Uuid, i64)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT agent_id, next_seq FROM log_streams WHERE office_id = $1 AND agent = $2
-             ORDER BY agent_id DESC LIMIT 1",
-        )
-        .bind(office_id.0)
-        .bind(agent)
-        .fetch_optional(&mut *c)
-        .await
-    })?;
-    Ok(row.map(|(agent_id, next_seq)| (AgentId(agent_id), next_seq)))
+    let sql = "SELECT agent_id, next_seq FROM log_streams WHERE office_id = $1 AND agent = $2
+         ORDER BY agent_id DESC LIMIT 1";
+    optional!(conn, sql, agent)
 }
 
 /// Takes a log for this transaction alone; makes it when there is none. Fails when another office has the log.
 pub(crate) async fn stream_lock(tx: &mut OfficeConn, agent: &AgentActor, now: Time) -> DbResult<StreamState> {
-    let office_id = tx.office_id();
-    let (next_seq, Json(sources)): (i64, Json<Sources>) = on!(tx, |c| {
-        sqlx::query_as(
-            "INSERT INTO log_streams (agent_id, office_id, agent, next_seq, sources, updated_at)
-             VALUES ($1, $2, $3, 1, $4, $5)
-             ON CONFLICT (agent_id) DO UPDATE SET next_seq = log_streams.next_seq
-             WHERE log_streams.office_id = excluded.office_id
-             RETURNING next_seq, sources",
-        )
-        .bind(agent.agent_id.0)
-        .bind(office_id.0)
-        .bind(&agent.name)
-        .bind(Json(Sources::default()))
-        .bind(now)
-        .fetch_one(&mut *c)
-        .await
-    })?;
+    let sql = "INSERT INTO log_streams (agent_id, office_id, agent, next_seq, sources, updated_at)
+         VALUES ($2, $1, $3, 1, $4, $5)
+         ON CONFLICT (agent_id) DO UPDATE SET next_seq = log_streams.next_seq
+         WHERE log_streams.office_id = excluded.office_id
+         RETURNING next_seq, sources";
+    let (next_seq, Json(sources)): (i64, Json<Sources>) =
+        one!(tx, sql, agent.agent_id, &agent.name, Json(Sources::default()), now)?;
     Ok(StreamState { next_seq, sources })
 }
 
@@ -100,45 +81,24 @@ pub(crate) async fn stream_save(
     stream: &StreamState,
     now: Time,
 ) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "UPDATE log_streams SET next_seq = $3, sources = $4, updated_at = $5 WHERE office_id = $1 AND agent_id = $2",
-        )
-            .bind(office_id.0)
-            .bind(agent_id.0)
-            .bind(stream.next_seq)
-            .bind(Json(&stream.sources))
-            .bind(now)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    let sql =
+        "UPDATE log_streams SET next_seq = $3, sources = $4, updated_at = $5 WHERE office_id = $1 AND agent_id = $2";
+    exec!(tx, sql, agent_id, stream.next_seq, Json(&stream.sources), now).map(drop)
 }
 
 /// Some logs of the office.
 pub(crate) async fn stream_list(conn: &mut OfficeConn, limit: i64) -> DbResult<Vec<AgentId>> {
-    let office_id = conn.office_id();
-    let ids: Vec<Uuid> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT agent_id FROM log_streams WHERE office_id = $1 LIMIT $2")
-            .bind(office_id.0)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(ids.into_iter().map(AgentId).collect())
+    scalars!(conn, "SELECT agent_id FROM log_streams WHERE office_id = $1 LIMIT $2", limit)
 }
 
 /// Deletes a log's rows, all of them.
 pub(crate) async fn stream_delete(tx: &mut OfficeConn, agent_id: AgentId) -> DbResult<()> {
-    let office_id = tx.office_id();
     for sql in [
         "DELETE FROM log_tail WHERE office_id = $1 AND agent_id = $2",
         "DELETE FROM log_segments WHERE office_id = $1 AND agent_id = $2",
         "DELETE FROM log_streams WHERE office_id = $1 AND agent_id = $2",
     ] {
-        on!(tx, |c| { sqlx::query(sql).bind(office_id.0).bind(agent_id.0).execute(&mut *c).await.map(drop) })?;
+        exec!(tx, sql, agent_id)?;
     }
     Ok(())
 }
@@ -150,27 +110,12 @@ pub(crate) async fn tail_insert(
     block: &Block,
     now: Time,
 ) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO log_tail
-             (office_id, agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        )
-        .bind(office_id.0)
-        .bind(agent_id.0)
-        .bind(first_seq)
-        .bind(first_seq + block.count - 1)
-        .bind(block.first_time)
-        .bind(block.last_time)
-        .bind(now)
-        .bind(block.raw_bytes)
-        .bind(block.data.as_slice())
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO log_tail
+         (office_id, agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+    let last_seq = first_seq + block.count - 1;
+    let Block { first_time, last_time, raw_bytes, data, .. } = block;
+    exec!(tx, sql, agent_id, first_seq, last_seq, first_time, last_time, now, raw_bytes, data).map(drop)
 }
 
 /// Logs, after one, whose tail is due for a segment: large, of many blocks, or old. Spans offices: compaction works for all.
@@ -180,74 +125,35 @@ pub(crate) async fn tail_backlog(
     written_before: Time,
     limit: i64,
 ) -> DbResult<Vec<(OfficeId, AgentId)>> {
-    let rows: Vec<(Uuid, Uuid)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT s.office_id, s.agent_id FROM log_streams s JOIN (
-                 SELECT agent_id FROM log_tail WHERE agent_id > $5 GROUP BY agent_id
-                 HAVING SUM(raw_bytes) >= $1 OR COUNT(*) > $2 OR MIN(written_at) < $3 ORDER BY agent_id LIMIT $4
-             ) t ON t.agent_id = s.agent_id ORDER BY t.agent_id",
-        )
-        .bind(DUE_BYTES)
-        .bind(DUE_BLOCKS)
-        .bind(written_before)
-        .bind(limit)
-        .bind(after.map_or(Uuid::nil(), |id| id.0))
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(|(office_id, agent_id)| (OfficeId(office_id), AgentId(agent_id))).collect())
+    let sql = "SELECT s.office_id, s.agent_id FROM log_streams s JOIN (
+             SELECT agent_id FROM log_tail WHERE agent_id > $5 GROUP BY agent_id
+             HAVING SUM(raw_bytes) >= $1 OR COUNT(*) > $2 OR MIN(written_at) < $3 ORDER BY agent_id LIMIT $4
+         ) t ON t.agent_id = s.agent_id ORDER BY t.agent_id";
+    all!(conn, sql, DUE_BYTES, DUE_BLOCKS, written_before, limit, after.unwrap_or(AgentId::MIN))
 }
 
 /// Last sequence and size of a log's oldest blocks.
 pub(crate) async fn tail_sizes(conn: &mut OfficeConn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, i64)>> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT last_seq, raw_bytes FROM log_tail WHERE office_id = $1 AND agent_id = $2
-             ORDER BY last_seq LIMIT $3",
-        )
-        .bind(office_id.0)
-        .bind(agent_id.0)
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?)
+    let sql = "SELECT last_seq, raw_bytes FROM log_tail WHERE office_id = $1 AND agent_id = $2
+         ORDER BY last_seq LIMIT $3";
+    all!(conn, sql, agent_id, limit)
 }
 
 /// A log's blocks up to a sequence, in order.
 pub(crate) async fn tail_list(conn: &mut OfficeConn, agent_id: AgentId, last_seq: i64) -> DbResult<Vec<TailRow>> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines FROM log_tail
-             WHERE office_id = $1 AND agent_id = $2 AND last_seq <= $3 ORDER BY last_seq",
-        )
-        .bind(office_id.0)
-        .bind(agent_id.0)
-        .bind(last_seq)
-        .fetch_all(&mut *c)
-        .await
-    })?)
+    let sql = "SELECT first_seq, last_seq, first_time, last_time, written_at, raw_bytes, lines FROM log_tail
+         WHERE office_id = $1 AND agent_id = $2 AND last_seq <= $3 ORDER BY last_seq";
+    all!(conn, sql, agent_id, last_seq)
 }
 
 /// Deletes a log's blocks up to a sequence and returns how many there were.
-pub(crate) async fn tail_delete(tx: &mut OfficeConn, agent_id: AgentId, last_seq: i64) -> DbResult<u64> {
-    let office_id = tx.office_id();
-    Ok(on!(tx, |c| {
-        sqlx::query("DELETE FROM log_tail WHERE office_id = $1 AND agent_id = $2 AND last_seq <= $3")
-            .bind(office_id.0)
-            .bind(agent_id.0)
-            .bind(last_seq)
-            .execute(&mut *c)
-            .await
-            .map(|done| done.rows_affected())
-    })?)
+pub(crate) async fn tail_delete(tx: &mut OfficeConn, agent_id: AgentId, last_seq: i64) -> DbResult<i64> {
+    exec!(tx, "DELETE FROM log_tail WHERE office_id = $1 AND agent_id = $2 AND last_seq <= $3", agent_id, last_seq)
 }
 
 /// The first chunk that holds a line after this sequence. One statement, so that a block which becomes a segment at
 /// this moment is seen once, as either.
 pub(crate) async fn chunk_after(conn: &mut OfficeConn, agent_id: AgentId, seq: i64) -> DbResult<Option<Chunk>> {
-    let office_id = conn.office_id();
     let sql = conn.pick(
         "SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
          WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
@@ -260,9 +166,7 @@ pub(crate) async fn chunk_after(conn: &mut OfficeConn, agent_id: AgentId, seq: i
          WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
          ORDER BY last_seq LIMIT 1",
     );
-    Ok(on!(conn, |c| {
-        sqlx::query_as(sql).bind(office_id.0).bind(agent_id.0).bind(seq).fetch_optional(&mut *c).await
-    })?)
+    optional!(conn, sql, agent_id, seq)
 }
 
 /// The last chunks that begin before this sequence and may hold lines of the time span, newest first.
@@ -273,7 +177,6 @@ pub(crate) async fn chunk_before(
     span: &Range<Time>,
     limit: i64,
 ) -> DbResult<Vec<Chunk>> {
-    let office_id = conn.office_id();
     let sql = conn.pick(
         "SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
          WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
@@ -286,42 +189,15 @@ pub(crate) async fn chunk_before(
          WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
          ORDER BY last_seq DESC LIMIT $6",
     );
-    Ok(on!(conn, |c| {
-        sqlx::query_as(sql)
-            .bind(office_id.0)
-            .bind(agent_id.0)
-            .bind(seq)
-            .bind(span.start)
-            .bind(span.end)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })?)
+    all!(conn, sql, agent_id, seq, span.start, span.end, limit)
 }
 
 pub(crate) async fn segment_insert(tx: &mut OfficeConn, segment: &SegmentRow) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO log_segments
-             (office_id, agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, stored_bytes, path)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(office_id.0)
-        .bind(segment.agent_id.0)
-        .bind(segment.seqs.0)
-        .bind(segment.seqs.1)
-        .bind(segment.times.0)
-        .bind(segment.times.1)
-        .bind(segment.written_at)
-        .bind(segment.raw_bytes)
-        .bind(segment.stored_bytes)
-        .bind(&segment.path)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO log_segments
+         (office_id, agent_id, first_seq, last_seq, first_time, last_time, written_at, raw_bytes, stored_bytes, path)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+    let SegmentRow { agent_id, seqs, times, written_at, raw_bytes, stored_bytes, path } = segment;
+    exec!(tx, sql, agent_id, seqs.0, seqs.1, times.0, times.1, written_at, raw_bytes, stored_bytes, path).map(drop)
 }
 
 /// Segments, after one, whose lines all came in before this time: when the last of them did, whose they are, and their
@@ -333,19 +209,9 @@ pub(crate) async fn segment_list_before(
     limit: i64,
 ) -> DbResult<Vec<(Time, OfficeId, String)>> {
     let (time, path) = after.map_or((Time::UNIX_EPOCH, ""), |(time, _, path)| (*time, path.as_str()));
-    let rows: Vec<(Time, Uuid, String)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT written_at, office_id, path FROM log_segments
-             WHERE written_at < $1 AND (written_at, path) > ($2, $3) ORDER BY written_at, path LIMIT $4",
-        )
-        .bind(written_before)
-        .bind(time)
-        .bind(path)
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(|(time, office_id, path)| (time, OfficeId(office_id), path)).collect())
+    let sql = "SELECT written_at, office_id, path FROM log_segments
+         WHERE written_at < $1 AND (written_at, path) > ($2, $3) ORDER BY written_at, path LIMIT $4";
+    all!(conn, sql, written_before, time, path, limit)
 }
 
 /// Logs after one, and by how many bytes the segments of each are more than this. Spans offices: one limit holds for each
@@ -356,52 +222,29 @@ pub(crate) async fn segment_excess(
     bytes: i64,
     limit: i64,
 ) -> DbResult<Vec<(OfficeId, AgentId, i64)>> {
-    let rows: Vec<(Uuid, Uuid, i64)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT s.office_id, s.agent_id, CAST(COALESCE(
-                 (SELECT SUM(g.stored_bytes) FROM log_segments g WHERE g.agent_id = s.agent_id), 0) - $1 AS bigint)
-             FROM log_streams s WHERE s.agent_id > $2 ORDER BY s.agent_id LIMIT $3",
-        )
-        .bind(bytes)
-        .bind(after.map_or(Uuid::nil(), |id| id.0))
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    let log = |(office_id, agent_id, excess)| (OfficeId(office_id), AgentId(agent_id), excess);
-    Ok(rows.into_iter().map(log).collect())
+    let sql = "SELECT s.office_id, s.agent_id, CAST(COALESCE(
+             (SELECT SUM(g.stored_bytes) FROM log_segments g WHERE g.agent_id = s.agent_id), 0) - $1 AS bigint)
+         FROM log_streams s WHERE s.agent_id > $2 ORDER BY s.agent_id LIMIT $3";
+    all!(conn, sql, bytes, after.unwrap_or(AgentId::MIN), limit)
 }
 
 /// Size and path of a log's oldest segments.
 pub(crate) async fn segment_list(conn: &mut OfficeConn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, String)>> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT stored_bytes, path FROM log_segments WHERE office_id = $1 AND agent_id = $2
-             ORDER BY last_seq LIMIT $3",
-        )
-        .bind(office_id.0)
-        .bind(agent_id.0)
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?)
+    let sql = "SELECT stored_bytes, path FROM log_segments WHERE office_id = $1 AND agent_id = $2
+         ORDER BY last_seq LIMIT $3";
+    all!(conn, sql, agent_id, limit)
 }
 
 pub(crate) async fn segment_delete(tx: &mut OfficeConn, paths: &[String]) -> DbResult<()> {
-    let (office_id, paths) = (tx.office_id(), json_text(paths)?);
     let sql = tx.pick(
         "DELETE FROM log_segments WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))",
         "DELETE FROM log_segments WHERE office_id = $1 AND path = ANY (ARRAY(SELECT json_array_elements_text($2::json)))",
     );
-    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(paths).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, json_text(paths)?).map(drop)
 }
 
 /// Whether an index row names the object. Spans offices: the sweep goes through the objects of all.
 pub(crate) async fn segment_exists(conn: &mut PlatformConn, path: &str) -> DbResult<bool> {
-    let found: Option<i64> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT last_seq FROM log_segments WHERE path = $1").bind(path).fetch_optional(&mut *c).await
-    })?;
+    let found: Option<i64> = scalar!(conn, "SELECT last_seq FROM log_segments WHERE path = $1", path)?;
     Ok(found.is_some())
 }

@@ -4,76 +4,46 @@ use mi_kernel::{
     AccountId,
     chain::{End, Ends},
 };
-use mi_store::{DbResult, OfficeConn, on};
-use sqlx::FromRow;
-use uuid::Uuid;
+use mi_store::{DbResult, FromRow, OfficeConn, exec, one, optional, scalar};
 
 /// Version of a row that was made before the office role told about the office.
 const UNTOLD: i64 = -1;
 
 /// The account that owns the office; none: unknown or removed.
 pub(crate) async fn office_owner(conn: &mut OfficeConn) -> DbResult<Option<AccountId>> {
-    let office_id = conn.office_id();
-    let owner: Option<Option<Uuid>> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT account_id FROM offices WHERE office_id = $1 AND NOT removed")
-            .bind(office_id.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
-    Ok(owner.flatten().map(AccountId))
+    let sql = "SELECT account_id FROM offices WHERE office_id = $1 AND NOT removed";
+    Ok(scalar!(conn, sql)?.flatten())
 }
 
 pub(crate) async fn office_apply(tx: &mut OfficeConn, account_id: AccountId, version: i64) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO offices (office_id, account_id, version, removed, next_seq) VALUES ($1, $2, $3, false, 1)
-             ON CONFLICT (office_id) DO UPDATE SET account_id = excluded.account_id, version = excluded.version
-             WHERE offices.version < excluded.version AND NOT offices.removed",
-        )
-        .bind(office_id.0)
-        .bind(account_id.0)
-        .bind(version)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO offices (office_id, account_id, version, removed, next_seq) VALUES ($1, $2, $3, false, 1)
+         ON CONFLICT (office_id) DO UPDATE SET account_id = excluded.account_id, version = excluded.version
+         WHERE offices.version < excluded.version AND NOT offices.removed";
+    exec!(tx, sql, account_id, version).map(drop)
 }
 
 /// Puts the tombstone up and waits for the transactions that hold the office by [`office_hold`].
 pub(crate) async fn office_bury(tx: &mut OfficeConn) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, true, 1)
-             ON CONFLICT (office_id) DO UPDATE SET removed = true",
-        )
-        .bind(office_id.0)
-        .bind(UNTOLD)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
+    let sql = "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, true, 1)
+         ON CONFLICT (office_id) DO UPDATE SET removed = true";
+    exec!(tx, sql, UNTOLD)?;
     // SQLite's writers queue anyway. On Postgres the update above does not wait for KEY SHARE, this does.
     let wait = tx.pick(
         "SELECT next_seq FROM offices WHERE office_id = $1",
         "SELECT next_seq FROM offices WHERE office_id = $1 FOR UPDATE",
     );
-    let _: Option<i64> = on!(tx, |c| sqlx::query_scalar(wait).bind(office_id.0).fetch_optional(&mut *c).await)?;
+    let _: Option<i64> = scalar!(tx, wait)?;
     Ok(())
 }
 
 /// Keeps the office from being removed until the transaction ends; false: it is removed. Several may hold at once.
 pub(crate) async fn office_hold(tx: &mut OfficeConn) -> DbResult<bool> {
-    let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT removed FROM offices WHERE office_id = $1",
         "SELECT removed FROM offices WHERE office_id = $1 FOR KEY SHARE",
     );
     loop {
-        let removed: Option<bool> =
-            on!(tx, |c| sqlx::query_scalar(sql).bind(office_id.0).fetch_optional(&mut *c).await)?;
+        let removed: Option<bool> = scalar!(tx, sql)?;
         match removed {
             Some(removed) => return Ok(!removed),
             None => office_expect(tx).await?,
@@ -83,19 +53,9 @@ pub(crate) async fn office_hold(tx: &mut OfficeConn) -> DbResult<bool> {
 
 /// A row for an office that the office role has not told about yet.
 async fn office_expect(tx: &mut OfficeConn) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
-             ON CONFLICT (office_id) DO NOTHING",
-        )
-        .bind(office_id.0)
-        .bind(UNTOLD)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
+         ON CONFLICT (office_id) DO NOTHING";
+    exec!(tx, sql, UNTOLD).map(drop)
 }
 
 #[derive(FromRow)]
@@ -119,61 +79,30 @@ impl EndsRow {
 
 /// Takes the newest end of the feed for this transaction alone; none: the office is removed.
 pub(crate) async fn feed_lock(tx: &mut OfficeConn) -> DbResult<Option<End>> {
-    let office_id = tx.office_id();
-    let row: EndsRow = on!(tx, |c| {
-        sqlx::query_as(
-            "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
-             ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
-             RETURNING removed, next_seq, head_hash, anchor_seq, anchor_hash",
-        )
-        .bind(office_id.0)
-        .bind(UNTOLD)
-        .fetch_one(&mut *c)
-        .await
-    })?;
+    let sql = "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
+         RETURNING removed, next_seq, head_hash, anchor_seq, anchor_hash";
+    let row: EndsRow = one!(tx, sql, UNTOLD)?;
     if row.removed { Ok(None) } else { Ok(Some(row.ends()?.head)) }
 }
 
 /// Writes the newest end back.
 pub(crate) async fn feed_advance(tx: &mut OfficeConn, head: &End) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("UPDATE offices SET next_seq = $2, head_hash = $3 WHERE office_id = $1")
-            .bind(office_id.0)
-            .bind(head.cursor + 1)
-            .bind(&head.hash[..])
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    let sql = "UPDATE offices SET next_seq = $2, head_hash = $3 WHERE office_id = $1";
+    exec!(tx, sql, head.cursor + 1, &head.hash[..]).map(drop)
 }
 
 /// Moves the old end to an event that is deleted.
 pub(crate) async fn feed_anchor(tx: &mut OfficeConn, anchor: &End) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        // Not back: the chain of an older installation begins after events that have no hashes.
-        sqlx::query("UPDATE offices SET anchor_seq = $2, anchor_hash = $3 WHERE office_id = $1 AND anchor_seq < $2")
-            .bind(office_id.0)
-            .bind(anchor.cursor)
-            .bind(&anchor.hash[..])
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    // Not back: the chain of an older installation begins after events that have no hashes.
+    let sql = "UPDATE offices SET anchor_seq = $2, anchor_hash = $3 WHERE office_id = $1 AND anchor_seq < $2";
+    exec!(tx, sql, anchor.cursor, &anchor.hash[..]).map(drop)
 }
 
 /// Both ends of the feed.
 pub(crate) async fn feed_ends(conn: &mut OfficeConn) -> DbResult<Ends> {
-    let office_id = conn.office_id();
-    let row: Option<EndsRow> = on!(conn, |c| {
-        sqlx::query_as("SELECT removed, next_seq, head_hash, anchor_seq, anchor_hash FROM offices WHERE office_id = $1")
-            .bind(office_id.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
+    let sql = "SELECT removed, next_seq, head_hash, anchor_seq, anchor_hash FROM offices WHERE office_id = $1";
+    let row: Option<EndsRow> = optional!(conn, sql)?;
     row.map_or_else(|| Ok(Ends::default()), EndsRow::ends)
 }
 

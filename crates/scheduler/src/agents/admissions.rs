@@ -3,38 +3,19 @@
 use std::time::Duration;
 
 use mi_kernel::{AgentId, InviteId, Time};
-use mi_store::{Db, DbResult, OfficeConn, delete_before, on};
-use uuid::Uuid;
+use mi_store::{Db, DbResult, OfficeConn, delete_before, exec, scalar};
 
 /// Twice as long as an invite is good for: none is shown again after that.
 const RETENTION: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The agent that this invite let in.
 pub(crate) async fn admission_get(conn: &mut OfficeConn, invite: InviteId) -> DbResult<Option<AgentId>> {
-    let office = conn.office_id();
-    let row: Option<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT agent_id FROM admissions WHERE office_id = $1 AND invite_id = $2")
-            .bind(office.0)
-            .bind(invite.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
-    Ok(row.map(|(agent,)| agent.into()))
+    scalar!(conn, "SELECT agent_id FROM admissions WHERE office_id = $1 AND invite_id = $2", invite)
 }
 
 pub(crate) async fn admission_insert(tx: &mut OfficeConn, invite: InviteId, agent: AgentId, now: Time) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("INSERT INTO admissions (invite_id, office_id, agent_id, admitted_at) VALUES ($1, $2, $3, $4)")
-            .bind(invite.0)
-            .bind(office.0)
-            .bind(agent.0)
-            .bind(now)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO admissions (invite_id, office_id, agent_id, admitted_at) VALUES ($2, $1, $3, $4)";
+    exec!(tx, sql, invite, agent, now).map(drop)
 }
 
 /// Forgets what is too old to matter, of whatever office, in parts.

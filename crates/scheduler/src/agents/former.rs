@@ -1,8 +1,7 @@
 //! Table `former_keys`: keys that agents held and that are dead.
 
 use mi_kernel::{AgentId, OfficeId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, on};
-use uuid::Uuid;
+use mi_store::{DbResult, OfficeConn, PlatformConn, all, exec, optional, scalar};
 
 use super::Agent;
 use crate::registry::key_id;
@@ -12,64 +11,30 @@ pub(crate) async fn key_bury(tx: &mut OfficeConn, agent: &Agent, now: Time) -> D
     let Some(public_key) = &agent.public_key else {
         return Ok(());
     };
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO former_keys (agent_id, key_id, office_id, agent, revoked_at) VALUES ($1, $2, $3, $4, $5)
-             ON CONFLICT (agent_id, key_id) DO NOTHING",
-        )
-        .bind(agent.id.0)
-        .bind(key_id(public_key))
-        .bind(office.0)
-        .bind(&agent.name)
-        .bind(now)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO former_keys (agent_id, key_id, office_id, agent, revoked_at) VALUES ($2, $3, $1, $4, $5)
+         ON CONFLICT (agent_id, key_id) DO NOTHING";
+    exec!(tx, sql, agent.id, key_id(public_key), &agent.name, now).map(drop)
 }
 
 /// Whether the agent held this key before.
 pub(crate) async fn key_is_former(tx: &mut OfficeConn, agent: AgentId, key_id: &str) -> DbResult<bool> {
-    let office = tx.office_id();
-    let row: Option<(i32,)> = on!(tx, |c| {
-        sqlx::query_as("SELECT 1 FROM former_keys WHERE office_id = $1 AND agent_id = $2 AND key_id = $3")
-            .bind(office.0)
-            .bind(agent.0)
-            .bind(key_id)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
+    let sql = "SELECT 1 FROM former_keys WHERE office_id = $1 AND agent_id = $2 AND key_id = $3";
+    let row: Option<i32> = scalar!(tx, sql, agent, key_id)?;
     Ok(row.is_some())
 }
 
 /// Whether any agent held this key and lost it, of whatever office: a key is one agent's on the whole installation.
 pub(crate) async fn key_lived(conn: &mut PlatformConn, key_id: &str) -> DbResult<bool> {
-    let row: Option<(i32,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT 1 FROM former_keys WHERE key_id = $1 LIMIT 1").bind(key_id).fetch_optional(&mut *c).await
-    })?;
+    let row: Option<i32> = scalar!(conn, "SELECT 1 FROM former_keys WHERE key_id = $1 LIMIT 1", key_id)?;
     Ok(row.is_some())
 }
 
 /// Office and name of an agent that is gone, or whose key died; of whatever office, since only its id is known.
 pub(crate) async fn key_owner(conn: &mut PlatformConn, agent: AgentId) -> DbResult<Option<(OfficeId, String)>> {
-    let row: Option<(Uuid, String)> = on!(conn, |c| {
-        sqlx::query_as("SELECT office_id, agent FROM former_keys WHERE agent_id = $1 LIMIT 1")
-            .bind(agent.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
-    Ok(row.map(|(office, agent)| (office.into(), agent)))
+    optional!(conn, "SELECT office_id, agent FROM former_keys WHERE agent_id = $1 LIMIT 1", agent)
 }
 
 /// Keys that died at this time and later, of whatever office.
 pub(crate) async fn key_dead_since(conn: &mut PlatformConn, time: Time) -> DbResult<Vec<(AgentId, String)>> {
-    let rows: Vec<(Uuid, String)> = on!(conn, |c| {
-        sqlx::query_as("SELECT agent_id, key_id FROM former_keys WHERE revoked_at >= $1")
-            .bind(time)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(rows.into_iter().map(|(agent, key)| (agent.into(), key)).collect())
+    all!(conn, "SELECT agent_id, key_id FROM former_keys WHERE revoked_at >= $1", time)
 }

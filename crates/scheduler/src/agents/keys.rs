@@ -1,7 +1,7 @@
 //! Table `agent_keys`: each public key is one agent's, on the whole installation.
 
 use mi_kernel::{AgentId, Error, ErrorKind};
-use mi_store::{DbResult, OfficeConn, on};
+use mi_store::{DbResult, OfficeConn, exec};
 
 /// Why a key is refused that another agent has or had: whoever holds it could verify its own work.
 pub(crate) fn in_use() -> Error {
@@ -11,15 +11,6 @@ pub(crate) fn in_use() -> Error {
 
 /// Takes the key for the agent; a unique violation when another one has or had it, of whatever office.
 pub(crate) async fn key_take(tx: &mut OfficeConn, agent: AgentId, public_key: &[u8]) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("INSERT INTO agent_keys (public_key, office_id, agent_id) VALUES ($1, $2, $3)")
-            .bind(public_key)
-            .bind(office.0)
-            .bind(agent.0)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO agent_keys (public_key, office_id, agent_id) VALUES ($2, $1, $3)";
+    exec!(tx, sql, public_key, agent).map(drop)
 }

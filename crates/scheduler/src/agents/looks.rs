@@ -5,8 +5,7 @@
 //! not be in the row. So what is due is in the database, whatever signals are lost.
 
 use mi_kernel::{AgentId, OfficeId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on, time_text};
-use uuid::Uuid;
+use mi_store::{DbResult, FromRow, OfficeConn, PlatformConn, all, exec, json_text, scalar, scalars, time_text};
 
 use crate::plan::{OFFLINE_AFTER, SILENCE_LIMIT};
 
@@ -24,20 +23,11 @@ pub(crate) struct Due {
 
 /// Agents that are due, at most so many. Spans offices: the reconciler works for all of them.
 pub(crate) async fn look_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Due> {
-    let rows: Vec<Uuid> = on!(conn, |c| {
-        sqlx::query_scalar("SELECT id FROM agents WHERE next_look_at <= $1 ORDER BY next_look_at, id LIMIT $2")
-            .bind(now)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    let next = on!(conn, |c| {
-        sqlx::query_scalar("SELECT next_look_at FROM agents WHERE next_look_at > $1 ORDER BY next_look_at LIMIT 1")
-            .bind(now)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
-    Ok(Due { agents: rows.into_iter().map(Into::into).collect(), next })
+    let sql = "SELECT id FROM agents WHERE next_look_at <= $1 ORDER BY next_look_at, id LIMIT $2";
+    let agents = scalars!(conn, sql, now, limit)?;
+    let sql = "SELECT next_look_at FROM agents WHERE next_look_at > $1 ORDER BY next_look_at LIMIT 1";
+    let next = scalar!(conn, sql, now)?;
+    Ok(Due { agents, next })
 }
 
 /// Writes what the planner concluded from this version of the row: when it wants to look again, and whether signs of life
@@ -48,51 +38,20 @@ pub(crate) async fn look_set(
     at: Option<Time>,
     listening: bool,
 ) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "UPDATE agents SET next_look_at = $4, listening = $5 WHERE office_id = $1 AND id = $2 AND revision = $3
-             AND (next_look_at IS DISTINCT FROM $4 OR listening <> $5)",
-        )
-        .bind(office.0)
-        .bind(id.0)
-        .bind(revision)
-        .bind(at)
-        .bind(listening)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "UPDATE agents SET next_look_at = $4, listening = $5 WHERE office_id = $1 AND id = $2 AND revision = $3
+         AND (next_look_at IS DISTINCT FROM $4 OR listening <> $5)";
+    exec!(tx, sql, id, revision, at, listening).map(drop)
 }
 
 /// Puts off an agent of which a step failed; of whatever office, since its row may be what cannot be read.
 pub(crate) async fn look_put_off(tx: &mut PlatformConn, id: AgentId, at: Time) -> DbResult<()> {
-    on!(tx, |c| {
-        sqlx::query("UPDATE agents SET next_look_at = $2, listening = FALSE WHERE id = $1")
-            .bind(id.0)
-            .bind(at)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    exec!(tx, "UPDATE agents SET next_look_at = $2, listening = FALSE WHERE id = $1", id, at).map(drop)
 }
 
 /// Makes all agents of the office due at once: they are as many as its settings allow.
 pub(crate) async fn look_at_all(tx: &mut OfficeConn) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "UPDATE agents SET next_look_at = $2, listening = FALSE, revision = revision + 1 WHERE office_id = $1",
-        )
-        .bind(office.0)
-        .bind(AT_ONCE)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "UPDATE agents SET next_look_at = $2, listening = FALSE, revision = revision + 1 WHERE office_id = $1";
+    exec!(tx, sql, AT_ONCE).map(drop)
 }
 
 /// Makes these agents due at once. Spans offices, as the pass that found them.
@@ -103,13 +62,11 @@ pub(crate) async fn look_at(tx: &mut PlatformConn, ids: &[AgentId]) -> DbResult<
         "UPDATE agents SET next_look_at = $2, listening = FALSE, revision = revision + 1
          WHERE id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))",
     );
-    let ids = json_text(ids)?;
-    on!(tx, |c| sqlx::query(sql).bind(ids).bind(AT_ONCE).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, json_text(ids)?, AT_ONCE).map(drop)
 }
 
 /// Where an agent stands that a pass comes across.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromRow)]
 pub(crate) struct Standing {
     pub(crate) id: AgentId,
     /// Whether it is not at rest: on its way, behind its intent, suspended but not paused in an office that is active
@@ -121,21 +78,13 @@ pub(crate) struct Standing {
 
 /// All agents after one, so many at a time. Spans offices: the reconciler works for all of them.
 pub(crate) async fn look_over(conn: &mut PlatformConn, after: Option<AgentId>, limit: i64) -> DbResult<Vec<Standing>> {
-    let rows: Vec<(Uuid, bool, bool)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT a.id, a.phase NOT IN ('stopped', 'failed', 'suspended', 'offline')
-                 OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
-                 OR (a.phase = 'suspended' AND a.desired ->> 'want' <> 'pause' AND o.active)
-                 OR (a.phase = 'offline' AND NOT o.active),
-                 a.next_look_at IS NOT NULL
-             FROM agents a JOIN offices o ON o.id = a.office_id WHERE a.id > $1 ORDER BY a.id LIMIT $2",
-        )
-        .bind(after.map_or(Uuid::nil(), |id| id.0))
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(|(id, unsettled, expected)| Standing { id: id.into(), unsettled, expected }).collect())
+    let sql = "SELECT a.id, a.phase NOT IN ('stopped', 'failed', 'suspended', 'offline')
+             OR (a.phase <> 'failed' AND a.observed_generation < a.generation)
+             OR (a.phase = 'suspended' AND a.desired ->> 'want' <> 'pause' AND o.active)
+             OR (a.phase = 'offline' AND NOT o.active) AS unsettled,
+             a.next_look_at IS NOT NULL AS expected
+         FROM agents a JOIN offices o ON o.id = a.office_id WHERE a.id > $1 ORDER BY a.id LIMIT $2";
+    all!(conn, sql, after.unwrap_or(AgentId::MIN), limit)
 }
 
 /// Writes signs of life, all with one statement, and puts off looks at those that are listened for; answers which agents
@@ -164,6 +113,5 @@ pub(crate) async fn look_seen(
         (*id, *office_id, time_text(*at), time_text(*at + SILENCE_LIMIT), time_text(*at + OFFLINE_AFTER))
     };
     let rows = json_text(&seen.iter().map(row).collect::<Vec<_>>())?;
-    let found: Vec<(Uuid, i64)> = on!(tx, |c| sqlx::query_as(sql).bind(rows).fetch_all(&mut *c).await)?;
-    Ok(found.into_iter().map(|(id, revision)| (id.into(), revision)).collect())
+    all!(tx, sql, rows)
 }
