@@ -3,9 +3,9 @@
 use futures::TryStreamExt;
 use mi_base::Tasks;
 use mi_proto::v1::{self, chat_service_server::ChatService};
-use mi_rpc::{Caller, convert, outgoing, status};
+use mi_rpc::{Reply, convert, handle, outgoing, status};
 use prost::Message as _;
-use tonic::{Request, Response, Status, codegen::BoxStream};
+use tonic::{Request, codegen::BoxStream};
 
 use super::{
     Chat,
@@ -42,34 +42,27 @@ fn to_wire(message: Message) -> v1::ChatMessage {
 
 #[tonic::async_trait]
 impl ChatService for Handler {
-    async fn send_message(
-        &self,
-        request: Request<v1::SendMessageRequest>,
-    ) -> Result<Response<v1::SendMessageResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let request = request.into_inner();
-        let message = self.chat.send(&caller, &request, &request.encode_to_vec()).await.map_err(status)?;
-        Ok(Response::new(v1::SendMessageResponse { message: Some(to_wire(message)) }))
+    async fn send_message(&self, request: Request<v1::SendMessageRequest>) -> Reply<v1::SendMessageResponse> {
+        handle!(request, |caller, body| {
+            let message = self.chat.send(&caller, &body, &body.encode_to_vec()).await?;
+            v1::SendMessageResponse { message: Some(to_wire(message)) }
+        })
     }
 
-    async fn list_messages(
-        &self,
-        request: Request<v1::ListMessagesRequest>,
-    ) -> Result<Response<v1::ListMessagesResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let messages = self.chat.list(&caller, &request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::ListMessagesResponse { messages: messages.into_iter().map(to_wire).collect() }))
+    async fn list_messages(&self, request: Request<v1::ListMessagesRequest>) -> Reply<v1::ListMessagesResponse> {
+        handle!(request, |caller, body| {
+            let messages = self.chat.list(&caller, &body).await?;
+            v1::ListMessagesResponse { messages: messages.into_iter().map(to_wire).collect() }
+        })
     }
 
     type WatchMessagesStream = BoxStream<v1::WatchMessagesResponse>;
 
-    async fn watch_messages(
-        &self,
-        request: Request<v1::WatchMessagesRequest>,
-    ) -> Result<Response<Self::WatchMessagesStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let messages = self.chat.watch(&caller, &request.into_inner()).await.map_err(status)?;
-        let answers = messages.map_ok(|message| v1::WatchMessagesResponse { message: Some(to_wire(message)) });
-        Ok(Response::new(outgoing(&self.tasks, BUFFER, answers.map_err(status))))
+    async fn watch_messages(&self, request: Request<v1::WatchMessagesRequest>) -> Reply<Self::WatchMessagesStream> {
+        handle!(request, |caller, body| {
+            let messages = self.chat.watch(&caller, &body).await?;
+            let answers = messages.map_ok(|message| v1::WatchMessagesResponse { message: Some(to_wire(message)) });
+            outgoing(&self.tasks, BUFFER, answers.map_err(status))
+        })
     }
 }

@@ -18,9 +18,9 @@ use mi_proto::v1::{
     self, ChangeType, DownloadFileResponse, UploadFileRequest, UploadHeader, WatchChangesResponse,
     drive_service_server::DriveService, upload_file_request::Part,
 };
-use mi_rpc::{Caller, convert, polled, status, status::from_status};
+use mi_rpc::{Reply, convert, handle, polled, status, status::from_status};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 use super::{
     Change, Drive, Kind, repo,
@@ -98,105 +98,82 @@ impl DriveService for Handler {
     type DownloadFileStream = stream::BoxStream<'static, Result<DownloadFileResponse, Status>>;
     type WatchChangesStream = ReceiverStream<Result<WatchChangesResponse, Status>>;
 
-    async fn list_files(
-        &self,
-        request: Request<v1::ListFilesRequest>,
-    ) -> Result<Response<v1::ListFilesResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let v1::ListFilesRequest { office_id, prefix, page_size, page_token } = request.into_inner();
-        let page = Page::parse(page_size, &page_token).map_err(status)?;
-        let (files, next_page_token) = self.drive.list(&caller, &office_id, &prefix, &page).await.map_err(status)?;
-        Ok(Response::new(v1::ListFilesResponse { files: files.into_iter().map(to_wire).collect(), next_page_token }))
+    async fn list_files(&self, request: Request<v1::ListFilesRequest>) -> Reply<v1::ListFilesResponse> {
+        handle!(request, |caller, v1::ListFilesRequest { office_id, prefix, page_size, page_token }| {
+            let page = Page::parse(page_size, &page_token)?;
+            let (files, next_page_token) = self.drive.list(&caller, &office_id, &prefix, &page).await?;
+            v1::ListFilesResponse { files: files.into_iter().map(to_wire).collect(), next_page_token }
+        })
     }
 
-    async fn stat_file(&self, request: Request<v1::StatFileRequest>) -> Result<Response<v1::StatFileResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let v1::StatFileRequest { office_id, path } = request.into_inner();
-        let file = self.drive.stat(&caller, &office_id, &path).await.map_err(status)?;
-        Ok(Response::new(v1::StatFileResponse { file: Some(to_wire(file)) }))
+    async fn stat_file(&self, request: Request<v1::StatFileRequest>) -> Reply<v1::StatFileResponse> {
+        handle!(request, |caller, v1::StatFileRequest { office_id, path }| {
+            let file = self.drive.stat(&caller, &office_id, &path).await?;
+            v1::StatFileResponse { file: Some(to_wire(file)) }
+        })
     }
 
-    async fn upload_file(
-        &self,
-        request: Request<Streaming<UploadFileRequest>>,
-    ) -> Result<Response<v1::UploadFileResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let mut stream = request.into_inner();
-        let header = header(&mut stream).await.map_err(status)?;
-        let file = self.drive.upload(&caller, &header, stream.map(chunk).boxed()).await.map_err(status)?;
-        Ok(Response::new(v1::UploadFileResponse { file: Some(to_wire(file)) }))
+    async fn upload_file(&self, request: Request<Streaming<UploadFileRequest>>) -> Reply<v1::UploadFileResponse> {
+        handle!(request, |caller, mut stream| {
+            let header = header(&mut stream).await?;
+            let file = self.drive.upload(&caller, &header, stream.map(chunk).boxed()).await?;
+            v1::UploadFileResponse { file: Some(to_wire(file)) }
+        })
     }
 
-    async fn download_file(
-        &self,
-        request: Request<v1::DownloadFileRequest>,
-    ) -> Result<Response<Self::DownloadFileStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let (file, content) = self.drive.download(&caller, request.get_ref()).await.map_err(status)?;
-        let first = DownloadFileResponse { file: Some(to_wire(file)), chunk: Bytes::new() };
-        let content = content.map(|piece| match piece {
-            Ok(chunk) => Ok(DownloadFileResponse { file: None, chunk }),
-            Err(error) => Err(status(error)),
-        });
-        Ok(Response::new(stream::once(future::ready(Ok(first))).chain(content).boxed()))
+    async fn download_file(&self, request: Request<v1::DownloadFileRequest>) -> Reply<Self::DownloadFileStream> {
+        handle!(request, |caller, body| {
+            let (file, content) = self.drive.download(&caller, &body).await?;
+            let first = DownloadFileResponse { file: Some(to_wire(file)), chunk: Bytes::new() };
+            let content = content.map(|piece| match piece {
+                Ok(chunk) => Ok(DownloadFileResponse { file: None, chunk }),
+                Err(error) => Err(status(error)),
+            });
+            stream::once(future::ready(Ok(first))).chain(content).boxed()
+        })
     }
 
-    async fn delete_file(
-        &self,
-        request: Request<v1::DeleteFileRequest>,
-    ) -> Result<Response<v1::DeleteFileResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let deleted = self.drive.storage.reserve.freeing(|| self.drive.delete(&caller, request.get_ref())).await;
-        deleted.map_err(status)?;
-        Ok(Response::new(v1::DeleteFileResponse {}))
+    async fn delete_file(&self, request: Request<v1::DeleteFileRequest>) -> Reply<v1::DeleteFileResponse> {
+        handle!(request, |caller, body| {
+            self.drive.storage.reserve.freeing(|| self.drive.delete(&caller, &body)).await?;
+            v1::DeleteFileResponse {}
+        })
     }
 
-    async fn list_changes(
-        &self,
-        request: Request<v1::ListChangesRequest>,
-    ) -> Result<Response<v1::ListChangesResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let v1::ListChangesRequest { office_id, cursor, page_size } = request.into_inner();
-        let listed = async {
+    async fn list_changes(&self, request: Request<v1::ListChangesRequest>) -> Reply<v1::ListChangesResponse> {
+        handle!(request, |caller, v1::ListChangesRequest { office_id, cursor, page_size }| {
             let office = self.drive.offices.get(&caller, &office_id).await?;
             rules::not_negative("cursor", cursor)?;
             let limit = bounded("page_size", page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
-            self.drive.changes(office.id, cursor, limit).await
-        };
-        let (changes, kept_after) = listed.await.map_err(status)?;
-        let changes: Vec<_> = changes.into_iter().map(change_to_wire).collect();
-        let next_cursor = changes.last().map_or(cursor.max(kept_after), |change| change.cursor);
-        Ok(Response::new(v1::ListChangesResponse { changes, next_cursor, kept_after }))
+            let (changes, kept_after) = self.drive.changes(office.id, cursor, limit).await?;
+            let changes: Vec<_> = changes.into_iter().map(change_to_wire).collect();
+            let next_cursor = changes.last().map_or(cursor.max(kept_after), |change| change.cursor);
+            v1::ListChangesResponse { changes, next_cursor, kept_after }
+        })
     }
 
-    async fn watch_changes(
-        &self,
-        request: Request<v1::WatchChangesRequest>,
-    ) -> Result<Response<Self::WatchChangesStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let v1::WatchChangesRequest { office_id, after_cursor } = request.into_inner();
-        let drive = self.drive.clone();
-        let begun = async {
+    async fn watch_changes(&self, request: Request<v1::WatchChangesRequest>) -> Reply<Self::WatchChangesStream> {
+        handle!(request, |caller, v1::WatchChangesRequest { office_id, after_cursor }| {
+            let drive = self.drive.clone();
             let office = drive.offices.get(&caller, &office_id).await?;
             let after = match after_cursor {
                 Some(after) => rules::not_negative("after_cursor", after).map(|_| after)?,
                 None => repo::usage_get(&mut drive.db.office(office.id).read().await?).await?.revision,
             };
-            Ok((office.id, after))
-        };
-        let (office, after) = begun.await.map_err(status)?;
-        let every = drive.db.is_shared().then_some(SHARED_INTERVAL);
-        let sent = Arc::new(AtomicI64::new(after));
-        Ok(Response::new(polled(drive.changed.subscribe(), every, move || {
-            let (drive, sent) = (drive.clone(), sent.clone());
-            async move {
-                let changes = drive.follow(office, sent.load(Relaxed), MAX_PAGE_SIZE).await?;
-                if let Some(last) = changes.last() {
-                    sent.store(last.file.revision, Relaxed);
+            let office = office.id;
+            let every = drive.db.is_shared().then_some(SHARED_INTERVAL);
+            let sent = Arc::new(AtomicI64::new(after));
+            polled(drive.changed.subscribe(), every, move || {
+                let (drive, sent) = (drive.clone(), sent.clone());
+                async move {
+                    let changes = drive.follow(office, sent.load(Relaxed), MAX_PAGE_SIZE).await?;
+                    if let Some(last) = changes.last() {
+                        sent.store(last.file.revision, Relaxed);
+                    }
+                    let message = |change| WatchChangesResponse { change: Some(change_to_wire(change)) };
+                    Ok(changes.into_iter().map(message).collect::<Vec<_>>())
                 }
-                let message = |change| WatchChangesResponse { change: Some(change_to_wire(change)) };
-                Ok(changes.into_iter().map(message).collect::<Vec<_>>())
-            }
-        })))
+            })
+        })
     }
 }

@@ -2,8 +2,8 @@
 
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{self, integration_service_server::IntegrationService};
-use mi_rpc::{Caller, convert, status};
-use tonic::{Request, Response, Status};
+use mi_rpc::{Reply, convert, handle};
+use tonic::Request;
 
 use super::{Configured, Integrations};
 
@@ -41,30 +41,30 @@ impl IntegrationService for Handler {
     async fn list_integrations(
         &self,
         request: Request<v1::ListIntegrationsRequest>,
-    ) -> Result<Response<v1::ListIntegrationsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let listed = self.integrations.list(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        Ok(Response::new(v1::ListIntegrationsResponse { integrations: listed.iter().map(to_wire).collect() }))
+    ) -> Reply<v1::ListIntegrationsResponse> {
+        handle!(request, |caller, body| {
+            let listed = self.integrations.list(&caller, &body.office_id).await?;
+            v1::ListIntegrationsResponse { integrations: listed.iter().map(to_wire).collect() }
+        })
     }
 
     async fn set_integration_secret(
         &self,
         request: Request<v1::SetIntegrationSecretRequest>,
-    ) -> Result<Response<v1::SetIntegrationSecretResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let v1::SetIntegrationSecretRequest { office_id, integration, name, value } = request.into_inner();
-        let set = self.integrations.set(&caller, [&office_id, &integration, &name], &Secret::new(value)).await;
-        let set = set.map_err(status)?;
-        Ok(Response::new(v1::SetIntegrationSecretResponse { integration: Some(to_wire(&set)) }))
+    ) -> Reply<v1::SetIntegrationSecretResponse> {
+        handle!(request, |caller, v1::SetIntegrationSecretRequest { office_id, integration, name, value }| {
+            let set = self.integrations.set(&caller, [&office_id, &integration, &name], &Secret::new(value)).await?;
+            v1::SetIntegrationSecretResponse { integration: Some(to_wire(&set)) }
+        })
     }
 
     async fn delete_integration_secret(
         &self,
         request: Request<v1::DeleteIntegrationSecretRequest>,
-    ) -> Result<Response<v1::DeleteIntegrationSecretResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let v1::DeleteIntegrationSecretRequest { office_id, integration, name } = request.into_inner();
-        let left = self.integrations.delete(&caller, [&office_id, &integration, &name]).await.map_err(status)?;
-        Ok(Response::new(v1::DeleteIntegrationSecretResponse { integration: Some(to_wire(&left)) }))
+    ) -> Reply<v1::DeleteIntegrationSecretResponse> {
+        handle!(request, |caller, v1::DeleteIntegrationSecretRequest { office_id, integration, name }| {
+            let left = self.integrations.delete(&caller, [&office_id, &integration, &name]).await?;
+            v1::DeleteIntegrationSecretResponse { integration: Some(to_wire(&left)) }
+        })
     }
 }

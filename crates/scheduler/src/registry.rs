@@ -17,7 +17,7 @@ use mi_proto::{
     },
     v1::AgentCount,
 };
-use mi_rpc::{Caller, Refusal, convert, polled, status};
+use mi_rpc::{Caller, Refusal, Reply, convert, handle, polled};
 use mi_store::outbox;
 use ring::digest;
 use tokio_stream::wrappers::ReceiverStream;
@@ -192,29 +192,19 @@ impl Scheduler {
 
 #[tonic::async_trait]
 impl AgentRegistryService for Handler {
-    async fn resolve_agent_key(
-        &self,
-        request: Request<ResolveAgentKeyRequest>,
-    ) -> Result<Response<ResolveAgentKeyResponse>, Status> {
-        let body = request.into_inner();
-        let resolved = self.scheduler.resolve_key(&body.agent_id, &body.key_id).await;
-        let (agent, public_key) = resolved.map_err(status)?;
-        let actor = Actor::Agent(AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name });
-        Ok(Response::new(ResolveAgentKeyResponse {
-            principal: Some(convert::principal(&actor)),
-            public_key: public_key.into(),
-        }))
+    async fn resolve_agent_key(&self, request: Request<ResolveAgentKeyRequest>) -> Reply<ResolveAgentKeyResponse> {
+        handle!(request, |body| {
+            let (agent, public_key) = self.scheduler.resolve_key(&body.agent_id, &body.key_id).await?;
+            let actor = Actor::Agent(AgentActor { office_id: agent.office_id, agent_id: agent.id, name: agent.name });
+            ResolveAgentKeyResponse { principal: Some(convert::principal(&actor)), public_key: public_key.into() }
+        })
     }
 
-    async fn register_agent_key(
-        &self,
-        request: Request<RegisterAgentKeyRequest>,
-    ) -> Result<Response<RegisterAgentKeyResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let registered = self.scheduler.register_key(&caller, request.into_inner()).await;
-        Ok(Response::new(RegisterAgentKeyResponse {
-            agent: Some(wire::agent(&registered.map_err(status)?, self.scheduler.runtime.sandbox())),
-        }))
+    async fn register_agent_key(&self, request: Request<RegisterAgentKeyRequest>) -> Reply<RegisterAgentKeyResponse> {
+        handle!(request, |caller, body| {
+            let registered = self.scheduler.register_key(&caller, body).await?;
+            RegisterAgentKeyResponse { agent: Some(wire::agent(&registered, self.scheduler.runtime.sandbox())) }
+        })
     }
 
     type WatchRevokedAgentKeysStream = ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>>;
@@ -222,86 +212,78 @@ impl AgentRegistryService for Handler {
     async fn watch_revoked_agent_keys(
         &self,
         request: Request<WatchRevokedAgentKeysRequest>,
-    ) -> Result<Response<Self::WatchRevokedAgentKeysStream>, Status> {
-        let since = request.get_ref().since.map(|since| convert::time("since", &since)).transpose().map_err(status)?;
-        Ok(Response::new(self.scheduler.clone().watch_revoked(since)))
+    ) -> Reply<Self::WatchRevokedAgentKeysStream> {
+        handle!(request, |body| {
+            let since = body.since.map(|since| convert::time("since", &since)).transpose()?;
+            self.scheduler.clone().watch_revoked(since)
+        })
     }
 
     async fn report_refused_credential(
         &self,
         request: Request<ReportRefusedCredentialRequest>,
-    ) -> Result<Response<ReportRefusedCredentialResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        self.scheduler.credential_refused(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(ReportRefusedCredentialResponse {}))
+    ) -> Reply<ReportRefusedCredentialResponse> {
+        handle!(request, |caller, body| {
+            self.scheduler.credential_refused(&caller, body).await?;
+            ReportRefusedCredentialResponse {}
+        })
     }
 
     async fn admit_external_agent(
         &self,
         request: Request<AdmitExternalAgentRequest>,
-    ) -> Result<Response<AdmitExternalAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let admitted = self.scheduler.admit(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(AdmitExternalAgentResponse {
-            agent: Some(wire::agent(&self.scheduler.seen.freshen(admitted), self.scheduler.runtime.sandbox())),
-        }))
+    ) -> Reply<AdmitExternalAgentResponse> {
+        handle!(request, |caller, body| {
+            let admitted = self.scheduler.admit(&caller, body).await?;
+            AdmitExternalAgentResponse {
+                agent: Some(wire::agent(&self.scheduler.seen.freshen(admitted), self.scheduler.runtime.sandbox())),
+            }
+        })
     }
 
-    async fn record_heartbeat(
-        &self,
-        request: Request<RecordHeartbeatRequest>,
-    ) -> Result<Response<RecordHeartbeatResponse>, Status> {
-        let body = request.into_inner();
-        let heard = async {
+    async fn record_heartbeat(&self, request: Request<RecordHeartbeatRequest>) -> Reply<RecordHeartbeatResponse> {
+        handle!(request, |body| {
             let (office_id, id) = (OfficeId::parse(&body.office_id)?, AgentId::parse(&body.agent_id)?);
-            self.scheduler.sign_of_life(office_id, id).await
-        };
-        heard.await.map_err(status)?;
-        Ok(Response::new(RecordHeartbeatResponse {}))
+            self.scheduler.sign_of_life(office_id, id).await?;
+            RecordHeartbeatResponse {}
+        })
     }
 
-    async fn list_members(
-        &self,
-        request: Request<ListMembersRequest>,
-    ) -> Result<Response<ListMembersResponse>, Status> {
-        let body = request.into_inner();
-        let office_id = OfficeId::parse(&body.office_id).map_err(status)?;
-        let listed = async {
+    async fn list_members(&self, request: Request<ListMembersRequest>) -> Reply<ListMembersResponse> {
+        handle!(request, |body| {
+            let office_id = OfficeId::parse(&body.office_id)?;
             let mut conn = self.scheduler.db.office(office_id).read().await?;
-            repo::agent_page(&mut conn, &body.after_name, MEMBERS).await
-        };
-        let agents = listed.await.map_err(|error| status(error.into()))?;
-        let last = agents.last().filter(|_| agents.len() == MEMBERS).map(|agent| agent.name.clone());
-        Ok(Response::new(ListMembersResponse {
-            members: agents.into_iter().filter(Agent::stays).map(wire::member).collect(),
-            next_after_name: last.unwrap_or_default(),
-        }))
+            let agents = repo::agent_page(&mut conn, &body.after_name, MEMBERS).await?;
+            let last = agents.last().filter(|_| agents.len() == MEMBERS).map(|agent| agent.name.clone());
+            ListMembersResponse {
+                members: agents.into_iter().filter(Agent::stays).map(wire::member).collect(),
+                next_after_name: last.unwrap_or_default(),
+            }
+        })
     }
 
-    async fn pause_agent(&self, request: Request<PauseAgentRequest>) -> Result<Response<PauseAgentResponse>, Status> {
-        self.scheduler.pause(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(PauseAgentResponse {}))
+    async fn pause_agent(&self, request: Request<PauseAgentRequest>) -> Reply<PauseAgentResponse> {
+        handle!(request, |body| {
+            self.scheduler.pause(body).await?;
+            PauseAgentResponse {}
+        })
     }
 
-    async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Result<Response<ListTiersResponse>, Status> {
+    async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
         let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
         Ok(Response::new(ListTiersResponse { model_tiers }))
     }
 
-    async fn count_agents(
-        &self,
-        request: Request<CountAgentsRequest>,
-    ) -> Result<Response<CountAgentsResponse>, Status> {
-        let office_id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
-        let counted = async {
+    async fn count_agents(&self, request: Request<CountAgentsRequest>) -> Reply<CountAgentsResponse> {
+        handle!(request, |body| {
+            let office_id = OfficeId::parse(&body.office_id)?;
             let mut conn = self.scheduler.db.office(office_id).read().await?;
-            repo::agent_count_by_phase(&mut conn).await
-        };
-        let counts = counted.await.map_err(|error| status(error.into()))?;
-        let agents = counts.into_iter().map(|(phase, count)| AgentCount {
-            phase: wire::phase(phase).into(),
-            count: count.try_into().unwrap_or(i32::MAX),
-        });
-        Ok(Response::new(CountAgentsResponse { agents: agents.collect() }))
+            let counts = repo::agent_count_by_phase(&mut conn).await?;
+            let agents = counts.into_iter().map(|(phase, count)| AgentCount {
+                phase: wire::phase(phase).into(),
+                count: count.try_into().unwrap_or(i32::MAX),
+            });
+            CountAgentsResponse { agents: agents.collect() }
+        })
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use mi_kernel::{Error, Result, TaskId, page::MAX_PAGE_BYTES};
 use mi_proto::v1::{self, task_service_server::TaskService};
-use mi_rpc::{Caller, deadline, outgoing, status};
+use mi_rpc::{Caller, Reply, deadline, handle, outgoing, status};
 use prost::Message;
-use tonic::{Request, Response, Status, codegen::BoxStream};
+use tonic::{Request, Response, codegen::BoxStream};
 
 use super::{
     Seat, Tasks,
@@ -70,69 +70,52 @@ fn shown(tasks: Vec<Task>, seat: &Seat) -> Vec<v1::Task> {
 
 #[tonic::async_trait]
 impl TaskService for Handler {
-    async fn create_task(
-        &self,
-        request: Request<v1::CreateTaskRequest>,
-    ) -> Result<Response<v1::CreateTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let created = async {
+    async fn create_task(&self, request: Request<v1::CreateTaskRequest>) -> Reply<v1::CreateTaskResponse> {
+        handle!(request, |caller, body| {
             let seat = self.tasks.seat(&caller, &body.office_id).await?;
             let task = the_one(self.tasks.create(&caller, &body.office_id, std::slice::from_ref(&body)).await)?;
-            Ok(wire::task(task, &seat))
-        };
-        let task = created.await.map_err(status)?;
-        Ok(Response::new(v1::CreateTaskResponse { task: Some(task) }))
+            let task = wire::task(task, &seat);
+            v1::CreateTaskResponse { task: Some(task) }
+        })
     }
 
     async fn batch_create_tasks(
         &self,
         request: Request<v1::BatchCreateTasksRequest>,
-    ) -> Result<Response<v1::BatchCreateTasksResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let created = async {
+    ) -> Reply<v1::BatchCreateTasksResponse> {
+        handle!(request, |caller, body| {
             let seat = self.tasks.seat(&caller, &body.office_id).await?;
             rules::batch(&body.requests)?;
-            Ok(shown(self.tasks.create(&caller, &body.office_id, &body.requests).await?, &seat))
-        };
-        let tasks = created.await.map_err(status)?;
-        Ok(Response::new(v1::BatchCreateTasksResponse { tasks }))
+            let tasks = shown(self.tasks.create(&caller, &body.office_id, &body.requests).await?, &seat);
+            v1::BatchCreateTasksResponse { tasks }
+        })
     }
 
-    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::GetTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let (seat, task) = self.tasks.get(&caller, &body.office_id, &body.task_id).await.map_err(status)?;
-        Ok(Response::new(v1::GetTaskResponse { task: Some(wire::task(task, &seat)) }))
+    async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Reply<v1::GetTaskResponse> {
+        handle!(request, |caller, body| {
+            let (seat, task) = self.tasks.get(&caller, &body.office_id, &body.task_id).await?;
+            v1::GetTaskResponse { task: Some(wire::task(task, &seat)) }
+        })
     }
 
-    async fn list_tasks(
-        &self,
-        request: Request<v1::ListTasksRequest>,
-    ) -> Result<Response<v1::ListTasksResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let (tasks, next_page_token) = self.tasks.list(&caller, &body).await.map_err(status)?;
-        Ok(Response::new(v1::ListTasksResponse { tasks, next_page_token }))
+    async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Reply<v1::ListTasksResponse> {
+        handle!(request, |caller, body| {
+            let (tasks, next_page_token) = self.tasks.list(&caller, &body).await?;
+            v1::ListTasksResponse { tasks, next_page_token }
+        })
     }
 
     type WatchTasksStream = BoxStream<v1::WatchTasksResponse>;
 
-    async fn watch_tasks(
-        &self,
-        request: Request<v1::WatchTasksRequest>,
-    ) -> Result<Response<Self::WatchTasksStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let changes = self.tasks.watch(&caller, &body).await.map_err(status)?;
-        Ok(Response::new(outgoing(&self.tasks.background, BUFFER, changes.map_err(status))))
+    async fn watch_tasks(&self, request: Request<v1::WatchTasksRequest>) -> Reply<Self::WatchTasksStream> {
+        handle!(request, |caller, body| outgoing(
+            &self.tasks.background,
+            BUFFER,
+            self.tasks.watch(&caller, &body).await?.map_err(status)
+        ))
     }
 
-    async fn claim_tasks(
-        &self,
-        request: Request<v1::ClaimTasksRequest>,
-    ) -> Result<Response<v1::ClaimTasksResponse>, Status> {
+    async fn claim_tasks(&self, request: Request<v1::ClaimTasksRequest>) -> Reply<v1::ClaimTasksResponse> {
         let caller = Caller::of(&request)?;
         // Every call has a deadline here; a claim answers before it.
         let left = deadline::parse(request.metadata().as_ref()).ok().flatten();
@@ -142,137 +125,102 @@ impl TaskService for Handler {
         Ok(Response::new(v1::ClaimTasksResponse { tasks: shown(tasks, &seat) }))
     }
 
-    async fn renew_lease(
-        &self,
-        request: Request<v1::RenewLeaseRequest>,
-    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = rules::lease(body.lease.as_ref()).map(|lease| What::Renewed { lease });
-        let task =
-            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::RenewLeaseResponse { task: Some(task) }))
+    async fn renew_lease(&self, request: Request<v1::RenewLeaseRequest>) -> Reply<v1::RenewLeaseResponse> {
+        handle!(request, |caller, body| {
+            let what = rules::lease(body.lease.as_ref()).map(|lease| What::Renewed { lease });
+            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            v1::RenewLeaseResponse { task: Some(task) }
+        })
     }
 
-    async fn release_task(
-        &self,
-        request: Request<v1::ReleaseTaskRequest>,
-    ) -> Result<Response<v1::ReleaseTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = Ok(What::Released);
-        let task =
-            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::ReleaseTaskResponse { task: Some(task) }))
+    async fn release_task(&self, request: Request<v1::ReleaseTaskRequest>) -> Reply<v1::ReleaseTaskResponse> {
+        handle!(request, |caller, body| {
+            let what = Ok(What::Released);
+            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            v1::ReleaseTaskResponse { task: Some(task) }
+        })
     }
 
-    async fn complete_task(
-        &self,
-        request: Request<v1::CompleteTaskRequest>,
-    ) -> Result<Response<v1::CompleteTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = rules::work(&body).map(|work| What::Completed { work });
-        let task =
-            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::CompleteTaskResponse { task: Some(task) }))
+    async fn complete_task(&self, request: Request<v1::CompleteTaskRequest>) -> Reply<v1::CompleteTaskResponse> {
+        handle!(request, |caller, body| {
+            let what = rules::work(&body).map(|work| What::Completed { work });
+            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            v1::CompleteTaskResponse { task: Some(task) }
+        })
     }
 
     async fn batch_complete_tasks(
         &self,
         request: Request<v1::BatchCompleteTasksRequest>,
-    ) -> Result<Response<v1::BatchCompleteTasksResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let results = self.tasks.complete_all(&caller, body).await.map_err(status)?;
-        Ok(Response::new(v1::BatchCompleteTasksResponse { results }))
+    ) -> Reply<v1::BatchCompleteTasksResponse> {
+        handle!(request, |caller, body| v1::BatchCompleteTasksResponse {
+            results: self.tasks.complete_all(&caller, body).await?
+        })
     }
 
-    async fn fail_task(&self, request: Request<v1::FailTaskRequest>) -> Result<Response<v1::FailTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = rules::note("error", &body.error).map(|error| What::Failed {
-            error,
-            retryable: body.retryable,
-            loop_detected: body.loop_detected,
-        });
-        let task =
-            self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::FailTaskResponse { task: Some(task) }))
+    async fn fail_task(&self, request: Request<v1::FailTaskRequest>) -> Reply<v1::FailTaskResponse> {
+        handle!(request, |caller, body| {
+            let what = rules::note("error", &body.error).map(|error| What::Failed {
+                error,
+                retryable: body.retryable,
+                loop_detected: body.loop_detected,
+            });
+            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            v1::FailTaskResponse { task: Some(task) }
+        })
     }
 
-    async fn cancel_task(
-        &self,
-        request: Request<v1::CancelTaskRequest>,
-    ) -> Result<Response<v1::CancelTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = rules::reason("reason", &body.reason).map(|reason| match reason.as_str() {
-            "" => Verdict::Cancel("cancelled".into()),
-            _ => Verdict::Cancel(reason),
-        });
-        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::CancelTaskResponse { task: Some(task) }))
+    async fn cancel_task(&self, request: Request<v1::CancelTaskRequest>) -> Reply<v1::CancelTaskResponse> {
+        handle!(request, |caller, body| {
+            let what = rules::reason("reason", &body.reason).map(|reason| match reason.as_str() {
+                "" => Verdict::Cancel("cancelled".into()),
+                _ => Verdict::Cancel(reason),
+            });
+            let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await?;
+            v1::CancelTaskResponse { task: Some(task) }
+        })
     }
 
-    async fn retry_task(
-        &self,
-        request: Request<v1::RetryTaskRequest>,
-    ) -> Result<Response<v1::RetryTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = Ok(Verdict::Retry);
-        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::RetryTaskResponse { task: Some(task) }))
+    async fn retry_task(&self, request: Request<v1::RetryTaskRequest>) -> Reply<v1::RetryTaskResponse> {
+        handle!(request, |caller, body| {
+            let what = Ok(Verdict::Retry);
+            let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await?;
+            v1::RetryTaskResponse { task: Some(task) }
+        })
     }
 
-    async fn verify_task(
-        &self,
-        request: Request<v1::VerifyTaskRequest>,
-    ) -> Result<Response<v1::VerifyTaskResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let what = match body.approve {
-            true => rules::reason("note", &body.note).map(|_| Verdict::Accept(body.attempt)),
-            false => rules::note("note", &body.note).map(|note| Verdict::Reject(note, body.attempt)),
-        };
-        let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await.map_err(status)?;
-        Ok(Response::new(v1::VerifyTaskResponse { task: Some(task) }))
+    async fn verify_task(&self, request: Request<v1::VerifyTaskRequest>) -> Reply<v1::VerifyTaskResponse> {
+        handle!(request, |caller, body| {
+            let what = match body.approve {
+                true => rules::reason("note", &body.note).map(|_| Verdict::Accept(body.attempt)),
+                false => rules::note("note", &body.note).map(|note| Verdict::Reject(note, body.attempt)),
+            };
+            let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await?;
+            v1::VerifyTaskResponse { task: Some(task) }
+        })
     }
 
-    async fn add_task_note(
-        &self,
-        request: Request<v1::AddTaskNoteRequest>,
-    ) -> Result<Response<v1::AddTaskNoteResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let note = self.tasks.add_note(&caller, &body).await.map_err(status)?;
-        Ok(Response::new(v1::AddTaskNoteResponse { note: Some(note.into()) }))
+    async fn add_task_note(&self, request: Request<v1::AddTaskNoteRequest>) -> Reply<v1::AddTaskNoteResponse> {
+        handle!(request, |caller, body| {
+            let note = self.tasks.add_note(&caller, &body).await?;
+            v1::AddTaskNoteResponse { note: Some(note.into()) }
+        })
     }
 
-    async fn list_task_notes(
-        &self,
-        request: Request<v1::ListTaskNotesRequest>,
-    ) -> Result<Response<v1::ListTaskNotesResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let (notes, next_page_token) = self.tasks.list_notes(&caller, &body).await.map_err(status)?;
-        Ok(Response::new(v1::ListTaskNotesResponse {
-            notes: notes.into_iter().map(Into::into).collect(),
-            next_page_token,
-        }))
+    async fn list_task_notes(&self, request: Request<v1::ListTaskNotesRequest>) -> Reply<v1::ListTaskNotesResponse> {
+        handle!(request, |caller, body| {
+            let (notes, next_page_token) = self.tasks.list_notes(&caller, &body).await?;
+            v1::ListTaskNotesResponse { notes: notes.into_iter().map(Into::into).collect(), next_page_token }
+        })
     }
 
-    async fn get_task_stats(
-        &self,
-        request: Request<v1::GetTaskStatsRequest>,
-    ) -> Result<Response<v1::GetTaskStatsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let tally = self.tasks.tally(&caller, &body.office_id).await.map_err(status)?;
-        let counts = wire::counts(&tally);
-        let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
-        Ok(Response::new(v1::GetTaskStatsResponse { stats: Some(stats) }))
+    async fn get_task_stats(&self, request: Request<v1::GetTaskStatsRequest>) -> Reply<v1::GetTaskStatsResponse> {
+        handle!(request, |caller, body| {
+            let tally = self.tasks.tally(&caller, &body.office_id).await?;
+            let counts = wire::counts(&tally);
+            let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
+            v1::GetTaskStatsResponse { stats: Some(stats) }
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use mi_proto::v1::{
     ActivityEvent, ActivityHead, GetActivityHeadRequest, GetActivityHeadResponse, ListActivityRequest,
     ListActivityResponse, WatchActivityRequest, WatchActivityResponse, activity_service_server::ActivityService,
 };
-use mi_rpc::{Caller, convert, outgoing, status};
-use tonic::{Request, Response, Status, codegen::BoxStream};
+use mi_rpc::{Caller, Reply, convert, handle, outgoing, status};
+use tonic::{Request, codegen::BoxStream};
 
 use super::{BUFFER, time_span};
 use crate::{
@@ -25,30 +25,18 @@ pub(super) struct Activity {
 
 #[tonic::async_trait]
 impl ActivityService for Activity {
-    async fn list_activity(
-        &self,
-        request: Request<ListActivityRequest>,
-    ) -> Result<Response<ListActivityResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        self.list(&caller, request.into_inner()).await.map(Response::new).map_err(status)
+    async fn list_activity(&self, request: Request<ListActivityRequest>) -> Reply<ListActivityResponse> {
+        handle!(request, |caller, body| self.list(&caller, body).await?)
     }
 
     type WatchActivityStream = BoxStream<WatchActivityResponse>;
 
-    async fn watch_activity(
-        &self,
-        request: Request<WatchActivityRequest>,
-    ) -> Result<Response<Self::WatchActivityStream>, Status> {
-        let caller = Caller::of(&request)?;
-        self.watch(&caller, request.into_inner()).await.map(Response::new).map_err(status)
+    async fn watch_activity(&self, request: Request<WatchActivityRequest>) -> Reply<Self::WatchActivityStream> {
+        handle!(request, |caller, body| self.watch(&caller, body).await?)
     }
 
-    async fn get_activity_head(
-        &self,
-        request: Request<GetActivityHeadRequest>,
-    ) -> Result<Response<GetActivityHeadResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        self.head(&caller, request.into_inner()).await.map(Response::new).map_err(status)
+    async fn get_activity_head(&self, request: Request<GetActivityHeadRequest>) -> Reply<GetActivityHeadResponse> {
+        handle!(request, |caller, body| self.head(&caller, body).await?)
     }
 }
 

@@ -8,8 +8,8 @@ use mi_proto::internal::v1::{
     AppendCapturedLogsRequest, AppendCapturedLogsResponse, AppendEventsRequest, AppendEventsResponse, CapturedLogs,
     ingest_service_server::IngestService,
 };
-use mi_rpc::{Caller, convert, status};
-use tonic::{Request, Response, Status};
+use mi_rpc::{Reply, convert, handle};
+use tonic::Request;
 
 use crate::{
     feed::Feed,
@@ -25,24 +25,23 @@ pub(super) struct Ingest {
 
 #[tonic::async_trait]
 impl IngestService for Ingest {
-    async fn append_events(
-        &self,
-        request: Request<AppendEventsRequest>,
-    ) -> Result<Response<AppendEventsResponse>, Status> {
-        Caller::of(&request)?;
-        let events = request.into_inner().events.into_iter().map(convert::event_from_wire);
-        let events = events.collect::<Result<_>>().map_err(status)?;
-        self.feed.append(events).await.map_err(status)?;
-        Ok(Response::new(AppendEventsResponse {}))
+    async fn append_events(&self, request: Request<AppendEventsRequest>) -> Reply<AppendEventsResponse> {
+        handle!(request, |_, body| {
+            let events = body.events.into_iter().map(convert::event_from_wire);
+            let events = events.collect::<Result<_>>()?;
+            self.feed.append(events).await?;
+            AppendEventsResponse {}
+        })
     }
 
     async fn append_captured_logs(
         &self,
         request: Request<AppendCapturedLogsRequest>,
-    ) -> Result<Response<AppendCapturedLogsResponse>, Status> {
-        Caller::of(&request)?;
-        self.captured(request.into_inner().batches).await.map_err(status)?;
-        Ok(Response::new(AppendCapturedLogsResponse {}))
+    ) -> Reply<AppendCapturedLogsResponse> {
+        handle!(request, |_, body| {
+            self.captured(body.batches).await?;
+            AppendCapturedLogsResponse {}
+        })
     }
 }
 

@@ -9,8 +9,8 @@ use mi_proto::v1::{
     AppendLogsRequest, AppendLogsResponse, ListLogsRequest, ListLogsResponse, TailLogsRequest, TailLogsResponse,
     log_service_server::LogService,
 };
-use mi_rpc::{Caller, Entry, outgoing, status};
-use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
+use mi_rpc::{Caller, Entry, Reply, handle, outgoing, status};
+use tonic::{Request, Response, Streaming, codegen::BoxStream};
 
 use super::{BUFFER, time_span};
 use crate::{
@@ -34,24 +34,19 @@ pub(super) struct LogApi {
 
 #[tonic::async_trait]
 impl LogService for LogApi {
-    async fn list_logs(&self, request: Request<ListLogsRequest>) -> Result<Response<ListLogsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        self.list(&caller, request.into_inner()).await.map(Response::new).map_err(status)
+    async fn list_logs(&self, request: Request<ListLogsRequest>) -> Reply<ListLogsResponse> {
+        handle!(request, |caller, body| self.list(&caller, body).await?)
     }
 
     type TailLogsStream = BoxStream<TailLogsResponse>;
 
-    async fn tail_logs(&self, request: Request<TailLogsRequest>) -> Result<Response<Self::TailLogsStream>, Status> {
-        let caller = Caller::of(&request)?;
-        self.tail(&caller, request.into_inner()).await.map(Response::new).map_err(status)
+    async fn tail_logs(&self, request: Request<TailLogsRequest>) -> Reply<Self::TailLogsStream> {
+        handle!(request, |caller, body| self.tail(&caller, body).await?)
     }
 
     type AppendLogsStream = BoxStream<AppendLogsResponse>;
 
-    async fn append_logs(
-        &self,
-        request: Request<Streaming<AppendLogsRequest>>,
-    ) -> Result<Response<Self::AppendLogsStream>, Status> {
+    async fn append_logs(&self, request: Request<Streaming<AppendLogsRequest>>) -> Reply<Self::AppendLogsStream> {
         let caller = Caller::of(&request)?;
         let appender = Appender {
             caller,

@@ -5,9 +5,9 @@ use mi_proto::internal::v1::{
     ApplyOfficeRequest, ApplyOfficeResponse, ProbeWallsRequest, ProbeWallsResponse, RemoveOfficeRequest,
     RemoveOfficeResponse, office_replica_service_server::OfficeReplicaService,
 };
-use mi_rpc::{Caller, convert, status};
+use mi_rpc::{Reply, convert, handle, status};
 use mi_store::Db;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use crate::removal::Removal;
 
@@ -19,31 +19,27 @@ pub(super) struct Replica {
 
 #[tonic::async_trait]
 impl OfficeReplicaService for Replica {
-    async fn apply_office(
-        &self,
-        request: Request<ApplyOfficeRequest>,
-    ) -> Result<Response<ApplyOfficeResponse>, Status> {
-        Caller::of(&request)?;
-        self.apply(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(ApplyOfficeResponse {}))
+    async fn apply_office(&self, request: Request<ApplyOfficeRequest>) -> Reply<ApplyOfficeResponse> {
+        handle!(request, |_, body| {
+            self.apply(body).await?;
+            ApplyOfficeResponse {}
+        })
     }
 
-    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Result<Response<ProbeWallsResponse>, Status> {
+    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Reply<ProbeWallsResponse> {
         let checks = self.db.probe_walls("activity").await.map_err(status)?;
         Ok(Response::new(ProbeWallsResponse { checks: checks.into_iter().map(convert::wall_check).collect() }))
     }
 
-    async fn remove_office(
-        &self,
-        request: Request<RemoveOfficeRequest>,
-    ) -> Result<Response<RemoveOfficeResponse>, Status> {
-        Caller::of(&request)?;
-        let office_id = OfficeId::parse(&request.get_ref().office_id).map_err(status)?;
-        let left = self.removal.remove(office_id).await.map_err(status)?;
-        Ok(Response::new(RemoveOfficeResponse {
-            done: left.is_none(),
-            message: left.map(|what| format!("{what} are being removed")).unwrap_or_default(),
-        }))
+    async fn remove_office(&self, request: Request<RemoveOfficeRequest>) -> Reply<RemoveOfficeResponse> {
+        handle!(request, |_, body| {
+            let office_id = OfficeId::parse(&body.office_id)?;
+            let left = self.removal.remove(office_id).await?;
+            RemoveOfficeResponse {
+                done: left.is_none(),
+                message: left.map(|what| format!("{what} are being removed")).unwrap_or_default(),
+            }
+        })
     }
 }
 

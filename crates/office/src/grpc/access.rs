@@ -10,14 +10,14 @@ use mi_proto::{
     },
     v1::{self, access_service_server::AccessService},
 };
-use mi_rpc::{Caller, RoleClient, convert, status};
+use mi_rpc::{Caller, Reply, RoleClient, convert, handle, status};
 use mi_tenancy::{
     Offices,
     accounts::{Account, Accounts, ApiKey},
     invites::Invites,
 };
 use ring::digest;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 /// Data keys that a rotation wraps anew in one transaction.
 const REWRAPPED_TOGETHER: i64 = 100;
@@ -64,78 +64,51 @@ fn key_to_wire(key: ApiKey) -> v1::ApiKey {
 
 #[tonic::async_trait]
 impl AccessService for Handler {
-    async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let quotas = self.accounts.quotas(&caller.actor).await.map_err(status)?;
-        Ok(Response::new(v1::WhoAmIResponse { principal: Some(convert::principal(&caller.actor)), quotas }))
+    async fn who_am_i(&self, request: Request<v1::WhoAmIRequest>) -> Reply<v1::WhoAmIResponse> {
+        handle!(request, |caller, _| {
+            let quotas = self.accounts.quotas(&caller.actor).await?;
+            v1::WhoAmIResponse { principal: Some(convert::principal(&caller.actor)), quotas }
+        })
     }
 
-    async fn create_account(
-        &self,
-        request: Request<v1::CreateAccountRequest>,
-    ) -> Result<Response<v1::CreateAccountResponse>, Status> {
-        let (account, secret) = self.accounts.create(&request.into_inner().name).await.map_err(status)?;
-        Ok(Response::new(v1::CreateAccountResponse {
-            account: Some(account_to_wire(account)),
-            secret: secret.expose().to_owned(),
-        }))
+    async fn create_account(&self, request: Request<v1::CreateAccountRequest>) -> Reply<v1::CreateAccountResponse> {
+        handle!(request, |body| {
+            let (account, secret) = self.accounts.create(&body.name).await?;
+            v1::CreateAccountResponse { account: Some(account_to_wire(account)), secret: secret.expose().to_owned() }
+        })
     }
 
-    async fn list_accounts(
-        &self,
-        request: Request<v1::ListAccountsRequest>,
-    ) -> Result<Response<v1::ListAccountsResponse>, Status> {
-        let body = request.into_inner();
-        let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
-        let (accounts, next_page_token) = self.accounts.list(&page).await.map_err(status)?;
-        Ok(Response::new(v1::ListAccountsResponse {
-            accounts: accounts.into_iter().map(account_to_wire).collect(),
-            next_page_token,
-        }))
+    async fn list_accounts(&self, request: Request<v1::ListAccountsRequest>) -> Reply<v1::ListAccountsResponse> {
+        handle!(request, |body| {
+            let page = Page::parse(body.page_size, &body.page_token)?;
+            let (accounts, next_page_token) = self.accounts.list(&page).await?;
+            v1::ListAccountsResponse { accounts: accounts.into_iter().map(account_to_wire).collect(), next_page_token }
+        })
     }
 
-    async fn create_api_key(
-        &self,
-        request: Request<v1::CreateApiKeyRequest>,
-    ) -> Result<Response<v1::CreateApiKeyResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let created = self.accounts.create_key(&caller, &body.account_id, &body.name).await;
-        let (key, secret) = created.map_err(status)?;
-        Ok(Response::new(v1::CreateApiKeyResponse {
-            api_key: Some(key_to_wire(key)),
-            secret: secret.expose().to_owned(),
-        }))
+    async fn create_api_key(&self, request: Request<v1::CreateApiKeyRequest>) -> Reply<v1::CreateApiKeyResponse> {
+        handle!(request, |caller, body| {
+            let (key, secret) = self.accounts.create_key(&caller, &body.account_id, &body.name).await?;
+            v1::CreateApiKeyResponse { api_key: Some(key_to_wire(key)), secret: secret.expose().to_owned() }
+        })
     }
 
-    async fn list_api_keys(
-        &self,
-        request: Request<v1::ListApiKeysRequest>,
-    ) -> Result<Response<v1::ListApiKeysResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
-        let listed = self.accounts.list_keys(&caller.actor, &body.account_id, &page).await;
-        let (keys, next_page_token) = listed.map_err(status)?;
-        Ok(Response::new(v1::ListApiKeysResponse {
-            api_keys: keys.into_iter().map(key_to_wire).collect(),
-            next_page_token,
-        }))
+    async fn list_api_keys(&self, request: Request<v1::ListApiKeysRequest>) -> Reply<v1::ListApiKeysResponse> {
+        handle!(request, |caller, body| {
+            let page = Page::parse(body.page_size, &body.page_token)?;
+            let (keys, next_page_token) = self.accounts.list_keys(&caller.actor, &body.account_id, &page).await?;
+            v1::ListApiKeysResponse { api_keys: keys.into_iter().map(key_to_wire).collect(), next_page_token }
+        })
     }
 
-    async fn revoke_api_key(
-        &self,
-        request: Request<v1::RevokeApiKeyRequest>,
-    ) -> Result<Response<v1::RevokeApiKeyResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let revoked = self.accounts.revoke_key(&caller, &request.into_inner().api_key_id).await;
-        Ok(Response::new(v1::RevokeApiKeyResponse { api_key: Some(key_to_wire(revoked.map_err(status)?)) }))
+    async fn revoke_api_key(&self, request: Request<v1::RevokeApiKeyRequest>) -> Reply<v1::RevokeApiKeyResponse> {
+        handle!(request, |caller, body| {
+            let revoked = self.accounts.revoke_key(&caller, &body.api_key_id).await?;
+            v1::RevokeApiKeyResponse { api_key: Some(key_to_wire(revoked)) }
+        })
     }
 
-    async fn enrol_agent(
-        &self,
-        request: Request<v1::EnrolAgentRequest>,
-    ) -> Result<Response<v1::EnrolAgentResponse>, Status> {
+    async fn enrol_agent(&self, request: Request<v1::EnrolAgentRequest>) -> Reply<v1::EnrolAgentResponse> {
         let body = request.into_inner();
         OfficeId::parse(&body.office_id).map_err(status)?;
         public_key::check("public_key", &body.public_key).map_err(status)?;
@@ -148,35 +121,26 @@ impl AccessService for Handler {
         Ok(Response::new(v1::EnrolAgentResponse { agent: registered.agent }))
     }
 
-    async fn create_invite(
-        &self,
-        request: Request<v1::CreateInviteRequest>,
-    ) -> Result<Response<v1::CreateInviteResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let created = self.invites.create(&caller, &request.into_inner().office_id).await;
-        let (invite, code) = created.map_err(status)?;
-        Ok(Response::new(v1::CreateInviteResponse {
-            invite: Some(v1::Invite {
-                code: code.expose().to_owned(),
-                expires_at: Some(convert::timestamp(invite.expires_at)),
-                id: invite.id.to_string(),
-            }),
-        }))
+    async fn create_invite(&self, request: Request<v1::CreateInviteRequest>) -> Reply<v1::CreateInviteResponse> {
+        handle!(request, |caller, body| {
+            let (invite, code) = self.invites.create(&caller, &body.office_id).await?;
+            v1::CreateInviteResponse {
+                invite: Some(v1::Invite {
+                    code: code.expose().to_owned(),
+                    expires_at: Some(convert::timestamp(invite.expires_at)),
+                    id: invite.id.to_string(),
+                }),
+            }
+        })
     }
 
-    async fn join_office(
-        &self,
-        request: Request<v1::JoinOfficeRequest>,
-    ) -> Result<Response<v1::JoinOfficeResponse>, Status> {
+    async fn join_office(&self, request: Request<v1::JoinOfficeRequest>) -> Reply<v1::JoinOfficeResponse> {
         let source = mi_rpc::source_of(&request).to_owned();
         let agent = self.invites.join(&source, request.into_inner()).await?;
         Ok(Response::new(v1::JoinOfficeResponse { agent: Some(agent) }))
     }
 
-    async fn heartbeat(
-        &self,
-        request: Request<v1::HeartbeatRequest>,
-    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+    async fn heartbeat(&self, request: Request<v1::HeartbeatRequest>) -> Reply<v1::HeartbeatResponse> {
         let caller = Caller::of(&request)?;
         let body = request.into_inner();
         let office_id = OfficeId::parse(&body.office_id).map_err(status)?;
@@ -191,10 +155,7 @@ impl AccessService for Handler {
         Ok(Response::new(v1::HeartbeatResponse {}))
     }
 
-    async fn rotate_master_key(
-        &self,
-        _: Request<v1::RotateMasterKeyRequest>,
-    ) -> Result<Response<v1::RotateMasterKeyResponse>, Status> {
+    async fn rotate_master_key(&self, _: Request<v1::RotateMasterKeyRequest>) -> Reply<v1::RotateMasterKeyResponse> {
         let rotation = self.keys.rotate(REWRAPPED_TOGETHER).await.map_err(status)?;
         Ok(Response::new(v1::RotateMasterKeyResponse {
             master_key_id: rotation.key_id.as_str().to_owned(),

@@ -1,14 +1,14 @@
 //! `mi.v1.OfficeService`.
 
-use mi_kernel::page::Page;
+use mi_kernel::{Result, page::Page};
 use mi_proto::{
     internal::v1::{CountAgentsRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1::{self, office_service_server::OfficeService},
 };
-use mi_rpc::{Caller, RoleClient, convert, status};
+use mi_rpc::{Caller, Reply, RoleClient, convert, handle, status};
 use mi_tenancy::{Condition, Office, Offices, State, Transition};
 use prost::Message;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use crate::lifecycle::Lifecycle;
 
@@ -28,8 +28,8 @@ impl Handler {
         Self { lifecycle, offices, registry }
     }
 
-    async fn transition(&self, caller: &Caller, id: &str, step: Transition) -> Result<Option<v1::Office>, Status> {
-        let office = self.lifecycle.transition(caller, id, step).await.map_err(status)?;
+    async fn transition(&self, caller: &Caller, id: &str, step: Transition) -> Result<Option<v1::Office>> {
+        let office = self.lifecycle.transition(caller, id, step).await?;
         Ok(Some(to_wire(&office)))
     }
 }
@@ -64,40 +64,32 @@ fn condition_to_wire(condition: Condition) -> v1::OfficeCondition {
 
 #[tonic::async_trait]
 impl OfficeService for Handler {
-    async fn create_office(
-        &self,
-        request: Request<v1::CreateOfficeRequest>,
-    ) -> Result<Response<v1::CreateOfficeResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let office = self.lifecycle.create(&caller, &body, &body.encode_to_vec()).await.map_err(status)?;
-        Ok(Response::new(v1::CreateOfficeResponse { office: Some(to_wire(&office)) }))
+    async fn create_office(&self, request: Request<v1::CreateOfficeRequest>) -> Reply<v1::CreateOfficeResponse> {
+        handle!(request, |caller, body| {
+            let office = self.lifecycle.create(&caller, &body, &body.encode_to_vec()).await?;
+            v1::CreateOfficeResponse { office: Some(to_wire(&office)) }
+        })
     }
 
-    async fn list_offices(
-        &self,
-        request: Request<v1::ListOfficesRequest>,
-    ) -> Result<Response<v1::ListOfficesResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
-        let (offices, next_page_token) = self.offices.list(&caller, &page).await.map_err(status)?;
-        Ok(Response::new(v1::ListOfficesResponse { offices: offices.iter().map(to_wire).collect(), next_page_token }))
+    async fn list_offices(&self, request: Request<v1::ListOfficesRequest>) -> Reply<v1::ListOfficesResponse> {
+        handle!(request, |caller, body| {
+            let page = Page::parse(body.page_size, &body.page_token)?;
+            let (offices, next_page_token) = self.offices.list(&caller, &page).await?;
+            v1::ListOfficesResponse { offices: offices.iter().map(to_wire).collect(), next_page_token }
+        })
     }
 
-    async fn get_office(
-        &self,
-        request: Request<v1::GetOfficeRequest>,
-    ) -> Result<Response<v1::GetOfficeResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        Ok(Response::new(v1::GetOfficeResponse { office: Some(to_wire(&office)) }))
+    async fn get_office(&self, request: Request<v1::GetOfficeRequest>) -> Reply<v1::GetOfficeResponse> {
+        handle!(request, |caller, body| {
+            let office = self.offices.get(&caller, &body.office_id).await?;
+            v1::GetOfficeResponse { office: Some(to_wire(&office)) }
+        })
     }
 
     async fn get_office_status(
         &self,
         request: Request<v1::GetOfficeStatusRequest>,
-    ) -> Result<Response<v1::GetOfficeStatusResponse>, Status> {
+    ) -> Reply<v1::GetOfficeStatusResponse> {
         let caller = Caller::of(&request)?;
         let id = request.into_inner().office_id;
         let (office, report) = self.lifecycle.status(&caller, &id).await.map_err(status)?;
@@ -115,59 +107,47 @@ impl OfficeService for Handler {
     async fn get_office_settings(
         &self,
         request: Request<v1::GetOfficeSettingsRequest>,
-    ) -> Result<Response<v1::GetOfficeSettingsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let office = self.offices.get(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        Ok(Response::new(v1::GetOfficeSettingsResponse { settings: Some(office.settings.to_wire()) }))
+    ) -> Reply<v1::GetOfficeSettingsResponse> {
+        handle!(request, |caller, body| {
+            let office = self.offices.get(&caller, &body.office_id).await?;
+            v1::GetOfficeSettingsResponse { settings: Some(office.settings.to_wire()) }
+        })
     }
 
     async fn update_office_settings(
         &self,
         request: Request<v1::UpdateOfficeSettingsRequest>,
-    ) -> Result<Response<v1::UpdateOfficeSettingsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let settings = self.lifecycle.update_settings(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::UpdateOfficeSettingsResponse { settings: Some(settings.to_wire()) }))
+    ) -> Reply<v1::UpdateOfficeSettingsResponse> {
+        handle!(request, |caller, body| {
+            let settings = self.lifecycle.update_settings(&caller, body).await?;
+            v1::UpdateOfficeSettingsResponse { settings: Some(settings.to_wire()) }
+        })
     }
 
-    async fn suspend_office(
-        &self,
-        request: Request<v1::SuspendOfficeRequest>,
-    ) -> Result<Response<v1::SuspendOfficeResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let office = self.transition(&caller, &request.into_inner().office_id, Transition::Suspend).await?;
-        Ok(Response::new(v1::SuspendOfficeResponse { office }))
+    async fn suspend_office(&self, request: Request<v1::SuspendOfficeRequest>) -> Reply<v1::SuspendOfficeResponse> {
+        handle!(request, |caller, body| {
+            let office = self.transition(&caller, &body.office_id, Transition::Suspend).await?;
+            v1::SuspendOfficeResponse { office }
+        })
     }
 
-    async fn resume_office(
-        &self,
-        request: Request<v1::ResumeOfficeRequest>,
-    ) -> Result<Response<v1::ResumeOfficeResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let office = self.transition(&caller, &request.into_inner().office_id, Transition::Resume).await?;
-        Ok(Response::new(v1::ResumeOfficeResponse { office }))
+    async fn resume_office(&self, request: Request<v1::ResumeOfficeRequest>) -> Reply<v1::ResumeOfficeResponse> {
+        handle!(request, |caller, body| v1::ResumeOfficeResponse {
+            office: self.transition(&caller, &body.office_id, Transition::Resume).await?
+        })
     }
 
-    async fn verify_office(
-        &self,
-        request: Request<v1::VerifyOfficeRequest>,
-    ) -> Result<Response<v1::VerifyOfficeResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let checks = self.lifecycle.verify(&caller, &request.into_inner().office_id).await.map_err(status)?;
-        Ok(Response::new(v1::VerifyOfficeResponse { checks }))
+    async fn verify_office(&self, request: Request<v1::VerifyOfficeRequest>) -> Reply<v1::VerifyOfficeResponse> {
+        handle!(request, |caller, body| v1::VerifyOfficeResponse {
+            checks: self.lifecycle.verify(&caller, &body.office_id).await?
+        })
     }
 
-    async fn delete_office(
-        &self,
-        request: Request<v1::DeleteOfficeRequest>,
-    ) -> Result<Response<v1::DeleteOfficeResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let id = request.into_inner().office_id;
-        self.lifecycle
-            .reserve
-            .freeing(|| self.lifecycle.transition(&caller, &id, Transition::Delete))
-            .await
-            .map_err(status)?;
-        Ok(Response::new(v1::DeleteOfficeResponse {}))
+    async fn delete_office(&self, request: Request<v1::DeleteOfficeRequest>) -> Reply<v1::DeleteOfficeResponse> {
+        handle!(request, |caller, body| {
+            let id = body.office_id;
+            self.lifecycle.reserve.freeing(|| self.lifecycle.transition(&caller, &id, Transition::Delete)).await?;
+            v1::DeleteOfficeResponse {}
+        })
     }
 }

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream, StreamExt};
 use mi_kernel::{Error, InstanceId, OfficeId, Result, page::Page};
 use mi_proto::v1::{self, agent_service_server::AgentService};
-use mi_rpc::{Caller, Entry, convert::timestamp, status};
+use mi_rpc::{Caller, Entry, Reply, convert::timestamp, handle, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -48,130 +48,99 @@ impl AgentService for Handler {
     type ServeExecStream = exec::Answers<v1::ServeExecResponse>;
     type DownloadBackupStream = Answers<v1::DownloadBackupResponse>;
 
-    async fn hire_agent(
-        &self,
-        request: Request<v1::HireAgentRequest>,
-    ) -> Result<Response<v1::HireAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let agent = self.scheduler.hire(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::HireAgentResponse { agent: self.wire(agent) }))
+    async fn hire_agent(&self, request: Request<v1::HireAgentRequest>) -> Reply<v1::HireAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.hire(&caller, body).await?;
+            v1::HireAgentResponse { agent: self.wire(agent) }
+        })
     }
 
-    async fn list_agents(
-        &self,
-        request: Request<v1::ListAgentsRequest>,
-    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let listed = async {
+    async fn list_agents(&self, request: Request<v1::ListAgentsRequest>) -> Reply<v1::ListAgentsResponse> {
+        handle!(request, |caller, body| {
             let office_id = OfficeId::parse(&body.office_id)?;
             let mut conn = self.scheduler.db.office(office_id).read().await?;
             self.scheduler.enter(&mut conn, &caller).await?;
             let page = Page::parse(body.page_size, &body.page_token)?;
             let rows = repo::agent_list(&mut conn, &page).await?;
-            Ok(page.finish(rows, |agent| agent.name.clone()))
-        };
-        let (agents, next_page_token) = listed.await.map_err(status)?;
-        Ok(Response::new(v1::ListAgentsResponse {
-            agents: agents.into_iter().filter_map(|agent| self.wire(agent)).collect(),
-            next_page_token,
-        }))
+            let (agents, next_page_token) = page.finish(rows, |agent| agent.name.clone());
+            v1::ListAgentsResponse {
+                agents: agents.into_iter().filter_map(|agent| self.wire(agent)).collect(),
+                next_page_token,
+            }
+        })
     }
 
-    async fn get_agent(&self, request: Request<v1::GetAgentRequest>) -> Result<Response<v1::GetAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let agent = self.scheduler.get(&caller, &body.office_id, &body.name).await.map_err(status)?;
-        Ok(Response::new(v1::GetAgentResponse { agent: Some(agent) }))
+    async fn get_agent(&self, request: Request<v1::GetAgentRequest>) -> Reply<v1::GetAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.get(&caller, &body.office_id, &body.name).await?;
+            v1::GetAgentResponse { agent: Some(agent) }
+        })
     }
 
-    async fn watch_agents(
-        &self,
-        request: Request<v1::WatchAgentsRequest>,
-    ) -> Result<Response<Self::WatchAgentsStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let entered = async {
-            let office_id = OfficeId::parse(&request.get_ref().office_id)?;
+    async fn watch_agents(&self, request: Request<v1::WatchAgentsRequest>) -> Reply<Self::WatchAgentsStream> {
+        handle!(request, |caller, body| {
+            let office_id = OfficeId::parse(&body.office_id)?;
             self.scheduler.enter(&mut self.scheduler.db.office(office_id).read().await?, &caller).await?;
-            Ok(office_id)
-        };
-        let office_id = entered.await.map_err(status)?;
-        Ok(Response::new(watch::watch(self.scheduler.clone(), office_id).into()))
+            watch::watch(self.scheduler.clone(), office_id).into()
+        })
     }
 
-    async fn promote_agent(
-        &self,
-        request: Request<v1::PromoteAgentRequest>,
-    ) -> Result<Response<v1::PromoteAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let agent = self.scheduler.promote(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::PromoteAgentResponse { agent: self.wire(agent) }))
+    async fn promote_agent(&self, request: Request<v1::PromoteAgentRequest>) -> Reply<v1::PromoteAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.promote(&caller, body).await?;
+            v1::PromoteAgentResponse { agent: self.wire(agent) }
+        })
     }
 
-    async fn update_agent(
-        &self,
-        request: Request<v1::UpdateAgentRequest>,
-    ) -> Result<Response<v1::UpdateAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let agent = self.scheduler.update(&caller, request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(v1::UpdateAgentResponse { agent: self.wire(agent) }))
+    async fn update_agent(&self, request: Request<v1::UpdateAgentRequest>) -> Reply<v1::UpdateAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.update(&caller, body).await?;
+            v1::UpdateAgentResponse { agent: self.wire(agent) }
+        })
     }
 
-    async fn start_agent(
-        &self,
-        request: Request<v1::StartAgentRequest>,
-    ) -> Result<Response<v1::StartAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let agent = self.scheduler.start(&caller, &body.office_id, &body.name).await.map_err(status)?;
-        Ok(Response::new(v1::StartAgentResponse { agent: self.wire(agent) }))
+    async fn start_agent(&self, request: Request<v1::StartAgentRequest>) -> Reply<v1::StartAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.start(&caller, &body.office_id, &body.name).await?;
+            v1::StartAgentResponse { agent: self.wire(agent) }
+        })
     }
 
-    async fn stop_agent(
-        &self,
-        request: Request<v1::StopAgentRequest>,
-    ) -> Result<Response<v1::StopAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let agent = self.scheduler.stop(&caller, &body.office_id, &body.name).await.map_err(status)?;
-        Ok(Response::new(v1::StopAgentResponse { agent: self.wire(agent) }))
+    async fn stop_agent(&self, request: Request<v1::StopAgentRequest>) -> Reply<v1::StopAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.stop(&caller, &body.office_id, &body.name).await?;
+            v1::StopAgentResponse { agent: self.wire(agent) }
+        })
     }
 
-    async fn restart_agent(
-        &self,
-        request: Request<v1::RestartAgentRequest>,
-    ) -> Result<Response<v1::RestartAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let agent = self.scheduler.restart(&caller, &body.office_id, &body.name).await.map_err(status)?;
-        Ok(Response::new(v1::RestartAgentResponse { agent: self.wire(agent) }))
+    async fn restart_agent(&self, request: Request<v1::RestartAgentRequest>) -> Reply<v1::RestartAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.restart(&caller, &body.office_id, &body.name).await?;
+            v1::RestartAgentResponse { agent: self.wire(agent) }
+        })
     }
 
-    async fn fire_agent(
-        &self,
-        request: Request<v1::FireAgentRequest>,
-    ) -> Result<Response<v1::FireAgentResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let fired = self.scheduler.reserve.freeing(|| self.scheduler.fire(&caller, body.clone())).await;
-        let agent = fired.map_err(status)?;
-        Ok(Response::new(v1::FireAgentResponse { agent: self.wire(agent) }))
+    async fn fire_agent(&self, request: Request<v1::FireAgentRequest>) -> Reply<v1::FireAgentResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.reserve.freeing(|| self.scheduler.fire(&caller, body.clone())).await?;
+            v1::FireAgentResponse { agent: self.wire(agent) }
+        })
     }
 
     async fn rotate_agent_identity(
         &self,
         request: Request<v1::RotateAgentIdentityRequest>,
-    ) -> Result<Response<v1::RotateAgentIdentityResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let agent = self.scheduler.rotate(&caller, &body.office_id, &body.name).await.map_err(status)?;
-        Ok(Response::new(v1::RotateAgentIdentityResponse { agent: self.wire(agent) }))
+    ) -> Reply<v1::RotateAgentIdentityResponse> {
+        handle!(request, |caller, body| {
+            let agent = self.scheduler.rotate(&caller, &body.office_id, &body.name).await?;
+            v1::RotateAgentIdentityResponse { agent: self.wire(agent) }
+        })
     }
 
     async fn connect_agent(
         &self,
         request: Request<Streaming<v1::ConnectAgentRequest>>,
-    ) -> Result<Response<Self::ConnectAgentStream>, Status> {
+    ) -> Reply<Self::ConnectAgentStream> {
         let caller = Caller::of(&request)?;
         let mut messages = request.into_inner();
         let first = messages.message().await?.ok_or_else(|| Status::cancelled("the session ended before it began"))?;
@@ -218,74 +187,51 @@ impl AgentService for Handler {
         Ok(Response::new(answers.into()))
     }
 
-    async fn exec_agent(
-        &self,
-        request: Request<Streaming<v1::ExecAgentRequest>>,
-    ) -> Result<Response<Self::ExecAgentStream>, Status> {
+    async fn exec_agent(&self, request: Request<Streaming<v1::ExecAgentRequest>>) -> Reply<Self::ExecAgentStream> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(exec::exec(self.scheduler.clone(), caller, request.into_inner()).await?))
     }
 
-    async fn serve_exec(
-        &self,
-        request: Request<Streaming<v1::ServeExecRequest>>,
-    ) -> Result<Response<Self::ServeExecStream>, Status> {
+    async fn serve_exec(&self, request: Request<Streaming<v1::ServeExecRequest>>) -> Reply<Self::ServeExecStream> {
         let caller = Caller::of(&request)?;
         Ok(Response::new(exec::serve(self.scheduler.clone(), caller, request.into_inner()).await?))
     }
 
-    async fn list_backups(
-        &self,
-        request: Request<v1::ListBackupsRequest>,
-    ) -> Result<Response<v1::ListBackupsResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let page = Page::parse(body.page_size, &body.page_token).map_err(status)?;
-        let listed = self.scheduler.list_backups(&caller, &body.office_id, &page).await;
-        let (backups, next_page_token) = listed.map_err(status)?;
-        Ok(Response::new(v1::ListBackupsResponse {
-            backups: backups.into_iter().map(backup_to_wire).collect(),
-            next_page_token,
-        }))
+    async fn list_backups(&self, request: Request<v1::ListBackupsRequest>) -> Reply<v1::ListBackupsResponse> {
+        handle!(request, |caller, body| {
+            let page = Page::parse(body.page_size, &body.page_token)?;
+            let (backups, next_page_token) = self.scheduler.list_backups(&caller, &body.office_id, &page).await?;
+            v1::ListBackupsResponse { backups: backups.into_iter().map(backup_to_wire).collect(), next_page_token }
+        })
     }
 
-    async fn download_backup(
-        &self,
-        request: Request<v1::DownloadBackupRequest>,
-    ) -> Result<Response<Self::DownloadBackupStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let opened = self.scheduler.open_backup(&caller, &body.office_id, &body.backup_id).await;
-        let (backup, bytes) = opened.map_err(status)?;
-        let first = v1::DownloadBackupResponse { backup: Some(backup_to_wire(backup)), chunk: Default::default() };
-        let chunks = bytes.map(|piece| match piece {
-            Ok(chunk) => Ok(v1::DownloadBackupResponse { backup: None, chunk }),
-            Err(error) => Err(status(Error::unavailable("object storage stopped in the middle").caused_by(error))),
-        });
-        Ok(Response::new(Box::pin(futures::stream::iter([Ok(first)]).chain(chunks))))
+    async fn download_backup(&self, request: Request<v1::DownloadBackupRequest>) -> Reply<Self::DownloadBackupStream> {
+        handle!(request, |caller, body| {
+            let (backup, bytes) = self.scheduler.open_backup(&caller, &body.office_id, &body.backup_id).await?;
+            let first = v1::DownloadBackupResponse { backup: Some(backup_to_wire(backup)), chunk: Default::default() };
+            let chunks = bytes.map(|piece| match piece {
+                Ok(chunk) => Ok(v1::DownloadBackupResponse { backup: None, chunk }),
+                Err(error) => Err(status(Error::unavailable("object storage stopped in the middle").caused_by(error))),
+            });
+            futures::stream::iter([Ok(first)]).chain(chunks).boxed()
+        })
     }
 
-    async fn delete_backup(
-        &self,
-        request: Request<v1::DeleteBackupRequest>,
-    ) -> Result<Response<v1::DeleteBackupResponse>, Status> {
-        let caller = Caller::of(&request)?;
-        let body = request.into_inner();
-        let delete = || self.scheduler.delete_backup(&caller, &body.office_id, &body.backup_id);
-        self.scheduler.reserve.freeing(delete).await.map_err(status)?;
-        Ok(Response::new(v1::DeleteBackupResponse {}))
+    async fn delete_backup(&self, request: Request<v1::DeleteBackupRequest>) -> Reply<v1::DeleteBackupResponse> {
+        handle!(request, |caller, body| {
+            let delete = || self.scheduler.delete_backup(&caller, &body.office_id, &body.backup_id);
+            self.scheduler.reserve.freeing(delete).await?;
+            v1::DeleteBackupResponse {}
+        })
     }
 
-    async fn list_roles(&self, _: Request<v1::ListRolesRequest>) -> Result<Response<v1::ListRolesResponse>, Status> {
+    async fn list_roles(&self, _: Request<v1::ListRolesRequest>) -> Reply<v1::ListRolesResponse> {
         let mut roles: Vec<v1::Role> = self.scheduler.catalogue.roles.iter().map(wire::role).collect();
         roles.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Response::new(v1::ListRolesResponse { roles }))
     }
 
-    async fn list_model_tiers(
-        &self,
-        _: Request<v1::ListModelTiersRequest>,
-    ) -> Result<Response<v1::ListModelTiersResponse>, Status> {
+    async fn list_model_tiers(&self, _: Request<v1::ListModelTiersRequest>) -> Reply<v1::ListModelTiersResponse> {
         let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
         Ok(Response::new(v1::ListModelTiersResponse { model_tiers }))
     }

@@ -10,8 +10,8 @@ use mi_proto::{
     },
     v1::OfficeStatus,
 };
-use mi_rpc::{convert, status};
-use tonic::{Request, Response, Status};
+use mi_rpc::{Reply, convert, handle, status};
+use tonic::{Request, Response};
 
 use super::{Office, repo};
 use crate::{
@@ -111,26 +111,24 @@ impl Scheduler {
 
 #[tonic::async_trait]
 impl OfficeReplicaService for Handler {
-    async fn apply_office(
-        &self,
-        request: Request<ApplyOfficeRequest>,
-    ) -> Result<Response<ApplyOfficeResponse>, Status> {
-        self.scheduler.apply_office(request.into_inner()).await.map_err(status)?;
-        Ok(Response::new(ApplyOfficeResponse {}))
+    async fn apply_office(&self, request: Request<ApplyOfficeRequest>) -> Reply<ApplyOfficeResponse> {
+        handle!(request, |body| {
+            self.scheduler.apply_office(body).await?;
+            ApplyOfficeResponse {}
+        })
     }
 
-    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Result<Response<ProbeWallsResponse>, Status> {
+    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Reply<ProbeWallsResponse> {
         let checks = self.scheduler.db.probe_walls("scheduler").await.map_err(status)?;
         Ok(Response::new(ProbeWallsResponse { checks: checks.into_iter().map(convert::wall_check).collect() }))
     }
 
-    async fn remove_office(
-        &self,
-        request: Request<RemoveOfficeRequest>,
-    ) -> Result<Response<RemoveOfficeResponse>, Status> {
-        let id = OfficeId::parse(&request.into_inner().office_id).map_err(status)?;
-        let done = self.scheduler.remove_office(id).await.map_err(status)?;
-        let message = if done { String::new() } else { "agents are being fired".into() };
-        Ok(Response::new(RemoveOfficeResponse { done, message }))
+    async fn remove_office(&self, request: Request<RemoveOfficeRequest>) -> Reply<RemoveOfficeResponse> {
+        handle!(request, |body| {
+            let id = OfficeId::parse(&body.office_id)?;
+            let done = self.scheduler.remove_office(id).await?;
+            let message = if done { String::new() } else { "agents are being fired".into() };
+            RemoveOfficeResponse { done, message }
+        })
     }
 }

@@ -7,9 +7,9 @@ use mi_proto::internal::v1::{
     ResolveApiKeyRequest, ResolveApiKeyResponse, WatchRevokedApiKeysRequest, WatchRevokedApiKeysResponse,
     credential_service_server::CredentialService,
 };
-use mi_rpc::{convert, polled, status};
+use mi_rpc::{Reply, convert, handle, polled};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 
 use super::{Accounts, repo};
 
@@ -52,12 +52,11 @@ impl Accounts {
 
 #[tonic::async_trait]
 impl CredentialService for Handler {
-    async fn resolve_api_key(
-        &self,
-        request: Request<ResolveApiKeyRequest>,
-    ) -> Result<Response<ResolveApiKeyResponse>, Status> {
-        let actor = self.accounts.resolve(&request.into_inner().sha256).await.map_err(status)?;
-        Ok(Response::new(ResolveApiKeyResponse { principal: Some(convert::principal(&actor)) }))
+    async fn resolve_api_key(&self, request: Request<ResolveApiKeyRequest>) -> Reply<ResolveApiKeyResponse> {
+        handle!(request, |body| {
+            let actor = self.accounts.resolve(&body.sha256).await?;
+            ResolveApiKeyResponse { principal: Some(convert::principal(&actor)) }
+        })
     }
 
     type WatchRevokedApiKeysStream = ReceiverStream<Result<WatchRevokedApiKeysResponse, Status>>;
@@ -65,8 +64,10 @@ impl CredentialService for Handler {
     async fn watch_revoked_api_keys(
         &self,
         request: Request<WatchRevokedApiKeysRequest>,
-    ) -> Result<Response<Self::WatchRevokedApiKeysStream>, Status> {
-        let since = request.get_ref().since.map(|since| convert::time("since", &since)).transpose().map_err(status)?;
-        Ok(Response::new(self.accounts.watch_revoked(since)))
+    ) -> Reply<Self::WatchRevokedApiKeysStream> {
+        handle!(request, |body| {
+            let since = body.since.map(|since| convert::time("since", &since)).transpose()?;
+            self.accounts.watch_revoked(since)
+        })
     }
 }
