@@ -1,7 +1,7 @@
 //! Tables `chats` and `messages`.
 
-use mi_kernel::{MessageId, OfficeId, Time};
-use mi_store::{Db, DbResult, OfficeConn, delete_some, on};
+use mi_kernel::{AgentId, MessageId, OfficeId, Time};
+use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, optional, scalar};
 use sqlx::FromRow;
 use uuid::{Builder, Uuid};
 
@@ -10,20 +10,20 @@ use super::model::{Conversation, Message, Party};
 #[derive(FromRow)]
 struct Row {
     seq: i64,
-    id: Uuid,
+    id: MessageId,
     sender: String,
-    sender_id: Option<Uuid>,
+    sender_id: Option<AgentId>,
     recipient: String,
-    recipient_id: Option<Uuid>,
+    recipient_id: Option<AgentId>,
     body: String,
     cause: String,
     depth: i32,
     sent_at: Time,
 }
 
-fn party(id: Option<Uuid>, name: String) -> Party {
+fn party(id: Option<AgentId>, name: String) -> Party {
     match id {
-        Some(id) => Party::Agent { id: id.into(), name },
+        Some(id) => Party::Agent { id, name },
         None => Party::Operator,
     }
 }
@@ -32,7 +32,7 @@ impl From<Row> for Message {
     fn from(row: Row) -> Self {
         Self {
             seq: row.seq,
-            id: row.id.into(),
+            id: row.id,
             from: party(row.sender_id, row.sender),
             to: (!row.recipient.is_empty()).then(|| party(row.recipient_id, row.recipient)),
             body: row.body,
@@ -46,27 +46,12 @@ impl From<Row> for Message {
 /// The next place in the office's order, and an id that is the greatest so far; none: the office is gone. Whoever has them
 /// is waited for by all other senders until the transaction ends.
 pub(super) async fn chat_advance(tx: &mut OfficeConn) -> DbResult<Option<(i64, MessageId)>> {
-    let office = tx.office_id();
-    let next: Option<(i64, Uuid)> = on!(tx, |c| {
-        sqlx::query_as(
-            "INSERT INTO chats (office_id, seq, last_id) SELECT id, 1, $2 FROM offices WHERE id = $1
-             ON CONFLICT (office_id) DO UPDATE SET seq = chats.seq + 1 RETURNING seq, last_id",
-        )
-        .bind(office.0)
-        .bind(Uuid::nil())
-        .fetch_optional(&mut *c)
-        .await
-    })?;
+    let sql = "INSERT INTO chats (office_id, seq, last_id) SELECT id, 1, $2 FROM offices WHERE id = $1
+         ON CONFLICT (office_id) DO UPDATE SET seq = chats.seq + 1 RETURNING seq, last_id";
+    let next: Option<(i64, Uuid)> = optional!(tx, sql, Uuid::nil())?;
     let Some((seq, last)) = next else { return Ok(None) };
     let id = after(last, MessageId::new());
-    on!(tx, |c| {
-        sqlx::query("UPDATE chats SET last_id = $2 WHERE office_id = $1")
-            .bind(office.0)
-            .bind(id.0)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
+    exec!(tx, "UPDATE chats SET last_id = $2 WHERE office_id = $1", id)?;
     Ok(Some((seq, id)))
 }
 
@@ -83,70 +68,46 @@ fn after(last: Uuid, fresh: MessageId) -> MessageId {
 
 /// The place of the newest message; 0: there is none.
 pub(super) async fn chat_end(conn: &mut OfficeConn) -> DbResult<i64> {
-    let office = conn.office_id();
-    let end: Option<(i64,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT seq FROM chats WHERE office_id = $1").bind(office.0).fetch_optional(&mut *c).await
-    })?;
-    Ok(end.map_or(0, |(seq,)| seq))
+    let end: Option<i64> = scalar!(conn, "SELECT seq FROM chats WHERE office_id = $1")?;
+    Ok(end.unwrap_or_default())
 }
 
 /// Deletes the row of the office's order; its messages must be gone.
 pub(super) async fn chat_delete(tx: &mut OfficeConn) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| sqlx::query("DELETE FROM chats WHERE office_id = $1").bind(office.0).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, "DELETE FROM chats WHERE office_id = $1").map(drop)
 }
 
 pub(super) async fn message_insert(tx: &mut OfficeConn, message: &Message) -> DbResult<()> {
-    let office = tx.office_id();
     let to = message.to.as_ref();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO messages
-             (office_id, seq, id, sender, sender_id, recipient, recipient_id, body, cause, depth, sent_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(office.0)
-        .bind(message.seq)
-        .bind(message.id.0)
-        .bind(message.from.name())
-        .bind(message.from.agent_id().map(|id| id.0))
-        .bind(to.map_or("", Party::name))
-        .bind(to.and_then(Party::agent_id).map(|id| id.0))
-        .bind(&message.body)
-        .bind(&message.cause)
-        .bind(message.depth)
-        .bind(message.time)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql = "INSERT INTO messages
+         (office_id, seq, id, sender, sender_id, recipient, recipient_id, body, cause, depth, sent_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+    exec!(
+        tx,
+        sql,
+        message.seq,
+        message.id,
+        message.from.name(),
+        message.from.agent_id(),
+        to.map_or("", Party::name),
+        to.and_then(Party::agent_id),
+        &message.body,
+        &message.cause,
+        message.depth,
+        message.time
+    )
+    .map(drop)
 }
 
 pub(super) async fn message_get(conn: &mut OfficeConn, id: MessageId) -> DbResult<Option<Message>> {
-    let office = conn.office_id();
-    let row: Option<Row> = on!(conn, |c| {
-        sqlx::query_as("SELECT * FROM messages WHERE office_id = $1 AND id = $2")
-            .bind(office.0)
-            .bind(id.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
+    let row: Option<Row> = optional!(conn, "SELECT * FROM messages WHERE office_id = $1 AND id = $2", id)?;
     Ok(row.map(Message::from))
 }
 
 /// Messages after a place, oldest first, whoever may see them.
 pub(super) async fn message_after(conn: &mut OfficeConn, seq: i64, limit: i64) -> DbResult<Vec<Message>> {
-    let office = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as("SELECT * FROM messages WHERE office_id = $1 AND seq > $2 ORDER BY seq LIMIT $3")
-            .bind(office.0)
-            .bind(seq)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })?;
+    let sql = "SELECT * FROM messages WHERE office_id = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+    let rows: Vec<Row> = all!(conn, sql, seq, limit)?;
     Ok(rows.into_iter().map(Message::from).collect())
 }
 
@@ -158,54 +119,33 @@ pub(super) async fn message_list(
     before: i64,
     limit: i32,
 ) -> DbResult<Vec<Message>> {
-    let office = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| match conversation {
+    let limit = i64::from(limit);
+    let rows: Vec<Row> = match conversation {
         Conversation::Group => {
-            sqlx::query_as(
-                "SELECT * FROM messages WHERE office_id = $1 AND recipient = '' AND seq < $2
-                 ORDER BY seq DESC LIMIT $3",
-            )
-            .bind(office.0)
-            .bind(before)
-            .bind(i64::from(limit))
-            .fetch_all(&mut *c)
-            .await
+            let sql = "SELECT * FROM messages WHERE office_id = $1 AND recipient = '' AND seq < $2
+                 ORDER BY seq DESC LIMIT $3";
+            all!(conn, sql, before, limit)?
         }
         Conversation::With(name) => {
-            sqlx::query_as(
-                "SELECT * FROM (SELECT * FROM messages WHERE office_id = $1 AND recipient = $4 AND seq < $2
+            let sql = "SELECT * FROM (SELECT * FROM messages WHERE office_id = $1 AND recipient = $4 AND seq < $2
                  ORDER BY seq DESC LIMIT $3) received
                  UNION ALL
                  SELECT * FROM (SELECT * FROM messages WHERE office_id = $1 AND sender = $4 AND recipient <> ''
                  AND seq < $2 ORDER BY seq DESC LIMIT $3) sent
-                 ORDER BY seq DESC LIMIT $3",
-            )
-            .bind(office.0)
-            .bind(before)
-            .bind(i64::from(limit))
-            .bind(name)
-            .fetch_all(&mut *c)
-            .await
+                 ORDER BY seq DESC LIMIT $3";
+            all!(conn, sql, before, limit, name)?
         }
         Conversation::Between { id, name, other } => {
-            sqlx::query_as(
+            let sql =
                 "SELECT * FROM (SELECT * FROM messages WHERE office_id = $1 AND recipient = $4 AND recipient_id = $5
                  AND sender = $6 AND seq < $2 ORDER BY seq DESC LIMIT $3) received
                  UNION ALL
                  SELECT * FROM (SELECT * FROM messages WHERE office_id = $1 AND sender = $4 AND sender_id = $5
                  AND recipient = $6 AND recipient <> '' AND seq < $2 ORDER BY seq DESC LIMIT $3) sent
-                 ORDER BY seq DESC LIMIT $3",
-            )
-            .bind(office.0)
-            .bind(before)
-            .bind(i64::from(limit))
-            .bind(name)
-            .bind(id.0)
-            .bind(other)
-            .fetch_all(&mut *c)
-            .await
+                 ORDER BY seq DESC LIMIT $3";
+            all!(conn, sql, before, limit, name, id, other)?
         }
-    })?;
+    };
     Ok(rows.into_iter().map(Message::from).collect())
 }
 

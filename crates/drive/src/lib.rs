@@ -7,7 +7,7 @@ mod rules;
 pub mod storage;
 mod upload;
 
-use std::{str::FromStr, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -20,8 +20,9 @@ use mi_kernel::{
 };
 use mi_proto::v1;
 use mi_rpc::Caller;
-use mi_store::{Db, DbError, OfficeConn, OfficeTx, outbox};
+use mi_store::{Db, FromRow, OfficeConn, OfficeTx, outbox};
 use mi_tenancy::{OfficePart, Offices, offices::repo::office_get, quotas};
+use strum::{EnumString, IntoStaticStr};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
@@ -49,7 +50,8 @@ impl Default for DriveLimits {
 }
 
 /// What happened to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// It is there since.
     Created,
@@ -62,28 +64,25 @@ pub enum Kind {
 impl Kind {
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Created => "created",
-            Self::Updated => "updated",
-            Self::Deleted => "deleted",
-        }
+        self.into()
     }
 }
 
-impl FromStr for Kind {
-    type Err = DbError;
-    fn from_str(text: &str) -> Result<Self, DbError> {
-        let found = [Self::Created, Self::Updated, Self::Deleted].into_iter().find(|kind| kind.as_str() == text);
-        Ok(found.ok_or_else(|| sqlx::Error::Decode(format!("drive change {text:?}").into()))?)
+impl TryFrom<String> for Kind {
+    type Error = strum::ParseError;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
     }
 }
 
 /// A change, and the file as it left it; of a deletion, as it was before, with the revision of the deletion.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Change {
     /// What happened.
+    #[sqlx(try_from = "String")]
     pub kind: Kind,
     /// To which file.
+    #[sqlx(flatten)]
     pub file: FileRow,
 }
 

@@ -9,13 +9,16 @@ mod repo;
 use std::sync::Arc;
 
 use mi_kernel::{Clock, Error, OfficeId, Result, event::Category, event::Event};
-use mi_store::{Db, OfficeConn, outbox};
+use mi_store::{Db, FromRow, OfficeConn, outbox};
 use mi_vault::{DataKey, KeyId, KeyWrapper};
 use tokio::sync::{Mutex, Notify};
 
 /// A data key as it is kept.
+#[derive(FromRow)]
 struct Wrapped {
+    #[sqlx(try_from = "String")]
     master_key_id: KeyId,
+    #[sqlx(rename = "wrapped")]
     bytes: Vec<u8>,
 }
 

@@ -16,7 +16,7 @@ use mi_kernel::{
     secret::Secret,
 };
 use mi_rpc::Caller;
-use mi_store::{Db, OfficeConn, outbox};
+use mi_store::{Db, FromRow, OfficeConn, outbox};
 use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, State};
 use mi_vault::Place;
 use tokio::sync::Notify;
@@ -30,6 +30,7 @@ pub use self::{
 const MAX_SECRET: usize = 16 << 10;
 
 /// A secret that an office has.
+#[derive(FromRow)]
 struct Kept {
     integration: String,
     name: String,

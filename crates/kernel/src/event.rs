@@ -2,12 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use strum::{EnumString, IntoStaticStr, VariantArray};
 
 use crate::{EventId, OfficeId, Time};
 
 /// Category of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, EnumString, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Category {
     /// Tasks.
     Task,
@@ -29,29 +31,11 @@ pub enum Category {
 
 impl Category {
     /// All of them, in the order of the specification.
-    pub const ALL: [Self; 8] = [
-        Self::Task,
-        Self::Lifecycle,
-        Self::Chat,
-        Self::File,
-        Self::Credit,
-        Self::Integration,
-        Self::Security,
-        Self::Model,
-    ];
+    pub const ALL: &[Self] = Self::VARIANTS;
 
     /// The name on the wire.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Task => "task",
-            Self::Lifecycle => "lifecycle",
-            Self::Chat => "chat",
-            Self::File => "file",
-            Self::Credit => "credit",
-            Self::Integration => "integration",
-            Self::Security => "security",
-            Self::Model => "model",
-        }
+        self.into()
     }
 }
 

@@ -124,8 +124,8 @@ pub fn wall_check(check: WallCheck) -> v1::WallCheck {
 /// # Errors
 /// `Invalid`, naming the field and the categories there are.
 pub fn category(field: &'static str, name: &str) -> Result<Category> {
-    Category::ALL.into_iter().find(|category| category.as_str() == name).ok_or_else(|| {
-        let known = Category::ALL.map(Category::as_str).join(", ");
+    name.parse().map_err(|_| {
+        let known = Category::ALL.iter().map(|category| category.as_str()).collect::<Vec<_>>().join(", ");
         Error::invalid(field, format!("has no {name:?}; the categories are {known}"))
     })
 }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Time};
 use mi_store::FromRow;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 
 /// What an agent is made of; a change restarts its compute.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -180,7 +181,8 @@ pub struct Agent {
 }
 
 /// Where an agent stands, in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[allow(missing_docs, reason = "the protocol documents the phases")]
 pub enum Phase {
     Pending,
@@ -194,30 +196,9 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// All phases.
-    pub const ALL: [Self; 8] = [
-        Self::Pending,
-        Self::Running,
-        Self::Restarting,
-        Self::Stopped,
-        Self::Suspended,
-        Self::Failed,
-        Self::Terminating,
-        Self::Offline,
-    ];
-
     /// The name in the database.
     pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Running => "running",
-            Self::Restarting => "restarting",
-            Self::Stopped => "stopped",
-            Self::Suspended => "suspended",
-            Self::Failed => "failed",
-            Self::Terminating => "terminating",
-            Self::Offline => "offline",
-        }
+        self.into()
     }
 }
 

@@ -5,24 +5,29 @@ mod deadline;
 use std::time::Duration;
 
 use mi_kernel::{AgentId, ApiKeyId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
+use mi_store::FromRow;
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 pub(crate) use self::deadline::{ANSWER_LIMIT, Due, VERIFY_LIMIT};
 use super::presence::Moment;
 
 /// A piece of work.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, FromRow)]
 pub(crate) struct Task {
     pub(crate) id: TaskId,
     /// Position of its last change.
     pub(crate) cursor: i64,
+    #[sqlx(json)]
     pub(crate) spec: Spec,
+    #[sqlx(json)]
     pub(crate) progress: Progress,
 }
 
 /// Kind of work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum Kind {
     General,
     Code,
@@ -33,13 +38,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::General => "general",
-            Self::Code => "code",
-            Self::Research => "research",
-            Self::Review => "review",
-            Self::Command => "command",
-        }
+        self.into()
     }
 }
 
@@ -137,8 +136,9 @@ pub(crate) struct Work {
 }
 
 /// Where a task stands.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "snake_case", tag = "is")]
+#[strum(serialize_all = "snake_case")]
 pub(crate) enum State {
     Blocked {
         reason: String,
@@ -249,15 +249,7 @@ pub(crate) enum Step {
 impl State {
     /// The name in the database.
     pub(crate) fn as_str(&self) -> &'static str {
-        match self {
-            Self::Blocked { .. } => "blocked",
-            Self::Queued => "queued",
-            Self::Running(_) => "running",
-            Self::Verifying { .. } => "verifying",
-            Self::Done { .. } => "done",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
+        self.into()
     }
 
     /// Whether nothing happens to it by itself any more.

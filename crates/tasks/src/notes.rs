@@ -7,10 +7,8 @@ use mi_kernel::{
 };
 use mi_proto::v1;
 use mi_rpc::{Caller, convert::timestamp};
-use mi_store::{DbResult, OfficeConn, idempotency, on, outbox};
+use mi_store::{DbResult, FromRow, OfficeConn, all, exec, idempotency, one, outbox, scalar_one};
 use prost::Message;
-use sqlx::FromRow;
-use uuid::Uuid;
 
 use super::{Tasks, repo, rules};
 
@@ -20,7 +18,7 @@ const AROUND_BODY: usize = 256;
 /// A note.
 #[derive(Debug, Clone, PartialEq, FromRow)]
 pub(super) struct Note {
-    id: Uuid,
+    id: NoteId,
     author: String,
     body: String,
     created_at: Time,
@@ -28,7 +26,7 @@ pub(super) struct Note {
 
 impl Note {
     pub(super) fn new(id: NoteId, author: &str, body: &str, now: Time) -> Self {
-        Self { id: id.0, author: author.to_owned(), body: body.to_owned(), created_at: now }
+        Self { id, author: author.to_owned(), body: body.to_owned(), created_at: now }
     }
 }
 
@@ -56,7 +54,7 @@ impl Tasks {
         let note = Note::new(NoteId::new(), &seat.by.name, &body, now);
         note_insert(&mut tx, task.id, &note).await?;
         if let Some(replay) = &replay {
-            replay.remember(&mut tx, note.id, now).await?;
+            replay.remember(&mut tx, note.id.0, now).await?;
         }
         let agent = seat.by.agent_id.map_or("", |_| &note.author);
         let summary = format!("Note by {} on task {:?}", note.author, task.spec.title);
@@ -86,63 +84,24 @@ impl Tasks {
 }
 
 pub(super) async fn note_insert(tx: &mut OfficeConn, task: TaskId, note: &Note) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query(
-            "INSERT INTO task_notes (office_id, task_id, id, author, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
-        )
-        .bind(office_id.0)
-        .bind(task.0)
-        .bind(note.id)
-        .bind(&note.author)
-        .bind(&note.body)
-        .bind(note.created_at)
-        .execute(&mut *c)
-        .await
-        .map(drop)
-    })?;
-    Ok(())
+    let sql =
+        "INSERT INTO task_notes (office_id, task_id, id, author, body, created_at) VALUES ($1, $2, $3, $4, $5, $6)";
+    exec!(tx, sql, task, note.id, &note.author, &note.body, note.created_at).map(drop)
 }
 
 /// How many notes on a task are by this author.
 pub(super) async fn note_count(conn: &mut OfficeConn, task: TaskId, author: &str) -> DbResult<i64> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_scalar("SELECT count(*) FROM task_notes WHERE office_id = $1 AND task_id = $2 AND author = $3")
-            .bind(office_id.0)
-            .bind(task.0)
-            .bind(author)
-            .fetch_one(&mut *c)
-            .await
-    })?)
+    let sql = "SELECT count(*) FROM task_notes WHERE office_id = $1 AND task_id = $2 AND author = $3";
+    scalar_one!(conn, sql, task, author)
 }
 
 async fn note_get(conn: &mut OfficeConn, task: TaskId, id: NoteId) -> DbResult<Note> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, author, body, created_at FROM task_notes WHERE office_id = $1 AND task_id = $2 AND id = $3",
-        )
-        .bind(office_id.0)
-        .bind(task.0)
-        .bind(id.0)
-        .fetch_one(&mut *c)
-        .await
-    })?)
+    let sql = "SELECT id, author, body, created_at FROM task_notes WHERE office_id = $1 AND task_id = $2 AND id = $3";
+    one!(conn, sql, task, id)
 }
 
-async fn note_list(conn: &mut OfficeConn, task: TaskId, page: &Page<Uuid>) -> DbResult<Vec<Note>> {
-    let office_id = conn.office_id();
-    Ok(on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, author, body, created_at FROM task_notes
-             WHERE office_id = $1 AND task_id = $2 AND id > $3 ORDER BY id LIMIT $4",
-        )
-        .bind(office_id.0)
-        .bind(task.0)
-        .bind(page.after.unwrap_or(Uuid::nil()))
-        .bind(page.fetch())
-        .fetch_all(&mut *c)
-        .await
-    })?)
+async fn note_list(conn: &mut OfficeConn, task: TaskId, page: &Page<NoteId>) -> DbResult<Vec<Note>> {
+    let sql = "SELECT id, author, body, created_at FROM task_notes
+         WHERE office_id = $1 AND task_id = $2 AND id > $3 ORDER BY id LIMIT $4";
+    all!(conn, sql, task, page.after.unwrap_or(NoteId::MIN), page.fetch())
 }

@@ -7,6 +7,7 @@
 
 use chrono::TimeDelta;
 use mi_kernel::Time;
+use mi_store::FromRow;
 
 /// Looks that are further apart have missed what was between them. Several times what is between two of them: whoever holds a
 /// lease bears what is shorter.
@@ -15,7 +16,7 @@ const LATE: TimeDelta = TimeDelta::seconds(2);
 const MARK: TimeDelta = TimeDelta::seconds(1);
 
 /// What is known of looks at deadlines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
 pub(crate) struct Presence {
     /// When anybody last looked, about.
     pub(crate) swept_at: Option<Time>,

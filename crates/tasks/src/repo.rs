@@ -17,11 +17,10 @@ use std::collections::BTreeSet;
 
 use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
 use mi_store::{
-    Db, DbError, DbResult, OfficeConn, PlatformConn, delete_some, json_text, on, outbox, outbox_insert, time_text,
+    Db, DbResult, FromRow, OfficeConn, PlatformConn, all, delete_some, exec, json_text, outbox, outbox_insert,
+    time_text,
 };
 use serde::Serialize;
-use sqlx::{FromRow, types::Json};
-use uuid::Uuid;
 
 pub(super) use self::{
     agents::{
@@ -46,20 +45,6 @@ use super::{
     model::{Progress, Spec, Task},
     tally::Tally,
 };
-
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    cursor: i64,
-    spec: Json<Spec>,
-    progress: Json<Progress>,
-}
-
-impl From<Row> for Task {
-    fn from(row: Row) -> Self {
-        Self { id: row.id.into(), cursor: row.cursor, spec: row.spec.0, progress: row.progress.0 }
-    }
-}
 
 /// A task as the writing statements take it. Both databases read ids and times from text.
 #[derive(Serialize)]
@@ -119,7 +104,7 @@ pub(super) async fn task_put(
     tally: &Tally,
     events: &[Event],
 ) -> DbResult<()> {
-    let (office_id, events, tally) = (tx.office_id(), outbox::text(tx, events)?, json_text(tally)?);
+    let (events, tally) = (outbox::text(tx, events)?, json_text(tally)?);
     let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
     // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
@@ -158,38 +143,21 @@ pub(super) async fn task_put(
             outbox_insert!(postgres)
         ),
     );
-    on!(tx, |c| {
-        sqlx::query(sql)
-            .bind(office_id.0)
-            .bind(events)
-            .bind(tasks)
-            .bind(cursor)
-            .bind(tally)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    exec!(tx, sql, events, tasks, cursor, tally).map(drop)
 }
 
 pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, TaskId)]) -> DbResult<()> {
-    let office_id = tx.office_id();
     let sql = tx.pick(
         "INSERT INTO task_dependencies (office_id, task_id, depends_on)
          SELECT $1, unhex(value ->> 0, '-'), unhex(value ->> 1, '-') FROM json_each($2)",
         "INSERT INTO task_dependencies (office_id, task_id, depends_on)
          SELECT $1, (value ->> 0)::uuid, (value ->> 1)::uuid FROM json_array_elements($2::json)",
     );
-    let text = json_text(pairs)?;
-    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(text).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, json_text(pairs)?).map(drop)
 }
 
 async fn by_ids(conn: &mut OfficeConn, sql: &'static str, ids: &[impl Serialize]) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let text = json_text(ids)?;
-    let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(text).fetch_all(&mut *c).await)?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    all!(conn, sql, json_text(ids)?)
 }
 
 /// Those of these tasks that the office has.
@@ -218,18 +186,8 @@ pub(super) async fn task_by_request(conn: &mut OfficeConn, keys: &[&str]) -> DbR
 
 /// Tasks of one status, oldest first, at most so many.
 pub(super) async fn task_in(conn: &mut OfficeConn, status: &str, limit: i64) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = $2 ORDER BY id LIMIT $3",
-        )
-        .bind(office_id.0)
-        .bind(status)
-        .bind(limit)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    let sql = "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = $2 ORDER BY id LIMIT $3";
+    all!(conn, sql, status, limit)
 }
 
 /// What may be claimed; by default nothing.
@@ -250,7 +208,7 @@ pub(super) struct Wanted {
 #[derive(FromRow)]
 struct Found {
     #[sqlx(flatten)]
-    row: Row,
+    task: Task,
     claimable: bool,
 }
 
@@ -265,7 +223,6 @@ pub(super) async fn task_gather(
     ended: &[TaskId],
     wanted: &Wanted,
 ) -> DbResult<(Vec<Task>, Vec<Task>)> {
-    let office_id = tx.office_id();
     let sql = tx.pick(
         // A cross join keeps this order: from the ids to the few that depend on them.
         "SELECT id, cursor, spec, progress, FALSE AS claimable FROM tasks
@@ -308,22 +265,10 @@ pub(super) async fn task_gather(
     let (agents, kinds) = (json_text(&wanted.agents)?, json_text(&wanted.kinds)?);
     let tools = wanted.tools.as_deref().map(json_text).transpose()?;
     let (ids, ended) = (json_text(ids)?, json_text(ended)?);
-    let found: Vec<Found> = on!(tx, |c| {
-        sqlx::query_as(sql)
-            .bind(office_id.0)
-            .bind(agents)
-            .bind(kinds)
-            .bind(tools)
-            .bind(wanted.limit)
-            .bind(wanted.shared)
-            .bind(ids)
-            .bind(ended)
-            .bind(MOST_DEPENDENTS)
-            .fetch_all(&mut *c)
-            .await
-    })?;
+    let found: Vec<Found> =
+        all!(tx, sql, agents, kinds, tools, wanted.limit, wanted.shared, ids, ended, MOST_DEPENDENTS)?;
     let (claimable, asked): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.claimable);
-    let tasks = |found: Vec<Found>| found.into_iter().map(|found| found.row.into()).collect();
+    let tasks = |found: Vec<Found>| found.into_iter().map(|found| found.task).collect();
     Ok((tasks(asked), tasks(claimable)))
 }
 
@@ -334,34 +279,15 @@ pub(super) async fn task_changed(
     only: Option<TaskId>,
     limit: i64,
 ) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| match only {
+    if let Some(id) = only {
         // Without the changes of others, however many those are: the sum is no column of the index that has them.
-        Some(id) => {
-            sqlx::query_as(
-                "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = $2 AND cursor + 0 > $3",
-            )
-            .bind(office_id.0)
-            .bind(id.0)
-            .bind(after)
-            .fetch_all(&mut *c)
-            .await
-        }
-        None => {
-            sqlx::query_as(
-                "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2 ORDER BY cursor LIMIT $3",
-            )
-            .bind(office_id.0)
-            .bind(after)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-        }
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+        let sql = "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = $2 AND cursor + 0 > $3";
+        return all!(conn, sql, id, after);
+    }
+    let sql =
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor > $2 ORDER BY cursor LIMIT $3";
+    all!(conn, sql, after, limit)
 }
-
-type Due = (Uuid, Uuid);
 
 /// Tasks whose time is up, with their offices, `besides` these. Spans offices: one sweep looks after all of them.
 pub(super) async fn task_due(
@@ -377,9 +303,7 @@ pub(super) async fn task_due(
          AND office_id <> ALL (ARRAY(SELECT json_array_elements_text($3::json)::uuid)) ORDER BY deadline LIMIT $2",
     );
     let besides = json_text(besides)?;
-    let rows: Vec<Due> =
-        on!(conn, |c| sqlx::query_as(sql).bind(now).bind(limit).bind(besides).fetch_all(&mut *c).await)?;
-    Ok(rows.into_iter().map(|(office, task)| (office.into(), task.into())).collect())
+    all!(conn, sql, now, limit, besides)
 }
 
 /// Deletes some of what is in the queue of an office that goes, in a transaction of its own; true: there may be more.
@@ -404,7 +328,6 @@ pub(crate) async fn task_clear_some(db: &Db, office_id: OfficeId) -> DbResult<bo
 
 /// Removes the office's queue, and what is left in it.
 pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
-    let office_id = tx.office_id();
     // Whoever moves a task has the queue's lock first.
     queue_open(tx).await?;
     for sql in [
@@ -415,7 +338,7 @@ pub(crate) async fn task_clear(tx: &mut OfficeConn) -> DbResult<()> {
         "DELETE FROM tasks WHERE office_id = $1",
         "DELETE FROM task_queues WHERE office_id = $1",
     ] {
-        on!(tx, |c| sqlx::query(sql).bind(office_id.0).execute(&mut *c).await.map(drop)).map_err(DbError::from)?;
+        exec!(tx, sql)?;
     }
     Ok(())
 }

@@ -3,10 +3,8 @@
 
 use async_trait::async_trait;
 use mi_kernel::{Clock, OfficeId, Result, TaskId, Time};
-use mi_store::{Db, DbResult, OfficeConn, json_text, on};
+use mi_store::{Db, DbResult, FromRow, OfficeConn, all, exec, json_text, scalars};
 use mi_tenancy::retention::{Forgotten, History, bound, record};
-use sqlx::FromRow;
-use uuid::Uuid;
 
 use super::repo::{queue_forget, queue_open};
 
@@ -17,7 +15,7 @@ const NOTES: i64 = 1000;
 
 #[derive(FromRow)]
 struct Row {
-    id: Uuid,
+    id: TaskId,
     cursor: i64,
     status: String,
     updated_at: Time,
@@ -58,7 +56,7 @@ impl History for TaskHistory {
             return Ok(Forgotten { deleted: 0, next: Some(after) });
         }
         task_delete(&mut tx, &free).await?;
-        let gone: Vec<&Row> = old.into_iter().filter(|row| free.contains(&row.id.into())).collect();
+        let gone: Vec<&Row> = old.into_iter().filter(|row| free.contains(&row.id)).collect();
         gone.iter().for_each(|row| tally.add(&row.status, -1));
         queue_forget(&mut tx, gone.iter().map(|row| row.cursor).max().unwrap_or_default(), &tally).await?;
         record(tx, "finished tasks", gone.len(), bound).await?;
@@ -68,20 +66,19 @@ impl History for TaskHistory {
 
 /// Tasks after a place, in the order of their last changes.
 async fn task_after(tx: &mut OfficeConn, after: i64, limit: i64) -> DbResult<Vec<Row>> {
-    let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT id, cursor, status, progress ->> 'updated_at' AS updated_at FROM tasks
          WHERE office_id = $1 AND cursor > $2 ORDER BY cursor LIMIT $3",
         "SELECT id, cursor, status, (progress ->> 'updated_at')::timestamptz AS updated_at FROM tasks
          WHERE office_id = $1 AND cursor > $2 ORDER BY cursor LIMIT $3",
     );
-    Ok(on!(tx, |c| { sqlx::query_as(sql).bind(office_id.0).bind(after).bind(limit).fetch_all(&mut *c).await })?)
+    all!(tx, sql, after, limit)
 }
 
 /// Those of these finished tasks that nothing needs any more. One on which a hundred depend, or with a hundred parts, stays
 /// until those go, done or not: so many are not looked at while the queue waits.
 async fn task_unneeded(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<TaskId>> {
-    let (office_id, ids) = (tx.office_id(), json_text(ids)?);
+    let ids = json_text(ids)?;
     let sql = tx.pick(
         "SELECT t.id FROM json_each($2) AS wanted CROSS JOIN tasks AS t ON t.office_id = $1 AND t.id = unhex(wanted.value, '-')
          WHERE (SELECT count(*) FROM (SELECT 1 FROM task_dependencies WHERE office_id = $1 AND depends_on = t.id LIMIT 100)) < 100
@@ -110,13 +107,11 @@ async fn task_unneeded(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<Task
          AND NOT EXISTS (SELECT 1 FROM (SELECT status FROM tasks WHERE office_id = $1 AND verifies_id = t.id OFFSET 0) AS r
              WHERE r.status IN ('blocked', 'queued', 'running', 'verifying'))",
     );
-    let rows: Vec<(Uuid,)> = on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).bind(ids).fetch_all(&mut *c).await)?;
-    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+    scalars!(tx, sql, ids)
 }
 
 /// Deletes notes on these tasks; true: there may be more.
 async fn note_delete(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<bool> {
-    let (office_id, ids) = (tx.office_id(), json_text(ids)?);
     let sql = tx.pick(
         "DELETE FROM task_notes WHERE office_id = $1 AND (task_id, id) IN (
              SELECT n.task_id, n.id FROM json_each($2) AS wanted CROSS JOIN task_notes AS n
@@ -126,16 +121,12 @@ async fn note_delete(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<bool> {
              LATERAL (SELECT task_id, id FROM task_notes WHERE office_id = $1 AND task_id = wanted.id::uuid OFFSET 0) AS n
              LIMIT $3)",
     );
-    let deleted = on!(tx, |c| {
-        let deleted = sqlx::query(sql).bind(office_id.0).bind(ids).bind(NOTES).execute(&mut *c).await;
-        deleted.map(|done| done.rows_affected())
-    })?;
-    Ok(i64::try_from(deleted) == Ok(NOTES))
+    Ok(exec!(tx, sql, json_text(ids)?, NOTES)? == NOTES)
 }
 
 /// Deletes these tasks, with what they depended on and what is done and depended on them.
 async fn task_delete(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<()> {
-    let (office_id, ids) = (tx.office_id(), json_text(ids)?);
+    let ids = json_text(ids)?;
     let statements = [
         tx.pick(
             "DELETE FROM task_dependencies WHERE office_id = $1 AND task_id IN (SELECT unhex(value, '-') FROM json_each($2))",
@@ -154,7 +145,7 @@ async fn task_delete(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<()> {
         ),
     ];
     for sql in statements {
-        on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(&ids).execute(&mut *c).await.map(drop))?;
+        exec!(tx, sql, &ids)?;
     }
     Ok(())
 }

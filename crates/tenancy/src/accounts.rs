@@ -16,7 +16,7 @@ use mi_kernel::{
 };
 use mi_proto::v1;
 use mi_rpc::Caller;
-use mi_store::{Db, OfficeConn, PlatformConn, outbox};
+use mi_store::{Db, FromRow, OfficeConn, PlatformConn, outbox};
 use ring::digest;
 use serde_json::json;
 use tokio::sync::{Notify, watch};
@@ -33,7 +33,7 @@ pub const KEY_PREFIX: &str = "mi_";
 const SHOWN_CHARACTERS: usize = 8;
 
 /// What owns offices.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Account {
     /// Identifies the account.
     pub id: AccountId,
@@ -46,7 +46,7 @@ pub struct Account {
 }
 
 /// A key, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ApiKey {
     /// Identifies the key.
     pub id: ApiKeyId,

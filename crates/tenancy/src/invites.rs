@@ -21,7 +21,7 @@ use mi_proto::{
     v1,
 };
 use mi_rpc::{Caller, RoleClient, status};
-use mi_store::{Db, DbResult, OfficeConn, outbox};
+use mi_store::{Db, DbResult, FromRow, OfficeConn, outbox};
 use ring::{
     digest,
     rand::{SecureRandom, SystemRandom},
@@ -44,7 +44,7 @@ const MOST: i64 = 1000;
 const TRIES: usize = 8;
 
 /// What lets one agent into an office.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Invite {
     /// Identifies the invite; the scheduler remembers it when it is used.
     pub id: InviteId,

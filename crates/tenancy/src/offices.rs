@@ -4,9 +4,10 @@ pub mod repo;
 
 use mi_kernel::{AccountId, Actor, Error, OfficeId, Result, Time, page::Page};
 use mi_rpc::Caller;
-use mi_store::{Db, OfficeTx};
+use mi_store::{Db, FromRow, OfficeTx};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
 
 use crate::Settings;
 
@@ -14,7 +15,8 @@ use crate::Settings;
 const MAX_OWNERS: u64 = 100_000;
 
 /// Where an office stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum State {
     /// The other roles do not all know of it yet.
     Provisioning,
@@ -24,6 +26,20 @@ pub enum State {
     Suspended,
     /// On its way out.
     Deleting,
+}
+
+impl State {
+    /// The name in the database.
+    pub fn as_str(self) -> &'static str {
+        self.into()
+    }
+}
+
+impl TryFrom<String> for State {
+    type Error = strum::ParseError;
+    fn try_from(name: String) -> Result<Self, Self::Error> {
+        name.parse()
+    }
 }
 
 /// What moves an office from one state to another.
@@ -81,7 +97,7 @@ pub struct Condition {
 }
 
 /// An office.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, FromRow)]
 pub struct Office {
     /// Identifies the office.
     pub id: OfficeId,
@@ -90,14 +106,17 @@ pub struct Office {
     /// Display name.
     pub name: String,
     /// Where it stands.
+    #[sqlx(try_from = "String")]
     pub state: State,
     /// What it allows.
+    #[sqlx(json)]
     pub settings: Settings,
     /// Grows with every change that other roles need to know.
     pub version: i64,
     /// The newest version that all of them confirmed.
     pub applied_version: i64,
     /// What it needs.
+    #[sqlx(json)]
     pub conditions: Vec<Condition>,
     /// When it was created.
     pub created_at: Time,

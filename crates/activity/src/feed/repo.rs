@@ -137,7 +137,7 @@ pub(crate) async fn event_list(
     };
     let (time, seq) = page.after.unwrap_or((span.end, i64::MAX));
     // Always eight, repeated when there are fewer: one text for every choice.
-    let wanted = if filter.categories.is_empty() { &Category::ALL[..] } else { &filter.categories };
+    let wanted = if filter.categories.is_empty() { Category::ALL } else { &filter.categories };
     let categories: [&str; 8] = std::array::from_fn(|i| wanted[i % wanted.len()].as_str());
     let [a, b, c, d, e, f, g, h] = categories;
     let (agent, start, end, limit) = (&filter.agent, span.start, span.end, page.fetch());

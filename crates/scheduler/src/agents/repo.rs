@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mi_kernel::{AgentId, page::Page};
-use mi_store::{DbError, DbResult, Json, OfficeConn, PlatformConn, all, exec, optional, scalar_one};
+use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, optional, scalar_one};
 
 use super::{Agent, Phase, looks::AT_ONCE};
 
@@ -128,11 +128,6 @@ pub(crate) async fn agent_count(conn: &mut OfficeConn) -> DbResult<i64> {
 pub(crate) async fn agent_count_by_phase(conn: &mut OfficeConn) -> DbResult<Vec<(Phase, i64)>> {
     let sql = "SELECT phase, count(*) FROM agents WHERE office_id = $1 GROUP BY phase ORDER BY phase";
     let rows: Vec<(String, i64)> = all!(conn, sql)?;
-    let phase = |name: &str| Phase::ALL.into_iter().find(|phase| phase.as_str() == name);
-    rows.into_iter()
-        .map(|(name, count)| {
-            Ok((phase(&name).ok_or_else(|| sqlx::Error::Decode(format!("phase {name:?}").into()))?, count))
-        })
-        .collect::<Result<_, sqlx::Error>>()
-        .map_err(DbError::from)
+    let phase = |name: &str| name.parse().map_err(|_| sqlx::Error::Decode(format!("phase {name:?}").into()));
+    rows.into_iter().map(|(name, count)| Ok((phase(&name)?, count))).collect()
 }

@@ -1,11 +1,8 @@
 //! Tasks by the agents that they count on.
 
 use mi_kernel::{AgentId, OfficeId, TaskId};
-use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on};
-use sqlx::types::Json;
-use uuid::Uuid;
+use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, json_text, scalars};
 
-use super::Row;
 use crate::model::Task;
 
 /// Offices of a page.
@@ -13,15 +10,7 @@ const OFFICES: i64 = 500;
 
 /// Everything that an agent works on.
 pub(crate) async fn task_held_by(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as("SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND worker_id = $2")
-            .bind(office_id.0)
-            .bind(agent.0)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    all!(conn, "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND worker_id = $2", agent)
 }
 
 /// Whom open tasks count on, each once: read from the indexes by leaps, however many tasks there are.
@@ -37,49 +26,28 @@ pub(crate) struct CountedOn {
 
 /// See [`CountedOn`].
 pub(crate) async fn task_counts_on(conn: &mut OfficeConn) -> DbResult<CountedOn> {
-    let office_id = conn.office_id();
-    let workers: Vec<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as(
-            "WITH RECURSIVE leap (id) AS (
-                 SELECT (SELECT worker_id FROM tasks WHERE office_id = $1 AND worker_id IS NOT NULL
-                     ORDER BY worker_id LIMIT 1)
-                 UNION ALL SELECT (SELECT worker_id FROM tasks WHERE office_id = $1 AND worker_id > leap.id
-                     ORDER BY worker_id LIMIT 1) FROM leap WHERE leap.id IS NOT NULL)
-             SELECT id FROM leap WHERE id IS NOT NULL",
-        )
-        .bind(office_id.0)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    let assigned: Vec<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as(
-            "WITH RECURSIVE leap (id) AS (
-                 SELECT (SELECT assigned_id FROM tasks WHERE office_id = $1 AND assigned_id IS NOT NULL
-                     AND status IN ('blocked', 'queued') ORDER BY assigned_id LIMIT 1)
-                 UNION ALL SELECT (SELECT assigned_id FROM tasks WHERE office_id = $1 AND assigned_id > leap.id
-                     AND status IN ('blocked', 'queued') ORDER BY assigned_id LIMIT 1) FROM leap WHERE leap.id IS NOT NULL)
-             SELECT id FROM leap WHERE id IS NOT NULL",
-        )
-        .bind(office_id.0)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    let tools: Vec<(Json<Vec<String>>,)> = on!(conn, |c| {
-        sqlx::query_as(
-            "WITH RECURSIVE leap (tools) AS (
-                 SELECT (SELECT tools FROM tasks WHERE office_id = $1 AND tools <> '[]'
-                     AND status IN ('blocked', 'queued') ORDER BY tools LIMIT 1)
-                 UNION ALL SELECT (SELECT tools FROM tasks WHERE office_id = $1 AND tools <> '[]' AND tools > leap.tools
-                     AND status IN ('blocked', 'queued') ORDER BY tools LIMIT 1) FROM leap WHERE leap.tools IS NOT NULL)
-             SELECT tools FROM leap WHERE tools IS NOT NULL",
-        )
-        .bind(office_id.0)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    let ids = |rows: Vec<(Uuid,)>| rows.into_iter().map(|(id,)| id.into()).collect();
-    let tools = tools.into_iter().map(|(tools,)| tools.0).collect();
-    Ok(CountedOn { workers: ids(workers), assigned: ids(assigned), tools })
+    let sql = "WITH RECURSIVE leap (id) AS (
+             SELECT (SELECT worker_id FROM tasks WHERE office_id = $1 AND worker_id IS NOT NULL
+                 ORDER BY worker_id LIMIT 1)
+             UNION ALL SELECT (SELECT worker_id FROM tasks WHERE office_id = $1 AND worker_id > leap.id
+                 ORDER BY worker_id LIMIT 1) FROM leap WHERE leap.id IS NOT NULL)
+         SELECT id FROM leap WHERE id IS NOT NULL";
+    let workers = scalars!(conn, sql)?;
+    let sql = "WITH RECURSIVE leap (id) AS (
+             SELECT (SELECT assigned_id FROM tasks WHERE office_id = $1 AND assigned_id IS NOT NULL
+                 AND status IN ('blocked', 'queued') ORDER BY assigned_id LIMIT 1)
+             UNION ALL SELECT (SELECT assigned_id FROM tasks WHERE office_id = $1 AND assigned_id > leap.id
+                 AND status IN ('blocked', 'queued') ORDER BY assigned_id LIMIT 1) FROM leap WHERE leap.id IS NOT NULL)
+         SELECT id FROM leap WHERE id IS NOT NULL";
+    let assigned = scalars!(conn, sql)?;
+    let sql = "WITH RECURSIVE leap (tools) AS (
+             SELECT (SELECT tools FROM tasks WHERE office_id = $1 AND tools <> '[]'
+                 AND status IN ('blocked', 'queued') ORDER BY tools LIMIT 1)
+             UNION ALL SELECT (SELECT tools FROM tasks WHERE office_id = $1 AND tools <> '[]' AND tools > leap.tools
+                 AND status IN ('blocked', 'queued') ORDER BY tools LIMIT 1) FROM leap WHERE leap.tools IS NOT NULL)
+         SELECT tools FROM leap WHERE tools IS NOT NULL";
+    let tools: Vec<Json<Vec<String>>> = scalars!(conn, sql)?;
+    Ok(CountedOn { workers, assigned, tools: tools.into_iter().map(|tools| tools.0).collect() })
 }
 
 /// Tasks that these agents hold, or that are kept for them, at most so many.
@@ -89,7 +57,6 @@ pub(crate) async fn task_with_agents(
     assigned: &[AgentId],
     limit: i64,
 ) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
     let sql = conn.pick(
         "SELECT * FROM (SELECT tasks.id, cursor, spec, progress FROM json_each($2) AS gone
              CROSS JOIN tasks ON office_id = $1 AND worker_id = unhex(gone.value, '-') LIMIT $4)
@@ -105,10 +72,7 @@ pub(crate) async fn task_with_agents(
              LIMIT $4)",
     );
     let (workers, assigned) = (json_text(workers)?, json_text(assigned)?);
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(sql).bind(office_id.0).bind(workers).bind(assigned).bind(limit).fetch_all(&mut *c).await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    all!(conn, sql, workers, assigned, limit)
 }
 
 /// Tasks of this status that need just these tools, after this one, by id, at most so many.
@@ -119,7 +83,6 @@ pub(crate) async fn task_in_need(
     after: TaskId,
     limit: i64,
 ) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
     let sql = conn.pick(
         "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND tools <> '[]' AND tools = $2
          AND status IN ('blocked', 'queued') AND status = $3 AND id > $4 ORDER BY id LIMIT $5",
@@ -127,48 +90,22 @@ pub(crate) async fn task_in_need(
          AND status IN ('blocked', 'queued') AND status = $3 AND id > $4 ORDER BY id LIMIT $5",
     );
     let tools = json_text(tools)?;
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(sql)
-            .bind(office_id.0)
-            .bind(tools)
-            .bind(status)
-            .bind(after.0)
-            .bind(limit)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    all!(conn, sql, tools, status, after, limit)
 }
 
 /// What waits for an agent.
 pub(crate) async fn task_kept_for(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<Task>> {
-    let office_id = conn.office_id();
-    let rows: Vec<Row> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, cursor, spec, progress FROM tasks
-             WHERE office_id = $1 AND assigned_id = $2 AND status IN ('blocked', 'queued') ORDER BY id",
-        )
-        .bind(office_id.0)
-        .bind(agent.0)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(Task::from).collect())
+    let sql = "SELECT id, cursor, spec, progress FROM tasks
+         WHERE office_id = $1 AND assigned_id = $2 AND status IN ('blocked', 'queued') ORDER BY id";
+    all!(conn, sql, agent)
 }
 
 /// Offices in which open tasks are held by, or kept for, this agent. Spans offices: it finds where an agent that is gone is
 /// still counted on.
 pub(crate) async fn office_of_agent(conn: &mut PlatformConn, agent: AgentId) -> DbResult<Vec<OfficeId>> {
-    let rows: Vec<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT office_id FROM tasks WHERE worker_id = $1
-             UNION SELECT office_id FROM tasks WHERE assigned_id = $1 AND status IN ('blocked', 'queued')",
-        )
-        .bind(agent.0)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+    let sql = "SELECT office_id FROM tasks WHERE worker_id = $1
+         UNION SELECT office_id FROM tasks WHERE assigned_id = $1 AND status IN ('blocked', 'queued')";
+    scalars!(conn, sql, agent)
 }
 
 /// Offices after this one, a page of them, and whether open tasks of each count on agents: held by one, kept for one, or in
@@ -177,19 +114,11 @@ pub(crate) async fn office_page_by_agents(
     conn: &mut PlatformConn,
     after: Option<OfficeId>,
 ) -> DbResult<Vec<(OfficeId, bool)>> {
-    let rows: Vec<(Uuid, bool)> = on!(conn, |c| {
-        sqlx::query_as(
-            "SELECT id, EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND worker_id IS NOT NULL)
-                 OR EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND assigned_id IS NOT NULL
-                     AND status IN ('blocked', 'queued'))
-                 OR EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND tools <> '[]'
-                     AND status IN ('blocked', 'queued')) AS counts
-             FROM (SELECT id FROM offices WHERE id > $1 ORDER BY id LIMIT $2) AS o",
-        )
-        .bind(after.map_or(Uuid::nil(), |id| id.0))
-        .bind(OFFICES)
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    Ok(rows.into_iter().map(|(id, counts)| (id.into(), counts)).collect())
+    let sql = "SELECT id, EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND worker_id IS NOT NULL)
+             OR EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND assigned_id IS NOT NULL
+                 AND status IN ('blocked', 'queued'))
+             OR EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND tools <> '[]'
+                 AND status IN ('blocked', 'queued')) AS counts
+         FROM (SELECT id FROM offices WHERE id > $1 ORDER BY id LIMIT $2) AS o";
+    all!(conn, sql, after.unwrap_or(OfficeId::MIN), OFFICES)
 }

@@ -1,9 +1,7 @@
 //! Table `task_consequences`: changes of tasks that are still to be carried on to those who follow them.
 
 use mi_kernel::{OfficeId, TaskId};
-use mi_store::{DbResult, OfficeConn, PlatformConn, json_text, on};
-use sqlx::FromRow;
-use uuid::Uuid;
+use mi_store::{DbResult, FromRow, OfficeConn, PlatformConn, all, exec, json_text, scalars};
 
 use crate::settle::{Consequence, NOBODY};
 
@@ -39,34 +37,26 @@ pub(crate) enum Relation {
     Dependent,
 }
 
+impl From<i64> for Relation {
+    fn from(number: i64) -> Self {
+        match number {
+            0 => Self::Parent,
+            1 => Self::Part,
+            _ => Self::Dependent,
+        }
+    }
+}
+
 /// A task that has to look when another one changed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, FromRow)]
 pub(crate) struct Follower {
     pub(crate) id: TaskId,
+    #[sqlx(try_from = "i64")]
     pub(crate) relation: Relation,
     /// Whether it is such that it matters.
     pub(crate) follows: bool,
     /// About how long it is, in bytes.
     pub(crate) length: i64,
-}
-
-#[derive(FromRow)]
-struct Row {
-    id: Uuid,
-    relation: i64,
-    follows: bool,
-    length: i64,
-}
-
-impl From<Row> for Follower {
-    fn from(row: Row) -> Self {
-        let relation = match row.relation {
-            0 => Relation::Parent,
-            1 => Relation::Part,
-            _ => Relation::Dependent,
-        };
-        Self { id: row.id.into(), relation, follows: row.follows, length: row.length }
-    }
 }
 
 /// Parents of these tasks, their open subtasks if those are to be cancelled, and their dependents: of the latter two at
@@ -76,7 +66,7 @@ pub(crate) async fn task_followers(tx: &mut OfficeConn, of: &[(TaskId, Consequen
         .iter()
         .map(|(id, left)| (id, left.after.unwrap_or(NOBODY), left.root.is_some(), left.after.is_none()))
         .collect();
-    let (office_id, asked) = (tx.office_id(), json_text(&asked)?);
+    let asked = json_text(&asked)?;
     // The length of a text is in the head of its row: SQLite reads no more for it.
     let sql = tx.pick(
         "SELECT p.id, 0 AS relation, p.status IN ('blocked', 'queued') AS follows,
@@ -111,14 +101,11 @@ pub(crate) async fn task_followers(tx: &mut OfficeConn, of: &[(TaskId, Consequen
                  WHERE office_id = $1 AND id = d.task_id OFFSET 0) AS t",
     );
     let limit = i64::try_from(SCANNED).unwrap_or(i64::MAX);
-    let rows: Vec<Row> =
-        on!(tx, |c| { sqlx::query_as(sql).bind(office_id.0).bind(asked).bind(limit).fetch_all(&mut *c).await })?;
-    Ok(rows.into_iter().map(Follower::from).collect())
+    all!(tx, sql, asked, limit)
 }
 
 /// Dependents of a task after this id, at most [`SCANNED`].
 pub(crate) async fn task_dependents_after(tx: &mut OfficeConn, of: TaskId, after: TaskId) -> DbResult<Vec<Follower>> {
-    let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT t.id, 2 AS relation, t.status IN ('blocked', 'queued') AS follows,
              octet_length(t.spec) + octet_length(t.progress) AS length
@@ -132,10 +119,7 @@ pub(crate) async fn task_dependents_after(tx: &mut OfficeConn, of: TaskId, after
          LATERAL (SELECT id, status, spec, progress FROM tasks WHERE office_id = $1 AND id = d.task_id OFFSET 0) AS t",
     );
     let limit = i64::try_from(SCANNED).unwrap_or(i64::MAX);
-    let rows: Vec<Row> = on!(tx, |c| {
-        sqlx::query_as(sql).bind(office_id.0).bind(of.0).bind(after.0).bind(limit).fetch_all(&mut *c).await
-    })?;
-    Ok(rows.into_iter().map(Follower::from).collect())
+    all!(tx, sql, of, after, limit)
 }
 
 /// What is left in the office of tasks before this one, of the newest first, at most so many.
@@ -144,23 +128,11 @@ pub(crate) async fn consequence_list(
     before: TaskId,
     limit: usize,
 ) -> DbResult<Vec<(TaskId, Consequence)>> {
-    let office_id = tx.office_id();
-    let rows: Vec<(Uuid, Option<Uuid>, Option<Uuid>)> = on!(tx, |c| {
-        sqlx::query_as(
-            "SELECT task_id, root_id, after_id FROM task_consequences WHERE office_id = $1 AND task_id < $2
-             ORDER BY task_id DESC LIMIT $3",
-        )
-        .bind(office_id.0)
-        .bind(before.0)
-        .bind(i64::try_from(limit).unwrap_or(i64::MAX))
-        .fetch_all(&mut *c)
-        .await
-    })?;
-    let left = |root: Option<Uuid>, after: Option<Uuid>| Consequence {
-        root: root.map(Into::into),
-        after: after.map(Into::into),
-    };
-    Ok(rows.into_iter().map(|(id, root, after)| (id.into(), left(root, after))).collect())
+    let sql = "SELECT task_id, root_id, after_id FROM task_consequences WHERE office_id = $1 AND task_id < $2
+         ORDER BY task_id DESC LIMIT $3";
+    let rows: Vec<(TaskId, Option<TaskId>, Option<TaskId>)> =
+        all!(tx, sql, before, i64::try_from(limit).unwrap_or(i64::MAX))?;
+    Ok(rows.into_iter().map(|(id, root, after)| (id, Consequence { root, after })).collect())
 }
 
 /// Writes down what is left, and forgets what is over.
@@ -169,7 +141,6 @@ pub(crate) async fn consequence_put(
     over: &[TaskId],
     left: &[(TaskId, Consequence)],
 ) -> DbResult<()> {
-    let office_id = tx.office_id();
     if !over.is_empty() {
         let sql = tx.pick(
             "DELETE FROM task_consequences WHERE office_id = $1
@@ -178,7 +149,7 @@ pub(crate) async fn consequence_put(
              AND task_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
         );
         let over = json_text(over)?;
-        on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(over).execute(&mut *c).await.map(drop))?;
+        exec!(tx, sql, over)?;
     }
     if !left.is_empty() {
         let rows: Vec<_> = left.iter().map(|(id, left)| (id, left.root, left.after)).collect();
@@ -194,18 +165,12 @@ pub(crate) async fn consequence_put(
              DO UPDATE SET root_id = excluded.root_id, after_id = excluded.after_id",
         );
         let rows = json_text(&rows)?;
-        on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(rows).execute(&mut *c).await.map(drop))?;
+        exec!(tx, sql, rows)?;
     }
     Ok(())
 }
 
 /// Offices in which something is left, some at a time. Spans offices: it finds what a process left behind that ended.
 pub(crate) async fn office_of_consequences(conn: &mut PlatformConn) -> DbResult<Vec<OfficeId>> {
-    let rows: Vec<(Uuid,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT DISTINCT office_id FROM task_consequences ORDER BY office_id LIMIT $1")
-            .bind(OFFICES)
-            .fetch_all(&mut *c)
-            .await
-    })?;
-    Ok(rows.into_iter().map(|(id,)| id.into()).collect())
+    scalars!(conn, "SELECT DISTINCT office_id FROM task_consequences ORDER BY office_id LIMIT $1", OFFICES)
 }

@@ -1,28 +1,14 @@
 //! Table `task_sweeps`: one row for all offices.
 
 use mi_kernel::Time;
-use mi_store::{DbResult, PlatformConn, on};
-use sqlx::FromRow;
+use mi_store::{DbResult, FromRow, PlatformConn, exec, one};
 
 use crate::presence::Presence;
-
-#[derive(FromRow)]
-pub(crate) struct PresenceRow {
-    swept_at: Option<Time>,
-    away: i64,
-    back_at: Option<Time>,
-}
-
-impl From<PresenceRow> for Presence {
-    fn from(row: PresenceRow) -> Self {
-        Self { swept_at: row.swept_at, away: row.away, back_at: row.back_at }
-    }
-}
 
 /// What a look at deadlines begins with.
 #[derive(FromRow)]
 pub(crate) struct Seen {
-    #[sqlx(flatten, try_from = "PresenceRow")]
+    #[sqlx(flatten)]
     pub(crate) presence: Presence,
     /// The time by the database's clock; none: it has no clock of its own.
     pub(crate) told: Option<Time>,
@@ -39,7 +25,7 @@ pub(crate) async fn presence_get(conn: &mut PlatformConn) -> DbResult<Seen> {
              EXISTS (SELECT 1 FROM tasks WHERE deadline > '-infinity') AS waited_for
          FROM task_sweeps WHERE id = 1",
     );
-    Ok(on!(conn, |c| sqlx::query_as(sql).fetch_one(&mut *c).await)?)
+    one!(conn, sql)
 }
 
 /// Notes a look; false: another process noted one since the row was read. Spans offices.
@@ -49,14 +35,5 @@ pub(crate) async fn presence_put(tx: &mut PlatformConn, known: Presence, next: P
         "UPDATE task_sweeps SET swept_at = $1, away = $2, back_at = $3
          WHERE id = 1 AND swept_at IS NOT DISTINCT FROM $4",
     );
-    Ok(on!(tx, |c| {
-        sqlx::query(sql)
-            .bind(next.swept_at)
-            .bind(next.away)
-            .bind(next.back_at)
-            .bind(known.swept_at)
-            .execute(&mut *c)
-            .await
-            .map(|done| done.rows_affected() == 1)
-    })?)
+    Ok(exec!(tx, sql, next.swept_at, next.away, next.back_at, known.swept_at)? == 1)
 }

@@ -1,25 +1,16 @@
 //! The row of an office's queue in `task_queues`.
 
 use mi_kernel::Time;
-use mi_store::{DbResult, OfficeConn, json_text, on};
-use mi_tenancy::{Office, offices::repo::Row as OfficeRow};
-use sqlx::{FromRow, types::Json};
+use mi_store::{DbResult, FromRow, Json, OfficeConn, exec, json_text, optional, scalar};
+use mi_tenancy::Office;
 
-use super::{Rest, presence::PresenceRow};
+use super::Rest;
 use crate::{presence::Presence, tally::Tally};
 
 /// Makes the new office's queue. Made with the office, since who makes it later waits for whoever has the office locked,
 /// and that one for the queue.
 pub(crate) async fn queue_insert(tx: &mut OfficeConn) -> DbResult<()> {
-    let office_id = tx.office_id();
-    on!(tx, |c| {
-        sqlx::query("INSERT INTO task_queues (office_id, cursor) VALUES ($1, 0)")
-            .bind(office_id.0)
-            .execute(&mut *c)
-            .await
-            .map(drop)
-    })?;
-    Ok(())
+    exec!(tx, "INSERT INTO task_queues (office_id, cursor) VALUES ($1, 0)").map(drop)
 }
 
 /// A queue as a transaction finds it, locked until that ends.
@@ -32,9 +23,9 @@ pub(crate) struct Opened {
     /// What is left to be done about changes.
     #[sqlx(try_from = "i64")]
     pub(crate) rest: Rest,
-    #[sqlx(flatten, try_from = "OfficeRow")]
+    #[sqlx(flatten)]
     pub(crate) office: Office,
-    #[sqlx(flatten, try_from = "PresenceRow")]
+    #[sqlx(flatten)]
     pub(crate) presence: Presence,
     /// When that was, by the database's clock; none: it has no clock of its own.
     pub(crate) told: Option<Time>,
@@ -42,7 +33,6 @@ pub(crate) struct Opened {
 
 /// Locks the office's queue; none: it is not there.
 pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> {
-    let office_id = tx.office_id();
     let sql = tx.pick(
         "SELECT q.cursor, q.counts, (SELECT count(*) FROM (SELECT 1 FROM task_consequences WHERE office_id = $1 LIMIT 1))
              + (SELECT count(*) FROM (SELECT 1 FROM task_consequences
@@ -52,40 +42,27 @@ pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> 
         "SELECT q.newest AS cursor, q.tally AS counts, queue_rest($1) AS rest, (q.office).*, q.told, q.swept_at, q.away,
              q.back_at FROM queue_open($1) AS q",
     );
-    Ok(on!(tx, |c| sqlx::query_as(sql).bind(office_id.0).fetch_optional(&mut *c).await)?)
+    optional!(tx, sql)
 }
 
 /// The position of the newest change, and that of the newest one of a task that is deleted by now.
 pub(crate) async fn queue_ends(conn: &mut OfficeConn) -> DbResult<(i64, i64)> {
-    let office_id = conn.office_id();
-    let found: Option<(i64, i64)> = on!(conn, |c| {
-        sqlx::query_as("SELECT cursor, forgotten FROM task_queues WHERE office_id = $1")
-            .bind(office_id.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
+    let found: Option<(i64, i64)> = optional!(conn, "SELECT cursor, forgotten FROM task_queues WHERE office_id = $1")?;
     Ok(found.unwrap_or_default())
 }
 
 /// Notes that tasks are deleted whose changes lie up to this position, and how many are left of each status.
 pub(crate) async fn queue_forget(tx: &mut OfficeConn, position: i64, tally: &Tally) -> DbResult<()> {
-    let (office_id, tally) = (tx.office_id(), json_text(tally)?);
+    let tally = json_text(tally)?;
     let sql = tx.pick(
         "UPDATE task_queues SET forgotten = max(forgotten, $2), counts = $3 WHERE office_id = $1",
         "UPDATE task_queues SET forgotten = greatest(forgotten, $2), counts = $3::json WHERE office_id = $1",
     );
-    on!(tx, |c| sqlx::query(sql).bind(office_id.0).bind(position).bind(tally).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, position, tally).map(drop)
 }
 
 /// How many tasks have each status.
 pub(crate) async fn queue_tally(conn: &mut OfficeConn) -> DbResult<Tally> {
-    let office_id = conn.office_id();
-    let found: Option<(Json<Tally>,)> = on!(conn, |c| {
-        sqlx::query_as("SELECT counts FROM task_queues WHERE office_id = $1")
-            .bind(office_id.0)
-            .fetch_optional(&mut *c)
-            .await
-    })?;
-    Ok(found.map(|(tally,)| tally.0).unwrap_or_default())
+    let found: Option<Json<Tally>> = scalar!(conn, "SELECT counts FROM task_queues WHERE office_id = $1")?;
+    Ok(found.map(|tally| tally.0).unwrap_or_default())
 }

@@ -5,9 +5,7 @@
 use std::collections::BTreeSet;
 
 use mi_kernel::TaskId;
-use mi_store::{DbResult, OfficeConn, json_text, on};
-use sqlx::FromRow;
-use uuid::Uuid;
+use mi_store::{DbResult, FromRow, OfficeConn, all, json_text};
 
 /// Most tasks that are reached.
 pub(crate) const MOST_REACHED: usize = 1000;
@@ -25,7 +23,7 @@ pub(crate) enum Direction {
 
 #[derive(FromRow)]
 struct Reached {
-    id: Uuid,
+    id: TaskId,
     /// It may wait for others still.
     waits: bool,
     /// It has more links than are followed.
@@ -50,7 +48,7 @@ pub(crate) async fn task_reached(
     direction: Direction,
     from: &BTreeSet<TaskId>,
 ) -> DbResult<Option<BTreeSet<TaskId>>> {
-    let (office_id, from) = (conn.office_id(), json_text(from)?);
+    let from = json_text(from)?;
     let limit = i64::try_from(MOST_REACHED).unwrap_or(i64::MAX) + 1;
     // On SQLite a recursion ends by a limit of its own, on Postgres by what is read of it. A cross join keeps its order.
     let sql = match direction {
@@ -120,11 +118,9 @@ pub(crate) async fn task_reached(
             ),
         ),
     };
-    let rows: Vec<Reached> = on!(conn, |c| {
-        sqlx::query_as(sql).bind(office_id.0).bind(from).bind(limit).bind(WIDE).fetch_all(&mut *c).await
-    })?;
+    let rows: Vec<Reached> = all!(conn, sql, from, limit, WIDE)?;
     let whole = rows.len() <= MOST_REACHED && !rows.iter().any(|row| row.waits && row.wide);
-    Ok(whole.then(|| rows.into_iter().filter(|row| row.waits).map(|row| row.id.into()).collect()))
+    Ok(whole.then(|| rows.into_iter().filter(|row| row.waits).map(|row| row.id).collect()))
 }
 
 /// Who waits for whom among these tasks, which [`task_reached`] answered for this direction: the one that waits first.
@@ -133,7 +129,6 @@ pub(crate) async fn task_ways(
     direction: Direction,
     among: &BTreeSet<TaskId>,
 ) -> DbResult<Vec<(TaskId, TaskId)>> {
-    let (office_id, text) = (conn.office_id(), json_text(among)?);
     // By the end of the links at which each has few.
     let sql = match direction {
         Direction::Up => conn.pick(
@@ -161,8 +156,6 @@ pub(crate) async fn task_ways(
                      WHERE office_id = $1 AND task_id = asked.id::uuid OFFSET 0) AS d",
         ),
     };
-    let rows: Vec<(Uuid, Uuid)> =
-        on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(text).fetch_all(&mut *c).await)?;
-    let ways = rows.into_iter().map(|(waits, awaited)| (TaskId::from(waits), TaskId::from(awaited)));
-    Ok(ways.filter(|(waits, awaited)| among.contains(waits) && among.contains(awaited)).collect())
+    let ways: Vec<(TaskId, TaskId)> = all!(conn, sql, json_text(among)?)?;
+    Ok(ways.into_iter().filter(|(waits, awaited)| among.contains(waits) && among.contains(awaited)).collect())
 }

@@ -1,9 +1,7 @@
 //! Tasks as others see them: what depends on them, what is a part of them, what judges them.
 
 use mi_kernel::{AgentId, TaskId};
-use mi_store::{DbResult, OfficeConn, json_text, on};
-use sqlx::FromRow;
-use uuid::Uuid;
+use mi_store::{DbResult, FromRow, OfficeConn, all, json_text};
 
 use super::by_ids;
 use crate::model::Task;
@@ -26,7 +24,6 @@ pub(crate) async fn task_some_parts(
     parents: &[TaskId],
     known: &[TaskId],
 ) -> DbResult<Vec<(TaskId, TaskId, Standing)>> {
-    let office_id = conn.office_id();
     let sql = conn.pick(
         concat!(
             "SELECT parent_id, tasks.id, ",
@@ -55,20 +52,20 @@ pub(crate) async fn task_some_parts(
         ),
     );
     let (parents, known) = (json_text(parents)?, json_text(known)?);
-    let rows: Vec<Part> =
-        on!(conn, |c| { sqlx::query_as(sql).bind(office_id.0).bind(parents).bind(known).fetch_all(&mut *c).await })?;
-    Ok(rows.into_iter().map(|row| (row.parent_id.into(), row.stands.id.into(), row.stands.into())).collect())
+    let rows: Vec<Part> = all!(conn, sql, parents, known)?;
+    Ok(rows.into_iter().map(|row| (row.parent_id, row.id, row.standing)).collect())
 }
 
 #[derive(FromRow)]
 struct Part {
-    parent_id: Uuid,
+    parent_id: TaskId,
+    id: TaskId,
     #[sqlx(flatten)]
-    stands: Stands,
+    standing: Standing,
 }
 
 /// What others see of a task that they wait for.
-#[derive(Debug)]
+#[derive(Debug, FromRow)]
 pub(crate) struct Standing {
     pub(crate) status: String,
     /// What went wrong, or on what it hangs and why; nothing when it says what only one may read.
@@ -78,21 +75,14 @@ pub(crate) struct Standing {
 
 #[derive(FromRow)]
 struct Stands {
-    id: Uuid,
-    status: String,
-    text: String,
-    hangs_on: Option<Uuid>,
-}
-
-impl From<Stands> for Standing {
-    fn from(row: Stands) -> Self {
-        Self { status: row.status, text: row.text, hangs_on: row.hangs_on.map(Into::into) }
-    }
+    id: TaskId,
+    #[sqlx(flatten)]
+    standing: Standing,
 }
 
 /// Where those of these tasks stand that the office has.
 pub(crate) async fn task_standing(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<(TaskId, Standing)>> {
-    let (office_id, ids) = (conn.office_id(), json_text(ids)?);
+    let ids = json_text(ids)?;
     let sql = conn.pick(
         concat!(
             "SELECT id, ",
@@ -105,8 +95,8 @@ pub(crate) async fn task_standing(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRe
             " FROM tasks WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t"
         ),
     );
-    let rows: Vec<Stands> = on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(ids).fetch_all(&mut *c).await)?;
-    Ok(rows.into_iter().map(|row| (row.id.into(), row.into())).collect())
+    let rows: Vec<Stands> = all!(conn, sql, ids)?;
+    Ok(rows.into_iter().map(|row| (row.id, row.standing)).collect())
 }
 
 /// What those who add subtasks to a task have to know of it: not what it says.
@@ -121,7 +111,7 @@ pub(crate) struct Parent {
 
 /// Those of these tasks that the office has.
 pub(crate) async fn task_parents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<(TaskId, Parent)>> {
-    let (office_id, ids) = (conn.office_id(), json_text(ids)?);
+    let ids = json_text(ids)?;
     let sql = conn.pick(
         "SELECT id, status, unhex(spec ->> 'creator', '-'), worker_id FROM tasks
          WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
@@ -129,12 +119,8 @@ pub(crate) async fn task_parents(conn: &mut OfficeConn, ids: &[TaskId]) -> DbRes
              SELECT id, status, (spec ->> 'creator')::uuid, worker_id FROM tasks
              WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t",
     );
-    let rows: Vec<(Uuid, String, Option<Uuid>, Option<Uuid>)> =
-        on!(conn, |c| sqlx::query_as(sql).bind(office_id.0).bind(ids).fetch_all(&mut *c).await)?;
-    let parent = |(id, status, creator, worker): (Uuid, String, Option<Uuid>, Option<Uuid>)| {
-        (id.into(), Parent { status, creator: creator.map(Into::into), worker: worker.map(Into::into) })
-    };
-    Ok(rows.into_iter().map(parent).collect())
+    let rows: Vec<(TaskId, String, Option<AgentId>, Option<AgentId>)> = all!(conn, sql, ids)?;
+    Ok(rows.into_iter().map(|(id, status, creator, worker)| (id, Parent { status, creator, worker })).collect())
 }
 
 /// Open tasks that are to judge one of these.

@@ -1,15 +1,14 @@
 //! What deletes old history reads of the office, and the statements over any log.
 
 use mi_kernel::Time;
-use mi_store::{DbResult, OfficeConn, on};
-use sqlx::FromRow;
+use mi_store::{DbResult, FromRow, OfficeConn, all, exec, optional};
 
-use crate::{Office, offices::repo::Row};
+use crate::Office;
 
 /// An office whose settings stay as they are until the transaction ends.
 #[derive(FromRow)]
 pub(super) struct Held {
-    #[sqlx(flatten, try_from = "Row")]
+    #[sqlx(flatten)]
     pub(super) office: Office,
     /// When that was, by the database's clock; none: it has no clock of its own.
     pub(super) told: Option<Time>,
@@ -17,23 +16,19 @@ pub(super) struct Held {
 
 /// Holds the office; none: it is not there.
 pub(super) async fn office_hold(tx: &mut OfficeConn) -> DbResult<Option<Held>> {
-    let office = tx.office_id();
     let sql = tx.pick(
         "SELECT *, NULL AS told FROM offices WHERE id = $1",
         "SELECT *, clock_timestamp() AS told FROM offices WHERE id = $1 FOR SHARE",
     );
-    Ok(on!(tx, |c| sqlx::query_as(sql).bind(office.0).fetch_optional(&mut *c).await)?)
+    optional!(tx, sql)
 }
 
 /// Place and time of the oldest entries of a log.
 pub(super) async fn log_oldest(tx: &mut OfficeConn, sql: &'static str, limit: i64) -> DbResult<Vec<(i64, Time)>> {
-    let office = tx.office_id();
-    Ok(on!(tx, |c| sqlx::query_as(sql).bind(office.0).bind(limit).fetch_all(&mut *c).await)?)
+    all!(tx, sql, limit)
 }
 
 /// Deletes the entries of a log up to a place.
 pub(super) async fn log_delete(tx: &mut OfficeConn, sql: &'static str, last: i64) -> DbResult<()> {
-    let office = tx.office_id();
-    on!(tx, |c| sqlx::query(sql).bind(office.0).bind(last).execute(&mut *c).await.map(drop))?;
-    Ok(())
+    exec!(tx, sql, last).map(drop)
 }
