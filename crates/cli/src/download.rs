@@ -9,7 +9,6 @@ use std::{
 };
 
 use indicatif::ProgressBar;
-use mi_kernel::receipt::hex;
 use ring::digest::{Context, SHA256};
 use tempfile::NamedTempFile;
 use tokio_stream::{Stream, StreamExt};
@@ -156,7 +155,7 @@ impl<'a> Download<'a> {
 
     fn finish(self, size: i64, sha256: &str) -> Result<(), Failure> {
         self.bar.finish_and_clear();
-        let found = hex(self.hash.finish().as_ref());
+        let found = hex::encode(self.hash.finish().as_ref());
         if self.size != size || found != sha256 {
             let message = format!(
                 "the download is not what the platform has: {} bytes of {size}, SHA-256 {found} for {sha256}",
@@ -201,7 +200,7 @@ mod tests {
     const WHOLE: &[u8] = b"whole";
 
     fn sha256(bytes: &[u8]) -> String {
-        hex(ring::digest::digest(&SHA256, bytes).as_ref())
+        hex::encode(ring::digest::digest(&SHA256, bytes).as_ref())
     }
 
     /// Downloads in three parts what is said to be of this size and checksum.

@@ -2,7 +2,6 @@
 
 pub(crate) mod tasks;
 
-use mi_kernel::receipt::hex;
 use mi_proto::v1::{
     Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChangeType, ChatMessage,
     EmployeeType, File, Invite, LogLine, LogStream, ModelTier, Office, OfficeSettings, OfficeStatus,
@@ -181,7 +180,7 @@ impl Resource for Agent {
             ("SYSTEM PROMPT", self.system_prompt.clone()),
             ("ENV", env.join(", ")),
             ("HIRED BY", self.hired_by.clone()),
-            ("PUBLIC KEY", hex(&self.public_key)),
+            ("PUBLIC KEY", hex::encode(&self.public_key)),
             ("GENERATION", format!("{} ({} observed)", self.generation, status.observed_generation)),
             ("RESTARTS", status.restarts.to_string()),
             ("LAST SEEN", time(status.last_seen_at.as_ref())),

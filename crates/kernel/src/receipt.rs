@@ -62,14 +62,7 @@ struct Header {
 
 /// SHA-256 in lower-case hex, as receipts and files carry it.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex(digest(&SHA256, bytes).as_ref())
-}
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
+    hex::encode(digest(&SHA256, bytes))
 }
 
 /// Reads a receipt and checks that the holder of this raw Ed25519 key signed exactly it.

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mi_base::reserve::{full, is_full};
-use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page, receipt::hex};
+use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
 use mi_rpc::Caller;
 use mi_store::{FromRow, OfficeConn, outbox};
 use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
@@ -122,7 +122,7 @@ impl Scheduler {
             return Err(error);
         }
         object.shutdown().await.map_err(unstored)?;
-        Ok((size, hex(hash.finish().as_ref())))
+        Ok((size, hex::encode(hash.finish().as_ref())))
     }
 
     async fn read(&self, backup: &Backup) -> Result<BoxStream<'static, object_store::Result<Bytes>>> {
@@ -140,7 +140,7 @@ impl Scheduler {
             hash.update(&piece);
             size += i64::try_from(piece.len()).unwrap_or_default();
         }
-        if size != backup.size_bytes || hex(hash.finish().as_ref()) != backup.sha256 {
+        if size != backup.size_bytes || hex::encode(hash.finish().as_ref()) != backup.sha256 {
             let text = format!("backup {} does not have the checksum it was written with", backup.id);
             return Err(Error::precondition("BACKUP_DAMAGED", text));
         }

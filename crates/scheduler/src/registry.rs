@@ -62,9 +62,7 @@ fn usable(found: Option<&Agent>, office_id: OfficeId, now: Time) -> Result<&Agen
 
 /// `k` and the first 16 hex digits of the SHA-256 of the raw key.
 pub(crate) fn key_id(public_key: &[u8]) -> String {
-    let hash = digest::digest(&digest::SHA256, public_key);
-    let hex: String = hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("k{hex}")
+    format!("k{}", hex::encode(&digest::digest(&digest::SHA256, public_key).as_ref()[..8]))
 }
 
 impl Scheduler {

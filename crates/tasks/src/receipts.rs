@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mi_drive::repo::{FileRow, file_get_all};
 use mi_kernel::{
     Error, Result,
-    receipt::{self, Artifact, Receipt, hex, sha256_hex},
+    receipt::{self, Artifact, Receipt, sha256_hex},
 };
 
 use super::{
@@ -27,7 +27,7 @@ fn mismatch(what: &str) -> Error {
 pub(super) async fn check(batch: &mut Batch<'_>, task: &Task, report: &Report, work: &Work) -> Result<String> {
     // What costs nothing first: the drive is asked while the queue is locked.
     let (said, key) = match signed(batch, task, report, work)? {
-        Some((said, key)) => (Some(said), hex(&key)),
+        Some((said, key)) => (Some(said), hex::encode(&key)),
         None => (None, String::new()),
     };
     let artifacts = artifacts(batch, &work.artifacts).await?;

@@ -2,11 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use mi_kernel::{
-    Error, LeaseId, Result, TaskId,
-    receipt::{MAX_RECEIPT, hex},
-    text::drive_path,
-};
+use mi_kernel::{Error, LeaseId, Result, TaskId, receipt::MAX_RECEIPT, text::drive_path};
 use mi_proto::v1::{CompleteTaskRequest, CreateTaskRequest, TaskKind, TaskStatus};
 use mi_store::idempotency;
 
@@ -177,7 +173,7 @@ pub(super) fn new(
         required_tools: tools(&request.required_tools)?,
         max_attempts: number("max_attempts", request.max_attempts, 3, 1..=100)?,
         verification_required: request.verification_required,
-        request: request_id.map(|id| Asked { key: id.key(), digest: hex(id.digest()) }),
+        request: request_id.map(|id| Asked { key: id.key(), digest: hex::encode(id.digest()) }),
     })
 }
 

@@ -89,8 +89,7 @@ pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
             wire.lease_id = if holds { lease.id.to_string() } else { String::new() };
         }
         State::Verifying { work, .. } | State::Done { work } => {
-            let byte = |at: usize| u8::from_str_radix(work.public_key.get(at..at + 2)?, 16).ok();
-            wire.receipt_public_key = (0..work.public_key.len()).step_by(2).filter_map(byte).collect::<Vec<_>>().into();
+            wire.receipt_public_key = hex::decode(&work.public_key).unwrap_or_default().into();
             wire.result = work.result;
             wire.artifacts = work.artifacts;
             wire.receipt = work.receipt;

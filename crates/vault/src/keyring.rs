@@ -21,8 +21,7 @@ impl MasterKey {
         let mut named = digest::Context::new(&digest::SHA256);
         named.update(b"mi master key id");
         named.update(key.bytes());
-        let hex: String = named.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Self { id: format!("mk_{hex}").into(), key }
+        Self { id: format!("mk_{}", hex::encode(&named.finish().as_ref()[..8])).into(), key }
     }
 }
 

@@ -7,7 +7,6 @@ use mi_kernel::{
     chain::{self, End, Link},
     event::{Category, Event},
     page::Page,
-    receipt::hex,
 };
 use mi_rpc::convert;
 use mi_store::{DbResult, FromRow, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalars, time_text};
@@ -81,8 +80,8 @@ impl<'a> From<&'a Link> for Written<'a> {
             summary: &event.summary,
             metadata: &event.metadata,
             trace_id: &event.trace_id,
-            prev_hash: hex(&link.prev_hash),
-            hash: hex(&link.hash),
+            prev_hash: hex::encode(&link.prev_hash),
+            hash: hex::encode(&link.hash),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! How tasks look in a table.
 
-use mi_kernel::{Clock, SystemClock, receipt::hex};
+use mi_kernel::{Clock, SystemClock};
 use mi_proto::v1::{Task, TaskKind, TaskNote, TaskStats, TaskStatus, WatchTasksResponse};
 
 use crate::{
@@ -74,7 +74,7 @@ impl Resource for Task {
             ("ERROR", self.error.clone()),
             ("ARTIFACTS", self.artifacts.join("\n")),
             ("RECEIPT", self.receipt.clone()),
-            ("RECEIPT KEY", hex(&self.receipt_public_key)),
+            ("RECEIPT KEY", hex::encode(&self.receipt_public_key)),
             ("RESULT", self.result.clone()),
         ];
         details.retain(|(_, value)| !value.is_empty());

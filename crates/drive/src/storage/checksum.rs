@@ -1,7 +1,7 @@
 //! The checksum of what is uploaded.
 
 use bytes::Bytes;
-use mi_kernel::{Error, Result, receipt::hex};
+use mi_kernel::{Error, Result};
 use ring::digest::{Context, SHA256};
 use tokio::task::JoinHandle;
 
@@ -41,6 +41,6 @@ impl Checksum {
 
     /// Lower-case hex.
     pub(super) async fn finish(self) -> Result<String> {
-        Ok(hex(self.rest().await?.finish().as_ref()))
+        Ok(hex::encode(self.rest().await?.finish().as_ref()))
     }
 }

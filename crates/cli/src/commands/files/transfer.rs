@@ -12,7 +12,6 @@ use std::{
 
 use indicatif::ProgressBar;
 use mi_client::{jittered, once, retry_unlimited};
-use mi_kernel::receipt::hex;
 use mi_proto::v1::{self, DownloadFileRequest, UploadFileRequest, UploadHeader, upload_file_request::Part};
 use ring::digest::{Context as Digest, SHA256};
 use tokio::{
@@ -171,7 +170,7 @@ async fn feed(
         let mut limited = (&mut *from).take(CHUNK as u64);
         limited.read_to_end(&mut chunk).await.map_err(|error| unreadable(&error))?;
         if chunk.is_empty() {
-            return Ok(hex(hash.finish().as_ref()));
+            return Ok(hex::encode(hash.finish().as_ref()));
         }
         hash.update(&chunk);
         bar.inc(chunk.len() as u64);
@@ -239,7 +238,7 @@ pub(crate) fn sha256_of(path: &Path) -> Result<String, Failure> {
     let mut digest = Hashed(Digest::new(&SHA256));
     let read = fs::File::open(path).and_then(|mut file| io::copy(&mut file, &mut digest));
     read.map_err(|error| Failure::io(format!("{} cannot be read", path.display()), &error))?;
-    Ok(hex(digest.0.finish().as_ref()))
+    Ok(hex::encode(digest.0.finish().as_ref()))
 }
 
 /// Keeps nothing of what is written but its hash.

@@ -9,7 +9,7 @@ use base64::{
 };
 use clap::Args;
 use mi_client::retry;
-use mi_kernel::receipt::{self, Artifact, Receipt, hex, sha256_hex};
+use mi_kernel::receipt::{self, Artifact, Receipt, sha256_hex};
 use mi_proto::{
     rules::POOL,
     v1::{StatFileRequest, Task, TaskKind},
@@ -100,7 +100,7 @@ pub(crate) async fn run(args: ReceiptArgs, context: &Context) -> Result<(), Fail
     }
     let broken = checks.iter().filter(|check| !check.holds).count();
     match context.out.is_for_programs() {
-        true => context.out.value(&Report { receipt: &receipt, public_key: hex(&key), checks })?,
+        true => context.out.value(&Report { receipt: &receipt, public_key: hex::encode(&key), checks })?,
         false => {
             context.out.pairs(claims(&receipt, &key))?;
             if !checks.is_empty() {
@@ -131,7 +131,7 @@ fn claims(receipt: &Receipt, key: &[u8]) -> Vec<(&'static str, String)> {
         ("ARTIFACTS", lines(receipt.artifacts.iter().map(artifact).collect())),
         ("COMMANDS", lines(receipt.commands.iter().map(command).collect())),
         ("SIGNED", time(Some(&Timestamp { seconds: receipt.iat, nanos: 0 }))),
-        ("PUBLIC KEY", hex(key)),
+        ("PUBLIC KEY", hex::encode(key)),
     ];
     claims.retain(|(_, value)| !value.is_empty());
     claims
@@ -221,8 +221,10 @@ fn public_key(given: &str) -> Result<Vec<u8>, Failure> {
 }
 
 fn decoded(text: &str) -> Option<Vec<u8>> {
-    if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return (0..64).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).ok()).collect();
+    if text.len() == 64
+        && let Ok(key) = hex::decode(text)
+    {
+        return Some(key);
     }
     let padding = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     [STANDARD, URL_SAFE].iter().find_map(|alphabet| GeneralPurpose::new(alphabet, padding).decode(text).ok())
@@ -311,14 +313,14 @@ mod tests {
         let file = dir.path().join("key");
         let url_safe = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&key);
         let standard = base64::engine::general_purpose::STANDARD.encode(&key);
-        for text in [hex(&key), hex(&key).to_uppercase(), url_safe, standard] {
+        for text in [hex::encode(&key), hex::encode(&key).to_uppercase(), url_safe, standard] {
             assert_eq!(public_key(&text).expect("a key"), key);
             fs::write(&file, format!("{text}\n")).expect("written");
             assert_eq!(public_key(&format!("@{}", file.display())).expect("a key"), key);
         }
         fs::write(&file, &key).expect("written");
         assert_eq!(public_key(&format!("@{}", file.display())).expect("a key"), key);
-        for wrong in ["", "abc", &hex(&key[1..]), &"g".repeat(64), "é"] {
+        for wrong in ["", "abc", &hex::encode(&key[1..]), &"g".repeat(64), "é"] {
             assert_eq!(public_key(wrong).expect_err(wrong).exit_code(), 2);
         }
     }
