@@ -3,7 +3,7 @@
 pub(crate) mod repo;
 
 use mi_kernel::{AccountId, Error, OfficeId, Result};
-use mi_rpc::{Caller, Entry};
+use mi_rpc::{Access, Caller};
 use mi_store::Db;
 
 /// Decides who may see an office.
@@ -21,11 +21,11 @@ impl Offices {
     ///
     /// # Errors
     /// `NotFound` for strangers, and alike for offices that are gone or that this role has not heard of.
-    pub(crate) async fn enter(&self, caller: &Caller, office_id: &str) -> Result<(OfficeId, Entry)> {
+    pub(crate) async fn enter(&self, caller: &Caller, office_id: &str) -> Result<Access> {
         let office_id = OfficeId::parse(office_id)?;
         let owner = repo::office_owner(&mut self.db.office(office_id).read().await?).await?;
         let owner = owner.ok_or_else(|| Error::not_found("office", office_id))?;
-        Ok((office_id, caller.enter(office_id, owner)?))
+        caller.enter(office_id, owner)
     }
 
     /// Refuses an office that was removed.

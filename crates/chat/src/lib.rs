@@ -3,7 +3,7 @@
 //! Messages of an office have one order, that of their commits, and whoever reads goes by it: no reader that knows where
 //! it stands misses one or sees one twice.
 
-pub mod grpc;
+mod grpc;
 mod mentions;
 mod model;
 mod read;
@@ -19,7 +19,7 @@ use mi_base::signals::Signals;
 use mi_kernel::{Clock, OfficeId, Result};
 use mi_store::{Db, OfficeConn};
 use mi_tasks::{Members, Tasks};
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices};
+use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext};
 use tokio::sync::Notify;
 
 pub use self::retention::HISTORY;
@@ -33,31 +33,22 @@ pub struct Chat {
     offices: Offices,
     members: Members,
     tasks: Tasks,
+    background: mi_base::Tasks,
     /// Wakes those who watch an office's chat.
     sent: Signals<OfficeId>,
 }
 
-/// What the chats are made of.
-pub struct Parts {
-    /// Where their tables are.
-    pub db: Db,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-    /// Woken when there are new events.
-    pub outbox: Arc<Notify>,
-    /// Whose chats these are.
-    pub offices: Offices,
-    /// Whom one can write to.
-    pub members: Members,
-    /// Where whoever is called gets a task.
-    pub tasks: Tasks,
-}
-
 impl Chat {
-    /// Chats made of these.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { db, clock, outbox, offices, members, tasks } = parts;
-        Self { db, clock, outbox, offices, members, tasks, sent: Signals::new() }
+    /// Chats of these offices. Whoever is called there gets a task; `background` carries watches.
+    pub fn new(
+        context: RoleContext,
+        offices: Offices,
+        members: Members,
+        tasks: Tasks,
+        background: mi_base::Tasks,
+    ) -> Self {
+        let RoleContext { db, clock, outbox } = context;
+        Self { db, clock, outbox, offices, members, tasks, background, sent: Signals::new() }
     }
 }
 

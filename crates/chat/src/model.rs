@@ -1,66 +1,20 @@
 //! Messages, who writes them, and who may read them.
 
-use mi_kernel::{Actor, AgentId, MessageId, OfficeId, Time, text::OPERATOR};
-
-/// Who writes, or is written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Party {
-    /// Operators, whoever of them.
-    Operator,
-    /// An agent.
-    Agent {
-        /// Itself, for good.
-        id: AgentId,
-        /// Its name then.
-        name: String,
-    },
-}
-
-impl Party {
-    /// As whom the actor writes in the office.
-    pub(super) fn of(actor: &Actor, office_id: OfficeId) -> Self {
-        match actor.member(office_id) {
-            Some(agent) => Self::Agent { id: agent.agent_id, name: agent.name.clone() },
-            None => Self::Operator,
-        }
-    }
-
-    /// What it is called in messages.
-    pub(crate) fn name(&self) -> &str {
-        match self {
-            Self::Operator => OPERATOR,
-            Self::Agent { name, .. } => name,
-        }
-    }
-
-    /// The agent that it is.
-    pub(crate) fn agent_id(&self) -> Option<AgentId> {
-        match self {
-            Self::Operator => None,
-            Self::Agent { id, .. } => Some(*id),
-        }
-    }
-
-    /// How a sentence speaks of it.
-    pub(super) fn described(&self) -> String {
-        match self {
-            Self::Operator => "an operator".to_owned(),
-            Self::Agent { name, .. } => format!("{name:?}"),
-        }
-    }
-}
+use mi_kernel::{AgentId, MessageId, Time};
+use mi_rpc::Access;
+use mi_tenancy::Author;
 
 /// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     /// Its place in the office's order.
     pub(crate) seq: i64,
-    /// Itself; grows with `seq`.
+    /// Its id, which grows with `seq`.
     pub(crate) id: MessageId,
     /// Who sent it.
-    pub(crate) from: Party,
+    pub(crate) from: Author,
     /// Whom it is to; none: the group.
-    pub(crate) to: Option<Party>,
+    pub(crate) to: Option<Author>,
     /// What it says.
     pub(crate) body: String,
     /// When it was sent.
@@ -71,33 +25,12 @@ pub(crate) struct Message {
     pub(crate) depth: i32,
 }
 
-/// Who reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reader {
-    /// Sees everything.
-    Owner,
-    /// Sees the group, and what it wrote or was written.
-    Agent {
-        /// Itself.
-        id: AgentId,
-        /// Its name.
-        name: String,
-    },
-}
-
-impl Reader {
-    /// As whom the actor reads in the office that it has entered.
-    pub(super) fn of(actor: &Actor, office_id: OfficeId) -> Self {
-        match Party::of(actor, office_id) {
-            Party::Operator => Self::Owner,
-            Party::Agent { id, name } => Self::Agent { id, name },
-        }
-    }
-
-    /// Whether the message is the reader's to see.
-    pub(super) fn sees(&self, message: &Message) -> bool {
-        let Self::Agent { id, .. } = self else { return true };
-        message.to.as_ref().is_none_or(|to| to.agent_id() == Some(*id) || message.from.agent_id() == Some(*id))
+impl Message {
+    /// Whether the caller may see it: owners see everything, an agent the group and what it wrote or was written.
+    pub(super) fn is_for(&self, access: &Access) -> bool {
+        let Some(agent) = access.agent() else { return true };
+        let is = |author: &Author| author.agent_id == Some(agent.agent_id);
+        self.to.as_ref().is_none_or(is) || is(&self.from)
     }
 }
 

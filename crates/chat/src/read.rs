@@ -9,13 +9,13 @@ use mi_kernel::{
     text,
 };
 use mi_proto::v1::{ListMessagesRequest, WatchMessagesRequest};
-use mi_rpc::Caller;
+use mi_rpc::{Access, Caller};
 use mi_store::OfficeConn;
 use mi_tenancy::offices::repo::office_get;
 
 use super::{
     Chat,
-    model::{Conversation, Message, Reader},
+    model::{Conversation, Message},
     repo, retention,
 };
 
@@ -31,24 +31,24 @@ const POLL: Duration = Duration::from_millis(300);
 impl Chat {
     /// A part of a conversation, newest first.
     pub(super) async fn list(&self, caller: &Caller, request: &ListMessagesRequest) -> Result<Vec<Message>> {
-        let office_id = self.offices.get(caller, &request.office_id).await?.id;
-        let reader = Reader::of(&caller.actor, office_id);
+        let (access, office) = self.offices.get(caller, &request.office_id).await?;
+        let office_id = office.id;
         let limit = bounded("limit", request.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
         let with = match request.with_agent.as_str() {
             "" => None,
             name => Some(text::lookup_name("with_agent", name)?),
         };
-        let conversation = match (&with, &reader) {
+        let conversation = match (&with, access.agent()) {
             (None, _) => Conversation::Group,
-            (Some(with), Reader::Owner) => Conversation::With(with.clone()),
-            (Some(with), Reader::Agent { id, name }) => {
-                Conversation::Between { id: *id, name: name.clone(), other: with.clone() }
+            (Some(with), None) => Conversation::With(with.clone()),
+            (Some(with), Some(agent)) => {
+                Conversation::Between { id: agent.agent_id, name: agent.name.clone(), other: with.clone() }
             }
         };
         let mut conn = self.db.office(office_id).read().await?;
         let before = match request.before_id.as_str() {
             "" => i64::MAX,
-            id => match place_of(&mut conn, &reader, "before_id", id).await {
+            id => match place_of(&mut conn, &access, "before_id", id).await {
                 // Before what is no longer kept there is nothing.
                 Err(error) if error.reason == "CURSOR_EXPIRED" => return Ok(Vec::new()),
                 place => place?,
@@ -72,22 +72,22 @@ impl Chat {
         caller: &Caller,
         request: &WatchMessagesRequest,
     ) -> Result<impl Stream<Item = Result<Message>> + Send + use<>> {
-        let office_id = self.offices.get(caller, &request.office_id).await?.id;
-        let reader = Reader::of(&caller.actor, office_id);
+        let (access, office) = self.offices.get(caller, &request.office_id).await?;
+        let office_id = office.id;
         // Before the end is looked up, so that nothing falls between.
         let mut subscription = self.sent.subscribe(office_id);
         let mut conn = self.db.office(office_id).read().await?;
         let mut position = match request.after_id.as_deref() {
             None => repo::chat_end(&mut conn).await?,
             Some("") => retention::beginning(&mut conn).await?,
-            Some(id) => place_of(&mut conn, &reader, "after_id", id).await?,
+            Some(id) => place_of(&mut conn, &access, "after_id", id).await?,
         };
         drop(conn);
         let db = self.db.clone();
         let poll = db.is_shared().then_some(POLL);
         let mut batch: vec::IntoIter<Message> = Vec::new().into_iter();
         let next = async move || loop {
-            if let Some(message) = batch.find(|message| reader.sees(message)) {
+            if let Some(message) = batch.find(|message| message.is_for(&access)) {
                 return Ok::<_, Error>(message);
             }
             let rows = news(&mut db.office(office_id).read().await?, office_id, position).await?;
@@ -111,12 +111,12 @@ async fn news(conn: &mut OfficeConn, office_id: OfficeId, position: i64) -> Resu
     Ok(rows)
 }
 
-/// The place of a message that the reader has seen.
-async fn place_of(conn: &mut OfficeConn, reader: &Reader, field: &'static str, id: &str) -> Result<i64> {
+/// The place of a message that the caller has seen.
+async fn place_of(conn: &mut OfficeConn, access: &Access, field: &'static str, id: &str) -> Result<i64> {
     let unknown = || Error::invalid(field, "is not the id of a message of yours; give one that this service answered");
     let id = MessageId::parse(id).map_err(|_| unknown())?;
     match repo::message_get(conn, id).await? {
-        Some(message) if reader.sees(&message) => Ok(message.seq),
+        Some(message) if message.is_for(access) => Ok(message.seq),
         None if retention::is_gone(conn, id).await? => Err(retention::gone()),
         _ => Err(unknown()),
     }

@@ -2,10 +2,11 @@
 
 use mi_kernel::{AgentId, MessageId, OfficeId, Time};
 use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, optional, scalar};
+use mi_tenancy::Author;
 use sqlx::FromRow;
 use uuid::{Builder, Uuid};
 
-use super::model::{Conversation, Message, Party};
+use super::model::{Conversation, Message};
 
 #[derive(FromRow)]
 struct Row {
@@ -21,11 +22,8 @@ struct Row {
     sent_at: Time,
 }
 
-fn party(id: Option<AgentId>, name: String) -> Party {
-    match id {
-        Some(id) => Party::Agent { id, name },
-        None => Party::Operator,
-    }
+fn author(id: Option<AgentId>, name: String) -> Author {
+    id.map_or_else(Author::operator, |id| Author::agent(id, name))
 }
 
 impl From<Row> for Message {
@@ -33,8 +31,8 @@ impl From<Row> for Message {
         Self {
             seq: row.seq,
             id: row.id,
-            from: party(row.sender_id, row.sender),
-            to: (!row.recipient.is_empty()).then(|| party(row.recipient_id, row.recipient)),
+            from: author(row.sender_id, row.sender),
+            to: (!row.recipient.is_empty()).then(|| author(row.recipient_id, row.recipient)),
             body: row.body,
             time: row.sent_at,
             cause: row.cause,
@@ -87,10 +85,10 @@ pub(super) async fn message_insert(tx: &mut OfficeConn, message: &Message) -> Db
         sql,
         message.seq,
         message.id,
-        message.from.name(),
-        message.from.agent_id(),
-        to.map_or("", Party::name),
-        to.and_then(Party::agent_id),
+        &message.from.name,
+        message.from.agent_id,
+        to.map_or("", |to| to.name.as_str()),
+        to.and_then(|to| to.agent_id),
         &message.body,
         &message.cause,
         message.depth,

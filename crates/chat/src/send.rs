@@ -9,19 +9,15 @@ use mi_proto::{internal::v1::Member, v1::SendMessageRequest};
 use mi_rpc::Caller;
 use mi_store::{OfficeConn, OfficeTx, idempotency, outbox};
 use mi_tasks::{Cause, LOOP_DEPTH, wake::Wake};
-use mi_tenancy::offices::repo::office_get;
+use mi_tenancy::{Author, offices::repo::office_get};
 use serde_json::json;
 
-use super::{
-    Chat, mentions,
-    model::{Message, Party},
-    repo, rules,
-};
+use super::{Chat, mentions, model::Message, repo, rules};
 
 /// Whom a message reaches.
 struct Addressed {
     /// Whom it is to; none: the group.
-    to: Option<Party>,
+    to: Option<Author>,
     /// The agents that have to answer it.
     woken: Vec<Woken>,
 }
@@ -41,10 +37,10 @@ impl Woken {
 impl Chat {
     /// Sends a message.
     pub(super) async fn send(&self, caller: &Caller, request: &SendMessageRequest, content: &[u8]) -> Result<Message> {
-        let office_id = self.offices.get(caller, &request.office_id).await?.id;
+        let (access, office) = self.offices.get(caller, &request.office_id).await?;
+        let (office_id, from) = (office.id, Author::of(&access));
         rules::body(&request.body)?;
-        let from = Party::of(&caller.actor, office_id);
-        let scope = format!("{}/SendMessage", caller.actor.key());
+        let scope = format!("{}/SendMessage", access.key());
         let replay = idempotency::Request::new(scope, &request.request_id, content)?;
         // Asked before the transaction, which waits for no other role, and judged in it: what was sent before is answered
         // whatever has become of whom it was to.
@@ -64,7 +60,7 @@ impl Chat {
         // The tasks of those who are woken are one further.
         let deepest = cause.depth + i32::from(!woken.is_empty());
         if deepest > LOOP_DEPTH {
-            return Err(self.loop_detected(tx, caller, &from, &cause, deepest).await?);
+            return Err(self.loop_detected(tx, access.trace_id(), &from, &cause, deepest).await?);
         }
 
         let next = repo::chat_advance(&mut tx).await?;
@@ -74,18 +70,17 @@ impl Chat {
         let Cause { text: cause, depth } = cause;
         let message = Message { seq, id, from, to, body: request.body.clone(), time: now, cause, depth };
         repo::message_insert(&mut tx, &message).await?;
-        outbox::push(&mut tx, &sent(office_id, &message).traced(&caller.trace_id)).await?;
+        outbox::push(&mut tx, &sent(office_id, &message).traced(access.trace_id())).await?;
         let wakes = !woken.is_empty();
         for Woken { id: agent_id, name: agent } in woken {
             let call = Wake {
                 agent,
                 agent_id,
-                from: message.from.name().to_owned(),
-                author: message.from.agent_id(),
+                from: message.from.clone(),
                 direct: message.to.is_some(),
                 cause: Cause { text: format!("message/{id}"), depth: depth + 1 },
                 body: message.body.clone(),
-                trace_id: caller.trace_id.clone(),
+                trace_id: access.trace_id().to_owned(),
             };
             self.tasks.wake_agent(&mut tx, &call).await?;
         }
@@ -102,28 +97,28 @@ impl Chat {
     }
 
     /// Whom the request reaches, as far as they are in the office. An agent is not woken by what it writes itself.
-    async fn addressed(&self, office_id: OfficeId, from: &Party, request: &SendMessageRequest) -> Result<Addressed> {
-        if let Party::Agent { name, .. } = from {
-            self.may_write(office_id, name).await?;
+    async fn addressed(&self, office_id: OfficeId, from: &Author, request: &SendMessageRequest) -> Result<Addressed> {
+        if from.agent_id.is_some() {
+            self.may_write(office_id, &from.name).await?;
         }
         if !request.to_agent.is_empty() {
             let name = text::lookup_name("to_agent", &request.to_agent)?;
-            if name == from.name() {
-                let problem = match from {
-                    Party::Operator => "is the caller itself; operators write to agents or to the group",
-                    Party::Agent { .. } => "is the caller itself; keep notes in the workspace",
+            if name == from.name {
+                let problem = match from.agent_id {
+                    None => "is the caller itself; operators write to agents or to the group",
+                    Some(_) => "is the caller itself; keep notes in the workspace",
                 };
                 return Err(Error::invalid("to_agent", problem));
             }
             if name == OPERATOR {
-                return Ok(Addressed { to: Some(Party::Operator), woken: Vec::new() });
+                return Ok(Addressed { to: Some(Author::operator()), woken: Vec::new() });
             }
             let agent = Woken::new(self.members.find(office_id, &name).await?)?;
-            let to = Party::Agent { id: agent.id, name: agent.name.clone() };
+            let to = Author::agent(agent.id, agent.name.clone());
             return Ok(Addressed { to: Some(to), woken: vec![agent] });
         }
         let mut names = mentions::called(&request.body);
-        names.remove(from.name());
+        names.remove(&from.name);
         names.remove(OPERATOR);
         let called = match names.is_empty() {
             true => Vec::new(),
@@ -155,18 +150,18 @@ impl Chat {
     async fn loop_detected(
         &self,
         mut tx: OfficeTx,
-        caller: &Caller,
-        from: &Party,
+        trace_id: &str,
+        from: &Author,
         cause: &Cause,
         depth: i32,
     ) -> Result<Error> {
-        let (office_id, agent) = (tx.office_id(), from.name());
+        let (office_id, agent) = (tx.office_id(), from.name.as_str());
         let text = format!("{depth} causes lead from here back to an operator, and {LOOP_DEPTH} may");
         let summary = format!("Loop detected: agent {agent:?} wrote a message, and {text}");
         let event = Event::lifecycle(office_id, agent, "loop.detected", summary, self.clock.now())
             .category(Category::Security)
             .with(json!({ "cause": cause.text, "depth": depth }))
-            .traced(&caller.trace_id);
+            .traced(trace_id);
         outbox::push(&mut tx, &event).await?;
         tx.commit().await?;
         self.outbox.notify_one();
@@ -178,29 +173,31 @@ impl Chat {
     }
 
     /// What the message is sent for. Whoever takes the locks of both queue and chat takes that of the queue first.
-    async fn cause(&self, tx: &mut OfficeConn, from: &Party, wakes: bool) -> Result<Cause> {
-        match from {
-            Party::Agent { id, .. } => self.tasks.cause_of(tx, *id).await,
-            Party::Operator => {
-                if wakes {
-                    self.tasks.lock(tx).await?;
-                }
-                Ok(Cause::default())
-            }
+    async fn cause(&self, tx: &mut OfficeConn, from: &Author, wakes: bool) -> Result<Cause> {
+        if let Some(agent) = from.agent_id {
+            return self.tasks.cause_of(tx, agent).await;
         }
+        if wakes {
+            self.tasks.lock(tx).await?;
+        }
+        Ok(Cause::default())
     }
 }
 
 /// What the feed tells of a message: not what it says.
 fn sent(office_id: OfficeId, message: &Message) -> Event {
-    let to = message.to.as_ref();
-    let whom = to.map_or_else(|| "the group".to_owned(), Party::described);
-    let summary = match &message.from {
-        Party::Operator => format!("An operator wrote to {whom}"),
-        Party::Agent { name, .. } => format!("Agent {name:?} wrote to {whom}"),
+    let described = |author: &Author| match author.agent_id {
+        None => "an operator".to_owned(),
+        Some(_) => format!("{:?}", author.name),
     };
-    let agent = message.from.agent_id().map_or("", |_| message.from.name());
-    Event::lifecycle(office_id, agent, "message.sent", summary, message.time).category(Category::Chat).with(json!({
-        "id": message.id, "to_agent": to.map_or("", Party::name), "length": message.body.len(),
+    let (from, to) = (&message.from, message.to.as_ref());
+    let whom = to.map_or_else(|| "the group".to_owned(), described);
+    let summary = match from.agent_id {
+        None => format!("An operator wrote to {whom}"),
+        Some(_) => format!("Agent {:?} wrote to {whom}", from.name),
+    };
+    let kind = "message.sent";
+    Event::lifecycle(office_id, from.agent_name(), kind, summary, message.time).category(Category::Chat).with(json!({
+        "id": message.id, "to_agent": to.map_or("", |to| &to.name), "length": message.body.len(),
     }))
 }

@@ -34,18 +34,6 @@ const MAX_CHUNK: usize = 1 << 20;
 /// Changes by another process give no signal here.
 const SHARED_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Serves the drive.
-pub struct Handler {
-    drive: Drive,
-}
-
-impl Handler {
-    /// Serves these.
-    pub fn new(drive: Drive) -> Self {
-        Self { drive }
-    }
-}
-
 fn to_wire(file: FileRow) -> v1::File {
     v1::File {
         path: file.path,
@@ -94,21 +82,21 @@ fn chunk(message: Result<UploadFileRequest, Status>) -> Result<Bytes> {
 }
 
 #[tonic::async_trait]
-impl DriveService for Handler {
+impl DriveService for Drive {
     type DownloadFileStream = stream::BoxStream<'static, Result<DownloadFileResponse, Status>>;
     type WatchChangesStream = ReceiverStream<Result<WatchChangesResponse, Status>>;
 
     async fn list_files(&self, request: Request<v1::ListFilesRequest>) -> Reply<v1::ListFilesResponse> {
         handle!(request, |caller, v1::ListFilesRequest { office_id, prefix, page_size, page_token }| {
             let page = Page::parse(page_size, &page_token)?;
-            let (files, next_page_token) = self.drive.list(&caller, &office_id, &prefix, &page).await?;
+            let (files, next_page_token) = self.list(&caller, &office_id, &prefix, &page).await?;
             v1::ListFilesResponse { files: files.into_iter().map(to_wire).collect(), next_page_token }
         })
     }
 
     async fn stat_file(&self, request: Request<v1::StatFileRequest>) -> Reply<v1::StatFileResponse> {
         handle!(request, |caller, v1::StatFileRequest { office_id, path }| {
-            let file = self.drive.stat(&caller, &office_id, &path).await?;
+            let file = self.stat(&caller, &office_id, &path).await?;
             v1::StatFileResponse { file: Some(to_wire(file)) }
         })
     }
@@ -116,14 +104,14 @@ impl DriveService for Handler {
     async fn upload_file(&self, request: Request<Streaming<UploadFileRequest>>) -> Reply<v1::UploadFileResponse> {
         handle!(request, |caller, mut stream| {
             let header = header(&mut stream).await?;
-            let file = self.drive.upload(&caller, &header, stream.map(chunk).boxed()).await?;
+            let file = self.upload(&caller, &header, stream.map(chunk).boxed()).await?;
             v1::UploadFileResponse { file: Some(to_wire(file)) }
         })
     }
 
     async fn download_file(&self, request: Request<v1::DownloadFileRequest>) -> Reply<Self::DownloadFileStream> {
         handle!(request, |caller, body| {
-            let (file, content) = self.drive.download(&caller, &body).await?;
+            let (file, content) = self.download(&caller, &body).await?;
             let first = DownloadFileResponse { file: Some(to_wire(file)), chunk: Bytes::new() };
             let content = content.map(|piece| match piece {
                 Ok(chunk) => Ok(DownloadFileResponse { file: None, chunk }),
@@ -135,17 +123,17 @@ impl DriveService for Handler {
 
     async fn delete_file(&self, request: Request<v1::DeleteFileRequest>) -> Reply<v1::DeleteFileResponse> {
         handle!(request, |caller, body| {
-            self.drive.storage.reserve.freeing(|| self.drive.delete(&caller, &body)).await?;
+            self.storage.reserve.freeing(|| self.delete(&caller, &body)).await?;
             v1::DeleteFileResponse {}
         })
     }
 
     async fn list_changes(&self, request: Request<v1::ListChangesRequest>) -> Reply<v1::ListChangesResponse> {
         handle!(request, |caller, v1::ListChangesRequest { office_id, cursor, page_size }| {
-            let office = self.drive.offices.get(&caller, &office_id).await?;
+            let (_, office) = self.offices.get(&caller, &office_id).await?;
             rules::not_negative("cursor", cursor)?;
             let limit = bounded("page_size", page_size, DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)?;
-            let (changes, kept_after) = self.drive.changes(office.id, cursor, limit).await?;
+            let (changes, kept_after) = self.changes(office.id, cursor, limit).await?;
             let changes: Vec<_> = changes.into_iter().map(change_to_wire).collect();
             let next_cursor = changes.last().map_or(cursor.max(kept_after), |change| change.cursor);
             v1::ListChangesResponse { changes, next_cursor, kept_after }
@@ -154,8 +142,8 @@ impl DriveService for Handler {
 
     async fn watch_changes(&self, request: Request<v1::WatchChangesRequest>) -> Reply<Self::WatchChangesStream> {
         handle!(request, |caller, v1::WatchChangesRequest { office_id, after_cursor }| {
-            let drive = self.drive.clone();
-            let office = drive.offices.get(&caller, &office_id).await?;
+            let drive = self.clone();
+            let (_, office) = drive.offices.get(&caller, &office_id).await?;
             let after = match after_cursor {
                 Some(after) => rules::not_negative("after_cursor", after).map(|_| after)?,
                 None => repo::usage_get(&mut drive.db.office(office.id).read().await?).await?.revision,

@@ -1,7 +1,7 @@
 //! The drive: files that an office shares, their changes, and who may write them when.
 
-pub mod grpc;
-pub mod repo;
+mod grpc;
+mod repo;
 mod retention;
 mod rules;
 pub mod storage;
@@ -13,24 +13,27 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use mi_kernel::{
-    Actor, Clock, Error, OfficeId, Result,
+    Clock, Error, OfficeId, Result,
     event::{Category, Event},
     page::Page,
     text::{MAX_DRIVE_PATH, drive_path},
 };
 use mi_proto::v1;
-use mi_rpc::Caller;
+use mi_rpc::{Access, Caller};
 use mi_store::{Db, FromRow, OfficeConn, OfficeTx, outbox};
-use mi_tenancy::{OfficePart, Offices, offices::repo::office_get, quotas};
+use mi_tenancy::{Author, OfficePart, Offices, RoleContext, offices::repo::office_get, quotas};
 use strum::{EnumString, IntoStaticStr};
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
-pub use self::retention::HISTORY;
 use self::{
-    repo::{FileRow, objects},
+    repo::objects,
     rules::Condition,
     storage::{GRACE, Storage},
+};
+pub use self::{
+    repo::{FileRow, file_get_all},
+    retention::HISTORY,
 };
 
 /// How much a drive may hold.
@@ -52,7 +55,7 @@ impl Default for DriveLimits {
 /// What happened to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
-pub enum Kind {
+enum Kind {
     /// It is there since.
     Created,
     /// Its content was replaced.
@@ -63,7 +66,7 @@ pub enum Kind {
 
 impl Kind {
     /// The name in the database.
-    pub fn as_str(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         self.into()
     }
 }
@@ -77,13 +80,13 @@ impl TryFrom<String> for Kind {
 
 /// A change, and the file as it left it; of a deletion, as it was before, with the revision of the deletion.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct Change {
+struct Change {
     /// What happened.
     #[sqlx(try_from = "String")]
-    pub kind: Kind,
+    kind: Kind,
     /// To which file.
     #[sqlx(flatten)]
-    pub file: FileRow,
+    file: FileRow,
 }
 
 /// The drives of all offices.
@@ -99,26 +102,10 @@ pub struct Drive {
     changed: watch::Sender<()>,
 }
 
-/// What [`Drive`] is made of.
-pub struct Parts {
-    /// Where its tables are.
-    pub db: Db,
-    /// What time it is.
-    pub clock: Arc<dyn Clock>,
-    /// Woken when there are new events.
-    pub outbox: Arc<Notify>,
-    /// Whose files these are.
-    pub offices: Offices,
-    /// Where content is kept.
-    pub storage: Storage,
-    /// How much a drive may hold.
-    pub limits: DriveLimits,
-}
-
 impl Drive {
-    /// Drives made of these.
-    pub fn new(parts: Parts) -> Self {
-        let Parts { db, clock, outbox, offices, storage, limits } = parts;
+    /// Drives of these offices, whose content is in this storage.
+    pub fn new(context: RoleContext, offices: Offices, storage: Storage, limits: DriveLimits) -> Self {
+        let RoleContext { db, clock, outbox } = context;
         Self { db, clock, outbox, offices, storage, limits, changed: watch::Sender::new(()) }
     }
 
@@ -129,7 +116,7 @@ impl Drive {
         prefix: &str,
         page: &Page<String>,
     ) -> Result<(Vec<FileRow>, String)> {
-        let office = self.offices.get(caller, office).await?;
+        let (_, office) = self.offices.get(caller, office).await?;
         if prefix.len() > MAX_DRIVE_PATH || prefix.contains('\0') {
             return Err(Error::invalid("prefix", format!("must have at most {MAX_DRIVE_PATH} bytes, without NUL")));
         }
@@ -138,7 +125,7 @@ impl Drive {
     }
 
     async fn stat(&self, caller: &Caller, office: &str, path: &str) -> Result<FileRow> {
-        let office = self.offices.get(caller, office).await?;
+        let (_, office) = self.offices.get(caller, office).await?;
         let path = drive_path("path", path)?;
         let found = repo::file_get(&mut self.db.office(office.id).read().await?, path).await?;
         found.ok_or_else(|| Error::not_found("file", path))
@@ -150,7 +137,7 @@ impl Drive {
         caller: &Caller,
         request: &v1::DownloadFileRequest,
     ) -> Result<(FileRow, BoxStream<'static, Result<Bytes>>)> {
-        let office = self.offices.get(caller, &request.office_id).await?;
+        let (_, office) = self.offices.get(caller, &request.office_id).await?;
         let path = drive_path("path", &request.path)?;
         let offset = rules::not_negative("offset", request.offset)?;
         let length = rules::not_negative("length", request.length)?;
@@ -166,7 +153,7 @@ impl Drive {
     }
 
     async fn delete(&self, caller: &Caller, request: &v1::DeleteFileRequest) -> Result<()> {
-        let (mut tx, office) = self.offices.lock(caller, &request.office_id).await?;
+        let (mut tx, access, office) = self.offices.lock(caller, &request.office_id).await?;
         let path = drive_path("path", &request.path)?;
         let condition = Condition::parse(request.if_revision, request.force)?;
         rules::writable(&office)?;
@@ -175,14 +162,14 @@ impl Drive {
         repo::file_delete(&mut tx, path).await?;
         objects::blob_release(&mut tx, &file.sha256, file.size, self.clock.now() + GRACE).await?;
         let revision = repo::usage_change(&mut tx, -file.size, -1).await?;
-        let file = FileRow { revision, modified_at: self.clock.now(), modified_by: name_of(caller), ..file };
-        self.record(tx, caller, Change { kind: Kind::Deleted, file }, None).await
+        let file = FileRow { revision, modified_at: self.clock.now(), modified_by: Author::of(&access).name, ..file };
+        self.record(tx, &access, Change { kind: Kind::Deleted, file }, None).await
     }
 
     /// Commits a change with its event.
-    async fn record(&self, mut tx: OfficeTx, caller: &Caller, change: Change, upload: Option<Uuid>) -> Result<()> {
+    async fn record(&self, mut tx: OfficeTx, access: &Access, change: Change, upload: Option<Uuid>) -> Result<()> {
         repo::change_insert(&mut tx, &change, upload).await?;
-        let event = event(&tx, caller, &change);
+        let event = event(access, &change);
         outbox::push(&mut tx, &event).await?;
         tx.commit().await?;
         self.outbox.notify_one();
@@ -236,30 +223,19 @@ impl OfficePart for Drive {
     }
 }
 
-/// Who wrote, as files and changes carry it.
-fn name_of(caller: &Caller) -> String {
-    match &caller.actor {
-        Actor::Agent(agent) => agent.name.clone(),
-        _ => "operator".into(),
-    }
-}
-
-fn event(conn: &OfficeConn, caller: &Caller, change: &Change) -> Event {
+fn event(access: &Access, change: &Change) -> Event {
     let Change { kind, file } = change;
-    let agent = match &caller.actor {
-        Actor::Agent(agent) => agent.name.as_str(),
-        _ => "",
-    };
+    let agent = access.agent().map_or("", |agent| &agent.name);
     let (kind, verb) = match kind {
         Kind::Created => ("file.created", "created"),
         Kind::Updated => ("file.updated", "replaced"),
         Kind::Deleted => ("file.deleted", "deleted"),
     };
     let summary = format!("File {:?} {verb}, {} bytes", file.path, file.size);
-    Event::lifecycle(conn.office_id(), agent, kind, summary, file.modified_at)
+    Event::lifecycle(access.office_id(), agent, kind, summary, file.modified_at)
         .category(Category::File)
         .with(serde_json::json!({
             "path": file.path, "size": file.size, "sha256": file.sha256, "revision": file.revision,
         }))
-        .traced(&caller.trace_id)
+        .traced(access.trace_id())
 }

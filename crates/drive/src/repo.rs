@@ -1,6 +1,6 @@
 //! Tables `drive_files`, `drive_changes` and `drive_usage`.
 
-pub mod objects;
+pub(crate) mod objects;
 
 use mi_kernel::{Time, page::Page};
 use mi_store::{DbResult, FromRow, OfficeConn, all, exec, json_text, optional, scalar, scalar_one};
@@ -29,25 +29,28 @@ pub struct FileRow {
 
 /// What an office's files amount to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
-pub struct Usage {
+pub(super) struct Usage {
     /// Of the last change.
-    pub revision: i64,
+    pub(super) revision: i64,
     /// Bytes of the files together.
-    pub bytes: i64,
+    pub(super) bytes: i64,
     /// How many files there are.
-    pub files: i64,
+    pub(super) files: i64,
     /// Bytes that were replaced or deleted, and are in storage yet.
-    pub trash: i64,
+    pub(super) trash: i64,
 }
 
 /// The file at this path.
-pub async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Option<FileRow>> {
+pub(super) async fn file_get(conn: &mut OfficeConn, path: &str) -> DbResult<Option<FileRow>> {
     let sql = "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
          WHERE office_id = $1 AND path = $2";
     optional!(conn, sql, path)
 }
 
 /// The files at these paths, as far as there are any.
+///
+/// # Errors
+/// Those of the database.
 pub async fn file_get_all(conn: &mut OfficeConn, paths: &[String]) -> DbResult<Vec<FileRow>> {
     let sql = conn.pick(
         "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
@@ -97,7 +100,7 @@ pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Op
 }
 
 /// Writes the file in the place of the one at its path, if there is one. Its blob must be there.
-pub async fn file_put(tx: &mut OfficeConn, file: &FileRow) -> DbResult<()> {
+pub(super) async fn file_put(tx: &mut OfficeConn, file: &FileRow) -> DbResult<()> {
     let sql = "INSERT INTO drive_files
          (office_id, path, size, sha256, revision, content_type, modified_at, modified_by)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
@@ -123,7 +126,7 @@ pub(super) async fn file_delete(tx: &mut OfficeConn, path: &str) -> DbResult<()>
 }
 
 /// What the office's files amount to.
-pub async fn usage_get(conn: &mut OfficeConn) -> DbResult<Usage> {
+pub(super) async fn usage_get(conn: &mut OfficeConn) -> DbResult<Usage> {
     let sql = "SELECT revision, bytes, files, trash FROM drive_usage WHERE office_id = $1";
     let usage: Option<Usage> = optional!(conn, sql)?;
     Ok(usage.unwrap_or_default())
@@ -131,7 +134,7 @@ pub async fn usage_get(conn: &mut OfficeConn) -> DbResult<Usage> {
 
 /// Counts a change and what it adds; answers its revision. Until the transaction ends no other change gets one, so that
 /// revisions become visible in their order.
-pub async fn usage_change(tx: &mut OfficeConn, bytes: i64, files: i64) -> DbResult<i64> {
+pub(super) async fn usage_change(tx: &mut OfficeConn, bytes: i64, files: i64) -> DbResult<i64> {
     let sql = "INSERT INTO drive_usage (office_id, revision, bytes, files) VALUES ($1, 1, $2, $3)
          ON CONFLICT (office_id) DO UPDATE SET revision = drive_usage.revision + 1,
          bytes = drive_usage.bytes + excluded.bytes, files = drive_usage.files + excluded.files RETURNING revision";
@@ -139,7 +142,7 @@ pub async fn usage_change(tx: &mut OfficeConn, bytes: i64, files: i64) -> DbResu
 }
 
 /// Adds a change; `upload` is the object that an upload wrote.
-pub async fn change_insert(tx: &mut OfficeConn, change: &Change, upload: Option<Uuid>) -> DbResult<()> {
+pub(super) async fn change_insert(tx: &mut OfficeConn, change: &Change, upload: Option<Uuid>) -> DbResult<()> {
     let Change { kind, file } = change;
     let sql = "INSERT INTO drive_changes
          (office_id, revision, kind, path, size, sha256, content_type, modified_at, modified_by, upload)

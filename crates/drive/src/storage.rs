@@ -2,6 +2,7 @@
 //! needs them, and named by the trash until that is done. A crash at any step leaves a name that the sweep finds.
 
 mod checksum;
+mod sweep;
 
 use std::{
     collections::HashMap,
@@ -20,10 +21,9 @@ use futures::{
 use mi_base::{
     budget::{Budget, Share},
     reserve::{Reserve, full, is_full},
-    sweep::{Due, PutOff, Removals, sweep},
 };
 use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, Time};
-use mi_store::{Db, lease};
+use mi_store::Db;
 use object_store::{
     GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
 };
@@ -31,7 +31,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     runtime::Handle,
     task::JoinHandle,
-    time::{MissedTickBehavior, timeout},
+    time::timeout,
 };
 use tokio_util::io::StreamReader;
 use uuid::Uuid;
@@ -49,24 +49,20 @@ const LONGEST_UPLOAD: Duration = Duration::from_secs(12 * 3600);
 /// The longest that an upload may be silent: what it has sent waits in memory until it makes a part.
 pub(super) const SILENCE: Duration = Duration::from_secs(60);
 /// An upload that began so long ago was left behind by a process that died.
-const EXPIRY: Duration = Duration::from_secs(24 * 3600);
-/// How often the trash is looked at.
-const INTERVAL: Duration = Duration::from_secs(60);
-const LEASE: Duration = Duration::from_secs(300);
-const BATCH: i64 = 100;
+pub const EXPIRY: Duration = Duration::from_secs(24 * 3600);
 /// Bytes of one write to storage: the least that S3 takes.
-const PART: usize = 5 << 20;
+const PART_BYTES: usize = 5 << 20;
 /// Writes at once, while the next part is received.
-const PARTS: usize = 2;
+const CONCURRENT_PARTS: usize = 2;
 /// Bytes of one read from storage.
-const PIECE: usize = 512 << 10;
+const PIECE_BYTES: usize = 512 << 10;
 
 /// Memory of all uploads of a process, of one office's at most half of it.
-const MEMORY: usize = 512 << 20;
+const MAX_MEMORY_BYTES: usize = 512 << 20;
 /// What one upload holds at most: parts that are written, the one that is received, and a message.
-const HELD: usize = (PARTS + 1) * PART + (1 << 20);
+const MAX_UPLOAD_BYTES_HELD: usize = (CONCURRENT_PARTS + 1) * PART_BYTES + (1 << 20);
 /// Uploads of one office at a time, in one process. Until they end nobody counts their bytes, and each has buffers.
-pub const MOST_UPLOADS: usize = 64;
+pub const MAX_UPLOADS: usize = 64;
 
 /// Content that was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,15 +107,15 @@ impl Drop for Slot {
 impl Storage {
     /// Objects in this store, named by the tables of this database.
     pub fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>, reserve: Reserve) -> Self {
-        Self { db, clock, store, reserve, open: Arc::default(), memory: Budget::new(MEMORY) }
+        Self { db, clock, store, reserve, open: Arc::default(), memory: Budget::new(MAX_MEMORY_BYTES) }
     }
 
     /// A place for one more upload of the office.
     pub(super) fn slot(&self, office: OfficeId) -> Result<Slot> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(office).or_default();
-        if *count >= MOST_UPLOADS {
-            return Err(too_many(MOST_UPLOADS));
+        if *count >= MAX_UPLOADS {
+            return Err(too_many(MAX_UPLOADS));
         }
         *count += 1;
         Ok(Slot { open: self.open.clone(), office })
@@ -204,118 +200,6 @@ impl Storage {
             tracing::warn!(target: "mi::office", %office, error = %error.chain(), "an object waits for the sweep");
         }
     }
-
-    /// Empties the trash for ever, in one process at a time. Ends only by cancellation.
-    pub async fn sweep_forever(self) {
-        let holder = Uuid::now_v7().to_string();
-        let mut tick = tokio::time::interval(INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.reserve.wanted() => {}
-            }
-            if self.reserve.is_tight()
-                && let Err(error) = self.sweep_early().await
-            {
-                tracing::warn!(target: "mi::office", error = %error.chain(), "the drive's trash could not be emptied early");
-            }
-            let swept = async {
-                let now = self.clock.now();
-                let due = objects::anything_due(&mut self.db.platform().read().await?, now - EXPIRY, now).await?;
-                if due && lease::hold(&self.db, "drive-sweep", &holder, now, LEASE).await? {
-                    self.sweep().await?;
-                }
-                Ok::<_, Error>(())
-            };
-            if let Err(error) = swept.await {
-                tracing::warn!(target: "mi::office", error = %error.chain(), "the drive's trash is not empty yet");
-            }
-        }
-    }
-
-    /// Gives up uploads of processes that died, and deletes what is due. One object in the way does not hold up others.
-    ///
-    /// # Errors
-    /// That of an object that could not be deleted, once all others were.
-    pub async fn sweep(&self) -> Result<()> {
-        let now = self.clock.now();
-        while objects::upload_expire_some(&self.db, now - EXPIRY, now).await? {}
-        sweep("drive objects", self, now).await
-    }
-
-    /// Deletes what is in the trash, due or not.
-    ///
-    /// # Errors
-    /// As [`Storage::sweep`].
-    pub async fn sweep_early(&self) -> Result<()> {
-        sweep("drive objects", &Early(self), self.clock.now()).await
-    }
-
-    /// Removes some of the drive of an office that is being deleted; true: there may be more. When no row is left, its
-    /// objects are deleted. Safe to run again.
-    pub(super) async fn clear_some(&self, office: OfficeId) -> Result<bool> {
-        let now = self.clock.now();
-        if objects::drive_clear_some(&self.db, office, now).await? {
-            return Ok(true);
-        }
-        let mut tx = self.db.office(office).begin().await?;
-        objects::drive_clear(&mut tx, now + EXPIRY).await?;
-        tx.commit().await?;
-        let (mut after, mut failed) = (Uuid::nil(), None);
-        loop {
-            let trash = objects::trash_list(&mut self.db.office(office).read().await?, after, BATCH).await?;
-            for object in &trash {
-                failed = self.bury(office, *object).await.err().or(failed);
-            }
-            match trash.last() {
-                Some(last) => after = *last,
-                // All that can go is gone, whatever is in the way of the rest.
-                None => return failed.map_or(Ok(false), Err),
-            }
-        }
-    }
-}
-
-/// The trash.
-impl Removals for Storage {
-    type Id = Uuid;
-
-    async fn due(&self, now: Time, limit: usize) -> Result<Vec<Due<Uuid>>> {
-        Ok(objects::trash_due(&mut self.db.platform().read().await?, now, limit).await?)
-    }
-
-    async fn remove(&self, office_id: OfficeId, object: Uuid) -> Result<()> {
-        self.bury(office_id, object).await
-    }
-
-    async fn put_off(&self, later: Vec<PutOff<Uuid>>) -> Result<()> {
-        // Also those that were left alone were due: that is what their tries say.
-        let later: Vec<_> = later.into_iter().map(|later| PutOff { tries: later.tries.max(1), ..later }).collect();
-        let mut tx = self.db.platform().begin().await?;
-        objects::trash_put_off(&mut tx, &later).await?;
-        Ok(tx.commit().await?)
-    }
-}
-
-/// The trash before its time: on a full disk nobody is waited for who may be reading what was deleted. On a local disk
-/// they read to the end all the same. What failed, and what uploads left that may be written yet, keeps its time.
-struct Early<'a>(&'a Storage);
-
-impl Removals for Early<'_> {
-    type Id = Uuid;
-
-    async fn due(&self, _now: Time, limit: usize) -> Result<Vec<Due<Uuid>>> {
-        Ok(objects::trash_early(&mut self.0.db.platform().read().await?, limit).await?)
-    }
-
-    async fn remove(&self, office_id: OfficeId, object: Uuid) -> Result<()> {
-        self.0.bury_before(office_id, object, self.0.clock.now() + GRACE).await
-    }
-
-    async fn put_off(&self, later: Vec<PutOff<Uuid>>) -> Result<()> {
-        self.0.put_off(later.into_iter().map(|later| PutOff { tries: later.tries.max(1), ..later }).collect()).await
-    }
 }
 
 /// An object that an upload names and writes. When it is dropped before it is kept, what it wrote is cleared away.
@@ -332,8 +216,8 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn new(storage: &Storage, slot: Slot, object: Uuid) -> Self {
-        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(slot.office, object), PART);
-        let writer = Some(writer.with_max_concurrency(PARTS));
+        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(slot.office, object), PART_BYTES);
+        let writer = Some(writer.with_max_concurrency(CONCURRENT_PARTS));
         Self { storage: storage.clone(), slot, object, writer, kept: false }
     }
 
@@ -402,7 +286,7 @@ async fn fill(
         size += i64::try_from(piece.len()).unwrap_or(i64::MAX);
         room.check(size)?;
         // What has come is held, up to what the buffers take. A sender that has so much has it until its end.
-        if !memory.grow(piece.len().min(HELD - memory.bytes())) {
+        if !memory.grow(piece.len().min(MAX_UPLOAD_BYTES_HELD - memory.bytes())) {
             return Err(no_memory());
         }
         checksum = checksum.add(piece.clone()).await?;
@@ -430,12 +314,12 @@ impl Source {
     fn next(self) -> JoinHandle<io::Result<(Bytes, Self)>> {
         match self {
             Self::File(mut file) => tokio::task::spawn_blocking(move || {
-                let mut piece = Vec::with_capacity(PIECE);
-                io::Read::read_to_end(&mut io::Read::take(&mut file, PIECE as u64), &mut piece)?;
+                let mut piece = Vec::with_capacity(PIECE_BYTES);
+                io::Read::read_to_end(&mut io::Read::take(&mut file, PIECE_BYTES as u64), &mut piece)?;
                 Ok((piece.into(), Self::File(file)))
             }),
             Self::Stream(mut stream) => tokio::spawn(async move {
-                let mut piece = BytesMut::with_capacity(PIECE);
+                let mut piece = BytesMut::with_capacity(PIECE_BYTES);
                 while piece.len() < piece.capacity() && stream.read_buf(&mut piece).await? > 0 {}
                 Ok((piece.freeze(), Self::Stream(stream)))
             }),
@@ -471,7 +355,7 @@ mod tests {
         let room = Room::new(DriveLimits::default(), Usage::default(), None);
         let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
         let silent = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed();
-        let mut memory = Budget::new(MEMORY).share(OfficeId::new());
+        let mut memory = Budget::new(MAX_MEMORY_BYTES).share(OfficeId::new());
         let filled = fill(&mut writer, &mut memory, room, silent, Duration::from_millis(20));
         let error = filled.await.expect_err("is given up");
         assert_eq!((error.kind, error.reason), (ErrorKind::DeadlineExceeded, "UPLOAD_STALLED"));
@@ -479,7 +363,7 @@ mod tests {
 
     #[tokio::test]
     async fn uploads_hold_no_more_than_there_is_and_a_long_one_no_more_than_its_buffers() {
-        let (budget, office) = (Budget::new(3 * HELD), OfficeId::new());
+        let (budget, office) = (Budget::new(3 * MAX_UPLOAD_BYTES_HELD), OfficeId::new());
         let upload = async |memory: &mut Share, bytes: usize| {
             let room = Room::new(DriveLimits::default(), Usage::default(), None);
             let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
@@ -487,14 +371,17 @@ mod tests {
             fill(&mut writer, memory, room, stream::iter(pieces).boxed(), SILENCE).await
         };
         let (mut first, mut second) = (budget.share(office), budget.share(office));
-        assert_eq!(upload(&mut first, 4 * HELD).await.expect("fits").size, 4 * HELD as i64);
-        assert_eq!(first.bytes(), HELD);
-        let error = upload(&mut second, HELD).await.expect_err("the office has its half");
+        assert_eq!(
+            upload(&mut first, 4 * MAX_UPLOAD_BYTES_HELD).await.expect("fits").size,
+            4 * MAX_UPLOAD_BYTES_HELD as i64
+        );
+        assert_eq!(first.bytes(), MAX_UPLOAD_BYTES_HELD);
+        let error = upload(&mut second, MAX_UPLOAD_BYTES_HELD).await.expect_err("the office has its half");
         assert_eq!((error.kind, error.reason), (ErrorKind::Exhausted, "UPLOADS_BUSY"));
         assert!(error.retry_after.is_some());
         drop(second);
-        upload(&mut budget.share(OfficeId::new()), HELD).await.expect("others have room");
+        upload(&mut budget.share(OfficeId::new()), MAX_UPLOAD_BYTES_HELD).await.expect("others have room");
         drop(first);
-        upload(&mut budget.share(office), HELD).await.expect("it was given back");
+        upload(&mut budget.share(office), MAX_UPLOAD_BYTES_HELD).await.expect("it was given back");
     }
 }

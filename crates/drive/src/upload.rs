@@ -4,13 +4,14 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use mi_kernel::{Error, Result};
 use mi_proto::v1;
-use mi_rpc::Caller;
+use mi_rpc::{Access, Caller};
 use mi_store::{OfficeConn, idempotency};
+use mi_tenancy::Author;
 use prost::Message;
 use uuid::Uuid;
 
 use super::{
-    Change, Drive, Kind, name_of,
+    Change, Drive, Kind,
     repo::{self, FileRow, objects},
     rules::{self, Room, Target},
     storage::{GRACE, Upload, Written},
@@ -24,8 +25,8 @@ enum Outcome {
     Replayed(FileRow),
 }
 
-fn scope(caller: &Caller) -> String {
-    format!("{}/UploadFile", caller.actor.key())
+fn scope(access: &Access) -> String {
+    format!("{}/UploadFile", access.key())
 }
 
 impl Drive {
@@ -50,15 +51,15 @@ impl Drive {
 
     /// Refuses what cannot succeed before its content is sent, and names the object that it will be.
     async fn begin(&self, caller: &Caller, header: &v1::UploadHeader) -> Result<(Upload, Target, Room)> {
-        let (mut tx, office) = self.offices.lock(caller, &header.office_id).await?;
+        let (mut tx, access, office) = self.offices.lock(caller, &header.office_id).await?;
         let target = Target::parse(header)?;
-        idempotency::Request::new(scope(caller), &header.request_id, &[])?;
+        idempotency::Request::new(scope(&access), &header.request_id, &[])?;
         rules::writable(&office)?;
         self.storage.reserve.leave()?;
         let current = repo::file_get(&mut tx, &target.path).await?;
         // What was sent before finds its own file there: whether it is the same is known when its content is.
         let again =
-            !header.request_id.is_empty() && idempotency::used(&mut tx, &scope(caller), &header.request_id).await?;
+            !header.request_id.is_empty() && idempotency::used(&mut tx, &scope(&access), &header.request_id).await?;
         if !again {
             admit(&mut tx, &target, current.as_ref()).await?;
         }
@@ -78,10 +79,10 @@ impl Drive {
         object: Uuid,
         written: Written,
     ) -> Result<Outcome> {
-        let (mut tx, office) = self.offices.lock(caller, &header.office_id).await?;
+        let (mut tx, access, office) = self.offices.lock(caller, &header.office_id).await?;
         rules::writable(&office)?;
         let said = [header.encode_to_vec().as_slice(), written.sha256.as_bytes()].concat();
-        let replay = idempotency::Request::new(scope(caller), &header.request_id, &said)?;
+        let replay = idempotency::Request::new(scope(&access), &header.request_id, &said)?;
         if let Some(replay) = &replay
             && let Some(known) = replay.replayed(&mut tx).await?
         {
@@ -108,7 +109,7 @@ impl Drive {
             revision,
             content_type: target.content_type,
             modified_at: now,
-            modified_by: name_of(caller),
+            modified_by: Author::of(&access).name,
         };
         repo::file_put(&mut tx, &file).await?;
         if let Some(old) = old.as_ref().filter(|old| old.sha256 != file.sha256) {
@@ -118,7 +119,7 @@ impl Drive {
             replay.remember(&mut tx, object, now).await?;
         }
         let kind = if old.is_some() { Kind::Updated } else { Kind::Created };
-        self.record(tx, caller, Change { kind, file: file.clone() }, Some(object)).await?;
+        self.record(tx, &access, Change { kind, file: file.clone() }, Some(object)).await?;
         if !kept {
             // It is in the trash already, and to delete it takes as long as a part of writing it.
             let storage = self.storage.clone();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use mi_kernel::{Clock, Error, OfficeId, Result, event::Category, event::Event};
 use mi_store::{Db, FromRow, OfficeConn, outbox};
+use mi_tenancy::RoleContext;
 use mi_vault::{DataKey, KeyId, KeyWrapper};
 use tokio::sync::{Mutex, Notify};
 
@@ -47,12 +48,8 @@ impl DataKeys {
     ///
     /// # Errors
     /// `FailedPrecondition` when it is not.
-    pub async fn open(
-        db: Db,
-        clock: Arc<dyn Clock>,
-        wrapper: Arc<dyn KeyWrapper>,
-        outbox: Arc<Notify>,
-    ) -> Result<Self> {
+    pub async fn open(context: RoleContext, wrapper: Arc<dyn KeyWrapper>) -> Result<Self> {
+        let RoleContext { db, clock, outbox } = context;
         let in_use = repo::master_get(&mut db.platform().read().await?).await?;
         let newest = wrapper.start(in_use.as_ref()).await?;
         if in_use.is_none() {

@@ -7,18 +7,6 @@ use tonic::Request;
 
 use super::{Configured, Integrations};
 
-/// Serves integrations.
-pub struct Handler {
-    integrations: Integrations,
-}
-
-impl Handler {
-    /// Serves these.
-    pub fn new(integrations: Integrations) -> Self {
-        Self { integrations }
-    }
-}
-
 fn to_wire(configured: &Configured<'_>) -> v1::Integration {
     let integration = configured.integration;
     let secrets = integration.secrets.iter().zip(&configured.updated_at).map(|(spec, since)| v1::IntegrationSecret {
@@ -37,13 +25,13 @@ fn to_wire(configured: &Configured<'_>) -> v1::Integration {
 }
 
 #[tonic::async_trait]
-impl IntegrationService for Handler {
+impl IntegrationService for Integrations {
     async fn list_integrations(
         &self,
         request: Request<v1::ListIntegrationsRequest>,
     ) -> Reply<v1::ListIntegrationsResponse> {
         handle!(request, |caller, body| {
-            let listed = self.integrations.list(&caller, &body.office_id).await?;
+            let listed = self.list(&caller, &body.office_id).await?;
             v1::ListIntegrationsResponse { integrations: listed.iter().map(to_wire).collect() }
         })
     }
@@ -53,7 +41,7 @@ impl IntegrationService for Handler {
         request: Request<v1::SetIntegrationSecretRequest>,
     ) -> Reply<v1::SetIntegrationSecretResponse> {
         handle!(request, |caller, v1::SetIntegrationSecretRequest { office_id, integration, name, value }| {
-            let set = self.integrations.set(&caller, [&office_id, &integration, &name], &Secret::new(value)).await?;
+            let set = self.set(&caller, [&office_id, &integration, &name], &Secret::new(value)).await?;
             v1::SetIntegrationSecretResponse { integration: Some(to_wire(&set)) }
         })
     }
@@ -63,7 +51,7 @@ impl IntegrationService for Handler {
         request: Request<v1::DeleteIntegrationSecretRequest>,
     ) -> Reply<v1::DeleteIntegrationSecretResponse> {
         handle!(request, |caller, v1::DeleteIntegrationSecretRequest { office_id, integration, name }| {
-            let left = self.integrations.delete(&caller, [&office_id, &integration, &name]).await?;
+            let left = self.delete(&caller, [&office_id, &integration, &name]).await?;
             v1::DeleteIntegrationSecretResponse { integration: Some(to_wire(&left)) }
         })
     }

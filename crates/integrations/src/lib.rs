@@ -4,7 +4,7 @@
 
 mod catalogue;
 mod data_keys;
-pub mod grpc;
+mod grpc;
 mod repo;
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use mi_kernel::{
 };
 use mi_rpc::Caller;
 use mi_store::{Db, FromRow, OfficeConn, outbox};
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, State};
+use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext, State};
 use mi_vault::Place;
 use tokio::sync::Notify;
 
@@ -80,12 +80,13 @@ impl Integrations {
     ///
     /// # Errors
     /// When the catalogue is none: a fault of the build.
-    pub fn new(db: Db, clock: Arc<dyn Clock>, outbox: Arc<Notify>, offices: Offices, keys: DataKeys) -> Result<Self> {
+    pub fn new(context: RoleContext, offices: Offices, keys: DataKeys) -> Result<Self> {
+        let RoleContext { db, clock, outbox } = context;
         Ok(Self { db, clock, outbox, offices, keys, catalogue: Arc::new(Catalogue::built_in()?) })
     }
 
     async fn list(&self, caller: &Caller, office: &str) -> Result<Vec<Configured<'_>>> {
-        let office = self.offices.get(caller, office).await?;
+        let (_, office) = self.offices.get(caller, office).await?;
         let kept = repo::secret_list(&mut self.db.office(office.id).read().await?).await?;
         Ok(self.catalogue.integrations.iter().map(|integration| Configured::new(integration, &kept)).collect())
     }
@@ -114,7 +115,7 @@ impl Integrations {
         [office, integration, name]: [&str; 3],
         change: Change<'_>,
     ) -> Result<Configured<'_>> {
-        let (mut tx, office) = self.offices.lock(caller, office).await?;
+        let (mut tx, access, office) = self.offices.lock(caller, office).await?;
         let integration = self.catalogue.integration("integration", integration)?;
         let spec = integration.secret("name", name)?;
         if office.state == State::Deleting {
@@ -139,7 +140,7 @@ impl Integrations {
         let event = Event::lifecycle(office.id, "", kind, summary, now)
             .category(Category::Security)
             .with(serde_json::json!({ "integration": integration.name, "name": spec.name }))
-            .traced(&caller.trace_id);
+            .traced(access.trace_id());
         outbox::push(&mut tx, &event).await?;
         let kept = repo::secret_list(&mut tx).await?;
         tx.commit().await?;

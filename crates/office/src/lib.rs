@@ -32,11 +32,7 @@ use mi_rpc::{EventSink, RoleClient, Transport, compressed};
 use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
 use mi_tasks::Members;
 pub use mi_tenancy::Quotas;
-use mi_tenancy::{
-    OfficePart, Offices,
-    accounts::{Accounts, credentials},
-    invites::Invites,
-};
+use mi_tenancy::{OfficePart, Offices, RoleContext, accounts::Accounts, invites::Invites};
 use mi_vault::KeyWrapper;
 use object_store::ObjectStore;
 use tokio::sync::Notify;
@@ -125,44 +121,23 @@ struct Resources {
 impl Resources {
     async fn open(
         config: OfficeConfig,
-        db: &Db,
-        clock: &Arc<dyn Clock>,
-        outbox: &Arc<Notify>,
+        context: &RoleContext,
         registry: &AgentRegistryServiceClient<RoleClient>,
         background: &Tasks,
     ) -> Result<Self> {
         let OfficeConfig { master_keys, objects, drive: limits, quotas, reserve, .. } = config;
-        let shared = || (db.clone(), clock.clone(), outbox.clone());
-        let (db, clock, outbox) = shared();
-        let accounts = Accounts::new(db, clock, outbox, quotas);
-        let (db, clock, outbox) = shared();
-        let offices = Offices::new(db.clone());
-        let invites = Arc::new(Invites::new(db, clock, outbox, offices.clone(), registry.clone()));
-        let (db, clock, outbox) = shared();
-        let keys = DataKeys::open(db, clock, master_keys, outbox).await?;
-        let (db, clock, outbox) = shared();
-        let integrations = Integrations::new(db, clock, outbox, offices.clone(), keys.clone())?;
-        let (db, clock, outbox) = shared();
-        let storage = Storage::new(db.clone(), clock.clone(), objects, reserve);
-        let (of, in_storage) = (offices.clone(), storage.clone());
-        let drive = Drive::new(mi_drive::Parts { db, clock, outbox, offices: of, storage: in_storage, limits });
-        let members = Members::new(registry.clone());
-        let (db, clock, outbox) = shared();
-        let tasks = mi_tasks::Tasks::new(mi_tasks::Parts {
-            db,
-            clock,
-            outbox,
-            offices: offices.clone(),
-            members: members.clone(),
-            registry: registry.clone(),
-            background: background.clone(),
-            quotas,
-        });
-        let (db, clock, outbox) = shared();
-        let (of, waking) = (offices.clone(), tasks.clone());
-        let chat = Chat::new(mi_chat::Parts { db, clock, outbox, offices: of, members, tasks: waking });
-        let (db, clock, outbox) = shared();
-        let retention = Retention { db, clock, outbox };
+        let (context, registry) = (|| context.clone(), || registry.clone());
+        let accounts = Accounts::new(context(), quotas);
+        let offices = Offices::new(context().db);
+        let invites = Arc::new(Invites::new(context(), offices.clone(), registry()));
+        let keys = DataKeys::open(context(), master_keys).await?;
+        let integrations = Integrations::new(context(), offices.clone(), keys.clone())?;
+        let storage = Storage::new(context().db, context().clock, objects, reserve);
+        let drive = Drive::new(context(), offices.clone(), storage.clone(), limits);
+        let (members, running) = (Members::new(registry()), background.clone());
+        let tasks = mi_tasks::Tasks::new(context(), offices.clone(), members.clone(), registry(), running, quotas);
+        let chat = Chat::new(context(), offices.clone(), members, tasks.clone(), background.clone());
+        let retention = Retention::new(context());
         Ok(Self { accounts, offices, invites, keys, integrations, storage, drive, tasks, chat, retention })
     }
 
@@ -187,20 +162,18 @@ impl Resources {
 /// What [`Db::open`] answers, and `FailedPrecondition` when the master key that secrets are under is not there.
 pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<OfficeRole> {
     let db = Db::open(&config.database, MIGRATIONS).await?;
+    let context = RoleContext { db: db.clone(), clock: clock.clone(), outbox: Arc::new(Notify::new()) };
     let scheduler = RoleClient::new(peers.scheduler, "office");
     let activity = RoleClient::new(peers.activity, "office");
-    let outbox = Arc::new(Notify::new());
     let registry = AgentRegistryServiceClient::new(scheduler.clone());
     let reserve = config.reserve.clone();
-    let resources = Resources::open(config, &db, &clock, &outbox, &registry, tasks).await?;
+    let resources = Resources::open(config, &context, &registry, tasks).await?;
     let parts = resources.parts();
     let Resources { accounts, offices, invites, keys, integrations, storage, drive, tasks: queues, chat, retention } =
         resources;
     queues.start().await?;
-    let lifecycle = Lifecycle::new(lifecycle::Parts {
-        db: db.clone(),
-        clock: clock.clone(),
-        outbox: outbox.clone(),
+    let lifecycle = Lifecycle::new(lifecycle::Deps {
+        context: context.clone(),
         offices: offices.clone(),
         replicas: Replicas {
             scheduler: OfficeReplicaServiceClient::new(scheduler),
@@ -215,7 +188,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let (converging, relay_db, feed) = (lifecycle.clone(), db.clone(), EventSink::new(activity));
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
     tasks.spawn("office-outbox", async move {
-        outbox::relay(relay_db, &outbox, |events| feed.clone().append(events)).await;
+        outbox::relay(relay_db, &context.outbox, |events| feed.clone().append(events)).await;
     });
     tasks.spawn("office-sweep", sweep(db, clock));
     tasks.spawn("office-retention", retention.sweep_forever());
@@ -224,12 +197,12 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let access = grpc::access::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let offices = grpc::offices::Handler::new(lifecycle, offices, registry);
     let routes = Routes::new(compressed!(OfficeServiceServer::new(offices)))
-        .add_service(compressed!(IntegrationServiceServer::new(mi_integrations::grpc::Handler::new(integrations))))
-        .add_service(compressed!(TaskServiceServer::new(mi_tasks::grpc::Handler::new(queues))))
-        .add_service(compressed!(DriveServiceServer::new(mi_drive::grpc::Handler::new(drive))))
-        .add_service(compressed!(ChatServiceServer::new(mi_chat::grpc::Handler::new(chat, tasks.clone()))))
+        .add_service(compressed!(IntegrationServiceServer::new(integrations)))
+        .add_service(compressed!(TaskServiceServer::new(queues)))
+        .add_service(compressed!(DriveServiceServer::new(drive)))
+        .add_service(compressed!(ChatServiceServer::new(chat)))
         .add_service(compressed!(AccessServiceServer::new(access)))
-        .add_service(compressed!(CredentialServiceServer::new(credentials::Handler::new(accounts.clone()))));
+        .add_service(compressed!(CredentialServiceServer::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })
 }
 

@@ -11,24 +11,21 @@ use std::{
 };
 
 use mi_base::{Tasks, reserve::Reserve};
-use mi_kernel::{Actor, Clock, Error, ErrorKind, OfficeId, Result, event::Event, text::display_name};
+use mi_kernel::{Actor, Error, ErrorKind, OfficeId, Result, event::Event, text::display_name};
 use mi_proto::{
     internal::v1::{ListTiersRequest, ProbeWallsRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1,
 };
 use mi_rpc::{Caller, RoleClient, convert, status::from_status};
-use mi_store::{Db, OfficeConn, OfficeTx, idempotency, outbox};
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, Settings, State, Transition, offices::repo};
-use tokio::sync::Notify;
+use mi_store::{OfficeConn, OfficeTx, idempotency, outbox};
+use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext, Settings, State, Transition, offices::repo};
 
 pub(crate) use self::converge::Replicas;
 use crate::retention;
 
 /// What [`Lifecycle`] is made of.
-pub(crate) struct Parts {
-    pub(crate) db: Db,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) outbox: Arc<Notify>,
+pub(crate) struct Deps {
+    pub(crate) context: RoleContext,
     pub(crate) offices: Offices,
     /// The other roles that keep copies of offices.
     pub(crate) replicas: Replicas,
@@ -47,21 +44,21 @@ pub(crate) struct Parts {
 pub(crate) struct Lifecycle(Arc<Inner>);
 
 struct Inner {
-    is: Parts,
+    deps: Deps,
     /// Offices with a background driver in this process.
     driven: Mutex<HashSet<OfficeId>>,
 }
 
 impl std::ops::Deref for Lifecycle {
-    type Target = Parts;
-    fn deref(&self) -> &Parts {
-        &self.0.is
+    type Target = Deps;
+    fn deref(&self) -> &Deps {
+        &self.0.deps
     }
 }
 
 impl Lifecycle {
-    pub(crate) fn new(parts: Parts) -> Self {
-        Self(Arc::new(Inner { is: parts, driven: Mutex::default() }))
+    pub(crate) fn new(deps: Deps) -> Self {
+        Self(Arc::new(Inner { deps, driven: Mutex::default() }))
     }
 
     /// Has every part take a step, in its transaction.
@@ -79,9 +76,9 @@ impl Lifecycle {
 
     /// The office, and a report of its status without its agents.
     pub(crate) async fn status(&self, caller: &Caller, id: &str) -> Result<(Office, v1::OfficeStatusReport)> {
-        let office = self.offices.get(caller, id).await?;
+        let (_, office) = self.offices.get(caller, id).await?;
         let mut report = v1::OfficeStatusReport::default();
-        let mut conn = self.db.office(office.id).read().await?;
+        let mut conn = self.context.db.office(office.id).read().await?;
         for part in &self.parts {
             part.report(&mut conn, &mut report).await?;
         }
@@ -101,8 +98,8 @@ impl Lifecycle {
         let name = display_name("name", &request.name)?;
         let scope = format!("{}/CreateOffice", caller.actor.key());
         let replay = idempotency::Request::new(scope, &request.request_id, content)?;
-        let (id, now) = (OfficeId::new(), self.clock.now());
-        let mut tx = self.db.office(id).begin().await?;
+        let (id, now) = (OfficeId::new(), self.context.clock.now());
+        let mut tx = self.context.db.office(id).begin().await?;
         if let Some(replay) = &replay
             && let Some(known) = replay.replayed(&mut tx).await?
         {
@@ -129,7 +126,7 @@ impl Lifecycle {
         let event = Event::lifecycle(office.id, "", "office.created", format!("Office {:?} created", office.name), now);
         outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         tx.commit().await?;
-        self.outbox.notify_one();
+        self.context.outbox.notify_one();
         self.converge_now(office.id).await;
         self.offices.read(office.id).await
     }
@@ -141,7 +138,7 @@ impl Lifecycle {
         repo::office_update(&mut tx, &office).await?;
         outbox::push(&mut tx, &event).await?;
         tx.commit().await?;
-        self.outbox.notify_one();
+        self.context.outbox.notify_one();
         self.converge_now(office.id).await;
         Ok(office)
     }
@@ -155,7 +152,7 @@ impl Lifecycle {
         let given = request.settings.unwrap_or_default();
         let mask = request.update_mask.unwrap_or_default().paths;
         let checked = self.check_defaults(caller, &request.office_id, &given, &mask).await?;
-        let (mut tx, mut office) = self.offices.lock(caller, &request.office_id).await?;
+        let (mut tx, access, mut office) = self.offices.lock(caller, &request.office_id).await?;
         if office.state == State::Deleting {
             return Err(State::deleting());
         }
@@ -165,12 +162,12 @@ impl Lifecycle {
             return Err(Error::new(ErrorKind::Aborted, "CONFLICT", text));
         }
         if paths.iter().any(|path| path.ends_with("_retention")) {
-            retention::schedule(&mut tx, &office.settings, self.clock.now()).await?;
+            retention::schedule(&mut tx, &office.settings, self.context.clock.now()).await?;
         }
         let summary = format!("Settings changed: {}", paths.join(", "));
-        let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.clock.now())
+        let event = Event::lifecycle(office.id, "", "office.settings_updated", summary, self.context.clock.now())
             .with(serde_json::json!({ "fields": paths }))
-            .traced(&caller.trace_id);
+            .traced(access.trace_id());
         Ok(self.save(tx, office, event).await?.settings)
     }
 
@@ -183,7 +180,7 @@ impl Lifecycle {
         given: &v1::OfficeSettings,
         mask: &[String],
     ) -> Result<Option<Settings>> {
-        let mut settings = self.offices.get(caller, office).await?.settings;
+        let mut settings = self.offices.get(caller, office).await?.1.settings;
         let changed = settings.update(given, mask)?;
         if !changed.iter().any(|path| path == "default_model_tier" || path == "default_provider") {
             return Ok(None);
@@ -197,7 +194,7 @@ impl Lifecycle {
     /// Tries the walls of every role's database.
     pub(crate) async fn verify(&self, caller: &Caller, id: &str) -> Result<Vec<v1::WallCheck>> {
         self.offices.get(caller, id).await?;
-        let own = self.db.probe_walls("office").await?;
+        let own = self.context.db.probe_walls("office").await?;
         let mut checks: Vec<v1::WallCheck> = own.into_iter().map(convert::wall_check).collect();
         for mut replica in [self.replicas.scheduler.clone(), self.replicas.activity.clone()] {
             let answer = replica.probe_walls(ProbeWallsRequest {}).await.map_err(|status| from_status(&status))?;
@@ -208,7 +205,7 @@ impl Lifecycle {
 
     /// Suspends, resumes or deletes.
     pub(crate) async fn transition(&self, caller: &Caller, id: &str, step: Transition) -> Result<Office> {
-        let (mut tx, mut office) = self.offices.lock(caller, id).await?;
+        let (mut tx, access, mut office) = self.offices.lock(caller, id).await?;
         let Some(state) = office.state.after(step)? else {
             return Ok(office);
         };
@@ -220,10 +217,10 @@ impl Lifecycle {
             Transition::Provisioned => ("office.provisioned", "is ready"),
         };
         let summary = format!("Office {:?} {verb}", office.name);
-        let now = self.clock.now();
-        let event = Event::lifecycle(office.id, "", kind, summary, now).traced(&caller.trace_id);
+        let now = self.context.clock.now();
+        let event = Event::lifecycle(office.id, "", kind, summary, now).traced(access.trace_id());
         if matches!(step, Transition::Suspend | Transition::Delete) {
-            self.step(&mut tx, &office, LifecycleStep::Stop, &caller.trace_id).await?;
+            self.step(&mut tx, &office, LifecycleStep::Stop, access.trace_id()).await?;
         }
         let saved = self.save(tx, office, event).await?;
         self.wake(saved.id);

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use mi_kernel::{Clock, Error, OfficeId, Result, Time};
 use mi_store::{Db, OfficeConn, OfficeTx, lease};
 use mi_tasks::TaskHistory;
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Settings, retention::History};
+use mi_tenancy::{LifecycleStep, Office, OfficePart, RoleContext, Settings, retention::History};
 use tokio::{sync::Notify, time::MissedTickBehavior};
 use uuid::Uuid;
 
@@ -32,9 +32,9 @@ const HISTORIES: [&dyn History; 3] = [&TaskHistory, &mi_drive::HISTORY, &mi_chat
 /// Deletes what is kept too long.
 #[derive(Clone)]
 pub(crate) struct Retention {
-    pub(crate) db: Db,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) outbox: Arc<Notify>,
+    db: Db,
+    clock: Arc<dyn Clock>,
+    outbox: Arc<Notify>,
 }
 
 /// Where the look at an office stands.
@@ -57,6 +57,11 @@ impl OfficePart for Retention {
 }
 
 impl Retention {
+    pub(crate) fn new(context: RoleContext) -> Self {
+        let RoleContext { db, clock, outbox } = context;
+        Self { db, clock, outbox }
+    }
+
     /// Deletes for ever, in one process at a time. Ends only by cancellation.
     pub(crate) async fn sweep_forever(self) {
         let holder = Uuid::now_v7().to_string();

@@ -1,10 +1,10 @@
 //! Who calls, as a handler sees it, and the one place that decides whether they may.
 
-use mi_kernel::{AccountId, Actor, AgentActor, Error, OfficeId, Result};
+use mi_kernel::{AccountId, Actor, Error, OfficeId, Result};
 use mi_proto::{rules::MethodRule, v1};
 use tonic::{Request, Status};
 
-use crate::{Refusal, Refusals, status};
+use crate::{Access, Refusal, Refusals, status};
 
 /// The caller of one RPC. The guard puts it into every request before a handler sees it.
 #[derive(Debug, Clone)]
@@ -28,15 +28,6 @@ pub fn source_of<T>(request: &Request<T>) -> &str {
     request.metadata().get(SOURCE_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// In what capacity a caller entered an office.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
-    /// As its owner, or the administrator.
-    Owner,
-    /// As an agent of it.
-    Member(AgentActor),
-}
-
 impl Caller {
     /// The caller of a request.
     ///
@@ -55,12 +46,8 @@ impl Caller {
     ///
     /// # Errors
     /// `NotFound` for strangers, `PermissionDenied` for own callers whose kind the RPC's rule does not list.
-    pub fn enter(&self, office_id: OfficeId, owner: AccountId) -> Result<Entry> {
-        let entry = if self.actor.owns(owner) {
-            Entry::Owner
-        } else if let Some(agent) = self.actor.member(office_id) {
-            Entry::Member(agent.clone())
-        } else {
+    pub fn enter(&self, office_id: OfficeId, owner: AccountId) -> Result<Access> {
+        if !self.actor.may_read(office_id, owner) {
             // The feed is the victim's, who learns what was tried and not who: that is another tenant.
             let kind = match self.actor {
                 Actor::Agent(_) => "an agent of another office",
@@ -68,20 +55,16 @@ impl Caller {
             };
             self.note(office_id, "", kind);
             return Err(Error::not_found("office", office_id));
-        };
+        }
         use v1::Caller::{Ancestor, Member, Owner, Self_};
-        let allowed = |kinds: &[v1::Caller]| kinds.iter().any(|kind| self.rule.callers.contains(kind));
-        match &entry {
-            Entry::Owner if allowed(&[Owner]) => Ok(entry),
-            Entry::Member(_) if allowed(&[Member, Self_, Ancestor]) => Ok(entry),
-            Entry::Owner => {
-                let error = Error::denied("only agents of the office may call this");
-                Err(self.refused(office_id, error))
-            }
-            Entry::Member(_) => {
-                let error = Error::denied("agents may not call this; ask the operator of the office");
-                Err(self.refused(office_id, error))
-            }
+        let access = Access::new(office_id, &self.actor, &self.trace_id);
+        let (kinds, problem) = match access.is_owner() {
+            true => (&[Owner][..], "only agents of the office may call this"),
+            false => (&[Member, Self_, Ancestor][..], "agents may not call this; ask the operator of the office"),
+        };
+        match kinds.iter().any(|kind| self.rule.callers.contains(kind)) {
+            true => Ok(access),
+            false => Err(self.refused(office_id, Error::denied(problem))),
         }
     }
 

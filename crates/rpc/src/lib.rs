@@ -1,6 +1,7 @@
 //! What all roles share on the wire: transport, deadlines, the principal token, error mapping and the server builder.
 
-pub mod caller;
+pub mod access;
+mod caller;
 pub mod compression;
 pub mod connections;
 pub mod convert;
@@ -17,7 +18,8 @@ pub mod status;
 pub mod tls;
 pub mod transport;
 
-pub use caller::{Caller, Entry, SOURCE_HEADER, source_of};
+pub use access::Access;
+pub use caller::{Caller, SOURCE_HEADER, source_of};
 pub use connections::{ConnectionLimits, Connections};
 pub use events::EventSink;
 pub use guard::Guard;

@@ -30,7 +30,7 @@ use mi_proto::{
     },
     v1::agent_service_server::AgentServiceServer,
 };
-use mi_rpc::{Caller, Entry, EventSink, RoleClient, Transport, compressed};
+use mi_rpc::{Access, Caller, EventSink, RoleClient, Transport, compressed};
 use mi_runtime::{CapturedLine, Runtime};
 use mi_store::{Db, DbTarget, Migrations, OfficeConn, outbox, step};
 use object_store::ObjectStore;
@@ -117,11 +117,11 @@ pub(crate) struct Scheduler {
 
 impl Scheduler {
     /// The connection's office and how the caller entered it.
-    async fn enter(&self, conn: &mut OfficeConn, caller: &Caller) -> Result<(offices::Office, Entry)> {
+    async fn enter(&self, conn: &mut OfficeConn, caller: &Caller) -> Result<(offices::Office, Access)> {
         let id = conn.office_id();
         let office = offices::repo::office_get(conn).await?.ok_or_else(|| Error::not_found("office", id))?;
-        let entry = caller.enter(id, office.account_id)?;
-        Ok((office, entry))
+        let access = caller.enter(id, office.account_id)?;
+        Ok((office, access))
     }
 
     /// A row of this agent was committed: wakes whoever waits for that.

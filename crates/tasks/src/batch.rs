@@ -14,25 +14,25 @@ use mi_kernel::{
 };
 use mi_proto::internal::v1::Member;
 use mi_store::OfficeConn;
-use mi_tenancy::Office;
+use mi_tenancy::{Author, Office};
 use moka::future::Cache;
 use serde_json::json;
 
 use super::{
     create::Cause,
-    model::{State, Step, Task, Worker},
+    model::{State, Task, TaskTransition},
     presence::{Moment, Presence},
     reconcile::Reconcile,
     repo::{self, Standing, Wanted},
     settle::Consequences,
     tally::Tally,
-    work::Certainty,
+    work::RosterFreshness,
 };
 
 /// The agents of an office.
 pub(super) type Roster = Arc<Vec<Member>>;
 
-/// See the module.
+/// The working set of one transaction.
 pub(super) struct Batch<'a> {
     pub(super) tx: &'a mut OfficeConn,
     /// When the queue was locked: by the database's clock where processes share one, else by this process's.
@@ -43,8 +43,8 @@ pub(super) struct Batch<'a> {
     pub(super) roster: Option<Roster>,
     /// What follows from the task that an agent ended last, if that was lately.
     pub(super) ended: Option<Cache<AgentId, (Time, Cause)>>,
-    /// How sure it is that who is not among them is gone.
-    pub(super) certainty: Certainty,
+    /// How fresh the roster is: whether an agent that is missing on it is gone.
+    pub(super) freshness: RosterFreshness,
     cursor: i64,
     /// How many tasks have each status, with the changes.
     pub(super) tally: Tally,
@@ -57,15 +57,15 @@ pub(super) struct Batch<'a> {
     /// Where tasks stand on which others wait and that are not in the working set.
     pub(super) standings: BTreeMap<TaskId, Standing>,
     /// Subtasks that are known, by parent.
-    pub(super) parts: BTreeMap<TaskId, BTreeSet<TaskId>>,
-    /// Who has no open subtasks but those.
-    pub(super) counted: BTreeSet<TaskId>,
-    /// Whose dependents are all in the working set.
-    pub(super) followed: BTreeSet<TaskId>,
+    pub(super) subtasks: BTreeMap<TaskId, BTreeSet<TaskId>>,
+    /// Tasks of which all open subtasks are known.
+    pub(super) subtasks_loaded: BTreeSet<TaskId>,
+    /// Tasks of which all dependents are in the working set.
+    pub(super) dependents_loaded: BTreeSet<TaskId>,
     /// What could be claimed before the first operation, and what was written since: as far as it still can be.
     claimable: Vec<TaskId>,
     /// Whether there may be more than that.
-    pub(super) cut: bool,
+    pub(super) truncated: bool,
     /// What is to be written, and after how many other changes it changed last.
     changed: HashMap<TaskId, u64>,
     changes: u64,
@@ -78,7 +78,7 @@ pub(super) struct Batch<'a> {
     /// Whose work is no longer to be verified.
     pub(super) judged: Vec<TaskId>,
     /// Who gave a verdict on it.
-    pub(super) judges: HashMap<TaskId, Worker>,
+    pub(super) judges: HashMap<TaskId, Author>,
     events: Vec<Event>,
     /// Whether something may be claimed that could not before.
     pub(super) queued: bool,
@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
             office: opened.office,
             roster: None,
             ended: None,
-            certainty: Certainty::default(),
+            freshness: RosterFreshness::default(),
             cursor: opened.cursor,
             tally: opened.counts.0,
             open_quota: u32::MAX,
@@ -111,11 +111,11 @@ impl<'a> Batch<'a> {
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
             standings: BTreeMap::new(),
-            parts: BTreeMap::new(),
-            counted: BTreeSet::new(),
-            followed: BTreeSet::new(),
+            subtasks: BTreeMap::new(),
+            subtasks_loaded: BTreeSet::new(),
+            dependents_loaded: BTreeSet::new(),
             claimable: Vec::new(),
-            cut: false,
+            truncated: false,
             changed: HashMap::new(),
             changes: 0,
             moved: BTreeSet::new(),
@@ -144,13 +144,13 @@ impl<'a> Batch<'a> {
         let missing: Vec<_> = ids.into_iter().filter(|id| !self.tasks.contains_key(id)).collect();
         if !missing.is_empty() {
             let found = repo::task_get_all(self.tx, &missing).await?;
-            self.adopt(found);
+            self.insert_loaded(found);
         }
         Ok(())
     }
 
     /// Takes rows into the working set, where it has not got them already; their ids.
-    pub(super) fn adopt(&mut self, rows: Vec<Task>) -> Vec<TaskId> {
+    pub(super) fn insert_loaded(&mut self, rows: Vec<Task>) -> Vec<TaskId> {
         let ids = rows.iter().map(|task| task.id).collect();
         for task in rows {
             if !self.tasks.contains_key(&task.id) {
@@ -162,7 +162,7 @@ impl<'a> Batch<'a> {
 
     fn put(&mut self, task: Task) {
         if let Some(parent) = task.spec.parent {
-            self.parts.entry(parent).or_default().insert(task.id);
+            self.subtasks.entry(parent).or_default().insert(task.id);
         }
         self.tasks.insert(task.id, task);
     }
@@ -195,11 +195,11 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// What the transition function answers; nothing is changed then.
-    pub(super) fn step(&mut self, id: TaskId, step: Step, trace_id: &str) -> Result<&Task> {
+    pub(super) fn transition(&mut self, id: TaskId, step: TaskTransition, trace_id: &str) -> Result<&Task> {
         let was = self.get(id)?;
         let told = told(was, &step);
         let mut task = was.clone();
-        task.step(step, self.moment())?;
+        task.transition(step, self.moment())?;
         let (was_named, was_verifying) = (was.state().as_str(), matches!(was.state(), State::Verifying { .. }));
         // Only what is finished frees or blocks others, and only a retry takes that back; and what hangs on something.
         let moves = was.state().is_final() != task.state().is_final() || was.hangs_on() != task.hangs_on();
@@ -264,25 +264,25 @@ impl<'a> Batch<'a> {
 
     /// Takes into the working set what the operations are about: tasks; for those about to end an open subtask, and what
     /// waits for them; and what may be claimed.
-    pub(super) async fn gather(&mut self, ids: &[TaskId], ended: &[TaskId], wanted: &Wanted) -> Result<()> {
+    pub(super) async fn prefetch(&mut self, ids: &[TaskId], ended: &[TaskId], wanted: &Wanted) -> Result<()> {
         if ids.is_empty() && wanted.limit == 0 {
             return Ok(());
         }
-        let (rows, claimable) = repo::task_gather(self.tx, ids, ended, wanted).await?;
+        let (rows, claimable) = repo::task_prefetch(self.tx, ids, ended, wanted).await?;
         let waiting = rows.iter().filter(|task| matches!(task.state(), State::Blocked { .. })).count();
-        self.adopt(rows);
-        self.counted.extend(ended.iter().filter(|id| !self.parts.contains_key(id)));
-        if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MOST_DEPENDENTS) {
-            self.followed.extend(ended);
+        self.insert_loaded(rows);
+        self.subtasks_loaded.extend(ended.iter().filter(|id| !self.subtasks.contains_key(id)));
+        if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MAX_DEPENDENTS) {
+            self.dependents_loaded.extend(ended);
         }
-        self.cut = i64::try_from(claimable.len()) == Ok(wanted.limit);
-        self.adopt_claimable(claimable);
+        self.truncated = i64::try_from(claimable.len()) == Ok(wanted.limit);
+        self.insert_claimable(claimable);
         Ok(())
     }
 
     /// Takes tasks that may be claimed into the working set.
-    pub(super) fn adopt_claimable(&mut self, rows: Vec<Task>) {
-        let ids = self.adopt(rows);
+    pub(super) fn insert_claimable(&mut self, rows: Vec<Task>) {
+        let ids = self.insert_loaded(rows);
         self.claimable.extend(ids);
     }
 
@@ -340,34 +340,34 @@ impl<'a> Batch<'a> {
 }
 
 /// What the feed says of a step; none: nothing.
-fn told(task: &Task, step: &Step) -> Option<(&'static str, String)> {
+fn told(task: &Task, step: &TaskTransition) -> Option<(&'static str, String)> {
     let worker = || task.progress.worker.as_ref().map_or("nobody", |worker| &worker.name);
     Some(match step {
-        Step::Renew(..) | Step::Postpone(_) => return None,
-        Step::Block { .. } => ("task.blocked", "has to wait".into()),
-        Step::Free { stalled } if !stalled.is_empty() => ("task.stalled", "goes back to its worker".into()),
-        Step::Free { .. } if *task.state() == State::Queued => return None,
-        Step::Free { .. } => ("task.queued", "waits no longer".into()),
-        Step::Claim(_, worker) => ("task.claimed", format!("claimed by {}", worker.name)),
-        Step::Release { .. } => ("task.released", format!("given back by {}", worker())),
-        Step::Expire => ("task.attempt_failed", format!("was not finished in time by {}", worker())),
-        Step::Complete { verify_until: Some(_), .. } => {
+        TaskTransition::Renew(..) | TaskTransition::Postpone(_) => return None,
+        TaskTransition::Block { .. } => ("task.blocked", "has to wait".into()),
+        TaskTransition::Free { stalled } if !stalled.is_empty() => ("task.stalled", "goes back to its worker".into()),
+        TaskTransition::Free { .. } if *task.state() == State::Queued => return None,
+        TaskTransition::Free { .. } => ("task.queued", "waits no longer".into()),
+        TaskTransition::Claim(_, worker) => ("task.claimed", format!("claimed by {}", worker.name)),
+        TaskTransition::Release { .. } => ("task.released", format!("given back by {}", worker())),
+        TaskTransition::Expire => ("task.attempt_failed", format!("was not finished in time by {}", worker())),
+        TaskTransition::Complete { verify_until: Some(_), .. } => {
             ("task.submitted", format!("waits to be verified; worker {}", worker()))
         }
-        Step::Complete { .. } => ("task.completed", "completed".into()),
-        Step::Fail { .. } => ("task.attempt_failed", "failed".into()),
-        Step::Cancel(_) => ("task.cancelled", "cancelled".into()),
-        Step::Retry { .. } => ("task.retried", "is to be tried again".into()),
-        Step::Accept => ("task.completed", "accepted".into()),
-        Step::Reject(_) => ("task.rejected", "rejected".into()),
-        Step::Unassign => ("task.unassigned", "is kept for nobody any more".into()),
+        TaskTransition::Complete { .. } => ("task.completed", "completed".into()),
+        TaskTransition::Fail { .. } => ("task.attempt_failed", "failed".into()),
+        TaskTransition::Cancel(_) => ("task.cancelled", "cancelled".into()),
+        TaskTransition::Retry { .. } => ("task.retried", "is to be tried again".into()),
+        TaskTransition::Accept => ("task.completed", "accepted".into()),
+        TaskTransition::Reject(_) => ("task.rejected", "rejected".into()),
+        TaskTransition::Unassign => ("task.unassigned", "is kept for nobody any more".into()),
     })
 }
 
 /// The start of a text that may be long, for a sentence.
 pub(super) fn shortened(text: &str) -> String {
-    const MOST: usize = 300;
-    match text.char_indices().nth(MOST) {
+    const MAX_CHARS: usize = 300;
+    match text.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }

@@ -12,7 +12,7 @@ use mi_kernel::{Error, Result, TaskId};
 use super::{
     batch::Batch,
     create::Layout,
-    repo::{self, Direction, MOST_REACHED, WIDE},
+    repo::{self, Direction, MAX_REACHED, WIDE},
 };
 
 /// Who waits for whom.
@@ -23,7 +23,7 @@ impl Batch<'_> {
     /// looked at already.
     pub(super) async fn refuse_circles(&mut self, laid: &Layout) -> Result<()> {
         let is_stored = |id: &TaskId| !laid.tasks.contains_key(id);
-        let parents: BTreeSet<TaskId> = laid.parts.keys().copied().filter(is_stored).collect();
+        let parents: BTreeSet<TaskId> = laid.subtasks.keys().copied().filter(is_stored).collect();
         let links = laid.tasks.values().flat_map(|task| &task.spec.depends_on).copied().filter(is_stored);
         let mut below: BTreeSet<TaskId> = links.collect();
         // What is done waits for nothing any more; what failed or was cancelled may be tried again.
@@ -35,8 +35,8 @@ impl Batch<'_> {
         for task in laid.tasks.values() {
             ways.entry(task.id).or_default().extend(&task.spec.depends_on);
         }
-        for (parent, parts) in &laid.parts {
-            ways.entry(*parent).or_default().extend(parts);
+        for (parent, subtasks) in &laid.subtasks {
+            ways.entry(*parent).or_default().extend(subtasks);
         }
         match circle(&ways) {
             None => Ok(()),
@@ -65,7 +65,7 @@ impl Batch<'_> {
             return Ok(ways);
         }
         let text = format!(
-            "is searched for circles among {MOST_REACHED} open tasks with at most {WIDE} links each: what it names waits for \
+            "is searched for circles among {MAX_REACHED} open tasks with at most {WIDE} links each: what it names waits for \
              more than that, and so much waits for the parent, too; name tasks that are nearer to their end, or no parent"
         );
         Err(Error::invalid("depends_on", text))

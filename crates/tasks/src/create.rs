@@ -10,11 +10,11 @@ use mi_kernel::{
     event::{Category, Event},
 };
 use mi_store::idempotency;
-use mi_tenancy::State as OfficeState;
+use mi_tenancy::{Author, State as OfficeState};
 
 use super::{
     batch::Batch,
-    model::{Asked, Assignee, Kind, Progress, Spec, State, Task, Worker},
+    model::{Asked, Assignee, Kind, Progress, Spec, State, Task},
     obstacles::Outlook,
     repo::{self, Parent},
 };
@@ -71,13 +71,13 @@ impl Cause {
 pub(super) struct Layout {
     pub(super) tasks: BTreeMap<TaskId, Task>,
     /// Subtasks among them, by parent.
-    pub(super) parts: BTreeMap<TaskId, Vec<TaskId>>,
+    pub(super) subtasks: BTreeMap<TaskId, Vec<TaskId>>,
 }
 
 impl Layout {
     fn add(&mut self, task: Task) {
         if let Some(parent) = task.spec.parent {
-            self.parts.entry(parent).or_default().push(task.id);
+            self.subtasks.entry(parent).or_default().push(task.id);
         }
         self.tasks.insert(task.id, task);
     }
@@ -89,7 +89,7 @@ impl Batch<'_> {
     /// Without those nobody asked for them.
     pub(super) async fn cause_of(&mut self, agent: AgentId) -> Result<Cause> {
         let rows = repo::task_held_by(self.tx, agent).await?;
-        let held = self.adopt(rows);
+        let held = self.insert_loaded(rows);
         let held = held.iter().filter_map(|id| self.get(*id).ok()).filter(|task| task.holder().is_some());
         let deepest = held.max_by_key(|task| task.progress.depth);
         if let Some(task) = deepest {
@@ -123,7 +123,7 @@ impl Batch<'_> {
     }
 
     /// Creates tasks: all of them or none.
-    pub(super) async fn create(&mut self, news: &[New], by: &Worker, trace_id: &str) -> Result<Vec<Task>> {
+    pub(super) async fn create(&mut self, news: &[New], by: &Author, trace_id: &str) -> Result<Vec<Task>> {
         if self.office.state == OfficeState::Deleting {
             return Err(OfficeState::deleting());
         }
@@ -233,7 +233,7 @@ impl Batch<'_> {
             return Ok(vec![None; news.len()]);
         }
         let rows = repo::task_by_request(self.tx, &keys).await?;
-        let stored = self.adopt(rows);
+        let stored = self.insert_loaded(rows);
         let fresh = self.fresh().filter(|task| task.spec.request.is_some()).map(|task| task.id);
         let ids: Vec<TaskId> = stored.into_iter().chain(fresh).collect();
         let tasks: HashMap<&str, (&Asked, TaskId)> = ids

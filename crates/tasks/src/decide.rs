@@ -1,18 +1,19 @@
 //! What is decided about tasks: cancelling, retrying, verifying.
 
 use mi_kernel::{Error, Result, TaskId};
+use mi_tenancy::Author;
 
 use super::{
     batch::Batch,
     create::Cause,
-    model::{State, Step, Task, Worker},
+    model::{State, Task, TaskTransition},
 };
 
 /// A decision on a task.
 #[derive(Debug)]
 pub(super) struct Decision {
     pub(super) task_id: TaskId,
-    pub(super) by: Worker,
+    pub(super) by: Author,
     /// As an owner of the office.
     pub(super) owner: bool,
     pub(super) what: Verdict,
@@ -41,7 +42,7 @@ impl Batch<'_> {
             Verdict::Cancel(reason) => {
                 // Asked again, or too late for nothing to matter.
                 if *task.state() != State::Cancelled {
-                    self.step(id, Step::Cancel(reason.clone()), trace_id)?;
+                    self.transition(id, TaskTransition::Cancel(reason.clone()), trace_id)?;
                 }
             }
             Verdict::Retry
@@ -60,7 +61,7 @@ impl Batch<'_> {
                 if task.state().is_final() {
                     self.room_for(1)?;
                 }
-                self.step(id, Step::Retry { depth: cause.depth }, trace_id)?;
+                self.transition(id, TaskTransition::Retry { depth: cause.depth }, trace_id)?;
                 self.reconsider(id, trace_id).await?;
             }
             Verdict::Accept(attempt) | Verdict::Reject(_, attempt) => {
@@ -74,10 +75,10 @@ impl Batch<'_> {
                 }
                 self.judges.insert(id, decision.by.clone());
                 let step = match &decision.what {
-                    Verdict::Reject(note, _) => Step::Reject(note.clone()),
-                    _ => Step::Accept,
+                    Verdict::Reject(note, _) => TaskTransition::Reject(note.clone()),
+                    _ => TaskTransition::Accept,
                 };
-                self.step(id, step, trace_id)?;
+                self.transition(id, step, trace_id)?;
                 self.reconsider(id, trace_id).await?;
             }
         }
@@ -86,6 +87,6 @@ impl Batch<'_> {
 }
 
 /// Whether these are one: agents by id, operators by their key.
-fn same(worker: &Worker, by: &Worker) -> bool {
+fn same(worker: &Author, by: &Author) -> bool {
     (worker.agent_id, worker.api_key_id) == (by.agent_id, by.api_key_id)
 }

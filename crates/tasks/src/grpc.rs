@@ -5,19 +5,19 @@ use std::time::Duration;
 use futures::TryStreamExt;
 use mi_kernel::{Error, Result, TaskId, page::MAX_PAGE_BYTES};
 use mi_proto::v1::{self, task_service_server::TaskService};
-use mi_rpc::{Caller, Reply, deadline, handle, outgoing, status};
+use mi_rpc::{Access, Caller, Reply, deadline, handle, outgoing, status};
 use prost::Message;
 use tonic::{Request, Response, codegen::BoxStream};
 
 use super::{
-    Seat, Tasks,
+    Tasks,
     decide::Verdict,
-    lane::{Answer, unanswered},
+    group_commit::{Answer, unanswered},
     model::Task,
     repo, rules,
     tally::Tally,
     wire,
-    work::What,
+    work::ReportKind,
 };
 
 /// A claim answers this much before the call's time is up.
@@ -25,37 +25,36 @@ const MARGIN: Duration = Duration::from_millis(250);
 /// Tasks that wait for a client.
 const BUFFER: usize = 1;
 
-/// Serves tasks.
-pub struct Handler {
-    tasks: Tasks,
-}
+impl Tasks {
+    /// Lets the caller into an office by its owner alone: the queue's transaction tells whether the office is still there.
+    async fn enter(&self, caller: &Caller, office: &str) -> Result<Access> {
+        self.offices.enter(caller, office).await
+    }
 
-impl Handler {
-    /// Serves these.
-    pub fn new(tasks: Tasks) -> Self {
-        Self { tasks }
+    /// Lets the caller into an office that is there now, to read.
+    async fn enter_to_read(&self, caller: &Caller, office: &str) -> Result<Access> {
+        let (access, _) = self.offices.get(caller, office).await?;
+        Ok(access)
     }
 
     /// A report on one task.
-    async fn report(&self, caller: &Caller, [office, task, lease]: [&str; 3], what: Result<What>) -> Result<v1::Task> {
-        let seat = self.tasks.seat(caller, office).await?;
+    async fn report_one(
+        &self,
+        caller: &Caller,
+        [office, task, lease]: [&str; 3],
+        what: Result<ReportKind>,
+    ) -> Result<v1::Task> {
+        let access = self.enter(caller, office).await?;
         let (task_id, lease_id) = (TaskId::parse(task)?, rules::lease_id(lease)?);
-        let answers = self.tasks.report(caller, &seat, vec![(task_id, lease_id, what?)]).await?;
+        let answers = self.report(&access, vec![(task_id, lease_id, what?)]).await?;
         let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(unanswered())))?;
-        Ok(wire::task(task, &seat))
+        Ok(wire::task(task, &access))
     }
 
-    async fn decide(&self, caller: &Caller, [office, task]: [&str; 2], what: Result<Verdict>) -> Result<v1::Task> {
-        // Whose office it is comes before what is wrong with the rest.
-        let verdict = match what {
-            Ok(verdict) => verdict,
-            Err(error) => {
-                self.tasks.seat(caller, office).await?;
-                return Err(error);
-            }
-        };
-        let (seat, task) = self.tasks.decide(caller, office, task, verdict).await?;
-        Ok(wire::task(task, &seat))
+    async fn decide_one(&self, caller: &Caller, [office, task]: [&str; 2], what: Result<Verdict>) -> Result<v1::Task> {
+        let access = self.enter(caller, office).await?;
+        let task = self.decide(&access, task, what?).await?;
+        Ok(wire::task(task, &access))
     }
 }
 
@@ -64,17 +63,17 @@ fn the_one(answer: Answer) -> Result<Task> {
 }
 
 /// All of these, as their claimer sees them.
-fn shown(tasks: Vec<Task>, seat: &Seat) -> Vec<v1::Task> {
-    tasks.into_iter().map(|task| wire::task(task, seat)).collect()
+fn shown(tasks: Vec<Task>, access: &Access) -> Vec<v1::Task> {
+    tasks.into_iter().map(|task| wire::task(task, access)).collect()
 }
 
 #[tonic::async_trait]
-impl TaskService for Handler {
+impl TaskService for Tasks {
     async fn create_task(&self, request: Request<v1::CreateTaskRequest>) -> Reply<v1::CreateTaskResponse> {
         handle!(request, |caller, body| {
-            let seat = self.tasks.seat(&caller, &body.office_id).await?;
-            let task = the_one(self.tasks.create(&caller, &body.office_id, std::slice::from_ref(&body)).await)?;
-            let task = wire::task(task, &seat);
+            let access = self.enter(&caller, &body.office_id).await?;
+            let task = the_one(self.create(&access, &body.office_id, std::slice::from_ref(&body)).await)?;
+            let task = wire::task(task, &access);
             v1::CreateTaskResponse { task: Some(task) }
         })
     }
@@ -84,23 +83,25 @@ impl TaskService for Handler {
         request: Request<v1::BatchCreateTasksRequest>,
     ) -> Reply<v1::BatchCreateTasksResponse> {
         handle!(request, |caller, body| {
-            let seat = self.tasks.seat(&caller, &body.office_id).await?;
+            let access = self.enter(&caller, &body.office_id).await?;
             rules::batch(&body.requests)?;
-            let tasks = shown(self.tasks.create(&caller, &body.office_id, &body.requests).await?, &seat);
+            let tasks = shown(self.create(&access, &body.office_id, &body.requests).await?, &access);
             v1::BatchCreateTasksResponse { tasks }
         })
     }
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Reply<v1::GetTaskResponse> {
         handle!(request, |caller, body| {
-            let (seat, task) = self.tasks.get(&caller, &body.office_id, &body.task_id).await?;
-            v1::GetTaskResponse { task: Some(wire::task(task, &seat)) }
+            let access = self.enter_to_read(&caller, &body.office_id).await?;
+            let task = self.get(&access, &body.task_id).await?;
+            v1::GetTaskResponse { task: Some(wire::task(task, &access)) }
         })
     }
 
     async fn list_tasks(&self, request: Request<v1::ListTasksRequest>) -> Reply<v1::ListTasksResponse> {
         handle!(request, |caller, body| {
-            let (tasks, next_page_token) = self.tasks.list(&caller, &body).await?;
+            let access = self.enter_to_read(&caller, &body.office_id).await?;
+            let (tasks, next_page_token) = self.list(&access, &body).await?;
             v1::ListTasksResponse { tasks, next_page_token }
         })
     }
@@ -108,11 +109,10 @@ impl TaskService for Handler {
     type WatchTasksStream = BoxStream<v1::WatchTasksResponse>;
 
     async fn watch_tasks(&self, request: Request<v1::WatchTasksRequest>) -> Reply<Self::WatchTasksStream> {
-        handle!(request, |caller, body| outgoing(
-            &self.tasks.background,
-            BUFFER,
-            self.tasks.watch(&caller, &body).await?.map_err(status)
-        ))
+        handle!(request, |caller, body| {
+            let access = self.enter_to_read(&caller, &body.office_id).await?;
+            outgoing(&self.background, BUFFER, self.watch(access, &body).await?.map_err(status))
+        })
     }
 
     async fn claim_tasks(&self, request: Request<v1::ClaimTasksRequest>) -> Reply<v1::ClaimTasksResponse> {
@@ -121,30 +121,31 @@ impl TaskService for Handler {
         let left = deadline::parse(request.metadata().as_ref()).ok().flatten();
         let patience = left.map_or(Duration::MAX, |left| left.saturating_sub(MARGIN.max(left / 10).min(left / 2)));
         let body = request.into_inner();
-        let (seat, tasks) = self.tasks.claim(&caller, &body, patience).await.map_err(status)?;
-        Ok(Response::new(v1::ClaimTasksResponse { tasks: shown(tasks, &seat) }))
+        let access = self.enter(&caller, &body.office_id).await.map_err(status)?;
+        let tasks = self.claim(&access, &body, patience).await.map_err(status)?;
+        Ok(Response::new(v1::ClaimTasksResponse { tasks: shown(tasks, &access) }))
     }
 
     async fn renew_lease(&self, request: Request<v1::RenewLeaseRequest>) -> Reply<v1::RenewLeaseResponse> {
         handle!(request, |caller, body| {
-            let what = rules::lease(body.lease.as_ref()).map(|lease| What::Renewed { lease });
-            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            let what = rules::lease(body.lease.as_ref()).map(|lease| ReportKind::Renewed { lease });
+            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
             v1::RenewLeaseResponse { task: Some(task) }
         })
     }
 
     async fn release_task(&self, request: Request<v1::ReleaseTaskRequest>) -> Reply<v1::ReleaseTaskResponse> {
         handle!(request, |caller, body| {
-            let what = Ok(What::Released);
-            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            let what = Ok(ReportKind::Released);
+            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
             v1::ReleaseTaskResponse { task: Some(task) }
         })
     }
 
     async fn complete_task(&self, request: Request<v1::CompleteTaskRequest>) -> Reply<v1::CompleteTaskResponse> {
         handle!(request, |caller, body| {
-            let what = rules::work(&body).map(|work| What::Completed { work });
-            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            let what = rules::work(&body).map(|work| ReportKind::Completed { work });
+            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
             v1::CompleteTaskResponse { task: Some(task) }
         })
     }
@@ -153,19 +154,20 @@ impl TaskService for Handler {
         &self,
         request: Request<v1::BatchCompleteTasksRequest>,
     ) -> Reply<v1::BatchCompleteTasksResponse> {
-        handle!(request, |caller, body| v1::BatchCompleteTasksResponse {
-            results: self.tasks.complete_all(&caller, body).await?
+        handle!(request, |caller, body| {
+            let access = self.enter(&caller, &body.office_id).await?;
+            v1::BatchCompleteTasksResponse { results: self.complete_all(&access, body).await? }
         })
     }
 
     async fn fail_task(&self, request: Request<v1::FailTaskRequest>) -> Reply<v1::FailTaskResponse> {
         handle!(request, |caller, body| {
-            let what = rules::note("error", &body.error).map(|error| What::Failed {
+            let what = rules::note("error", &body.error).map(|error| ReportKind::Failed {
                 error,
                 retryable: body.retryable,
                 loop_detected: body.loop_detected,
             });
-            let task = self.report(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
+            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
             v1::FailTaskResponse { task: Some(task) }
         })
     }
@@ -176,7 +178,7 @@ impl TaskService for Handler {
                 "" => Verdict::Cancel("cancelled".into()),
                 _ => Verdict::Cancel(reason),
             });
-            let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await?;
+            let task = self.decide_one(&caller, [&body.office_id, &body.task_id], what).await?;
             v1::CancelTaskResponse { task: Some(task) }
         })
     }
@@ -184,7 +186,7 @@ impl TaskService for Handler {
     async fn retry_task(&self, request: Request<v1::RetryTaskRequest>) -> Reply<v1::RetryTaskResponse> {
         handle!(request, |caller, body| {
             let what = Ok(Verdict::Retry);
-            let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await?;
+            let task = self.decide_one(&caller, [&body.office_id, &body.task_id], what).await?;
             v1::RetryTaskResponse { task: Some(task) }
         })
     }
@@ -195,28 +197,31 @@ impl TaskService for Handler {
                 true => rules::reason("note", &body.note).map(|_| Verdict::Accept(body.attempt)),
                 false => rules::note("note", &body.note).map(|note| Verdict::Reject(note, body.attempt)),
             };
-            let task = self.decide(&caller, [&body.office_id, &body.task_id], what).await?;
+            let task = self.decide_one(&caller, [&body.office_id, &body.task_id], what).await?;
             v1::VerifyTaskResponse { task: Some(task) }
         })
     }
 
     async fn add_task_note(&self, request: Request<v1::AddTaskNoteRequest>) -> Reply<v1::AddTaskNoteResponse> {
         handle!(request, |caller, body| {
-            let note = self.tasks.add_note(&caller, &body).await?;
+            let access = self.enter_to_read(&caller, &body.office_id).await?;
+            let note = self.add_note(&access, &body).await?;
             v1::AddTaskNoteResponse { note: Some(note.into()) }
         })
     }
 
     async fn list_task_notes(&self, request: Request<v1::ListTaskNotesRequest>) -> Reply<v1::ListTaskNotesResponse> {
         handle!(request, |caller, body| {
-            let (notes, next_page_token) = self.tasks.list_notes(&caller, &body).await?;
+            let access = self.enter_to_read(&caller, &body.office_id).await?;
+            let (notes, next_page_token) = self.list_notes(&access, &body).await?;
             v1::ListTaskNotesResponse { notes: notes.into_iter().map(Into::into).collect(), next_page_token }
         })
     }
 
     async fn get_task_stats(&self, request: Request<v1::GetTaskStatsRequest>) -> Reply<v1::GetTaskStatsResponse> {
         handle!(request, |caller, body| {
-            let tally = self.tasks.tally(&caller, &body.office_id).await?;
+            let access = self.enter_to_read(&caller, &body.office_id).await?;
+            let tally = self.tally(&access).await?;
             let counts = wire::counts(&tally);
             let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
             v1::GetTaskStatsResponse { stats: Some(stats) }
@@ -225,18 +230,16 @@ impl TaskService for Handler {
 }
 
 impl Tasks {
-    async fn tally(&self, caller: &Caller, office: &str) -> Result<Tally> {
-        let office = self.offices.get(caller, office).await?;
-        Ok(repo::queue_tally(&mut self.db.office(office.id).read().await?).await?)
+    async fn tally(&self, access: &Access) -> Result<Tally> {
+        Ok(repo::queue_tally(&mut self.db.office(access.office_id()).read().await?).await?)
     }
 
     /// Completes several tasks: one that is refused does not keep the others.
     async fn complete_all(
         &self,
-        caller: &Caller,
+        access: &Access,
         body: v1::BatchCompleteTasksRequest,
     ) -> Result<Vec<v1::CompleteTaskResult>> {
-        let seat = self.seat(caller, &body.office_id).await?;
         if body.requests.is_empty() || body.requests.len() > rules::MAX_BATCH {
             return Err(Error::invalid("requests", format!("must hold 1 to {} completions", rules::MAX_BATCH)));
         }
@@ -250,19 +253,19 @@ impl Tasks {
                 || Ok((TaskId::parse(&request.task_id)?, rules::lease_id(&request.lease_id)?, rules::work(request)?));
             results.push(match read() {
                 Ok((task, lease, work)) => {
-                    reports.push((task, lease, What::Completed { work }));
+                    reports.push((task, lease, ReportKind::Completed { work }));
                     None
                 }
                 Err(error) => Some(Err(error)),
             });
         }
-        let mut answers = self.report(caller, &seat, reports).await?.into_iter();
+        let mut answers = self.report(access, reports).await?.into_iter();
         let results =
             results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(unanswered())));
         let mut size = 0;
         let result = |answer| match the_one(answer) {
             Ok(task) => {
-                let mut task = wire::task(task, &seat);
+                let mut task = wire::task(task, access);
                 size += task.encoded_len();
                 // What the caller has anyway would make the answer more than clients take.
                 if size > MAX_PAGE_BYTES {

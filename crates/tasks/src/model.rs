@@ -4,8 +4,9 @@ mod deadline;
 
 use std::time::Duration;
 
-use mi_kernel::{AgentId, ApiKeyId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
+use mi_kernel::{AgentId, Error, ErrorKind, LeaseId, Result, TaskId, Time};
 use mi_store::FromRow;
+use mi_tenancy::Author;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
@@ -89,17 +90,6 @@ pub(crate) struct Asked {
     pub(crate) key: String,
     /// SHA-256 of what it said, in lower-case hex.
     pub(crate) digest: String,
-}
-
-/// Who works.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Worker {
-    /// Name of an agent, or [`mi_kernel::text::OPERATOR`].
-    pub(crate) name: String,
-    /// The agent; none: an operator.
-    pub(crate) agent_id: Option<AgentId>,
-    /// The operator's key; none: an agent.
-    pub(crate) api_key_id: Option<ApiKeyId>,
 }
 
 /// The only agent that may claim a task.
@@ -188,7 +178,7 @@ pub(crate) struct Progress {
     /// How many causes lead back to an operator.
     pub(crate) depth: i32,
     /// Who works on it, or last did.
-    pub(crate) worker: Option<Worker>,
+    pub(crate) worker: Option<Author>,
     /// Why the task, or its last attempt, failed.
     pub(crate) error: String,
     /// Why none of its open subtasks goes on by itself, for whoever works on it next; empty: they do, or there are none.
@@ -202,7 +192,7 @@ pub(crate) struct Progress {
 
 /// What happens to a task.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Step {
+pub(crate) enum TaskTransition {
     /// It has to wait.
     Block {
         reason: String,
@@ -212,7 +202,7 @@ pub(crate) enum Step {
     Free {
         stalled: String,
     },
-    Claim(Lease, Worker),
+    Claim(Lease, Author),
     Renew(Lease),
     /// Its deadline is so many microseconds later than it was set: the platform was away meanwhile.
     Postpone(i64),
@@ -307,51 +297,59 @@ impl Progress {
     ///
     /// # Errors
     /// `FailedPrecondition` when the step is none from this state; nothing is changed then.
-    pub(crate) fn step(&mut self, step: Step, max_attempts: i32, at: Moment) -> Result<()> {
+    pub(crate) fn transition(&mut self, step: TaskTransition, max_attempts: i32, at: Moment) -> Result<()> {
         let now = at.now;
-        let keeps_deadline = matches!(step, Step::Unassign);
+        let keeps_deadline = matches!(step, TaskTransition::Unassign);
         let wrong = |state: &State, what: &str| {
             Error::precondition("TASK_STATE", format!("a task that is {} cannot be {what}", state.as_str()))
         };
         let was = self.state.clone();
         // Whoever works on it is told until that ends.
-        let keeps_told =
-            matches!(step, Step::Free { .. } | Step::Claim(..) | Step::Renew(_) | Step::Postpone(_) | Step::Unassign);
+        let keeps_told = matches!(
+            step,
+            TaskTransition::Free { .. }
+                | TaskTransition::Claim(..)
+                | TaskTransition::Renew(_)
+                | TaskTransition::Postpone(_)
+                | TaskTransition::Unassign
+        );
         self.state = match (was, step) {
-            (State::Blocked { .. } | State::Queued, Step::Block { reason, hangs_on }) => {
+            (State::Blocked { .. } | State::Queued, TaskTransition::Block { reason, hangs_on }) => {
                 State::Blocked { reason, hangs_on }
             }
-            (State::Blocked { .. } | State::Queued, Step::Free { stalled }) => {
+            (State::Blocked { .. } | State::Queued, TaskTransition::Free { stalled }) => {
                 self.stalled = stalled;
                 State::Queued
             }
-            (State::Queued, Step::Claim(lease, worker)) => {
+            (State::Queued, TaskTransition::Claim(lease, worker)) => {
                 self.attempt = self.attempt.max(1);
                 self.claimed_at = Some(now);
                 self.worker = Some(worker);
                 State::Running(lease)
             }
-            (State::Running(lease), Step::Renew(renewed)) if lease.id == renewed.id => State::Running(renewed),
-            (State::Running(_) | State::Verifying { .. } | State::Queued, Step::Postpone(by)) => {
+            (State::Running(lease), TaskTransition::Renew(renewed)) if lease.id == renewed.id => {
+                State::Running(renewed)
+            }
+            (State::Running(_) | State::Verifying { .. } | State::Queued, TaskTransition::Postpone(by)) => {
                 self.postponed = by;
                 self.away = at.away;
                 return Ok(());
             }
-            (State::Running(_), Step::Release { ended, keep_for, waits }) => {
+            (State::Running(_), TaskTransition::Release { ended, keep_for, waits }) => {
                 self.ended = ended;
                 self.waits += i32::from(waits);
                 self.assigned = keep_for.or(self.assigned.take());
                 State::Queued
             }
-            (State::Running(_), Step::Expire) => self.another("the lease ran out".into(), max_attempts, now),
-            (State::Verifying { .. }, Step::Expire) => {
+            (State::Running(_), TaskTransition::Expire) => self.another("the lease ran out".into(), max_attempts, now),
+            (State::Verifying { .. }, TaskTransition::Expire) => {
                 self.error = "nobody verified the work in time".into();
                 self.finished_at = Some(now);
                 State::Failed
             }
             (
                 State::Running(_) | State::Queued | State::Blocked { .. },
-                Step::Complete { work, ended, verify_until },
+                TaskTransition::Complete { work, ended, verify_until },
             ) => {
                 self.ended = ended;
                 self.error.clear();
@@ -360,7 +358,10 @@ impl Progress {
                     None => self.done(work, now),
                 }
             }
-            (State::Running(_) | State::Queued | State::Blocked { .. }, Step::Fail { error, retryable, ended }) => {
+            (
+                State::Running(_) | State::Queued | State::Blocked { .. },
+                TaskTransition::Fail { error, retryable, ended },
+            ) => {
                 self.ended = ended;
                 if retryable {
                     self.another(error, max_attempts, now)
@@ -370,12 +371,12 @@ impl Progress {
                     State::Failed
                 }
             }
-            (state, Step::Cancel(reason)) if !state.is_final() => {
+            (state, TaskTransition::Cancel(reason)) if !state.is_final() => {
                 self.error = reason;
                 self.finished_at = Some(now);
                 State::Cancelled
             }
-            (State::Failed | State::Cancelled, Step::Retry { depth }) => {
+            (State::Failed | State::Cancelled, TaskTransition::Retry { depth }) => {
                 self.forgiven = self.attempt;
                 self.waits = 0;
                 self.attempt += i32::from(self.attempt > 0);
@@ -383,26 +384,31 @@ impl Progress {
                 self.finished_at = None;
                 State::Queued
             }
-            (State::Verifying { work, .. }, Step::Accept) => self.done(work, now),
-            (State::Verifying { .. }, Step::Reject(note)) => {
+            (State::Verifying { work, .. }, TaskTransition::Accept) => self.done(work, now),
+            (State::Verifying { .. }, TaskTransition::Reject(note)) => {
                 self.another(format!("rejected: {note}"), max_attempts, now)
             }
-            (state, Step::Unassign) if !state.is_final() => {
+            (state, TaskTransition::Unassign) if !state.is_final() => {
                 self.assigned = None;
                 state
             }
             (state, step) => {
                 let what = match step {
-                    Step::Block { .. } | Step::Free { .. } | Step::Unassign => "held up or freed",
-                    Step::Claim(..) => "claimed",
-                    Step::Renew(_) | Step::Postpone(_) | Step::Release { .. } | Step::Expire => {
+                    TaskTransition::Block { .. } | TaskTransition::Free { .. } | TaskTransition::Unassign => {
+                        "held up or freed"
+                    }
+                    TaskTransition::Claim(..) => "claimed",
+                    TaskTransition::Renew(_)
+                    | TaskTransition::Postpone(_)
+                    | TaskTransition::Release { .. }
+                    | TaskTransition::Expire => {
                         return Err(lease_lost());
                     }
-                    Step::Complete { .. } => "completed",
-                    Step::Fail { .. } => "failed",
-                    Step::Cancel(_) => return Err(finished(&state)),
-                    Step::Retry { .. } => "retried",
-                    Step::Accept | Step::Reject(_) => "verified",
+                    TaskTransition::Complete { .. } => "completed",
+                    TaskTransition::Fail { .. } => "failed",
+                    TaskTransition::Cancel(_) => return Err(finished(&state)),
+                    TaskTransition::Retry { .. } => "retried",
+                    TaskTransition::Accept | TaskTransition::Reject(_) => "verified",
                 };
                 return Err(wrong(&state, what));
             }
@@ -443,8 +449,8 @@ pub(crate) const MAX_WAITS: i32 = 20;
 
 impl Task {
     /// One more step, checked.
-    pub(crate) fn step(&mut self, step: Step, at: Moment) -> Result<()> {
-        self.progress.step(step, self.spec.max_attempts, at)
+    pub(crate) fn transition(&mut self, step: TaskTransition, at: Moment) -> Result<()> {
+        self.progress.transition(step, self.spec.max_attempts, at)
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -471,7 +477,7 @@ impl Task {
     }
 
     /// Who holds it at the moment.
-    pub(crate) fn holder(&self) -> Option<&Worker> {
+    pub(crate) fn holder(&self) -> Option<&Author> {
         self.progress.worker.as_ref().filter(|_| matches!(self.state(), State::Running(_)))
     }
 }

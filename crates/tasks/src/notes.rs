@@ -6,8 +6,9 @@ use mi_kernel::{
     page::{MAX_PAGE_BYTES, Page},
 };
 use mi_proto::v1;
-use mi_rpc::{Caller, convert::timestamp};
+use mi_rpc::{Access, convert::timestamp};
 use mi_store::{DbResult, FromRow, OfficeConn, all, exec, idempotency, one, outbox, scalar_one};
+use mi_tenancy::Author;
 use prost::Message;
 
 use super::{Tasks, repo, rules};
@@ -37,31 +38,31 @@ impl From<Note> for v1::TaskNote {
 }
 
 impl Tasks {
-    pub(super) async fn add_note(&self, caller: &Caller, request: &v1::AddTaskNoteRequest) -> Result<Note> {
-        let (seat, task) = self.get(caller, &request.office_id, &request.task_id).await?;
+    pub(super) async fn add_note(&self, access: &Access, request: &v1::AddTaskNoteRequest) -> Result<Note> {
+        let (office_id, author) = (access.office_id(), Author::of(access));
+        let task = self.get(access, &request.task_id).await?;
         let body = rules::note("body", &request.body)?;
-        let scope = format!("{}/AddTaskNote", caller.actor.key());
+        let scope = format!("{}/AddTaskNote", access.key());
         let replay = idempotency::Request::new(scope, &request.request_id, &request.encode_to_vec())?;
         let now = self.clock.now();
-        let mut tx = self.db.office(seat.office_id).begin().await?;
+        let mut tx = self.db.office(office_id).begin().await?;
         // What is removed with the office is removed under this lock.
-        repo::queue_open(&mut tx).await?.ok_or_else(|| Error::not_found("office", seat.office_id))?;
+        repo::queue_open(&mut tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
         if let Some(replay) = &replay
             && let Some(known) = replay.replayed(&mut tx).await?
         {
             return Ok(note_get(&mut tx, task.id, known.into()).await?);
         }
-        let note = Note::new(NoteId::new(), &seat.by.name, &body, now);
+        let note = Note::new(NoteId::new(), &author.name, &body, now);
         note_insert(&mut tx, task.id, &note).await?;
         if let Some(replay) = &replay {
             replay.remember(&mut tx, note.id.0, now).await?;
         }
-        let agent = seat.by.agent_id.map_or("", |_| &note.author);
         let summary = format!("Note by {} on task {:?}", note.author, task.spec.title);
-        let event = Event::lifecycle(seat.office_id, agent, "task.noted", summary, now)
+        let event = Event::lifecycle(office_id, author.agent_name(), "task.noted", summary, now)
             .category(Category::Task)
             .with(serde_json::json!({ "task_id": task.id, "note_id": note.id }));
-        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        outbox::push(&mut tx, &event.traced(access.trace_id())).await?;
         tx.commit().await?;
         self.outbox.notify_one();
         Ok(note)
@@ -69,16 +70,16 @@ impl Tasks {
 
     pub(super) async fn list_notes(
         &self,
-        caller: &Caller,
+        access: &Access,
         request: &v1::ListTaskNotesRequest,
     ) -> Result<(Vec<Note>, String)> {
-        let (seat, task) = self.get(caller, &request.office_id, &request.task_id).await?;
+        let task = self.get(access, &request.task_id).await?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         // Among them are further messages to the agent alone.
-        if !seat.reads(&task) {
+        if !rules::may_read(access, &task) {
             return Ok((Vec::new(), String::new()));
         }
-        let rows = note_list(&mut self.db.office(seat.office_id).read().await?, task.id, &page).await?;
+        let rows = note_list(&mut self.db.office(access.office_id()).read().await?, task.id, &page).await?;
         Ok(page.finish_within(rows, MAX_PAGE_BYTES, |note| note.body.len() + AROUND_BODY, |note| note.id))
     }
 }

@@ -7,7 +7,7 @@ use mi_proto::internal::v1::Member;
 
 use super::{
     batch::{Batch, shortened},
-    model::{State, Step, Task},
+    model::{State, Task, TaskTransition},
     repo::{self, Standing},
 };
 
@@ -61,8 +61,8 @@ impl Batch<'_> {
     }
 
     /// Subtasks that are not finished, as far as they are known.
-    pub(super) fn known_parts(&self, id: TaskId) -> impl Iterator<Item = TaskId> {
-        self.parts.get(&id).into_iter().flatten().copied().filter(|part| self.is_open(*part))
+    pub(super) fn known_subtasks(&self, id: TaskId) -> impl Iterator<Item = TaskId> {
+        self.subtasks.get(&id).into_iter().flatten().copied().filter(|subtask| self.is_open(*subtask))
     }
 
     fn is_open(&self, id: TaskId) -> bool {
@@ -70,35 +70,36 @@ impl Batch<'_> {
     }
 
     /// A subtask that goes on by itself, and one that does not, of what is known.
-    fn some_parts(&self, id: TaskId) -> (Option<TaskId>, Option<TaskId>) {
-        let hangs = |part: &TaskId| self.standing(*part).is_ok_and(|seen| seen.hangs_on.is_some());
-        (self.known_parts(id).find(|part| !hangs(part)), self.known_parts(id).find(hangs))
+    fn some_subtasks(&self, id: TaskId) -> (Option<TaskId>, Option<TaskId>) {
+        let hangs = |subtask: &TaskId| self.standing(*subtask).is_ok_and(|seen| seen.hangs_on.is_some());
+        (self.known_subtasks(id).find(|subtask| !hangs(subtask)), self.known_subtasks(id).find(hangs))
     }
 
     /// Learns of an open subtask of each of these, if there is one: rather of one that goes on by itself.
-    pub(super) async fn look_at_parts(&mut self, ids: &[TaskId]) -> Result<()> {
-        let is_known =
-            |id: &TaskId| self.fresh.contains(id) || self.counted.contains(id) || self.some_parts(*id).0.is_some();
+    pub(super) async fn load_subtasks(&mut self, ids: &[TaskId]) -> Result<()> {
+        let is_known = |id: &TaskId| {
+            self.fresh.contains(id) || self.subtasks_loaded.contains(id) || self.some_subtasks(*id).0.is_some()
+        };
         let asked: Vec<TaskId> = ids.iter().filter(|id| !is_known(id)).copied().collect();
         if asked.is_empty() {
             return Ok(());
         }
-        let known: Vec<TaskId> = asked.iter().filter_map(|id| self.parts.get(id)).flatten().copied().collect();
-        let found = repo::task_some_parts(self.tx, &asked, &known).await?;
-        self.counted.extend(asked);
-        for (parent, part, standing) in found {
+        let known: Vec<TaskId> = asked.iter().filter_map(|id| self.subtasks.get(id)).flatten().copied().collect();
+        let found = repo::task_some_subtasks(self.tx, &asked, &known).await?;
+        self.subtasks_loaded.extend(asked);
+        for (parent, subtask, standing) in found {
             // There may be more like it, should it end in this transaction.
-            self.counted.remove(&parent);
-            self.parts.entry(parent).or_default().insert(part);
-            self.standings.insert(part, standing);
+            self.subtasks_loaded.remove(&parent);
+            self.subtasks.entry(parent).or_default().insert(subtask);
+            self.standings.insert(subtask, standing);
         }
         Ok(())
     }
 
     /// A subtask that is not finished.
-    pub(super) async fn open_part(&mut self, id: TaskId) -> Result<Option<TaskId>> {
-        self.look_at_parts(&[id]).await?;
-        let (live, hung) = self.some_parts(id);
+    pub(super) async fn open_subtask(&mut self, id: TaskId) -> Result<Option<TaskId>> {
+        self.load_subtasks(&[id]).await?;
+        let (live, hung) = self.some_subtasks(id);
         Ok(live.or(hung))
     }
 
@@ -113,7 +114,7 @@ impl Batch<'_> {
             }
         }
         self.look_at(&awaited).await?;
-        self.look_at_parts(&wholes).await
+        self.load_subtasks(&wholes).await
     }
 
     /// How a task stands, by what was learnt.
@@ -141,14 +142,14 @@ impl Batch<'_> {
         }
         let mut stalled = String::new();
         if task.progress.worker.is_some() {
-            match self.some_parts(task.id) {
+            match self.some_subtasks(task.id) {
                 // How many there are is not told: it would be read, and written, with each that ends.
                 (Some(_), _) => {
                     return Ok(Outlook::Waits { reason: "waits for its subtasks".into(), hangs_on: None });
                 }
-                (None, Some(part)) => {
-                    let why = self.standing(part)?.text;
-                    stalled = shortened(&format!("no open subtask goes on by itself; subtask {part}: {why}"));
+                (None, Some(subtask)) => {
+                    let why = self.standing(subtask)?.text;
+                    stalled = shortened(&format!("no open subtask goes on by itself; subtask {subtask}: {why}"));
                 }
                 (None, None) => {}
             }
@@ -191,10 +192,10 @@ impl Batch<'_> {
                 return Ok(());
             }
             (Outlook::Free { stalled }, State::Queued) if stalled == task.progress.stalled => return Ok(()),
-            (Outlook::Waits { reason, hangs_on }, _) => Step::Block { reason, hangs_on },
-            (Outlook::Free { stalled }, _) => Step::Free { stalled },
+            (Outlook::Waits { reason, hangs_on }, _) => TaskTransition::Block { reason, hangs_on },
+            (Outlook::Free { stalled }, _) => TaskTransition::Free { stalled },
         };
-        self.step(id, step, trace_id)?;
+        self.transition(id, step, trace_id)?;
         Ok(())
     }
 }

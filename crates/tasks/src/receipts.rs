@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use mi_drive::repo::{FileRow, file_get_all};
+use mi_drive::{FileRow, file_get_all};
 use mi_kernel::{
     Error, Result,
     receipt::{self, Artifact, Receipt, sha256_hex},

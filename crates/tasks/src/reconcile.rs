@@ -6,7 +6,7 @@
 use mi_kernel::{AgentId, Result, TaskId};
 use mi_proto::internal::v1::Member;
 
-use super::{batch::Batch, model::Step, repo, settle::NOBODY, work::Certainty};
+use super::{batch::Batch, model::TaskTransition, repo, settle::NOBODY, work::RosterFreshness};
 
 /// Tasks of a page.
 const PAGE: i64 = 64;
@@ -14,14 +14,14 @@ const PAGE: i64 = 64;
 /// A look at the agents.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reconcile {
-    certainty: Certainty,
+    freshness: RosterFreshness,
     /// The last task that was looked at for its tools, with those; none: nothing was yet.
     after: Option<(Vec<String>, TaskId)>,
 }
 
 impl Reconcile {
-    pub(super) fn new(certainty: Certainty) -> Self {
-        Self { certainty, after: None }
+    pub(super) fn new(freshness: RosterFreshness) -> Self {
+        Self { freshness, after: None }
     }
 }
 
@@ -30,10 +30,10 @@ impl Batch<'_> {
     /// another transaction, if anything is.
     pub(super) async fn reconcile(&mut self, asked: &Reconcile) -> Result<Option<Reconcile>> {
         let Some(roster) = self.roster.clone() else { return Ok(None) };
-        let (certainty, now) = (asked.certainty, self.now);
-        self.certainty = certainty;
+        let (freshness, now) = (asked.freshness, self.now);
+        self.freshness = freshness;
         let there = |id: AgentId| roster.iter().find(|member| member.agent_id == id.to_string());
-        let gone = |id: &AgentId| there(*id).is_none() && certainty.is_gone(*id, now);
+        let gone = |id: &AgentId| there(*id).is_none() && freshness.is_gone(*id, now);
         let idle = |id: &AgentId| gone(id) || there(*id).is_some_and(|member| !member.working);
         // What was done before in this transaction counts.
         self.write().await?;
@@ -43,7 +43,7 @@ impl Batch<'_> {
         known.tools.sort_unstable();
         if !known.workers.is_empty() || !known.assigned.is_empty() {
             let rows = repo::task_with_agents(self.tx, &known.workers, &known.assigned, PAGE).await?;
-            let found = self.adopt(rows);
+            let found = self.insert_loaded(rows);
             self.prepare(&found).await?;
             for id in &found {
                 self.take_back(*id, &idle, &gone).await?;
@@ -73,10 +73,10 @@ impl Batch<'_> {
         if task.progress.assigned.as_ref().is_some_and(|assigned| gone(&assigned.id)) {
             // A message is answered by whom it was written to, or not at all.
             let step = match task.spec.answers {
-                Some(_) => Step::Cancel("the agent that was to answer is gone".into()),
-                None => Step::Unassign,
+                Some(_) => TaskTransition::Cancel("the agent that was to answer is gone".into()),
+                None => TaskTransition::Unassign,
             };
-            self.step(id, step, "")?;
+            self.transition(id, step, "")?;
         }
         Ok(())
     }
@@ -98,7 +98,7 @@ impl Batch<'_> {
             let has = |member: &Member| tools.iter().all(|tool| member.tools.contains(tool));
             let status = if roster.iter().any(has) { "blocked" } else { "queued" };
             let rows = repo::task_in_need(self.tx, tools, status, after, left).await?;
-            let found = self.adopt(rows);
+            let found = self.insert_loaded(rows);
             self.prepare(&found).await?;
             for id in &found {
                 self.judge(*id, "")?;
@@ -106,7 +106,7 @@ impl Batch<'_> {
             left -= i64::try_from(found.len()).unwrap_or(left);
             if let (0, Some(last)) = (left.max(0), found.last()) {
                 let after = Some((tools.clone(), *last));
-                return Ok(Some(Reconcile { certainty: asked.certainty, after }));
+                return Ok(Some(Reconcile { freshness: asked.freshness, after }));
             }
         }
         Ok(None)

@@ -33,8 +33,8 @@ pub(super) use self::{
     },
     list::{Filter, task_list},
     queue::{queue_ends, queue_forget},
-    reach::{Direction, MOST_REACHED, WIDE, task_reached, task_ways},
-    relations::{Parent, Standing, task_parents, task_reviews, task_some_parts, task_standing},
+    reach::{Direction, MAX_REACHED, WIDE, task_reached, task_ways},
+    relations::{Parent, Standing, task_parents, task_reviews, task_some_subtasks, task_standing},
     wakes::{wake_get, wake_put},
 };
 pub(crate) use self::{
@@ -212,12 +212,12 @@ struct Found {
     claimable: bool,
 }
 
-/// Most tasks that [`task_gather`] answers because they wait for others.
-pub(super) const MOST_DEPENDENTS: i64 = 64;
+/// Most tasks that [`task_prefetch`] answers because they wait for others.
+pub(super) const MAX_DEPENDENTS: i64 = 64;
 
-/// With one question: these tasks, for each of the `ended` one open subtask, and at most [`MOST_DEPENDENTS`] tasks that wait
+/// With one question: these tasks, for each of the `ended` one open subtask, and at most [`MAX_DEPENDENTS`] tasks that wait
 /// for them; then the most urgent tasks that may be claimed, in no certain order.
-pub(super) async fn task_gather(
+pub(super) async fn task_prefetch(
     tx: &mut OfficeConn,
     ids: &[TaskId],
     ended: &[TaskId],
@@ -266,7 +266,7 @@ pub(super) async fn task_gather(
     let tools = wanted.tools.as_deref().map(json_text).transpose()?;
     let (ids, ended) = (json_text(ids)?, json_text(ended)?);
     let found: Vec<Found> =
-        all!(tx, sql, agents, kinds, tools, wanted.limit, wanted.shared, ids, ended, MOST_DEPENDENTS)?;
+        all!(tx, sql, agents, kinds, tools, wanted.limit, wanted.shared, ids, ended, MAX_DEPENDENTS)?;
     let (claimable, asked): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.claimable);
     let tasks = |found: Vec<Found>| found.into_iter().map(|found| found.task).collect();
     Ok((tasks(asked), tasks(claimable)))

@@ -1,4 +1,4 @@
-//! Finished tasks that are kept no longer. One stays for as long as something that is not done depends on it or is a part of
+//! Finished tasks that are kept no longer. One stays for as long as something that is not done depends on it or is a subtask of
 //! it (that may yet be tried again), as its parent is open, and as somebody is to judge it.
 
 use async_trait::async_trait;
@@ -75,7 +75,7 @@ async fn task_after(tx: &mut OfficeConn, after: i64, limit: i64) -> DbResult<Vec
     all!(tx, sql, after, limit)
 }
 
-/// Those of these finished tasks that nothing needs any more. One on which a hundred depend, or with a hundred parts, stays
+/// Those of these finished tasks that nothing needs any more. One on which a hundred depend, or with a hundred subtasks, stays
 /// until those go, done or not: so many are not looked at while the queue waits.
 async fn task_unneeded(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<Vec<TaskId>> {
     let ids = json_text(ids)?;

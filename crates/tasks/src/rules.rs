@@ -4,11 +4,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use mi_kernel::{Error, LeaseId, Result, TaskId, receipt::MAX_RECEIPT, text::drive_path};
 use mi_proto::v1::{CompleteTaskRequest, CreateTaskRequest, TaskKind, TaskStatus};
+use mi_rpc::Access;
 use mi_store::idempotency;
 
 use super::{
     create::{New, Reference},
-    model::{Asked, Assignee, Kind, LEASE, Work},
+    model::{Asked, Assignee, Kind, LEASE, Task, Work},
 };
 
 /// Longest title, in characters.
@@ -28,6 +29,12 @@ const MAX_LINKS: usize = 10_000;
 const MAX_CLAIMS: i32 = 100;
 const MAX_WAIT: Duration = Duration::from_secs(300);
 const LEASES: std::ops::RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// Whether the caller may read what a task says: what was written to one agent alone is that one's and the operators'.
+pub(super) fn may_read(access: &Access, task: &Task) -> bool {
+    let kept_for = task.progress.assigned.as_ref().map(|assigned| assigned.id);
+    !task.is_private() || access.agent().is_none_or(|agent| kept_for == Some(agent.agent_id))
+}
 
 /// Text that both databases keep as it is.
 fn text(field: &'static str, text: &str, most: usize) -> Result<String> {

@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::{
     Tasks,
     batch::Batch,
-    lane::Op,
-    model::{State, Step, Task},
+    group_commit::TaskCommand,
+    model::{State, Task, TaskTransition},
     repo::{self, Follower, Relation, SCANNED},
 };
 
@@ -25,9 +25,10 @@ use super::{
 const TOGETHER: usize = 256;
 /// Statements of one transaction are at most about six times as many.
 const ROUNDS: u32 = 16;
-/// Tasks that one transaction reads for this, and their length in bytes.
-const MOST_TASKS: usize = 256;
-const MOST_BYTES: i64 = 1 << 20;
+/// Tasks that one transaction reads for this.
+const MAX_TASKS: usize = 256;
+/// Bytes of those tasks together.
+const MAX_BYTES: i64 = 1 << 20;
 /// How often offices are looked for in which something is left: a process may have ended, or failed, before it was done.
 const INTERVAL: Duration = Duration::from_secs(2);
 
@@ -65,7 +66,7 @@ pub(super) struct Consequences {
 impl Consequences {
     pub(super) fn new(rest: repo::Rest) -> Self {
         let (left, stored) = Default::default();
-        let (rounds, tasks, bytes) = (ROUNDS, MOST_TASKS, MOST_BYTES);
+        let (rounds, tasks, bytes) = (ROUNDS, MAX_TASKS, MAX_BYTES);
         let (before, carries_on, stuck, together) = (TaskId(Uuid::max()), false, false, TOGETHER);
         Self { left, stored, stuck, rest, before, carries_on, together, rounds, tasks, bytes }
     }
@@ -88,7 +89,7 @@ impl Consequences {
 
     /// Takes what it costs to read a task of this length; false: that is no longer possible. The first one always is.
     fn afford(&mut self, length: i64) -> bool {
-        let fits = self.tasks > 0 && (self.bytes >= length || self.tasks == MOST_TASKS);
+        let fits = self.tasks > 0 && (self.bytes >= length || self.tasks == MAX_TASKS);
         // What is used up is used up: the next one may be shorter, and would come before its turn.
         self.tasks = if fits { self.tasks - 1 } else { 0 };
         self.bytes -= length;
@@ -126,7 +127,7 @@ impl Batch<'_> {
         Ok(())
     }
 
-    /// Carries changes on to whatever waits for them, as far as one transaction goes: dependents, parents, parts, and tasks
+    /// Carries changes on to whatever waits for them, as far as one transaction goes: dependents, parents, subtasks, and tasks
     /// that judged the work.
     pub(super) async fn settle(&mut self) -> Result<()> {
         loop {
@@ -177,18 +178,23 @@ impl Batch<'_> {
         let mut waiting: BTreeSet<TaskId> = self.tasks.values().filter(known).map(|task| task.id).collect();
         let parents: Vec<TaskId> = ids.iter().filter_map(|id| self.tasks.get(id)?.spec.parent).collect();
         waiting.extend(parents.into_iter().filter(|id| self.tasks.contains_key(id)));
-        waiting.extend(found.rows.iter().filter(|row| row.relation != Relation::Part).map(|row| row.id));
+        waiting.extend(found.rows.iter().filter(|row| row.relation != Relation::Subtask).map(|row| row.id));
 
-        let mut parts: Vec<(TaskId, TaskId)> = Vec::new();
+        let mut subtasks: Vec<(TaskId, TaskId)> = Vec::new();
         for (id, root) in &roots {
-            parts.extend(self.known_parts(*id).filter(|part| self.tasks.contains_key(part)).map(|part| (part, *root)));
+            let known = self.known_subtasks(*id).filter(|subtask| self.tasks.contains_key(subtask));
+            subtasks.extend(known.map(|subtask| (subtask, *root)));
         }
-        for (part, root) in parts {
-            if self.get(part)?.state().is_final() {
+        for (subtask, root) in subtasks {
+            if self.get(subtask)?.state().is_final() {
                 continue;
             }
-            self.roots.insert(part, root);
-            self.step(part, Step::Cancel(format!("a part of task {root}, which was cancelled")), "")?;
+            self.roots.insert(subtask, root);
+            self.transition(
+                subtask,
+                TaskTransition::Cancel(format!("a part of task {root}, which was cancelled")),
+                "",
+            )?;
         }
         let waiting: Vec<TaskId> = waiting.into_iter().collect();
         self.prepare(&waiting).await?;
@@ -208,7 +214,7 @@ impl Batch<'_> {
             let found = self.followers(&set).await?;
             let length: i64 = found.rows.iter().map(|row| row.length).sum();
             let consequences = &mut self.consequences;
-            let fits = !found.is_cut() && found.rows.len() <= consequences.tasks && length <= consequences.bytes;
+            let fits = !found.is_truncated() && found.rows.len() <= consequences.tasks && length <= consequences.bytes;
             consequences.together = if fits { TOGETHER.min(2 * together) } else { (together / 8).max(1) };
             if fits || set.len() == 1 {
                 return Ok((set, found, fits));
@@ -220,7 +226,7 @@ impl Batch<'_> {
     async fn followers(&mut self, set: &[(TaskId, Consequence)]) -> Result<Found> {
         let is_known = |id: &TaskId| {
             let parent = self.tasks.get(id).and_then(|task| task.spec.parent);
-            let gathered = self.fresh.contains(id) || self.followed.contains(id);
+            let gathered = self.fresh.contains(id) || self.dependents_loaded.contains(id);
             gathered && parent.is_none_or(|parent| self.tasks.contains_key(&parent))
         };
         let asked: Vec<_> = set.iter().filter(|(id, left)| left.root.is_some() || !is_known(id)).copied().collect();
@@ -228,12 +234,13 @@ impl Batch<'_> {
             true => Vec::new(),
             false => repo::task_followers(self.tx, &asked).await?,
         };
-        let is_cut = |relation| rows.iter().filter(|row| row.relation == relation).count() == SCANNED;
-        let (parts_cut, dependents_cut) = (is_cut(Relation::Part), is_cut(Relation::Dependent));
+        let is_truncated = |relation| rows.iter().filter(|row| row.relation == relation).count() == SCANNED;
+        let (subtasks_truncated, dependents_truncated) =
+            (is_truncated(Relation::Subtask), is_truncated(Relation::Dependent));
         // One may follow many of them.
         let mut ids = BTreeSet::new();
         rows.retain(|row| row.follows && !self.tasks.contains_key(&row.id) && ids.insert(row.id));
-        Ok(Found { rows, parts_cut, dependents_cut })
+        Ok(Found { rows, subtasks_truncated, dependents_truncated })
     }
 
     /// Of the followers of one task, those that may be looked at in this transaction; what is left for the next one.
@@ -246,17 +253,17 @@ impl Batch<'_> {
         let (mut dependents, mut rows): (Vec<_>, Vec<_>) =
             std::mem::take(&mut found.rows).into_iter().partition(|row| row.relation == Relation::Dependent);
         let asked = rows.len();
-        // Parts first: one that is looked at is cancelled and does not come again, but the parent comes again with the rest.
+        // Subtasks first: one that is looked at is cancelled and does not come again, but the parent comes again with the rest.
         rows.sort_by_key(|row| row.relation == Relation::Parent);
         rows.retain(|row| self.consequences.afford(row.length));
-        let is_whole = rows.len() == asked && !found.parts_cut;
+        let is_whole = rows.len() == asked && !found.subtasks_truncated;
         found.rows = rows;
         if !is_whole {
             // Those that were not read come again, since they are still as they were.
             return Ok(vec![(id, Some(left))]);
         }
         left = Consequence { root: None, after: Some(left.after.unwrap_or(NOBODY)) };
-        if found.dependents_cut {
+        if found.dependents_truncated {
             dependents = repo::task_dependents_after(self.tx, id, left.after.unwrap_or(NOBODY)).await?;
         }
         let more = dependents.len() == SCANNED;
@@ -281,7 +288,7 @@ impl Batch<'_> {
             return Ok(());
         }
         let rows = repo::task_reviews(self.tx, &judged).await?;
-        for id in self.adopt(rows) {
+        for id in self.insert_loaded(rows) {
             let task = self.get(id)?;
             let judge = task.spec.verifies.and_then(|subject| self.judges.get(&subject));
             let is_open = match task.state() {
@@ -289,7 +296,7 @@ impl Batch<'_> {
                 state => matches!(state, State::Blocked { .. } | State::Queued),
             };
             if is_open {
-                self.step(id, Step::Cancel("the work was judged otherwise".into()), "")?;
+                self.transition(id, TaskTransition::Cancel("the work was judged otherwise".into()), "")?;
             }
         }
         Ok(())
@@ -299,15 +306,15 @@ impl Batch<'_> {
 /// Followers that are to be read.
 struct Found {
     rows: Vec<Follower>,
-    /// There may be more parts.
-    parts_cut: bool,
+    /// There may be more subtasks.
+    subtasks_truncated: bool,
     /// There may be more dependents.
-    dependents_cut: bool,
+    dependents_truncated: bool,
 }
 
 impl Found {
-    fn is_cut(&self) -> bool {
-        self.parts_cut || self.dependents_cut
+    fn is_truncated(&self) -> bool {
+        self.subtasks_truncated || self.dependents_truncated
     }
 }
 
@@ -320,7 +327,7 @@ impl Tasks {
                 Ok(offices) => {
                     for office_id in offices {
                         // An office that cannot take it in now is asked again.
-                        drop(self.enqueue(office_id, vec![Op::Settle], None, ""));
+                        drop(self.enqueue(office_id, vec![TaskCommand::Settle], None, ""));
                     }
                 }
                 Err(error) => {

@@ -10,7 +10,7 @@ use mi_kernel::{AgentId, OfficeId, Result, TaskId, Time};
 use mi_proto::internal::v1::WatchRevokedAgentKeysRequest;
 use mi_rpc::{convert, status::from_status};
 
-use super::{Tasks, lane::Op, presence::Look, repo};
+use super::{Tasks, group_commit::TaskCommand, presence::Look, repo};
 
 /// How late a deadline may be noticed. One look at an index of deadlines.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -33,11 +33,11 @@ impl Tasks {
         self.background.spawn("task-pass", async move { passing.pass_forever().await });
         let (settling, ending) = (self.clone(), self.clone());
         self.background.spawn("task-settle", async move { settling.settle_forever().await });
-        self.background.spawn_to_end("task-end", async move { ending.end_lanes().await });
+        self.background.spawn_to_end("task-end", async move { ending.end_waiting().await });
         if self.db.is_shared() {
-            let (telling, hearing) = (self.clone(), self.clone());
-            self.background.spawn("task-tell", async move { telling.tell_forever().await });
-            self.background.spawn("task-hear", async move { hearing.hear_forever().await });
+            let (notifying, listening) = (self.clone(), self.clone());
+            self.background.spawn("task-notify", async move { notifying.notify_forever().await });
+            self.background.spawn("task-listen", async move { listening.listen_forever().await });
         }
         Ok(())
     }
@@ -106,8 +106,8 @@ impl Tasks {
 
     /// Ends what is due in an office. When it fails, it is not tried again at once.
     async fn expire(&self, office_id: OfficeId, ids: Vec<TaskId>) -> OfficeId {
-        // Each by itself: one that cannot be read keeps none of the others from being ended. The lane takes the last first.
-        let ops = ids.into_iter().rev().map(|id| Op::Expire(vec![id])).collect();
+        // Each by itself: one that cannot be read keeps none of the others from being ended. The last one put in is taken first.
+        let ops = ids.into_iter().rev().map(|id| TaskCommand::Expire(vec![id])).collect();
         let swept = self.submit(office_id, ops, None, "").await;
         if let Err(error) = swept.and_then(|answers| answers.into_iter().collect::<Result<Vec<_>>>()) {
             tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "leases could not be swept");

@@ -2,6 +2,7 @@
 
 use mi_kernel::{AgentId, NoteId, Result, TaskId};
 use mi_store::OfficeConn;
+use mi_tenancy::Author;
 
 use super::{
     Tasks,
@@ -12,8 +13,9 @@ use super::{
     repo,
 };
 
-/// Further messages of its sender that a task takes in: with the note that there are more, as many as a worker is shown.
-const MOST_NOTES: i64 = 49;
+/// Notes for further messages of its sender that a task takes in: with the note that there are more, as many as a worker
+/// is shown.
+const MAX_NOTES: i64 = 49;
 
 /// Why an agent is woken.
 #[derive(Debug)]
@@ -22,10 +24,8 @@ pub struct Wake {
     pub agent: String,
     /// Its id.
     pub agent_id: AgentId,
-    /// Who wrote: an agent's name, or `operator`.
-    pub from: String,
-    /// The agent that wrote; none: an operator.
-    pub author: Option<AgentId>,
+    /// Who wrote the message.
+    pub from: Author,
     /// Whether it was written to the agent alone.
     pub direct: bool,
     /// `message/ID` and how far the message is from an operator.
@@ -48,29 +48,29 @@ impl Tasks {
         let now = batch.now;
         repo::wake_put(batch.tx, wake.agent_id, &wake.cause, now).await?;
         let (channel, title) = match wake.direct {
-            true => (Channel::Direct, format!("Answer {}", wake.from)),
-            false => (Channel::Group, format!("Answer {} in the group", wake.from)),
+            true => (Channel::Direct, format!("Answer {}", wake.from.name)),
+            false => (Channel::Group, format!("Answer {} in the group", wake.from.name)),
         };
         let rows = repo::task_kept_for(batch.tx, wake.agent_id).await?;
         // One that waits for long is about to be given up: what is new is to have a time of its own.
         let waits = |task: &&Task| {
-            let asked = task.spec.answers == Some(channel) && task.spec.creator == wake.author;
+            let asked = task.spec.answers == Some(channel) && task.spec.creator == wake.from.agent_id;
             asked && task.progress.updated_at + ANSWER_LIMIT / 2 > now
         };
         if let Some(task) = rows.iter().find(waits) {
-            let body = match note_count(batch.tx, task.id, &wake.from).await? {
-                taken if taken < MOST_NOTES => wake.body.as_str(),
-                MOST_NOTES => "There are more messages; read the chat.",
+            let body = match note_count(batch.tx, task.id, &wake.from.name).await? {
+                taken if taken < MAX_NOTES => wake.body.as_str(),
+                MAX_NOTES => "There are more messages; read the chat.",
                 _ => return Ok(()),
             };
-            let note = Note::new(NoteId::new(), &wake.from, body, now);
+            let note = Note::new(NoteId::new(), &wake.from.name, body, now);
             note_insert(batch.tx, task.id, &note).await?;
             return Ok(());
         }
         batch.room_for(1)?;
-        let to = if wake.direct { format!("to {}", wake.from) } else { "to the group".into() };
+        let to = if wake.direct { format!("to {}", wake.from.name) } else { "to the group".into() };
         let description =
-            format!("{} wrote:\n\n{}\n\nAnswer {to} by a chat message if an answer is due.", wake.from, wake.body);
+            format!("{} wrote:\n\n{}\n\nAnswer {to} by a chat message if an answer is due.", wake.from.name, wake.body);
         let spec = Spec {
             title,
             description,
@@ -81,8 +81,8 @@ impl Tasks {
             required_tools: Vec::new(),
             max_attempts: 3,
             verification_required: false,
-            created_by: wake.from.clone(),
-            creator: wake.author,
+            created_by: wake.from.name.clone(),
+            creator: wake.from.agent_id,
             cause: wake.cause.text.clone(),
             verifies: None,
             answers: Some(channel),

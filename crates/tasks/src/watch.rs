@@ -5,12 +5,12 @@ use std::{time::Duration, vec};
 use futures::{Stream, stream};
 use mi_kernel::{Error, OfficeId, Result, TaskId, page};
 use mi_proto::v1::{self, WatchTasksRequest, WatchTasksResponse};
-use mi_rpc::Caller;
+use mi_rpc::Access;
 use mi_store::OfficeConn;
 use mi_tenancy::{offices::repo::office_get, retention::expired};
 use prost::Message;
 
-use super::{Seat, Tasks, repo, wire};
+use super::{Tasks, repo, wire};
 
 /// Changes that a watch reads at a time.
 const BATCH: i64 = 16;
@@ -24,17 +24,13 @@ impl Tasks {
     /// so a slow reader costs no more than that.
     pub(super) async fn watch(
         &self,
-        caller: &Caller,
+        access: Access,
         request: &WatchTasksRequest,
     ) -> Result<impl Stream<Item = Result<WatchTasksResponse>> + Send + use<>> {
-        let office_id = self.offices.get(caller, &request.office_id).await?.id;
-        let seat = self.seat(caller, &request.office_id).await?;
+        let office_id = access.office_id();
         let only = match request.task_id.as_str() {
             "" => None,
-            id => {
-                let (_, task) = self.get(caller, &request.office_id, id).await?;
-                Some(task.id)
-            }
+            id => Some(self.get(&access, id).await?.id),
         };
         // Subscribed first, so that nothing falls between.
         let mut signal = self.signals.subscribe(office_id);
@@ -61,7 +57,7 @@ impl Tasks {
                 signal.changed(poll).await;
             }
             let mut conn = db.office(office_id).read().await?;
-            let found = changes(&mut conn, office_id, cursor, only, &seat).await?;
+            let found = changes(&mut conn, office_id, cursor, only, &access).await?;
             if only.is_none() && more_was_deleted(&mut conn, cursor.max(missed), &found.0).await? {
                 return Err(gone());
             }
@@ -91,14 +87,14 @@ async fn changes(
     office_id: OfficeId,
     cursor: i64,
     only: Option<TaskId>,
-    seat: &Seat,
+    access: &Access,
 ) -> Result<(vec::IntoIter<(i64, v1::Task)>, bool)> {
     let rows = repo::task_changed(conn, cursor, only, BATCH).await?;
     if rows.is_empty() && office_get(conn).await?.is_none() {
         return Err(Error::not_found("office", office_id));
     }
     let full = i64::try_from(rows.len()) == Ok(BATCH);
-    let mut shown: Vec<_> = rows.into_iter().map(|task| (task.cursor, wire::task(task, seat))).collect();
+    let mut shown: Vec<_> = rows.into_iter().map(|task| (task.cursor, wire::task(task, access))).collect();
     let (found, fit) = (shown.len(), page::fitting(&shown, HELD, |(_, task)| task.encoded_len()));
     shown.truncate(fit);
     // What was read of the rest is not held meanwhile.

@@ -1,11 +1,12 @@
 //! Tasks for the wire.
 
 use mi_proto::v1;
-use mi_rpc::convert::timestamp;
+use mi_rpc::{Access, convert::timestamp};
+use mi_tenancy::Author;
 
 use super::{
-    Seat,
     model::{Kind, State, Task},
+    rules,
     tally::Tally,
 };
 
@@ -43,10 +44,10 @@ pub(crate) fn counts(tally: &Tally) -> Vec<v1::TaskCount> {
 
 /// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of
 /// it, to whom it was written to and to operators.
-pub(super) fn task(task: Task, viewer: &Seat) -> v1::Task {
+pub(super) fn task(task: Task, viewer: &Access) -> v1::Task {
     let status = status(task.state());
-    let holds = task.holder() == Some(&viewer.by);
-    let reads = viewer.reads(&task);
+    let holds = task.holder() == Some(&Author::of(viewer));
+    let reads = rules::may_read(viewer, &task);
     let deadline = task.deadline();
     let spec = task.spec;
     let progress = task.progress;

@@ -4,13 +4,13 @@ use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, page::MAX_PAGE_BYTES, receipt::sha256_hex};
-use mi_tenancy::State as OfficeState;
+use mi_tenancy::{Author, State as OfficeState};
 use serde_json::json;
 
 use super::{
     batch::Batch,
     model::{
-        Assignee, Due, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Step, Task, VERIFY_LIMIT, Work, Worker,
+        Assignee, Due, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Task, TaskTransition, VERIFY_LIMIT, Work,
         finished, lease_lost,
     },
     receipts,
@@ -27,7 +27,7 @@ const PLATFORM: &str = "platform";
 /// Somebody who looks for work.
 #[derive(Debug)]
 pub(super) struct Claim {
-    pub(super) by: Worker,
+    pub(super) by: Author,
     /// What it can use; none: anything.
     pub(super) tools: Option<Vec<String>>,
     /// Empty: any.
@@ -86,29 +86,29 @@ pub(super) struct Offer<'a> {
 pub(super) struct Report {
     pub(super) task_id: TaskId,
     pub(super) lease_id: Option<LeaseId>,
-    pub(super) by: Worker,
+    pub(super) by: Author,
     /// As an owner of the office.
     pub(super) owner: bool,
-    pub(super) what: What,
+    pub(super) what: ReportKind,
 }
 
 impl Report {
     /// The agent that has nothing more to do with the task then.
     pub(super) fn ends_work(&self) -> Option<AgentId> {
-        self.by.agent_id.filter(|_| !matches!(self.what, What::Renewed { .. }))
+        self.by.agent_id.filter(|_| !matches!(self.what, ReportKind::Renewed { .. }))
     }
 }
 
 /// What is reported.
 #[derive(Debug)]
-pub(super) enum What {
+pub(super) enum ReportKind {
     Renewed { lease: Duration },
     Released,
     Completed { work: Work },
     Failed { error: String, retryable: bool, loop_detected: bool },
 }
 
-impl What {
+impl ReportKind {
     /// Tells reports apart.
     fn digest(&self) -> String {
         let text = match self {
@@ -123,9 +123,15 @@ impl What {
 }
 
 /// The report that gives a task back which was claimed for somebody who is no longer there.
-pub(super) fn give_back(task: &Task, by: &Worker) -> Option<Report> {
+pub(super) fn give_back(task: &Task, by: &Author) -> Option<Report> {
     let State::Running(lease) = task.state() else { return None };
-    Some(Report { task_id: task.id, lease_id: Some(lease.id), by: by.clone(), owner: false, what: What::Released })
+    Some(Report {
+        task_id: task.id,
+        lease_id: Some(lease.id),
+        by: by.clone(),
+        owner: false,
+        what: ReportKind::Released,
+    })
 }
 
 /// What an agent is told that is to take no work.
@@ -143,16 +149,16 @@ fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
     hired.is_some_and(|hired| at - hired < than)
 }
 
-/// How sure it is that an agent is gone which is not among those that the scheduler told of; by default not very.
+/// How fresh a roster is, which says whether an agent that is missing on it is gone; by default it may be old.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Certainty {
-    /// When they were asked for, if that is known.
+pub(super) struct RosterFreshness {
+    /// When the scheduler was asked for it, if that is known.
     pub(super) asked: Option<Time>,
-    /// Whose end was heard of before.
+    /// The agent whose end the scheduler told of before that.
     pub(super) told: Option<AgentId>,
 }
 
-impl Certainty {
+impl RosterFreshness {
     /// Whether it was not just hired.
     pub(super) fn is_gone(self, agent: AgentId, now: Time) -> bool {
         let young = self.asked.map_or(is_younger(agent, YOUNG, now), |asked| is_younger(agent, APART, asked));
@@ -171,7 +177,7 @@ impl Batch<'_> {
             None => claim
                 .by
                 .agent_id
-                .is_some_and(|id| self.certainty.asked.is_some() && self.certainty.is_gone(id, self.now)),
+                .is_some_and(|id| self.freshness.asked.is_some() && self.freshness.is_gone(id, self.now)),
         }
     }
 
@@ -180,14 +186,14 @@ impl Batch<'_> {
         let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); offers.len()];
         let mut taken = HashSet::new();
         self.hand_out(&self.claimable(), offers, &mut got, &mut taken)?;
-        if self.cut {
+        if self.truncated {
             // What leads the queue is not for everybody: whoever got less than there may be looks on its own.
             for (place, offer) in offers.iter().enumerate() {
                 if offer.looks && got[place].len() < offer.claim.most {
                     self.write().await?;
                     let limit = offer.claim.most + taken.len();
-                    let (_, found) = repo::task_gather(self.tx, &[], &[], &offer.claim.wanted(limit)).await?;
-                    self.adopt_claimable(found);
+                    let (_, found) = repo::task_prefetch(self.tx, &[], &[], &offer.claim.wanted(limit)).await?;
+                    self.insert_claimable(found);
                     self.hand_out(&self.claimable(), &offers[place..=place], &mut got[place..=place], &mut taken)?;
                 }
             }
@@ -198,7 +204,9 @@ impl Batch<'_> {
             for id in ids {
                 let length = offer.claim.lease;
                 let lease = Lease { id: LeaseId::new(), expires_at: self.now + length, length };
-                tasks.push(self.step(id, Step::Claim(lease, offer.claim.by.clone()), offer.trace_id)?.clone());
+                tasks.push(
+                    self.transition(id, TaskTransition::Claim(lease, offer.claim.by.clone()), offer.trace_id)?.clone(),
+                );
             }
             claimed.push(tasks);
         }
@@ -254,12 +262,13 @@ impl Batch<'_> {
             }
             None if !report.owner => return Err(Error::invalid("lease_id", "is required")),
             None => {
-                if let (State::Done { work }, What::Completed { work: again }) = (task.state(), &report.what)
+                if let (State::Done { work }, ReportKind::Completed { work: again }) = (task.state(), &report.what)
                     && (&work.result, &work.artifacts) == (&again.result, &again.artifacts)
                 {
                     return Ok(task);
                 }
-                if let (State::Failed, What::Failed { error, retryable: false, .. }) = (task.state(), &report.what)
+                if let (State::Failed, ReportKind::Failed { error, retryable: false, .. }) =
+                    (task.state(), &report.what)
                     && task.progress.error == *error
                 {
                     return Ok(task);
@@ -270,15 +279,19 @@ impl Batch<'_> {
             }
         }
         match &report.what {
-            What::Renewed { lease: length } => {
+            ReportKind::Renewed { lease: length } => {
                 let lease_id = report.lease_id.ok_or_else(|| Error::invalid("lease_id", "is required"))?;
                 let lease = Lease { id: lease_id, expires_at: self.now + *length, length: *length };
-                self.step(id, Step::Renew(lease), trace_id)?;
+                self.transition(id, TaskTransition::Renew(lease), trace_id)?;
             }
-            What::Released => self.release(id, ended, trace_id).await?,
-            What::Completed { work } => self.complete(task, report, work.clone(), ended, trace_id).await?,
-            What::Failed { error, retryable, loop_detected } => {
-                self.step(id, Step::Fail { error: error.clone(), retryable: *retryable, ended }, trace_id)?;
+            ReportKind::Released => self.release(id, ended, trace_id).await?,
+            ReportKind::Completed { work } => self.complete(task, report, work.clone(), ended, trace_id).await?,
+            ReportKind::Failed { error, retryable, loop_detected } => {
+                self.transition(
+                    id,
+                    TaskTransition::Fail { error: error.clone(), retryable: *retryable, ended },
+                    trace_id,
+                )?;
                 self.reconsider(id, trace_id).await?;
                 // Everybody reads why an agent was paused.
                 let said = if task.is_private() { "its task ended in a loop" } else { error.as_str() };
@@ -293,17 +306,17 @@ impl Batch<'_> {
 
     /// Gives a task back. One with open subtasks waits for them and comes back to whom it was with; not for ever.
     pub(super) async fn release(&mut self, id: TaskId, ended: Option<Ended>, trace_id: &str) -> Result<()> {
-        let parents_work = self.open_part(id).await?.is_some();
+        let parents_work = self.open_subtask(id).await?.is_some();
         // Whoever was stopped, fired or suspended did not choose to wait.
         let waits = parents_work && ended.is_some();
         if waits && self.get(id)?.progress.waits >= MAX_WAITS {
             let error = format!("it was given back {MAX_WAITS} times to wait for subtasks, and has open ones again");
-            self.step(id, Step::Fail { error, retryable: false, ended }, trace_id)?;
+            self.transition(id, TaskTransition::Fail { error, retryable: false, ended }, trace_id)?;
             return Ok(());
         }
         let worker = self.get(id)?.progress.worker.clone().filter(|_| parents_work);
         let keep_for = worker.and_then(|worker| Some(Assignee { id: worker.agent_id?, name: worker.name }));
-        self.step(id, Step::Release { ended, keep_for, waits }, trace_id)?;
+        self.transition(id, TaskTransition::Release { ended, keep_for, waits }, trace_id)?;
         self.reconsider(id, trace_id).await
     }
 
@@ -315,12 +328,12 @@ impl Batch<'_> {
         ended: Option<Ended>,
         trace_id: &str,
     ) -> Result<()> {
-        if let Some(part) = self.open_part(task.id).await? {
-            let seen = self.standing(part)?;
+        if let Some(subtask) = self.open_subtask(task.id).await? {
+            let seen = self.standing(subtask)?;
             let text = match seen.hangs_on {
-                None => format!("subtask {part} is open: wait for all of them, or release the task meanwhile"),
+                None => format!("subtask {subtask} is open: wait for all of them, or release the task meanwhile"),
                 Some(_) => format!(
-                    "subtask {part} is open and does not go on by itself: {}; have that tried again, cancel the subtask, or \
+                    "subtask {subtask} is open and does not go on by itself: {}; have that tried again, cancel the subtask, or \
                      fail the task",
                     seen.text
                 ),
@@ -344,7 +357,7 @@ impl Batch<'_> {
         let verified = verified && judged && is_own;
         let verify_until = verified.then(|| self.now + VERIFY_LIMIT);
         let result = work.result.clone();
-        self.step(task.id, Step::Complete { work, ended, verify_until }, trace_id)?;
+        self.transition(task.id, TaskTransition::Complete { work, ended, verify_until }, trace_id)?;
         if verified {
             self.ask_for_review(&task, &result, trace_id);
         }
@@ -393,11 +406,11 @@ impl Batch<'_> {
             let Ok(task) = self.get(*id) else { continue };
             let step = match (task.due(self.moment()), task.state()) {
                 (Due::No, _) => continue,
-                (Due::Later(by), _) => Step::Postpone(by),
-                (Due::Yes, State::Queued) => Step::Cancel("nobody answered in time".into()),
-                (Due::Yes, _) => Step::Expire,
+                (Due::Later(by), _) => TaskTransition::Postpone(by),
+                (Due::Yes, State::Queued) => TaskTransition::Cancel("nobody answered in time".into()),
+                (Due::Yes, _) => TaskTransition::Expire,
             };
-            self.step(*id, step, "")?;
+            self.transition(*id, step, "")?;
             self.reconsider(*id, "").await?;
         }
         Ok(())
@@ -408,7 +421,7 @@ impl Batch<'_> {
         loop {
             const PAGE: i64 = 1000;
             let rows = repo::task_in(self.tx, "running", PAGE).await?;
-            let found = self.adopt(rows);
+            let found = self.insert_loaded(rows);
             self.prepare(&found).await?;
             for id in &found {
                 self.release(*id, None, trace_id).await?;
@@ -444,12 +457,13 @@ mod tests {
         let completed = |artifacts: &[&str], result: &str| {
             let artifacts = artifacts.iter().map(ToString::to_string).collect();
             let (receipt, public_key) = Default::default();
-            What::Completed { work: Work { result: result.into(), artifacts, receipt, public_key } }.digest()
+            ReportKind::Completed { work: Work { result: result.into(), artifacts, receipt, public_key } }.digest()
         };
         assert_eq!(completed(&["a"], "x"), completed(&["a"], "x"));
         assert_ne!(completed(&["a"], "b\nx"), completed(&["a", "b"], "x"));
-        let failed =
-            |error: &str, retryable| What::Failed { error: error.into(), retryable, loop_detected: false }.digest();
+        let failed = |error: &str, retryable| {
+            ReportKind::Failed { error: error.into(), retryable, loop_detected: false }.digest()
+        };
         assert_ne!(failed("x", true), failed("x", false));
         assert_ne!(failed("x", true), failed("y", true));
     }
@@ -459,13 +473,13 @@ mod tests {
         let agent = AgentId::new();
         let hired = SystemClock.now();
         let at = |seconds| hired + TimeDelta::seconds(seconds);
-        let asked = |seconds| Certainty { asked: Some(at(seconds)), told: None };
+        let asked = |seconds| RosterFreshness { asked: Some(at(seconds)), told: None };
         // The answer may arrive at any time.
         assert!(!asked(-10).is_gone(agent, at(60)));
         assert!(!asked(1).is_gone(agent, at(60)));
         assert!(asked(3).is_gone(agent, at(3)));
-        assert!(Certainty { asked: Some(at(0)), told: Some(agent) }.is_gone(agent, at(0)), "its end was told");
-        assert!(!Certainty::default().is_gone(agent, at(4)));
-        assert!(Certainty::default().is_gone(agent, at(6)));
+        assert!(RosterFreshness { asked: Some(at(0)), told: Some(agent) }.is_gone(agent, at(0)), "its end was told");
+        assert!(!RosterFreshness::default().is_gone(agent, at(4)));
+        assert!(RosterFreshness::default().is_gone(agent, at(6)));
     }
 }

@@ -1,6 +1,6 @@
 //! Accounts and the API keys that act for them.
 
-pub mod credentials;
+mod credentials;
 mod repo;
 
 use std::{fs, path::Path, sync::Arc};
@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 
 use self::repo::Counted;
 use crate::{
-    LifecycleStep, Office, OfficePart,
+    LifecycleStep, Office, OfficePart, RoleContext,
     offices::repo::office_ids,
     quotas::{self, Quotas},
 };
@@ -81,7 +81,8 @@ enum Change {
 
 impl Accounts {
     /// The accounts of this database.
-    pub fn new(db: Db, clock: Arc<dyn Clock>, outbox: Arc<Notify>, quotas: Quotas) -> Self {
+    pub fn new(context: RoleContext, quotas: Quotas) -> Self {
+        let RoleContext { db, clock, outbox } = context;
         Self { db, clock, outbox, quotas, revoked: watch::Sender::new(()) }
     }
 

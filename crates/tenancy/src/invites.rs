@@ -3,8 +3,8 @@
 //! This role makes codes and knows whose they are. Whether one was used the scheduler knows, which uses it up in the
 //! transaction that creates the agent: nothing can happen between the two.
 
-mod guesses;
 mod repo;
+mod throttle;
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,8 +30,8 @@ use serde_json::json;
 use tokio::sync::Notify;
 use tonic::{Code, Status};
 
-use self::guesses::Guesses;
-use crate::{LifecycleStep, Office, OfficePart, Offices, State};
+use self::throttle::InviteThrottle;
+use crate::{LifecycleStep, Office, OfficePart, Offices, RoleContext, State};
 
 /// What codes are made of: 32 characters that nobody takes for one another.
 const ALPHABET: &[u8; 32] = b"ABCDEFGHJKLMNPQRSTUVWXYZ23456789";
@@ -39,9 +39,10 @@ const CODE_LENGTH: usize = 6;
 /// How long a code is good for.
 const LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Invites of one office, used or not, that have not run out: each is one more code to hit for whoever guesses.
-const MOST: i64 = 1000;
-/// A code that is taken already is about as likely as a good guess; so many in a row do not happen.
-const TRIES: usize = 8;
+const MAX_INVITES: i64 = 1000;
+/// Codes that are tried until one is free. One that is taken is about as likely as a good guess; so many in a row do not
+/// happen.
+const MAX_TRIES: usize = 8;
 
 /// What lets one agent into an office.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -63,7 +64,7 @@ pub struct Invites {
     outbox: Arc<Notify>,
     offices: Offices,
     registry: AgentRegistryServiceClient<RoleClient>,
-    guesses: Guesses,
+    throttle: InviteThrottle,
 }
 
 /// The same whatever is wrong with a code.
@@ -73,14 +74,9 @@ fn no_such_code() -> Error {
 
 impl Invites {
     /// Invites into these offices, admitted by the scheduler's registry.
-    pub fn new(
-        db: Db,
-        clock: Arc<dyn Clock>,
-        outbox: Arc<Notify>,
-        offices: Offices,
-        registry: AgentRegistryServiceClient<RoleClient>,
-    ) -> Self {
-        Self { db, clock, outbox, offices, registry, guesses: Guesses::default() }
+    pub fn new(context: RoleContext, offices: Offices, registry: AgentRegistryServiceClient<RoleClient>) -> Self {
+        let RoleContext { db, clock, outbox } = context;
+        Self { db, clock, outbox, offices, registry, throttle: InviteThrottle::default() }
     }
 
     /// Makes an invite; its code is not kept.
@@ -88,21 +84,21 @@ impl Invites {
     /// # Errors
     /// Those of [`Offices::lock`], `FailedPrecondition` when the office is not active, `Exhausted` when it has too many.
     pub async fn create(&self, caller: &Caller, office_id: &str) -> Result<(Invite, Secret)> {
-        let (mut tx, office) = self.offices.lock(caller, office_id).await?;
+        let (mut tx, access, office) = self.offices.lock(caller, office_id).await?;
         if office.state != State::Active {
             let text = "the office is not active; nobody can be invited";
             return Err(Error::precondition("OFFICE_NOT_ACTIVE", text));
         }
         let now = self.clock.now();
-        if repo::invite_count(&mut tx, now).await? >= MOST {
-            let text = format!("the office has {MOST} invites that have not run out; each does so after a day");
+        if repo::invite_count(&mut tx, now).await? >= MAX_INVITES {
+            let text = format!("the office has {MAX_INVITES} invites that have not run out; each does so after a day");
             return Err(Error::exhausted("TOO_MANY_INVITES", text, Duration::from_secs(3600)));
         }
         let invite = Invite { id: InviteId::new(), office_id: office.id, created_at: now, expires_at: now + LIFE };
         let mut code = fresh_code();
         let mut tries = 1;
         while !repo::invite_insert(&mut tx, &invite, &hash(&code)).await? {
-            if tries == TRIES {
+            if tries == MAX_TRIES {
                 return Err(Error::internal("every fresh invite code is taken: the randomness is none"));
             }
             tries += 1;
@@ -111,7 +107,7 @@ impl Invites {
         let event = Event::lifecycle(office.id, "", "invite.created", "An invite for one external agent was made", now)
             .category(Category::Security)
             .with(json!({ "invite_id": invite.id, "expires_at": invite.expires_at }));
-        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
+        outbox::push(&mut tx, &event.traced(access.trace_id())).await?;
         tx.commit().await?;
         self.outbox.notify_one();
         Ok((invite, code))
@@ -134,7 +130,7 @@ impl Invites {
         public_key::check("public_key", &request.public_key).map_err(status)?;
         let code = parse_code(&request.code).map_err(status)?;
         let now = self.clock.now();
-        let guess = self.guesses.admit(source, now).map_err(status)?;
+        let attempt = self.throttle.admit(source, now).map_err(status)?;
         let wrong = || {
             tracing::warn!(target: "mi::office", source, "somebody tried to join with a code that is no good");
             status(no_such_code())
@@ -152,7 +148,7 @@ impl Invites {
             // Used, or the office is gone.
             Err(refused) if matches!(refused.code(), Code::Unauthenticated | Code::NotFound) => Err(wrong()),
             answered => {
-                guess.was_none();
+                attempt.succeeded();
                 let missing = || status(Error::internal("the scheduler admitted nobody"));
                 answered?.into_inner().agent.ok_or_else(missing)
             }

@@ -3,7 +3,7 @@
 pub mod repo;
 
 use mi_kernel::{AccountId, Actor, Error, OfficeId, Result, Time, page::Page};
-use mi_rpc::Caller;
+use mi_rpc::{Access, Caller};
 use mi_store::{Db, FromRow, OfficeTx};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
@@ -160,40 +160,44 @@ impl Offices {
         office.ok_or_else(|| Error::not_found("office", id))
     }
 
-    /// The office, if the caller may see it.
+    /// Lets the caller into the office, for calls that learn from their own transaction whether the office is still there:
+    /// who owns an office never changes, so that is read once.
     ///
     /// # Errors
     /// Those of [`Caller::enter`], and `NotFound` when there is no such office.
-    pub async fn get(&self, caller: &Caller, id: &str) -> Result<Office> {
+    pub async fn enter(&self, caller: &Caller, id: &str) -> Result<Access> {
+        let id = OfficeId::parse(id)?;
+        let owner = match self.owners.get(&id).await {
+            Some(owner) => owner,
+            None => {
+                let owner = self.read(id).await?.account_id;
+                self.owners.insert(id, owner).await;
+                owner
+            }
+        };
+        caller.enter(id, owner)
+    }
+
+    /// Lets the caller into the office, as that is now.
+    ///
+    /// # Errors
+    /// As [`Offices::enter`].
+    pub async fn get(&self, caller: &Caller, id: &str) -> Result<(Access, Office)> {
         let office = self.read(OfficeId::parse(id)?).await?;
-        caller.enter(office.id, office.account_id)?;
-        Ok(office)
+        let access = caller.enter(office.id, office.account_id)?;
+        Ok((access, office))
     }
 
-    /// The account that owns the office. It never changes, so it is asked for once: for calls that learn from their own
-    /// transaction whether the office is still there.
+    /// Lets the caller into the office inside a write transaction, in which nobody else changes the office.
     ///
     /// # Errors
-    /// `NotFound` when there is no such office.
-    pub async fn owner(&self, id: OfficeId) -> Result<AccountId> {
-        if let Some(owner) = self.owners.get(&id).await {
-            return Ok(owner);
-        }
-        let owner = self.read(id).await?.account_id;
-        self.owners.insert(id, owner).await;
-        Ok(owner)
-    }
-
-    /// The office inside a write transaction, locked, if the caller may change it.
-    ///
-    /// # Errors
-    /// As [`Offices::get`].
-    pub async fn lock(&self, caller: &Caller, id: &str) -> Result<(OfficeTx, Office)> {
+    /// As [`Offices::enter`].
+    pub async fn lock(&self, caller: &Caller, id: &str) -> Result<(OfficeTx, Access, Office)> {
         let id = OfficeId::parse(id)?;
         let mut tx = self.db.office(id).begin().await?;
         let office = repo::office_lock(&mut tx).await?.ok_or_else(|| Error::not_found("office", id))?;
-        caller.enter(office.id, office.account_id)?;
-        Ok((tx, office))
+        let access = caller.enter(office.id, office.account_id)?;
+        Ok((tx, access, office))
     }
 }
 

@@ -42,7 +42,7 @@ impl ActivityService for Activity {
 
 impl Activity {
     async fn head(&self, caller: &Caller, request: GetActivityHeadRequest) -> Result<GetActivityHeadResponse> {
-        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let office_id = self.offices.enter(caller, &request.office_id).await?.office_id();
         let Ends { anchor, head } = self.feed.ends(office_id).await?;
         let head = ActivityHead {
             cursor: head.cursor,
@@ -54,7 +54,7 @@ impl Activity {
     }
 
     async fn list(&self, caller: &Caller, request: ListActivityRequest) -> Result<ListActivityResponse> {
-        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let office_id = self.offices.enter(caller, &request.office_id).await?.office_id();
         let filter = filter(&request.agent, &request.categories)?;
         let span = time_span(request.start_time.as_ref(), request.end_time.as_ref())?;
         let page = Page::parse(request.page_size, &request.page_token)?;
@@ -63,7 +63,7 @@ impl Activity {
     }
 
     async fn watch(&self, caller: &Caller, request: WatchActivityRequest) -> Result<BoxStream<WatchActivityResponse>> {
-        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let office_id = self.offices.enter(caller, &request.office_id).await?.office_id();
         let filter = filter(&request.agent, &request.categories)?;
         if request.after_cursor.is_some_and(|cursor| cursor < 0) {
             return Err(Error::invalid("after_cursor", "must be a cursor of an event, or 0 for the whole feed"));

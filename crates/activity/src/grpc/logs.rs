@@ -9,7 +9,7 @@ use mi_proto::v1::{
     AppendLogsRequest, AppendLogsResponse, ListLogsRequest, ListLogsResponse, TailLogsRequest, TailLogsResponse,
     log_service_server::LogService,
 };
-use mi_rpc::{Caller, Entry, Reply, handle, outgoing, status};
+use mi_rpc::{Caller, Reply, handle, outgoing, status};
 use tonic::{Request, Response, Streaming, codegen::BoxStream};
 
 use super::{BUFFER, time_span};
@@ -71,7 +71,7 @@ impl LogService for LogApi {
 
 impl LogApi {
     async fn list(&self, caller: &Caller, request: ListLogsRequest) -> Result<ListLogsResponse> {
-        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let office_id = self.offices.enter(caller, &request.office_id).await?.office_id();
         let agent = text::lookup_name("agent", &request.agent)?;
         let limit = page::bounded("limit", request.limit, DEFAULT_LINES, MAX_LINES)?;
         let span = time_span(request.start_time.as_ref(), request.end_time.as_ref())?;
@@ -80,7 +80,7 @@ impl LogApi {
     }
 
     async fn tail(&self, caller: &Caller, request: TailLogsRequest) -> Result<BoxStream<TailLogsResponse>> {
-        let (office_id, _) = self.offices.enter(caller, &request.office_id).await?;
+        let office_id = self.offices.enter(caller, &request.office_id).await?.office_id();
         let agent = text::lookup_name("agent", &request.agent)?;
         let start = match (request.after_sequence, request.limit) {
             (Some(sequence), _) if sequence >= 0 => Start::After(sequence),
@@ -128,12 +128,9 @@ impl Appender {
         {
             return Ok(agent.clone());
         }
-        match self.offices.enter(&self.caller, office_id).await? {
-            (_, Entry::Member(agent)) => {
-                self.entered = Some((office_id.to_owned(), agent.clone()));
-                Ok(agent)
-            }
-            (_, Entry::Owner) => Err(Error::denied("only agents append to logs, each to its own")),
-        }
+        let access = self.offices.enter(&self.caller, office_id).await?;
+        let agent = access.agent().ok_or_else(|| Error::denied("only agents append to logs, each to its own"))?;
+        self.entered = Some((office_id.to_owned(), agent.clone()));
+        Ok(agent.clone())
     }
 }

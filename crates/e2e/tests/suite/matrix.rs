@@ -4,7 +4,7 @@
 mod call;
 mod cases;
 mod columns;
-mod scene;
+mod harness;
 
 use std::{collections::HashMap, fmt::Write, fs, path::Path};
 
@@ -15,7 +15,7 @@ use self::{
     call::{Answer, Outcome, shape_at},
     cases::{Row, rows},
     columns::{At, Column, FOREIGN, OWN, Who},
-    scene::Scene,
+    harness::Harness,
 };
 
 on_both! { what_rpcs_declare_is_what_callers_get }
@@ -61,22 +61,22 @@ type Cells = HashMap<(&'static str, &'static str), Outcome>;
 
 async fn what_rpcs_declare_is_what_callers_get(backend: Backend) {
     let rows = rows();
-    let scene = Scene::start(backend).await;
-    let mut walk = Walk { scene: &scene, unknown: HashMap::new(), cells: Cells::new(), holes: Vec::new() };
+    let harness = Harness::start(backend).await;
+    let mut walk = Walk { harness: &harness, unknown: HashMap::new(), cells: Cells::new(), holes: Vec::new() };
     for column in OWN.iter().chain(FOREIGN) {
         walk.meet(&rows, column.who).await;
     }
     // Whoever is to be refused goes first: nothing may have changed after that.
-    let before = scene.state().await;
+    let before = harness.state().await;
     walk.every(&rows, |expected| expected != Outcome::LetIn).await;
-    assert_eq!(scene.state().await, before, "a refused call had an effect; wrong answers: {:#?}", walk.holes);
+    assert_eq!(harness.state().await, before, "a refused call had an effect; wrong answers: {:#?}", walk.holes);
     walk.every(&rows, |expected| expected == Outcome::LetIn).await;
     assert!(walk.holes.is_empty(), "{:#?}", walk.holes);
     compare(&render(&rows, &walk.cells));
 }
 
 struct Walk<'a> {
-    scene: &'a Scene,
+    harness: &'a Harness,
     /// What the platform tells a caller that it does not know, and one that calls no method.
     unknown: HashMap<Who, (Answer, Answer)>,
     cells: Cells,
@@ -87,8 +87,8 @@ impl Walk<'_> {
     /// Learns what this caller hears from the RPC that is open to all whom the platform knows.
     async fn meet(&mut self, rows: &[Row], who: Who) {
         let who_am_i = rows.iter().find(|row| row.lists(&[Caller::Authenticated])).expect("there is one");
-        let known = self.scene.ask(who_am_i, who, self.scene.place(At::Nowhere)).await;
-        self.unknown.insert(who, (known, self.scene.ask_nonsense(who_am_i, who).await));
+        let known = self.harness.ask(who_am_i, who, self.harness.place(At::Nowhere)).await;
+        self.unknown.insert(who, (known, self.harness.ask_nonsense(who_am_i, who).await));
     }
 
     async fn every(&mut self, rows: &[Row], wanted: fn(Outcome) -> bool) {
@@ -103,10 +103,10 @@ impl Walk<'_> {
 
     async fn visit(&mut self, row: &Row, column: &Column) {
         let expected = column.expected(row);
-        let place = self.scene.place(column.at);
+        let place = self.harness.place(column.at);
         let answer = match (expected, column.at) {
-            (Outcome::LetIn, At::Home) if !column.is_foreign() => self.scene.ask_and_spend(row, column.who).await,
-            _ => self.scene.ask(row, column.who, place).await,
+            (Outcome::LetIn, At::Home) if !column.is_foreign() => self.harness.ask_and_spend(row, column.who).await,
+            _ => self.harness.ask(row, column.who, place).await,
         };
         let (unknown, no_such) = &self.unknown[&column.who];
         let outcome = Outcome::of(&answer, row, unknown, no_such);
@@ -119,15 +119,15 @@ impl Walk<'_> {
             return;
         }
         if row.subject().is_some() {
-            let nowhere = self.scene.place(At::Nowhere);
-            let missing = self.scene.ask(row, column.who, nowhere).await;
+            let nowhere = self.harness.place(At::Nowhere);
+            let missing = self.harness.ask(row, column.who, nowhere).await;
             let (foreign, missing) = (shape_at(&answer, place), shape_at(&missing, nowhere));
             if foreign != missing {
                 hole(format!("foreign is told apart from missing: {foreign:?}, {missing:?}"));
             }
         } else if let Ok(message) = &answer {
             let message = message.escape_ascii().to_string();
-            if self.scene.private.iter().any(|id| message.contains(id)) {
+            if self.harness.private.iter().any(|id| message.contains(id)) {
                 hole(format!("shows what is not the caller's: {message}"));
             }
         }

@@ -81,7 +81,7 @@ impl OfficeService for Handler {
 
     async fn get_office(&self, request: Request<v1::GetOfficeRequest>) -> Reply<v1::GetOfficeResponse> {
         handle!(request, |caller, body| {
-            let office = self.offices.get(&caller, &body.office_id).await?;
+            let (_, office) = self.offices.get(&caller, &body.office_id).await?;
             v1::GetOfficeResponse { office: Some(to_wire(&office)) }
         })
     }
@@ -109,7 +109,7 @@ impl OfficeService for Handler {
         request: Request<v1::GetOfficeSettingsRequest>,
     ) -> Reply<v1::GetOfficeSettingsResponse> {
         handle!(request, |caller, body| {
-            let office = self.offices.get(&caller, &body.office_id).await?;
+            let (_, office) = self.offices.get(&caller, &body.office_id).await?;
             v1::GetOfficeSettingsResponse { settings: Some(office.settings.to_wire()) }
         })
     }

@@ -67,7 +67,7 @@ impl Lifecycle {
     async fn drive_all(&self) -> DbResult<()> {
         let mut after = None;
         loop {
-            let ids = repo::office_unfinished(&mut self.db.platform().read().await?, after, BATCH).await?;
+            let ids = repo::office_unfinished(&mut self.context.db.platform().read().await?, after, BATCH).await?;
             ids.iter().for_each(|id| self.drive(*id));
             match ids.last() {
                 Some(last) if i64::try_from(ids.len()) == Ok(BATCH) => after = Some(*last),
@@ -105,7 +105,7 @@ impl Lifecycle {
 
     /// One pass; true: nothing is left to do.
     async fn pass(&self, id: OfficeId) -> Result<bool> {
-        let Some(office) = repo::office_get(&mut self.db.office(id).read().await?).await? else {
+        let Some(office) = repo::office_get(&mut self.context.db.office(id).read().await?).await? else {
             return Ok(true);
         };
         match office.state {
@@ -130,7 +130,7 @@ impl Lifecycle {
         let (mut scheduler, mut activity) = (self.replicas.scheduler.clone(), self.replicas.activity.clone());
         let (scheduler, activity) =
             tokio::join!(scheduler.apply_office(request.clone()), activity.apply_office(request));
-        let now = self.clock.now();
+        let now = self.context.clock.now();
         let condition = |kind: &str, outcome: &Result<_, tonic::Status>| Condition {
             kind: kind.to_owned(),
             problem: outcome.as_ref().err().map(|status| status.message().to_owned()),
@@ -139,7 +139,7 @@ impl Lifecycle {
         let conditions = vec![condition("SchedulerReady", &scheduler), condition("ActivityReady", &activity)];
         let failed = scheduler.err().or(activity.err());
 
-        let mut tx = self.db.office(office.id).begin().await?;
+        let mut tx = self.context.db.office(office.id).begin().await?;
         let Some(mut current) = repo::office_lock(&mut tx).await? else {
             return Ok(true);
         };
@@ -155,7 +155,7 @@ impl Lifecycle {
         }
         repo::office_update(&mut tx, &current).await?;
         tx.commit().await?;
-        self.outbox.notify_one();
+        self.context.outbox.notify_one();
         match failed {
             Some(status) => Err(from_status(&status)),
             None => Ok(current.applied_version >= current.version),
@@ -176,7 +176,7 @@ impl Lifecycle {
         for part in &self.parts {
             while part.empty_some(id).await? {}
         }
-        let mut tx = self.db.office(id).begin().await?;
+        let mut tx = self.context.db.office(id).begin().await?;
         self.step(&mut tx, office, LifecycleStep::Remove, "").await?;
         // Another process may have been faster: then nothing of this counts.
         if repo::office_delete(&mut tx).await? {

@@ -13,7 +13,7 @@ use tonic::{Code, Streaming};
 
 use super::{
     chat::to_group,
-    stage::{Client, LONG, Stage},
+    harness::{Client, Harness, LONG},
 };
 
 on_both! {
@@ -47,23 +47,23 @@ impl Watch {
     }
 }
 
-impl Stage {
+impl Harness {
     async fn watch_chat(&self, actor: &Actor, office: &str, after: Option<&str>) -> Watch {
         Watch::open(self.chat(actor), office, after).await
     }
 }
 
-async fn everybody_sees_one_order_and_resumes_anywhere_in_it(stage: Stage) {
+async fn everybody_sees_one_order_and_resumes_anywhere_in_it(harness: Harness) {
     const EACH: usize = 25;
-    let office = stage.create("One").await.id;
-    let senders: Vec<Actor> = ["a", "b", "c"].iter().map(|name| stage.agent(&office, name, true, &[])).collect();
+    let office = harness.create("One").await.id;
+    let senders: Vec<Actor> = ["a", "b", "c"].iter().map(|name| harness.agent(&office, name, true, &[])).collect();
     let mut watches = Vec::new();
     for after in [None, Some(""), Some("")] {
-        watches.push(stage.watch_chat(&stage.owner, &office, after).await);
+        watches.push(harness.watch_chat(&harness.owner, &office, after).await);
     }
     let sending = join_all(senders.iter().map(async |sender| {
         for number in 0..EACH {
-            stage.say(sender, to_group(&office, &number.to_string())).await.expect("sends");
+            harness.say(sender, to_group(&office, &number.to_string())).await.expect("sends");
         }
     }));
     let (seen, _) = tokio::join!(join_all(watches.iter_mut().map(|watch| watch.take(EACH * 3))), sending);
@@ -75,52 +75,52 @@ async fn everybody_sees_one_order_and_resumes_anywhere_in_it(stage: Stage) {
         assert_eq!(own, (0..EACH).map(|number| number.to_string()).collect::<Vec<_>>());
     }
     for (place, message) in order.iter().enumerate() {
-        let mut resumed = stage.watch_chat(&stage.owner, &office, Some(&message.id)).await;
+        let mut resumed = harness.watch_chat(&harness.owner, &office, Some(&message.id)).await;
         assert_eq!(resumed.take(order.len() - place - 1).await, order[place + 1..]);
     }
     // Nothing was left over.
-    let last = stage.say(&stage.owner, to_group(&office, "last")).await.expect("sends");
+    let last = harness.say(&harness.owner, to_group(&office, "last")).await.expect("sends");
     for watch in &mut watches {
         assert_eq!(watch.next().await, last);
     }
 }
 
-async fn a_watch_begins_now_unless_told_where(stage: Stage) {
-    let office = stage.create("One").await.id;
-    let mut early = stage.watch_chat(&stage.owner, &office, None).await;
-    let first = stage.say(&stage.owner, to_group(&office, "first")).await.expect("sends");
-    let mut late = stage.watch_chat(&stage.owner, &office, None).await;
-    let mut from_start = stage.watch_chat(&stage.owner, &office, Some("")).await;
-    let second = stage.say(&stage.owner, to_group(&office, "second")).await.expect("sends");
+async fn a_watch_begins_now_unless_told_where(harness: Harness) {
+    let office = harness.create("One").await.id;
+    let mut early = harness.watch_chat(&harness.owner, &office, None).await;
+    let first = harness.say(&harness.owner, to_group(&office, "first")).await.expect("sends");
+    let mut late = harness.watch_chat(&harness.owner, &office, None).await;
+    let mut from_start = harness.watch_chat(&harness.owner, &office, Some("")).await;
+    let second = harness.say(&harness.owner, to_group(&office, "second")).await.expect("sends");
     assert_eq!(early.take(2).await, [first.clone(), second.clone()]);
     assert_eq!(late.take(1).await, slice::from_ref(&second));
     assert_eq!(from_start.take(2).await, [first, second.clone()]);
     // A restart of the platform changes nothing in that.
-    let mut stage = stage;
-    stage.crash().await;
-    let mut resumed = stage.watch_chat(&stage.owner, &office, Some(&second.id)).await;
-    let third = stage.say(&stage.owner, to_group(&office, "third")).await.expect("sends");
+    let mut harness = harness;
+    harness.crash().await;
+    let mut resumed = harness.watch_chat(&harness.owner, &office, Some(&second.id)).await;
+    let third = harness.say(&harness.owner, to_group(&office, "third")).await.expect("sends");
     assert!(third.id > second.id);
     assert_eq!(resumed.take(1).await, [third]);
     for bad in ["x", "019aa0b4-7c1e-7d0a-b3a5-0a1b2c3d4e5f"] {
         let request = WatchMessagesRequest { office_id: office.clone(), after_id: Some(bad.into()) };
-        let status = stage.chat(&stage.owner).watch_messages(request).await.expect_err(bad);
+        let status = harness.chat(&harness.owner).watch_messages(request).await.expect_err(bad);
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with("after_id is not the id of a message of yours"), "{status}");
     }
 }
 
-async fn agents_watch_what_is_theirs(stage: Stage) {
-    let office = stage.create("One").await.id;
-    let [a, b, c] = ["a", "b", "c"].map(|name| stage.agent(&office, name, true, &[]));
+async fn agents_watch_what_is_theirs(harness: Harness) {
+    let office = harness.create("One").await.id;
+    let [a, b, c] = ["a", "b", "c"].map(|name| harness.agent(&office, name, true, &[]));
     let mut watches = Vec::new();
-    for reader in [&a, &b, &c, &stage.owner] {
-        watches.push(stage.watch_chat(reader, &office, Some("")).await);
+    for reader in [&a, &b, &c, &harness.owner] {
+        watches.push(harness.watch_chat(reader, &office, Some("")).await);
     }
     let mut sent = Vec::new();
-    for (from, to) in [(&a, "b"), (&b, "a"), (&b, "c"), (&stage.owner, "a"), (&c, "operator"), (&c, "")] {
+    for (from, to) in [(&a, "b"), (&b, "a"), (&b, "c"), (&harness.owner, "a"), (&c, "operator"), (&c, "")] {
         let request = SendMessageRequest { to_agent: to.into(), ..to_group(&office, "x") };
-        sent.push(stage.say(from, request).await.expect("sends"));
+        sent.push(harness.say(from, request).await.expect("sends"));
     }
     let theirs: [&[usize]; 4] = [&[0, 1, 3, 5], &[0, 1, 2, 5], &[2, 4, 5], &[0, 1, 2, 3, 4, 5]];
     for (watch, places) in watches.iter_mut().zip(theirs) {
@@ -129,15 +129,15 @@ async fn agents_watch_what_is_theirs(stage: Stage) {
     }
 }
 
-async fn who_never_reads_keeps_nobody_waiting_and_misses_nothing(stage: Stage) {
+async fn who_never_reads_keeps_nobody_waiting_and_misses_nothing(harness: Harness) {
     const COUNT: usize = 120;
-    let office = stage.create("One").await.id;
-    let mut lazy = stage.watch_chat(&stage.owner, &office, Some("")).await;
-    let mut eager = stage.watch_chat(&stage.owner, &office, Some("")).await;
+    let office = harness.create("One").await.id;
+    let mut lazy = harness.watch_chat(&harness.owner, &office, Some("")).await;
+    let mut eager = harness.watch_chat(&harness.owner, &office, Some("")).await;
     let body = "x".repeat(60_000);
     let mut sent = Vec::new();
     for number in 0..COUNT {
-        let message = stage.say(&stage.owner, to_group(&office, &format!("{number} {body}"))).await.expect("sends");
+        let message = harness.say(&harness.owner, to_group(&office, &format!("{number} {body}"))).await.expect("sends");
         assert_eq!(eager.next().await, message);
         sent.push(message.id);
     }
@@ -145,25 +145,26 @@ async fn who_never_reads_keeps_nobody_waiting_and_misses_nothing(stage: Stage) {
     assert_eq!(late, sent);
 }
 
-async fn a_watch_ends_with_its_office(stage: Stage) {
-    let office = stage.create("One").await.id;
-    let mut watch = stage.watch_chat(&stage.owner, &office, None).await;
-    stage.delete(&office).await;
-    stage.until_status(&office, None).await;
+async fn a_watch_ends_with_its_office(harness: Harness) {
+    let office = harness.create("One").await.id;
+    let mut watch = harness.watch_chat(&harness.owner, &office, None).await;
+    harness.delete(&office).await;
+    harness.until_status(&office, None).await;
     let end = tokio::time::timeout(LONG, watch.0.message()).await.expect("in time").expect_err("ends");
     assert_eq!((end.code(), end.message()), (Code::NotFound, format!("office {office:?} not found").as_str()));
 }
 
 #[tokio::test]
 async fn what_another_process_sends_is_seen_too() {
-    let stage = Stage::on(Backend::Postgres).await;
-    let office = stage.create("One").await.id;
-    let twin = stage.twin().await;
-    let other = || ChatServiceClient::new(Client(twin.clone(), Arc::new(stage.owner.clone())));
-    let mut watches = [stage.watch_chat(&stage.owner, &office, None).await, Watch::open(other(), &office, None).await];
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = harness.create("One").await.id;
+    let twin = harness.twin().await;
+    let other = || ChatServiceClient::new(Client(twin.clone(), Arc::new(harness.owner.clone())));
+    let mut watches =
+        [harness.watch_chat(&harness.owner, &office, None).await, Watch::open(other(), &office, None).await];
     let here = async {
         for number in 0..20 {
-            stage.say(&stage.owner, to_group(&office, &format!("here {number}"))).await.expect("sends");
+            harness.say(&harness.owner, to_group(&office, &format!("here {number}"))).await.expect("sends");
         }
     };
     let there = async {

@@ -9,8 +9,8 @@ use sqlx::AssertSqlSafe;
 use tonic::Code;
 
 use super::{
+    harness::Harness,
     peer::{Mood, Peer},
-    stage::Stage,
 };
 on_both! {
     a_deleted_office_is_removed_everywhere_and_others_stay,
@@ -35,7 +35,7 @@ const TABLES: [&str; 11] = [
     "messages",
 ];
 
-impl Stage {
+impl Harness {
     /// How many rows of the office each table has.
     async fn left(&self, office: OfficeId) -> Vec<i64> {
         let db = self.db().await;
@@ -105,112 +105,112 @@ impl Stage {
     }
 }
 
-async fn a_deleted_office_is_removed_everywhere_and_others_stay(stage: Stage) {
-    let (office, other) = (stage.create("Gone").await.id, stage.create("Kept").await.id);
-    stage.delete(&office).await;
-    stage.until_status(&office, None).await;
-    stage.assert_removed(&office);
-    stage.assert_kept(&other);
-    assert_eq!(stage.get(&other).await.expect("kept").status(), OfficeStatus::Active);
-    let again = stage.offices(&stage.owner);
+async fn a_deleted_office_is_removed_everywhere_and_others_stay(harness: Harness) {
+    let (office, other) = (harness.create("Gone").await.id, harness.create("Kept").await.id);
+    harness.delete(&office).await;
+    harness.until_status(&office, None).await;
+    harness.assert_removed(&office);
+    harness.assert_kept(&other);
+    assert_eq!(harness.get(&other).await.expect("kept").status(), OfficeStatus::Active);
+    let again = harness.offices(&harness.owner);
     let request = mi_proto::v1::DeleteOfficeRequest { office_id: office.clone() };
     assert_eq!(again.clone().delete_office(request).await.expect_err("gone").code(), Code::NotFound);
 }
 
-async fn the_feed_goes_last(stage: Stage) {
-    let office = stage.create("Slow").await.id;
-    stage.scheduler.be(Mood::NotDone);
-    stage.delete(&office).await;
-    stage.until_refused(&stage.scheduler, 2).await;
+async fn the_feed_goes_last(harness: Harness) {
+    let office = harness.create("Slow").await.id;
+    harness.scheduler.be(Mood::NotDone);
+    harness.delete(&office).await;
+    harness.until_refused(&harness.scheduler, 2).await;
     // While agents are being fired the office is there, takes no change, and keeps its feed.
-    assert_eq!(stage.get(&office).await.expect("still there").status(), OfficeStatus::Deleting);
-    stage.delete(&office).await;
-    let mut client = stage.offices(&stage.owner);
+    assert_eq!(harness.get(&office).await.expect("still there").status(), OfficeStatus::Deleting);
+    harness.delete(&office).await;
+    let mut client = harness.offices(&harness.owner);
     for refused in [
         client.suspend_office(SuspendOfficeRequest { office_id: office.clone() }).await.err(),
         client.resume_office(ResumeOfficeRequest { office_id: office.clone() }).await.err(),
     ] {
         assert_eq!(refused.expect("being deleted").code(), Code::FailedPrecondition);
     }
-    assert_eq!(stage.activity.known().removals, Vec::<String>::new());
-    stage.until_events(&office, &["office.created", "office.activated", "office.deletion_requested"]).await;
-    stage.scheduler.be(Mood::Works);
-    stage.until_status(&office, None).await;
-    stage.assert_removed(&office);
+    assert_eq!(harness.activity.known().removals, Vec::<String>::new());
+    harness.until_events(&office, &["office.created", "office.activated", "office.deletion_requested"]).await;
+    harness.scheduler.be(Mood::Works);
+    harness.until_status(&office, None).await;
+    harness.assert_removed(&office);
 }
 
-async fn a_deletion_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
-    let other = stage.create("Kept").await.id;
-    let peers: [fn(&Stage) -> &Peer; 2] = [|stage| &stage.scheduler, |stage| &stage.activity];
+async fn a_deletion_goes_on_after_a_crash_at_any_step(mut harness: Harness) {
+    let other = harness.create("Kept").await.id;
+    let peers: [fn(&Harness) -> &Peer; 2] = [|harness| &harness.scheduler, |harness| &harness.activity];
     for peer in peers {
         for mood in [Mood::Fails, Mood::Hangs, Mood::NotDone] {
-            let office = stage.create("Gone").await.id;
-            stage.until_events(&office, &["office.created", "office.activated"]).await;
-            let before = peer(&stage).known().refused;
-            peer(&stage).be(mood);
+            let office = harness.create("Gone").await.id;
+            harness.until_events(&office, &["office.created", "office.activated"]).await;
+            let before = peer(&harness).known().refused;
+            peer(&harness).be(mood);
             if mood == Mood::Hangs {
                 // The answer would come when the patience ends; the process dies before.
                 let (client, request) =
-                    (stage.offices(&stage.owner), mi_proto::v1::DeleteOfficeRequest { office_id: office.clone() });
+                    (harness.offices(&harness.owner), mi_proto::v1::DeleteOfficeRequest { office_id: office.clone() });
                 let asking = tokio::spawn(async move { client.clone().delete_office(request).await.map(drop) });
-                stage.until_refused(peer(&stage), before).await;
+                harness.until_refused(peer(&harness), before).await;
                 asking.abort();
             } else {
-                stage.delete(&office).await;
-                stage.until_refused(peer(&stage), before).await;
+                harness.delete(&office).await;
+                harness.until_refused(peer(&harness), before).await;
             }
-            assert_eq!(stage.get(&office).await.expect("still there").status(), OfficeStatus::Deleting);
-            stage.crash().await;
-            assert_eq!(stage.get(&office).await.expect("still there").status(), OfficeStatus::Deleting, "{mood:?}");
-            peer(&stage).be(Mood::Works);
+            assert_eq!(harness.get(&office).await.expect("still there").status(), OfficeStatus::Deleting);
+            harness.crash().await;
+            assert_eq!(harness.get(&office).await.expect("still there").status(), OfficeStatus::Deleting, "{mood:?}");
+            peer(&harness).be(Mood::Works);
             if mood == Mood::Hangs {
                 // The new process may have asked before the peer came back; another crash frees it.
-                stage.crash().await;
+                harness.crash().await;
             }
-            stage.until_status(&office, None).await;
-            stage.assert_removed(&office);
+            harness.until_status(&office, None).await;
+            harness.assert_removed(&office);
         }
     }
-    stage.assert_kept(&other);
-    assert_eq!(stage.get(&other).await.expect("kept").status(), OfficeStatus::Active);
+    harness.assert_kept(&other);
+    assert_eq!(harness.get(&other).await.expect("kept").status(), OfficeStatus::Active);
 }
 
-async fn a_provisioning_office_can_be_deleted(stage: Stage) {
-    stage.activity.be(Mood::Fails);
-    let office = stage.create("Stillborn").await;
+async fn a_provisioning_office_can_be_deleted(harness: Harness) {
+    harness.activity.be(Mood::Fails);
+    let office = harness.create("Stillborn").await;
     assert_eq!(office.status(), OfficeStatus::Provisioning);
-    stage.delete(&office.id).await;
-    assert_eq!(stage.get(&office.id).await.expect("still there").status(), OfficeStatus::Deleting);
-    stage.activity.be(Mood::Works);
-    stage.until_status(&office.id, None).await;
-    stage.assert_removed(&office.id);
+    harness.delete(&office.id).await;
+    assert_eq!(harness.get(&office.id).await.expect("still there").status(), OfficeStatus::Deleting);
+    harness.activity.be(Mood::Works);
+    harness.until_status(&office.id, None).await;
+    harness.assert_removed(&office.id);
 }
 
-async fn a_large_office_goes_in_parts_between_which_others_work(mut stage: Stage) {
-    let (office, kept) = (stage.create("Large").await.id, stage.create("Kept").await.id);
+async fn a_large_office_goes_in_parts_between_which_others_work(mut harness: Harness) {
+    let (office, kept) = (harness.create("Large").await.id, harness.create("Kept").await.id);
     let (id, kept_id) = (OfficeId::parse(&office).expect("an id"), OfficeId::parse(&kept).expect("an id"));
-    stage.fill(id).await;
-    stage.fill(kept_id).await;
+    harness.fill(id).await;
+    harness.fill(kept_id).await;
     let full = vec![2500, 2500, 2500, 1, 2500, 2500, 2500, 0, 0, 0, 0];
-    assert_eq!(stage.left(id).await, full);
-    stage.activity.be(Mood::Fails);
-    stage.delete(&office).await;
-    stage.end().await;
+    assert_eq!(harness.left(id).await, full);
+    harness.activity.be(Mood::Fails);
+    harness.delete(&office).await;
+    harness.end().await;
     // A process that dies after some parts.
-    let resources = stage.resources().await;
+    let resources = harness.resources().await;
     for _ in 0..2 {
         assert!(resources.tasks.empty_some(id).await.expect("deletes"));
         assert!(resources.drive.empty_some(id).await.expect("deletes"));
     }
-    assert_eq!(stage.left(id).await, [500, 2500, 2500, 1, 500, 2500, 2500, 0, 0, 0, 0]);
-    stage.activity.be(Mood::Works);
-    stage.start_again().await;
+    assert_eq!(harness.left(id).await, [500, 2500, 2500, 1, 500, 2500, 2500, 0, 0, 0, 0]);
+    harness.activity.be(Mood::Works);
+    harness.start_again().await;
     let mut created = 0;
-    while stage.get(&office).await.is_ok() {
+    while harness.get(&office).await.is_ok() {
         let request = CreateTaskRequest { office_id: kept.clone(), title: "goes on".into(), ..Default::default() };
-        stage.tasks(&stage.owner).create_task(request).await.expect("others go on");
+        harness.tasks(&harness.owner).create_task(request).await.expect("others go on");
         created += 1;
     }
-    assert_eq!(stage.left(id).await, [0; 11]);
-    assert_eq!(stage.left(kept_id).await, [2500, 2500, 2500 + created, 1, 2500, 2500, 2500, 0, 0, 0, 0]);
+    assert_eq!(harness.left(id).await, [0; 11]);
+    assert_eq!(harness.left(kept_id).await, [2500, 2500, 2500 + created, 1, 2500, 2500, 2500, 0, 0, 0, 0]);
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::stage::Stage;
+use super::harness::Harness;
 
 on_both! {
     files_are_written_read_listed_and_deleted,
@@ -35,7 +35,7 @@ fn message(part: Part) -> UploadFileRequest {
     UploadFileRequest { part: Some(part) }
 }
 
-impl Stage {
+impl Harness {
     pub(super) async fn send(&self, actor: &Actor, messages: Vec<UploadFileRequest>) -> Result<File, Status> {
         let answer = self.drive(actor).upload_file(tokio_stream::iter(messages)).await?.into_inner();
         Ok(answer.file.expect("always there"))
@@ -108,16 +108,16 @@ pub(super) fn refusal<T: std::fmt::Debug>(outcome: Result<T, Status>) -> (Code, 
     (status.code(), reason, status.message().to_owned())
 }
 
-async fn files_are_written_read_listed_and_deleted(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn files_are_written_read_listed_and_deleted(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let analyst = Actor::Agent(AgentActor {
         office_id: OfficeId::parse(&office).expect("an id"),
         agent_id: AgentId::new(),
         name: "analyst".into(),
     });
-    let at = Some(convert::timestamp(mi_kernel::Clock::now(&stage.clock)));
+    let at = Some(convert::timestamp(mi_kernel::Clock::now(&harness.clock)));
     let written =
-        stage.upload(UploadHeader { content_type: "text/plain".into(), ..header(&office, "a/b.txt") }, b"one");
+        harness.upload(UploadHeader { content_type: "text/plain".into(), ..header(&office, "a/b.txt") }, b"one");
     let first = File {
         path: "a/b.txt".into(),
         size: 3,
@@ -128,7 +128,7 @@ async fn files_are_written_read_listed_and_deleted(stage: Stage) {
         modified_by: "operator".into(),
     };
     assert_eq!(written.await.expect("writes"), first);
-    assert_eq!(stage.part(&office, "a/b.txt", 0, 0).await.expect("reads"), (first.clone(), b"one".to_vec()));
+    assert_eq!(harness.part(&office, "a/b.txt", 0, 0).await.expect("reads"), (first.clone(), b"one".to_vec()));
 
     let replacing = vec![
         message(Part::Header(UploadHeader { if_revision: 1, ..header(&office, "a/b.txt") })),
@@ -144,23 +144,23 @@ async fn files_are_written_read_listed_and_deleted(stage: Stage) {
         modified_by: "analyst".into(),
         ..first
     };
-    assert_eq!(stage.send(&analyst, replacing).await.expect("writes"), second);
-    assert_eq!(stage.stat(&office, "a/b.txt").await.expect("there"), second);
-    assert_eq!(stage.content(&office, "a/b.txt").await.expect("reads"), b"two!");
-    let empty = stage.put(&office, "empty", b"").await;
+    assert_eq!(harness.send(&analyst, replacing).await.expect("writes"), second);
+    assert_eq!(harness.stat(&office, "a/b.txt").await.expect("there"), second);
+    assert_eq!(harness.content(&office, "a/b.txt").await.expect("reads"), b"two!");
+    let empty = harness.put(&office, "empty", b"").await;
     assert_eq!((empty.size, empty.revision, empty.sha256), (0, 3, sha256_hex(b"")));
-    assert_eq!(stage.content(&office, "empty").await.expect("reads"), b"");
-    assert_eq!(stage.paths(&office).await, ["a/b.txt", "empty"]);
-    assert_eq!(stage.usage(&office).await, (4, 2));
+    assert_eq!(harness.content(&office, "empty").await.expect("reads"), b"");
+    assert_eq!(harness.paths(&office).await, ["a/b.txt", "empty"]);
+    assert_eq!(harness.usage(&office).await, (4, 2));
 
     let request = DeleteFileRequest { office_id: office.clone(), path: "a/b.txt".into(), if_revision: 2, force: false };
-    stage.drive(&analyst).delete_file(request.clone()).await.expect("deletes");
-    assert_eq!(stage.paths(&office).await, ["empty"]);
-    assert_eq!(stage.usage(&office).await, (0, 1));
+    harness.drive(&analyst).delete_file(request.clone()).await.expect("deletes");
+    assert_eq!(harness.paths(&office).await, ["empty"]);
+    assert_eq!(harness.usage(&office).await, (0, 1));
     let gone = (Code::NotFound, "NOT_FOUND".to_owned(), "file \"a/b.txt\" not found".to_owned());
-    assert_eq!(refusal(stage.stat(&office, "a/b.txt").await), gone);
-    assert_eq!(refusal(stage.content(&office, "a/b.txt").await), gone);
-    assert_eq!(refusal(stage.drive(&analyst).delete_file(request).await), gone);
+    assert_eq!(refusal(harness.stat(&office, "a/b.txt").await), gone);
+    assert_eq!(refusal(harness.content(&office, "a/b.txt").await), gone);
+    assert_eq!(refusal(harness.drive(&analyst).delete_file(request).await), gone);
 
     let change = |kind: ChangeType, path: &str, revision, agent: &str| Change {
         r#type: kind.into(),
@@ -176,13 +176,13 @@ async fn files_are_written_read_listed_and_deleted(stage: Stage) {
         change(ChangeType::Created, "empty", 3, "operator"),
         change(ChangeType::Deleted, "a/b.txt", 4, "analyst"),
     ];
-    assert_eq!(stage.changes(&office, 0).await, (all.to_vec(), 4));
-    assert_eq!(stage.changes(&office, 3).await, (all[3..].to_vec(), 4));
-    assert_eq!(stage.changes(&office, 9).await, (vec![], 9));
+    assert_eq!(harness.changes(&office, 0).await, (all.to_vec(), 4));
+    assert_eq!(harness.changes(&office, 3).await, (all[3..].to_vec(), 4));
+    assert_eq!(harness.changes(&office, 9).await, (vec![], 9));
 
     let kinds = ["office.created", "office.activated", "file.created", "file.updated", "file.created", "file.deleted"];
-    stage.until_events(&office, &kinds).await;
-    let events = stage.activity.known().events.clone();
+    harness.until_events(&office, &kinds).await;
+    let events = harness.activity.known().events.clone();
     let updated = events.iter().find(|event| event.kind == "file.updated").expect("there");
     assert_eq!((updated.category, updated.agent.as_str()), (Category::File, "analyst"));
     assert_eq!(updated.summary, "File \"a/b.txt\" replaced, 4 bytes");
@@ -192,14 +192,15 @@ async fn files_are_written_read_listed_and_deleted(stage: Stage) {
     assert_eq!(deleted.metadata["revision"], 4);
 }
 
-async fn nothing_is_overwritten_by_who_did_not_read_it(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    stage.put(&office, "other", b"x").await;
-    let file = stage.put(&office, "a", b"kept").await;
-    let upload = |path: &str, if_revision| stage.upload(UploadHeader { if_revision, ..header(&office, path) }, b"lost");
+async fn nothing_is_overwritten_by_who_did_not_read_it(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.put(&office, "other", b"x").await;
+    let file = harness.put(&office, "a", b"kept").await;
+    let upload =
+        |path: &str, if_revision| harness.upload(UploadHeader { if_revision, ..header(&office, path) }, b"lost");
     let delete = async |path: &str, if_revision| {
         let request = DeleteFileRequest { office_id: office.clone(), path: path.into(), if_revision, force: false };
-        stage.drive(&stage.owner).delete_file(request).await
+        harness.drive(&harness.owner).delete_file(request).await
     };
     for (refused, told) in [
         (upload("a", 0).await.map(drop), "\"a\" is there already, at revision 2"),
@@ -213,19 +214,19 @@ async fn nothing_is_overwritten_by_who_did_not_read_it(stage: Stage) {
         assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "REVISION_CONFLICT"));
         assert!(message.contains(told), "{message}");
     }
-    assert_eq!(stage.stat(&office, "a").await.expect("there"), file);
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"kept");
-    assert_eq!(stage.changes(&office, 0).await.1, 2);
+    assert_eq!(harness.stat(&office, "a").await.expect("there"), file);
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"kept");
+    assert_eq!(harness.changes(&office, 0).await.1, 2);
     assert_eq!(upload("a", 2).await.expect("read").revision, 3);
 }
 
-async fn of_two_writers_one_wins(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn of_two_writers_one_wins(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     for round in 0..10 {
-        let current = stage.stat(&office, "a").await.map_or(0, |file| file.revision);
+        let current = harness.stat(&office, "a").await.map_or(0, |file| file.revision);
         let write = async |text: String| {
             let header = UploadHeader { if_revision: current, ..header(&office, "a") };
-            (stage.upload(header, text.as_bytes()).await, text)
+            (harness.upload(header, text.as_bytes()).await, text)
         };
         let outcomes = tokio::join!(write(format!("one {round}")), write(format!("two {round}")));
         let (won, lost) = match outcomes {
@@ -235,42 +236,42 @@ async fn of_two_writers_one_wins(stage: Stage) {
         let (code, reason, message) = refusal(lost);
         assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "REVISION_CONFLICT"), "{message}");
         assert_eq!(won.0.revision, current + 1);
-        assert_eq!(stage.content(&office, "a").await.expect("reads"), won.1.as_bytes());
+        assert_eq!(harness.content(&office, "a").await.expect("reads"), won.1.as_bytes());
     }
-    assert_eq!(stage.usage(&office).await, (5, 1));
+    assert_eq!(harness.usage(&office).await, (5, 1));
 }
 
-async fn a_request_that_is_sent_again_writes_once(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn a_request_that_is_sent_again_writes_once(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let once = UploadHeader { request_id: "r1".into(), ..header(&office, "a") };
-    let first = stage.upload(once.clone(), b"one").await.expect("writes");
-    assert_eq!(stage.upload(once.clone(), b"one").await.expect("answers"), first);
-    stage.put(&office, "a", b"later").await;
-    assert_eq!(stage.upload(once.clone(), b"one").await.expect("answers"), first);
-    stage.remove(&office, "a").await;
-    assert_eq!(stage.upload(once.clone(), b"one").await.expect("answers"), first);
-    assert_eq!(refusal(stage.stat(&office, "a").await).0, Code::NotFound);
+    let first = harness.upload(once.clone(), b"one").await.expect("writes");
+    assert_eq!(harness.upload(once.clone(), b"one").await.expect("answers"), first);
+    harness.put(&office, "a", b"later").await;
+    assert_eq!(harness.upload(once.clone(), b"one").await.expect("answers"), first);
+    harness.remove(&office, "a").await;
+    assert_eq!(harness.upload(once.clone(), b"one").await.expect("answers"), first);
+    assert_eq!(refusal(harness.stat(&office, "a").await).0, Code::NotFound);
 
-    let other = stage.upload(once.clone(), b"other").await.expect_err("another content");
+    let other = harness.upload(once.clone(), b"other").await.expect_err("another content");
     let details = other.get_details_bad_request().expect("names the field");
     assert_eq!(details.field_violations[0].field, "request_id");
     let elsewhere = UploadHeader { path: "b".into(), ..once.clone() };
-    assert_eq!(refusal(stage.upload(elsewhere, b"one").await).0, Code::InvalidArgument);
+    assert_eq!(refusal(harness.upload(elsewhere, b"one").await).0, Code::InvalidArgument);
 
     // Sent twice at once, it is written once.
     let twice = UploadHeader { request_id: "r2".into(), ..header(&office, "c") };
-    let (one, two) = tokio::join!(stage.upload(twice.clone(), b"c"), stage.upload(twice.clone(), b"c"));
+    let (one, two) = tokio::join!(harness.upload(twice.clone(), b"c"), harness.upload(twice.clone(), b"c"));
     assert_eq!(one.expect("answers"), two.expect("answers"));
-    let kinds = stage.changes(&office, 0).await.0.iter().map(|change| change.r#type()).collect::<Vec<_>>();
+    let kinds = harness.changes(&office, 0).await.0.iter().map(|change| change.r#type()).collect::<Vec<_>>();
     use ChangeType::{Created, Deleted, Updated};
     assert_eq!(kinds, [Created, Updated, Deleted, Created]);
 }
 
-async fn parts_are_read_from_any_offset(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn parts_are_read_from_any_offset(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     // Larger than one write to storage, and no multiple of anything.
     let content: Vec<u8> = (0..6_000_001u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let file = stage.put(&office, "a", &content).await;
+    let file = harness.put(&office, "a", &content).await;
     assert_eq!((file.size, &file.sha256), (6_000_001, &sha256_hex(&content)));
     for (offset, length) in [
         (0, 0),
@@ -291,18 +292,18 @@ async fn parts_are_read_from_any_offset(stage: Stage) {
         } else {
             (offset as usize).saturating_add(length as usize).min(content.len())
         };
-        let (of, part) = stage.part(&office, "a", offset, length).await.expect("reads");
+        let (of, part) = harness.part(&office, "a", offset, length).await.expect("reads");
         assert!(of == file && part == content[offset as usize..end], "{offset} {length}: {} bytes", part.len());
     }
     for (offset, length, field) in [(6_000_002, 0, "offset"), (-1, 0, "offset"), (0, -1, "length")] {
-        let refused = stage.part(&office, "a", offset, length).await.expect_err("no such part");
+        let refused = harness.part(&office, "a", offset, length).await.expect_err("no such part");
         let details = refused.get_details_bad_request().expect("names the field");
         assert_eq!((refused.code(), details.field_violations[0].field.as_str()), (Code::InvalidArgument, field));
     }
 }
 
-async fn what_is_wrong_is_named(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn what_is_wrong_is_named(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let good = || header(&office, "a");
     let head = |header| message(Part::Header(header));
     let chunk = |bytes: usize| message(Part::Chunk(vec![7; bytes].into()));
@@ -324,16 +325,16 @@ async fn what_is_wrong_is_named(stage: Stage) {
         ("if_revision", vec![head(UploadHeader { if_revision: -1, ..good() })]),
         ("request_id", vec![head(UploadHeader { request_id: "x".repeat(129), ..good() })]),
     ] {
-        let refused = stage.send(&stage.owner, messages).await.expect_err(field);
+        let refused = harness.send(&harness.owner, messages).await.expect_err(field);
         let details = refused.get_details_bad_request().unwrap_or_else(|| panic!("{field}: {refused:?}"));
         assert_eq!((refused.code(), details.field_violations[0].field.as_str()), (Code::InvalidArgument, field));
     }
-    assert_eq!(stage.paths(&office).await, Vec::<String>::new());
-    let mut drive = stage.drive(&stage.owner);
+    assert_eq!(harness.paths(&office).await, Vec::<String>::new());
+    let mut drive = harness.drive(&harness.owner);
     let office_id = office.clone();
     for (field, refused) in [
-        ("path", stage.stat(&office, "a/").await.map(drop)),
-        ("path", stage.content(&office, "/a").await.map(drop)),
+        ("path", harness.stat(&office, "a/").await.map(drop)),
+        ("path", harness.content(&office, "/a").await.map(drop)),
         ("prefix", {
             let request = ListFilesRequest { office_id, prefix: "a\0".into(), ..Default::default() };
             drive.list_files(request).await.map(drop)
@@ -357,60 +358,60 @@ async fn what_is_wrong_is_named(stage: Stage) {
     }
 }
 
-async fn what_does_not_fit_is_refused_and_leaves_nothing(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn what_does_not_fit_is_refused_and_leaves_nothing(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let (mib, force) = (vec![0; 1 << 20], |path| UploadHeader { force: true, ..header(&office, path) });
     let too_large =
-        refusal(stage.upload(force("a"), &mib.repeat(8).iter().chain(&[0]).copied().collect::<Vec<u8>>()).await);
+        refusal(harness.upload(force("a"), &mib.repeat(8).iter().chain(&[0]).copied().collect::<Vec<u8>>()).await);
     assert_eq!((too_large.0, too_large.1.as_str()), (Code::ResourceExhausted, "FILE_TOO_LARGE"));
     assert!(too_large.2.contains("8388608 bytes"), "{}", too_large.2);
-    assert_eq!(stage.usage(&office).await, (0, 0));
+    assert_eq!(harness.usage(&office).await, (0, 0));
     // Exactly as much as may be.
-    stage.put(&office, "a", &mib.repeat(8)).await;
-    stage.put(&office, "b", &mib.repeat(4)).await;
+    harness.put(&office, "a", &mib.repeat(8)).await;
+    harness.put(&office, "b", &mib.repeat(4)).await;
     for (path, bytes) in [("c", 1), ("b", (4 << 20) + 1)] {
-        let full = refusal(stage.upload(force(path), &vec![0; bytes]).await);
+        let full = refusal(harness.upload(force(path), &vec![0; bytes]).await);
         assert_eq!((full.0, full.1.as_str()), (Code::ResourceExhausted, "DRIVE_FULL"));
         assert!(full.2.contains("12582912 bytes together"), "{}", full.2);
     }
     // The same content again counts again: how much is shared is nobody's business.
-    assert_eq!(stage.usage(&office).await, (12 << 20, 2));
-    stage.put(&office, "empty", b"").await;
-    stage.put(&office, "a", &mib).await;
-    stage.put(&office, "c", &mib).await;
-    assert_eq!(stage.usage(&office).await, (6 << 20, 4));
-    let other = stage.create("Other").await.id;
-    assert_eq!(stage.usage(&other).await, (0, 0));
+    assert_eq!(harness.usage(&office).await, (12 << 20, 2));
+    harness.put(&office, "empty", b"").await;
+    harness.put(&office, "a", &mib).await;
+    harness.put(&office, "c", &mib).await;
+    assert_eq!(harness.usage(&office).await, (6 << 20, 4));
+    let other = harness.create("Other").await.id;
+    assert_eq!(harness.usage(&other).await, (0, 0));
 }
 
-async fn a_suspended_office_can_be_read_not_written(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    let file = stage.put(&office, "a", b"kept").await;
+async fn a_suspended_office_can_be_read_not_written(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let file = harness.put(&office, "a", b"kept").await;
     let request = SuspendOfficeRequest { office_id: office.clone() };
-    stage.offices(&stage.owner).suspend_office(request).await.expect("suspends");
+    harness.offices(&harness.owner).suspend_office(request).await.expect("suspends");
     let delete = DeleteFileRequest { office_id: office.clone(), path: "a".into(), if_revision: 0, force: true };
     for refused in [
-        stage.upload(UploadHeader { force: true, ..header(&office, "a") }, b"x").await.map(drop),
-        stage.drive(&stage.owner).delete_file(delete).await.map(drop),
+        harness.upload(UploadHeader { force: true, ..header(&office, "a") }, b"x").await.map(drop),
+        harness.drive(&harness.owner).delete_file(delete).await.map(drop),
     ] {
         let (code, reason, _) = refusal(refused);
         assert_eq!((code, reason.as_str()), (Code::FailedPrecondition, "OFFICE_NOT_ACTIVE"));
     }
-    assert_eq!(stage.stat(&office, "a").await.expect("there"), file);
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"kept");
-    assert_eq!(stage.changes(&office, 0).await.1, 1);
+    assert_eq!(harness.stat(&office, "a").await.expect("there"), file);
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"kept");
+    assert_eq!(harness.changes(&office, 0).await.1, 1);
     let request = ResumeOfficeRequest { office_id: office.clone() };
-    stage.offices(&stage.owner).resume_office(request).await.expect("resumes");
-    stage.put(&office, "a", b"new").await;
+    harness.offices(&harness.owner).resume_office(request).await.expect("resumes");
+    harness.put(&office, "a", b"new").await;
 }
 
-async fn a_file_is_no_directory_and_paths_differ_by_their_bytes(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn a_file_is_no_directory_and_paths_differ_by_their_bytes(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     // Twins but for case, and of one word in the two forms that Unicode has for it.
     let twins = [("Docs/Read.md", "docs/read.md"), ("x", "X"), ("\u{e9}t\u{e9}", "e\u{301}te\u{301}")];
     for (one, other) in twins {
-        stage.put(&office, one, one.as_bytes()).await;
-        stage.put(&office, other, other.as_bytes()).await;
+        harness.put(&office, one, one.as_bytes()).await;
+        harness.put(&office, other, other.as_bytes()).await;
     }
     for (path, existing, told) in [
         ("x/y", "x", "is a file, so that nothing can be below it"),
@@ -419,38 +420,38 @@ async fn a_file_is_no_directory_and_paths_differ_by_their_bytes(stage: Stage) {
         ("Docs/Read.md/a", "Docs/Read.md", "is a file"),
     ] {
         // `force` is about the file at this path, not about another one.
-        let refused = stage.upload(UploadHeader { force: true, ..header(&office, path) }, b"2").await;
+        let refused = harness.upload(UploadHeader { force: true, ..header(&office, path) }, b"2").await;
         let status = refused.expect_err(path);
         let resource = status.get_details_resource_info().expect("names the file");
         assert_eq!((status.code(), resource.resource_name.as_str()), (Code::AlreadyExists, existing));
         assert!(status.message().contains(told), "{}", status.message());
     }
     for path in ["docs/other.md", "DOCS", "x-y", "xa/b", "Docs0", "x.y/z"] {
-        stage.put(&office, path, b"3").await;
+        harness.put(&office, path, b"3").await;
     }
-    stage.remove(&office, "x").await;
-    stage.put(&office, "x/y/z", b"4").await;
-    stage.remove(&office, "docs/read.md").await;
+    harness.remove(&office, "x").await;
+    harness.put(&office, "x/y/z", b"4").await;
+    harness.remove(&office, "docs/read.md").await;
     for (path, content) in [("Docs/Read.md", "Docs/Read.md"), ("X", "X"), ("e\u{301}te\u{301}", "e\u{301}te\u{301}")] {
-        assert_eq!(stage.content(&office, path).await.expect("kept"), content.as_bytes());
+        assert_eq!(harness.content(&office, path).await.expect("kept"), content.as_bytes());
     }
 }
 
-async fn lists_go_by_prefix_and_page(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn lists_go_by_prefix_and_page(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let long = format!("long/{}", "\u{10FFFF}\"".repeat(200));
     let paths = ["Z", "a", "a/../b", "ab", "dir/1", "dir/2", "dir/\u{10FFFF}", "dir0", long.as_str(), "é"];
     let mut kept: Vec<&str> = paths.into_iter().filter(|path| !path.contains("..") && *path != "a").collect();
     for path in kept.iter().rev() {
-        stage.put(&office, path, b"").await;
+        harness.put(&office, path, b"").await;
     }
     kept.sort_unstable();
-    assert_eq!(stage.paths(&office).await, kept);
+    assert_eq!(harness.paths(&office).await, kept);
     let (mut page_token, mut paged) = (String::new(), Vec::new());
     loop {
         let request =
             ListFilesRequest { office_id: office.clone(), page_size: Some(2), page_token, ..Default::default() };
-        let page = stage.drive(&stage.owner).list_files(request).await.expect("lists").into_inner();
+        let page = harness.drive(&harness.owner).list_files(request).await.expect("lists").into_inner();
         paged.push(page.files.len());
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -466,7 +467,7 @@ async fn lists_go_by_prefix_and_page(stage: Stage) {
         ("%", vec![]),
     ] {
         let request = ListFilesRequest { office_id: office.clone(), prefix: prefix.into(), ..Default::default() };
-        let files = stage.drive(&stage.owner).list_files(request).await.expect("lists").into_inner().files;
+        let files = harness.drive(&harness.owner).list_files(request).await.expect("lists").into_inner().files;
         assert_eq!(files.iter().map(|file| file.path.as_str()).collect::<Vec<_>>(), expected, "{prefix}");
     }
 }

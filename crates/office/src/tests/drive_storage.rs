@@ -5,10 +5,7 @@ mod sweeps;
 use std::{sync::Arc, time::Duration};
 
 use mi_base::{reserve::Reserve, sweep::BACKOFF};
-use mi_drive::{
-    repo::objects,
-    storage::{GRACE, MOST_UPLOADS, Storage},
-};
+use mi_drive::storage::{GRACE, MAX_UPLOADS, Storage};
 use mi_kernel::{Clock, OfficeId};
 use mi_proto::v1::{
     DownloadFileRequest, SuspendOfficeRequest, UploadFileRequest, UploadHeader, upload_file_request::Part,
@@ -21,7 +18,7 @@ use tonic::Code;
 use super::{
     drive::{header, refusal},
     faulty::Fault,
-    stage::{LONG, Stage},
+    harness::{Harness, LONG},
 };
 
 on_both! {
@@ -40,7 +37,25 @@ on_both! {
     an_office_sends_so_many_files_at_a_time,
 }
 
-impl Stage {
+/// Names an object before its first byte is written.
+const UPLOAD: &str = "INSERT INTO drive_uploads (office_id, object, begun_at) VALUES ($1, $2, $3)";
+/// Names an object without counted bytes that may be deleted from a time on.
+const TRASH: &str = "INSERT INTO drive_trash (office_id, object, due_at, size) VALUES ($1, $2, $3, 0)";
+
+impl Harness {
+    /// Names objects of the office by one of these statements.
+    async fn name(&self, office: &str, sql: &'static str, objects: &[uuid::Uuid], at: mi_kernel::Time) {
+        let id = OfficeId::parse(office).expect("an id");
+        let mut tx = self.db().await.office(id).begin().await.expect("begins");
+        for object in objects {
+            let named = mi_store::on!(tx, |c| {
+                sqlx::query(sql).bind(id.0).bind(*object).bind(at).execute(&mut *c).await.map(drop)
+            });
+            named.expect("writes");
+        }
+        tx.commit().await.expect("commits");
+    }
+
     /// What the sweep of any process does.
     async fn sweep(&self) -> mi_kernel::Result<()> {
         Storage::new(self.db().await, self.clock.shared(), Arc::new(self.objects.clone()), Reserve::default())
@@ -113,14 +128,14 @@ fn chunk(bytes: usize) -> UploadFileRequest {
     UploadFileRequest { part: Some(Part::Chunk(vec![7; bytes].into())) }
 }
 
-async fn the_same_content_is_kept_once_in_an_office_and_never_shared_between_two(stage: Stage) {
-    let (one, other) = (stage.create("One").await.id, stage.create("Other").await.id);
-    stage.put(&one, "a", b"same").await;
-    stage.put(&one, "b", b"same").await;
-    stage.put(&one, "b", b"same").await;
-    stage.until_objects(1).await;
-    stage.put(&other, "a", b"same").await;
-    let mut all = stage.objects.all().await;
+async fn the_same_content_is_kept_once_in_an_office_and_never_shared_between_two(harness: Harness) {
+    let (one, other) = (harness.create("One").await.id, harness.create("Other").await.id);
+    harness.put(&one, "a", b"same").await;
+    harness.put(&one, "b", b"same").await;
+    harness.put(&one, "b", b"same").await;
+    harness.until_objects(1).await;
+    harness.put(&other, "a", b"same").await;
+    let mut all = harness.objects.all().await;
     all.sort();
     let mut owners: Vec<&str> = all.iter().map(|path| path.split('/').nth(1).expect("an office")).collect();
     owners.sort_unstable();
@@ -128,44 +143,44 @@ async fn the_same_content_is_kept_once_in_an_office_and_never_shared_between_two
     offices.sort_unstable();
     assert_eq!(owners, offices);
     // What one deletes is the other's still.
-    stage.remove(&other, "a").await;
-    stage.sweep_late().await;
-    assert_eq!(stage.objects().await, 1);
-    assert_eq!(stage.content(&one, "a").await.expect("reads"), b"same");
+    harness.remove(&other, "a").await;
+    harness.sweep_late().await;
+    assert_eq!(harness.objects().await, 1);
+    assert_eq!(harness.content(&one, "a").await.expect("reads"), b"same");
 }
 
-async fn content_stays_while_a_file_has_it_and_goes_after_the_grace(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn content_stays_while_a_file_has_it_and_goes_after_the_grace(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     for path in ["a", "b"] {
-        stage.put(&office, path, b"shared").await;
+        harness.put(&office, path, b"shared").await;
     }
-    stage.put(&office, "a", b"new").await;
-    stage.sweep_late().await;
-    assert_eq!(stage.objects().await, 2);
-    assert_eq!(stage.content(&office, "b").await.expect("reads"), b"shared");
-    stage.remove(&office, "b").await;
-    stage.clock.advance(GRACE - Duration::from_secs(1));
-    stage.sweep().await.expect("sweeps");
-    assert_eq!(stage.objects().await, 2);
+    harness.put(&office, "a", b"new").await;
+    harness.sweep_late().await;
+    assert_eq!(harness.objects().await, 2);
+    assert_eq!(harness.content(&office, "b").await.expect("reads"), b"shared");
+    harness.remove(&office, "b").await;
+    harness.clock.advance(GRACE - Duration::from_secs(1));
+    harness.sweep().await.expect("sweeps");
+    assert_eq!(harness.objects().await, 2);
     // Back before its end: another object, since that one is given up.
-    stage.put(&office, "c", b"shared").await;
-    stage.clock.advance(Duration::from_secs(1));
-    stage.sweep().await.expect("sweeps");
-    assert_eq!((stage.objects().await, stage.named().await), (2, (0, 0)));
-    assert_eq!(stage.content(&office, "c").await.expect("reads"), b"shared");
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"new");
+    harness.put(&office, "c", b"shared").await;
+    harness.clock.advance(Duration::from_secs(1));
+    harness.sweep().await.expect("sweeps");
+    assert_eq!((harness.objects().await, harness.named().await), (2, (0, 0)));
+    assert_eq!(harness.content(&office, "c").await.expect("reads"), b"shared");
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"new");
 }
 
-async fn what_is_being_read_is_read_to_its_end(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn what_is_being_read_is_read_to_its_end(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let content = vec![1; 7 << 20];
-    let file = stage.put(&office, "a", &content).await;
+    let file = harness.put(&office, "a", &content).await;
     let request = DownloadFileRequest { office_id: office.clone(), path: "a".into(), offset: 0, length: 0 };
-    let mut stream = stage.drive(&stage.owner).download_file(request).await.expect("opens").into_inner();
+    let mut stream = harness.drive(&harness.owner).download_file(request).await.expect("opens").into_inner();
     assert_eq!(stream.message().await.expect("open").expect("one").file, Some(file));
-    stage.put(&office, "a", b"new").await;
-    stage.clock.advance(GRACE - Duration::from_secs(1));
-    stage.sweep().await.expect("sweeps");
+    harness.put(&office, "a", b"new").await;
+    harness.clock.advance(GRACE - Duration::from_secs(1));
+    harness.sweep().await.expect("sweeps");
     let mut read = Vec::new();
     while let Some(next) = stream.message().await.expect("open") {
         read.extend(next.chunk);
@@ -173,28 +188,28 @@ async fn what_is_being_read_is_read_to_its_end(stage: Stage) {
     assert!(read == content, "{} bytes", read.len());
 }
 
-async fn an_upload_whose_client_leaves_is_cleared_away(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    stage.put(&office, "a", b"old").await;
+async fn an_upload_whose_client_leaves_is_cleared_away(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.put(&office, "a", b"old").await;
     // Before anything is stored, within the first part, and behind it.
     for chunks in [0, 1, 7] {
-        let (sender, call) = stage.begin(UploadHeader { force: true, ..header(&office, "a") }).await;
+        let (sender, call) = harness.begin(UploadHeader { force: true, ..header(&office, "a") }).await;
         for _ in 0..chunks {
             sender.send(chunk(1 << 20)).await.expect("taken");
         }
-        stage.until_open().await;
+        harness.until_open().await;
         call.abort();
-        stage.until_no_upload().await;
-        stage.until_objects(1).await;
+        harness.until_no_upload().await;
+        harness.until_objects(1).await;
     }
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"old");
-    stage.sweep_late().await;
-    assert_eq!(stage.objects().await, 1);
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"old");
+    harness.sweep_late().await;
+    assert_eq!(harness.objects().await, 1);
 }
 
-async fn an_upload_that_storage_refuses_is_cleared_away(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    stage.put(&office, "a", b"old").await;
+async fn an_upload_that_storage_refuses_is_cleared_away(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.put(&office, "a", b"old").await;
     for (fault, bytes, expected) in [
         (Fault::Write, 1, (Code::Unavailable, "UNAVAILABLE")),
         (Fault::Write, 6 << 20, (Code::Unavailable, "UNAVAILABLE")),
@@ -202,149 +217,148 @@ async fn an_upload_that_storage_refuses_is_cleared_away(stage: Stage) {
         (Fault::Full, 6 << 20, (Code::ResourceExhausted, "STORAGE_FULL")),
         (Fault::Complete, 6 << 20, (Code::Unavailable, "UNAVAILABLE")),
     ] {
-        stage.objects.be(fault);
-        let refused = stage.upload(UploadHeader { force: true, ..header(&office, "a") }, &vec![1; bytes]).await;
+        harness.objects.be(fault);
+        let refused = harness.upload(UploadHeader { force: true, ..header(&office, "a") }, &vec![1; bytes]).await;
         let (code, reason, message) = refusal(refused);
         assert_eq!((code, reason.as_str()), expected, "{fault:?}: {message}");
-        stage.objects.be(Fault::None);
-        stage.until_no_upload().await;
-        assert_eq!(stage.content(&office, "a").await.expect("reads"), b"old");
+        harness.objects.be(Fault::None);
+        harness.until_no_upload().await;
+        assert_eq!(harness.content(&office, "a").await.expect("reads"), b"old");
     }
-    assert_eq!(stage.usage(&office).await, (3, 1));
-    stage.sweep_late().await;
-    assert_eq!(stage.objects().await, 1);
+    assert_eq!(harness.usage(&office).await, (3, 1));
+    harness.sweep_late().await;
+    assert_eq!(harness.objects().await, 1);
 }
 
-async fn an_upload_that_is_refused_at_its_end_is_cleared_away(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn an_upload_that_is_refused_at_its_end_is_cleared_away(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let request = || SuspendOfficeRequest { office_id: office.clone() };
     for large in [false, true] {
-        let (sender, call) = stage.begin(UploadHeader { force: large, ..header(&office, "a") }).await;
+        let (sender, call) = harness.begin(UploadHeader { force: large, ..header(&office, "a") }).await;
         for _ in 0..if large { 6 } else { 1 } {
             sender.send(chunk(1 << 20)).await.expect("taken");
         }
-        stage.until_open().await;
+        harness.until_open().await;
         // Something changed while it was sent.
         match large {
-            false => drop(stage.put(&office, "a", b"faster").await),
-            true => drop(stage.offices(&stage.owner).suspend_office(request()).await.expect("suspends")),
+            false => drop(harness.put(&office, "a", b"faster").await),
+            true => drop(harness.offices(&harness.owner).suspend_office(request()).await.expect("suspends")),
         }
         drop(sender);
         let (code, _, _) = refusal(call.await.expect("no panic"));
         assert_eq!(code, Code::FailedPrecondition);
-        stage.until_no_upload().await;
-        stage.until_objects(1).await;
+        harness.until_no_upload().await;
+        harness.until_objects(1).await;
     }
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"faster");
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"faster");
 }
 
-async fn an_upload_whose_process_dies_is_found_by_the_sweep(mut stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    stage.put(&office, "a", b"old").await;
+async fn an_upload_whose_process_dies_is_found_by_the_sweep(mut harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.put(&office, "a", b"old").await;
     // Nobody tells of the death of a process: an object stays, and the row that names it.
-    let id = OfficeId::parse(&office).expect("an id");
     let object = uuid::Uuid::now_v7();
-    let db = stage.db().await;
-    let mut tx = db.office(id).begin().await.expect("begins");
-    objects::upload_insert(&mut tx, object, stage.clock.now()).await.expect("writes");
-    tx.commit().await.expect("commits");
+    harness.name(&office, UPLOAD, &[object], harness.clock.now()).await;
     let path = format!("office/{office}/drive/{object}");
-    object_store::ObjectStoreExt::put(&stage.objects, &path.into(), "half".into()).await.expect("writes");
-    stage.crash().await;
-    stage.clock.advance(Duration::from_secs(24 * 3600));
-    stage.sweep().await.expect("sweeps");
-    assert_eq!((stage.objects().await, stage.named().await), (2, (1, 0)), "it could go on yet");
-    stage.clock.advance(Duration::from_secs(1));
-    stage.sweep().await.expect("sweeps");
-    assert_eq!((stage.objects().await, stage.named().await), (1, (0, 0)));
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"old");
+    object_store::ObjectStoreExt::put(&harness.objects, &path.into(), "half".into()).await.expect("writes");
+    harness.crash().await;
+    harness.clock.advance(Duration::from_secs(24 * 3600));
+    harness.sweep().await.expect("sweeps");
+    assert_eq!((harness.objects().await, harness.named().await), (2, (1, 0)), "it could go on yet");
+    harness.clock.advance(Duration::from_secs(1));
+    harness.sweep().await.expect("sweeps");
+    assert_eq!((harness.objects().await, harness.named().await), (1, (0, 0)));
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"old");
 }
 
-async fn a_deletion_that_fails_at_any_step_is_finished_by_the_sweep(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    stage.put(&office, "kept", b"kept").await;
+async fn a_deletion_that_fails_at_any_step_is_finished_by_the_sweep(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.put(&office, "kept", b"kept").await;
     for fault in [Fault::Delete, Fault::DeleteAnswer] {
-        stage.put(&office, "a", b"one").await;
-        stage.objects.be(fault);
+        harness.put(&office, "a", b"one").await;
+        harness.objects.be(fault);
         // A duplicate is deleted at once, a replaced one later; neither makes the call fail.
-        stage.put(&office, "b", b"kept").await;
-        stage.put(&office, "a", b"two").await;
+        harness.put(&office, "b", b"kept").await;
+        harness.put(&office, "a", b"two").await;
         let left = if fault == Fault::Delete { 4 } else { 3 };
-        assert_eq!((stage.objects().await, stage.named().await), (left, (0, 2)), "{fault:?}");
-        stage.clock.advance(GRACE);
-        stage.sweep().await.expect("goes on");
-        assert_eq!(stage.named().await, (0, 2), "{fault:?}");
-        stage.objects.be(Fault::None);
-        stage.clock.advance(BACKOFF.first);
-        stage.sweep().await.expect("sweeps");
-        assert_eq!((stage.objects().await, stage.named().await), (2, (0, 0)), "{fault:?}");
+        assert_eq!((harness.objects().await, harness.named().await), (left, (0, 2)), "{fault:?}");
+        harness.clock.advance(GRACE);
+        harness.sweep().await.expect("goes on");
+        assert_eq!(harness.named().await, (0, 2), "{fault:?}");
+        harness.objects.be(Fault::None);
+        harness.clock.advance(BACKOFF.first);
+        harness.sweep().await.expect("sweeps");
+        assert_eq!((harness.objects().await, harness.named().await), (2, (0, 0)), "{fault:?}");
         for (path, content) in [("kept", "kept"), ("b", "kept"), ("a", "two")] {
-            assert_eq!(stage.content(&office, path).await.expect("reads"), content.as_bytes());
+            assert_eq!(harness.content(&office, path).await.expect("reads"), content.as_bytes());
         }
-        stage.remove(&office, "a").await;
-        stage.sweep_late().await;
+        harness.remove(&office, "a").await;
+        harness.sweep_late().await;
     }
 }
 
-async fn the_database_refuses_to_drop_content_that_a_file_has(stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    let file = stage.put(&office, "a", b"kept").await;
-    let (db, id) = (stage.db().await, OfficeId::parse(&office).expect("an id"));
+async fn the_database_refuses_to_drop_content_that_a_file_has(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    for path in ["a", "b"] {
+        harness.put(&office, path, b"kept").await;
+    }
+    // Another file has it yet.
+    harness.remove(&office, "b").await;
+    let (db, id) = (harness.db().await, OfficeId::parse(&office).expect("an id"));
     let mut tx = db.office(id).begin().await.expect("begins");
-    objects::blob_release(&mut tx, &file.sha256, file.size, stage.clock.now()).await.expect("does nothing");
     let dropped = mi_store::on!(tx, |c| {
         sqlx::query("DELETE FROM drive_blobs WHERE office_id = $1").bind(id.0).execute(&mut *c).await.map(drop)
     });
     let error = dropped.expect_err("a file has it");
     assert!(error.as_database_error().is_some_and(|error| error.is_foreign_key_violation()), "{error}");
     drop(tx);
-    stage.sweep_late().await;
-    assert_eq!(stage.content(&office, "a").await.expect("reads"), b"kept");
+    harness.sweep_late().await;
+    assert_eq!(harness.content(&office, "a").await.expect("reads"), b"kept");
 }
 
-async fn a_deleted_office_leaves_no_object(stage: Stage) {
-    let (office, other) = (stage.create("Gone").await.id, stage.create("Kept").await.id);
+async fn a_deleted_office_leaves_no_object(harness: Harness) {
+    let (office, other) = (harness.create("Gone").await.id, harness.create("Kept").await.id);
     for (path, content) in [("a", "1"), ("b", "2"), ("c", "2"), ("a", "3")] {
-        stage.put(&office, path, content.as_bytes()).await;
+        harness.put(&office, path, content.as_bytes()).await;
     }
-    stage.put(&other, "a", b"3").await;
+    harness.put(&other, "a", b"3").await;
     // One that is open while its office goes.
-    let (sender, call) = stage.begin(header(&office, "open")).await;
+    let (sender, call) = harness.begin(header(&office, "open")).await;
     sender.send(chunk(5)).await.expect("taken");
-    stage.until_open().await;
-    stage.delete(&office).await;
-    stage.until_status(&office, None).await;
+    harness.until_open().await;
+    harness.delete(&office).await;
+    harness.until_status(&office, None).await;
     drop(sender);
     assert_eq!(refusal(call.await.expect("no panic")).0, Code::NotFound);
     // Of the open one an object may be there until the sweep: its office went while it was written.
-    stage.sweep_late().await;
-    assert_eq!(stage.objects().await, 1);
-    assert_eq!(stage.content(&other, "a").await.expect("reads"), b"3");
-    assert_eq!(refusal(stage.stat(&office, "a").await).0, Code::NotFound);
+    harness.sweep_late().await;
+    assert_eq!(harness.objects().await, 1);
+    assert_eq!(harness.content(&other, "a").await.expect("reads"), b"3");
+    assert_eq!(refusal(harness.stat(&office, "a").await).0, Code::NotFound);
 }
 
-async fn a_deletion_of_an_office_goes_on_when_storage_fails(mut stage: Stage) {
-    let other = stage.create("Kept").await.id;
-    stage.put(&other, "a", b"kept").await;
+async fn a_deletion_of_an_office_goes_on_when_storage_fails(mut harness: Harness) {
+    let other = harness.create("Kept").await.id;
+    harness.put(&other, "a", b"kept").await;
     for fault in [Fault::Delete, Fault::DeleteAnswer] {
-        let office = stage.create("Gone").await.id;
+        let office = harness.create("Gone").await.id;
         for path in ["a", "b", "c"] {
-            stage.put(&office, path, path.as_bytes()).await;
+            harness.put(&office, path, path.as_bytes()).await;
         }
-        stage.objects.be(fault);
-        stage.delete(&office).await;
+        harness.objects.be(fault);
+        harness.delete(&office).await;
         until("its rows are in the trash", LONG, async || {
-            let (_, trash) = stage.named().await;
+            let (_, trash) = harness.named().await;
             if trash == 3 { Ok(Some(())) } else { Err(trash) }
         })
         .await;
-        stage.crash().await;
-        assert!(stage.get(&office).await.is_ok(), "{fault:?}: the office goes last");
-        stage.objects.be(Fault::None);
-        stage.until_status(&office, None).await;
-        assert_eq!((stage.objects().await, stage.named().await), (1, (0, 0)), "{fault:?}");
+        harness.crash().await;
+        assert!(harness.get(&office).await.is_ok(), "{fault:?}: the office goes last");
+        harness.objects.be(Fault::None);
+        harness.until_status(&office, None).await;
+        assert_eq!((harness.objects().await, harness.named().await), (1, (0, 0)), "{fault:?}");
     }
-    assert_eq!(stage.content(&other, "a").await.expect("reads"), b"kept");
+    assert_eq!(harness.content(&other, "a").await.expect("reads"), b"kept");
 }
 
 /// Why something was refused as too much.
@@ -354,47 +368,47 @@ fn exhausted<T: std::fmt::Debug>(outcome: Result<T, tonic::Status>) -> String {
     reason
 }
 
-async fn what_is_replaced_and_deleted_counts_until_it_goes_from_storage(stage: Stage) {
-    let (office, other) = (stage.create("One").await.id, stage.create("Other").await.id);
+async fn what_is_replaced_and_deleted_counts_until_it_goes_from_storage(harness: Harness) {
+    let (office, other) = (harness.create("One").await.id, harness.create("Other").await.id);
     let content = |n: u8| vec![n; 4 << 20];
     let write = async |n: u8| {
         let header = UploadHeader { force: true, ..header(&office, "a") };
-        stage.upload(header, &content(n)).await.map(drop)
+        harness.upload(header, &content(n)).await.map(drop)
     };
     // 12 MiB may be in use, and as much again may wait in the trash: six versions of 4 MiB.
     for n in 0..6 {
         write(n).await.expect("fits");
     }
     assert_eq!(exhausted(write(6).await), "DRIVE_FULL");
-    stage.remove(&office, "a").await;
+    harness.remove(&office, "a").await;
     assert_eq!(exhausted(write(6).await), "DRIVE_FULL");
     // Nothing is added by content that the office has, or by whoever is refused; others have their own limit.
-    stage.until_no_upload().await;
-    stage.put(&other, "a", &content(0)).await;
-    stage.clock.advance(GRACE);
-    stage.sweep().await.expect("sweeps");
+    harness.until_no_upload().await;
+    harness.put(&other, "a", &content(0)).await;
+    harness.clock.advance(GRACE);
+    harness.sweep().await.expect("sweeps");
     for n in 0..6 {
         write(n).await.expect("there is room again");
     }
     assert_eq!(exhausted(write(6).await), "DRIVE_FULL");
 }
 
-async fn an_office_sends_so_many_files_at_a_time(stage: Stage) {
-    let (office, other) = (stage.create("One").await.id, stage.create("Other").await.id);
+async fn an_office_sends_so_many_files_at_a_time(harness: Harness) {
+    let (office, other) = (harness.create("One").await.id, harness.create("Other").await.id);
     let mut open = Vec::new();
     // One after the other: all at once wait for the database longer than they may on a machine that is busy.
-    for n in 0..MOST_UPLOADS {
-        open.push(stage.begin(header(&office, &format!("f{n}"))).await);
+    for n in 0..MAX_UPLOADS {
+        open.push(harness.begin(header(&office, &format!("f{n}"))).await);
         until("it is open", LONG, async || {
-            let (uploads, _) = stage.named().await;
+            let (uploads, _) = harness.named().await;
             if usize::try_from(uploads) == Ok(open.len()) { Ok(Some(())) } else { Err(uploads) }
         })
         .await;
     }
-    assert_eq!(exhausted(stage.upload(header(&office, "more"), b"x").await), "TOO_MANY_UPLOADS");
-    stage.put(&other, "a", b"x").await;
+    assert_eq!(exhausted(harness.upload(header(&office, "more"), b"x").await), "TOO_MANY_UPLOADS");
+    harness.put(&other, "a", b"x").await;
     let (sender, call) = open.pop().expect("one");
     drop(sender);
     call.await.expect("no panic").expect("is there");
-    stage.put(&office, "more", b"x").await;
+    harness.put(&office, "more", b"x").await;
 }

@@ -1,6 +1,6 @@
 //! What earlier versions kept in the drive is there after an upgrade.
 
-use mi_drive::repo::{self, FileRow};
+use mi_drive::{FileRow, file_get_all};
 use mi_kernel::{Clock, OfficeId, SystemClock};
 use mi_store::{Db, Step, on};
 use mi_testkit::{TestDb, on_both};
@@ -45,9 +45,16 @@ async fn files_stay_when_their_twins_are_let_in(database: TestDb) {
     };
     let twin = FileRow { path: "docs/read.md".into(), revision: 8, ..kept.clone() };
     let mut tx = new.office(office).begin().await.expect("begins");
-    repo::file_put(&mut tx, &twin).await.expect("writes");
+    let sql =
+        "INSERT INTO drive_files (office_id, path, size, sha256, revision, content_type, modified_at, modified_by)
+               VALUES ($1, $2, 5, $3, 8, 'text/plain', $4, 'ann')";
+    let written = on!(tx, |c| {
+        let query = sqlx::query(sql).bind(office.0).bind(&twin.path).bind(&twin.sha256).bind(now);
+        query.execute(&mut *c).await.map(drop)
+    });
+    written.expect("writes");
     let paths = [twin.path.clone(), kept.path.clone()];
-    let mut files = repo::file_get_all(&mut tx, &paths).await.expect("reads");
+    let mut files = file_get_all(&mut tx, &paths).await.expect("reads");
     files.sort_by(|one, other| one.path.cmp(&other.path));
     assert_eq!(files, [kept, twin]);
     // A file still has its content: neither goes without the other.

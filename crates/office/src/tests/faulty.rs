@@ -28,7 +28,7 @@ pub(super) enum Fault {
     DeleteAnswer,
 }
 
-/// See the module. Clones share everything.
+/// Object storage in memory, with a fault to choose. Clones share everything.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Faulty {
     inner: Arc<InMemory>,

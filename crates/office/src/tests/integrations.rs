@@ -14,8 +14,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
+    harness::{Harness, LONG},
     peer::Mood,
-    stage::{LONG, Stage},
 };
 use crate::DataKeys;
 
@@ -28,7 +28,7 @@ on_both! {
     another_master_key_is_refused_at_the_start,
 }
 
-impl Stage {
+impl Harness {
     pub(super) async fn set(
         &self,
         actor: &Actor,
@@ -76,7 +76,7 @@ impl Stage {
 
     pub(super) async fn data_keys(&self) -> DataKeys {
         let wrapper = Arc::new(FileKeys::new(self.master_key_file()));
-        DataKeys::open(self.db().await, self.clock.shared(), wrapper, Arc::default()).await.expect("opens")
+        DataKeys::open(self.context(self.clock.shared()).await, wrapper).await.expect("opens")
     }
 
     /// The secret, as whoever uses it will read it.
@@ -114,29 +114,29 @@ fn set_of(integration: &Integration) -> Vec<&str> {
     set.map(|secret| secret.name.as_str()).collect()
 }
 
-async fn secrets_are_set_shown_as_set_and_deleted(stage: Stage) {
-    let (office, other) = (stage.create("One").await.id, stage.create("Other").await.id);
-    let fresh = stage.listed(&stage.owner, &office).await.expect("lists");
+async fn secrets_are_set_shown_as_set_and_deleted(harness: Harness) {
+    let (office, other) = (harness.create("One").await.id, harness.create("Other").await.id);
+    let fresh = harness.listed(&harness.owner, &office).await.expect("lists");
     assert!(fresh.len() >= 12 && fresh.iter().all(|it| !it.configured && set_of(it).is_empty()), "{fresh:?}");
 
     // The optional one alone does not make it work.
-    let set = stage.set(&stage.owner, &office, ("gitlab", "url"), "https://git.example").await.expect("sets");
+    let set = harness.set(&harness.owner, &office, ("gitlab", "url"), "https://git.example").await.expect("sets");
     assert_eq!((set_of(&set), set.configured), (vec!["url"], false));
-    let set = stage.set(&stage.owner, &office, ("gitlab", "token"), "glpat-1").await.expect("sets");
+    let set = harness.set(&harness.owner, &office, ("gitlab", "token"), "glpat-1").await.expect("sets");
     assert_eq!((set_of(&set), set.configured), (vec!["token", "url"], true));
-    let listed = stage.listed(&stage.owner, &office).await.expect("lists");
+    let listed = harness.listed(&harness.owner, &office).await.expect("lists");
     assert_eq!(*of(&listed, "gitlab"), set);
-    assert_eq!(stage.listed(&stage.owner, &other).await.expect("lists"), fresh, "another office has none of it");
+    assert_eq!(harness.listed(&harness.owner, &other).await.expect("lists"), fresh, "another office has none of it");
 
-    stage.clock.advance(LONG);
-    let again = stage.set(&stage.owner, &office, ("gitlab", "token"), "glpat-2").await.expect("sets");
+    harness.clock.advance(LONG);
+    let again = harness.set(&harness.owner, &office, ("gitlab", "token"), "glpat-2").await.expect("sets");
     let since = |it: &Integration| it.secrets[0].updated_at.expect("set").seconds;
     assert_eq!(since(&again) - since(&set), LONG.as_secs() as i64);
-    assert_eq!(stage.opened(&office, ("gitlab", "token")).await, Secret::new("glpat-2"));
+    assert_eq!(harness.opened(&office, ("gitlab", "token")).await, Secret::new("glpat-2"));
 
-    let left = stage.unset(&stage.owner, &office, ("gitlab", "token")).await.expect("deletes");
+    let left = harness.unset(&harness.owner, &office, ("gitlab", "token")).await.expect("deletes");
     assert_eq!((set_of(&left), left.configured), (vec!["url"], false));
-    let gone = stage.unset(&stage.owner, &office, ("gitlab", "token")).await.expect_err("gone");
+    let gone = harness.unset(&harness.owner, &office, ("gitlab", "token")).await.expect_err("gone");
     assert_eq!((gone.code(), gone.message()), (Code::NotFound, "secret \"gitlab/token\" not found"));
 
     let expected = ["office.created", "office.activated"].into_iter();
@@ -146,8 +146,8 @@ async fn secrets_are_set_shown_as_set_and_deleted(stage: Stage) {
         "integration.secret_set",
         "integration.secret_deleted",
     ]);
-    stage.until_events(&office, &expected.collect::<Vec<_>>()).await;
-    let events = stage.activity.known().events.clone();
+    harness.until_events(&office, &expected.collect::<Vec<_>>()).await;
+    let events = harness.activity.known().events.clone();
     let of_secrets = events.iter().filter(|event| event.kind.starts_with("integration."));
     for event in of_secrets {
         assert_eq!((event.category, event.metadata["integration"].as_str()), (Category::Security, Some("gitlab")));
@@ -156,33 +156,33 @@ async fn secrets_are_set_shown_as_set_and_deleted(stage: Stage) {
     }
 }
 
-async fn only_the_owner_writes_and_strangers_see_nothing(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn only_the_owner_writes_and_strangers_see_nothing(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let secret = ("github", "token");
-    stage.set(&stage.owner, &office, secret, "ghp_1").await.expect("sets");
+    harness.set(&harness.owner, &office, secret, "ghp_1").await.expect("sets");
     let member = Actor::Agent(AgentActor {
         office_id: OfficeId::parse(&office).expect("an id"),
         agent_id: AgentId::new(),
         name: "analyst".into(),
     });
-    assert!(of(&stage.listed(&member, &office).await.expect("lists"), "github").configured);
-    assert_eq!(stage.set(&member, &office, secret, "x").await.expect_err("a member").code(), Code::PermissionDenied);
-    assert_eq!(stage.unset(&member, &office, secret).await.expect_err("a member").code(), Code::PermissionDenied);
-    let (stranger, _) = stage.account("Stranger").await;
+    assert!(of(&harness.listed(&member, &office).await.expect("lists"), "github").configured);
+    assert_eq!(harness.set(&member, &office, secret, "x").await.expect_err("a member").code(), Code::PermissionDenied);
+    assert_eq!(harness.unset(&member, &office, secret).await.expect_err("a member").code(), Code::PermissionDenied);
+    let (stranger, _) = harness.account("Stranger").await;
     for refused in [
-        stage.listed(&stranger, &office).await.map(drop),
-        stage.set(&stranger, &office, secret, "x").await.map(drop),
+        harness.listed(&stranger, &office).await.map(drop),
+        harness.set(&stranger, &office, secret, "x").await.map(drop),
         // Not even that its request is wrong.
-        stage.set(&stranger, &office, ("nope", ""), "x").await.map(drop),
-        stage.unset(&stranger, &office, secret).await.map(drop),
+        harness.set(&stranger, &office, ("nope", ""), "x").await.map(drop),
+        harness.unset(&stranger, &office, secret).await.map(drop),
     ] {
         assert_eq!(refused.expect_err("foreign").code(), Code::NotFound);
     }
-    assert_eq!(stage.opened(&office, secret).await, Secret::new("ghp_1"));
+    assert_eq!(harness.opened(&office, secret).await, Secret::new("ghp_1"));
 }
 
-async fn what_cannot_be_a_secret_is_refused_and_not_repeated(stage: Stage) {
-    let office = stage.create("Mine").await.id;
+async fn what_cannot_be_a_secret_is_refused_and_not_repeated(harness: Harness) {
+    let office = harness.create("Mine").await.id;
     let (long, hunter) = ("hunter2".repeat(2341), "hunter2");
     for (field, secret, value) in [
         ("value", ("github", "token"), ""),
@@ -193,64 +193,64 @@ async fn what_cannot_be_a_secret_is_refused_and_not_repeated(stage: Stage) {
         ("name", ("github", hunter), "x"),
         ("name", ("github", ""), "x"),
     ] {
-        let refused = stage.set(&stage.owner, &office, secret, value).await.expect_err(field);
+        let refused = harness.set(&harness.owner, &office, secret, value).await.expect_err(field);
         let details = refused.get_details_bad_request().expect("names the field");
         assert_eq!((refused.code(), details.field_violations[0].field.as_str()), (Code::InvalidArgument, field));
         assert!(!format!("{refused:?}").contains(hunter), "{refused:?}");
     }
-    assert_eq!(stage.rows(&office).await, [0, 0]);
+    assert_eq!(harness.rows(&office).await, [0, 0]);
 }
 
-async fn a_row_holds_no_plain_text_and_opens_in_its_place_only(stage: Stage) {
-    let (one, other) = (stage.create("One").await.id, stage.create("Other").await.id);
+async fn a_row_holds_no_plain_text_and_opens_in_its_place_only(harness: Harness) {
+    let (one, other) = (harness.create("One").await.id, harness.create("Other").await.id);
     let secret = ("github", "token");
     for office in [&one, &other] {
-        stage.set(&stage.owner, office, secret, "ghp_planted").await.expect("sets");
+        harness.set(&harness.owner, office, secret, "ghp_planted").await.expect("sets");
     }
-    let (first, second) = (stage.sealed(&one, secret).await, stage.sealed(&other, secret).await);
+    let (first, second) = (harness.sealed(&one, secret).await, harness.sealed(&other, secret).await);
     assert_ne!(first, second);
     for sealed in [&first, &second] {
         assert!(!sealed.windows(7).any(|window| window == b"planted"));
     }
     // The other office's key opens neither the row nor a copy of it.
     let office_id = OfficeId::parse(&other).expect("an id");
-    let db = stage.db().await;
-    let key = stage.data_keys().await.get(&mut db.office(office_id).read().await.expect("reads")).await;
+    let db = harness.db().await;
+    let key = harness.data_keys().await.get(&mut db.office(office_id).read().await.expect("reads")).await;
     let key = key.expect("unwraps").expect("has one");
     let place = Place { office_id, integration: secret.0, name: secret.1 };
     assert!(key.open(place, &first).is_err());
     assert_eq!(key.open(place, &second).expect("its own"), Secret::new("ghp_planted"));
 }
 
-async fn a_deleted_office_takes_its_key_along(stage: Stage) {
-    let (gone, kept) = (stage.create("Gone").await.id, stage.create("Kept").await.id);
+async fn a_deleted_office_takes_its_key_along(harness: Harness) {
+    let (gone, kept) = (harness.create("Gone").await.id, harness.create("Kept").await.id);
     let secret = ("slack", "bot_token");
     for office in [&gone, &kept] {
-        stage.set(&stage.owner, office, secret, "xoxb-1").await.expect("sets");
-        assert_eq!(stage.rows(office).await, [1, 1]);
+        harness.set(&harness.owner, office, secret, "xoxb-1").await.expect("sets");
+        assert_eq!(harness.rows(office).await, [1, 1]);
     }
-    stage.scheduler.be(Mood::NotDone);
-    stage.delete(&gone).await;
-    assert_eq!(stage.get(&gone).await.expect("still there").status(), OfficeStatus::Deleting);
-    let late = stage.set(&stage.owner, &gone, ("github", "token"), "ghp").await.expect_err("being deleted");
+    harness.scheduler.be(Mood::NotDone);
+    harness.delete(&gone).await;
+    assert_eq!(harness.get(&gone).await.expect("still there").status(), OfficeStatus::Deleting);
+    let late = harness.set(&harness.owner, &gone, ("github", "token"), "ghp").await.expect_err("being deleted");
     assert_eq!(late.code(), Code::FailedPrecondition);
-    stage.scheduler.be(Mood::Works);
-    stage.until_status(&gone, None).await;
-    assert_eq!(stage.rows(&gone).await, [0, 0]);
-    assert_eq!(stage.opened(&kept, secret).await, Secret::new("xoxb-1"));
+    harness.scheduler.be(Mood::Works);
+    harness.until_status(&gone, None).await;
+    assert_eq!(harness.rows(&gone).await, [0, 0]);
+    assert_eq!(harness.opened(&kept, secret).await, Secret::new("xoxb-1"));
 }
 
-async fn another_master_key_is_refused_at_the_start(mut stage: Stage) {
-    let office = stage.create("Mine").await.id;
-    stage.set(&stage.owner, &office, ("github", "token"), "ghp_1").await.expect("sets");
-    let text = std::fs::read_to_string(stage.master_key_file()).expect("there");
+async fn another_master_key_is_refused_at_the_start(mut harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.set(&harness.owner, &office, ("github", "token"), "ghp_1").await.expect("sets");
+    let text = std::fs::read_to_string(harness.master_key_file()).expect("there");
     let elsewhere = tempfile::tempdir().expect("made");
     let lost = FileKeys::new(elsewhere.path().join("master.key"));
     let wrong = EnvKeys::new(&Secret::new("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAE=")).expect("a key");
-    stage.end().await;
+    harness.end().await;
     let refused = [
-        stage.start_with(Arc::new(lost)).await.expect_err("no file"),
-        stage.start_with(Arc::new(wrong)).await.expect_err("another key"),
+        harness.start_with(Arc::new(lost)).await.expect_err("no file"),
+        harness.start_with(Arc::new(wrong)).await.expect_err("another key"),
     ];
     for error in refused {
         assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "MASTER_KEY_UNKNOWN"), "{error}");
@@ -258,6 +258,6 @@ async fn another_master_key_is_refused_at_the_start(mut stage: Stage) {
     }
     assert_eq!(std::fs::read_dir(elsewhere.path()).expect("reads").count(), 0, "no key is made in its place");
     // The same key from the environment will do.
-    stage.start_with(Arc::new(EnvKeys::new(&Secret::new(text)).expect("a key"))).await.expect("starts");
-    assert_eq!(stage.opened(&office, ("github", "token")).await, Secret::new("ghp_1"));
+    harness.start_with(Arc::new(EnvKeys::new(&Secret::new(text)).expect("a key"))).await.expect("starts");
+    assert_eq!(harness.opened(&office, ("github", "token")).await, Secret::new("ghp_1"));
 }

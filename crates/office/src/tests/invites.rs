@@ -10,7 +10,7 @@ use mi_testkit::on_both;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
-use super::{peer::Mood, stage::Stage};
+use super::{harness::Harness, peer::Mood};
 use crate::MIGRATIONS;
 
 on_both! {
@@ -28,7 +28,7 @@ on_both! {
 const KEY: [u8; 32] = [1; 32];
 const OTHER_KEY: [u8; 32] = [2; 32];
 
-impl Stage {
+impl Harness {
     async fn invite(&self, actor: &Actor, office: &str) -> Result<Invite, Status> {
         let request = CreateInviteRequest { office_id: office.into() };
         Ok(self.access(actor).create_invite(request).await?.into_inner().invite.expect("always there"))
@@ -65,25 +65,25 @@ fn wait_of(refused: &Status) -> Duration {
     refused.get_details_retry_info().expect("says when").retry_delay.expect("set")
 }
 
-async fn a_code_lets_one_agent_in_and_is_shown_once(stage: Stage) {
-    let office = stage.create("Open").await.id;
-    let invite = stage.invite(&stage.owner, &office).await.expect("made");
+async fn a_code_lets_one_agent_in_and_is_shown_once(harness: Harness) {
+    let office = harness.create("Open").await.id;
+    let invite = harness.invite(&harness.owner, &office).await.expect("made");
     let shape = |c: char| "ABCDEFGHJKLMNPQRSTUVWXYZ23456789".contains(c);
     assert!(invite.code.len() == 6 && invite.code.chars().all(shape), "{}", invite.code);
     let day = Duration::from_secs(24 * 3600);
-    assert_eq!(invite.expires_at, Some(convert::timestamp(mi_kernel::Clock::now(&stage.clock) + day)));
+    assert_eq!(invite.expires_at, Some(convert::timestamp(mi_kernel::Clock::now(&harness.clock) + day)));
 
-    let agent = stage.join(&format!(" {} ", invite.code.to_lowercase()), "Robo").await.expect("joins");
-    let admitted = stage.scheduler.known().admitted[&invite.id].clone();
+    let agent = harness.join(&format!(" {} ", invite.code.to_lowercase()), "Robo").await.expect("joins");
+    let admitted = harness.scheduler.known().admitted[&invite.id].clone();
     assert_eq!((&admitted.office_id, admitted.name.as_str(), &admitted.public_key[..]), (&office, "robo", &KEY[..]));
     assert_eq!(agent.id, admitted.agent_id());
-    assert_eq!(stage.join(&invite.code, "robo").await.expect("sent again").id, agent.id);
-    assert_wrong(&stage.join(&invite.code, "other").await.expect_err("used"));
-    assert_wrong(&stage.join_from("127.0.0.2", &invite.code, "robo", &OTHER_KEY).await.expect_err("used"));
-    assert_wrong(&stage.join(&another(&[&invite]), "robo").await.expect_err("unknown"));
+    assert_eq!(harness.join(&invite.code, "robo").await.expect("sent again").id, agent.id);
+    assert_wrong(&harness.join(&invite.code, "other").await.expect_err("used"));
+    assert_wrong(&harness.join_from("127.0.0.2", &invite.code, "robo", &OTHER_KEY).await.expect_err("used"));
+    assert_wrong(&harness.join(&another(&[&invite]), "robo").await.expect_err("unknown"));
 
-    stage.until_events(&office, &["office.created", "office.activated", "invite.created"]).await;
-    let events = stage.activity.known().events.clone();
+    harness.until_events(&office, &["office.created", "office.activated", "invite.created"]).await;
+    let events = harness.activity.known().events.clone();
     assert_eq!(
         (events[2].category.as_str(), &events[2].metadata["invite_id"]),
         ("security", &invite.id.clone().into())
@@ -91,26 +91,26 @@ async fn a_code_lets_one_agent_in_and_is_shown_once(stage: Stage) {
     assert!(!format!("{events:?}").contains(&invite.code));
 }
 
-async fn a_code_is_good_for_a_day(stage: Stage) {
-    let office = stage.create("Open").await.id;
+async fn a_code_is_good_for_a_day(harness: Harness) {
+    let office = harness.create("Open").await.id;
     let (first, second) = (
-        stage.invite(&stage.owner, &office).await.expect("made"),
-        stage.invite(&stage.owner, &office).await.expect("made"),
+        harness.invite(&harness.owner, &office).await.expect("made"),
+        harness.invite(&harness.owner, &office).await.expect("made"),
     );
-    stage.clock.advance(Duration::from_secs(24 * 3600 - 1));
-    stage.join(&first.code, "robo").await.expect("just in time");
-    stage.clock.advance(Duration::from_secs(1));
-    assert_wrong(&stage.join(&second.code, "late").await.expect_err("expired"));
-    assert_wrong(&stage.join(&first.code, "robo").await.expect_err("asked again too late"));
+    harness.clock.advance(Duration::from_secs(24 * 3600 - 1));
+    harness.join(&first.code, "robo").await.expect("just in time");
+    harness.clock.advance(Duration::from_secs(1));
+    assert_wrong(&harness.join(&second.code, "late").await.expect_err("expired"));
+    assert_wrong(&harness.join(&first.code, "robo").await.expect_err("asked again too late"));
 }
 
-async fn what_is_wrong_with_a_request_leaves_the_code_as_it_was(stage: Stage) {
-    let office = stage.create("Open").await.id;
+async fn what_is_wrong_with_a_request_leaves_the_code_as_it_was(harness: Harness) {
+    let office = harness.create("Open").await.id;
     let (first, second) = (
-        stage.invite(&stage.owner, &office).await.expect("made"),
-        stage.invite(&stage.owner, &office).await.expect("made"),
+        harness.invite(&harness.owner, &office).await.expect("made"),
+        harness.invite(&harness.owner, &office).await.expect("made"),
     );
-    stage.join(&first.code, "robo").await.expect("joins");
+    harness.join(&first.code, "robo").await.expect("joins");
     // More often than wrong codes are taken: none of these is one.
     for _ in 0..20 {
         for (code, name, key, field) in [
@@ -121,97 +121,97 @@ async fn what_is_wrong_with_a_request_leaves_the_code_as_it_was(stage: Stage) {
             ("ABC", "robo", &KEY, "code"),
             ("ABCDE1", "robo", &KEY, "code"),
         ] {
-            let refused = stage.join_from("127.0.0.2", code, name, key).await.expect_err(field);
+            let refused = harness.join_from("127.0.0.2", code, name, key).await.expect_err(field);
             assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
             assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, field);
         }
-        let refused = stage.join(&second.code, "robo").await.expect_err("a name is unique");
+        let refused = harness.join(&second.code, "robo").await.expect_err("a name is unique");
         assert_eq!(refused.code(), Code::AlreadyExists);
     }
-    stage.join(&second.code, "other").await.expect("as good as before");
+    harness.join(&second.code, "other").await.expect("as good as before");
 }
 
-async fn nothing_is_lost_between_the_code_and_the_agent(mut stage: Stage) {
-    let office = stage.create("Open").await.id;
-    let invite = stage.invite(&stage.owner, &office).await.expect("made");
+async fn nothing_is_lost_between_the_code_and_the_agent(mut harness: Harness) {
+    let office = harness.create("Open").await.id;
+    let invite = harness.invite(&harness.owner, &office).await.expect("made");
     for mood in [Mood::Fails, Mood::AnswersGetLost] {
-        stage.scheduler.be(mood);
+        harness.scheduler.be(mood);
         for _ in 0..20 {
-            let refused = stage.join(&invite.code, "robo").await.expect_err("as asked");
+            let refused = harness.join(&invite.code, "robo").await.expect_err("as asked");
             assert_eq!(refused.code(), Code::Unavailable, "{refused}");
         }
-        assert_eq!(stage.scheduler.known().admitted.len(), usize::from(mood == Mood::AnswersGetLost));
-        stage.crash().await;
+        assert_eq!(harness.scheduler.known().admitted.len(), usize::from(mood == Mood::AnswersGetLost));
+        harness.crash().await;
     }
-    stage.scheduler.be(Mood::Works);
-    let agent = stage.join(&invite.code, "robo").await.expect("joins");
-    assert_eq!(agent.id, stage.scheduler.known().admitted[&invite.id].agent_id());
-    assert_wrong(&stage.join(&invite.code, "thief").await.expect_err("used"));
-    assert_eq!(stage.scheduler.known().admitted.len(), 1);
+    harness.scheduler.be(Mood::Works);
+    let agent = harness.join(&invite.code, "robo").await.expect("joins");
+    assert_eq!(agent.id, harness.scheduler.known().admitted[&invite.id].agent_id());
+    assert_wrong(&harness.join(&invite.code, "thief").await.expect_err("used"));
+    assert_eq!(harness.scheduler.known().admitted.len(), 1);
 }
 
-async fn wrong_codes_are_limited_by_source(stage: Stage) {
-    let office = stage.create("Open").await.id;
-    let invite = stage.invite(&stage.owner, &office).await.expect("made");
+async fn wrong_codes_are_limited_by_source(harness: Harness) {
+    let office = harness.create("Open").await.id;
+    let invite = harness.invite(&harness.owner, &office).await.expect("made");
     let wrong = another(&[&invite]);
     for _ in 0..10 {
-        assert_wrong(&stage.join(&wrong, "robo").await.expect_err("unknown"));
+        assert_wrong(&harness.join(&wrong, "robo").await.expect_err("unknown"));
     }
-    stage.clock.advance(Duration::from_secs(20));
+    harness.clock.advance(Duration::from_secs(20));
     // The good code does not help now: nothing tells it from a guess.
     for code in [&wrong, &invite.code] {
-        assert_eq!(wait_of(&stage.join(code, "robo").await.expect_err("limited")), Duration::from_secs(40));
+        assert_eq!(wait_of(&harness.join(code, "robo").await.expect_err("limited")), Duration::from_secs(40));
     }
-    stage.join_from("127.0.0.3", &invite.code, "robo", &KEY).await.expect("another source");
-    stage.clock.advance(Duration::from_secs(40));
-    assert_wrong(&stage.join(&wrong, "robo").await.expect_err("unknown"));
+    harness.join_from("127.0.0.3", &invite.code, "robo", &KEY).await.expect("another source");
+    harness.clock.advance(Duration::from_secs(40));
+    assert_wrong(&harness.join(&wrong, "robo").await.expect_err("unknown"));
 }
 
-async fn wrong_codes_are_limited_altogether(stage: Stage) {
-    let office = stage.create("Open").await.id;
-    let invite = stage.invite(&stage.owner, &office).await.expect("made");
+async fn wrong_codes_are_limited_altogether(harness: Harness) {
+    let office = harness.create("Open").await.id;
+    let invite = harness.invite(&harness.owner, &office).await.expect("made");
     let wrong = another(&[&invite]);
     for number in 0..100 {
-        let refused = stage.join_from(&format!("127.0.1.{number}"), &wrong, "robo", &KEY).await.expect_err("unknown");
+        let refused = harness.join_from(&format!("127.0.1.{number}"), &wrong, "robo", &KEY).await.expect_err("unknown");
         assert_wrong(&refused);
     }
-    let refused = stage.join(&invite.code, "robo").await.expect_err("limited");
+    let refused = harness.join(&invite.code, "robo").await.expect_err("limited");
     assert_eq!(wait_of(&refused), Duration::from_secs(60));
-    stage.clock.advance(Duration::from_secs(60));
-    stage.join(&invite.code, "robo").await.expect("joins");
+    harness.clock.advance(Duration::from_secs(60));
+    harness.join(&invite.code, "robo").await.expect("joins");
 }
 
-async fn only_the_owner_invites_and_only_into_an_active_office(stage: Stage) {
-    let office = stage.create("Closed").await.id;
-    let (stranger, _) = stage.account("Stranger").await;
+async fn only_the_owner_invites_and_only_into_an_active_office(harness: Harness) {
+    let office = harness.create("Closed").await.id;
+    let (stranger, _) = harness.account("Stranger").await;
     let (foreign, unknown) = (office.clone(), OfficeId::new().to_string());
     for id in [foreign, unknown] {
-        let refused = stage.invite(&stranger, &id).await.expect_err("foreign");
+        let refused = harness.invite(&stranger, &id).await.expect_err("foreign");
         assert_eq!((refused.code(), refused.message()), (Code::NotFound, &*format!("office {id:?} not found")));
     }
-    assert_eq!(stage.invite(&Actor::Anonymous, &office).await.expect_err("nobody").code(), Code::Unauthenticated);
+    assert_eq!(harness.invite(&Actor::Anonymous, &office).await.expect_err("nobody").code(), Code::Unauthenticated);
     let suspend = SuspendOfficeRequest { office_id: office.clone() };
-    stage.offices(&stage.owner).suspend_office(suspend).await.expect("suspends");
-    let refused = stage.invite(&stage.owner, &office).await.expect_err("suspended");
+    harness.offices(&harness.owner).suspend_office(suspend).await.expect("suspends");
+    let refused = harness.invite(&harness.owner, &office).await.expect_err("suspended");
     assert_eq!(refused.get_details_error_info().expect("always there").reason, "OFFICE_NOT_ACTIVE");
 }
 
-async fn a_deleted_office_lets_nobody_in(stage: Stage) {
-    let (office, other) = (stage.create("Gone").await.id, stage.create("Kept").await.id);
-    let gone = stage.invite(&stage.owner, &office).await.expect("made");
-    let kept = stage.invite(&stage.owner, &other).await.expect("made");
-    stage.delete(&office).await;
-    stage.until_status(&office, None).await;
-    assert_wrong(&stage.join(&gone.code, "late").await.expect_err("gone"));
-    stage.join(&kept.code, "robo").await.expect("untouched");
+async fn a_deleted_office_lets_nobody_in(harness: Harness) {
+    let (office, other) = (harness.create("Gone").await.id, harness.create("Kept").await.id);
+    let gone = harness.invite(&harness.owner, &office).await.expect("made");
+    let kept = harness.invite(&harness.owner, &other).await.expect("made");
+    harness.delete(&office).await;
+    harness.until_status(&office, None).await;
+    assert_wrong(&harness.join(&gone.code, "late").await.expect_err("gone"));
+    harness.join(&kept.code, "robo").await.expect("untouched");
 }
 
-async fn no_two_invites_have_one_code(stage: Stage) {
-    let db = Db::open(stage.target(), MIGRATIONS).await.expect("opens");
+async fn no_two_invites_have_one_code(harness: Harness) {
+    let db = Db::open(harness.target(), MIGRATIONS).await.expect("opens");
     let mut inserted = Vec::new();
     for name in ["First", "Second"] {
-        let office_id: OfficeId = stage.create(name).await.id.parse().expect("an id");
-        let now = mi_kernel::Clock::now(&stage.clock);
+        let office_id: OfficeId = harness.create(name).await.id.parse().expect("an id");
+        let now = mi_kernel::Clock::now(&harness.clock);
         let sql = "INSERT INTO invites (id, office_id, code_sha256, created_at, expires_at) VALUES ($1, $2, $3, $4, $4)
                    ON CONFLICT DO NOTHING";
         let mut tx = db.office(office_id).begin().await.expect("begins");

@@ -15,8 +15,8 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
+    harness::{Harness, administrator},
     peer::Mood,
-    stage::{Stage, administrator},
 };
 
 on_both! {
@@ -30,7 +30,7 @@ on_both! {
     a_creation_that_is_sent_again_creates_nothing_more,
 }
 
-impl Stage {
+impl Harness {
     async fn conditions(&self, office: &str) -> Vec<OfficeCondition> {
         let request = GetOfficeStatusRequest { office_id: office.into() };
         let answer = self.offices(&self.owner).get_office_status(request).await.expect("answers").into_inner();
@@ -76,60 +76,64 @@ impl Stage {
     }
 }
 
-async fn a_new_office_is_active_at_once_when_its_peers_are_up(stage: Stage) {
-    let office = stage.create("  My Colony ").await;
+async fn a_new_office_is_active_at_once_when_its_peers_are_up(harness: Harness) {
+    let office = harness.create("  My Colony ").await;
     assert_eq!((office.name.as_str(), office.status()), ("My Colony", OfficeStatus::Active));
-    assert_eq!(stage.get(&office.id).await.expect("there"), office);
-    let Actor::Operator { account_id, .. } = stage.owner else { panic!("{:?}", stage.owner) };
-    for peer in [&stage.scheduler, &stage.activity] {
+    assert_eq!(harness.get(&office.id).await.expect("there"), office);
+    let Actor::Operator { account_id, .. } = harness.owner else { panic!("{:?}", harness.owner) };
+    for peer in [&harness.scheduler, &harness.activity] {
         let copy = peer.known().offices[&office.id].clone();
         assert_eq!((copy.version, copy.status()), (1, OfficeStatus::Active));
         assert_eq!(copy.account_id, account_id.to_string());
         let settings = copy.settings.expect("always there");
         assert_eq!((settings.max_agents, settings.default_model_tier.as_str()), (Some(50), "sonnet"));
     }
-    let expected = [stage.condition("SchedulerReady", ""), stage.condition("ActivityReady", "")];
-    assert_eq!(stage.conditions(&office.id).await, expected);
-    stage.until_events(&office.id, &["office.created", "office.activated"]).await;
+    let expected = [harness.condition("SchedulerReady", ""), harness.condition("ActivityReady", "")];
+    assert_eq!(harness.conditions(&office.id).await, expected);
+    harness.until_events(&office.id, &["office.created", "office.activated"]).await;
 }
 
-async fn a_new_office_says_what_it_waits_for_and_becomes_active_by_itself(stage: Stage) {
-    stage.activity.be(Mood::Fails);
-    let office = stage.create("Patient").await;
+async fn a_new_office_says_what_it_waits_for_and_becomes_active_by_itself(harness: Harness) {
+    harness.activity.be(Mood::Fails);
+    let office = harness.create("Patient").await;
     assert_eq!(office.status(), OfficeStatus::Provisioning);
-    let problem = stage.condition("ActivityReady", "the peer is down, as asked");
-    assert_eq!(stage.conditions(&office.id).await, [stage.condition("SchedulerReady", ""), problem]);
+    let problem = harness.condition("ActivityReady", "the peer is down, as asked");
+    assert_eq!(harness.conditions(&office.id).await, [harness.condition("SchedulerReady", ""), problem]);
     for refused in [
-        stage.offices(&stage.owner).suspend_office(SuspendOfficeRequest { office_id: office.id.clone() }).await.err(),
-        stage.offices(&stage.owner).resume_office(ResumeOfficeRequest { office_id: office.id.clone() }).await.err(),
+        harness
+            .offices(&harness.owner)
+            .suspend_office(SuspendOfficeRequest { office_id: office.id.clone() })
+            .await
+            .err(),
+        harness.offices(&harness.owner).resume_office(ResumeOfficeRequest { office_id: office.id.clone() }).await.err(),
     ] {
         let refused = refused.expect("not yet");
         assert_eq!(refused.code(), Code::FailedPrecondition);
         assert_eq!(refused.get_details_error_info().expect("always there").reason, "OFFICE_NOT_ACTIVE");
     }
-    stage.activity.be(Mood::Works);
-    stage.until_status(&office.id, Some(OfficeStatus::Active)).await;
-    let expected = [stage.condition("SchedulerReady", ""), stage.condition("ActivityReady", "")];
-    assert_eq!(stage.conditions(&office.id).await, expected);
-    stage.until_events(&office.id, &["office.created", "office.activated"]).await;
+    harness.activity.be(Mood::Works);
+    harness.until_status(&office.id, Some(OfficeStatus::Active)).await;
+    let expected = [harness.condition("SchedulerReady", ""), harness.condition("ActivityReady", "")];
+    assert_eq!(harness.conditions(&office.id).await, expected);
+    harness.until_events(&office.id, &["office.created", "office.activated"]).await;
 }
 
-async fn suspension_and_resumption_reach_a_peer_that_was_down(stage: Stage) {
-    let (office, other) = (stage.create("Paused").await.id, stage.create("Running").await.id);
-    stage.scheduler.be(Mood::Fails);
-    assert_eq!(stage.suspend(&office).await, OfficeStatus::Suspended);
-    assert_eq!(stage.suspend(&office).await, OfficeStatus::Suspended);
-    stage.scheduler.be(Mood::Works);
-    stage.until_applied(&office, |copy| copy.version == 2 && copy.status() == OfficeStatus::Suspended).await;
+async fn suspension_and_resumption_reach_a_peer_that_was_down(harness: Harness) {
+    let (office, other) = (harness.create("Paused").await.id, harness.create("Running").await.id);
+    harness.scheduler.be(Mood::Fails);
+    assert_eq!(harness.suspend(&office).await, OfficeStatus::Suspended);
+    assert_eq!(harness.suspend(&office).await, OfficeStatus::Suspended);
+    harness.scheduler.be(Mood::Works);
+    harness.until_applied(&office, |copy| copy.version == 2 && copy.status() == OfficeStatus::Suspended).await;
 
-    stage.activity.be(Mood::Fails);
-    assert_eq!(stage.resume(&office).await, OfficeStatus::Active);
-    assert_eq!(stage.suspend(&office).await, OfficeStatus::Suspended);
-    assert_eq!(stage.resume(&office).await, OfficeStatus::Active);
-    assert_eq!(stage.resume(&office).await, OfficeStatus::Active);
-    stage.activity.be(Mood::Works);
-    stage.until_applied(&office, |copy| copy.version == 5 && copy.status() == OfficeStatus::Active).await;
-    stage.until_applied(&other, |copy| copy.version == 1 && copy.status() == OfficeStatus::Active).await;
+    harness.activity.be(Mood::Fails);
+    assert_eq!(harness.resume(&office).await, OfficeStatus::Active);
+    assert_eq!(harness.suspend(&office).await, OfficeStatus::Suspended);
+    assert_eq!(harness.resume(&office).await, OfficeStatus::Active);
+    assert_eq!(harness.resume(&office).await, OfficeStatus::Active);
+    harness.activity.be(Mood::Works);
+    harness.until_applied(&office, |copy| copy.version == 5 && copy.status() == OfficeStatus::Active).await;
+    harness.until_applied(&other, |copy| copy.version == 1 && copy.status() == OfficeStatus::Active).await;
     let expected = [
         "office.created",
         "office.activated",
@@ -138,18 +142,18 @@ async fn suspension_and_resumption_reach_a_peer_that_was_down(stage: Stage) {
         "office.suspended",
         "office.resumed",
     ];
-    stage.until_events(&office, &expected).await;
-    assert_eq!(stage.get(&office).await.expect("there").status(), OfficeStatus::Active);
+    harness.until_events(&office, &expected).await;
+    assert_eq!(harness.get(&office).await.expect("there").status(), OfficeStatus::Active);
 }
 
-async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
-    let office = stage.create("Configured").await.id;
-    let update = async |settings, paths: &[&str]| stage.update_settings(&office, settings, paths).await;
+async fn settings_reach_the_peers_and_wrong_ones_change_nothing(harness: Harness) {
+    let office = harness.create("Configured").await.id;
+    let update = async |settings, paths: &[&str]| harness.update_settings(&office, settings, paths).await;
     let given = OfficeSettings { allow_agent_hiring: true, max_agents: Some(7), ..OfficeSettings::default() };
     let twice = ["allowAgentHiring", "max_agents", "allow_agent_hiring"];
     let changed = update(given.clone(), &twice).await.expect("updates");
     assert_eq!((changed.allow_agent_hiring, changed.max_agents, changed.max_hire_depth), (true, Some(7), Some(2)));
-    stage.until_applied(&office, |copy| copy.version == 2 && copy.settings.as_ref() == Some(&changed)).await;
+    harness.until_applied(&office, |copy| copy.version == 2 && copy.settings.as_ref() == Some(&changed)).await;
 
     for (paths, field) in [
         (&["max_agents", "nonsense"][..], "update_mask"),
@@ -165,17 +169,17 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(stage: Stage) {
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(refused.get_details_error_info().expect("always there").reason, "SETTING_NOT_SUPPORTED_YET");
     let request = GetOfficeSettingsRequest { office_id: office.clone() };
-    let kept = stage.offices(&stage.owner).get_office_settings(request).await.expect("answers").into_inner();
+    let kept = harness.offices(&harness.owner).get_office_settings(request).await.expect("answers").into_inner();
     assert_eq!(kept.settings, Some(changed));
-    stage.until_events(&office, &["office.created", "office.activated", "office.settings_updated"]).await;
-    let known = stage.activity.known();
+    harness.until_events(&office, &["office.created", "office.activated", "office.settings_updated"]).await;
+    let known = harness.activity.known();
     let told = known.events.iter().find(|event| event.kind == "office.settings_updated").expect("told");
     assert_eq!(told.summary, "Settings changed: allow_agent_hiring, max_agents");
     assert_eq!(told.metadata, serde_json::json!({ "fields": ["allow_agent_hiring", "max_agents"] }));
 }
 
-async fn no_default_is_accepted_with_which_hires_fail(stage: Stage) {
-    let office = stage.create("Defaults").await.id;
+async fn no_default_is_accepted_with_which_hires_fail(harness: Harness) {
+    let office = harness.create("Defaults").await.id;
     let given = |tier: &str, provider: &str| OfficeSettings {
         default_model_tier: tier.into(),
         default_provider: provider.into(),
@@ -183,7 +187,7 @@ async fn no_default_is_accepted_with_which_hires_fail(stage: Stage) {
     };
     let both = ["default_model_tier", "default_provider"];
     let update = async |tier: &str, provider: &str, paths: &[&str]| {
-        let updated = stage.update_settings(&office, given(tier, provider), paths).await;
+        let updated = harness.update_settings(&office, given(tier, provider), paths).await;
         updated.map(|settings| (settings.default_model_tier, settings.default_provider)).map_err(|refused| {
             assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
             refused.get_details_bad_request().expect("names it").field_violations[0].field.clone()
@@ -201,29 +205,29 @@ async fn no_default_is_accepted_with_which_hires_fail(stage: Stage) {
     assert_eq!(update("sonnet", "", &both).await, is("sonnet", ""));
 
     // What cannot be checked is not accepted; settings that need no check do not wait for the scheduler.
-    stage.scheduler.be(Mood::Fails);
-    let unchecked = stage.update_settings(&office, given("opus", ""), &["default_model_tier"]).await;
+    harness.scheduler.be(Mood::Fails);
+    let unchecked = harness.update_settings(&office, given("opus", ""), &["default_model_tier"]).await;
     assert_eq!(unchecked.expect_err("the scheduler is away").code(), Code::Unavailable);
     let more = OfficeSettings { max_agents: Some(9), ..OfficeSettings::default() };
-    assert_eq!(stage.update_settings(&office, more, &["max_agents"]).await.expect("updates").max_agents, Some(9));
+    assert_eq!(harness.update_settings(&office, more, &["max_agents"]).await.expect("updates").max_agents, Some(9));
 }
 
-async fn an_office_that_was_left_unfinished_is_finished_by_the_next_process(mut stage: Stage) {
-    stage.scheduler.be(Mood::Fails);
-    let office = stage.create("Orphan").await;
+async fn an_office_that_was_left_unfinished_is_finished_by_the_next_process(mut harness: Harness) {
+    harness.scheduler.be(Mood::Fails);
+    let office = harness.create("Orphan").await;
     assert_eq!(office.status(), OfficeStatus::Provisioning);
-    stage.end().await;
-    stage.scheduler.be(Mood::Works);
-    stage.start_again().await;
-    stage.until_status(&office.id, Some(OfficeStatus::Active)).await;
-    stage.until_applied(&office.id, |copy| copy.version == 1).await;
-    stage.until_events(&office.id, &["office.created", "office.activated"]).await;
+    harness.end().await;
+    harness.scheduler.be(Mood::Works);
+    harness.start_again().await;
+    harness.until_status(&office.id, Some(OfficeStatus::Active)).await;
+    harness.until_applied(&office.id, |copy| copy.version == 1).await;
+    harness.until_events(&office.id, &["office.created", "office.activated"]).await;
 }
 
-async fn foreign_offices_are_not_found(stage: Stage) {
-    let office = stage.create("Private").await;
-    let (stranger, _) = stage.account("Stranger").await;
-    let mut client = stage.offices(&stranger);
+async fn foreign_offices_are_not_found(harness: Harness) {
+    let office = harness.create("Private").await;
+    let (stranger, _) = harness.account("Stranger").await;
+    let mut client = harness.offices(&stranger);
     let office_id = office.id.clone();
     let settings = Some(OfficeSettings::default());
     let refusals = [
@@ -246,19 +250,19 @@ async fn foreign_offices_are_not_found(stage: Stage) {
         assert_eq!((refused.code(), refused.message()), (Code::NotFound, &*format!("office {office_id:?} not found")));
     }
     let list = async |actor: &Actor| {
-        let listed = stage.offices(actor).list_offices(ListOfficesRequest::default()).await.expect("lists");
+        let listed = harness.offices(actor).list_offices(ListOfficesRequest::default()).await.expect("lists");
         listed.into_inner().offices
     };
     assert_eq!(list(&stranger).await, []);
-    assert_eq!(list(&stage.owner).await, std::slice::from_ref(&office));
+    assert_eq!(list(&harness.owner).await, std::slice::from_ref(&office));
     assert_eq!(list(&administrator()).await, std::slice::from_ref(&office));
-    assert_eq!(stage.get(&office_id).await.expect("untouched"), office);
+    assert_eq!(harness.get(&office_id).await.expect("untouched"), office);
 }
 
-async fn a_creation_that_is_sent_again_creates_nothing_more(stage: Stage) {
+async fn a_creation_that_is_sent_again_creates_nothing_more(harness: Harness) {
     let request = |name: &str| CreateOfficeRequest { name: name.into(), request_id: "r-1".into() };
     let create = async |name: &str| {
-        let answer = stage.offices(&stage.owner).create_office(request(name)).await?;
+        let answer = harness.offices(&harness.owner).create_office(request(name)).await?;
         Ok::<_, tonic::Status>(answer.into_inner().office.expect("always there"))
     };
     let twins: Vec<_> = join_all((0..6).map(|_| create("Once"))).await;
@@ -268,17 +272,17 @@ async fn a_creation_that_is_sent_again_creates_nothing_more(stage: Stage) {
     let refused = create("Twice").await.expect_err("another content");
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, "request_id");
-    stage.until_events(&ids[0], &["office.created", "office.activated"]).await;
-    assert_eq!(stage.scheduler.known().offices.keys().cloned().collect::<Vec<_>>(), [ids[0].clone()]);
+    harness.until_events(&ids[0], &["office.created", "office.activated"]).await;
+    assert_eq!(harness.scheduler.known().offices.keys().cloned().collect::<Vec<_>>(), [ids[0].clone()]);
 }
 
 /// The caller is not kept waiting for a peer that does not answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_hangs_does_not_hold_up_the_answer() {
-    let stage = Stage::on(Backend::Sqlite).await;
-    stage.scheduler.be(Mood::Hangs);
+    let harness = Harness::on(Backend::Sqlite).await;
+    harness.scheduler.be(Mood::Hangs);
     let started = Instant::now();
-    let office = stage.create("Impatient").await;
+    let office = harness.create("Impatient").await;
     assert_eq!(office.status(), OfficeStatus::Provisioning);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
 }

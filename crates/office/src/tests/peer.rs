@@ -84,7 +84,7 @@ impl std::ops::Deref for Admitted {
     }
 }
 
-/// See the module.
+/// Another role, as far as this one talks to it.
 #[derive(Clone, Default)]
 pub(super) struct Peer(Arc<Mutex<Known>>);
 

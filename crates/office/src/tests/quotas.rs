@@ -11,7 +11,7 @@ use mi_testkit::on_both;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::stage::{Stage, administrator};
+use super::harness::{Harness, administrator};
 use crate::Quotas;
 
 on_both! {
@@ -23,7 +23,7 @@ on_both! {
 
 const FEW: Quotas = Quotas { offices: 3, api_keys: 3, open_tasks: 3 };
 
-impl Stage {
+impl Harness {
     /// Goes on with few of everything.
     async fn with_few(mut self) -> Self {
         self.quotas = FEW;
@@ -64,11 +64,11 @@ fn assert_exceeded(status: &Status, quota: &str) {
     assert!(status.get_details_retry_info().is_some());
 }
 
-async fn of_many_offices_at_once_those_are_created_that_fit(stage: Stage) {
-    let stage = stage.with_few().await;
+async fn of_many_offices_at_once_those_are_created_that_fit(harness: Harness) {
+    let harness = harness.with_few().await;
     let create = async |name: String| {
         let request = CreateOfficeRequest { name: name.clone(), request_id: name };
-        let created = stage.offices(&stage.owner).create_office(request).await;
+        let created = harness.offices(&harness.owner).create_office(request).await;
         created.map(|answer| answer.into_inner().office.expect("always there").id)
     };
     let outcomes = join_all((0..8).map(|n| create(format!("office {n}")))).await;
@@ -76,24 +76,24 @@ async fn of_many_offices_at_once_those_are_created_that_fit(stage: Stage) {
     assert_eq!((created.len(), refused.len()), (3, 5));
     refused.into_iter().for_each(|refused| assert_exceeded(&refused.expect_err("too many"), "offices"));
     let used = |offices| [("offices".to_owned(), offices, 3), ("api_keys".to_owned(), 1, 3)];
-    assert_eq!(stage.account_quotas(&stage.owner).await, used(3));
+    assert_eq!(harness.account_quotas(&harness.owner).await, used(3));
     // Another account is not concerned.
-    let (stranger, _) = stage.account("Stranger").await;
-    assert_eq!(stage.account_quotas(&stranger).await[0], ("offices".to_owned(), 0, 3));
+    let (stranger, _) = harness.account("Stranger").await;
+    assert_eq!(harness.account_quotas(&stranger).await[0], ("offices".to_owned(), 0, 3));
 
     let gone = created.into_iter().next().expect("three").expect("created");
-    stage.delete(&gone).await;
-    stage.until_status(&gone, None).await;
-    assert_eq!(stage.account_quotas(&stage.owner).await, used(2));
+    harness.delete(&gone).await;
+    harness.until_status(&gone, None).await;
+    assert_eq!(harness.account_quotas(&harness.owner).await, used(2));
     create("nine".into()).await.expect("there is room again");
     assert_exceeded(&create("ten".into()).await.expect_err("full again"), "offices");
 }
 
-async fn of_many_keys_at_once_those_are_created_that_fit(stage: Stage) {
-    let stage = stage.with_few().await;
+async fn of_many_keys_at_once_those_are_created_that_fit(harness: Harness) {
+    let harness = harness.with_few().await;
     let create = async || {
         let request = CreateApiKeyRequest { name: "laptop".into(), account_id: String::new() };
-        let created = stage.access(&stage.owner).create_api_key(request).await;
+        let created = harness.access(&harness.owner).create_api_key(request).await;
         created.map(|answer| answer.into_inner().api_key.expect("always there").id)
     };
     // The account's first key is there already.
@@ -104,36 +104,36 @@ async fn of_many_keys_at_once_those_are_created_that_fit(stage: Stage) {
     let revoked = created.into_iter().next().expect("two").expect("created");
     for _ in 0..2 {
         let request = RevokeApiKeyRequest { api_key_id: revoked.clone() };
-        stage.access(&stage.owner).revoke_api_key(request).await.expect("revokes");
+        harness.access(&harness.owner).revoke_api_key(request).await.expect("revokes");
     }
-    assert_eq!(stage.account_quotas(&stage.owner).await[1], ("api_keys".to_owned(), 2, 3));
+    assert_eq!(harness.account_quotas(&harness.owner).await[1], ("api_keys".to_owned(), 2, 3));
     create().await.expect("there is room again");
     // A new account's first key is no question of quotas.
     let request = CreateAccountRequest { name: "Another".into() };
-    stage.access(&administrator()).create_account(request).await.expect("creates");
+    harness.access(&administrator()).create_account(request).await.expect("creates");
 }
 
-async fn an_office_has_no_more_open_tasks_than_it_may(stage: Stage) {
-    let stage = stage.with_few().await;
-    let office = stage.create("Full").await.id;
-    stage.agent(&office, "analyst", false, &[]);
-    let two = stage.create_tasks(&office, 2).await.expect("fit");
+async fn an_office_has_no_more_open_tasks_than_it_may(harness: Harness) {
+    let harness = harness.with_few().await;
+    let office = harness.create("Full").await.id;
+    harness.agent(&office, "analyst", false, &[]);
+    let two = harness.create_tasks(&office, 2).await.expect("fit");
     // All of a batch or nothing.
-    assert_exceeded(&stage.create_tasks(&office, 2).await.expect_err("too many"), "open_tasks");
-    assert_eq!(stage.open_tasks(&office).await, (2, 3));
+    assert_exceeded(&harness.create_tasks(&office, 2).await.expect_err("too many"), "open_tasks");
+    assert_eq!(harness.open_tasks(&office).await, (2, 3));
     let cancel = async |task: &str| {
         let request =
             CancelTaskRequest { office_id: office.clone(), task_id: task.into(), ..CancelTaskRequest::default() };
-        stage.tasks(&stage.owner).cancel_task(request).await.expect("cancels");
+        harness.tasks(&harness.owner).cancel_task(request).await.expect("cancels");
     };
     cancel(&two[0].id).await;
-    assert_eq!(stage.open_tasks(&office).await, (1, 3));
+    assert_eq!(harness.open_tasks(&office).await, (1, 3));
 
-    let twins = join_all((0..6).map(|_| stage.create_tasks(&office, 1))).await;
+    let twins = join_all((0..6).map(|_| harness.create_tasks(&office, 1))).await;
     assert_eq!(twins.iter().filter(|outcome| outcome.is_ok()).count(), 2);
     // Neither a retry nor a message goes past it.
     let retry = RetryTaskRequest { office_id: office.clone(), task_id: two[0].id.clone() };
-    let refused = stage.tasks(&stage.owner).retry_task(retry.clone()).await.expect_err("too many");
+    let refused = harness.tasks(&harness.owner).retry_task(retry.clone()).await.expect_err("too many");
     assert_exceeded(&refused, "open_tasks");
     let message = SendMessageRequest {
         office_id: office.clone(),
@@ -141,39 +141,39 @@ async fn an_office_has_no_more_open_tasks_than_it_may(stage: Stage) {
         body: "Good morning".into(),
         ..SendMessageRequest::default()
     };
-    let refused = stage.chat(&stage.owner).send_message(message.clone()).await.expect_err("too many");
+    let refused = harness.chat(&harness.owner).send_message(message.clone()).await.expect_err("too many");
     assert_exceeded(&refused, "open_tasks");
     cancel(&two[1].id).await;
-    stage.chat(&stage.owner).send_message(message).await.expect("there is room again");
-    assert_eq!(stage.open_tasks(&office).await, (3, 3));
+    harness.chat(&harness.owner).send_message(message).await.expect("there is room again");
+    assert_eq!(harness.open_tasks(&office).await, (3, 3));
 }
 
-async fn tasks_are_counted_as_they_move(mut stage: Stage) {
-    let office = stage.create("Counted").await.id;
-    let counts = async |stage: &Stage| {
+async fn tasks_are_counted_as_they_move(mut harness: Harness) {
+    let office = harness.create("Counted").await.id;
+    let counts = async |harness: &Harness| {
         let stats = GetTaskStatsRequest { office_id: office.clone() };
-        let stats = stage.tasks(&stage.owner).get_task_stats(stats).await.expect("answers").into_inner();
+        let stats = harness.tasks(&harness.owner).get_task_stats(stats).await.expect("answers").into_inner();
         let stats = stats.stats.expect("always there");
-        assert_eq!(stats.counts, stage.report(&office).await.tasks);
+        assert_eq!(stats.counts, harness.report(&office).await.tasks);
         stats.counts
     };
     let count = |status: TaskStatus, count| TaskCount { status: status.into(), count };
-    assert_eq!(counts(&stage).await, []);
-    let tasks = stage.create_tasks(&office, 3).await.expect("fit");
-    assert_eq!(counts(&stage).await, [count(TaskStatus::Queued, 3)]);
+    assert_eq!(counts(&harness).await, []);
+    let tasks = harness.create_tasks(&office, 3).await.expect("fit");
+    assert_eq!(counts(&harness).await, [count(TaskStatus::Queued, 3)]);
     let cancel =
         CancelTaskRequest { office_id: office.clone(), task_id: tasks[0].id.clone(), ..CancelTaskRequest::default() };
-    stage.tasks(&stage.owner).cancel_task(cancel).await.expect("cancels");
+    harness.tasks(&harness.owner).cancel_task(cancel).await.expect("cancels");
     let waiting = CreateTaskRequest {
         office_id: office.clone(),
         title: "waits".into(),
         depends_on: vec![tasks[1].id.clone()],
         ..CreateTaskRequest::default()
     };
-    stage.tasks(&stage.owner).create_task(waiting).await.expect("creates");
+    harness.tasks(&harness.owner).create_task(waiting).await.expect("creates");
     let expected = [count(TaskStatus::Blocked, 1), count(TaskStatus::Cancelled, 1), count(TaskStatus::Queued, 2)];
-    assert_eq!(counts(&stage).await, expected);
+    assert_eq!(counts(&harness).await, expected);
     // What is counted is what is there.
-    stage.crash().await;
-    assert_eq!(counts(&stage).await, expected);
+    harness.crash().await;
+    assert_eq!(counts(&harness).await, expected);
 }

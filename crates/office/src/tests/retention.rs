@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use super::{
     chat::to_group,
     drive::refusal,
-    stage::{LONG, Stage},
+    harness::{Harness, LONG},
 };
 use crate::retention::Retention;
 
@@ -27,7 +27,7 @@ on_both! {
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
-impl Stage {
+impl Harness {
     /// Has the office keep all of its history for three days.
     pub(super) async fn keep_three_days(&self, office: &str) {
         let three_days = Some(prost_types::Duration { seconds: 3 * 24 * 3600, nanos: 0 });
@@ -53,9 +53,8 @@ impl Stage {
 
     /// The same, by a clock of its own.
     async fn forget_by(&self, clock: Arc<dyn Clock>, office: &str) {
-        let (db, outbox) = (self.db().await, Arc::default());
         let office = office.parse().expect("an id");
-        Retention { db, clock, outbox }.sweep(vec![office]).await.expect("sweeps");
+        Retention::new(self.context(clock).await).sweep(vec![office]).await.expect("sweeps");
     }
 
     /// The parts of the office's history whose deletion the feed tells of.
@@ -85,19 +84,19 @@ fn expired<T: std::fmt::Debug>(outcome: Result<T, Status>) -> String {
     message
 }
 
-async fn changes_of_the_drive_go_and_files_stay(stage: Stage) {
-    let office = stage.create("Drive").await.id;
+async fn changes_of_the_drive_go_and_files_stay(harness: Harness) {
+    let office = harness.create("Drive").await.id;
     for path in ["a", "b", "c"] {
-        stage.put(&office, path, path.as_bytes()).await;
+        harness.put(&office, path, path.as_bytes()).await;
     }
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
-    stage.put(&office, "d", b"d").await;
-    stage.forget(&office).await;
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
+    harness.put(&office, "d", b"d").await;
+    harness.forget(&office).await;
 
     let list = async |cursor| {
         let request = ListChangesRequest { office_id: office.clone(), cursor, page_size: None };
-        let answer = stage.drive(&stage.owner).list_changes(request).await?.into_inner();
+        let answer = harness.drive(&harness.owner).list_changes(request).await?.into_inner();
         let paths: Vec<String> = answer.changes.into_iter().map(|change| change.path).collect();
         Ok::<_, Status>((paths, answer.next_cursor, answer.kept_after))
     };
@@ -105,11 +104,11 @@ async fn changes_of_the_drive_go_and_files_stay(stage: Stage) {
     assert_eq!(list(3).await.expect("complete"), (vec!["d".into()], 4, 0));
     assert!(expired(list(2).await).contains("up to cursor 3"));
     for path in ["a", "b", "c", "d"] {
-        assert_eq!(stage.content(&office, path).await.expect("kept"), path.as_bytes());
+        assert_eq!(harness.content(&office, path).await.expect("kept"), path.as_bytes());
     }
     let watch = async |after| {
         let request = WatchChangesRequest { office_id: office.clone(), after_cursor: Some(after) };
-        let mut stream = stage.drive(&stage.owner).watch_changes(request).await?.into_inner();
+        let mut stream = harness.drive(&harness.owner).watch_changes(request).await?.into_inner();
         let first = tokio::time::timeout(LONG, stream.message()).await.expect("in time")?;
         Ok::<_, Status>(first.expect("goes on").change.expect("always there").path)
     };
@@ -117,26 +116,26 @@ async fn changes_of_the_drive_go_and_files_stay(stage: Stage) {
     for after in [0, 1] {
         expired(watch(after).await);
     }
-    assert_eq!(stage.forgotten(&office).await, [("changes of the drive".to_owned(), 3)]);
+    assert_eq!(harness.forgotten(&office).await, [("changes of the drive".to_owned(), 3)]);
 
     // When the last one goes, too, a place before it is refused all the same.
-    stage.clock.advance(4 * DAY);
-    stage.forget(&office).await;
+    harness.clock.advance(4 * DAY);
+    harness.forget(&office).await;
     assert_eq!(list(0).await.expect("none is kept"), (Vec::new(), 4, 4));
     assert_eq!(list(4).await.expect("complete"), (Vec::new(), 4, 0));
     expired(list(3).await);
 }
 
-async fn messages_go_from_the_oldest_on(stage: Stage) {
-    let office = stage.create("Chat").await.id;
+async fn messages_go_from_the_oldest_on(harness: Harness) {
+    let office = harness.create("Chat").await.id;
     let mut sent = Vec::new();
     for body in ["one", "two", "three"] {
-        sent.push(stage.say(&stage.owner, to_group(&office, body)).await.expect("sends").id);
+        sent.push(harness.say(&harness.owner, to_group(&office, body)).await.expect("sends").id);
     }
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
-    sent.push(stage.say(&stage.owner, to_group(&office, "four")).await.expect("sends").id);
-    stage.forget(&office).await;
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
+    sent.push(harness.say(&harness.owner, to_group(&office, "four")).await.expect("sends").id);
+    harness.forget(&office).await;
 
     let list = async |before: &str| {
         let request = ListMessagesRequest {
@@ -144,7 +143,7 @@ async fn messages_go_from_the_oldest_on(stage: Stage) {
             before_id: before.into(),
             ..ListMessagesRequest::default()
         };
-        let answer = stage.chat(&stage.owner).list_messages(request).await?.into_inner();
+        let answer = harness.chat(&harness.owner).list_messages(request).await?.into_inner();
         Ok::<_, Status>(answer.messages.into_iter().map(|message| message.body).collect::<Vec<_>>())
     };
     assert_eq!(list("").await.expect("lists"), ["four"]);
@@ -157,47 +156,47 @@ async fn messages_go_from_the_oldest_on(stage: Stage) {
 
     let watch = async |after: &str| {
         let request = WatchMessagesRequest { office_id: office.clone(), after_id: Some(after.into()) };
-        let mut stream = stage.chat(&stage.owner).watch_messages(request).await?.into_inner();
+        let mut stream = harness.chat(&harness.owner).watch_messages(request).await?.into_inner();
         let first = tokio::time::timeout(LONG, stream.message()).await.expect("in time")?;
         Ok::<_, Status>(first.expect("goes on").message.expect("always there").body)
     };
     assert_eq!(watch("").await.expect("from the oldest"), "four");
     expired(watch(&sent[1]).await);
-    assert_eq!(stage.forgotten(&office).await, [("messages".to_owned(), 3)]);
+    assert_eq!(harness.forgotten(&office).await, [("messages".to_owned(), 3)]);
 
-    stage.clock.advance(4 * DAY);
-    stage.forget(&office).await;
+    harness.clock.advance(4 * DAY);
+    harness.forget(&office).await;
     assert_eq!(list("").await.expect("lists"), [""; 0]);
     expired(watch(&sent[3]).await);
 }
 
-async fn without_a_setting_everything_is_kept(stage: Stage) {
-    let office = stage.create("Keeps").await.id;
-    stage.put(&office, "a", b"a").await;
-    stage.say(&stage.owner, to_group(&office, "one")).await.expect("sends");
-    stage.clock.advance(5000 * DAY);
-    stage.forget(&office).await;
+async fn without_a_setting_everything_is_kept(harness: Harness) {
+    let office = harness.create("Keeps").await.id;
+    harness.put(&office, "a", b"a").await;
+    harness.say(&harness.owner, to_group(&office, "one")).await.expect("sends");
+    harness.clock.advance(5000 * DAY);
+    harness.forget(&office).await;
     let changes = ListChangesRequest { office_id: office.clone(), ..ListChangesRequest::default() };
-    let changes = stage.drive(&stage.owner).list_changes(changes).await.expect("lists").into_inner();
+    let changes = harness.drive(&harness.owner).list_changes(changes).await.expect("lists").into_inner();
     assert_eq!((changes.changes.len(), changes.kept_after), (1, 0));
     let messages = ListMessagesRequest { office_id: office.clone(), ..ListMessagesRequest::default() };
-    let messages = stage.chat(&stage.owner).list_messages(messages).await.expect("lists").into_inner().messages;
+    let messages = harness.chat(&harness.owner).list_messages(messages).await.expect("lists").into_inner().messages;
     assert_eq!(messages.len(), 1);
-    assert_eq!(stage.forgotten(&office).await, []);
+    assert_eq!(harness.forgotten(&office).await, []);
 }
 
-async fn an_office_that_keeps_no_longer_all_is_found_by_the_sweep(mut stage: Stage) {
-    let (office, other) = (stage.create("Found").await.id, stage.create("Other").await.id);
+async fn an_office_that_keeps_no_longer_all_is_found_by_the_sweep(mut harness: Harness) {
+    let (office, other) = (harness.create("Found").await.id, harness.create("Other").await.id);
     for id in [&office, &other] {
-        stage.put(id, "a", b"a").await;
+        harness.put(id, "a", b"a").await;
     }
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
     // A process looks when it starts.
-    stage.crash().await;
+    harness.crash().await;
     let kept_after = async |office: &str| {
         let request = ListChangesRequest { office_id: office.into(), ..ListChangesRequest::default() };
-        stage.drive(&stage.owner).list_changes(request).await.expect("lists").into_inner().kept_after
+        harness.drive(&harness.owner).list_changes(request).await.expect("lists").into_inner().kept_after
     };
     mi_testkit::until("the change is deleted", LONG, async || {
         let kept_after = kept_after(&office).await;
@@ -206,46 +205,46 @@ async fn an_office_that_keeps_no_longer_all_is_found_by_the_sweep(mut stage: Sta
     .await;
     assert_eq!(kept_after(&other).await, 0);
     // Its row is no obstacle to its deletion.
-    stage.delete(&office).await;
-    stage.until_status(&office, None).await;
+    harness.delete(&office).await;
+    harness.until_status(&office, None).await;
 }
 
 /// An office with a change that is four days old and kept for three.
-async fn old_change(stage: &Stage) -> String {
-    let office = stage.create("Old").await.id;
-    stage.put(&office, "a", b"a").await;
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
+async fn old_change(harness: &Harness) -> String {
+    let office = harness.create("Old").await.id;
+    harness.put(&office, "a", b"a").await;
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
     office
 }
 
-async fn kept_after(stage: &Stage, office: &str) -> i64 {
+async fn kept_after(harness: &Harness, office: &str) -> i64 {
     let request = ListChangesRequest { office_id: office.into(), ..ListChangesRequest::default() };
-    stage.drive(&stage.owner).list_changes(request).await.expect("lists").into_inner().kept_after
+    harness.drive(&harness.owner).list_changes(request).await.expect("lists").into_inner().kept_after
 }
 
 #[tokio::test]
 async fn a_process_whose_clock_is_ahead_deletes_nothing_too_soon() {
-    let stage = Stage::on(Backend::Postgres).await;
-    let office = old_change(&stage).await;
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = old_change(&harness).await;
     // By this clock it is as old as by the one that the test turns; by the database's it has not even begun.
-    let ahead = stage.clock.now() - SystemClock.now();
-    stage.forget_by(SkewedClock::new(ahead).shared(), &office).await;
-    assert_eq!(kept_after(&stage, &office).await, 0);
-    stage.forget(&office).await;
-    assert_eq!(kept_after(&stage, &office).await, 1);
+    let ahead = harness.clock.now() - SystemClock.now();
+    harness.forget_by(SkewedClock::new(ahead).shared(), &office).await;
+    assert_eq!(kept_after(&harness, &office).await, 0);
+    harness.forget(&office).await;
+    assert_eq!(kept_after(&harness, &office).await, 1);
 }
 
 #[tokio::test]
 async fn nothing_is_deleted_once_everything_is_kept() {
-    let stage = Stage::on(Backend::Postgres).await;
-    let office = old_change(&stage).await;
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = old_change(&harness).await;
     let id: OfficeId = office.parse().expect("an id");
-    let mut tx = stage.tables().await.office(id).begin().await.expect("begins");
+    let mut tx = harness.tables().await.office(id).begin().await.expect("begins");
     let keep_all = "UPDATE offices SET settings = settings - 'drive_change_retention_seconds' WHERE id = $1";
     on!(tx, |c| sqlx::query(keep_all).bind(id.0).execute(&mut *c).await.map(drop)).expect("updates");
     // A sweep that began before waits for the settings, and goes by the new ones.
-    let mut postgres = stage.postgres().await;
+    let mut postgres = harness.postgres().await;
     let change = async {
         mi_testkit::until("the sweep waits", LONG, async || {
             let sql = "SELECT count(*) FROM pg_stat_activity
@@ -256,6 +255,6 @@ async fn nothing_is_deleted_once_everything_is_kept() {
         .await;
         tx.commit().await.expect("commits");
     };
-    tokio::join!(stage.forget(&office), change);
-    assert_eq!(kept_after(&stage, &office).await, 0);
+    tokio::join!(harness.forget(&office), change);
+    assert_eq!(kept_after(&harness, &office).await, 0);
 }

@@ -16,7 +16,7 @@ use mi_vault::{DataKey, EnvKeys, FileKeys, KeyId, KeyWrapper};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::stage::{Stage, administrator};
+use super::harness::{Harness, administrator};
 use crate::DataKeys;
 
 on_both! {
@@ -28,7 +28,7 @@ on_both! {
 
 const SECRET: (&str, &str) = ("github", "token");
 
-impl Stage {
+impl Harness {
     async fn rotate(&self) -> std::result::Result<RotateMasterKeyResponse, Status> {
         let answer = self.access(&administrator()).rotate_master_key(RotateMasterKeyRequest {}).await?;
         Ok(answer.into_inner())
@@ -57,26 +57,27 @@ impl Stage {
     }
 }
 
-async fn every_secret_opens_with_the_new_key_alone(stage: Stage) {
-    let offices = stage.offices_with_secrets(3).await;
-    let before = stage.master_keys_in_file();
-    let sealed = stage.sealed(&offices[0], SECRET).await;
-    let rotated = stage.rotate().await.expect("rotates");
+async fn every_secret_opens_with_the_new_key_alone(harness: Harness) {
+    let offices = harness.offices_with_secrets(3).await;
+    let before = harness.master_keys_in_file();
+    let sealed = harness.sealed(&offices[0], SECRET).await;
+    let rotated = harness.rotate().await.expect("rotates");
     assert_eq!(rotated.rewrapped, 3);
-    let after = stage.master_keys_in_file();
+    let after = harness.master_keys_in_file();
     assert_eq!((before.len(), after.len()), (1, 1));
     assert_ne!(before, after, "the old key is nowhere any more");
-    stage.assert_opens(&offices).await;
-    assert_eq!(stage.sealed(&offices[0], SECRET).await, sealed, "no secret is touched");
+    harness.assert_opens(&offices).await;
+    assert_eq!(harness.sealed(&offices[0], SECRET).await, sealed, "no secret is touched");
 
     // The next one is another one, and an operator who is no administrator has no part in it.
-    let again = stage.rotate().await.expect("rotates");
+    let again = harness.rotate().await.expect("rotates");
     assert_ne!(again.master_key_id, rotated.master_key_id);
-    let refused = stage.access(&stage.owner).rotate_master_key(RotateMasterKeyRequest {}).await.expect_err("an owner");
+    let refused =
+        harness.access(&harness.owner).rotate_master_key(RotateMasterKeyRequest {}).await.expect_err("an owner");
     assert_eq!(refused.code(), Code::PermissionDenied);
     let rewrapped = "data_key.rewrapped";
     let kinds = ["office.created", "office.activated", "integration.secret_set", rewrapped, rewrapped];
-    stage.until_events(&offices[1], &kinds).await;
+    harness.until_events(&offices[1], &kinds).await;
 }
 
 /// Dies at one call: before it has an effect, or after.
@@ -122,30 +123,30 @@ impl KeyWrapper for Dying {
     }
 }
 
-async fn a_rotation_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
-    let mut offices = stage.offices_with_secrets(3).await;
+async fn a_rotation_goes_on_after_a_crash_at_any_step(mut harness: Harness) {
+    let mut offices = harness.offices_with_secrets(3).await;
     // One call to go on to the new key, two for each office, one to forget the old key; then one that dies nowhere.
     let mut crashes = 0;
     for fatal in 0.. {
         let mut survived = false;
         for after in [false, true] {
-            let keys = FileKeys::new(stage.master_key_file());
+            let keys = FileKeys::new(harness.master_key_file());
             let dying = Arc::new(Dying { keys, calls: AtomicUsize::new(0), fatal, after });
-            let keys = DataKeys::open(stage.db().await, stage.clock.shared(), dying, Arc::default()).await;
+            let keys = DataKeys::open(harness.context(harness.clock.shared()).await, dying).await;
             // A batch of one: a crash between any two of them.
             let outcome = keys.expect("opens").rotate(1).await;
             survived = outcome.is_ok();
             crashes += usize::from(!survived);
             // The next process: all is readable at once, new offices too, and the rotation comes to its end.
-            stage.crash().await;
-            stage.assert_opens(&offices).await;
+            harness.crash().await;
+            harness.assert_opens(&offices).await;
             if fatal == 3 {
-                offices.extend(stage.offices_with_secrets(1).await);
+                offices.extend(harness.offices_with_secrets(1).await);
             }
-            stage.rotate().await.expect("finishes");
-            let left = stage.master_keys_in_file();
+            harness.rotate().await.expect("finishes");
+            let left = harness.master_keys_in_file();
             assert_eq!(left.len(), 1, "step {fatal}, after it: {after}");
-            stage.assert_opens(&offices).await;
+            harness.assert_opens(&offices).await;
         }
         if survived {
             break;
@@ -154,42 +155,42 @@ async fn a_rotation_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
     assert!(crashes >= 2 * 8, "{crashes} crashes");
 }
 
-async fn offices_get_their_key_while_a_rotation_runs(stage: Stage) {
-    let mut offices = stage.offices_with_secrets(4).await;
+async fn offices_get_their_key_while_a_rotation_runs(harness: Harness) {
+    let mut offices = harness.offices_with_secrets(4).await;
     let (rotations, fresh) = tokio::join!(
         async {
             for _ in 0..4 {
-                stage.rotate().await.expect("rotates");
+                harness.rotate().await.expect("rotates");
             }
         },
-        stage.offices_with_secrets(6)
+        harness.offices_with_secrets(6)
     );
     let () = rotations;
     offices.extend(fresh);
-    stage.assert_opens(&offices).await;
-    stage.rotate().await.expect("rotates");
-    assert_eq!(stage.master_keys_in_file().len(), 1);
-    stage.assert_opens(&offices).await;
+    harness.assert_opens(&offices).await;
+    harness.rotate().await.expect("rotates");
+    assert_eq!(harness.master_keys_in_file().len(), 1);
+    harness.assert_opens(&offices).await;
 }
 
-async fn a_key_from_the_environment_is_not_made_here(mut stage: Stage) {
-    let offices = stage.offices_with_secrets(2).await;
-    let old = stage.master_keys_in_file().remove(0);
+async fn a_key_from_the_environment_is_not_made_here(mut harness: Harness) {
+    let offices = harness.offices_with_secrets(2).await;
+    let old = harness.master_keys_in_file().remove(0);
     let new = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAI=";
     let keys = |text: &str| Arc::new(EnvKeys::new(&Secret::new(text)).expect("good keys"));
-    stage.end().await;
-    stage.start_with(keys(&old)).await.expect("starts");
-    let refused = stage.rotate().await.expect_err("it has no other key");
+    harness.end().await;
+    harness.start_with(keys(&old)).await.expect("starts");
+    let refused = harness.rotate().await.expect_err("it has no other key");
     let reason = refused.get_details_error_info().expect("always there").reason;
     assert_eq!((refused.code(), reason.as_str()), (Code::FailedPrecondition, "MASTER_KEY_FIXED"));
 
-    stage.end().await;
-    stage.start_with(keys(&format!("{new} {old}"))).await.expect("starts");
-    assert_eq!(stage.rotate().await.expect("rotates").rewrapped, 2);
-    stage.end().await;
-    let error = stage.start_with(keys(&old)).await.expect_err("the old key is of no use now");
+    harness.end().await;
+    harness.start_with(keys(&format!("{new} {old}"))).await.expect("starts");
+    assert_eq!(harness.rotate().await.expect("rotates").rewrapped, 2);
+    harness.end().await;
+    let error = harness.start_with(keys(&old)).await.expect_err("the old key is of no use now");
     assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "MASTER_KEY_UNKNOWN"));
-    stage.start_with(keys(new)).await.expect("starts");
-    fs::write(stage.master_key_file(), new).expect("written");
-    stage.assert_opens(&offices).await;
+    harness.start_with(keys(new)).await.expect("starts");
+    fs::write(harness.master_key_file(), new).expect("written");
+    harness.assert_opens(&offices).await;
 }

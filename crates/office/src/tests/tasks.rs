@@ -36,7 +36,7 @@ use prost_types::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use super::stage::{LONG, Stage};
+use super::harness::{Harness, LONG};
 fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
 }
@@ -50,7 +50,7 @@ fn reason(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-impl Stage {
+impl Harness {
     async fn create_task(&self, by: &Actor, request: CreateTaskRequest) -> Result<Task, Status> {
         Ok(self.tasks(by).create_task(request).await?.into_inner().task.expect("always there"))
     }

@@ -5,7 +5,7 @@ use std::{pin::Pin, sync::Arc};
 use futures::{Stream, StreamExt};
 use mi_kernel::{Error, InstanceId, OfficeId, Result, page::Page};
 use mi_proto::v1::{self, agent_service_server::AgentService};
-use mi_rpc::{Caller, Entry, Reply, convert::timestamp, handle, status};
+use mi_rpc::{Caller, Reply, convert::timestamp, handle, status};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -147,9 +147,8 @@ impl AgentService for Handler {
         let opened = async {
             let office_id = OfficeId::parse(&first.office_id)?;
             let mut conn = self.scheduler.db.office(office_id).read().await?;
-            let (_, Entry::Member(agent)) = self.scheduler.enter(&mut conn, &caller).await? else {
-                return Err(Error::denied("only agents hold a session"));
-            };
+            let (_, access) = self.scheduler.enter(&mut conn, &caller).await?;
+            let agent = access.agent().cloned().ok_or_else(|| Error::denied("only agents hold a session"))?;
             drop(conn);
             let instance = InstanceId::parse(&first.instance_id)?;
             let ready = self.scheduler.report_ready(&caller, &agent, instance).await?;

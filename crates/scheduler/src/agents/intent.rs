@@ -9,7 +9,7 @@ use mi_kernel::{
     text,
 };
 use mi_proto::{fields, internal::v1::PauseAgentRequest, v1};
-use mi_rpc::{Caller, Entry};
+use mi_rpc::Caller;
 use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
 use serde_json::json;
@@ -31,7 +31,7 @@ impl Scheduler {
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
-        let entry = caller.enter(office_id, office.account_id)?;
+        let access = caller.enter(office_id, office.account_id)?;
 
         let scope = format!("{}/HireAgent", caller.actor.key());
         let replay = idempotency::Request::new(scope, &request.request_id, &content_of(&request))?;
@@ -51,7 +51,7 @@ impl Scheduler {
         let now = self.clock.now();
         let id = AgentId::new();
         let (mut hired_by, mut lineage) = (String::new(), Vec::new());
-        if let Entry::Member(member) = &entry {
+        if let Some(member) = access.agent() {
             let hirer = repo::agent_get(&mut tx, member.agent_id).await?;
             let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
             let recent = offices::repo::hire_count(&mut tx, now - rules::HIRE_WINDOW).await?;
@@ -88,11 +88,11 @@ impl Scheduler {
     async fn change(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Change> {
         let office_id = OfficeId::parse(office_id)?;
         let mut tx = self.db.office(office_id).begin().await?;
-        let (_, entry) = self.enter(&mut tx, caller).await?;
+        let (_, access) = self.enter(&mut tx, caller).await?;
         let name = text::lookup_name("name", name)?;
         let agent = repo::agent_lock_by_name(&mut tx, &name).await?;
         let agent = agent.ok_or_else(|| Error::not_found("agent", &name))?;
-        let allowed = rules::may_act_on(&entry, &caller.rule.callers, &agent);
+        let allowed = rules::may_act_on(&access, &caller.rule.callers, &agent);
         allowed.map_err(|error| caller.refused(office_id, error))?;
         let trace_id = caller.trace_id.clone();
         Ok(Change { tx, agent, trace_id })

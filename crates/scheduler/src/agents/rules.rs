@@ -7,7 +7,7 @@ use std::{
 
 use mi_kernel::{AgentActor, AgentId, Error, Result};
 use mi_proto::{internal::v1::PauseAgentRequest, v1};
-use mi_rpc::Entry;
+use mi_rpc::Access;
 
 use super::{Agent, Resources, Spec};
 use crate::{
@@ -204,8 +204,8 @@ pub(crate) fn room(rules: &HiringRules, agents: i64) -> Result<()> {
 
 /// Whether the caller may do what the RPC's rule allows with this agent. Owners may; agents as themselves or as ancestors,
 /// as far as the rule lists them.
-pub(crate) fn may_act_on(entry: &Entry, rule: &[v1::Caller], target: &Agent) -> Result<()> {
-    let Entry::Member(AgentActor { agent_id, .. }) = entry else {
+pub(crate) fn may_act_on(access: &Access, rule: &[v1::Caller], target: &Agent) -> Result<()> {
+    let Some(AgentActor { agent_id, .. }) = access.agent() else {
         return Ok(());
     };
     let is_self = *agent_id == target.id;

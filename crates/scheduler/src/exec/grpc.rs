@@ -2,12 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_kernel::{AgentActor, Error, ErrorKind, ExecId, OfficeId, Result, backoff::Backoff, event::Event, text};
+use mi_kernel::{Error, ErrorKind, ExecId, OfficeId, Result, backoff::Backoff, event::Event, text};
 use mi_proto::v1::{
     ExecAgentRequest, ExecAgentResponse, ExecStart, ServeExecRequest, ServeExecResponse, exec_agent_request,
     exec_agent_response, serve_exec_request, serve_exec_response,
 };
-use mi_rpc::{Caller, Entry, status};
+use mi_rpc::{Caller, status};
 use mi_store::outbox;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
@@ -155,10 +155,9 @@ pub(crate) async fn serve(
     let found = async {
         let office_id = OfficeId::parse(&take.office_id)?;
         let mut conn = scheduler.db.office(office_id).read().await?;
-        let (_, Entry::Member(AgentActor { agent_id, .. })) = scheduler.enter(&mut conn, &caller).await? else {
-            return Err(Error::denied("only agents take commands"));
-        };
-        scheduler.execs.take(agent_id, ExecId::parse(&take.exec_id)?)
+        let (_, access) = scheduler.enter(&mut conn, &caller).await?;
+        let agent = access.agent().ok_or_else(|| Error::denied("only agents take commands"))?;
+        scheduler.execs.take(agent.agent_id, ExecId::parse(&take.exec_id)?)
     };
     let waiting = found.await.map_err(status)?;
     let (answers, stream) = mpsc::channel(1);

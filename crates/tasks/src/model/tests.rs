@@ -18,27 +18,27 @@ fn moment(now: Time) -> Moment {
     Presence::default().at(now)
 }
 
-fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, Step)> {
-    let worker = Worker { name: "a".into(), agent_id: Some(AgentId::new()), api_key_id: None };
-    let complete = |until| Step::Complete { work: work(), ended: None, verify_until: until };
-    let fail = |retryable| Step::Fail { error: "e".into(), retryable, ended: None };
+fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, TaskTransition)> {
+    let worker = Author { name: "a".into(), agent_id: Some(AgentId::new()), api_key_id: None };
+    let complete = |until| TaskTransition::Complete { work: work(), ended: None, verify_until: until };
+    let fail = |retryable| TaskTransition::Fail { error: "e".into(), retryable, ended: None };
     vec![
-        ("block", Step::Block { reason: "b".into(), hangs_on: None }),
-        ("free", Step::Free { stalled: String::new() }),
-        ("claim", Step::Claim(held(lease, now), worker)),
-        ("renew", Step::Renew(held(lease, now))),
-        ("release", Step::Release { ended: None, keep_for: None, waits: false }),
-        ("expire", Step::Expire),
+        ("block", TaskTransition::Block { reason: "b".into(), hangs_on: None }),
+        ("free", TaskTransition::Free { stalled: String::new() }),
+        ("claim", TaskTransition::Claim(held(lease, now), worker)),
+        ("renew", TaskTransition::Renew(held(lease, now))),
+        ("release", TaskTransition::Release { ended: None, keep_for: None, waits: false }),
+        ("expire", TaskTransition::Expire),
         ("complete", complete(None)),
         ("submit", complete(Some(now))),
         ("fail", fail(false)),
         ("fail, again", fail(true)),
-        ("cancel", Step::Cancel("c".into())),
-        ("retry", Step::Retry { depth: 0 }),
-        ("accept", Step::Accept),
-        ("reject", Step::Reject("n".into())),
-        ("unassign", Step::Unassign),
-        ("postpone", Step::Postpone(1)),
+        ("cancel", TaskTransition::Cancel("c".into())),
+        ("retry", TaskTransition::Retry { depth: 0 }),
+        ("accept", TaskTransition::Accept),
+        ("reject", TaskTransition::Reject("n".into())),
+        ("unassign", TaskTransition::Unassign),
+        ("postpone", TaskTransition::Postpone(1)),
     ]
 }
 
@@ -60,7 +60,7 @@ fn every_transition() {
         for (name, step) in steps(now, lease) {
             let mut progress = Progress { attempt: 1, ..Progress::new(state.clone(), None, 0, moment(now)) };
             let before = progress.clone();
-            let after = match progress.step(step, 3, moment(now)) {
+            let after = match progress.transition(step, 3, moment(now)) {
                 Ok(()) => format!("{} ({})", progress.state.as_str(), progress.attempt),
                 Err(error) => {
                     assert_eq!(progress, before, "a refused step changes nothing");
@@ -90,17 +90,17 @@ fn what_was_written_before_waits_and_absences_were_counted_is_read() {
 #[test]
 fn why_subtasks_hang_is_told_until_the_work_on_it_ends() {
     let (now, id) = (SystemClock.now(), LeaseId::new());
-    let worker = Worker { name: "a".into(), agent_id: None, api_key_id: None };
+    let worker = Author { name: "a".into(), agent_id: None, api_key_id: None };
     let mut progress = Progress::new(State::Queued, None, 0, moment(now));
     let mut seen = Vec::new();
     for step in [
-        Step::Free { stalled: "why".into() },
-        Step::Unassign,
-        Step::Claim(held(id, now), worker),
-        Step::Renew(held(id, now)),
-        Step::Release { ended: None, keep_for: None, waits: true },
+        TaskTransition::Free { stalled: "why".into() },
+        TaskTransition::Unassign,
+        TaskTransition::Claim(held(id, now), worker),
+        TaskTransition::Renew(held(id, now)),
+        TaskTransition::Release { ended: None, keep_for: None, waits: true },
     ] {
-        progress.step(step, 3, moment(now)).expect("may be");
+        progress.transition(step, 3, moment(now)).expect("may be");
         seen.push(progress.stalled.clone());
     }
     assert_eq!(seen, ["why", "why", "why", "why", ""]);
@@ -111,16 +111,16 @@ fn attempts_run_out_and_a_retry_gives_new_ones() {
     let now = SystemClock.now();
     let at = moment(now);
     let mut progress = Progress::new(State::Queued, None, 0, at);
-    let worker = Worker { name: "a".into(), agent_id: None, api_key_id: None };
+    let worker = Author { name: "a".into(), agent_id: None, api_key_id: None };
     let mut seen = Vec::new();
     for round in 0..5 {
         if round == 3 {
-            progress.step(Step::Retry { depth: 0 }, 2, at).expect("failed before");
+            progress.transition(TaskTransition::Retry { depth: 0 }, 2, at).expect("failed before");
         }
         let lease = held(LeaseId::new(), now);
-        if progress.step(Step::Claim(lease, worker.clone()), 2, at).is_ok() {
+        if progress.transition(TaskTransition::Claim(lease, worker.clone()), 2, at).is_ok() {
             let attempt = progress.attempt;
-            progress.step(Step::Expire, 2, at).expect("runs");
+            progress.transition(TaskTransition::Expire, 2, at).expect("runs");
             seen.push((attempt, progress.state.as_str(), progress.attempt));
         }
     }

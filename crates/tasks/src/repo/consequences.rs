@@ -7,7 +7,7 @@ use crate::settle::{Consequence, NOBODY};
 
 /// Offices that are answered at a time.
 const OFFICES: i64 = 1000;
-/// Most parts, and most dependents, that [`task_followers`] and [`task_dependents_after`] read.
+/// Most subtasks, and most dependents, that [`task_followers`] and [`task_dependents_after`] read.
 pub(crate) const SCANNED: usize = 1024;
 
 /// What is left to be done in an office.
@@ -33,7 +33,7 @@ impl From<i64> for Rest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Relation {
     Parent,
-    Part,
+    Subtask,
     Dependent,
 }
 
@@ -41,7 +41,7 @@ impl From<i64> for Relation {
     fn from(number: i64) -> Self {
         match number {
             0 => Self::Parent,
-            1 => Self::Part,
+            1 => Self::Subtask,
             _ => Self::Dependent,
         }
     }

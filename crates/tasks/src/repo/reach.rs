@@ -8,7 +8,7 @@ use mi_kernel::TaskId;
 use mi_store::{DbResult, FromRow, OfficeConn, all, json_text};
 
 /// Most tasks that are reached.
-pub(crate) const MOST_REACHED: usize = 1000;
+pub(crate) const MAX_REACHED: usize = 1000;
 /// Most links of a task that are followed: of those that it has in its dependencies, or that lead to it from others'.
 pub(crate) const WIDE: i64 = 32;
 
@@ -49,7 +49,7 @@ pub(crate) async fn task_reached(
     from: &BTreeSet<TaskId>,
 ) -> DbResult<Option<BTreeSet<TaskId>>> {
     let from = json_text(from)?;
-    let limit = i64::try_from(MOST_REACHED).unwrap_or(i64::MAX) + 1;
+    let limit = i64::try_from(MAX_REACHED).unwrap_or(i64::MAX) + 1;
     // On SQLite a recursion ends by a limit of its own, on Postgres by what is read of it. A cross join keeps its order.
     let sql = match direction {
         Direction::Up => conn.pick(
@@ -119,7 +119,7 @@ pub(crate) async fn task_reached(
         ),
     };
     let rows: Vec<Reached> = all!(conn, sql, from, limit, WIDE)?;
-    let whole = rows.len() <= MOST_REACHED && !rows.iter().any(|row| row.waits && row.wide);
+    let whole = rows.len() <= MAX_REACHED && !rows.iter().any(|row| row.waits && row.wide);
     Ok(whole.then(|| rows.into_iter().filter(|row| row.waits).map(|row| row.id).collect()))
 }
 

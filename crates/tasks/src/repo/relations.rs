@@ -1,4 +1,4 @@
-//! Tasks as others see them: what depends on them, what is a part of them, what judges them.
+//! Tasks as others see them: what depends on them, their subtasks, what judges them.
 
 use mi_kernel::{AgentId, TaskId};
 use mi_store::{DbResult, FromRow, OfficeConn, all, json_text};
@@ -19,7 +19,7 @@ macro_rules! standing {
 
 /// An open subtask of each of these that has one, besides those that are known, with its parent and where it stands: rather
 /// one that goes on by itself.
-pub(crate) async fn task_some_parts(
+pub(crate) async fn task_some_subtasks(
     conn: &mut OfficeConn,
     parents: &[TaskId],
     known: &[TaskId],
@@ -52,12 +52,12 @@ pub(crate) async fn task_some_parts(
         ),
     );
     let (parents, known) = (json_text(parents)?, json_text(known)?);
-    let rows: Vec<Part> = all!(conn, sql, parents, known)?;
+    let rows: Vec<SubtaskRow> = all!(conn, sql, parents, known)?;
     Ok(rows.into_iter().map(|row| (row.parent_id, row.id, row.standing)).collect())
 }
 
 #[derive(FromRow)]
-struct Part {
+struct SubtaskRow {
     parent_id: TaskId,
     id: TaskId,
     #[sqlx(flatten)]

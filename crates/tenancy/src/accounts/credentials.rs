@@ -18,18 +18,6 @@ const SHARED_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a transaction that revokes may take to become visible after its time.
 const OVERLAP: Duration = Duration::from_secs(10);
 
-/// Serves the lookups.
-pub struct Handler {
-    accounts: Accounts,
-}
-
-impl Handler {
-    /// Serves the keys of these accounts.
-    pub fn new(accounts: Accounts) -> Self {
-        Self { accounts }
-    }
-}
-
 impl Accounts {
     /// Keys that were revoked since a time, then each that is.
     fn watch_revoked(&self, since: Option<Time>) -> ReceiverStream<Result<WatchRevokedApiKeysResponse, Status>> {
@@ -51,10 +39,10 @@ impl Accounts {
 }
 
 #[tonic::async_trait]
-impl CredentialService for Handler {
+impl CredentialService for Accounts {
     async fn resolve_api_key(&self, request: Request<ResolveApiKeyRequest>) -> Reply<ResolveApiKeyResponse> {
         handle!(request, |body| {
-            let actor = self.accounts.resolve(&body.sha256).await?;
+            let actor = self.resolve(&body.sha256).await?;
             ResolveApiKeyResponse { principal: Some(convert::principal(&actor)) }
         })
     }
@@ -67,7 +55,7 @@ impl CredentialService for Handler {
     ) -> Reply<Self::WatchRevokedApiKeysStream> {
         handle!(request, |body| {
             let since = body.since.map(|since| convert::time("since", &since)).transpose()?;
-            self.accounts.watch_revoked(since)
+            self.watch_revoked(since)
         })
     }
 }

@@ -18,7 +18,7 @@ use tonic::{
 };
 use tonic_types::StatusExt;
 
-use super::{cases::Row, scene::Place};
+use super::{cases::Row, harness::Place};
 
 /// The first message of an answer, or the refusal.
 pub(super) type Answer = Result<Bytes, Status>;

@@ -8,7 +8,7 @@ use mi_proto::{
 };
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 
-use super::scene::Place;
+use super::harness::Place;
 
 /// What a call that is let in uses up: each such call gets one of its own.
 #[derive(Clone, Copy)]

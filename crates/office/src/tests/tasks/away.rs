@@ -12,7 +12,7 @@ use tonic::Code;
 use super::{assert_refused, request, seconds};
 use crate::tests::{
     chat::direct,
-    stage::{LONG, Stage},
+    harness::{Harness, LONG},
 };
 
 on_both! {
@@ -23,7 +23,7 @@ on_both! {
     a_day_to_answer_or_to_judge_is_one_in_which_the_platform_is_there,
 }
 
-impl Stage {
+impl Harness {
     /// A task with one attempt, claimed for so long by a worker.
     async fn held(&self, office: &str, lease: i64) -> (mi_kernel::Actor, Task) {
         let worker = self.agent(office, "worker", false, &[]);
@@ -62,15 +62,15 @@ impl Stage {
     }
 }
 
-async fn a_holder_has_its_task_after_the_platform_was_away(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (worker, held) = stage.held(&office, 20).await;
+async fn a_holder_has_its_task_after_the_platform_was_away(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (worker, held) = harness.held(&office, 20).await;
     for _ in 0..3 {
-        stage.clock.advance(Duration::from_secs(3600));
-        stage.until_it_lasts(&office, &held.id, 20).await;
-        let renewed = stage.renew(&worker, &office, &held).await.expect("nobody else has it");
+        harness.clock.advance(Duration::from_secs(3600));
+        harness.until_it_lasts(&office, &held.id, 20).await;
+        let renewed = harness.renew(&worker, &office, &held).await.expect("nobody else has it");
         assert_eq!((renewed.status(), renewed.attempt, &renewed.lease_id), (TaskStatus::Running, 1, &held.lease_id));
-        stage.until_it_lasts(&office, &held.id, 30).await;
+        harness.until_it_lasts(&office, &held.id, 30).await;
         let claim = ClaimTasksRequest { office_id: office.clone(), lease: seconds(20), ..Default::default() };
         let renew = RenewLeaseRequest {
             office_id: office.clone(),
@@ -78,95 +78,95 @@ async fn a_holder_has_its_task_after_the_platform_was_away(stage: Stage) {
             lease_id: held.lease_id.clone(),
             lease: claim.lease,
         };
-        stage.tasks(&worker).renew_lease(renew).await.expect("nobody else has it");
+        harness.tasks(&worker).renew_lease(renew).await.expect("nobody else has it");
     }
-    stage.clock.advance(Duration::from_secs(3600));
-    let done = stage.complete(&worker, &office, &held, "done").await.expect("nobody else has it");
+    harness.clock.advance(Duration::from_secs(3600));
+    let done = harness.complete(&worker, &office, &held, "done").await.expect("nobody else has it");
     assert_eq!((done.status(), done.attempt), (TaskStatus::Done, 1));
 }
 
-async fn what_nobody_holds_any_more_comes_back_when_the_platform_was_there_for_a_lease(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (worker, held) = stage.held(&office, 20).await;
-    stage.pass(Duration::from_secs(15)).await;
-    stage.clock.advance(Duration::from_secs(3600));
+async fn what_nobody_holds_any_more_comes_back_when_the_platform_was_there_for_a_lease(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (worker, held) = harness.held(&office, 20).await;
+    harness.pass(Duration::from_secs(15)).await;
+    harness.clock.advance(Duration::from_secs(3600));
     // Not due while the platform was there: it is looked at when it would have been over.
-    stage.until_it_lasts(&office, &held.id, 20).await;
-    stage.pass(Duration::from_secs(18)).await;
-    stage.crash_free_sweep(&office).await;
-    stage.until_it_lasts(&office, &held.id, 1).await;
+    harness.until_it_lasts(&office, &held.id, 20).await;
+    harness.pass(Duration::from_secs(18)).await;
+    harness.crash_free_sweep(&office).await;
+    harness.until_it_lasts(&office, &held.id, 1).await;
     // Away again: what is left is left, no more.
-    stage.clock.advance(Duration::from_secs(3600));
-    stage.until_it_lasts(&office, &held.id, 1).await;
-    stage.pass(Duration::from_secs(1)).await;
-    let failed = stage.until_task(&office, &held.id, TaskStatus::Failed).await;
+    harness.clock.advance(Duration::from_secs(3600));
+    harness.until_it_lasts(&office, &held.id, 1).await;
+    harness.pass(Duration::from_secs(1)).await;
+    let failed = harness.until_task(&office, &held.id, TaskStatus::Failed).await;
     assert_eq!((failed.attempt, failed.error.as_str()), (1, "the lease ran out"));
-    assert_refused(stage.renew(&worker, &office, &held).await, Code::Aborted, "LEASE_LOST");
+    assert_refused(harness.renew(&worker, &office, &held).await, Code::Aborted, "LEASE_LOST");
 }
 
-async fn a_platform_that_keeps_crashing_puts_nothing_off_for_ever(mut stage: Stage) {
-    let office = stage.active("Work").await;
-    let (_, held) = stage.held(&office, 10).await;
+async fn a_platform_that_keeps_crashing_puts_nothing_off_for_ever(mut harness: Harness) {
+    let office = harness.active("Work").await;
+    let (_, held) = harness.held(&office, 10).await;
     // Each time it is there for 4 s, in which nobody renews.
     for left in [10, 6, 2] {
-        stage.pass(Duration::from_secs(4)).await;
-        stage.end().await;
-        stage.clock.advance(Duration::from_secs(20));
-        stage.start_again().await;
-        stage.until_it_lasts(&office, &held.id, left).await;
+        harness.pass(Duration::from_secs(4)).await;
+        harness.end().await;
+        harness.clock.advance(Duration::from_secs(20));
+        harness.start_again().await;
+        harness.until_it_lasts(&office, &held.id, left).await;
     }
-    stage.pass(Duration::from_secs(2)).await;
-    stage.until_task(&office, &held.id, TaskStatus::Failed).await;
+    harness.pass(Duration::from_secs(2)).await;
+    harness.until_task(&office, &held.id, TaskStatus::Failed).await;
 }
 
-async fn a_renewal_that_comes_first_after_a_start_counts(mut stage: Stage) {
-    let office = stage.active("Work").await;
-    let (worker, held) = stage.held(&office, 5).await;
-    stage.end().await;
-    stage.clock.advance(Duration::from_secs(8));
-    stage.start_again().await;
-    stage.renew(&worker, &office, &held).await.expect("nobody else has it");
-    assert_eq!(stage.claim(&stage.agent(&office, "other", false, &[]), &office).await, None);
-    let done = stage.complete(&worker, &office, &held, "done").await.expect("nobody else has it");
+async fn a_renewal_that_comes_first_after_a_start_counts(mut harness: Harness) {
+    let office = harness.active("Work").await;
+    let (worker, held) = harness.held(&office, 5).await;
+    harness.end().await;
+    harness.clock.advance(Duration::from_secs(8));
+    harness.start_again().await;
+    harness.renew(&worker, &office, &held).await.expect("nobody else has it");
+    assert_eq!(harness.claim(&harness.agent(&office, "other", false, &[]), &office).await, None);
+    let done = harness.complete(&worker, &office, &held, "done").await.expect("nobody else has it");
     assert_eq!((done.status(), done.attempt), (TaskStatus::Done, 1));
 }
 
-async fn a_day_to_answer_or_to_judge_is_one_in_which_the_platform_is_there(stage: Stage) {
+async fn a_day_to_answer_or_to_judge_is_one_in_which_the_platform_is_there(harness: Harness) {
     const HOUR: Duration = Duration::from_secs(3600);
-    let office = stage.active("Work").await;
+    let office = harness.active("Work").await;
     let create = CreateTaskRequest { verification_required: true, ..request(&office, "task") };
-    let judged = stage.create_task(&stage.owner, create).await.expect("creates").id;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    let held = stage.claim(&worker, &office).await.expect("one");
-    stage.complete(&worker, &office, &held, "work").await.expect("holds");
-    let sent = stage.say(&stage.owner, direct(&office, "worker", "anybody there?")).await.expect("sends");
-    let asked = stage.claim(&worker, &office).await.expect("the message");
+    let judged = harness.create_task(&harness.owner, create).await.expect("creates").id;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let held = harness.claim(&worker, &office).await.expect("one");
+    harness.complete(&worker, &office, &held, "work").await.expect("holds");
+    let sent = harness.say(&harness.owner, direct(&office, "worker", "anybody there?")).await.expect("sends");
+    let asked = harness.claim(&worker, &office).await.expect("the message");
     assert_eq!(asked.cause, format!("message/{}", sent.id));
-    stage.release(&worker, &office, &asked).await.expect("holds");
-    stage.pass(2 * HOUR).await;
+    harness.release(&worker, &office, &asked).await.expect("holds");
+    harness.pass(2 * HOUR).await;
     // A weekend, with the lid closed.
-    stage.miss(60 * HOUR).await;
-    stage.pass(21 * HOUR).await;
-    stage.crash_free_sweep(&office).await;
-    assert_eq!(stage.status_of(&office, &judged).await, TaskStatus::Verifying);
-    assert_eq!(stage.status_of(&office, &asked.id).await, TaskStatus::Queued);
-    stage.pass(HOUR).await;
-    stage.until_task(&office, &judged, TaskStatus::Failed).await;
-    stage.until_task(&office, &asked.id, TaskStatus::Cancelled).await;
+    harness.miss(60 * HOUR).await;
+    harness.pass(21 * HOUR).await;
+    harness.crash_free_sweep(&office).await;
+    assert_eq!(harness.status_of(&office, &judged).await, TaskStatus::Verifying);
+    assert_eq!(harness.status_of(&office, &asked.id).await, TaskStatus::Queued);
+    harness.pass(HOUR).await;
+    harness.until_task(&office, &judged, TaskStatus::Failed).await;
+    harness.until_task(&office, &asked.id, TaskStatus::Cancelled).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_need_not_have_the_same_time() {
-    let stage = Stage::on(Backend::Postgres).await;
-    let office = stage.active("Work").await;
-    let (slow, fast) = (stage.agent(&office, "slow", false, &[]), stage.agent(&office, "fast", false, &[]));
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = harness.active("Work").await;
+    let (slow, fast) = (harness.agent(&office, "slow", false, &[]), harness.agent(&office, "fast", false, &[]));
     for title in ["first", "second"] {
-        stage.new_task(&office, title).await;
+        harness.new_task(&office, title).await;
     }
-    stage.end().await;
+    harness.end().await;
     let wrong = |hours| SkewedClock::new(chrono::TimeDelta::hours(hours)).shared();
-    let (mut of_slow, slow_ends) = stage.beside_by(wrong(-2), &slow).await;
-    let (mut of_fast, fast_ends) = stage.beside_by(wrong(2), &fast).await;
+    let (mut of_slow, slow_ends) = harness.beside_by(wrong(-2), &slow).await;
+    let (mut of_fast, fast_ends) = harness.beside_by(wrong(2), &fast).await;
     let claim = |lease| ClaimTasksRequest { office_id: office.clone(), lease: seconds(lease), ..Default::default() };
     let first = of_slow.claim_tasks(claim(600)).await.expect("claims").into_inner().tasks.pop().expect("one");
     let second = of_fast.claim_tasks(claim(1)).await.expect("claims").into_inner().tasks.pop().expect("one");

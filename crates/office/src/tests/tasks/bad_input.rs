@@ -9,7 +9,7 @@ use prost_types::Duration;
 use tonic::Code;
 
 use super::{assert_refused, field, request};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! {
     what_cannot_be_created,
@@ -21,8 +21,8 @@ on_both! {
 
 const TEXT: usize = 256 << 10;
 
-async fn what_cannot_be_created(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn what_cannot_be_created(harness: Harness) {
+    let office = harness.active("Work").await;
     let make = || request(&office, "title");
     let long = |count: usize| "é".repeat(count);
     let command = mi_proto::v1::TaskKind::Command.into();
@@ -58,18 +58,18 @@ async fn what_cannot_be_created(stage: Stage) {
     ];
     for (expected, wrong) in cases {
         let shown = format!("{wrong:.300?}");
-        assert_eq!(field(stage.create_task(&stage.owner, wrong.clone()).await), expected, "{shown}");
+        assert_eq!(field(harness.create_task(&harness.owner, wrong.clone()).await), expected, "{shown}");
         // One that is wrong spoils the batch, in the same words.
         if expected != "office_id" {
-            assert_eq!(field(stage.batch(&office, vec![make(), wrong]).await), expected, "{shown}");
+            assert_eq!(field(harness.batch(&office, vec![make(), wrong]).await), expected, "{shown}");
         }
     }
     // No agent has such a name.
     for wrong in ["no name", "'; DROP TABLE tasks; --", "\0", &"x".repeat(10_000)] {
         let to = CreateTaskRequest { assigned_agent: wrong.into(), ..make() };
-        assert_refused(stage.create_task(&stage.owner, to).await, Code::NotFound, "NOT_FOUND");
+        assert_refused(harness.create_task(&harness.owner, to).await, Code::NotFound, "NOT_FOUND");
         let list = ListTasksRequest { office_id: office.clone(), assigned_agent: wrong.into(), ..Default::default() };
-        assert_refused(stage.tasks(&stage.owner).list_tasks(list).await, Code::NotFound, "NOT_FOUND");
+        assert_refused(harness.tasks(&harness.owner).list_tasks(list).await, Code::NotFound, "NOT_FOUND");
     }
     // What just fits.
     let most = CreateTaskRequest {
@@ -79,15 +79,15 @@ async fn what_cannot_be_created(stage: Stage) {
         required_tools: tools(32),
         ..request(&office, &format!(" {} ", long(200)))
     };
-    let created = stage.create_task(&stage.owner, most).await.expect("fits");
+    let created = harness.create_task(&harness.owner, most).await.expect("fits");
     assert_eq!((created.title, created.description.len()), (long(200), TEXT));
-    assert_eq!(stage.claim_all(&stage.owner, &office).await, [""; 0]);
+    assert_eq!(harness.claim_all(&harness.owner, &office).await, [""; 0]);
 }
 
-async fn what_cannot_be_claimed(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    stage.new_task(&office, "task").await;
+async fn what_cannot_be_claimed(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    harness.new_task(&office, "task").await;
     let make = || ClaimTasksRequest { office_id: office.clone(), ..Default::default() };
     let lasting = |seconds, nanos| Some(Duration { seconds, nanos });
     let cases = [
@@ -104,17 +104,17 @@ async fn what_cannot_be_claimed(stage: Stage) {
         ("lease", ClaimTasksRequest { lease: lasting(i64::MAX, i32::MAX), ..make() }),
     ];
     for (expected, wrong) in cases {
-        assert_eq!(field(stage.claim_with(&worker, wrong).await), expected);
+        assert_eq!(field(harness.claim_with(&worker, wrong).await), expected);
     }
     let longest = ClaimTasksRequest { lease: lasting(3600, 0), wait: lasting(i64::MAX, 0), ..make() };
-    assert_eq!(stage.claim_with(&worker, longest).await.expect("claims")[0].title, "task");
+    assert_eq!(harness.claim_with(&worker, longest).await.expect("claims")[0].title, "task");
 }
 
-async fn what_cannot_be_reported(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&worker, &office).await.expect("one");
+async fn what_cannot_be_reported(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&worker, &office).await.expect("one");
     let complete = || CompleteTaskRequest {
         office_id: office.clone(),
         task_id: held.id.clone(),
@@ -122,7 +122,7 @@ async fn what_cannot_be_reported(stage: Stage) {
         result: "fine".into(),
         ..Default::default()
     };
-    let tasks = || stage.tasks(&worker);
+    let tasks = || harness.tasks(&worker);
     for (expected, wrong) in [
         ("office_id", CompleteTaskRequest { office_id: String::new(), ..complete() }),
         ("task_id", CompleteTaskRequest { task_id: "\0".into(), ..complete() }),
@@ -161,7 +161,7 @@ async fn what_cannot_be_reported(stage: Stage) {
     assert_eq!(field(tasks().renew_lease(renew).await), "lease");
     let reason = "x".repeat((64 << 10) + 1);
     let cancel = CancelTaskRequest { office_id: office.clone(), task_id: held.id.clone(), reason };
-    assert_eq!(field(stage.tasks(&stage.owner).cancel_task(cancel).await), "reason");
+    assert_eq!(field(harness.tasks(&harness.owner).cancel_task(cancel).await), "reason");
     for (approve, note) in [(false, ""), (false, " "), (true, "a\0b"), (false, "a\0b")] {
         let verify = VerifyTaskRequest {
             office_id: office.clone(),
@@ -170,7 +170,7 @@ async fn what_cannot_be_reported(stage: Stage) {
             note: note.into(),
             attempt: None,
         };
-        assert_eq!(field(stage.tasks(&stage.owner).verify_task(verify).await), "note");
+        assert_eq!(field(harness.tasks(&harness.owner).verify_task(verify).await), "note");
     }
     assert_eq!(
         field(tasks().get_task(GetTaskRequest { office_id: office.clone(), task_id: "x".into() }).await),
@@ -190,9 +190,9 @@ async fn what_cannot_be_reported(stage: Stage) {
     tasks().complete_task(complete()).await.expect("holds");
 }
 
-async fn texts_stay_as_they_are(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
+async fn texts_stay_as_they_are(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
     for text in [
         "'; DROP TABLE tasks; --",
         "$1 ? :x @y %s {} \\ \" \\u0000 \\0",
@@ -201,42 +201,42 @@ async fn texts_stay_as_they_are(stage: Stage) {
         "<script>&amp;</script>",
     ] {
         let create = CreateTaskRequest { description: format!("{text}\n\t{text}\u{1}"), ..request(&office, text) };
-        let created = stage.create_task(&stage.owner, create.clone()).await.expect("creates");
+        let created = harness.create_task(&harness.owner, create.clone()).await.expect("creates");
         assert_eq!((&created.title, &created.description), (&create.title, &create.description));
-        let held = stage.claim(&worker, &office).await.expect("one");
-        let done = stage.complete(&worker, &office, &held, &create.description).await.expect("holds");
-        assert_eq!(stage.task(&office, &created.id).await, done);
+        let held = harness.claim(&worker, &office).await.expect("one");
+        let done = harness.complete(&worker, &office, &held, &create.description).await.expect("holds");
+        assert_eq!(harness.task(&office, &created.id).await, done);
         assert_eq!(done.result, create.description);
     }
     let result = "é".repeat(TEXT / 2);
-    stage.new_task(&office, "large").await;
-    let held = stage.claim(&worker, &office).await.expect("one");
-    assert_eq!(stage.complete(&worker, &office, &held, &result).await.expect("fits").result, result);
+    harness.new_task(&office, "large").await;
+    let held = harness.claim(&worker, &office).await.expect("one");
+    assert_eq!(harness.complete(&worker, &office, &held, &result).await.expect("fits").result, result);
 }
 
-async fn another_s_office_is_not_there(stage: Stage) {
-    let (office, other) = (stage.active("Work").await, stage.active("Other").await);
-    let task = stage.new_task(&office, "task").await;
-    let stranger = stage.account("Stranger").await.0;
-    let outsider = stage.agent(&other, "outsider", false, &[]);
+async fn another_s_office_is_not_there(harness: Harness) {
+    let (office, other) = (harness.active("Work").await, harness.active("Other").await);
+    let task = harness.new_task(&office, "task").await;
+    let stranger = harness.account("Stranger").await.0;
+    let outsider = harness.agent(&other, "outsider", false, &[]);
     let none = mi_proto::v1::Task { lease_id: mi_kernel::LeaseId::new().to_string(), ..task.clone() };
     for by in [&stranger, &outsider] {
         let (code, why) = (Code::NotFound, "NOT_FOUND");
-        assert_refused(stage.create_task(by, request(&office, "x")).await, code, why);
+        assert_refused(harness.create_task(by, request(&office, "x")).await, code, why);
         // Also when something else is wrong: that would tell that it is there.
-        assert_refused(stage.create_task(by, request(&office, "")).await, code, why);
+        assert_refused(harness.create_task(by, request(&office, "")).await, code, why);
         let claim = ClaimTasksRequest { office_id: office.clone(), ..Default::default() };
-        assert_refused(stage.claim_with(by, claim).await, code, why);
-        assert_refused(stage.complete(by, &office, &none, "").await, code, why);
-        assert_refused(stage.fail(by, &office, &none, true).await, code, why);
-        assert_refused(stage.release(by, &office, &none).await, code, why);
-        assert_refused(stage.renew(by, &office, &none).await, code, why);
-        assert_refused(stage.cancel(by, &office, &task.id).await, code, why);
-        assert_refused(stage.retry(by, &office, &task.id).await, code, why);
-        assert_refused(stage.verify(by, &office, &task.id, true).await, code, why);
+        assert_refused(harness.claim_with(by, claim).await, code, why);
+        assert_refused(harness.complete(by, &office, &none, "").await, code, why);
+        assert_refused(harness.fail(by, &office, &none, true).await, code, why);
+        assert_refused(harness.release(by, &office, &none).await, code, why);
+        assert_refused(harness.renew(by, &office, &none).await, code, why);
+        assert_refused(harness.cancel(by, &office, &task.id).await, code, why);
+        assert_refused(harness.retry(by, &office, &task.id).await, code, why);
+        assert_refused(harness.verify(by, &office, &task.id, true).await, code, why);
     }
     // Nor is a task in an office that is not its own.
-    assert_refused(stage.cancel(&stage.owner, &other, &task.id).await, Code::NotFound, "NOT_FOUND");
-    assert_refused(stage.complete(&stage.owner, &other, &none, "x").await, Code::NotFound, "NOT_FOUND");
-    assert_eq!(stage.task(&office, &task.id).await, task);
+    assert_refused(harness.cancel(&harness.owner, &other, &task.id).await, Code::NotFound, "NOT_FOUND");
+    assert_refused(harness.complete(&harness.owner, &other, &none, "x").await, Code::NotFound, "NOT_FOUND");
+    assert_eq!(harness.task(&office, &task.id).await, task);
 }

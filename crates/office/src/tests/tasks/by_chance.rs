@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use tonic::Code;
 
 use super::{chance, request, seconds};
-use crate::tests::stage::{LONG, Stage};
+use crate::tests::harness::{Harness, LONG};
 
 on_both! { one_holder_and_a_way_to_an_end }
 
@@ -37,34 +37,34 @@ impl Model {
     }
 }
 
-fn now(stage: &Stage) -> i64 {
-    mi_kernel::Clock::now(&stage.clock).timestamp()
+fn now(harness: &Harness) -> i64 {
+    mi_kernel::Clock::now(&harness.clock).timestamp()
 }
 
 fn finished(status: TaskStatus) -> bool {
     matches!(status, TaskStatus::Done | TaskStatus::Failed | TaskStatus::Cancelled)
 }
 
-async fn one_holder_and_a_way_to_an_end(stage: Stage) {
-    let office = stage.active("Work").await;
-    let agents: Vec<Actor> = (0..4).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+async fn one_holder_and_a_way_to_an_end(harness: Harness) {
+    let office = harness.active("Work").await;
+    let agents: Vec<Actor> = (0..4).map(|n| harness.agent(&office, &format!("w{n}"), false, &[])).collect();
     let mut random = chance();
     let mut model = Model::default();
     for _ in 0..400 {
-        step(&stage, &office, &agents, &mut model, &mut random).await;
+        step(&harness, &office, &agents, &mut model, &mut random).await;
     }
     assert!(model.done.len() > 10, "only {} were done: nothing is shown", model.done.len());
-    counts_are_right(&stage, &office).await;
-    cursors_grow(&stage, &office, model.all.len()).await;
-    everything_ends(&stage, &office, &agents, &model).await;
-    counts_are_right(&stage, &office).await;
+    counts_are_right(&harness, &office).await;
+    cursors_grow(&harness, &office, model.all.len()).await;
+    everything_ends(&harness, &office, &agents, &model).await;
+    counts_are_right(&harness, &office).await;
 }
 
 /// The counts that are kept beside the tasks are those of the tasks.
-async fn counts_are_right(stage: &Stage, office: &str) {
+async fn counts_are_right(harness: &Harness, office: &str) {
     let office: OfficeId = office.parse().expect("an id");
-    let queues = stage.resources().await.tasks;
-    let mut tx = stage.tables().await.office(office).begin().await.expect("begins");
+    let queues = harness.resources().await.tasks;
+    let mut tx = harness.tables().await.office(office).begin().await.expect("begins");
     // Nothing moves between the two looks.
     queues.lock(&mut tx).await.expect("locks");
     let there: Vec<(String, i64)> = on!(tx, |c| {
@@ -85,7 +85,7 @@ async fn counts_are_right(stage: &Stage, office: &str) {
     assert_eq!(counted, there.into_iter().collect::<BTreeMap<_, _>>());
 }
 
-async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, random: &mut fastrand::Rng) {
+async fn step(harness: &Harness, office: &str, agents: &[Actor], model: &mut Model, random: &mut fastrand::Rng) {
     let who = random.usize(..agents.len());
     let some = |random: &mut fastrand::Rng, model: &Model| {
         let place = random.usize(..model.all.len().max(1));
@@ -97,7 +97,7 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
     };
     match random.u8(..12) {
         0..=2 => {
-            let by = if random.bool() { &stage.owner } else { &agents[who] };
+            let by = if random.bool() { &harness.owner } else { &agents[who] };
             let mut create = request(office, "task");
             create.priority = Some(random.i32(0..=100));
             create.verification_required = random.u8(..8) == 0;
@@ -107,7 +107,7 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
                 create.parent_id = some(random, model).unwrap_or_default();
             }
             // A cycle, a parent that is finished, a long chain of causes.
-            if let Ok(task) = stage.create_task(by, create).await {
+            if let Ok(task) = harness.create_task(by, create).await {
                 model.all.push(task.id);
             }
         }
@@ -119,21 +119,21 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
                 lease: seconds(lease),
                 ..Default::default()
             };
-            for task in stage.claim_with(&agents[who], claim).await.expect("claims") {
+            for task in harness.claim_with(&agents[who], claim).await.expect("claims") {
                 assert!(!model.done.contains(&task.id), "{task:?} was done");
                 let known = model.held.get(&task.id);
-                assert!(known.is_none_or(|(.., end)| *end <= now(stage)), "{task:?} is held by {known:?}");
+                assert!(known.is_none_or(|(.., end)| *end <= now(harness)), "{task:?} is held by {known:?}");
                 // Reviews are of the platform's making.
                 if !model.all.contains(&task.id) {
                     model.all.push(task.id.clone());
                 }
                 model.lose(&task.id);
-                model.held.insert(task.id.clone(), (who, task, now(stage) + lease));
+                model.held.insert(task.id.clone(), (who, task, now(harness) + lease));
             }
         }
         6..=7 => {
             let Some((who, task, end)) = holding(random, model) else { return };
-            match stage.complete(&agents[who], office, &task, "done").await {
+            match harness.complete(&agents[who], office, &task, "done").await {
                 // Late, too, while nobody has noticed.
                 Ok(done) => {
                     if done.status() == TaskStatus::Done {
@@ -144,7 +144,7 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
                 Err(status) if status.code() == Code::FailedPrecondition => {}
                 Err(status) => {
                     assert_eq!(status.code(), Code::Aborted, "{status:?}");
-                    assert!(end <= now(stage), "the lease on {task:?} was lost: {status:?}");
+                    assert!(end <= now(harness), "the lease on {task:?} was lost: {status:?}");
                     model.lose(&task.id);
                 }
             }
@@ -152,14 +152,14 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
         8 => {
             let Some((who, task, end)) = holding(random, model) else { return };
             let answer = match random.u8(..3) {
-                0 => stage.release(&agents[who], office, &task).await,
-                1 => stage.fail(&agents[who], office, &task, true).await,
-                _ => stage.fail(&agents[who], office, &task, false).await,
+                0 => harness.release(&agents[who], office, &task).await,
+                1 => harness.fail(&agents[who], office, &task, true).await,
+                _ => harness.fail(&agents[who], office, &task, false).await,
             };
             assert!(
-                answer.is_ok() || end <= now(stage),
+                answer.is_ok() || end <= now(harness),
                 "{answer:?} of {task:?}, which is {:?}",
-                stage.status_of(office, &task.id).await
+                harness.status_of(office, &task.id).await
             );
             model.lose(&task.id);
         }
@@ -169,34 +169,34 @@ async fn step(stage: &Stage, office: &str, agents: &[Actor], model: &mut Model, 
                 return;
             }
             let (who, task) = model.lost[random.usize(..model.lost.len())].clone();
-            let answer = stage.complete(&agents[who], office, &task, "another result").await;
+            let answer = harness.complete(&agents[who], office, &task, "another result").await;
             assert_eq!(answer.expect_err("too late").code(), Code::Aborted);
         }
         10 => {
             let Some(id) = some(random, model) else { return };
             match random.u8(..4) {
-                0 => drop(stage.cancel(&stage.owner, office, &id).await),
-                1 => drop(stage.verify(&stage.owner, office, &id, random.bool()).await),
-                _ => drop(stage.retry(&stage.owner, office, &id).await),
+                0 => drop(harness.cancel(&harness.owner, office, &id).await),
+                1 => drop(harness.verify(&harness.owner, office, &id, random.bool()).await),
+                _ => drop(harness.retry(&harness.owner, office, &id).await),
             }
             // What is a part of it went with it, and so did reviews of work that was judged otherwise.
             for id in model.held.keys().cloned().collect::<Vec<_>>() {
-                if stage.status_of(office, &id).await == TaskStatus::Cancelled {
+                if harness.status_of(office, &id).await == TaskStatus::Cancelled {
                     model.lose(&id);
                 }
             }
-            if stage.status_of(office, &id).await == TaskStatus::Done {
+            if harness.status_of(office, &id).await == TaskStatus::Done {
                 model.done.insert(id);
             }
         }
-        _ => stage.pass(Duration::from_secs(random.u64(1..8))).await,
+        _ => harness.pass(Duration::from_secs(random.u64(1..8))).await,
     }
 }
 
 /// From the start the feed of changes has every task once, in the order of their last change.
-async fn cursors_grow(stage: &Stage, office: &str, least: usize) {
+async fn cursors_grow(harness: &Harness, office: &str, least: usize) {
     let watch = WatchTasksRequest { office_id: office.into(), after_cursor: Some(0), ..Default::default() };
-    let mut stream = stage.tasks(&stage.owner).watch_tasks(watch).await.expect("opens").into_inner();
+    let mut stream = harness.tasks(&harness.owner).watch_tasks(watch).await.expect("opens").into_inner();
     let (mut cursor, mut seen) = (0, BTreeSet::new());
     while seen.len() < least {
         let message =
@@ -208,33 +208,33 @@ async fn cursors_grow(stage: &Stage, office: &str, least: usize) {
 }
 
 /// From wherever they stand, time and whoever goes on with the work bring all of them to an end.
-async fn everything_ends(stage: &Stage, office: &str, agents: &[Actor], model: &Model) {
+async fn everything_ends(harness: &Harness, office: &str, agents: &[Actor], model: &Model) {
     until("every task is finished", LONG, async || {
         // Whoever held something is gone.
-        stage.pass(Duration::from_secs(60)).await;
-        for by in agents.iter().chain([&stage.owner]) {
+        harness.pass(Duration::from_secs(60)).await;
+        for by in agents.iter().chain([&harness.owner]) {
             let claim = ClaimTasksRequest { office_id: office.into(), max_tasks: Some(100), ..Default::default() };
-            for task in stage.claim_with(by, claim).await.expect("claims") {
+            for task in harness.claim_with(by, claim).await.expect("claims") {
                 assert!(!model.done.contains(&task.id), "{task:?} was done");
-                match stage.complete(by, office, &task, "at last").await {
+                match harness.complete(by, office, &task, "at last").await {
                     Ok(_) => {}
                     // A review: the verdict comes first.
                     Err(status) if status.message().contains("VerifyTask") => {
-                        drop(stage.verify(by, office, &task.verifies_task_id, true).await);
+                        drop(harness.verify(by, office, &task.verifies_task_id, true).await);
                     }
                     // A whole with parts.
-                    Err(_) => drop(stage.release(by, office, &task).await),
+                    Err(_) => drop(harness.release(by, office, &task).await),
                 }
             }
         }
         let mut open = Vec::new();
         for id in &model.all {
-            let task = stage.task(office, id).await;
+            let task = harness.task(office, id).await;
             match task.status() {
-                TaskStatus::Verifying => stage.pass(Duration::from_secs(24 * 3600)).await,
+                TaskStatus::Verifying => harness.pass(Duration::from_secs(24 * 3600)).await,
                 // It waits for what was given up: somebody decides.
                 TaskStatus::Blocked if task.blocked_reason.starts_with("dependency") => {
-                    stage.cancel(&stage.owner, office, id).await.expect("open");
+                    harness.cancel(&harness.owner, office, id).await.expect("open");
                 }
                 _ => {}
             }
@@ -246,6 +246,6 @@ async fn everything_ends(stage: &Stage, office: &str, agents: &[Actor], model: &
     })
     .await;
     for id in &model.done {
-        assert_eq!(stage.status_of(office, id).await, TaskStatus::Done);
+        assert_eq!(harness.status_of(office, id).await, TaskStatus::Done);
     }
 }

@@ -5,7 +5,7 @@ use mi_testkit::on_both;
 use tonic::Code;
 
 use super::{assert_refused, field, many, request};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! {
     a_task_waits_for_what_it_depends_on,
@@ -30,13 +30,13 @@ fn states(tasks: &[Task]) -> Vec<(TaskStatus, &str)> {
     tasks.iter().map(|task| (task.status(), task.blocked_reason.as_str())).collect()
 }
 
-async fn a_task_waits_for_what_it_depends_on(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    let (first, second) = (stage.new_task(&office, "first").await, stage.new_task(&office, "second").await);
+async fn a_task_waits_for_what_it_depends_on(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let (first, second) = (harness.new_task(&office, "first").await, harness.new_task(&office, "second").await);
     let third =
-        stage.create_task(&stage.owner, after(&office, "third", &[&first.id, &second.id])).await.expect("creates");
-    let fourth = stage.create_task(&stage.owner, after(&office, "fourth", &[&third.id])).await.expect("creates");
+        harness.create_task(&harness.owner, after(&office, "third", &[&first.id, &second.id])).await.expect("creates");
+    let fourth = harness.create_task(&harness.owner, after(&office, "fourth", &[&third.id])).await.expect("creates");
     assert_eq!(
         states(&[third.clone(), fourth.clone()]),
         [
@@ -45,32 +45,32 @@ async fn a_task_waits_for_what_it_depends_on(stage: Stage) {
         ]
     );
     assert_eq!(third.depends_on, [first.id.clone(), second.id.clone()]);
-    assert_eq!(stage.claim_all(&worker, &office).await, ["first", "second"]);
-    stage.done(&office, &first.id).await;
-    let third = stage.task(&office, &third.id).await;
+    assert_eq!(harness.claim_all(&worker, &office).await, ["first", "second"]);
+    harness.done(&office, &first.id).await;
+    let third = harness.task(&office, &third.id).await;
     assert_eq!(
         states(std::slice::from_ref(&third)),
         [(TaskStatus::Blocked, format!("waits for task {}", second.id).as_str())]
     );
-    stage.done(&office, &second.id).await;
-    assert_eq!(states(&[stage.task(&office, &third.id).await]), [(TaskStatus::Queued, "")]);
-    assert_eq!(stage.claim_all(&worker, &office).await, ["third"]);
-    stage.done(&office, &third.id).await;
-    assert_eq!(stage.claim_all(&worker, &office).await, ["fourth"]);
+    harness.done(&office, &second.id).await;
+    assert_eq!(states(&[harness.task(&office, &third.id).await]), [(TaskStatus::Queued, "")]);
+    assert_eq!(harness.claim_all(&worker, &office).await, ["third"]);
+    harness.done(&office, &third.id).await;
+    assert_eq!(harness.claim_all(&worker, &office).await, ["fourth"]);
     // Of what is done already nobody waits.
-    let late = stage.create_task(&stage.owner, after(&office, "late", &[&third.id])).await.expect("creates");
+    let late = harness.create_task(&harness.owner, after(&office, "late", &[&third.id])).await.expect("creates");
     assert_eq!(states(&[late]), [(TaskStatus::Queued, "")]);
 }
 
-async fn a_failed_dependency_holds_up_with_its_reason(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    let first = stage.new_task(&office, "first").await;
-    let second = stage.create_task(&stage.owner, after(&office, "second", &[&first.id])).await.expect("creates");
-    let third = stage.create_task(&stage.owner, after(&office, "third", &[&second.id])).await.expect("creates");
-    let claimed = stage.claim(&worker, &office).await.expect("one");
-    stage.fail(&worker, &office, &claimed, false).await.expect("holds");
-    let of = async || [stage.task(&office, &second.id).await, stage.task(&office, &third.id).await];
+async fn a_failed_dependency_holds_up_with_its_reason(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let first = harness.new_task(&office, "first").await;
+    let second = harness.create_task(&harness.owner, after(&office, "second", &[&first.id])).await.expect("creates");
+    let third = harness.create_task(&harness.owner, after(&office, "third", &[&second.id])).await.expect("creates");
+    let claimed = harness.claim(&worker, &office).await.expect("one");
+    harness.fail(&worker, &office, &claimed, false).await.expect("holds");
+    let of = async || [harness.task(&office, &second.id).await, harness.task(&office, &third.id).await];
     let waits = format!("waits for task {}", second.id);
     assert_eq!(
         states(&of().await),
@@ -80,47 +80,52 @@ async fn a_failed_dependency_holds_up_with_its_reason(stage: Stage) {
         ]
     );
     assert_eq!(of().await.map(|task| task.hangs_on_task_id), [first.id.clone(), first.id.clone()]);
-    let late = stage.create_task(&stage.owner, after(&office, "late", &[&first.id])).await.expect("creates");
+    let late = harness.create_task(&harness.owner, after(&office, "late", &[&first.id])).await.expect("creates");
     assert_eq!(
         states(std::slice::from_ref(&late)),
         [(TaskStatus::Blocked, format!("dependency {} is failed: it broke", first.id).as_str())]
     );
-    let again = stage.retry(&stage.owner, &office, &first.id).await.expect("failed");
+    let again = harness.retry(&harness.owner, &office, &first.id).await.expect("failed");
     assert_eq!((again.status(), again.attempt, again.finished_at), (TaskStatus::Queued, 2, None));
     assert_eq!(
         states(&of().await),
         [(TaskStatus::Blocked, format!("waits for task {}", first.id).as_str()), (TaskStatus::Blocked, &waits)]
     );
     assert_eq!(of().await.map(|task| task.hangs_on_task_id), [""; 2]);
-    let claimed = stage.claim(&worker, &office).await.expect("one");
+    let claimed = harness.claim(&worker, &office).await.expect("one");
     assert_eq!((claimed.id.as_str(), claimed.attempt), (first.id.as_str(), 2));
-    stage.complete(&worker, &office, &claimed, "at last").await.expect("holds");
-    assert_eq!(stage.claim_all(&worker, &office).await, ["second", "late"]);
+    harness.complete(&worker, &office, &claimed, "at last").await.expect("holds");
+    assert_eq!(harness.claim_all(&worker, &office).await, ["second", "late"]);
 }
 
-async fn a_retry_tells_those_who_wait(stage: Stage) {
-    let office = stage.active("Work").await;
-    let first = stage.new_task(&office, "first").await;
-    let second = stage.create_task(&stage.owner, after(&office, "second", &[&first.id])).await.expect("creates");
+async fn a_retry_tells_those_who_wait(harness: Harness) {
+    let office = harness.active("Work").await;
+    let first = harness.new_task(&office, "first").await;
+    let second = harness.create_task(&harness.owner, after(&office, "second", &[&first.id])).await.expect("creates");
     // Never claimed, so that no attempt was made.
-    let cancelled = stage.cancel(&stage.owner, &office, &first.id).await.expect("open");
+    let cancelled = harness.cancel(&harness.owner, &office, &first.id).await.expect("open");
     assert_eq!((cancelled.status(), cancelled.error.as_str()), (TaskStatus::Cancelled, "no use"));
     let reason = format!("dependency {} is cancelled: no use", first.id);
-    assert_eq!(states(&[stage.task(&office, &second.id).await]), [(TaskStatus::Blocked, reason.as_str())]);
-    let again = stage.retry(&stage.owner, &office, &first.id).await.expect("cancelled");
+    assert_eq!(states(&[harness.task(&office, &second.id).await]), [(TaskStatus::Blocked, reason.as_str())]);
+    let again = harness.retry(&harness.owner, &office, &first.id).await.expect("cancelled");
     assert_eq!((again.status(), again.attempt), (TaskStatus::Queued, 0));
     let reason = format!("waits for task {}", first.id);
-    assert_eq!(states(&[stage.task(&office, &second.id).await]), [(TaskStatus::Blocked, reason.as_str())]);
-    stage.done(&office, &first.id).await;
-    assert_eq!(states(&[stage.task(&office, &second.id).await]), [(TaskStatus::Queued, "")]);
+    assert_eq!(states(&[harness.task(&office, &second.id).await]), [(TaskStatus::Blocked, reason.as_str())]);
+    harness.done(&office, &first.id).await;
+    assert_eq!(states(&[harness.task(&office, &second.id).await]), [(TaskStatus::Queued, "")]);
 }
 
-async fn ten_thousand_dependencies(stage: Stage) {
-    let office = stage.active("Work").await;
-    let ids: Vec<String> =
-        stage.batch(&office, many("", 1000).requests).await.expect("creates").into_iter().map(|task| task.id).collect();
+async fn ten_thousand_dependencies(harness: Harness) {
+    let office = harness.active("Work").await;
+    let ids: Vec<String> = harness
+        .batch(&office, many("", 1000).requests)
+        .await
+        .expect("creates")
+        .into_iter()
+        .map(|task| task.id)
+        .collect();
     let requests = (0..10).map(|n| CreateTaskRequest { depends_on: ids.clone(), ..request("", &format!("wide {n}")) });
-    let wide = stage.batch(&office, requests.collect()).await.expect("creates");
+    let wide = harness.batch(&office, requests.collect()).await.expect("creates");
     assert!(wide.iter().all(|task| task.blocked_reason == format!("waits for task {} and 999 more", ids[0])));
     let mut requests: Vec<_> = ids
         .iter()
@@ -129,31 +134,31 @@ async fn ten_thousand_dependencies(stage: Stage) {
     let last = requests.pop().expect("a thousand");
     let complete = async |requests| {
         let batch = mi_proto::v1::BatchCompleteTasksRequest { office_id: office.clone(), requests };
-        stage.tasks(&stage.owner).batch_complete_tasks(batch).await.expect("answers").into_inner().results
+        harness.tasks(&harness.owner).batch_complete_tasks(batch).await.expect("answers").into_inner().results
     };
     assert!(complete(requests).await.iter().all(|result| result.reason.is_empty()));
-    let waiting = stage.task(&office, &wide[9].id).await;
+    let waiting = harness.task(&office, &wide[9].id).await;
     assert_eq!(waiting.blocked_reason, format!("waits for task {}", ids[999]));
     complete(vec![last]).await;
     let titles: Vec<String> = (0..10).map(|n| format!("wide {n}")).collect();
-    assert_eq!(stage.claim_all(&stage.owner, &office).await, titles);
+    assert_eq!(harness.claim_all(&harness.owner, &office).await, titles);
 
     let mut more = ids.clone();
     more.push(wide[0].id.clone());
     let request = CreateTaskRequest { depends_on: more, ..request(&office, "too wide") };
-    assert_eq!(field(stage.create_task(&stage.owner, request).await), "depends_on");
+    assert_eq!(field(harness.create_task(&harness.owner, request).await), "depends_on");
 }
 
-async fn a_batch_refers_to_itself(stage: Stage) {
-    let office = stage.active("Work").await;
-    let other = stage.new_task(&office, "other").await;
+async fn a_batch_refers_to_itself(harness: Harness) {
+    let office = harness.active("Work").await;
+    let other = harness.new_task(&office, "other").await;
     let requests = vec![
         request("", "whole"),
         below("", "part 1", "#0", &[]),
         below(&office, "part 2", "#0", &["#1", &other.id]),
         after("", "next", &["#0", "#2"]),
     ];
-    let tasks = stage.batch(&office, requests).await.expect("creates");
+    let tasks = harness.batch(&office, requests).await.expect("creates");
     let links: Vec<(&str, Vec<&str>)> = tasks
         .iter()
         .map(|task| (task.parent_id.as_str(), task.depends_on.iter().map(String::as_str).collect()))
@@ -162,56 +167,56 @@ async fn a_batch_refers_to_itself(stage: Stage) {
     assert_eq!(links, [("", vec![]), (whole, vec![]), (whole, vec![one, other.id.as_str()]), ("", vec![whole, two])]);
     for wrong in ["#4", "#9", "#-1", "#", "#x", "# 0"] {
         let requests = vec![request("", "a"), after("", "b", &[wrong])];
-        assert_eq!(field(stage.batch(&office, requests).await), "depends_on", "{wrong}");
+        assert_eq!(field(harness.batch(&office, requests).await), "depends_on", "{wrong}");
         let requests = vec![request("", "a"), below("", "b", wrong, &[])];
-        assert_eq!(field(stage.batch(&office, requests).await), "parent_id", "{wrong}");
+        assert_eq!(field(harness.batch(&office, requests).await), "parent_id", "{wrong}");
     }
     // No task is before the first one.
-    assert_eq!(field(stage.create_task(&stage.owner, after(&office, "a", &["#0"])).await), "depends_on");
+    assert_eq!(field(harness.create_task(&harness.owner, after(&office, "a", &["#0"])).await), "depends_on");
     for twice in [vec![request("", "a"), after("", "b", &["#0", "#0"])], vec![after("", "b", &[&other.id, &other.id])]]
     {
-        assert_eq!(field(stage.batch(&office, twice).await), "depends_on");
+        assert_eq!(field(harness.batch(&office, twice).await), "depends_on");
     }
 }
 
-async fn a_batch_is_created_as_a_whole_or_not_at_all(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn a_batch_is_created_as_a_whole_or_not_at_all(harness: Harness) {
+    let office = harness.active("Work").await;
     let mut batch = many("", 20).requests;
     batch.push(request("", ""));
-    assert_eq!(field(stage.batch(&office, batch).await), "title");
+    assert_eq!(field(harness.batch(&office, batch).await), "title");
     let mut batch = many("", 20).requests;
     batch.push(after("", "late", &[&mi_kernel::TaskId::new().to_string()]));
-    assert_eq!(field(stage.batch(&office, batch).await), "depends_on");
+    assert_eq!(field(harness.batch(&office, batch).await), "depends_on");
     let mut batch = many("", 20).requests;
-    batch[7].office_id = stage.active("Other").await;
-    assert_eq!(field(stage.batch(&office, batch).await), "office_id");
+    batch[7].office_id = harness.active("Other").await;
+    assert_eq!(field(harness.batch(&office, batch).await), "office_id");
     for count in [0, 1001] {
-        assert_eq!(field(stage.batch(&office, many("", count).requests).await), "requests");
+        assert_eq!(field(harness.batch(&office, many("", count).requests).await), "requests");
     }
-    assert_eq!(stage.claim_all(&stage.owner, &office).await, [""; 0]);
-    stage.until_events(&office, &["office.created", "office.activated"]).await;
+    assert_eq!(harness.claim_all(&harness.owner, &office).await, [""; 0]);
+    harness.until_events(&office, &["office.created", "office.activated"]).await;
 }
 
-async fn only_tasks_of_the_office_can_be_waited_for(stage: Stage) {
-    let (office, other) = (stage.active("Work").await, stage.active("Other").await);
-    let foreign = stage.new_task(&other, "foreign").await.id;
+async fn only_tasks_of_the_office_can_be_waited_for(harness: Harness) {
+    let (office, other) = (harness.active("Work").await, harness.active("Other").await);
+    let foreign = harness.new_task(&other, "foreign").await.id;
     let unknown = mi_kernel::TaskId::new().to_string();
     for of in [after, |office: &str, title: &str, on: &[&str]| below(office, title, on[0], &[])] {
         let refuse = async |id: &str| {
-            let status = stage.create_task(&stage.owner, of(&office, "b", &[id])).await.expect_err("refused");
+            let status = harness.create_task(&harness.owner, of(&office, "b", &[id])).await.expect_err("refused");
             (status.code(), status.message().replace(id, "ID"))
         };
         let told = refuse(&foreign).await;
         assert_eq!(told.0, Code::InvalidArgument);
         assert_eq!(told, refuse(&unknown).await, "what is another office's does not exist");
     }
-    assert_eq!(field(stage.create_task(&stage.owner, after(&office, "b", &["nonsense"])).await), "depends_on");
-    assert_eq!(field(stage.create_task(&stage.owner, below(&office, "b", "nonsense", &[])).await), "parent_id");
+    assert_eq!(field(harness.create_task(&harness.owner, after(&office, "b", &["nonsense"])).await), "depends_on");
+    assert_eq!(field(harness.create_task(&harness.owner, below(&office, "b", "nonsense", &[])).await), "parent_id");
 }
 
-async fn nothing_waits_for_itself_by_any_way(stage: Stage) {
-    let office = stage.active("Work").await;
-    let create = async |request| Ok::<_, tonic::Status>(stage.create_task(&stage.owner, request).await?.id);
+async fn nothing_waits_for_itself_by_any_way(harness: Harness) {
+    let office = harness.active("Work").await;
+    let create = async |request| Ok::<_, tonic::Status>(harness.create_task(&harness.owner, request).await?.id);
     // A chain: each is a part of the one before it, and the end must wait for none of them, nor for what waits for them.
     for length in 1..=5 {
         let top = create(request(&office, "top")).await.expect("creates");
@@ -228,7 +233,7 @@ async fn nothing_waits_for_itself_by_any_way(stage: Stage) {
             assert_eq!(field(create(below(&office, "circle", last, &[wrong])).await), "depends_on");
         }
         // One that was called off may be called on again.
-        stage.cancel(&stage.owner, &office, &outside).await.expect("open");
+        harness.cancel(&harness.owner, &office, &outside).await.expect("open");
         assert_eq!(field(create(below(&office, "circle", last, &[&further])).await), "depends_on");
         create(below(&office, "fine", last, &[&create(request(&office, "alone")).await.expect("creates")]))
             .await
@@ -249,10 +254,11 @@ async fn nothing_waits_for_itself_by_any_way(stage: Stage) {
             below("", "d", &outer, &["#0"]),
         ],
     ] {
-        assert_eq!(field(stage.batch(&office, circle.clone()).await), "depends_on", "{circle:?}");
+        assert_eq!(field(harness.batch(&office, circle.clone()).await), "depends_on", "{circle:?}");
     }
     assert_refused(
-        create(below(&office, "late", &stage.cancel(&stage.owner, &office, &outer).await.expect("open").id, &[])).await,
+        create(below(&office, "late", &harness.cancel(&harness.owner, &office, &outer).await.expect("open").id, &[]))
+            .await,
         Code::FailedPrecondition,
         "TASK_FINISHED",
     );

@@ -8,13 +8,13 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::{many, seconds};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! { a_task_that_cannot_be_read_fails_alone }
 
 /// Puts nonsense into the row of a task.
-async fn spoil(stage: &Stage, task: &Task) {
-    let mut tx = stage.db().await.platform().begin().await.expect("begins");
+async fn spoil(harness: &Harness, task: &Task) {
+    let mut tx = harness.db().await.platform().begin().await.expect("begins");
     on!(tx, |c| {
         sqlx::query("UPDATE tasks SET spec = $1 WHERE id = $2")
             .bind(Json("nonsense"))
@@ -27,16 +27,17 @@ async fn spoil(stage: &Stage, task: &Task) {
     tx.commit().await.expect("commits");
 }
 
-async fn a_task_that_cannot_be_read_fails_alone(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    let created = stage.tasks(&stage.owner).batch_create_tasks(many(&office, 7)).await.expect("creates").into_inner();
+async fn a_task_that_cannot_be_read_fails_alone(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let created =
+        harness.tasks(&harness.owner).batch_create_tasks(many(&office, 7)).await.expect("creates").into_inner();
     let mut claimed = Vec::new();
-    while let Some(task) = stage.claim(&worker, &office).await {
+    while let Some(task) = harness.claim(&worker, &office).await {
         claimed.push(task);
     }
     assert_eq!(claimed.len(), created.tasks.len());
-    spoil(&stage, &claimed[3]).await;
+    spoil(&harness, &claimed[3]).await;
 
     let requests = claimed.iter().map(|task| CompleteTaskRequest {
         task_id: task.id.clone(),
@@ -46,19 +47,19 @@ async fn a_task_that_cannot_be_read_fails_alone(stage: Stage) {
     });
     let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: requests.collect() };
     // Who waits for work shares the transaction, and goes on waiting.
-    let waiter = stage.agent(&office, "waiter", false, &[]);
+    let waiter = harness.agent(&office, "waiter", false, &[]);
     let claim = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };
     let working = async {
-        let done = stage.tasks(&worker).batch_complete_tasks(batch).await.expect("answered").into_inner();
-        (done.results, stage.new_task(&office, "Next").await)
+        let done = harness.tasks(&worker).batch_complete_tasks(batch).await.expect("answered").into_inner();
+        (done.results, harness.new_task(&office, "Next").await)
     };
-    let (waited, (results, next)) = tokio::join!(stage.claim_with(&waiter, claim), working);
+    let (waited, (results, next)) = tokio::join!(harness.claim_with(&waiter, claim), working);
     let reasons: Vec<&str> = results.iter().map(|result| result.reason.as_str()).collect();
     assert_eq!(reasons, ["", "", "", "INTERNAL", "", "", ""]);
     for (place, task) in claimed.iter().enumerate().filter(|(place, _)| *place != 3) {
-        assert_eq!(stage.status_of(&office, &task.id).await, TaskStatus::Done, "{place}");
+        assert_eq!(harness.status_of(&office, &task.id).await, TaskStatus::Done, "{place}");
     }
     assert_eq!(waited.expect("goes on").pop().expect("woken").id, next.id);
-    let again = stage.complete(&worker, &office, &claimed[3], "done").await.expect_err("still nonsense");
+    let again = harness.complete(&worker, &office, &claimed[3], "done").await.expect_err("still nonsense");
     assert_eq!(again.code(), Code::Internal, "and not that the platform is shutting down: {again:?}");
 }

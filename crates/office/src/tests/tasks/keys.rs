@@ -9,7 +9,7 @@ use mi_proto::v1::{CompleteTaskRequest, Task, TaskStatus};
 use mi_testkit::on_both;
 use tonic::Code;
 
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! { a_key_that_was_enrolled_a_moment_ago_signs, work_of_a_hosted_agent_is_signed_by_it }
 
@@ -40,7 +40,7 @@ fn key() -> AgentKey {
     AgentKey::generate(&dir.path().join("identity.key")).expect("made")
 }
 
-impl Stage {
+impl Harness {
     /// The agent, whose name no other has, enrols a key.
     fn enrol(&self, name: &str, key: &AgentKey) {
         let mut known = self.scheduler.known();
@@ -49,42 +49,42 @@ impl Stage {
     }
 }
 
-async fn a_key_that_was_enrolled_a_moment_ago_signs(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", true, &[]);
+async fn a_key_that_was_enrolled_a_moment_ago_signs(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", true, &[]);
     for title in ["First", "After a rotation"] {
-        stage.new_task(&office, title).await;
+        harness.new_task(&office, title).await;
         // The claim makes the platform know the agent as it is before it enrols.
-        let task = stage.claim(&worker, &office).await.expect("claims");
+        let task = harness.claim(&worker, &office).await.expect("claims");
         let key = key();
-        stage.enrol("worker", &key);
+        harness.enrol("worker", &key);
         let completion = signed(&worker, &key, &office, &task, "done");
-        let done = stage.tasks(&worker).complete_task(completion.clone()).await.expect("completes").into_inner().task;
+        let done = harness.tasks(&worker).complete_task(completion.clone()).await.expect("completes").into_inner().task;
         let done = done.expect("always there");
         assert_eq!((done.status(), done.attempt, &done.receipt), (TaskStatus::Done, 1, &completion.receipt));
         assert_eq!(done.receipt_public_key[..], key.public_key()[..]);
     }
 }
 
-async fn work_of_a_hosted_agent_is_signed_by_it(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", true, &[]);
+async fn work_of_a_hosted_agent_is_signed_by_it(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", true, &[]);
     let (own, foreign) = (key(), key());
-    stage.enrol("worker", &own);
-    stage.new_task(&office, "Work").await;
-    let task = stage.claim(&worker, &office).await.expect("claims");
+    harness.enrol("worker", &own);
+    harness.new_task(&office, "Work").await;
+    let task = harness.claim(&worker, &office).await.expect("claims");
     let mut unsigned = signed(&worker, &own, &office, &task, "done");
     unsigned.receipt.clear();
     for (completion, told) in [
         (unsigned, "receipt is required of agents that the platform computes"),
         (signed(&worker, &foreign, &office, &task, "done"), "receipt is not signed by the worker's key"),
     ] {
-        let status = stage.tasks(&worker).complete_task(completion).await.expect_err("is refused");
+        let status = harness.tasks(&worker).complete_task(completion).await.expect_err("is refused");
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, told));
     }
     let mut other = signed(&worker, &own, &office, &task, "done");
     other.result = "something else".into();
-    let status = stage.tasks(&worker).complete_task(other).await.expect_err("is refused");
+    let status = harness.tasks(&worker).complete_task(other).await.expect_err("is refused");
     assert_eq!(status.message(), "the receipt is not over this work: result_sha256 is of another result");
-    assert_eq!(stage.status_of(&office, &task.id).await, TaskStatus::Running);
+    assert_eq!(harness.status_of(&office, &task.id).await, TaskStatus::Running);
 }

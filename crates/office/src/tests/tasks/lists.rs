@@ -6,7 +6,7 @@ use mi_testkit::on_both;
 use prost::Message;
 
 use super::request;
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! {
     a_list_is_of_what_was_asked_for_newest_first_page_by_page,
@@ -16,7 +16,7 @@ on_both! {
 /// What is asked for: statuses, an agent, and whether of the parts of a task; and the titles of each page.
 type Case<'a> = (&'a [TaskStatus], &'a str, bool, &'a [&'a [&'a str]]);
 
-impl Stage {
+impl Harness {
     /// Titles of each page of a list.
     async fn pages(&self, list: &ListTasksRequest) -> Vec<Vec<String>> {
         let (mut pages, mut list) = (Vec::new(), list.clone());
@@ -31,23 +31,23 @@ impl Stage {
     }
 }
 
-async fn a_page_fits_into_what_clients_take(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn a_page_fits_into_what_clients_take(harness: Harness) {
+    let office = harness.active("Work").await;
     // As long as they get: 256 KiB before, and 256 KiB after.
     let longest = "x".repeat(256 << 10);
     for n in 0..14 {
         let new = CreateTaskRequest { description: longest.clone(), ..request(&office, &n.to_string()) };
-        let task = stage.create_task(&stage.owner, new).await.expect("creates");
+        let task = harness.create_task(&harness.owner, new).await.expect("creates");
         if n < 7 {
-            stage.complete(&stage.owner, &office, &task, &longest).await.expect("completes");
+            harness.complete(&harness.owner, &office, &task, &longest).await.expect("completes");
         }
     }
     let list = ListTasksRequest { office_id: office.clone(), ..Default::default() };
-    let pages = stage.pages(&list).await;
+    let pages = harness.pages(&list).await;
     // Seven of 256 KiB and two of twice that fit into 3 MiB, but no third; nor a sixth beside five.
     assert_eq!(pages, [&["13", "12", "11", "10", "9", "8", "7", "6", "5"][..], &["4", "3", "2", "1", "0"][..]]);
 
-    let task = stage.new_task(&office, "noted").await.id;
+    let task = harness.new_task(&office, "noted").await.id;
     let note = AddTaskNoteRequest {
         office_id: office.clone(),
         task_id: task.clone(),
@@ -55,12 +55,12 @@ async fn a_page_fits_into_what_clients_take(stage: Stage) {
         request_id: String::new(),
     };
     for _ in 0..50 {
-        stage.tasks(&stage.owner).add_task_note(note.clone()).await.expect("adds");
+        harness.tasks(&harness.owner).add_task_note(note.clone()).await.expect("adds");
     }
     let mut request = ListTaskNotesRequest { office_id: office, task_id: task, ..Default::default() };
     let mut pages = Vec::new();
     loop {
-        let page = stage.tasks(&stage.owner).list_task_notes(request.clone()).await.expect("lists").into_inner();
+        let page = harness.tasks(&harness.owner).list_task_notes(request.clone()).await.expect("lists").into_inner();
         assert!(page.encoded_len() < 3 << 20, "{}", page.encoded_len());
         pages.push(page.notes.len());
         if page.next_page_token.is_empty() {
@@ -71,29 +71,29 @@ async fn a_page_fits_into_what_clients_take(stage: Stage) {
     assert_eq!(pages, [47, 3]);
 }
 
-async fn a_list_is_of_what_was_asked_for_newest_first_page_by_page(stage: Stage) {
+async fn a_list_is_of_what_was_asked_for_newest_first_page_by_page(harness: Harness) {
     use TaskStatus::{Blocked, Cancelled, Done, Queued, Running};
-    let office = stage.active("Work").await;
+    let office = harness.active("Work").await;
     for name in ["ann", "bob"] {
-        stage.agent(&office, name, false, &[]);
+        harness.agent(&office, name, false, &[]);
     }
-    let elsewhere = stage.active("Elsewhere").await;
-    stage.new_task(&elsewhere, "not ours").await;
+    let elsewhere = harness.active("Elsewhere").await;
+    harness.new_task(&elsewhere, "not ours").await;
 
-    let whole = stage.new_task(&office, "whole").await;
+    let whole = harness.new_task(&office, "whole").await;
     let mut ids = Vec::new();
     for (title, agent, of_whole) in
         [("a1", "ann", false), ("b1", "bob", true), ("a2", "ann", true), ("free", "", true), ("a3", "ann", false)]
     {
         let parent_id = if of_whole { whole.id.clone() } else { String::new() };
         let new = CreateTaskRequest { assigned_agent: agent.into(), parent_id, ..request(&office, title) };
-        ids.push(stage.create_task(&stage.owner, new).await.expect("creates").id);
+        ids.push(harness.create_task(&harness.owner, new).await.expect("creates").id);
     }
     let waits = CreateTaskRequest { depends_on: vec![ids[4].clone()], ..request(&office, "waits") };
-    stage.create_task(&stage.owner, waits).await.expect("creates");
-    stage.done(&office, &ids[0]).await;
-    stage.done(&office, &ids[1]).await;
-    stage.cancel(&stage.owner, &office, &ids[3]).await.expect("cancels");
+    harness.create_task(&harness.owner, waits).await.expect("creates");
+    harness.done(&office, &ids[0]).await;
+    harness.done(&office, &ids[1]).await;
+    harness.cancel(&harness.owner, &office, &ids[3]).await.expect("cancels");
 
     let cases: &[Case<'_>] = &[
         (&[], "", false, &[&["waits", "a3"], &["free", "a2"], &["b1", "a1"], &["whole"]]),
@@ -119,6 +119,6 @@ async fn a_list_is_of_what_was_asked_for_newest_first_page_by_page(stage: Stage)
             page_size: Some(2),
             ..Default::default()
         };
-        assert_eq!(stage.pages(&list).await, *expected, "{statuses:?} of {agent:?}, parts: {of_whole}");
+        assert_eq!(harness.pages(&list).await, *expected, "{statuses:?} of {agent:?}, parts: {of_whole}");
     }
 }

@@ -13,7 +13,7 @@ use mi_testkit::{on_both, until};
 use super::request;
 use crate::tests::{
     chat::{direct, to_group},
-    stage::{LONG, Stage},
+    harness::{Harness, LONG},
 };
 
 on_both! {
@@ -31,7 +31,7 @@ struct Views {
     notes: Vec<String>,
 }
 
-impl Stage {
+impl Harness {
     async fn notes(&self, by: &Actor, office: &str, task: &str) -> Vec<String> {
         let request = ListTaskNotesRequest {
             office_id: office.into(),
@@ -68,18 +68,18 @@ impl Stage {
     }
 }
 
-async fn a_direct_message_is_read_by_whom_it_is_for(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn a_direct_message_is_read_by_whom_it_is_for(harness: Harness) {
+    let office = harness.active("Work").await;
     let update = UpdateOfficeSettingsRequest {
         office_id: office.clone(),
         settings: Some(OfficeSettings { verification: Verification::Peer.into(), ..Default::default() }),
         update_mask: Some(prost_types::FieldMask { paths: vec!["verification".into()] }),
     };
-    stage.offices(&stage.owner).update_office_settings(update).await.expect("is the owner");
-    let [to, from, third] = ["to", "from", "third"].map(|name| stage.agent(&office, name, false, &[]));
-    stage.say(&from, direct(&office, "to", "whispered once")).await.expect("sends");
-    stage.say(&from, direct(&office, "to", "whispered twice")).await.expect("sends");
-    let [waits] = stage.waiting_for(&office, "to").await.try_into().expect("one for both");
+    harness.offices(&harness.owner).update_office_settings(update).await.expect("is the owner");
+    let [to, from, third] = ["to", "from", "third"].map(|name| harness.agent(&office, name, false, &[]));
+    harness.say(&from, direct(&office, "to", "whispered once")).await.expect("sends");
+    harness.say(&from, direct(&office, "to", "whispered twice")).await.expect("sends");
+    let [waits] = harness.waiting_for(&office, "to").await.try_into().expect("one for both");
     assert!(waits.description.contains("whispered once"), "{}", waits.description);
 
     // Others learn that there is a message, from whom and to whom; whoever may write to a task may add to it.
@@ -95,37 +95,37 @@ async fn a_direct_message_is_read_by_whom_it_is_for(stage: Stage) {
         body: "added".into(),
         request_id: String::new(),
     };
-    stage.tasks(&third).add_task_note(note).await.expect("adds");
-    for (viewer, reads) in [(&third, false), (&from, false), (&to, true), (&stage.owner, true)] {
-        assert_eq!(stage.views(viewer, &office, &waits.id).await, expected(&waits, reads), "{viewer:?}");
+    harness.tasks(&third).add_task_note(note).await.expect("adds");
+    for (viewer, reads) in [(&third, false), (&from, false), (&to, true), (&harness.owner, true)] {
+        assert_eq!(harness.views(viewer, &office, &waits.id).await, expected(&waits, reads), "{viewer:?}");
     }
-    assert_eq!((stage.claim(&third, &office).await, stage.claim(&from, &office).await), (None, None));
-    let held = stage.claim(&to, &office).await.expect("its own");
+    assert_eq!((harness.claim(&third, &office).await, harness.claim(&from, &office).await), (None, None));
+    let held = harness.claim(&to, &office).await.expect("its own");
     assert_eq!((&held.id, &held.description), (&waits.id, &waits.description));
-    let done = stage.complete(&to, &office, &held, "answered in a whisper").await.expect("holds");
+    let done = harness.complete(&to, &office, &held, "answered in a whisper").await.expect("holds");
     // Nobody is asked to judge what only one may read.
     assert_eq!((done.status(), done.result.as_str()), (TaskStatus::Done, "answered in a whisper"));
-    for (viewer, reads) in [(&third, false), (&from, false), (&to, true), (&stage.owner, true)] {
-        assert_eq!(stage.views(viewer, &office, &waits.id).await, expected(&done, reads), "{viewer:?}");
+    for (viewer, reads) in [(&third, false), (&from, false), (&to, true), (&harness.owner, true)] {
+        assert_eq!(harness.views(viewer, &office, &waits.id).await, expected(&done, reads), "{viewer:?}");
     }
-    assert_eq!(stage.claim(&third, &office).await, None);
+    assert_eq!(harness.claim(&third, &office).await, None);
     // Whoever bears the name next is somebody else.
-    stage.scheduler.known().members.retain(|member| member.name != "to");
-    let next = stage.agent(&office, "to", false, &[]);
-    assert_eq!(stage.views(&next, &office, &waits.id).await, expected(&done, false));
+    harness.scheduler.known().members.retain(|member| member.name != "to");
+    let next = harness.agent(&office, "to", false, &[]);
+    assert_eq!(harness.views(&next, &office, &waits.id).await, expected(&done, false));
 
     // What everybody reads in the group is no secret here.
-    stage.say(&stage.owner, to_group(&office, "@from spoken aloud")).await.expect("sends");
-    let [aloud] = stage.waiting_for(&office, "from").await.try_into().expect("one");
+    harness.say(&harness.owner, to_group(&office, "@from spoken aloud")).await.expect("sends");
+    let [aloud] = harness.waiting_for(&office, "from").await.try_into().expect("one");
     assert!(aloud.description.contains("spoken aloud"), "{}", aloud.description);
-    assert_eq!(stage.views(&third, &office, &aloud.id).await.tasks, [aloud.clone(), aloud.clone(), aloud]);
+    assert_eq!(harness.views(&third, &office, &aloud.id).await.tasks, [aloud.clone(), aloud.clone(), aloud]);
 }
 
 /// A marker in every text that whoever answers a direct message can put somewhere, looked for by somebody else.
-async fn nothing_tells_others_what_came_of_a_direct_message(stage: Stage) {
+async fn nothing_tells_others_what_came_of_a_direct_message(harness: Harness) {
     const MARKER: &str = "XYZZY";
-    let office = stage.active("Work").await;
-    let [to, third] = ["to", "third"].map(|name| stage.agent(&office, name, false, &[]));
+    let office = harness.active("Work").await;
+    let [to, third] = ["to", "third"].map(|name| harness.agent(&office, name, false, &[]));
     let blank = |task: &Task| Task {
         description: String::new(),
         result: String::new(),
@@ -145,65 +145,71 @@ async fn nothing_tells_others_what_came_of_a_direct_message(stage: Stage) {
             retryable,
             loop_detected,
         };
-        stage.tasks(&to).fail_task(request).await.expect("holds").into_inner().task.expect("always there")
+        harness.tasks(&to).fail_task(request).await.expect("holds").into_inner().task.expect("always there")
     };
     let mut ends = Vec::new();
     for end in 0..4 {
-        stage.say(&stage.owner, direct(&office, "to", &format!("{MARKER} asked"))).await.expect("sends");
-        let mut task = stage.claim(&to, &office).await.expect("its own");
+        harness.say(&harness.owner, direct(&office, "to", &format!("{MARKER} asked"))).await.expect("sends");
+        let mut task = harness.claim(&to, &office).await.expect("its own");
         // What waits for it, and a whole that waits for that.
         let waits = CreateTaskRequest { depends_on: vec![task.id.clone()], ..request(&office, "waits") };
-        let waits = stage.create_task(&stage.owner, waits).await.expect("creates").id;
+        let waits = harness.create_task(&harness.owner, waits).await.expect("creates").id;
         let part = CreateTaskRequest { parent_id: task.id.clone(), ..request(&office, "part") };
         let hangs = CreateTaskRequest { depends_on: vec![waits.clone()], ..part };
         match end {
             0 => {
-                task = stage.complete(&to, &office, &task, &format!("{MARKER} done")).await.expect("holds");
-                stage.done(&office, &waits).await;
+                task = harness.complete(&to, &office, &task, &format!("{MARKER} done")).await.expect("holds");
+                harness.done(&office, &waits).await;
             }
             1 => {
                 fail(&task, true, false).await;
-                task = stage.claim(&to, &office).await.expect("again");
+                task = harness.claim(&to, &office).await.expect("again");
                 task = fail(&task, false, true).await;
             }
             2 => {
                 let reason = format!("{MARKER} cancelled");
                 let request = CancelTaskRequest { office_id: office.clone(), task_id: task.id.clone(), reason };
-                task =
-                    stage.tasks(&stage.owner).cancel_task(request).await.expect("open").into_inner().task.expect("it");
+                task = harness
+                    .tasks(&harness.owner)
+                    .cancel_task(request)
+                    .await
+                    .expect("open")
+                    .into_inner()
+                    .task
+                    .expect("it");
             }
             _ => {
                 let failed = CreateTaskRequest { max_attempts: Some(1), ..request(&office, "other") };
-                let failed = stage.create_task(&stage.owner, failed).await.expect("creates");
+                let failed = harness.create_task(&harness.owner, failed).await.expect("creates");
                 let hangs = CreateTaskRequest { depends_on: vec![failed.id.clone()], ..hangs };
-                stage.create_task(&to, hangs).await.expect("creates");
-                stage.cancel(&stage.owner, &office, &failed.id).await.expect("open");
-                task = stage.release(&to, &office, &task).await.expect("holds");
+                harness.create_task(&to, hangs).await.expect("creates");
+                harness.cancel(&harness.owner, &office, &failed.id).await.expect("open");
+                task = harness.release(&to, &office, &task).await.expect("holds");
                 assert!(task.error.starts_with("no open subtask"), "{task:?}");
             }
         }
-        assert_eq!(stage.views(&stage.owner, &office, &task.id).await.tasks[0], task);
-        let seen = stage.views(&third, &office, &task.id).await;
+        assert_eq!(harness.views(&harness.owner, &office, &task.id).await.tasks[0], task);
+        let seen = harness.views(&third, &office, &task.id).await;
         assert_eq!((&seen.tasks[0], seen.notes), (&blank(&task), Vec::new()), "{end}");
         ends.push((task.id, waits));
         // It is no longer in the way of the next one.
         if end == 3 {
-            stage.cancel(&stage.owner, &office, &ends[3].0).await.expect("open");
+            harness.cancel(&harness.owner, &office, &ends[3].0).await.expect("open");
         }
     }
-    for by in [&third, &stage.owner] {
-        let of_waiting = stage.views(by, &office, &ends[1].1).await;
+    for by in [&third, &harness.owner] {
+        let of_waiting = harness.views(by, &office, &ends[1].1).await;
         let reason = format!("dependency {} is failed", ends[1].0);
         assert!(of_waiting.tasks.iter().all(|task| task.blocked_reason == reason), "{of_waiting:?}");
     }
     let all = ListTasksRequest { office_id: office.clone(), page_size: Some(200), ..Default::default() };
-    let all = stage.tasks(&third).list_tasks(all).await.expect("lists").into_inner().tasks;
+    let all = harness.tasks(&third).list_tasks(all).await.expect("lists").into_inner().tasks;
     assert!(!format!("{all:?}").contains(MARKER), "{all:?}");
     let last = "task.cancelled";
     until("the feed has all events", LONG, async || {
-        let events = stage.activity.known().events.clone();
+        let events = harness.activity.known().events.clone();
         let count = events.iter().filter(|event| event.kind == last).count();
-        let told = format!("{events:?} {:?}", stage.scheduler.known().paused);
+        let told = format!("{events:?} {:?}", harness.scheduler.known().paused);
         assert!(!told.contains(MARKER), "{told}");
         // The one of the message, what failed, and the last one with its part.
         if count == 4 { Ok(Some(())) } else { Err(told) }
@@ -211,89 +217,92 @@ async fn nothing_tells_others_what_came_of_a_direct_message(stage: Stage) {
     .await;
 }
 
-async fn who_is_gone_leaves_no_message_to_others(stage: Stage) {
-    let office = stage.active("Work").await;
-    let [leaver, stayer] = ["leaver", "stayer"].map(|name| stage.agent(&office, name, false, &[]));
+async fn who_is_gone_leaves_no_message_to_others(harness: Harness) {
+    let office = harness.active("Work").await;
+    let [leaver, stayer] = ["leaver", "stayer"].map(|name| harness.agent(&office, name, false, &[]));
     let mut ids = Vec::new();
     for to in ["leaver", "stayer"] {
-        stage.say(&stage.owner, direct(&office, to, "only for you")).await.expect("sends");
-        ids.push(stage.waiting_for(&office, to).await.pop().expect("one").id);
+        harness.say(&harness.owner, direct(&office, to, "only for you")).await.expect("sends");
+        ids.push(harness.waiting_for(&office, to).await.pop().expect("one").id);
     }
     // Also one that is being answered then.
-    stage.say(&stayer, direct(&office, "leaver", "and this")).await.expect("sends");
-    let held = stage.claim(&leaver, &office).await.expect("one");
-    let also = stage.waiting_for(&office, "leaver").await.pop().expect("another").id;
-    stage.scheduler.known().members.retain(|member| member.name != "leaver");
+    harness.say(&stayer, direct(&office, "leaver", "and this")).await.expect("sends");
+    let held = harness.claim(&leaver, &office).await.expect("one");
+    let also = harness.waiting_for(&office, "leaver").await.pop().expect("another").id;
+    harness.scheduler.known().members.retain(|member| member.name != "leaver");
     until("the agents were looked at", LONG, async || {
         let command = vec![TaskKind::Command.into()];
         let claim = ClaimTasksRequest { office_id: office.clone(), kinds: command, ..Default::default() };
-        stage.claim_with(&stayer, claim).await.map_err(|status| status.to_string())?;
-        let gone = stage.status_of(&office, &held.id).await == TaskStatus::Cancelled;
+        harness.claim_with(&stayer, claim).await.map_err(|status| status.to_string())?;
+        let gone = harness.status_of(&office, &held.id).await == TaskStatus::Cancelled;
         Ok::<_, String>(gone.then_some(()))
     })
     .await;
     assert_eq!(held.id, ids[0]);
     for id in [&ids[0], &also] {
-        let task = stage.task(&office, id).await;
+        let task = harness.task(&office, id).await;
         let end = (task.status(), task.error.as_str(), task.assigned_agent.as_str());
         assert_eq!(end, (TaskStatus::Cancelled, "the agent that was to answer is gone", "leaver"));
     }
-    assert_eq!(stage.claim_all(&stayer, &office).await, ["Answer operator"]);
+    assert_eq!(harness.claim_all(&stayer, &office).await, ["Answer operator"]);
 }
 
-async fn a_message_that_nobody_takes_up_is_given_up_after_a_day(stage: Stage) {
+async fn a_message_that_nobody_takes_up_is_given_up_after_a_day(harness: Harness) {
     const HOUR: Duration = Duration::from_secs(3600);
-    let office = stage.active("Work").await;
-    let agent = stage.agent(&office, "a", false, &[]);
-    let [b, c] = ["b", "c"].map(|name| stage.agent(&office, name, false, &[]));
-    for from in [&stage.owner, &b] {
-        stage.say(from, direct(&office, "a", "anybody there?")).await.expect("sends");
+    let office = harness.active("Work").await;
+    let agent = harness.agent(&office, "a", false, &[]);
+    let [b, c] = ["b", "c"].map(|name| harness.agent(&office, name, false, &[]));
+    for from in [&harness.owner, &b] {
+        harness.say(from, direct(&office, "a", "anybody there?")).await.expect("sends");
     }
-    let [of_b, of_owner] = stage.waiting_for(&office, "a").await.try_into().expect("two");
+    let [of_b, of_owner] = harness.waiting_for(&office, "a").await.try_into().expect("two");
     // A task that waits for long takes no more in: it will be given up soon.
-    stage.pass(13 * HOUR).await;
-    stage.say(&stage.owner, direct(&office, "a", "hello?")).await.expect("sends");
-    let newest = stage.waiting_for(&office, "a").await.swap_remove(0);
+    harness.pass(13 * HOUR).await;
+    harness.say(&harness.owner, direct(&office, "a", "hello?")).await.expect("sends");
+    let newest = harness.waiting_for(&office, "a").await.swap_remove(0);
     assert!(newest.description.contains("hello?"), "{newest:?}");
-    assert_eq!(stage.notes(&stage.owner, &office, &of_owner.id).await, Vec::<String>::new());
+    assert_eq!(harness.notes(&harness.owner, &office, &of_owner.id).await, Vec::<String>::new());
     // Other work has no such end.
-    let other = stage.new_task(&office, "other").await;
+    let other = harness.new_task(&office, "other").await;
     // Taken up, it has as long again.
-    stage.pass(10 * HOUR).await;
-    let claims = stage
+    harness.pass(10 * HOUR).await;
+    let claims = harness
         .claim_with(&agent, ClaimTasksRequest { office_id: office.clone(), max_tasks: Some(2), ..Default::default() });
     let held = claims.await.expect("claims");
     assert_eq!(held.iter().map(|task| &task.id).collect::<Vec<_>>(), [&of_owner.id, &of_b.id]);
-    stage.release(&agent, &office, &held[1]).await.expect("holds");
-    stage.complete(&agent, &office, &held[0], "here I am").await.expect("holds");
-    stage.say(&c, direct(&office, "b", "a day later")).await.expect("sends");
-    let of_c = stage.waiting_for(&office, "b").await.pop().expect("one").id;
+    harness.release(&agent, &office, &held[1]).await.expect("holds");
+    harness.complete(&agent, &office, &held[0], "here I am").await.expect("holds");
+    harness.say(&c, direct(&office, "b", "a day later")).await.expect("sends");
+    let of_c = harness.waiting_for(&office, "b").await.pop().expect("one").id;
 
-    stage.pass(15 * HOUR).await;
-    let given_up = stage.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
+    harness.pass(15 * HOUR).await;
+    let given_up = harness.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
     assert_eq!(given_up.error, "nobody answered in time");
     for id in [&of_b.id, &of_c, &other.id] {
-        assert_eq!(stage.status_of(&office, id).await, TaskStatus::Queued);
+        assert_eq!(harness.status_of(&office, id).await, TaskStatus::Queued);
     }
-    stage.pass(10 * HOUR).await;
+    harness.pass(10 * HOUR).await;
     for id in [&of_b.id, &of_c] {
-        stage.until_task(&office, id, TaskStatus::Cancelled).await;
+        harness.until_task(&office, id, TaskStatus::Cancelled).await;
     }
-    assert_eq!(stage.claim_all(&agent, &office).await, ["other"]);
+    assert_eq!(harness.claim_all(&agent, &office).await, ["other"]);
     // An operator may have it tried again, for as long.
-    assert_eq!(stage.retry(&stage.owner, &office, &newest.id).await.expect("cancelled").status(), TaskStatus::Queued);
-    stage.pass(25 * HOUR).await;
-    stage.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
+    assert_eq!(
+        harness.retry(&harness.owner, &office, &newest.id).await.expect("cancelled").status(),
+        TaskStatus::Queued
+    );
+    harness.pass(25 * HOUR).await;
+    harness.until_task(&office, &newest.id, TaskStatus::Cancelled).await;
 }
 
-async fn a_flood_of_messages_is_one_task_of_bounded_length(stage: Stage) {
-    let office = stage.active("Work").await;
-    stage.agent(&office, "a", false, &[]);
+async fn a_flood_of_messages_is_one_task_of_bounded_length(harness: Harness) {
+    let office = harness.active("Work").await;
+    harness.agent(&office, "a", false, &[]);
     for number in 0..60 {
-        stage.say(&stage.owner, direct(&office, "a", &number.to_string())).await.expect("sends");
+        harness.say(&harness.owner, direct(&office, "a", &number.to_string())).await.expect("sends");
     }
-    let [task] = stage.waiting_for(&office, "a").await.try_into().expect("one for all");
+    let [task] = harness.waiting_for(&office, "a").await.try_into().expect("one for all");
     let mut expected: Vec<String> = (1..50).map(|number| number.to_string()).collect();
     expected.push("There are more messages; read the chat.".into());
-    assert_eq!(stage.notes(&stage.owner, &office, &task.id).await, expected);
+    assert_eq!(harness.notes(&harness.owner, &office, &task.id).await, expected);
 }

@@ -7,14 +7,14 @@ use mi_proto::v1::{
 use mi_testkit::on_both;
 
 use super::{field, many, request};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! { notes_are_kept_in_order, lists_are_filtered_and_paged, stats_count_each_status }
 
-async fn notes_are_kept_in_order(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    let (task, other) = (stage.new_task(&office, "task").await, stage.new_task(&office, "other").await);
+async fn notes_are_kept_in_order(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let (task, other) = (harness.new_task(&office, "task").await, harness.new_task(&office, "other").await);
     let note = |body: &str, request_id: &str| AddTaskNoteRequest {
         office_id: office.clone(),
         task_id: task.id.clone(),
@@ -22,20 +22,20 @@ async fn notes_are_kept_in_order(stage: Stage) {
         request_id: request_id.into(),
     };
     let add = async |by: &mi_kernel::Actor, note: AddTaskNoteRequest| {
-        Ok::<_, tonic::Status>(stage.tasks(by).add_task_note(note).await?.into_inner().note.expect("always there"))
+        Ok::<_, tonic::Status>(harness.tasks(by).add_task_note(note).await?.into_inner().note.expect("always there"))
     };
-    let first = add(&stage.owner, note("first", "n1")).await.expect("adds");
+    let first = add(&harness.owner, note("first", "n1")).await.expect("adds");
     let second = add(&worker, note("zweite: ✓ '); DROP TABLE tasks; --", "n1")).await.expect("adds");
     assert_eq!((first.author.as_str(), second.author.as_str()), ("operator", "worker"));
-    let again: Vec<TaskNote> = futures::future::join_all((0..5).map(|_| add(&stage.owner, note("first", "n1"))))
+    let again: Vec<TaskNote> = futures::future::join_all((0..5).map(|_| add(&harness.owner, note("first", "n1"))))
         .await
         .into_iter()
         .map(|note| note.expect("answers"))
         .collect();
     assert!(again.iter().all(|note| *note == first));
-    assert_eq!(field(add(&stage.owner, note("another", "n1")).await), "request_id");
+    assert_eq!(field(add(&harness.owner, note("another", "n1")).await), "request_id");
     for wrong in ["", " \n\t", "a\0b", &"x".repeat(65537)] {
-        assert_eq!(field(add(&stage.owner, note(wrong, "")).await), "body");
+        assert_eq!(field(add(&harness.owner, note(wrong, "")).await), "body");
     }
     let longest = add(&worker, note(&"x".repeat(65536), "")).await.expect("fits");
     let list = async |task_id: &str, page_size, page_token: &str| {
@@ -45,7 +45,7 @@ async fn notes_are_kept_in_order(stage: Stage) {
             page_size,
             page_token: page_token.into(),
         };
-        stage.tasks(&worker).list_task_notes(request).await.expect("lists").into_inner()
+        harness.tasks(&worker).list_task_notes(request).await.expect("lists").into_inner()
     };
     let page = list(&task.id, Some(2), "").await;
     assert_eq!(page.notes, [first, second]);
@@ -54,21 +54,21 @@ async fn notes_are_kept_in_order(stage: Stage) {
     assert_eq!(list(&other.id, None, "").await.notes, []);
 }
 
-async fn lists_are_filtered_and_paged(stage: Stage) {
-    let office = stage.active("Work").await;
-    stage.agent(&office, "worker", false, &[]);
-    let whole = stage.new_task(&office, "whole").await.id;
+async fn lists_are_filtered_and_paged(harness: Harness) {
+    let office = harness.active("Work").await;
+    harness.agent(&office, "worker", false, &[]);
+    let whole = harness.new_task(&office, "whole").await.id;
     let mut requests = many("", 7).requests;
     requests[2].assigned_agent = "worker".into();
     requests[3].parent_id = whole.clone();
     requests[4] =
         CreateTaskRequest { parent_id: whole.clone(), assigned_agent: "worker".into(), ..request("", "both") };
-    let tasks = stage.batch(&office, requests).await.expect("creates");
-    stage.done(&office, &tasks[0].id).await;
-    stage.cancel(&stage.owner, &office, &tasks[1].id).await.expect("open");
+    let tasks = harness.batch(&office, requests).await.expect("creates");
+    harness.done(&office, &tasks[0].id).await;
+    harness.cancel(&harness.owner, &office, &tasks[1].id).await.expect("open");
     let list = async |request: ListTasksRequest| {
         let request = ListTasksRequest { office_id: office.clone(), ..request };
-        let page = stage.tasks(&stage.owner).list_tasks(request).await.expect("lists").into_inner();
+        let page = harness.tasks(&harness.owner).list_tasks(request).await.expect("lists").into_inner();
         (page.tasks.into_iter().map(|task| task.title).collect::<Vec<_>>(), page.next_page_token)
     };
     let all = ["task 6", "task 5", "both", "task 3", "task 2", "task 1", "task 0", "whole"];
@@ -93,22 +93,22 @@ async fn lists_are_filtered_and_paged(stage: Stage) {
     assert_eq!(list(ListTasksRequest { statuses, parent_id: whole, ..of_agent }).await.0, ["both"]);
 }
 
-async fn stats_count_each_status(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
+async fn stats_count_each_status(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
     let stats = async || {
         let request = GetTaskStatsRequest { office_id: office.clone() };
-        stage.tasks(&worker).get_task_stats(request).await.expect("counts").into_inner().stats.expect("there")
+        harness.tasks(&worker).get_task_stats(request).await.expect("counts").into_inner().stats.expect("there")
     };
     assert_eq!(stats().await, mi_proto::v1::TaskStats::default());
-    let tasks = stage.batch(&office, many("", 6).requests).await.expect("creates");
-    stage.done(&office, &tasks[5].id).await;
-    stage.cancel(&stage.owner, &office, &tasks[4].id).await.expect("open");
-    stage.claim(&worker, &office).await.expect("one");
-    let held = stage.claim(&worker, &office).await.expect("one");
-    stage.fail(&worker, &office, &held, false).await.expect("holds");
+    let tasks = harness.batch(&office, many("", 6).requests).await.expect("creates");
+    harness.done(&office, &tasks[5].id).await;
+    harness.cancel(&harness.owner, &office, &tasks[4].id).await.expect("open");
+    harness.claim(&worker, &office).await.expect("one");
+    let held = harness.claim(&worker, &office).await.expect("one");
+    harness.fail(&worker, &office, &held, false).await.expect("holds");
     let waits = CreateTaskRequest { depends_on: vec![held.id], ..request(&office, "waits") };
-    stage.create_task(&stage.owner, waits).await.expect("creates");
+    harness.create_task(&harness.owner, waits).await.expect("creates");
     let counted = stats().await;
     let mut counts: Vec<(TaskStatus, i32)> = counted
         .counts

@@ -10,16 +10,16 @@ use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Ta
 use mi_testkit::{Backend, OnBackend, on_both, until};
 
 use super::{chance, many, request, seconds};
-use crate::tests::stage::{LONG, Stage};
+use crate::tests::harness::{Harness, LONG};
 
 on_both! { whatever_crashes_every_task_is_done_once }
 
 /// Claims and completes until nothing is there, and does not mind when the process is away. Ids of what it was told is
 /// done, with the attempt.
-async fn work(stage: &Stage, by: &Actor, office: &str) -> Vec<(String, i32)> {
+async fn work(harness: &Harness, by: &Actor, office: &str) -> Vec<(String, i32)> {
     let mut done = Vec::new();
-    while let Some(task) = claim(stage, by, office).await {
-        match stage.complete(by, office, &task, &format!("by {}", task.worker)).await {
+    while let Some(task) = claim(harness, by, office).await {
+        match harness.complete(by, office, &task, &format!("by {}", task.worker)).await {
             Ok(task) => done.push((task.id, task.attempt)),
             Err(_) => return done,
         }
@@ -27,48 +27,48 @@ async fn work(stage: &Stage, by: &Actor, office: &str) -> Vec<(String, i32)> {
     done
 }
 
-async fn claim(stage: &Stage, by: &Actor, office: &str) -> Option<Task> {
+async fn claim(harness: &Harness, by: &Actor, office: &str) -> Option<Task> {
     let claim = ClaimTasksRequest { office_id: office.into(), lease: seconds(1), ..Default::default() };
-    stage.claim_with(by, claim).await.ok()?.pop()
+    harness.claim_with(by, claim).await.ok()?.pop()
 }
 
-async fn whatever_crashes_every_task_is_done_once(mut stage: Stage) {
-    let office = stage.active("Work").await;
+async fn whatever_crashes_every_task_is_done_once(mut harness: Harness) {
+    let office = harness.active("Work").await;
     let requests = (0..200).map(|n| CreateTaskRequest {
         depends_on: if n % 5 == 0 { Vec::new() } else { vec![format!("#{}", n - 1)] },
         max_attempts: Some(100),
         ..request("", &format!("task {n}"))
     });
-    let tasks = stage.batch(&office, requests.collect()).await.expect("creates");
-    let agents: Vec<Actor> = (0..8).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+    let tasks = harness.batch(&office, requests.collect()).await.expect("creates");
+    let agents: Vec<Actor> = (0..8).map(|n| harness.agent(&office, &format!("w{n}"), false, &[])).collect();
     let mut random = chance();
     let mut told: BTreeMap<String, i32> = BTreeMap::new();
     for _ in 0..8 {
         let moment = Duration::from_micros(random.u64(1_000..60_000));
-        let working = futures::future::join_all(agents.iter().map(|agent| work(&stage, agent, &office)));
+        let working = futures::future::join_all(agents.iter().map(|agent| work(&harness, agent, &office)));
         let done = {
             let ending = async {
                 // Not a wait for something: where the work stands is left to chance.
                 tokio::time::sleep(moment).await;
-                stage.end().await;
+                harness.end().await;
             };
             tokio::join!(working, ending).0
         };
         for (id, attempt) in done.into_iter().flatten() {
             assert_eq!(told.insert(id.clone(), attempt), None, "task {id} was completed twice");
         }
-        stage.start_again().await;
-        stage.pass(Duration::from_secs(2)).await;
+        harness.start_again().await;
+        harness.pass(Duration::from_secs(2)).await;
     }
     until("everything is done", LONG, async || {
-        let working = futures::future::join_all(agents.iter().map(|agent| work(&stage, agent, &office))).await;
+        let working = futures::future::join_all(agents.iter().map(|agent| work(&harness, agent, &office))).await;
         for (id, attempt) in working.into_iter().flatten() {
             assert_eq!(told.insert(id.clone(), attempt), None, "task {id} was completed twice");
         }
-        stage.pass(Duration::from_secs(2)).await;
+        harness.pass(Duration::from_secs(2)).await;
         let mut open = 0;
         for task in &tasks {
-            let now = stage.task(&office, &task.id).await;
+            let now = harness.task(&office, &task.id).await;
             open += usize::from(now.result.is_empty());
             // What was told is what is kept.
             assert!(told.get(&task.id).is_none_or(|attempt| *attempt == now.attempt), "{now:?}");
@@ -78,7 +78,7 @@ async fn whatever_crashes_every_task_is_done_once(mut stage: Stage) {
     })
     .await;
     until("the feed has each completion once", LONG, async || {
-        let known = stage.activity.known();
+        let known = harness.activity.known();
         let completed = known.events.iter().filter(|event| event.kind == "task.completed");
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         for event in completed {
@@ -92,10 +92,10 @@ async fn whatever_crashes_every_task_is_done_once(mut stage: Stage) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_share_a_queue() {
-    let stage = Stage::on(Backend::Postgres).await;
-    let office = stage.active("Work").await;
-    let (near, far) = (stage.agent(&office, "near", false, &[]), stage.agent(&office, "far", false, &[]));
-    let (client, beside) = stage.beside(&far).await;
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = harness.active("Work").await;
+    let (near, far) = (harness.agent(&office, "near", false, &[]), harness.agent(&office, "far", false, &[]));
+    let (client, beside) = harness.beside(&far).await;
     let waits = |wait| ClaimTasksRequest { office_id: office.clone(), wait: seconds(wait), ..Default::default() };
     let watch = WatchTasksRequest { office_id: office.clone(), ..Default::default() };
     let mut watching = client.clone().watch_tasks(watch).await.expect("opens").into_inner();
@@ -106,23 +106,28 @@ async fn two_processes_share_a_queue() {
         // It waits when its process has answered another call after it.
         client.clone().claim_tasks(ClaimTasksRequest { kinds: vec![4], ..waits(0) }).await.expect("answers");
         let start = Instant::now();
-        let task = stage.new_task(&office, &format!("task {n}")).await;
+        let task = harness.new_task(&office, &format!("task {n}")).await;
         let claimed = tokio::time::timeout(LONG, waiter).await.expect("woken").expect("no panic").expect("claims");
         assert!(start.elapsed() < Duration::from_secs(1), "woken after {:?}", start.elapsed());
         assert_eq!(claimed.into_inner().tasks[0].id, task.id);
         let seen = tokio::time::timeout(LONG, watching.message()).await.expect("told").expect("goes on");
         assert_eq!(seen.expect("goes on").task.expect("there").id, task.id);
-        stage.done(&office, &task.id).await;
-        stage.until_task(&office, &task.id, mi_proto::v1::TaskStatus::Done).await;
+        harness.done(&office, &task.id).await;
+        harness.until_task(&office, &task.id, mi_proto::v1::TaskStatus::Done).await;
         while watching.message().await.expect("goes on").expect("goes on").task.expect("there").result.is_empty() {}
     }
     // Both at once: nothing is handed out twice, nothing is left.
-    let ids: Vec<String> =
-        stage.batch(&office, many("", 100).requests).await.expect("creates").into_iter().map(|task| task.id).collect();
+    let ids: Vec<String> = harness
+        .batch(&office, many("", 100).requests)
+        .await
+        .expect("creates")
+        .into_iter()
+        .map(|task| task.id)
+        .collect();
     let here = async {
         let mut done = Vec::new();
-        while let Some(task) = stage.claim(&near, &office).await {
-            stage.complete(&near, &office, &task, "near").await.expect("holds");
+        while let Some(task) = harness.claim(&near, &office).await {
+            harness.complete(&near, &office, &task, "near").await.expect("holds");
             done.push(task.id);
         }
         done

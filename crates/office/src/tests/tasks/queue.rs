@@ -7,7 +7,7 @@ use mi_testkit::on_both;
 use tonic::Code;
 
 use super::{assert_refused, many, request, seconds};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! {
     everything_is_claimed_once,
@@ -20,15 +20,15 @@ on_both! {
     a_batch_answers_no_more_than_clients_take,
 }
 
-async fn everything_is_claimed_once(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn everything_is_claimed_once(harness: Harness) {
+    let office = harness.active("Work").await;
     let tasks =
-        stage.tasks(&stage.owner).batch_create_tasks(many(&office, 200)).await.expect("creates").into_inner().tasks;
-    let workers: Vec<_> = (0..8).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+        harness.tasks(&harness.owner).batch_create_tasks(many(&office, 200)).await.expect("creates").into_inner().tasks;
+    let workers: Vec<_> = (0..8).map(|n| harness.agent(&office, &format!("w{n}"), false, &[])).collect();
     let working = workers.iter().map(async |worker| {
         let mut done = Vec::new();
-        while let Some(task) = stage.claim(worker, &office).await {
-            stage.complete(worker, &office, &task, "done").await.expect("completes");
+        while let Some(task) = harness.claim(worker, &office).await {
+            harness.complete(worker, &office, &task, "done").await.expect("completes");
             done.push(task.id);
         }
         done
@@ -39,38 +39,38 @@ async fn everything_is_claimed_once(stage: Stage) {
     assert_eq!(done.iter().collect::<BTreeSet<_>>(), ids);
 }
 
-async fn a_claim_takes_no_more_than_fits_into_its_answer(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
+async fn a_claim_takes_no_more_than_fits_into_its_answer(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
     for n in 0..14 {
         let description = "x".repeat(256 << 10);
         let new = CreateTaskRequest { description, ..request(&office, &n.to_string()) };
-        stage.create_task(&stage.owner, new).await.expect("creates");
+        harness.create_task(&harness.owner, new).await.expect("creates");
     }
     let expected: Vec<String> = (0..14).map(|n| n.to_string()).collect();
-    assert_eq!(stage.claim_all(&worker, &office).await, expected[..11]);
-    assert_eq!(stage.claim_all(&worker, &office).await, expected[11..]);
+    assert_eq!(harness.claim_all(&worker, &office).await, expected[..11]);
+    assert_eq!(harness.claim_all(&worker, &office).await, expected[11..]);
 }
 
-async fn a_claim_waits_for_work(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
+async fn a_claim_waits_for_work(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
     let claim = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };
-    let waiting = stage.claim_with(&worker, claim);
+    let waiting = harness.claim_with(&worker, claim);
     let creating = async {
         tokio::task::yield_now().await;
-        stage.create_task(&stage.owner, request(&office, "Now")).await.expect("creates")
+        harness.create_task(&harness.owner, request(&office, "Now")).await.expect("creates")
     };
     let (claimed, created) = tokio::join!(waiting, creating);
     assert_eq!(claimed.expect("claims").pop().expect("woken").id, created.id);
 }
 
-async fn urgent_comes_before_old_and_old_before_new(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
+async fn urgent_comes_before_old_and_old_before_new(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
     let create = async |title: &str, priority| {
         let request = CreateTaskRequest { priority, ..request(&office, title) };
-        stage.create_task(&stage.owner, request).await.expect("creates")
+        harness.create_task(&harness.owner, request).await.expect("creates")
     };
     for (title, priority) in
         [("low", Some(100)), ("old", None), ("new", Some(50)), ("critical", Some(0)), ("soon", Some(49))]
@@ -79,16 +79,17 @@ async fn urgent_comes_before_old_and_old_before_new(stage: Stage) {
     }
     // One that comes back keeps its place.
     let claim = |max_tasks| ClaimTasksRequest { office_id: office.clone(), max_tasks, ..Default::default() };
-    let first = stage.claim_with(&worker, claim(Some(3))).await.expect("claims");
+    let first = harness.claim_with(&worker, claim(Some(3))).await.expect("claims");
     assert_eq!(first.iter().map(|task| task.title.as_str()).collect::<Vec<_>>(), ["critical", "soon", "old"]);
-    stage.release(&worker, &office, &first[2]).await.expect("holds");
-    assert_eq!(stage.claim_all(&worker, &office).await, ["old", "new", "low"]);
-    assert_eq!(stage.claim_all(&worker, &office).await, [""; 0]);
+    harness.release(&worker, &office, &first[2]).await.expect("holds");
+    assert_eq!(harness.claim_all(&worker, &office).await, ["old", "new", "low"]);
+    assert_eq!(harness.claim_all(&worker, &office).await, [""; 0]);
 }
 
-async fn a_task_goes_to_those_who_may_do_it(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (plain, smith) = (stage.agent(&office, "plain", false, &[]), stage.agent(&office, "smith", false, &["forge"]));
+async fn a_task_goes_to_those_who_may_do_it(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (plain, smith) =
+        (harness.agent(&office, "plain", false, &[]), harness.agent(&office, "smith", false, &["forge"]));
     let code = TaskKind::Code.into();
     let tools = || vec!["forge".to_owned()];
     let requests = vec![
@@ -99,29 +100,32 @@ async fn a_task_goes_to_those_who_may_do_it(stage: Stage) {
         CreateTaskRequest { kind: code, ..request("", "coding") },
         request("", "anything"),
     ];
-    stage.batch(&office, requests).await.expect("creates");
+    harness.batch(&office, requests).await.expect("creates");
     let of_kind = |kinds: &[TaskKind]| ClaimTasksRequest {
         office_id: office.clone(),
         kinds: kinds.iter().map(|kind| (*kind).into()).collect(),
         ..Default::default()
     };
-    assert_eq!(stage.claim_with(&smith, of_kind(&[TaskKind::Review, TaskKind::Command])).await.expect("claims"), []);
-    let code = stage.claim_with(&plain, of_kind(&[TaskKind::Code, TaskKind::Review])).await.expect("claims");
+    assert_eq!(harness.claim_with(&smith, of_kind(&[TaskKind::Review, TaskKind::Command])).await.expect("claims"), []);
+    let code = harness.claim_with(&plain, of_kind(&[TaskKind::Code, TaskKind::Review])).await.expect("claims");
     assert_eq!(code[0].title, "coding");
-    assert_eq!(stage.claim_all(&smith, &office).await, ["for smith", "forging", "anything"]);
-    assert_eq!(stage.claim_all(&plain, &office).await, ["for plain"]);
+    assert_eq!(harness.claim_all(&smith, &office).await, ["for smith", "forging", "anything"]);
+    assert_eq!(harness.claim_all(&plain, &office).await, ["for plain"]);
     // Operators may use everything; what is kept for an agent is not theirs to claim.
-    assert_eq!(stage.claim_all(&stage.owner, &office).await, [""; 0]);
-    stage
-        .create_task(&stage.owner, CreateTaskRequest { required_tools: tools(), ..request(&office, "forging, again") })
+    assert_eq!(harness.claim_all(&harness.owner, &office).await, [""; 0]);
+    harness
+        .create_task(
+            &harness.owner,
+            CreateTaskRequest { required_tools: tools(), ..request(&office, "forging, again") },
+        )
         .await
         .expect("creates");
-    assert_eq!(stage.claim_all(&stage.owner, &office).await, ["forging, again"]);
+    assert_eq!(harness.claim_all(&harness.owner, &office).await, ["forging, again"]);
 }
 
-async fn claims_at_the_same_time_do_not_take_from_each_other(stage: Stage) {
-    let office = stage.active("Work").await;
-    let workers: Vec<_> = (0..6).map(|n| stage.agent(&office, &format!("w{n}"), false, &[])).collect();
+async fn claims_at_the_same_time_do_not_take_from_each_other(harness: Harness) {
+    let office = harness.active("Work").await;
+    let workers: Vec<_> = (0..6).map(|n| harness.agent(&office, &format!("w{n}"), false, &[])).collect();
     // The head of the queue is for one; the others must reach past it.
     let mut requests: Vec<_> = (0..20)
         .map(|n| CreateTaskRequest {
@@ -131,21 +135,21 @@ async fn claims_at_the_same_time_do_not_take_from_each_other(stage: Stage) {
         })
         .collect();
     requests.extend((0..5).map(|n| request("", &format!("shared {n}"))));
-    stage.batch(&office, requests).await.expect("creates");
-    let claims = workers[1..].iter().map(async |worker| stage.claim(worker, &office).await.expect("one each").title);
+    harness.batch(&office, requests).await.expect("creates");
+    let claims = workers[1..].iter().map(async |worker| harness.claim(worker, &office).await.expect("one each").title);
     let got: BTreeSet<String> = futures::future::join_all(claims).await.into_iter().collect();
     assert_eq!(got, (0..5).map(|n| format!("shared {n}")).collect());
     let own: Vec<String> = (0..20).map(|n| format!("own {n}")).collect();
-    assert_eq!(stage.claim_all(&workers[0], &office).await, own);
+    assert_eq!(harness.claim_all(&workers[0], &office).await, own);
 }
 
-async fn completions_of_a_batch_are_each_for_itself(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    stage.batch(&office, many("", 5).requests).await.expect("creates");
+async fn completions_of_a_batch_are_each_for_itself(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    harness.batch(&office, many("", 5).requests).await.expect("creates");
     let claim = ClaimTasksRequest { office_id: office.clone(), max_tasks: Some(5), ..Default::default() };
-    let tasks = stage.claim_with(&worker, claim).await.expect("claims");
-    let lost = stage.release(&worker, &office, &tasks[1]).await.expect("holds");
+    let tasks = harness.claim_with(&worker, claim).await.expect("claims");
+    let lost = harness.release(&worker, &office, &tasks[1]).await.expect("holds");
     let completion = |task: &mi_proto::v1::Task, result: &str| CompleteTaskRequest {
         task_id: task.id.clone(),
         lease_id: task.lease_id.clone(),
@@ -163,7 +167,7 @@ async fn completions_of_a_batch_are_each_for_itself(stage: Stage) {
         completion(&tasks[4], "good too"),
     ];
     let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests };
-    let answer = stage.tasks(&worker).batch_complete_tasks(batch.clone()).await.expect("answers").into_inner();
+    let answer = harness.tasks(&worker).batch_complete_tasks(batch.clone()).await.expect("answers").into_inner();
     let told: Vec<(String, String)> = answer
         .results
         .iter()
@@ -175,31 +179,31 @@ async fn completions_of_a_batch_are_each_for_itself(stage: Stage) {
         told,
         [("good", ""), ("", gone), ("", bad), ("", bad), ("", bad), ("good", ""), ("", gone), ("good too", "")]
     );
-    assert_eq!(stage.task(&office, &lost.id).await, lost);
-    assert_eq!(stage.claim_all(&stage.owner, &office).await, ["task 1"]);
+    assert_eq!(harness.task(&office, &lost.id).await, lost);
+    assert_eq!(harness.claim_all(&harness.owner, &office).await, ["task 1"]);
 
     let empty = BatchCompleteTasksRequest { office_id: office.clone(), requests: Vec::new() };
-    assert_refused(stage.tasks(&worker).batch_complete_tasks(empty).await, Code::InvalidArgument, bad);
+    assert_refused(harness.tasks(&worker).batch_complete_tasks(empty).await, Code::InvalidArgument, bad);
     let mut foreign = batch;
-    foreign.requests[7].office_id = stage.active("Other").await;
-    assert_refused(stage.tasks(&worker).batch_complete_tasks(foreign).await, Code::InvalidArgument, bad);
+    foreign.requests[7].office_id = harness.active("Other").await;
+    assert_refused(harness.tasks(&worker).batch_complete_tasks(foreign).await, Code::InvalidArgument, bad);
 }
 
-async fn a_batch_answers_no_more_than_clients_take(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn a_batch_answers_no_more_than_clients_take(harness: Harness) {
+    let office = harness.active("Work").await;
     let (text, mut ids) = ("x".repeat(250_000), Vec::new());
     for _ in 0..2 {
         let long = |n| CreateTaskRequest { description: text.clone(), ..request("", &format!("long {n}")) };
-        let created = stage.batch(&office, (0..10).map(long).collect()).await.expect("creates");
+        let created = harness.batch(&office, (0..10).map(long).collect()).await.expect("creates");
         ids.extend(created.into_iter().map(|task| task.id));
     }
     let report = |id: &String| CompleteTaskRequest { task_id: id.clone(), result: "ok".into(), ..Default::default() };
     let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: ids.iter().map(report).collect() };
-    let answer = stage.tasks(&stage.owner).batch_complete_tasks(batch).await.expect("answers").into_inner();
+    let answer = harness.tasks(&harness.owner).batch_complete_tasks(batch).await.expect("answers").into_inner();
     let told: Vec<_> = answer.results.into_iter().map(|result| result.task.expect("done")).collect();
     assert_eq!(told.iter().map(|task| &task.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());
     let whole = told.iter().map(|task| (task.description.len(), task.result.as_str())).collect::<Vec<_>>();
     // Twelve are 3,000,000 bytes and a little, thirteen more than 3 MiB.
     assert_eq!(whole, [vec![(250_000, "ok"); 12], vec![(0, ""); 8]].concat());
-    assert_eq!(stage.task(&office, &ids[19]).await.description.len(), 250_000);
+    assert_eq!(harness.task(&office, &ids[19]).await.description.len(), 250_000);
 }

@@ -11,7 +11,7 @@ use ring::signature::{Ed25519KeyPair, KeyPair};
 use tonic::{Code, Status};
 
 use super::{assert_refused, field};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! { a_receipt_is_over_this_work_or_refused, who_has_to_send_one, artifacts_are_looked_up_together_and_last }
 
@@ -45,7 +45,7 @@ fn receipt(agent: &Actor, task: &Task, result: &str) -> Receipt {
     }
 }
 
-impl Stage {
+impl Harness {
     /// An agent with the key of this seed.
     fn signer(&self, office: &str, name: &str, hosted: bool, seed: u8) -> Actor {
         let agent = self.agent(office, name, hosted, &[]);
@@ -67,11 +67,11 @@ impl Stage {
     }
 }
 
-async fn a_receipt_is_over_this_work_or_refused(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (worker, other) = (stage.signer(&office, "worker", true, 1), stage.signer(&office, "other", true, 2));
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&worker, &office).await.expect("one");
+async fn a_receipt_is_over_this_work_or_refused(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (worker, other) = (harness.signer(&office, "worker", true, 1), harness.signer(&office, "other", true, 2));
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&worker, &office).await.expect("one");
     let good = receipt(&worker, &held, "42");
     let artifact = Artifact { path: "out".into(), revision: 1, sha256: sha256_hex(b"") };
     for wrong in [
@@ -81,59 +81,62 @@ async fn a_receipt_is_over_this_work_or_refused(stage: Stage) {
         Receipt { result_sha256: sha256_hex(b"43"), ..good.clone() },
         Receipt { artifacts: vec![artifact], ..good.clone() },
     ] {
-        let refused = stage.complete_signed(&worker, &office, &held, sign(&wrong, &key(1))).await;
+        let refused = harness.complete_signed(&worker, &office, &held, sign(&wrong, &key(1))).await;
         assert_refused(refused, Code::FailedPrecondition, "RECEIPT_MISMATCH");
     }
     let signed = sign(&good, &key(1));
     let unpadded = signed.trim_end_matches(|c| c != '.');
     for wrong in [sign(&good, &key(2)), unpadded.to_owned(), "x.y.z".into(), "x".repeat(300_000), "\0.\0.\0".into()] {
-        let refused = stage.complete_signed(&worker, &office, &held, wrong).await;
+        let refused = harness.complete_signed(&worker, &office, &held, wrong).await;
         assert_eq!(field(refused), "receipt");
     }
-    let done = stage.complete_signed(&worker, &office, &held, signed.clone()).await.expect("good");
+    let done = harness.complete_signed(&worker, &office, &held, signed.clone()).await.expect("good");
     assert_eq!((done.status(), &done.receipt), (TaskStatus::Done, &signed));
     // Whoever reads it can check it.
-    let read = stage.task(&office, &held.id).await;
+    let read = harness.task(&office, &held.id).await;
     assert_eq!(verify(&read.receipt, &read.receipt_public_key).expect("valid"), good);
     assert_eq!(read.receipt_public_key, key(1).public_key().as_ref());
 }
 
-async fn who_has_to_send_one(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (hosted, joined) = (stage.signer(&office, "hosted", true, 1), stage.signer(&office, "joined", false, 2));
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&hosted, &office).await.expect("one");
-    assert_eq!(field(stage.complete(&hosted, &office, &held, "42").await), "receipt");
-    assert_eq!(stage.status_of(&office, &held.id).await, TaskStatus::Running, "it may be sent with one");
-    stage.complete_signed(&hosted, &office, &held, sign(&receipt(&hosted, &held, "42"), &key(1))).await.expect("good");
+async fn who_has_to_send_one(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (hosted, joined) = (harness.signer(&office, "hosted", true, 1), harness.signer(&office, "joined", false, 2));
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&hosted, &office).await.expect("one");
+    assert_eq!(field(harness.complete(&hosted, &office, &held, "42").await), "receipt");
+    assert_eq!(harness.status_of(&office, &held.id).await, TaskStatus::Running, "it may be sent with one");
+    harness
+        .complete_signed(&hosted, &office, &held, sign(&receipt(&hosted, &held, "42"), &key(1)))
+        .await
+        .expect("good");
 
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&joined, &office).await.expect("one");
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&joined, &office).await.expect("one");
     let wrong = sign(&receipt(&joined, &held, "42"), &key(1));
-    assert_eq!(field(stage.complete_signed(&joined, &office, &held, wrong).await), "receipt");
-    let done = stage.complete(&joined, &office, &held, "42").await.expect("needs none");
+    assert_eq!(field(harness.complete_signed(&joined, &office, &held, wrong).await), "receipt");
+    let done = harness.complete(&joined, &office, &held, "42").await.expect("needs none");
     assert_eq!((done.receipt.as_str(), done.receipt_public_key.len()), ("", 0));
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&joined, &office).await.expect("one");
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&joined, &office).await.expect("one");
     let good = sign(&receipt(&joined, &held, "42"), &key(2));
-    assert_eq!(stage.complete_signed(&joined, &office, &held, good.clone()).await.expect("good").receipt, good);
+    assert_eq!(harness.complete_signed(&joined, &office, &held, good.clone()).await.expect("good").receipt, good);
 
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&stage.owner, &office).await.expect("one");
-    assert_eq!(field(stage.complete_signed(&stage.owner, &office, &held, good).await), "receipt");
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&harness.owner, &office).await.expect("one");
+    assert_eq!(field(harness.complete_signed(&harness.owner, &office, &held, good).await), "receipt");
 }
 
-async fn artifacts_are_looked_up_together_and_last(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.signer(&office, "worker", true, 1);
+async fn artifacts_are_looked_up_together_and_last(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.signer(&office, "worker", true, 1);
     let paths: Vec<String> = (0..40).rev().map(|n| format!("out/\"{n}\" \u{e9}")).collect();
     let mut artifacts = Vec::new();
     for path in &paths {
-        let file = stage.put(&office, path, path.as_bytes()).await;
+        let file = harness.put(&office, path, path.as_bytes()).await;
         artifacts.push(Artifact { path: file.path, revision: file.revision, sha256: file.sha256 });
     }
-    stage.new_task(&office, "task").await;
-    let held = stage.claim(&worker, &office).await.expect("one");
+    harness.new_task(&office, "task").await;
+    let held = harness.claim(&worker, &office).await.expect("one");
     let complete = async |artifacts: Vec<String>, receipt: String| {
         let request = CompleteTaskRequest {
             office_id: office.clone(),
@@ -143,7 +146,7 @@ async fn artifacts_are_looked_up_together_and_last(stage: Stage) {
             artifacts,
             receipt,
         };
-        Ok(stage.tasks(&worker).complete_task(request).await?.into_inner().task.expect("always there"))
+        Ok(harness.tasks(&worker).complete_task(request).await?.into_inner().task.expect("always there"))
     };
     let good = Receipt { artifacts, ..receipt(&worker, &held, "42") };
     let missing: Vec<String> = paths.iter().cloned().chain(["missing".into()]).collect();

@@ -9,8 +9,8 @@ use tonic::{Code, Status};
 
 use super::{assert_refused, many, request};
 use crate::tests::{
+    harness::{Harness, LONG},
     retention::DAY,
-    stage::{LONG, Stage},
 };
 
 on_both! {
@@ -19,7 +19,7 @@ on_both! {
     who_watches_from_before_what_is_gone_is_told,
 }
 
-impl Stage {
+impl Harness {
     /// Titles of the office's tasks, in their order.
     async fn titles(&self, office: &str) -> Vec<String> {
         let request = ListTasksRequest { office_id: office.into(), page_size: Some(200), ..Default::default() };
@@ -49,49 +49,49 @@ fn count(status: TaskStatus, count: i32) -> TaskCount {
     TaskCount { status: status.into(), count }
 }
 
-async fn finished_tasks_go_when_nothing_needs_them(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn finished_tasks_go_when_nothing_needs_them(harness: Harness) {
+    let office = harness.active("Work").await;
     // Goes, with its notes.
-    let plain = stage.new_after(&office, "gone: plain", &[], "").await;
+    let plain = harness.new_after(&office, "gone: plain", &[], "").await;
     let note = AddTaskNoteRequest {
         office_id: office.clone(),
         task_id: plain.clone(),
         body: "a note".into(),
         ..AddTaskNoteRequest::default()
     };
-    stage.tasks(&stage.owner).add_task_note(note).await.expect("adds");
-    stage.done(&office, &plain).await;
+    harness.tasks(&harness.owner).add_task_note(note).await.expect("adds");
+    harness.done(&office, &plain).await;
     // Stays, since an open task depends on it; what that one depended on through it goes.
-    let first = stage.new_after(&office, "gone: first of a chain", &[], "").await;
-    let second = stage.new_after(&office, "kept: an open task depends on it", &[&first], "").await;
-    stage.done(&office, &first).await;
-    stage.done(&office, &second).await;
-    let other = stage.new_after(&office, "kept: open dependency", &[], "").await;
-    stage.new_after(&office, "kept: open", &[&second, &other], "").await;
+    let first = harness.new_after(&office, "gone: first of a chain", &[], "").await;
+    let second = harness.new_after(&office, "kept: an open task depends on it", &[&first], "").await;
+    harness.done(&office, &first).await;
+    harness.done(&office, &second).await;
+    let other = harness.new_after(&office, "kept: open dependency", &[], "").await;
+    harness.new_after(&office, "kept: open", &[&second, &other], "").await;
     // Stays, since what depends on it failed and may be tried again.
-    let needed = stage.new_after(&office, "kept: what may be tried again depends on it", &[], "").await;
-    stage.done(&office, &needed).await;
-    let failed = stage.new_after(&office, "kept: failed lately", &[&needed], "").await;
+    let needed = harness.new_after(&office, "kept: what may be tried again depends on it", &[], "").await;
+    harness.done(&office, &needed).await;
+    let failed = harness.new_after(&office, "kept: failed lately", &[&needed], "").await;
     // A part stays while its parent is open; a parent that was cancelled goes with its parts.
-    let parent = stage.new_after(&office, "kept: open parent", &[], "").await;
-    let part = stage.new_after(&office, "kept: part of an open parent", &[], &parent).await;
-    stage.done(&office, &part).await;
-    let cancelled = stage.new_after(&office, "gone: cancelled parent", &[], "").await;
-    stage.new_after(&office, "gone: cancelled part", &[], &cancelled).await;
-    stage.cancel(&stage.owner, &office, &cancelled).await.expect("cancels");
+    let parent = harness.new_after(&office, "kept: open parent", &[], "").await;
+    let part = harness.new_after(&office, "kept: part of an open parent", &[], &parent).await;
+    harness.done(&office, &part).await;
+    let cancelled = harness.new_after(&office, "gone: cancelled parent", &[], "").await;
+    harness.new_after(&office, "gone: cancelled part", &[], &cancelled).await;
+    harness.cancel(&harness.owner, &office, &cancelled).await.expect("cancels");
 
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
-    stage.cancel(&stage.owner, &office, &failed).await.expect("cancels");
-    stage.new_after(&office, "kept: young", &[], "").await;
-    let young = stage.new_after(&office, "kept: done lately", &[], "").await;
-    stage.done(&office, &young).await;
-    let before = stage.counted(&office).await;
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
+    harness.cancel(&harness.owner, &office, &failed).await.expect("cancels");
+    harness.new_after(&office, "kept: young", &[], "").await;
+    let young = harness.new_after(&office, "kept: done lately", &[], "").await;
+    harness.done(&office, &young).await;
+    let before = harness.counted(&office).await;
     assert_eq!(before.iter().map(|count| count.count).sum::<i32>(), 13);
 
     // What stayed only because of what goes goes with the next look.
-    stage.forget(&office).await;
-    stage.forget(&office).await;
+    harness.forget(&office).await;
+    harness.forget(&office).await;
     let kept = [
         "kept: an open task depends on it",
         "kept: done lately",
@@ -103,15 +103,15 @@ async fn finished_tasks_go_when_nothing_needs_them(stage: Stage) {
         "kept: what may be tried again depends on it",
         "kept: young",
     ];
-    assert_eq!(stage.titles(&office).await, kept);
+    assert_eq!(harness.titles(&office).await, kept);
     let expected = [
         count(TaskStatus::Blocked, 1),
         count(TaskStatus::Cancelled, 1),
         count(TaskStatus::Done, 4),
         count(TaskStatus::Queued, 3),
     ];
-    assert_eq!(stage.counted(&office).await, expected);
-    let gone: i64 = stage
+    assert_eq!(harness.counted(&office).await, expected);
+    let gone: i64 = harness
         .forgotten(&office)
         .await
         .into_iter()
@@ -122,53 +122,53 @@ async fn finished_tasks_go_when_nothing_needs_them(stage: Stage) {
         .sum();
     assert_eq!(gone, 4);
     // What is left works as before.
-    stage.done(&office, &other).await;
+    harness.done(&office, &other).await;
     assert_eq!(
-        stage.retry(&stage.owner, &office, &failed).await.expect("its dependency is there").status(),
+        harness.retry(&harness.owner, &office, &failed).await.expect("its dependency is there").status(),
         TaskStatus::Queued
     );
-    stage.done(&office, &failed).await;
-    stage.done(&office, &parent).await;
+    harness.done(&office, &failed).await;
+    harness.done(&office, &parent).await;
 }
 
-async fn a_long_history_goes_in_parts(stage: Stage) {
-    let office = stage.active("Long").await;
+async fn a_long_history_goes_in_parts(harness: Harness) {
+    let office = harness.active("Long").await;
     // More than a part looks at, with open ones among them.
     let mut ids = Vec::new();
     for _ in 0..3 {
-        let created = stage.batch(&office, many("", 100).requests).await.expect("creates");
+        let created = harness.batch(&office, many("", 100).requests).await.expect("creates");
         ids.extend(created.into_iter().map(|task| task.id));
     }
     for id in ids.iter().enumerate().filter(|(place, _)| place % 10 != 0).map(|(_, id)| id) {
-        stage.cancel(&stage.owner, &office, id).await.expect("cancels");
+        harness.cancel(&harness.owner, &office, id).await.expect("cancels");
     }
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
-    stage.forget(&office).await;
-    assert_eq!(stage.counted(&office).await, [count(TaskStatus::Queued, 30)]);
-    let parts = stage.forgotten(&office).await;
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
+    harness.forget(&office).await;
+    assert_eq!(harness.counted(&office).await, [count(TaskStatus::Queued, 30)]);
+    let parts = harness.forgotten(&office).await;
     assert!(parts.len() >= 2, "{parts:?}");
     assert_eq!(parts.iter().map(|(_, count)| count).sum::<i64>(), 270);
 }
 
-async fn who_watches_from_before_what_is_gone_is_told(stage: Stage) {
-    let office = stage.active("Watched").await;
+async fn who_watches_from_before_what_is_gone_is_told(harness: Harness) {
+    let office = harness.active("Watched").await;
     let mut ids = Vec::new();
     for title in ["kept", "gone", "gone as well"] {
-        ids.push(stage.new_task(&office, title).await.id);
+        ids.push(harness.new_task(&office, title).await.id);
     }
     for id in &ids[1..] {
-        stage.done(&office, id).await;
+        harness.done(&office, id).await;
     }
-    stage.keep_three_days(&office).await;
-    stage.clock.advance(4 * DAY);
-    stage.forget(&office).await;
-    assert_eq!(stage.titles(&office).await, ["kept"]);
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
+    harness.forget(&office).await;
+    assert_eq!(harness.titles(&office).await, ["kept"]);
 
     let watch = async |after: i64| {
         let request =
             WatchTasksRequest { office_id: office.clone(), after_cursor: Some(after), ..WatchTasksRequest::default() };
-        let mut stream = stage.tasks(&stage.owner).watch_tasks(request).await?.into_inner();
+        let mut stream = harness.tasks(&harness.owner).watch_tasks(request).await?.into_inner();
         let first = tokio::time::timeout(LONG, stream.message()).await.expect("in time")?.expect("goes on");
         Ok::<_, Status>((first.cursor, first.task.expect("always there").title))
     };
@@ -177,6 +177,6 @@ async fn who_watches_from_before_what_is_gone_is_told(stage: Stage) {
     for after in [1, 4] {
         assert_refused(watch(after).await, Code::FailedPrecondition, "CURSOR_EXPIRED");
     }
-    stage.new_task(&office, "new").await;
+    harness.new_task(&office, "new").await;
     assert_eq!(watch(5).await.expect("complete"), (6, "new".into()));
 }

@@ -6,7 +6,7 @@ use mi_testkit::{on_both, until};
 use tonic::Code;
 
 use super::{assert_refused, request};
-use crate::tests::stage::{LONG, Stage};
+use crate::tests::harness::{Harness, LONG};
 
 on_both! {
     what_a_fired_agent_had_is_there_for_others,
@@ -15,7 +15,7 @@ on_both! {
     who_was_hired_a_moment_ago_can_be_given_work,
 }
 
-impl Stage {
+impl Harness {
     fn change(&self, agent: &str, change: impl Fn(&mut mi_proto::internal::v1::Member)) {
         let mut known = self.scheduler.known();
         change(known.members.iter_mut().find(|member| member.name == agent).expect("there"));
@@ -34,22 +34,22 @@ impl Stage {
     }
 }
 
-async fn what_a_fired_agent_had_is_there_for_others(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (leaver, stayer) = (stage.agent(&office, "leaver", false, &[]), stage.agent(&office, "stayer", false, &[]));
+async fn what_a_fired_agent_had_is_there_for_others(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (leaver, stayer) = (harness.agent(&office, "leaver", false, &[]), harness.agent(&office, "stayer", false, &[]));
     let assigned = async |title: &str, agent: &str| {
         let request = CreateTaskRequest { assigned_agent: agent.into(), ..request(&office, title) };
-        stage.create_task(&stage.owner, request).await.expect("creates")
+        harness.create_task(&harness.owner, request).await.expect("creates")
     };
     let held = assigned("held", "leaver").await;
-    let held = (held.id, stage.claim(&leaver, &office).await.expect("one"));
+    let held = (held.id, harness.claim(&leaver, &office).await.expect("one"));
     let kept = assigned("kept", "leaver").await;
     let other = assigned("other", "stayer").await;
-    stage.scheduler.known().members.retain(|member| member.name != "leaver");
-    stage.look(&office, &stayer, async || stage.status_of(&office, &held.0).await == TaskStatus::Queued).await;
+    harness.scheduler.known().members.retain(|member| member.name != "leaver");
+    harness.look(&office, &stayer, async || harness.status_of(&office, &held.0).await == TaskStatus::Queued).await;
     let mut seen = Vec::new();
     for id in [&held.0, &kept.id, &other.id] {
-        let task = stage.task(&office, id).await;
+        let task = harness.task(&office, id).await;
         seen.push((task.status(), task.attempt, task.assigned_agent));
     }
     assert_eq!(
@@ -60,39 +60,39 @@ async fn what_a_fired_agent_had_is_there_for_others(stage: Stage) {
             (TaskStatus::Queued, 0, "stayer".to_owned())
         ]
     );
-    assert_refused(stage.fail(&leaver, &office, &held.1, true).await, Code::Aborted, "LEASE_LOST");
-    let late = stage.complete(&leaver, &office, &held.1, "late").await;
+    assert_refused(harness.fail(&leaver, &office, &held.1, true).await, Code::Aborted, "LEASE_LOST");
+    let late = harness.complete(&leaver, &office, &held.1, "late").await;
     assert_refused(late, Code::Unauthenticated, "UNAUTHENTICATED");
     assert_refused(
-        stage
+        harness
             .claim_with(&leaver, mi_proto::v1::ClaimTasksRequest { office_id: office.clone(), ..Default::default() })
             .await,
         Code::Unauthenticated,
         "UNAUTHENTICATED",
     );
-    assert_eq!(stage.claim_all(&stayer, &office).await, ["held", "kept", "other"]);
+    assert_eq!(harness.claim_all(&stayer, &office).await, ["held", "kept", "other"]);
     let to_nobody = CreateTaskRequest { assigned_agent: "leaver".into(), ..request(&office, "x") };
-    assert_refused(stage.create_task(&stage.owner, to_nobody).await, Code::NotFound, "NOT_FOUND");
+    assert_refused(harness.create_task(&harness.owner, to_nobody).await, Code::NotFound, "NOT_FOUND");
 }
 
-async fn an_agent_that_is_paused_takes_no_work(stage: Stage) {
-    let office = stage.active("Work").await;
-    let (paused, other) = (stage.agent(&office, "paused", false, &[]), stage.agent(&office, "other", false, &[]));
-    let task = stage.new_task(&office, "task").await;
-    let held = stage.claim(&paused, &office).await.expect("one");
+async fn an_agent_that_is_paused_takes_no_work(harness: Harness) {
+    let office = harness.active("Work").await;
+    let (paused, other) = (harness.agent(&office, "paused", false, &[]), harness.agent(&office, "other", false, &[]));
+    let task = harness.new_task(&office, "task").await;
+    let held = harness.claim(&paused, &office).await.expect("one");
     let claim = mi_proto::v1::ClaimTasksRequest { office_id: office.clone(), ..Default::default() };
     // It also waits for more, at that moment.
     let waits = mi_proto::v1::ClaimTasksRequest { wait: super::seconds(60), ..claim.clone() };
-    let mut client = stage.tasks(&paused);
+    let mut client = harness.tasks(&paused);
     let waiter = tokio::spawn(async move { client.claim_tasks(waits).await });
-    stage.change("paused", |member| member.working = false);
-    stage.look(&office, &other, async || stage.status_of(&office, &task.id).await == TaskStatus::Queued).await;
+    harness.change("paused", |member| member.working = false);
+    harness.look(&office, &other, async || harness.status_of(&office, &task.id).await == TaskStatus::Queued).await;
     assert_refused(waiter.await.expect("no panic"), Code::FailedPrecondition, "AGENT_NOT_WORKING");
-    assert_refused(stage.claim_with(&paused, claim.clone()).await, Code::FailedPrecondition, "AGENT_NOT_WORKING");
-    assert_refused(stage.complete(&paused, &office, &held, "late").await, Code::Aborted, "LEASE_LOST");
+    assert_refused(harness.claim_with(&paused, claim.clone()).await, Code::FailedPrecondition, "AGENT_NOT_WORKING");
+    assert_refused(harness.complete(&paused, &office, &held, "late").await, Code::Aborted, "LEASE_LOST");
     // Started again, it gets it back.
-    stage.change("paused", |member| member.working = true);
-    let again = until("it works again", LONG, async || match stage.claim_with(&paused, claim.clone()).await {
+    harness.change("paused", |member| member.working = true);
+    let again = until("it works again", LONG, async || match harness.claim_with(&paused, claim.clone()).await {
         Ok(tasks) => Ok(tasks.into_iter().next()),
         Err(status) => Err(status.to_string()),
     })
@@ -100,47 +100,47 @@ async fn an_agent_that_is_paused_takes_no_work(stage: Stage) {
     assert_eq!((again.id, again.attempt), (task.id, 1));
 }
 
-async fn work_waits_for_somebody_with_the_tools(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &["saw", "nails"]);
+async fn work_waits_for_somebody_with_the_tools(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &["saw", "nails"]);
     let needs = |title: &str, tools: &[&str]| CreateTaskRequest {
         required_tools: tools.iter().map(ToString::to_string).collect(),
         ..request(&office, title)
     };
-    let build = stage.create_task(&stage.owner, needs("build", &["saw", "hammer", "saw"])).await.expect("creates");
+    let build = harness.create_task(&harness.owner, needs("build", &["saw", "hammer", "saw"])).await.expect("creates");
     assert_eq!(
         (build.status(), build.blocked_reason.as_str(), build.required_tools.join(" ")),
         (TaskStatus::Blocked, "no agent has the tools hammer, saw", "hammer saw".to_owned())
     );
     // What it waits for besides is told first, and is not forgotten when that is done.
-    let first = stage.new_task(&office, "first").await;
+    let first = harness.new_task(&office, "first").await;
     let after = CreateTaskRequest { depends_on: vec![first.id.clone()], ..needs("after", &["hammer"]) };
-    let after = stage.create_task(&stage.owner, after).await.expect("creates");
+    let after = harness.create_task(&harness.owner, after).await.expect("creates");
     assert_eq!(after.blocked_reason, format!("waits for task {}", first.id));
-    stage.done(&office, &first.id).await;
-    let after = stage.task(&office, &after.id).await;
+    harness.done(&office, &first.id).await;
+    let after = harness.task(&office, &after.id).await;
     assert_eq!((after.status(), after.blocked_reason.as_str()), (TaskStatus::Blocked, "no agent has the tools hammer"));
-    stage.change("worker", |member| member.tools.push("hammer".into()));
-    stage.look(&office, &worker, async || stage.status_of(&office, &build.id).await == TaskStatus::Queued).await;
+    harness.change("worker", |member| member.tools.push("hammer".into()));
+    harness.look(&office, &worker, async || harness.status_of(&office, &build.id).await == TaskStatus::Queued).await;
     // And taken away again.
-    stage.change("worker", |member| member.tools.retain(|tool| tool != "hammer"));
-    stage.look(&office, &worker, async || stage.status_of(&office, &build.id).await == TaskStatus::Blocked).await;
-    let smith = stage.agent(&office, "smith", false, &["hammer"]);
-    assert_eq!(stage.claim_all(&smith, &office).await, ["after"]);
-    let joiner = stage.agent(&office, "joiner", false, &["hammer", "saw"]);
-    assert_eq!(stage.claim_all(&joiner, &office).await, ["build"]);
+    harness.change("worker", |member| member.tools.retain(|tool| tool != "hammer"));
+    harness.look(&office, &worker, async || harness.status_of(&office, &build.id).await == TaskStatus::Blocked).await;
+    let smith = harness.agent(&office, "smith", false, &["hammer"]);
+    assert_eq!(harness.claim_all(&smith, &office).await, ["after"]);
+    let joiner = harness.agent(&office, "joiner", false, &["hammer", "saw"]);
+    assert_eq!(harness.claim_all(&joiner, &office).await, ["build"]);
 }
 
-async fn who_was_hired_a_moment_ago_can_be_given_work(stage: Stage) {
-    let office = stage.active("Work").await;
+async fn who_was_hired_a_moment_ago_can_be_given_work(harness: Harness) {
+    let office = harness.active("Work").await;
     for n in 0..5 {
         // The list of agents is fresh, and without the next one.
         let name = format!("agent-{n}");
         let to = CreateTaskRequest { assigned_agent: name.clone(), ..request(&office, &name) };
-        assert_refused(stage.create_task(&stage.owner, to.clone()).await, Code::NotFound, "NOT_FOUND");
-        let agent = stage.agent(&office, &name, false, &[]);
-        let task = stage.create_task(&stage.owner, to).await.expect("creates");
+        assert_refused(harness.create_task(&harness.owner, to.clone()).await, Code::NotFound, "NOT_FOUND");
+        let agent = harness.agent(&office, &name, false, &[]);
+        let task = harness.create_task(&harness.owner, to).await.expect("creates");
         assert_eq!(task.assigned_agent, name);
-        assert_eq!(stage.claim_all(&agent, &office).await, [name]);
+        assert_eq!(harness.claim_all(&agent, &office).await, [name]);
     }
 }

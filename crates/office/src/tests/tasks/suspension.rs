@@ -9,7 +9,7 @@ use mi_testkit::on_both;
 use tonic::Code;
 
 use super::{assert_refused, many, request};
-use crate::tests::stage::Stage;
+use crate::tests::harness::Harness;
 
 on_both! {
     a_suspended_office_gives_everything_back,
@@ -17,56 +17,56 @@ on_both! {
     the_first_claim_and_the_end_of_an_office_do_not_wait_for_each_other,
 }
 
-async fn a_suspended_office_gives_everything_back(stage: Stage) {
-    let office = stage.active("Work").await;
-    let worker = stage.agent(&office, "worker", false, &[]);
-    stage.batch(&office, many("", 30).requests).await.expect("creates");
-    let held = stage.claim(&worker, &office).await.expect("one");
+async fn a_suspended_office_gives_everything_back(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    harness.batch(&office, many("", 30).requests).await.expect("creates");
+    let held = harness.claim(&worker, &office).await.expect("one");
     let whole = CreateTaskRequest { parent_id: held.id.clone(), ..request(&office, "part") };
-    let part = stage.create_task(&worker, whole).await.expect("creates");
-    let mut all: Vec<String> = stage.claim_all(&worker, &office).await;
+    let part = harness.create_task(&worker, whole).await.expect("creates");
+    let mut all: Vec<String> = harness.claim_all(&worker, &office).await;
     assert_eq!((all.len(), all.last().map(String::as_str)), (30, Some("part")));
     let suspend = SuspendOfficeRequest { office_id: office.clone() };
-    stage.offices(&stage.owner).suspend_office(suspend).await.expect("suspends");
-    let waiting = stage.task(&office, &held.id).await;
+    harness.offices(&harness.owner).suspend_office(suspend).await.expect("suspends");
+    let waiting = harness.task(&office, &held.id).await;
     assert_eq!(
         (waiting.status(), waiting.attempt, waiting.assigned_agent.as_str(), waiting.lease_expires_at),
         (TaskStatus::Blocked, 1, "worker", None)
     );
-    assert_eq!(stage.status_of(&office, &part.id).await, TaskStatus::Queued);
-    assert_refused(stage.renew(&worker, &office, &held).await, Code::Aborted, "LEASE_LOST");
+    assert_eq!(harness.status_of(&office, &part.id).await, TaskStatus::Queued);
+    assert_refused(harness.renew(&worker, &office, &held).await, Code::Aborted, "LEASE_LOST");
     // Operators go on to decide and to plan.
-    stage.done(&office, &part.id).await;
-    assert_eq!(stage.status_of(&office, &held.id).await, TaskStatus::Queued);
-    stage.until_status(&office, Some(OfficeStatus::Suspended)).await;
+    harness.done(&office, &part.id).await;
+    assert_eq!(harness.status_of(&office, &held.id).await, TaskStatus::Queued);
+    harness.until_status(&office, Some(OfficeStatus::Suspended)).await;
     let resume = ResumeOfficeRequest { office_id: office.clone() };
-    stage.offices(&stage.owner).resume_office(resume).await.expect("resumes");
+    harness.offices(&harness.owner).resume_office(resume).await.expect("resumes");
     all.pop();
     all.insert(0, held.title);
-    assert_eq!(stage.claim_all(&worker, &office).await, all);
+    assert_eq!(harness.claim_all(&worker, &office).await, all);
 }
 
-async fn a_deleted_office_leaves_nothing(stage: Stage) {
-    let (office, kept) = (stage.active("Work").await, stage.active("Kept").await);
-    let worker = stage.agent(&office, "worker", false, &[]);
-    let survivor = stage.new_task(&kept, "survivor").await;
-    let first = stage.new_task(&office, "first").await;
+async fn a_deleted_office_leaves_nothing(harness: Harness) {
+    let (office, kept) = (harness.active("Work").await, harness.active("Kept").await);
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let survivor = harness.new_task(&kept, "survivor").await;
+    let first = harness.new_task(&office, "first").await;
     let second = CreateTaskRequest { depends_on: vec![first.id.clone()], ..request(&office, "second") };
-    stage.create_task(&stage.owner, second).await.expect("creates");
+    harness.create_task(&harness.owner, second).await.expect("creates");
     let note = mi_proto::v1::AddTaskNoteRequest {
         office_id: office.clone(),
         task_id: first.id.clone(),
         body: "a note".into(),
         ..Default::default()
     };
-    stage.tasks(&stage.owner).add_task_note(note.clone()).await.expect("adds");
-    stage.claim(&worker, &office).await.expect("one");
+    harness.tasks(&harness.owner).add_task_note(note.clone()).await.expect("adds");
+    harness.claim(&worker, &office).await.expect("one");
     let watch = WatchTasksRequest { office_id: office.clone(), ..Default::default() };
-    let mut watching = stage.tasks(&stage.owner).watch_tasks(watch).await.expect("opens").into_inner();
+    let mut watching = harness.tasks(&harness.owner).watch_tasks(watch).await.expect("opens").into_inner();
     let delete = DeleteOfficeRequest { office_id: office.clone() };
-    stage.offices(&stage.owner).delete_office(delete).await.expect("begins");
-    stage.until_status(&office, None).await;
-    let ended = tokio::time::timeout(crate::tests::stage::LONG, async {
+    harness.offices(&harness.owner).delete_office(delete).await.expect("begins");
+    harness.until_status(&office, None).await;
+    let ended = tokio::time::timeout(crate::tests::harness::LONG, async {
         loop {
             match watching.message().await {
                 Ok(Some(_)) => {}
@@ -75,7 +75,7 @@ async fn a_deleted_office_leaves_nothing(stage: Stage) {
         }
     });
     assert_eq!(ended.await.expect("ends").expect_err("as not found").code(), Code::NotFound);
-    let db = stage.db().await;
+    let db = harness.db().await;
     let mut conn = db.platform().read().await.expect("connects");
     let mut left = Vec::new();
     for sql in [
@@ -88,18 +88,18 @@ async fn a_deleted_office_leaves_nothing(stage: Stage) {
         left.push(count);
     }
     assert_eq!(left, [1, 1, 0, 0]);
-    assert_eq!(stage.task(&kept, &survivor.id).await, survivor);
-    assert_refused(stage.create_task(&stage.owner, request(&office, "x")).await, Code::NotFound, "NOT_FOUND");
-    assert_refused(stage.tasks(&stage.owner).add_task_note(note).await, Code::NotFound, "NOT_FOUND");
+    assert_eq!(harness.task(&kept, &survivor.id).await, survivor);
+    assert_refused(harness.create_task(&harness.owner, request(&office, "x")).await, Code::NotFound, "NOT_FOUND");
+    assert_refused(harness.tasks(&harness.owner).add_task_note(note).await, Code::NotFound, "NOT_FOUND");
 }
 
-async fn the_first_claim_and_the_end_of_an_office_do_not_wait_for_each_other(stage: Stage) {
+async fn the_first_claim_and_the_end_of_an_office_do_not_wait_for_each_other(harness: Harness) {
     for round in 0..30 {
-        let office = stage.active("Work").await;
-        let worker = stage.agent(&office, "worker", false, &[]);
+        let office = harness.active("Work").await;
+        let worker = harness.agent(&office, "worker", false, &[]);
         let (claimed, ()) = tokio::join!(
-            stage.claim_with(&worker, ClaimTasksRequest { office_id: office.clone(), ..Default::default() }),
-            stage.delete(&office),
+            harness.claim_with(&worker, ClaimTasksRequest { office_id: office.clone(), ..Default::default() }),
+            harness.delete(&office),
         );
         let refusal = claimed.map_or_else(
             |status| status.code(),

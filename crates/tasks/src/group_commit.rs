@@ -1,11 +1,11 @@
-//! One lane an office: whatever is asked of its queue at the same time shares one transaction (group commit), and whoever
-//! waits for work is served in it as soon as there is some.
+//! Group commit: whatever is asked of an office's queue at the same time shares one transaction, and whoever waits for work
+//! is served in it as soon as there is some.
 //!
 //! An operation that is refused keeps none of the others from being done, and neither does one in which we are at fault:
-//! see [`Group`]. A lane has a task of its own only while there is something to do.
+//! see [`Group`]. An office has a task that drives its operations only while there is something to do.
 
+mod command;
 mod group;
-mod op;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,8 +21,8 @@ use mi_base::{
 use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
 use tokio::sync::oneshot::{self, error::RecvError};
 
+pub(super) use self::command::{Patience, TaskCommand};
 use self::group::Group;
-pub(super) use self::op::{Op, Patience};
 use super::{
     Tasks,
     batch::{Batch, Roster},
@@ -33,16 +33,18 @@ use super::{
     work::{Claim, Offer, not_working, wanted},
 };
 
-/// What one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite everybody.
-const MOST: usize = 8 << 20;
-/// What may wait in the lanes of a process, of one office at most half of it: beyond it callers are told to come back.
-const WAITING: usize = 512 << 20;
+/// Bytes that one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite
+/// everybody.
+const MAX_BATCH_BYTES: usize = 8 << 20;
+/// Bytes of operations that may wait in a process, of one office at most half of it: beyond it callers are told to come
+/// back.
+const MAX_WAITING_BYTES: usize = 512 << 20;
 /// After a transaction that failed those who wait for work look again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How often a transaction is tried that lost a race with another process.
-const TRIES: usize = 3;
-/// The name of a lane's work in metrics.
-const WORK: &str = "task-lane";
+const MAX_TRIES: usize = 3;
+/// The name of this work in metrics.
+const WORK: &str = "task-commit";
 
 /// The tasks that an operation is about, as they are after it.
 pub(super) type Answer = Result<Vec<Task>>;
@@ -59,8 +61,8 @@ pub(super) fn unanswered() -> Error {
 }
 
 /// An operation and whom to answer.
-pub(super) struct Ticket {
-    op: Op,
+pub(super) struct PendingOp {
+    command: TaskCommand,
     roster: Option<Roster>,
     trace_id: String,
     answer: oneshot::Sender<Answer>,
@@ -68,11 +70,12 @@ pub(super) struct Ticket {
     _share: Option<Arc<Share>>,
 }
 
+/// What is asked of the queue of one office.
 #[derive(Default)]
-struct Lane {
-    tickets: VecDeque<Ticket>,
+struct PendingOps {
+    ops: VecDeque<PendingOp>,
     /// Claims that found nothing, in the order in which they came.
-    waiting: Vec<Ticket>,
+    waiting: Vec<PendingOp>,
     /// Whether they are to look again: another process may have something for them.
     kicked: bool,
     /// Whether they will be kicked, since a transaction failed.
@@ -80,55 +83,55 @@ struct Lane {
     running: bool,
 }
 
-impl Lane {
+impl PendingOps {
     /// Adds to what is to be done. What nobody waits for comes first: time has passed already.
-    fn push(&mut self, ticket: Ticket) {
-        match ticket.op {
-            Op::Expire(_) => self.tickets.push_front(ticket),
+    fn push(&mut self, op: PendingOp) {
+        match op.command {
+            TaskCommand::Expire(_) => self.ops.push_front(op),
             // One is enough.
-            Op::Settle if self.tickets.iter().any(|ticket| matches!(ticket.op, Op::Settle)) => {}
-            _ => self.tickets.push_back(ticket),
+            TaskCommand::Settle if self.ops.iter().any(|op| matches!(op.command, TaskCommand::Settle)) => {}
+            _ => self.ops.push_back(op),
         }
     }
 
     /// Takes out what one transaction does.
-    fn pop(&mut self) -> Vec<Ticket> {
+    fn pop(&mut self) -> Vec<PendingOp> {
         let mut cost = 0;
-        let fits = |ticket: &&Ticket| {
+        let fits = |op: &&PendingOp| {
             let is_first = cost == 0;
-            cost += ticket.op.cost();
-            is_first || cost <= MOST
+            cost += op.command.cost();
+            is_first || cost <= MAX_BATCH_BYTES
         };
-        let count = self.tickets.iter().take_while(fits).count();
-        self.tickets.drain(..count).collect()
+        let count = self.ops.iter().take_while(fits).count();
+        self.ops.drain(..count).collect()
     }
 }
 
-/// The lanes of this process.
+/// What is asked of the queues of all offices in this process.
 #[derive(Clone)]
-pub(super) struct Lanes {
-    lanes: Arc<Mutex<HashMap<OfficeId, Lane>>>,
+pub(super) struct GroupCommit {
+    offices: Arc<Mutex<HashMap<OfficeId, PendingOps>>>,
     waiting: Budget,
 }
 
-impl Default for Lanes {
+impl Default for GroupCommit {
     fn default() -> Self {
-        Self { lanes: Arc::default(), waiting: Budget::new(WAITING) }
+        Self { offices: Arc::default(), waiting: Budget::new(MAX_WAITING_BYTES) }
     }
 }
 
-impl Lanes {
+impl GroupCommit {
     // The map is whole between any two statements.
-    fn lock(&self) -> MutexGuard<'_, HashMap<OfficeId, Lane>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<OfficeId, PendingOps>> {
+        self.offices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Room for what somebody asks for together. What the platform has to do by itself needs none.
     ///
     /// # Errors
     /// `Exhausted` when too much waits already, of this office or of all.
-    fn admit(&self, office_id: OfficeId, ops: &[Op]) -> Result<Option<Arc<Share>>> {
-        let bytes: usize = ops.iter().filter(|op| op.is_asked()).map(Op::held).sum();
+    fn admit(&self, office_id: OfficeId, commands: &[TaskCommand]) -> Result<Option<Arc<Share>>> {
+        let bytes: usize = commands.iter().filter(|command| command.is_asked()).map(TaskCommand::held).sum();
         if bytes == 0 {
             return Ok(None);
         }
@@ -141,42 +144,42 @@ impl Lanes {
 
     /// Offices where somebody waits for work.
     pub(super) fn waited_for(&self) -> Vec<OfficeId> {
-        self.lock().iter().filter(|(_, lane)| !lane.waiting.is_empty()).map(|(id, _)| *id).collect()
+        self.lock().iter().filter(|(_, pending)| !pending.waiting.is_empty()).map(|(id, _)| *id).collect()
     }
 
-    /// Notes that those who wait are to look again; false: nobody waits. Who waits is not in the lane while a
+    /// Notes that those who wait are to look again; false: nobody waits. A claim that waits is elsewhere while a
     /// transaction is under way, which may not see what this is about.
     fn kick(&self, office_id: OfficeId) -> bool {
-        let mut lanes = self.lock();
-        let waited = lanes.get_mut(&office_id).filter(|lane| lane.running || !lane.waiting.is_empty());
-        waited.map(|lane| lane.kicked = true).is_some()
+        let mut offices = self.lock();
+        let waited = offices.get_mut(&office_id).filter(|pending| pending.running || !pending.waiting.is_empty());
+        waited.map(|pending| pending.kicked = true).is_some()
     }
 }
 
 impl Tasks {
-    /// Puts operations into the office's lane, next to each other.
+    /// Puts operations among the office's pending ones, next to each other.
     ///
     /// # Errors
     /// `Exhausted` when too many wait there.
     pub(super) fn enqueue(
         &self,
         office_id: OfficeId,
-        ops: Vec<Op>,
+        commands: Vec<TaskCommand>,
         roster: Option<&Roster>,
         trace_id: &str,
     ) -> Result<Vec<oneshot::Receiver<Answer>>> {
-        let share = self.lanes.admit(office_id, &ops)?;
-        let mut answers = Vec::with_capacity(ops.len());
+        let share = self.group_commit.admit(office_id, &commands)?;
+        let mut answers = Vec::with_capacity(commands.len());
         {
-            let mut lanes = self.lanes.lock();
+            let mut offices = self.group_commit.lock();
             if self.background.shutdown().is_cancelled() {
                 return Err(ending());
             }
-            let lane = lanes.entry(office_id).or_default();
-            for op in ops {
+            let pending = offices.entry(office_id).or_default();
+            for command in commands {
                 let (answer, answered) = oneshot::channel();
                 let (roster, trace_id) = (roster.cloned(), trace_id.to_owned());
-                lane.push(Ticket { op, roster, trace_id, answer, _share: share.clone() });
+                pending.push(PendingOp { command, roster, trace_id, answer, _share: share.clone() });
                 answers.push(answered);
             }
         }
@@ -184,15 +187,15 @@ impl Tasks {
         Ok(answers)
     }
 
-    /// Puts operations into the office's lane and waits for their answers.
+    /// Puts operations among the office's pending ones and waits for their answers.
     pub(super) async fn submit(
         &self,
         office_id: OfficeId,
-        ops: Vec<Op>,
+        commands: Vec<TaskCommand>,
         roster: Option<&Roster>,
         trace_id: &str,
     ) -> Result<Vec<Answer>> {
-        let answers = self.enqueue(office_id, ops, roster, trace_id)?;
+        let answers = self.enqueue(office_id, commands, roster, trace_id)?;
         Ok(join_all(answers).await.into_iter().map(|answer| self.heard(answer)).collect())
     }
 
@@ -205,73 +208,74 @@ impl Tasks {
     }
 
     /// When the process is to end, nobody is left waiting in it.
-    pub(super) async fn end_lanes(&self) {
+    pub(super) async fn end_waiting(&self) {
         self.background.shutdown().cancelled().await;
-        self.lanes.lock().clear();
+        self.group_commit.lock().clear();
     }
 
     /// Has those who wait for work look again.
     pub(super) fn kick(&self, office_id: OfficeId) {
-        if self.lanes.kick(office_id) {
+        if self.group_commit.kick(office_id) {
             self.run(office_id);
         }
     }
 
     /// Has those who wait for work look again after a while: what they were to be told of may be lost.
     fn kick_later(&self, office_id: OfficeId) {
-        let retries = self.lanes.lock().get_mut(&office_id).map(|lane| std::mem::replace(&mut lane.retries, true));
+        let retries =
+            self.group_commit.lock().get_mut(&office_id).map(|pending| std::mem::replace(&mut pending.retries, true));
         if retries != Some(false) {
             return;
         }
         let tasks = self.clone();
         self.background.spawn("task-retry", async move {
             tokio::time::sleep(PAUSE).await;
-            if let Some(lane) = tasks.lanes.lock().get_mut(&office_id) {
-                lane.retries = false;
+            if let Some(pending) = tasks.group_commit.lock().get_mut(&office_id) {
+                pending.retries = false;
             }
             tasks.kick(office_id);
         });
     }
 
-    /// Drives the lane, unless somebody does.
+    /// Drives the office's operations, unless a task does already.
     fn run(&self, office_id: OfficeId) {
-        let mut lanes = self.lanes.lock();
-        let lane = lanes.entry(office_id).or_default();
-        if std::mem::replace(&mut lane.running, true) {
+        let mut offices = self.group_commit.lock();
+        let pending = offices.entry(office_id).or_default();
+        if std::mem::replace(&mut pending.running, true) {
             return;
         }
-        drop(lanes);
+        drop(offices);
         let tasks = self.clone();
-        self.background.spawn("task-lane", async move { tasks.drive(office_id).await });
+        self.background.spawn("task-commit", async move { tasks.drive(office_id).await });
     }
 
     async fn drive(&self, office_id: OfficeId) {
         loop {
-            let (tickets, waiting) = {
-                let mut lanes = self.lanes.lock();
-                let Some(lane) = lanes.get_mut(&office_id) else { return };
-                lane.waiting.retain(|ticket| !ticket.answer.is_closed());
-                let kicked = std::mem::take(&mut lane.kicked) && !lane.waiting.is_empty();
-                if lane.tickets.is_empty() && !kicked {
-                    lane.running = false;
-                    if lane.waiting.is_empty() {
-                        lanes.remove(&office_id);
+            let (ops, waiting) = {
+                let mut offices = self.group_commit.lock();
+                let Some(pending) = offices.get_mut(&office_id) else { return };
+                pending.waiting.retain(|op| !op.answer.is_closed());
+                let kicked = std::mem::take(&mut pending.kicked) && !pending.waiting.is_empty();
+                if pending.ops.is_empty() && !kicked {
+                    pending.running = false;
+                    if pending.waiting.is_empty() {
+                        offices.remove(&office_id);
                     }
                     return;
                 }
-                (lane.pop(), (std::mem::take(&mut lane.waiting), kicked))
+                (pending.pop(), (std::mem::take(&mut pending.waiting), kicked))
             };
-            let left = self.serve(office_id, tickets, waiting).await;
-            if let Some(lane) = self.lanes.lock().get_mut(&office_id) {
-                lane.waiting.extend(left);
+            let left = self.serve(office_id, ops, waiting).await;
+            if let Some(pending) = self.group_commit.lock().get_mut(&office_id) {
+                pending.waiting.extend(left);
             }
         }
     }
 
     /// Does what is asked, in one transaction unless one of us is at fault there. Returns the claims that go on waiting.
-    async fn serve(&self, office_id: OfficeId, tickets: Vec<Ticket>, waiting: (Vec<Ticket>, bool)) -> Vec<Ticket> {
+    async fn serve(&self, office_id: OfficeId, ops: Vec<PendingOp>, waiting: (Vec<PendingOp>, bool)) -> Vec<PendingOp> {
         let (waiting, kicked) = waiting;
-        let mut groups = vec![Group { tickets, waiting, kicked }];
+        let mut groups = vec![Group { ops, waiting, kicked }];
         let mut left = Vec::new();
         while let Some(group) = groups.pop() {
             match self.attempt_some(office_id, &group).await {
@@ -288,8 +292,8 @@ impl Tasks {
         let mut tries = 0;
         loop {
             tries += 1;
-            match caught(self.attempt(office_id, &group.tickets, &group.waiting, group.kicked)).await {
-                Err(error) if error.reason == "CONFLICT" && tries < TRIES => {}
+            match caught(self.attempt(office_id, &group.ops, &group.waiting, group.kicked)).await {
+                Err(error) if error.reason == "CONFLICT" && tries < MAX_TRIES => {}
                 served => return served,
             }
         }
@@ -297,8 +301,8 @@ impl Tasks {
 
     /// Answers for a transaction that failed. Whoever waits goes on, unless there is nothing to wait for any more, or it
     /// is its own claim that fails.
-    fn give_up(&self, office_id: OfficeId, group: Group, error: &Error) -> Vec<Ticket> {
-        let Group { tickets, waiting, .. } = group;
+    fn give_up(&self, office_id: OfficeId, group: Group, error: &Error) -> Vec<PendingOp> {
+        let Group { ops, waiting, .. } = group;
         match error.kind {
             ErrorKind::Internal => {
                 metrics::fault(WORK);
@@ -311,15 +315,15 @@ impl Tasks {
         }
         let ends = matches!(error.kind, ErrorKind::NotFound | ErrorKind::Internal);
         let (told, left) = if ends { (waiting, Vec::new()) } else { (Vec::new(), waiting) };
-        for ticket in told.into_iter().chain(tickets) {
-            let _ = ticket.answer.send(Err(error.again()));
+        for op in told.into_iter().chain(ops) {
+            let _ = op.answer.send(Err(error.again()));
         }
         left
     }
 
     /// Tells everybody what came of a transaction. Returns the claims that go on waiting.
-    async fn answer(&self, office_id: OfficeId, group: Group, served: Served) -> Vec<Ticket> {
-        let Group { tickets, waiting, .. } = group;
+    async fn answer(&self, office_id: OfficeId, group: Group, served: Served) -> Vec<PendingOp> {
+        let Group { ops, waiting, .. } = group;
         if served.changed {
             self.outbox.notify_one();
             self.changed(office_id);
@@ -329,39 +333,39 @@ impl Tasks {
         }
         let mut left = Vec::new();
         let mut unclaimed = Vec::new();
-        for (ticket, answer) in waiting.into_iter().chain(tickets).zip(served.answers) {
-            let waits = matches!(ticket.op, Op::Claim(_, Patience::Waits));
-            if let (Op::Report(report), Ok(tasks)) = (&ticket.op, &answer)
+        for (op, answer) in waiting.into_iter().chain(ops).zip(served.answers) {
+            let waits = matches!(op.command, TaskCommand::Claim(_, Patience::Waits));
+            if let (TaskCommand::Report(report), Ok(tasks)) = (&op.command, &answer)
                 && let (Some(agent), Some(task)) = (report.ends_work(), tasks.first())
             {
                 self.ended.insert(agent, (task.progress.updated_at, Cause::of(task))).await;
             }
             match answer {
-                Ok(tasks) if tasks.is_empty() && waits => left.push(ticket),
+                Ok(tasks) if tasks.is_empty() && waits => left.push(op),
                 answer => {
                     // Whoever asked is gone: what was claimed for it goes back.
-                    if let (Err(Ok(tasks)), Op::Claim(claim, _)) = (ticket.answer.send(answer), &ticket.op) {
+                    if let (Err(Ok(tasks)), TaskCommand::Claim(claim, _)) = (op.answer.send(answer), &op.command) {
                         unclaimed.extend(tasks.iter().filter_map(|task| super::work::give_back(task, &claim.by)));
                     }
                 }
             }
         }
-        let mut own: Vec<(Op, Option<Roster>)> =
-            unclaimed.into_iter().map(|report| (Op::Report(report), None)).collect();
+        let mut own: Vec<(TaskCommand, Option<Roster>)> =
+            unclaimed.into_iter().map(|report| (TaskCommand::Report(report), None)).collect();
         // What got no further is tried again after a while: by [`Tasks::settle_forever`], or when those who wait look again.
         let goes_on = !served.stuck;
-        own.extend((served.left && goes_on).then_some((Op::Settle, None)));
-        own.extend(served.again.into_iter().map(|(next, roster)| (Op::Reconcile(next), roster)));
+        own.extend((served.left && goes_on).then_some((TaskCommand::Settle, None)));
+        own.extend(served.again.into_iter().map(|(next, roster)| (TaskCommand::Reconcile(next), roster)));
         if served.held && served.stuck {
             self.kick_later(office_id);
         }
         if !own.is_empty() || (served.held && goes_on) {
-            let mut lanes = self.lanes.lock();
-            let lane = lanes.entry(office_id).or_default();
-            lane.kicked |= served.held && goes_on;
-            for (op, roster) in own {
+            let mut offices = self.group_commit.lock();
+            let pending = offices.entry(office_id).or_default();
+            pending.kicked |= served.held && goes_on;
+            for (command, roster) in own {
                 let answer = oneshot::channel().0;
-                lane.push(Ticket { op, roster, trace_id: String::new(), answer, _share: None });
+                pending.push(PendingOp { command, roster, trace_id: String::new(), answer, _share: None });
             }
         }
         left
@@ -370,35 +374,35 @@ impl Tasks {
     async fn attempt(
         &self,
         office_id: OfficeId,
-        tickets: &[Ticket],
-        waiting: &[Ticket],
+        ops: &[PendingOp],
+        waiting: &[PendingOp],
         kicked: bool,
     ) -> Result<Served> {
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, &*self.clock).await?;
         batch.ended = Some(self.ended.clone());
         batch.open_quota = self.quotas.open_tasks;
-        batch.roster = roster(self.rosters.get(&office_id).await, tickets, waiting);
-        let all: Vec<&Ticket> = waiting.iter().chain(tickets).collect();
+        batch.roster = roster(self.rosters.get(&office_id).await, ops, waiting);
+        let all: Vec<&PendingOp> = waiting.iter().chain(ops).collect();
         // Whoever waits found nothing there, unless another process has put something in since.
         let looks = |place: usize| place >= waiting.len() || kicked;
-        let asking = all.iter().enumerate().filter_map(|(place, ticket)| ticket.claim().filter(|_| looks(place)));
-        let spare = tickets.iter().filter(|ticket| ticket.op.takes()).count();
+        let asking = all.iter().enumerate().filter_map(|(place, op)| op.claim().filter(|_| looks(place)));
+        let spare = ops.iter().filter(|op| op.command.takes()).count();
         let (wanted, nothing) = (wanted(&asking.collect::<Vec<_>>(), spare), Wanted::default());
-        let ended: Vec<TaskId> = tickets.iter().filter_map(|ticket| ticket.op.ends()).collect();
-        let subjects: Vec<TaskId> = tickets.iter().flat_map(|ticket| ticket.op.subjects()).collect();
+        let ended: Vec<TaskId> = ops.iter().filter_map(|op| op.command.ends()).collect();
+        let subjects: Vec<TaskId> = ops.iter().flat_map(|op| op.command.subjects()).collect();
         // What is to be cancelled is not handed out before: until then nobody is looked for something.
         let was_held = batch.consequences.cancel();
-        batch.gather(&subjects, &ended, if was_held { &nothing } else { &wanted }).await?;
-        let again = tickets.iter().filter(|ticket| ticket.op.reconsiders());
-        batch.prepare(&again.flat_map(|ticket| ticket.op.subjects()).collect::<Vec<_>>()).await?;
+        batch.prefetch(&subjects, &ended, if was_held { &nothing } else { &wanted }).await?;
+        let again = ops.iter().filter(|op| op.command.reconsiders());
+        batch.prepare(&again.flat_map(|op| op.command.subjects()).collect::<Vec<_>>()).await?;
         // Only where that is asked for: should it fail by a fault of ours, everything else goes on.
-        if tickets.iter().any(|ticket| matches!(ticket.op, Op::Settle)) {
+        if ops.iter().any(|op| matches!(op.command, TaskCommand::Settle)) {
             batch.carry_on().await?;
         }
         let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
-        for ticket in tickets {
-            answers.push(apply(&mut batch, ticket).await?);
+        for op in ops {
+            answers.push(apply(&mut batch, op).await?);
         }
         let works = batch.works();
         batch.settle().await?;
@@ -406,16 +410,16 @@ impl Tasks {
         let held = batch.consequences.cancel();
         if was_held && !held {
             batch.write().await?;
-            batch.gather(&[], &[], &wanted).await?;
+            batch.prefetch(&[], &[], &wanted).await?;
         }
         let mut offers = Vec::new();
-        for (place, ticket) in all.iter().enumerate() {
-            let Some(claim) = ticket.claim() else { continue };
+        for (place, op) in all.iter().enumerate() {
+            let Some(claim) = op.claim() else { continue };
             match &works {
                 _ if batch.is_stopped(claim) => answers[place] = Err(not_working()),
                 _ if held || (!looks(place) && !batch.queued) => {}
                 Err(error) => answers[place] = Err(error.again()),
-                Ok(()) => offers.push((place, Offer { claim, trace_id: &ticket.trace_id, looks: looks(place) })),
+                Ok(()) => offers.push((place, Offer { claim, trace_id: &op.trace_id, looks: looks(place) })),
             }
         }
         let (places, offers): (Vec<usize>, Vec<Offer<'_>>) = offers.into_iter().unzip();
@@ -433,7 +437,7 @@ impl Tasks {
 }
 
 struct Served {
-    /// Of those who waited, then of the tickets.
+    /// Of those who waited, then of the other operations.
     answers: Vec<Result<Vec<Task>>>,
     changed: bool,
     loops: Vec<(String, String)>,
@@ -447,11 +451,11 @@ struct Served {
     again: Vec<(Reconcile, Option<Roster>)>,
 }
 
-impl Ticket {
+impl PendingOp {
     /// The claim, if it is one that somebody still waits for.
     fn claim(&self) -> Option<&Claim> {
-        match &self.op {
-            Op::Claim(claim, _) if !self.answer.is_closed() => Some(claim),
+        match &self.command {
+            TaskCommand::Claim(claim, _) if !self.answer.is_closed() => Some(claim),
             _ => None,
         }
     }
@@ -460,26 +464,26 @@ impl Ticket {
 /// The agents that a transaction goes by: those that are `known`, which nothing that is asked has newer ones than. What
 /// waited may have older ones, such as the further pages of a look at the agents: whoever was hired since is not gone.
 /// Where none are known any more, it is the last look's.
-fn roster(known: Option<Roster>, tickets: &[Ticket], waiting: &[Ticket]) -> Option<Roster> {
-    let looks = tickets.iter().rev().filter(|ticket| matches!(ticket.op, Op::Reconcile(_)));
-    let asked = looks.chain(tickets.iter().rev()).chain(waiting.iter().rev());
-    known.or_else(|| asked.filter_map(|ticket| ticket.roster.clone()).next())
+fn roster(known: Option<Roster>, ops: &[PendingOp], waiting: &[PendingOp]) -> Option<Roster> {
+    let looks = ops.iter().rev().filter(|op| matches!(op.command, TaskCommand::Reconcile(_)));
+    let asked = looks.chain(ops.iter().rev()).chain(waiting.iter().rev());
+    known.or_else(|| asked.filter_map(|op| op.roster.clone()).next())
 }
 
 /// Does one operation. The outer error is the database's and ends the transaction; the inner one is the caller's.
-async fn apply(batch: &mut Batch<'_>, ticket: &Ticket) -> Result<Result<Vec<Task>>> {
-    let trace_id = &ticket.trace_id;
-    let done = match &ticket.op {
-        Op::Create(news, by) => batch.create(news, by, trace_id).await,
-        Op::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
-        Op::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
-        Op::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
-        Op::Reconcile(asked) => batch.reconcile(asked).await.map(|next| {
-            batch.again.extend(next.map(|next| (next, ticket.roster.clone())));
+async fn apply(batch: &mut Batch<'_>, op: &PendingOp) -> Result<Result<Vec<Task>>> {
+    let trace_id = &op.trace_id;
+    let done = match &op.command {
+        TaskCommand::Create(news, by) => batch.create(news, by, trace_id).await,
+        TaskCommand::Report(report) => batch.report(report, trace_id).await.map(|task| vec![task]),
+        TaskCommand::Decide(decision) => batch.decide(decision, trace_id).await.map(|task| vec![task]),
+        TaskCommand::Expire(ids) => batch.expire(ids).await.map(|()| Vec::new()),
+        TaskCommand::Reconcile(asked) => batch.reconcile(asked).await.map(|next| {
+            batch.again.extend(next.map(|next| (next, op.roster.clone())));
             Vec::new()
         }),
         // Served at the end, when everything that could be claimed is written.
-        Op::Claim(..) | Op::Settle => Ok(Vec::new()),
+        TaskCommand::Claim(..) | TaskCommand::Settle => Ok(Vec::new()),
     };
     match done {
         Err(error) if error.fault == Fault::Caller => Ok(Err(error)),

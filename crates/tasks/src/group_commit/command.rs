@@ -1,18 +1,18 @@
 //! What may be asked of a queue, and what that costs.
 
 use mi_kernel::TaskId;
+use mi_tenancy::Author;
 
-use super::MOST;
+use super::MAX_BATCH_BYTES;
 use crate::{
     create::{New, Reference},
     decide::{Decision, Verdict},
-    model::Worker,
     reconcile::Reconcile,
-    work::{Claim, Report, What},
+    work::{Claim, Report, ReportKind},
 };
 
-/// What a search for circles costs, which reads up to thousands of rows.
-const SEARCH: usize = MOST / 8;
+/// What a search for circles costs, as if it were bytes: it reads up to thousands of rows.
+const SEARCH_COST: usize = MAX_BATCH_BYTES / 8;
 /// What a task costs besides its text.
 pub(super) const TASK: usize = 4 << 10;
 /// What a dependency costs.
@@ -20,8 +20,8 @@ const LINK: usize = 256;
 
 /// What is asked of a queue.
 #[derive(Debug)]
-pub(crate) enum Op {
-    Create(Vec<New>, Worker),
+pub(crate) enum TaskCommand {
+    Create(Vec<New>, Author),
     Claim(Claim, Patience),
     Report(Report),
     Decide(Decision),
@@ -39,7 +39,7 @@ pub(crate) enum Patience {
     Waits,
 }
 
-impl Op {
+impl TaskCommand {
     /// Whether somebody asks for it who may be told to come back later.
     pub(super) fn is_asked(&self) -> bool {
         !matches!(self, Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
@@ -47,7 +47,7 @@ impl Op {
 
     /// What it takes of what fits into a transaction: what it writes, and what it searches, as if that were bytes.
     pub(super) fn cost(&self) -> usize {
-        self.writes() + if self.searches() { SEARCH } else { 0 }
+        self.writes() + if self.searches() { SEARCH_COST } else { 0 }
     }
 
     /// Whether circles may have to be looked for among stored tasks: see [`crate::circles`].
@@ -70,10 +70,10 @@ impl Op {
                 news.iter().map(cost).sum()
             }
             Self::Claim(claim, _) => TASK * claim.most,
-            Self::Report(Report { what: What::Completed { work }, .. }) => {
+            Self::Report(Report { what: ReportKind::Completed { work }, .. }) => {
                 TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()
             }
-            Self::Report(Report { what: What::Failed { error, .. }, .. }) => TASK + error.len(),
+            Self::Report(Report { what: ReportKind::Failed { error, .. }, .. }) => TASK + error.len(),
             Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) | Self::Settle => TASK,
             Self::Expire(ids) => TASK * ids.len(),
         }
@@ -90,7 +90,9 @@ impl Op {
     /// The task that it ends, or gives back: its subtasks matter then.
     pub(super) fn ends(&self) -> Option<TaskId> {
         match self {
-            Self::Report(Report { task_id, what: What::Completed { .. } | What::Released, .. }) => Some(*task_id),
+            Self::Report(Report { task_id, what: ReportKind::Completed { .. } | ReportKind::Released, .. }) => {
+                Some(*task_id)
+            }
             _ => None,
         }
     }
@@ -105,7 +107,7 @@ impl Op {
         matches!(
             self,
             Self::Expire(_)
-                | Self::Report(Report { what: What::Failed { .. }, .. })
+                | Self::Report(Report { what: ReportKind::Failed { .. }, .. })
                 | Self::Decide(Decision { what: Verdict::Retry | Verdict::Reject(..), .. })
         )
     }

@@ -55,7 +55,7 @@ impl Place {
 }
 
 /// The platform and all who call it.
-pub(super) struct Scene {
+pub(super) struct Harness {
     world: World,
     channel: Channel,
     credentials: HashMap<Who, Credential>,
@@ -117,7 +117,7 @@ async fn fire(world: &World, office: &str, name: &str) -> String {
     backup.expect("whoever is fired leaves a backup").id
 }
 
-impl Scene {
+impl Harness {
     /// Sets everything up.
     pub(super) async fn start(backend: Backend) -> Self {
         let world = World::start(backend, Arrangement::OneProcess).await;
@@ -154,7 +154,7 @@ impl Scene {
         let line = v1::LogLine { stream: v1::LogStream::Agent.into(), text: "hello".into(), ..Default::default() };
         let batch = v1::AppendLogsRequest {
             office_id: home.clone(),
-            source: "scene".into(),
+            source: "harness".into(),
             first_index: 1,
             lines: vec![line],
         };
@@ -190,7 +190,7 @@ impl Scene {
             Place { office: home, agent: "target".into(), backup, account: owner_key.account_id, key: spare_key.id };
         let nowhere = Place::nowhere();
         let abroad = Place { office: abroad, account: rival_spare.account_id, key: rival_spare.id, ..Place::nowhere() };
-        let scene = Self {
+        let harness = Self {
             channel: endpoint.connect_lazy(),
             credentials: credentials.into(),
             world,
@@ -200,8 +200,8 @@ impl Scene {
             nowhere,
             private,
         };
-        scene.are_forgotten().await;
-        scene
+        harness.are_forgotten().await;
+        harness
     }
 
     /// Waits until those whose credential died are out.

@@ -1,5 +1,5 @@
-//! Which queues changed, for those who wait for it here and in other processes over one Postgres. Those are told in
-//! batches, over one connection that listens for all offices.
+//! The change bus: which queues changed, for those who wait for it here and in other processes over one Postgres. Those are
+//! notified in batches, and each listens for all offices over one connection.
 
 use std::{
     collections::HashSet,
@@ -16,18 +16,18 @@ use super::Tasks;
 
 const CHANNEL: &str = "mi_tasks";
 /// While changes keep coming, those of this time are told together: the first of them at once.
-const GATHER: Duration = Duration::from_millis(10);
-/// Offices in one text: 37 bytes each, and Postgres takes 8,000.
-const MOST: usize = 200;
+const COALESCE: Duration = Duration::from_millis(10);
+/// Offices in one notification: 37 bytes each, and Postgres takes 8,000.
+const MAX_OFFICES: usize = 200;
 /// After a failure.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Offices that something is to be done about, each once however often it was put in.
 #[derive(Clone, Default)]
-pub(crate) struct Pending(Arc<(Mutex<HashSet<OfficeId>>, Notify)>);
+struct Pending(Arc<(Mutex<HashSet<OfficeId>>, Notify)>);
 
 impl Pending {
-    pub(crate) fn put(&self, offices: impl IntoIterator<Item = OfficeId>) {
+    fn put(&self, offices: impl IntoIterator<Item = OfficeId>) {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).extend(offices);
         self.0.1.notify_one();
     }
@@ -48,15 +48,15 @@ impl Pending {
     }
 }
 
-/// What is to be told.
+/// The offices whose changes other processes are to be notified of.
 #[derive(Clone)]
-pub(super) struct Notices {
-    /// This process: it need not listen to itself.
+pub(super) struct ChangeBus {
+    /// Identifies this process, which passes over its own notifications.
     node: Uuid,
     changed: Pending,
 }
 
-impl Default for Notices {
+impl Default for ChangeBus {
     fn default() -> Self {
         Self { node: Uuid::new_v4(), changed: Pending::default() }
     }
@@ -67,42 +67,42 @@ impl Tasks {
     pub(crate) fn changed(&self, office_id: OfficeId) {
         self.signals.wake(&office_id);
         if self.db.is_shared() {
-            self.notices.changed.put([office_id]);
+            self.change_bus.changed.put([office_id]);
         }
     }
 
-    /// Tells other processes, for ever.
-    pub(super) async fn tell_forever(&self) {
+    /// Notifies other processes, for ever.
+    pub(super) async fn notify_forever(&self) {
         loop {
-            self.notices.changed.some().await;
+            self.change_bus.changed.some().await;
             loop {
-                let offices = self.notices.changed.take(MOST);
+                let offices = self.change_bus.changed.take(MAX_OFFICES);
                 if offices.is_empty() {
                     break;
                 }
                 let ids: Vec<String> = offices.iter().map(ToString::to_string).collect();
-                let text = format!("{} {}", self.notices.node, ids.join(","));
+                let text = format!("{} {}", self.change_bus.node, ids.join(","));
                 if let Err(error) = self.db.tell(CHANNEL, &text).await {
                     tracing::warn!(target: "mi::tasks", %error, "other processes could not be told of new work yet");
-                    self.notices.changed.put(offices);
+                    self.change_bus.changed.put(offices);
                     tokio::time::sleep(PAUSE).await;
                 }
             }
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(COALESCE).await;
         }
     }
 
-    /// Hears other processes, for ever.
-    pub(super) async fn hear_forever(&self) {
+    /// Listens to other processes, for ever.
+    pub(super) async fn listen_forever(&self) {
         loop {
-            if let Err(error) = self.hear().await {
+            if let Err(error) = self.listen().await {
                 tracing::warn!(target: "mi::tasks", %error, "cannot hear of new work from other processes");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    async fn hear(&self) -> DbResult<()> {
+    async fn listen(&self) -> DbResult<()> {
         let Some(mut listener) = self.db.listen(CHANNEL).await? else {
             return std::future::pending().await;
         };
@@ -112,7 +112,7 @@ impl Tasks {
                 Heard::Gap => self.look_again(),
                 Heard::Text(text) => {
                     let Some((node, ids)) = text.split_once(' ') else { continue };
-                    if node == self.notices.node.to_string() {
+                    if node == self.change_bus.node.to_string() {
                         continue;
                     }
                     for id in ids.split(',').filter_map(|id| OfficeId::parse(id).ok()) {
@@ -127,6 +127,6 @@ impl Tasks {
     /// Something may have been missed.
     pub(super) fn look_again(&self) {
         self.signals.wake_all(|_| true);
-        self.lanes.waited_for().into_iter().for_each(|id| self.kick(id));
+        self.group_commit.waited_for().into_iter().for_each(|id| self.kick(id));
     }
 }

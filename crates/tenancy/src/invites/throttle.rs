@@ -1,7 +1,7 @@
-//! Wrong invite codes: counted in each minute, by where they come from and together.
+//! The throttle on wrong invite codes: they are counted in each minute, by where they come from and together.
 //!
-//! There are 32^6 = 2^30 codes. At [`MOST`] wrong ones a minute, 144,000 a day, somebody who guesses without pause from
-//! many addresses finds a given invite within its day with a chance of 1 in 7,400, and from one address, at [`MOST_EACH`],
+//! There are 32^6 = 2^30 codes. At [`MAX_WRONG`] wrong ones a minute, 144,000 a day, somebody who throttle without pause from
+//! many addresses finds a given invite within its day with a chance of 1 in 7,400, and from one address, at [`MAX_WRONG_BY_SOURCE`],
 //! of 1 in 74,000. The price is that such a guesser can keep others from joining meanwhile.
 //!
 //! Each process counts for itself: with several office roles the limits are so many times as high.
@@ -17,13 +17,13 @@ use mi_kernel::{Error, Result, Time};
 /// How long wrong codes are counted together.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Wrong codes in a window from one source.
-const MOST_EACH: u32 = 10;
+const MAX_WRONG_BY_SOURCE: u32 = 10;
 /// Wrong codes in a window from all sources.
-const MOST: u32 = 100;
+const MAX_WRONG: u32 = 100;
 
-/// The wrong codes of the current window. There are never more sources in it than [`MOST`].
+/// The wrong codes of the current window. There are never more sources in it than [`MAX_WRONG`].
 #[derive(Default)]
-pub(super) struct Guesses(Mutex<Window>);
+pub(super) struct InviteThrottle(Mutex<Window>);
 
 #[derive(Default)]
 struct Window {
@@ -35,26 +35,26 @@ struct Window {
 /// A code that is being tried. It counts as wrong unless it is said that it was not: also while it is looked at, so that
 /// many at once are no way around, and when the call is cut off.
 #[must_use]
-pub(super) struct Guess<'a> {
-    guesses: &'a Guesses,
+pub(super) struct Attempt<'a> {
+    throttle: &'a InviteThrottle,
     source: &'a str,
     since: Option<Time>,
 }
 
-impl Guesses {
+impl InviteThrottle {
     fn window(&self) -> MutexGuard<'_, Window> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets a code be tried.
-    pub(super) fn admit<'a>(&'a self, source: &'a str, now: Time) -> Result<Guess<'a>> {
+    pub(super) fn admit<'a>(&'a self, source: &'a str, now: Time) -> Result<Attempt<'a>> {
         let mut window = self.window();
         // Also when the clock was set back.
         if window.since.is_none_or(|since| now < since || now >= since + WINDOW) {
             *window = Window { since: Some(now), ..Window::default() };
         }
         let each = window.by_source.get(source).copied().unwrap_or_default();
-        if each >= MOST_EACH || window.total >= MOST {
+        if each >= MAX_WRONG_BY_SOURCE || window.total >= MAX_WRONG {
             let end = window.since.unwrap_or(now) + WINDOW;
             let wait = (end - now).to_std().unwrap_or(WINDOW);
             let text = "too many wrong invite codes; wait a minute, or ask for a new invite";
@@ -62,14 +62,14 @@ impl Guesses {
         }
         window.total += 1;
         *window.by_source.entry(source.to_owned()).or_default() += 1;
-        Ok(Guess { guesses: self, source, since: window.since })
+        Ok(Attempt { throttle: self, source, since: window.since })
     }
 }
 
-impl Guess<'_> {
+impl Attempt<'_> {
     /// The code was good.
-    pub(super) fn was_none(self) {
-        let mut window = self.guesses.window();
+    pub(super) fn succeeded(self) {
+        let mut window = self.throttle.window();
         if window.since != self.since {
             return;
         }
@@ -89,43 +89,44 @@ mod tests {
 
     use super::*;
 
-    fn wrong(guesses: &Guesses, source: &str, now: Time) -> Result<(), (&'static str, Option<Duration>)> {
-        guesses.admit(source, now).map(drop).map_err(|error| (error.reason, error.retry_after))
+    fn wrong(throttle: &InviteThrottle, source: &str, now: Time) -> Result<(), (&'static str, Option<Duration>)> {
+        throttle.admit(source, now).map(drop).map_err(|error| (error.reason, error.retry_after))
     }
 
     #[test]
     fn a_source_has_ten_wrong_ones_a_minute_and_good_ones_do_not_count() {
-        let (guesses, now) = (Guesses::default(), SystemClock.now());
+        let (throttle, now) = (InviteThrottle::default(), SystemClock.now());
         for _ in 0..200 {
-            guesses.admit("a", now).expect("none was wrong").was_none();
+            throttle.admit("a", now).expect("none was wrong").succeeded();
         }
-        assert!(guesses.window().by_source.is_empty());
-        for _ in 0..MOST_EACH {
-            assert_eq!(wrong(&guesses, "a", now), Ok(()));
+        assert!(throttle.window().by_source.is_empty());
+        for _ in 0..MAX_WRONG_BY_SOURCE {
+            assert_eq!(wrong(&throttle, "a", now), Ok(()));
         }
         let later = now + Duration::from_secs(59);
-        assert_eq!(wrong(&guesses, "a", later), Err(("TOO_MANY_GUESSES", Some(Duration::from_secs(1)))));
-        assert_eq!(wrong(&guesses, "b", later), Ok(()));
-        assert_eq!(wrong(&guesses, "a", now + WINDOW), Ok(()));
+        assert_eq!(wrong(&throttle, "a", later), Err(("TOO_MANY_GUESSES", Some(Duration::from_secs(1)))));
+        assert_eq!(wrong(&throttle, "b", later), Ok(()));
+        assert_eq!(wrong(&throttle, "a", now + WINDOW), Ok(()));
         // A clock that was set back starts afresh as well.
-        for _ in 0..MOST_EACH {
-            let _ = wrong(&guesses, "a", now + WINDOW);
+        for _ in 0..MAX_WRONG_BY_SOURCE {
+            let _ = wrong(&throttle, "a", now + WINDOW);
         }
-        assert_eq!(wrong(&guesses, "a", now), Ok(()));
+        assert_eq!(wrong(&throttle, "a", now), Ok(()));
     }
 
     #[test]
     fn all_together_have_a_hundred_and_codes_being_tried_count() {
-        let (guesses, now) = (Guesses::default(), SystemClock.now());
-        let sources: Vec<String> = (0..MOST).map(|number| number.to_string()).collect();
-        let trying: Vec<Guess<'_>> = sources.iter().map(|source| guesses.admit(source, now).expect("room")).collect();
-        assert_eq!(wrong(&guesses, "late", now), Err(("TOO_MANY_GUESSES", Some(WINDOW))));
-        trying.into_iter().for_each(Guess::was_none);
-        assert_eq!(wrong(&guesses, "late", now), Ok(()));
+        let (throttle, now) = (InviteThrottle::default(), SystemClock.now());
+        let sources: Vec<String> = (0..MAX_WRONG).map(|number| number.to_string()).collect();
+        let trying: Vec<Attempt<'_>> =
+            sources.iter().map(|source| throttle.admit(source, now).expect("room")).collect();
+        assert_eq!(wrong(&throttle, "late", now), Err(("TOO_MANY_GUESSES", Some(WINDOW))));
+        trying.into_iter().for_each(Attempt::succeeded);
+        assert_eq!(wrong(&throttle, "late", now), Ok(()));
         // One of a window that is over takes nothing from the next.
-        let old = guesses.admit("late", now).expect("room");
-        assert_eq!(wrong(&guesses, "late", now + WINDOW), Ok(()));
-        old.was_none();
-        assert_eq!(guesses.window().total, 1);
+        let old = throttle.admit("late", now).expect("room");
+        assert_eq!(wrong(&throttle, "late", now + WINDOW), Ok(()));
+        old.succeeded();
+        assert_eq!(throttle.window().total, 1);
     }
 }

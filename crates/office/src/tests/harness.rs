@@ -35,7 +35,7 @@ use tonic::{
 };
 
 use super::{faulty::Faulty, peer::Peer};
-use crate::{Accounts, DriveLimits, OfficeConfig, Peers, Quotas, Resources};
+use crate::{Accounts, DriveLimits, OfficeConfig, Peers, Quotas, Resources, RoleContext};
 
 /// Far longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -43,8 +43,8 @@ pub(super) const LONG: Duration = Duration::from_secs(30);
 /// How much a drive may hold here.
 pub(super) const LIMITS: DriveLimits = DriveLimits { file_bytes: 8 << 20, office_bytes: 12 << 20 };
 
-/// See the module.
-pub(super) struct Stage {
+/// The role over a database of its own, and the peers beside it.
+pub(super) struct Harness {
     database: TestDb,
     tables: OnceCell<Db>,
     pub(super) clock: ManualClock,
@@ -84,13 +84,13 @@ impl Service<HttpRequest> for Client {
     }
 }
 
-impl OnBackend for Stage {
+impl OnBackend for Harness {
     async fn on(backend: Backend) -> Self {
         Self::over(TestDb::plain(backend).await).await
     }
 }
 
-impl Stage {
+impl Harness {
     /// Over this database.
     pub(super) async fn over(database: TestDb) -> Self {
         let (clock, tasks) = (ManualClock::new(), Tasks::new());
@@ -103,7 +103,7 @@ impl Stage {
                 .await
                 .expect("builds");
         let (owner, tables) = (Actor::Anonymous, OnceCell::new());
-        let mut stage = Self {
+        let mut harness = Self {
             database,
             tables,
             clock,
@@ -118,8 +118,8 @@ impl Stage {
             quotas,
             owner,
         };
-        stage.owner = stage.account("Owner").await.0;
-        stage
+        harness.owner = harness.account("Owner").await.0;
+        harness
     }
 }
 
@@ -155,7 +155,7 @@ async fn start(
     Ok((role.accounts, Transport::local(guard)))
 }
 
-impl Stage {
+impl Harness {
     /// The process dies, and its background work with it; another one starts over the same database and peers.
     pub(super) async fn crash(&mut self) {
         self.end().await;
@@ -180,8 +180,13 @@ impl Stage {
         let keys = Arc::new(FileKeys::new(self.master_key_file()));
         let config = config(&self.database, keys, (&self.objects, &self.reserve), self.quotas);
         let registry = AgentRegistryServiceClient::new(RoleClient::new(self.scheduler.transport(&clock), "office"));
-        let (db, tasks) = (self.db().await, Tasks::new());
-        Resources::open(config, &db, &clock, &Arc::default(), &registry, &tasks).await.expect("opens")
+        let context = self.context(clock).await;
+        Resources::open(config, &context, &registry, &Tasks::new()).await.expect("opens")
+    }
+
+    /// What resources work with, by this clock.
+    pub(super) async fn context(&self, clock: Arc<dyn Clock>) -> RoleContext {
+        RoleContext { db: self.db().await, clock, outbox: Arc::default() }
     }
 
     /// The process dies.
