@@ -33,7 +33,9 @@ const RESOURCES: &[(&str, &[&str])] = &[
 /// Crates that may use all resources: the role that puts them together, those over it, and fuzz targets.
 const OVER_RESOURCES: &[&str] = &["mi-office", "mi-server", "mi-cli", "mi-bench", "mi-e2e", "mi-fuzz"];
 /// Crates that know no wire.
-const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-vault"];
+const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-runtime-process", "mi-vault"];
+/// Implementations of the `Runtime` trait that start something.
+const RUNTIMES: &[&str] = &["mi-runtime-process"];
 /// Crates for development, which nothing that ships may contain.
 const TESTING: &[&str] = &["mi-testkit", "mi-pgserver", "mi-e2e", "mi-bench", "mi-fuzz", "xtask"];
 /// TLS and cryptography come from rustls and ring: these want a C toolchain or a library of the system.
@@ -128,6 +130,8 @@ impl Graph {
             Some("a resource of an office is used by those over it only")
         } else if is_resource(from) && SERVICES.contains(&to) {
             Some("the role is made of its resources, not the other way round")
+        } else if SERVICES.contains(&from) && RUNTIMES.contains(&to) {
+            Some("roles know the trait only")
         } else if from == "mi-testkit" && SERVICES.contains(&to) {
             Some("services use it in their own tests")
         } else {
@@ -187,6 +191,8 @@ mod tests {
             "mi-store sqlx",
             "mi-server mi-office",
             "mi-server mi-gateway",
+            "mi-server mi-runtime-process",
+            "mi-scheduler mi-runtime",
             "mi-office mi-testkit dev",
             "mi-e2e mi-testkit",
             "xtask mi-pgserver",
@@ -206,7 +212,8 @@ mod tests {
             "mi-scheduler mi-activity build",
             "mi-gateway mi-store",
             "mi-server sqlx",
-            "mi-runtime tonic",
+            "mi-runtime-process tonic",
+            "mi-scheduler mi-runtime-process",
             "mi-store tonic-types",
             "mi-cli mi-testkit",
             "mi-cli mi-e2e",

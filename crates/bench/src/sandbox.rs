@@ -3,10 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use mi_kernel::{AgentId, InstanceId, OfficeId, SystemClock};
-use mi_runtime::{
-    Launch, Limits, Place, Runtime,
-    process::{ProcessConfig, ProcessRuntime, Program, SandboxMode},
-};
+use mi_runtime::{Launch, Limits, Place, Runtime};
+use mi_runtime_process::{ProcessConfig, ProcessRuntime, Program, SandboxMode};
 use tokio::sync::mpsc;
 
 use crate::{

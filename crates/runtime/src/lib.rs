@@ -1,7 +1,6 @@
-//! Where agents compute: the [`Runtime`] trait, the process runtime, and a fake for tests of the scheduler.
+//! Where agents compute: the [`Runtime`] trait, and an implementation in memory for tests of the scheduler.
 
 pub mod fake;
-pub mod process;
 
 use std::{
     collections::BTreeMap,

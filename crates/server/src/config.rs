@@ -6,7 +6,7 @@ use mi_base::telemetry::LogFormat;
 use mi_kernel::{Error, Result, secret::Secret};
 use mi_office::{DriveLimits, Quotas};
 use mi_rpc::{ConnectionLimits, tls::KeyFiles};
-use mi_runtime::process::SandboxMode;
+use mi_runtime_process::SandboxMode;
 use mi_store::DbTarget;
 use mi_vault::{EnvKeys, FileKeys, KeyWrapper};
 

@@ -12,6 +12,6 @@ mod run;
 pub use config::{MasterKeySource, ModelApi, ModelFlags, PlatformConfig, RoleName, ServeConfig};
 pub use mi_office::{DriveLimits, Quotas};
 pub use mi_rpc::tls::KeyFiles;
-pub use mi_runtime::process::SandboxMode;
+pub use mi_runtime_process::SandboxMode;
 pub use ready::Ready;
 pub use run::{serve, up};

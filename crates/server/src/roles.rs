@@ -8,7 +8,7 @@ use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
-use mi_runtime::process::{ProcessConfig, ProcessRuntime};
+use mi_runtime_process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use object_store::ObjectStore;
 use tokio::sync::mpsc;

@@ -27,13 +27,12 @@ use std::{
 use async_trait::async_trait;
 use mi_base::files::write_private;
 use mi_kernel::{AgentId, Clock, Error, InstanceId, OfficeId, Result, secret::Secret};
+use mi_runtime::{CapturedLine, Compute, Launch, Place, Runtime, Sandbox};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use tokio::sync::{mpsc, watch};
-
-use crate::{CapturedLine, Compute, Launch, Place, Runtime, Sandbox};
 
 pub use self::sandbox::SandboxMode;
 

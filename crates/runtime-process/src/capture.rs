@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use mi_kernel::{Clock, InstanceId};
+use mi_runtime::{CapturedLine, Output, Place};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     sync::mpsc,
 };
-
-use crate::{CapturedLine, Output, Place};
 
 /// Longest line; what is longer continues on the next one.
 const MAX_LINE: usize = 64 << 10;

@@ -2,7 +2,8 @@
 
 use std::{env, fs, process::Command, time::Duration};
 
-use mi_runtime::{Limits, Runtime, process::SandboxMode};
+use mi_runtime::{Limits, Runtime};
+use mi_runtime_process::SandboxMode;
 use mi_testkit::until;
 use nix::{
     sys::signal::{Signal, kill},

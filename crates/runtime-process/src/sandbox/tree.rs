@@ -13,7 +13,7 @@ use std::{
 use nix::libc;
 
 use super::{Given, Own, Seen};
-use crate::process::clone::{self, check};
+use crate::clone::{self, check};
 
 /// Programs and libraries.
 pub(super) const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
@@ -80,7 +80,7 @@ const OWN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 const DEVICE: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
 
 /// A tree, as the system calls that make it.
-pub(in crate::process) struct Tree {
+pub(crate) struct Tree {
     /// An empty directory that the tree is put on while it is made.
     root: CString,
     steps: Vec<Step>,
@@ -132,16 +132,16 @@ impl Tree {
         Ok(Self { root: text(stage)?, steps: maker.steps, proc, terminals })
     }
 
-    pub(in crate::process) fn has_proc(&self) -> bool {
+    pub(crate) fn has_proc(&self) -> bool {
         self.proc.is_some()
     }
 
-    pub(in crate::process) fn has_terminals(&self) -> bool {
+    pub(crate) fn has_terminals(&self) -> bool {
         self.terminals.is_some()
     }
 
     /// In the child, in a mount namespace of its own: makes the tree and goes there. System calls only.
-    pub(in crate::process) fn enter(&self) -> Result<(), clone::Step> {
+    pub(crate) fn enter(&self) -> Result<(), clone::Step> {
         let (none, tmpfs, here) = (std::ptr::null::<libc::c_char>(), c"tmpfs".as_ptr(), c".".as_ptr());
         let plain = libc::MS_NOSUID | libc::MS_NODEV;
         let tree = |outcome| check(clone::Step::Tree, outcome);

@@ -15,10 +15,8 @@ use std::{
 };
 
 use mi_kernel::{AgentId, InstanceId, OfficeId, SystemClock};
-use mi_runtime::{
-    CapturedLine, Launch, Limits, Place, Runtime,
-    process::{ProcessConfig, ProcessRuntime, Program, SandboxMode},
-};
+use mi_runtime::{CapturedLine, Launch, Limits, Place, Runtime};
+use mi_runtime_process::{ProcessConfig, ProcessRuntime, Program, SandboxMode};
 use mi_testkit::until;
 use nix::{
     pty::{OpenptyResult, openpty},

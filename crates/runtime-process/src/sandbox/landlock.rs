@@ -84,12 +84,12 @@ fn terminal() -> BitFlags<AccessFs> {
 }
 
 /// In the child: lets the rules also allow reading `/proc`, which was mounted for this agent alone a moment ago.
-pub(in crate::process) fn allow_proc(rules: &OwnedFd) -> libc::c_int {
+pub(crate) fn allow_proc(rules: &OwnedFd) -> libc::c_int {
     allow(rules, c"/proc", make_bitflags!(AccessFs::{ReadFile | ReadDir}))
 }
 
 /// In the child: the same for the use of its terminals.
-pub(in crate::process) fn allow_terminals(rules: &OwnedFd) -> libc::c_int {
+pub(crate) fn allow_terminals(rules: &OwnedFd) -> libc::c_int {
     let unknown = if version() < WITH_DEVICES { AccessFs::IoctlDev.into() } else { BitFlags::EMPTY };
     allow(rules, tree::TERMINALS, terminal() & !unknown)
 }
@@ -113,7 +113,7 @@ fn allow(rules: &OwnedFd, path: &CStr, access: BitFlags<AccessFs>) -> libc::c_in
 }
 
 /// In the child: from here on the rules hold, for good.
-pub(in crate::process) fn hold(rules: &OwnedFd) -> libc::c_int {
+pub(crate) fn hold(rules: &OwnedFd) -> libc::c_int {
     // SAFETY: a plain system call.
     unsafe { libc::syscall(libc::SYS_landlock_restrict_self, rules.as_raw_fd(), 0) as libc::c_int }
 }

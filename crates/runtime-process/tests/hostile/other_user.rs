@@ -11,7 +11,8 @@ use std::{
 };
 
 use mi_kernel::AgentId;
-use mi_runtime::{Place, Runtime, process::SandboxMode};
+use mi_runtime::{Place, Runtime};
+use mi_runtime_process::SandboxMode;
 use nix::unistd::geteuid;
 
 use crate::stage::{Stage, home};

@@ -10,9 +10,8 @@ use std::{
 };
 
 use mi_kernel::{Error, Result};
+use mi_runtime::Limits;
 use nix::unistd::{AccessFlags, access};
-
-use crate::Limits;
 
 const CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 /// What cpu.max counts in, in microseconds.
@@ -25,7 +24,7 @@ pub(super) struct Groups {
 }
 
 /// The group of one compute; killed and removed when dropped.
-pub(in crate::process) struct Group {
+pub(crate) struct Group {
     path: PathBuf,
 }
 
@@ -114,7 +113,7 @@ impl Groups {
 
 impl Group {
     /// The file that takes processes in.
-    pub(in crate::process) fn door(&self) -> io::Result<File> {
+    pub(crate) fn door(&self) -> io::Result<File> {
         File::options().write(true).open(self.path.join("cgroup.procs"))
     }
 }

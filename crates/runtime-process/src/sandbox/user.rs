@@ -12,7 +12,7 @@ const INNER_ID: u32 = 1000;
 
 /// As whom an agent computes, in a user namespace of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::process) enum User {
+pub(crate) enum User {
     /// As a user that no other agent and nobody else is; only root can hand that out.
     Separate(u32),
     /// As the platform's user.
@@ -49,7 +49,7 @@ impl User {
     }
 
     /// Says to the kernel who is who in the namespace of this process.
-    pub(in crate::process) fn map(self, process: Pid) -> io::Result<()> {
+    pub(crate) fn map(self, process: Pid) -> io::Result<()> {
         let write = |file: &str, text: String| fs::write(format!("/proc/{process}/{file}"), text);
         let (user, group) = self.outside();
         match self {
@@ -70,7 +70,7 @@ impl User {
 }
 
 /// What a child becomes that was root of its namespace while its tree was made.
-pub(in crate::process) enum Become {
+pub(crate) enum Become {
     /// This user and group, which its namespace maps.
     Ids(u32, u32),
     /// What another namespace within the first one maps root to: the lines of its `uid_map` and `gid_map`.

@@ -184,7 +184,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::process::workspace::{prepare, remove, workspace};
+    use crate::workspace::{prepare, remove, workspace};
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);

@@ -10,6 +10,7 @@ use std::{
 };
 
 use mi_kernel::{Error, Result};
+use mi_runtime::{Launch, Limits, Sandbox};
 use nix::libc;
 use tokio::{net::unix::pipe, sync::oneshot};
 use url::Url;
@@ -21,7 +22,6 @@ use super::{
     sandbox::{Group, Own, Seen, Walls},
     workspace,
 };
-use crate::{Launch, Limits, Sandbox};
 
 /// Memory of a compute that names no limit: private writable memory, as RLIMIT_DATA counts it.
 const DEFAULT_MEMORY: u64 = 2 << 30;

@@ -16,6 +16,7 @@ use std::{
 };
 
 use mi_kernel::{AgentId, Error, Result};
+use mi_runtime::{Limits, Sandbox};
 use nix::{libc, unistd::geteuid};
 use seccompiler::BpfProgram;
 
@@ -23,7 +24,6 @@ use super::{
     clone::{self, Failure, Plan, Step},
     make_private,
 };
-use crate::Sandbox;
 
 pub(super) use cgroup::Group;
 pub(super) use tree::Tree;
@@ -223,7 +223,7 @@ impl Walls {
     }
 
     /// A control group for one compute.
-    pub(super) fn group(&self, name: &str, limits: &crate::Limits) -> Result<Option<Group>> {
+    pub(super) fn group(&self, name: &str, limits: &Limits) -> Result<Option<Group>> {
         self.groups.as_ref().map(|groups| groups.make(name, limits)).transpose()
     }
 

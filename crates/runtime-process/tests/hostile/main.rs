@@ -10,7 +10,8 @@ mod stage;
 
 use std::{collections::BTreeMap, env, fs};
 
-use mi_runtime::{Runtime, process::SandboxMode};
+use mi_runtime::Runtime;
+use mi_runtime_process::SandboxMode;
 
 use acts::{AGAINST_OTHERS, AGAINST_THE_MACHINE, Act, HONEST};
 use stage::Stage;
