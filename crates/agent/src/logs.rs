@@ -13,6 +13,7 @@ use std::{
 };
 
 use mi_client::{Client, jittered};
+use mi_kernel::{Clock, SystemClock};
 use mi_proto::v1::{AppendLogsRequest, AppendLogsResponse, LogLine, LogStream};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
@@ -64,7 +65,8 @@ impl Log {
 }
 
 fn line(stream: LogStream, text: String) -> LogLine {
-    LogLine { sequence: 0, time: Some(SystemTime::now().into()), stream: stream.into(), text }
+    let time = prost_types::Timestamp::from(SystemTime::from(SystemClock.now()));
+    LogLine { sequence: 0, time: Some(time), stream: stream.into(), text }
 }
 
 /// Starts the shipper. It ends when the last [`Log`] is gone and every line is durable.
@@ -78,7 +80,9 @@ pub(crate) fn start(client: Client, config: &AgentConfig) -> (Log, JoinHandle<()
         client,
     };
     let log = Log { lines: send, dropped };
-    (log, tokio::spawn(shipper.run()))
+    #[expect(clippy::disallowed_methods, reason = "the agent waits for it at its end")]
+    let shipping = tokio::spawn(shipper.run());
+    (log, shipping)
 }
 
 struct Queue {

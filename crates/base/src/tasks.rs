@@ -37,6 +37,7 @@ impl Tasks {
     /// Starts a task that watches [`Tasks::shutdown`] itself and is waited for.
     pub fn spawn_to_end(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let set = self.clone();
+        #[expect(clippy::disallowed_methods, reason = "here it is joined, and its panic heard")]
         let inner = tokio::spawn(task);
         self.tracker.spawn(async move {
             if let Err(error) = inner.await

@@ -1,5 +1,7 @@
 //! Dev only: measures the platform against its goals. `mi-bench [NAME]...` prints Markdown; no name: all benchmarks.
 
+#![expect(clippy::disallowed_methods, reason = "load that a benchmark joins, or that ends with it")]
+
 mod compare;
 mod compose;
 mod customer;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
+use mi_base::Tasks;
 use mi_kernel::{AgentId, InstanceId, OfficeId, SystemClock};
 use mi_runtime::{Launch, Limits, Place, Runtime};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime, Program, SandboxMode};
@@ -38,7 +39,7 @@ fn open(dir: &Path, mode: SandboxMode) -> Result<ProcessRuntime> {
     let (lines, _) = mpsc::channel(1);
     let mut config = ProcessConfig::new(dir.join(format!("{mode:?}")), mode);
     config.program = Program { path: "/bin/true".into(), arguments: vec!["true".into()] };
-    Ok(ProcessRuntime::open(config, lines, SystemClock::shared())?)
+    Ok(ProcessRuntime::open(config, lines, SystemClock::shared(), &Tasks::new())?)
 }
 
 /// Milliseconds until the program of a compute runs.

@@ -18,8 +18,7 @@ use mi_proto::v1::{
     self, ChangeType, DownloadFileResponse, UploadFileRequest, UploadHeader, WatchChangesResponse,
     drive_service_server::DriveService, upload_file_request::Part,
 };
-use mi_rpc::{Reply, convert, handle, polled, status, status::from_status};
-use tokio_stream::wrappers::ReceiverStream;
+use mi_rpc::{Polled, Reply, convert, handle, polled, status, status::from_status};
 use tonic::{Request, Status, Streaming};
 
 use super::{
@@ -84,7 +83,7 @@ fn chunk(message: Result<UploadFileRequest, Status>) -> Result<Bytes> {
 #[tonic::async_trait]
 impl DriveService for Drive {
     type DownloadFileStream = stream::BoxStream<'static, Result<DownloadFileResponse, Status>>;
-    type WatchChangesStream = ReceiverStream<Result<WatchChangesResponse, Status>>;
+    type WatchChangesStream = Polled<WatchChangesResponse>;
 
     async fn list_files(&self, request: Request<v1::ListFilesRequest>) -> Reply<v1::ListFilesResponse> {
         handle!(request, |caller, v1::ListFilesRequest { office_id, prefix, page_size, page_token }| {

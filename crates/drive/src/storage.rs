@@ -318,6 +318,7 @@ impl Source {
                 io::Read::read_to_end(&mut io::Read::take(&mut file, PIECE_BYTES as u64), &mut piece)?;
                 Ok((piece.into(), Self::File(file)))
             }),
+            #[expect(clippy::disallowed_methods, reason = "it ends with the piece that it reads")]
             Self::Stream(mut stream) => tokio::spawn(async move {
                 let mut piece = BytesMut::with_capacity(PIECE_BYTES);
                 while piece.len() < piece.capacity() && stream.read_buf(&mut piece).await? > 0 {}

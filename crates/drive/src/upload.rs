@@ -123,6 +123,7 @@ impl Drive {
         if !kept {
             // It is in the trash already, and to delete it takes as long as a part of writing it.
             let storage = self.storage.clone();
+            #[expect(clippy::disallowed_methods, reason = "if it is lost, the sweep of the trash does its work")]
             tokio::spawn(async move { storage.later(office.id, storage.bury(office.id, object).await) });
         }
         Ok(Outcome::Written(file))

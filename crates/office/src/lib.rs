@@ -7,6 +7,7 @@ mod grpc;
 mod lifecycle;
 mod retention;
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests join what they spawn, and compare with the time of this machine")]
 mod tests;
 
 use std::sync::Arc;

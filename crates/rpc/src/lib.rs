@@ -25,7 +25,7 @@ pub use events::EventSink;
 pub use guard::Guard;
 pub use handle::Reply;
 pub use outgoing::outgoing;
-pub use polled::polled;
+pub use polled::{Polled, polled};
 pub use principal::PrincipalKey;
 pub use refusals::{Refusal, Refusals};
 pub use status::status;

@@ -139,6 +139,7 @@ fn event(refusal: &Refusal, count: &Count, now: Time) -> Event {
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests join what they spawn")]
 mod tests {
     use mi_kernel::SystemClock;
 

@@ -13,7 +13,6 @@ use tokio::{
 const MAX_LINE: usize = 64 << 10;
 
 /// Who prints, and where it goes.
-#[derive(Clone)]
 pub(super) struct Source {
     pub(super) place: Place,
     pub(super) name: String,
@@ -22,16 +21,12 @@ pub(super) struct Source {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-pub(super) fn start(
-    stdout: impl AsyncRead + Unpin + Send + 'static,
-    stderr: impl AsyncRead + Unpin + Send + 'static,
-    source: &Source,
-) {
-    tokio::spawn(read(stdout, Output::Stdout, source.clone()));
-    tokio::spawn(read(stderr, Output::Stderr, source.clone()));
+/// Reads both outputs to their ends, or until nobody takes the lines.
+pub(super) async fn read_all(stdout: impl AsyncRead + Unpin, stderr: impl AsyncRead + Unpin, source: Source) {
+    tokio::join!(read(stdout, Output::Stdout, &source), read(stderr, Output::Stderr, &source));
 }
 
-async fn read(pipe: impl AsyncRead + Unpin, output: Output, source: Source) {
+async fn read(pipe: impl AsyncRead + Unpin, output: Output, source: &Source) {
     let mut reader = BufReader::with_capacity(4 << 10, pipe);
     let mut line = Vec::new();
     loop {
@@ -111,14 +106,16 @@ mod tests {
         let mut command = Command::new("/bin/sh");
         command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.kill_on_drop(true).spawn().expect("a shell");
-        start(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"), &source);
         let expected = (source.place, source.name.clone(), source.instance, source.clock.now());
-        drop(source);
+        let reading = read_all(child.stdout.take().expect("piped"), child.stderr.take().expect("piped"), source);
         let mut all = Vec::new();
-        while let Some(line) = tokio::time::timeout(LONG, taken.recv()).await.expect("in time") {
-            assert_eq!((line.place, line.name.clone(), line.instance, line.time), expected);
-            all.push(line);
-        }
+        let taking = async {
+            while let Some(line) = tokio::time::timeout(LONG, taken.recv()).await.expect("in time") {
+                assert_eq!((line.place, line.name.clone(), line.instance, line.time), expected);
+                all.push(line);
+            }
+        };
+        tokio::join!(reading, taking);
         assert!(child.wait().await.expect("ends").success());
         all
     }

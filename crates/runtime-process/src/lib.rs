@@ -25,7 +25,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mi_base::files::write_private;
+use mi_base::{Tasks, files::write_private};
 use mi_kernel::{AgentId, Clock, Error, InstanceId, OfficeId, Result, secret::Secret};
 use mi_runtime::{CapturedLine, Compute, Launch, Place, Runtime, Sandbox};
 use nix::{
@@ -79,6 +79,7 @@ pub struct ProcessRuntime {
     spawner: spawn::Spawner,
     lines: mpsc::Sender<CapturedLine>,
     clock: Arc<dyn Clock>,
+    tasks: Tasks,
     running: Arc<Mutex<HashMap<AgentId, Running>>>,
     ended_in: mpsc::UnboundedSender<AgentId>,
     ended_out: tokio::sync::Mutex<mpsc::UnboundedReceiver<AgentId>>,
@@ -103,11 +104,16 @@ pub fn probe(root: &Path) -> Result<Sandbox> {
 
 impl ProcessRuntime {
     /// Opens the root directory and kills what an earlier platform left behind there. `lines` takes what computes print;
-    /// while it is full, they wait.
+    /// while it is full, they wait. Each compute that runs is one of `tasks`, whose shutdown waits for its end.
     ///
     /// # Errors
     /// `FailedPrecondition` when the directory cannot be made or read, or a sandbox is required and cannot be had.
-    pub fn open(config: ProcessConfig, lines: mpsc::Sender<CapturedLine>, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub fn open(
+        config: ProcessConfig,
+        lines: mpsc::Sender<CapturedLine>,
+        clock: Arc<dyn Clock>,
+        tasks: &Tasks,
+    ) -> Result<Self> {
         let ProcessConfig { root, program, sandbox, disk_interval } = config;
         make_private(&root)?;
         leftover::kill_all(&root)?;
@@ -119,6 +125,7 @@ impl ProcessRuntime {
             disk_interval,
             lines,
             clock,
+            tasks: tasks.clone(),
             running: Arc::default(),
             ended_in,
             ended_out: tokio::sync::Mutex::new(ended_out),
@@ -133,19 +140,31 @@ impl ProcessRuntime {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the child or ends it when its files are too many, then clears up and tells the scheduler.
+    /// Reads what the child prints, and waits for the child or ends it when its files are too many, then clears up and
+    /// tells the scheduler.
     fn supervise(
         &self,
         started: spawn::Started,
         place: Place,
         home: PathBuf,
-        source: &capture::Source,
+        source: capture::Source,
         exit: watch::Sender<Option<String>>,
     ) {
         let (ended, every) = (self.ended_in.clone(), self.disk_interval);
         let spawn::Started { mut child, stdout, stderr, group, disk_bytes } = started;
-        capture::start(stdout, stderr, source);
-        tokio::spawn(async move {
+        let (mut exited, shutdown) = (exit.subscribe(), self.tasks.shutdown());
+        // What left the child's process group may hold its output open: shutdown does not wait for that.
+        let reading = async move {
+            let over = async {
+                let _ = exited.wait_for(Option::is_some).await;
+                shutdown.cancelled().await;
+            };
+            tokio::select! {
+                () = capture::read_all(stdout, stderr, source) => {}
+                () = over => {}
+            }
+        };
+        let ending = async move {
             let reason = tokio::select! {
                 reason = child.wait() => reason,
                 used = disk::exceeded(&home, disk_bytes, every) => {
@@ -162,6 +181,9 @@ impl ProcessRuntime {
             leftover::forget(&home);
             exit.send_replace(Some(reason));
             let _ = ended.send(place.agent_id);
+        };
+        self.tasks.spawn_to_end("runtime-instance", async move {
+            tokio::join!(ending, reading);
         });
     }
 }
@@ -194,7 +216,7 @@ impl Runtime for ProcessRuntime {
         let source = capture::Source { place, name, instance, lines: self.lines.clone(), clock: self.clock.clone() };
         let (exit_in, exit) = watch::channel(None);
         self.running().insert(place.agent_id, Running { instance, group: pid, exit });
-        self.supervise(started, place, home, &source, exit_in);
+        self.supervise(started, place, home, source, exit_in);
         Ok(())
     }
 

@@ -110,6 +110,8 @@ pub(crate) struct Scheduler {
     /// Agents of which a step failed.
     setbacks: Setbacks<AgentId>,
     execs: Arc<exec::Execs>,
+    /// Commands of operators, each of which sees its own end through.
+    tasks: Tasks,
     changes: watch::Sender<()>,
     /// Signals that a key of an agent died.
     revoked: watch::Sender<()>,
@@ -157,6 +159,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         seen: presence::Seen::default(),
         setbacks: Setbacks::new(reconcile::RETRY),
         execs: Arc::default(),
+        tasks: tasks.clone(),
         changes: watch::Sender::new(()),
         revoked: watch::Sender::new(()),
     });

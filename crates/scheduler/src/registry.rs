@@ -17,10 +17,9 @@ use mi_proto::{
     },
     v1::AgentCount,
 };
-use mi_rpc::{Caller, Refusal, Reply, convert, handle, polled};
+use mi_rpc::{Caller, Polled, Refusal, Reply, convert, handle, polled};
 use mi_store::outbox;
 use ring::digest;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{
@@ -167,10 +166,7 @@ impl Scheduler {
     }
 
     /// Keys that died since a time, then each that does.
-    fn watch_revoked(
-        self: Arc<Self>,
-        since: Option<Time>,
-    ) -> ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>> {
+    fn watch_revoked(self: Arc<Self>, since: Option<Time>) -> Polled<WatchRevokedAgentKeysResponse> {
         let every = self.db.is_shared().then_some(SHARED_INTERVAL);
         let (changes, mut since, mut first) = (self.revoked.subscribe(), since, true);
         polled(changes, every, move || {
@@ -205,7 +201,7 @@ impl AgentRegistryService for Handler {
         })
     }
 
-    type WatchRevokedAgentKeysStream = ReceiverStream<Result<WatchRevokedAgentKeysResponse, Status>>;
+    type WatchRevokedAgentKeysStream = Polled<WatchRevokedAgentKeysResponse>;
 
     async fn watch_revoked_agent_keys(
         &self,

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use mi_kernel::{Error, Result};
+use mi_kernel::{Clock, Error, Result, SystemClock};
 use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, parse_url_opts, prefix::PrefixStore};
 use url::Url;
 
@@ -32,10 +32,10 @@ pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectS
         fs::create_dir_all(&directory).map_err(|error| unusable(error.into()))?;
         match url {
             // Nobody else writes there while this process has the data directory.
-            None => remove_unfinished(&directory, SystemTime::now()),
+            None => remove_unfinished(&directory, now()),
             Some(_) => {
                 let shared = directory.clone();
-                thread::spawn(move || remove_unfinished(&shared, SystemTime::now() - UNFINISHED));
+                thread::spawn(move || remove_unfinished(&shared, now() - UNFINISHED));
             }
         }
         let local = LocalFileSystem::new_with_prefix(&directory).map_err(|error| unusable(error.into()))?;
@@ -107,6 +107,11 @@ fn remove_unfinished(directory: &Path, before: SystemTime) {
     }
 }
 
+/// As the times of files are compared with.
+fn now() -> SystemTime {
+    SystemClock.now().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,7 +123,7 @@ mod tests {
         fs::create_dir_all(&deep).expect("made");
         let write = |name: &str, age: Duration| {
             let file = fs::File::create(deep.join(name)).expect("written");
-            file.set_modified(SystemTime::now() - age).expect("set");
+            file.set_modified(now() - age).expect("set");
         };
         let names = || {
             let entries = fs::read_dir(&deep).expect("listed").map(|entry| entry.expect("an entry").file_name());
@@ -131,7 +136,7 @@ mod tests {
         {
             write(name, age);
         }
-        remove_unfinished(root.path(), SystemTime::now() - UNFINISHED);
+        remove_unfinished(root.path(), now() - UNFINISHED);
         assert_eq!(names(), ["a", "b#2", "c#x"]);
         open(None, root.path()).expect("opens");
         assert_eq!(names(), ["a", "c#x"]);

@@ -77,7 +77,7 @@ impl Parts<'_> {
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
         let agents = ProcessConfig::new(self.config.data_dir.join("agents"), self.config.sandbox);
-        let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone())?;
+        let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone(), self.tasks)?;
         let config = SchedulerConfig {
             database: self.config.database_of(RoleName::Scheduler)?,
             objects,

@@ -1,5 +1,7 @@
 //! A full disk, a database that goes away, and clashes: each answers its own kind of error, and passes.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 use std::time::{Duration, Instant};
 
 use mi_kernel::{Error, ErrorKind};

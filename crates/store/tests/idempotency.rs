@@ -1,5 +1,7 @@
 //! A creating request that is sent again, changed, raced or forgotten.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 use std::time::Duration;
 
 use mi_kernel::{Clock, ErrorKind, Result};

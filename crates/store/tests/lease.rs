@@ -1,5 +1,7 @@
 //! Of several processes one holds the lease.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 use std::time::Duration;
 
 use mi_kernel::Clock;

@@ -1,5 +1,7 @@
 //! Migrations: repeated, raced, and refused over a newer or different database.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 use mi_kernel::ErrorKind;
 use mi_store::{Db, DbTarget, Migrations, Step, on};
 use mi_testkit::{Backend, TestDb, on_both};

@@ -1,5 +1,7 @@
 //! Events leave at least once, in order, and only delivered ones are forgotten.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 use std::{
     sync::{
         Arc, Mutex,

@@ -1,5 +1,7 @@
 //! The second wall: on Postgres each transaction sees the rows of its own scope, and the scope ends with it.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 use std::time::Duration;
 
 use futures::FutureExt;

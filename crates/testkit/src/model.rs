@@ -172,6 +172,7 @@ impl FakeModel {
         let address = listener.local_addr().expect("a listener has an address");
         let shared = Arc::new(Shared { replies: Mutex::new(replies), script, requests: Mutex::default() });
         let routes = Router::new().fallback(answer).with_state(shared.clone());
+        #[expect(clippy::disallowed_methods, reason = "it is aborted when the server is dropped")]
         let server = tokio::spawn(async move { axum::serve(listener, routes).await.expect("serves") });
         Self { address, shared, server }
     }

@@ -41,6 +41,7 @@ pub fn until<T, E: Display>(
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests join what they spawn")]
 mod tests {
     use std::{convert::Infallible, future};
 

@@ -1,5 +1,7 @@
 //! The agent against a platform that loses answers, loses streams and changes its mind.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 mod claims;
 mod commands;
 mod models;

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Args;
 use mi_client::{ClientError, once};
-use mi_kernel::secret::Secret;
+use mi_kernel::{Clock, SystemClock, secret::Secret};
 use mi_server::doctor::{Finding, Machine, Verdict, examine};
 use serde::Serialize;
 use tonic::metadata::MetadataMap;
@@ -116,7 +116,7 @@ async fn client(global: &Global, is_running: bool) -> Vec<Finding> {
     };
     let client = &context.client;
     let request = HealthCheckRequest { service: String::new() };
-    let (asked, started) = (SystemTime::now(), Instant::now());
+    let (asked, started) = (SystemTime::from(SystemClock.now()), Instant::now());
     let answer = match once(client.health().check(request)).await {
         Ok(answer) => answer,
         Err(status) => {

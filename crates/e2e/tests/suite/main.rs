@@ -1,5 +1,7 @@
 //! The whole platform as its users meet it: the real binary, real processes, both databases, both arrangements.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, and sign with the time of this machine")]
+
 mod bad_input;
 mod chat;
 mod completion;

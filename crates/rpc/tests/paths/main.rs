@@ -1,5 +1,7 @@
 //! A role behind its guard, reached in this process and over the network: both ways must look the same to callers.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
+
 mod callers;
 mod compression;
 mod connections;

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use mi_base::Tasks;
 use mi_kernel::{AgentId, InstanceId, OfficeId, SystemClock};
 use mi_runtime::{CapturedLine, Launch, Limits, Place, Runtime};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime, Program, SandboxMode};
@@ -74,7 +75,8 @@ impl Stage {
         let mut config = ProcessConfig::new(root.path().join("agents"), mode);
         config.program = program;
         config.disk_interval = Duration::from_millis(50);
-        let runtime = Arc::new(ProcessRuntime::open(config, lines_in, SystemClock::shared()).expect("opened"));
+        let runtime =
+            Arc::new(ProcessRuntime::open(config, lines_in, SystemClock::shared(), &Tasks::new()).expect("opened"));
         let place = Place { office_id: OfficeId::new(), agent_id: AgentId::new() };
 
         for file in ["scheduler.db", "admin.key", "internal.key"] {

@@ -2,12 +2,11 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures::{Stream, StreamExt};
-use mi_kernel::{Error, InstanceId, OfficeId, Result, page::Page};
+use futures::{Stream, StreamExt, stream};
+use mi_kernel::{AgentActor, Error, ExecId, InstanceId, OfficeId, Result, page::Page};
 use mi_proto::v1::{self, agent_service_server::AgentService};
-use mi_rpc::{Caller, Reply, convert::timestamp, handle, status};
+use mi_rpc::{Caller, Polled, Reply, convert::timestamp, handle, status};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Agent, repo, watch, wire};
@@ -38,12 +37,43 @@ fn backup_to_wire(backup: Backup) -> v1::Backup {
     }
 }
 
+/// An open session of an agent, in which it sends heartbeats and is told of commands.
+struct Session {
+    scheduler: Arc<Scheduler>,
+    agent: AgentActor,
+    instance: InstanceId,
+    messages: Streaming<v1::ConnectAgentRequest>,
+    commands: mpsc::Receiver<ExecId>,
+    _open: exec::Open,
+}
+
+impl Session {
+    /// Its next answer. The first refusal, such as when the agent's instance is replaced, is the last one. The client ends
+    /// the session by dropping the stream of answers: what it sends after that counts nothing.
+    async fn next(session: Option<Self>) -> Option<(Result<v1::ConnectAgentResponse, Status>, Option<Self>)> {
+        let mut session = session?;
+        let message = tokio::select! {
+            biased;
+            Some(exec_id) = session.commands.recv() => {
+                let order = v1::ConnectAgentResponse { agent: None, exec_id: exec_id.to_string() };
+                return Some((Ok(order), Some(session)));
+            }
+            message = session.messages.next() => message,
+        };
+        let Some(Ok(_)) = message else { return None };
+        match session.scheduler.heartbeat(&session.agent, session.instance).await {
+            Ok(()) => Some((Ok(v1::ConnectAgentResponse::default()), Some(session))),
+            Err(refused) => Some((Err(status(refused)), None)),
+        }
+    }
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl AgentService for Handler {
-    type WatchAgentsStream = ReceiverStream<Result<v1::WatchAgentsResponse, Status>>;
-    type ConnectAgentStream = ReceiverStream<Result<v1::ConnectAgentResponse, Status>>;
+    type WatchAgentsStream = Polled<v1::WatchAgentsResponse>;
+    type ConnectAgentStream = Answers<v1::ConnectAgentResponse>;
     type ExecAgentStream = exec::Answers<v1::ExecAgentResponse>;
     type ServeExecStream = exec::Answers<v1::ServeExecResponse>;
     type DownloadBackupStream = Answers<v1::DownloadBackupResponse>;
@@ -81,7 +111,7 @@ impl AgentService for Handler {
         handle!(request, |caller, body| {
             let office_id = OfficeId::parse(&body.office_id)?;
             self.scheduler.enter(&mut self.scheduler.db.office(office_id).read().await?, &caller).await?;
-            watch::watch(self.scheduler.clone(), office_id).into()
+            watch::watch(self.scheduler.clone(), office_id)
         })
     }
 
@@ -155,35 +185,12 @@ impl AgentService for Handler {
             Ok((agent, instance, ready))
         };
         let (agent, instance, ready) = opened.await.map_err(status)?;
-        let (output, answers) = mpsc::channel(1);
         let welcome = v1::ConnectAgentResponse { agent: self.wire(ready), exec_id: String::new() };
         let scheduler = self.scheduler.clone();
-        let (open, mut commands) = scheduler.execs.open(agent.agent_id, instance);
-        tokio::spawn(async move {
-            let _open = open;
-            let mut answer = Ok(welcome);
-            // Ends with the client, with the first refusal, or when the agent's compute is replaced.
-            while output.send(answer).await.is_ok() {
-                // The answers end before the messages when the edge ends the call: what is sent after that counts nothing.
-                let message = tokio::select! {
-                    biased;
-                    () = output.closed() => return,
-                    Some(exec_id) = commands.recv() => {
-                        answer = Ok(v1::ConnectAgentResponse { agent: None, exec_id: exec_id.to_string() });
-                        continue;
-                    }
-                    message = messages.next() => message,
-                };
-                let Some(Ok(_)) = message else { return };
-                let beat = scheduler.heartbeat(&agent, instance).await;
-                answer = beat.map(|()| v1::ConnectAgentResponse::default()).map_err(status);
-                if let Err(refused) = answer {
-                    let _ = output.send(Err(refused)).await;
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(answers.into()))
+        let (open, commands) = scheduler.execs.open(agent.agent_id, instance);
+        let session = Session { scheduler, agent, instance, messages, commands, _open: open };
+        let answers = stream::iter([Ok(welcome)]).chain(stream::unfold(Some(session), Session::next));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn exec_agent(&self, request: Request<Streaming<v1::ExecAgentRequest>>) -> Reply<Self::ExecAgentStream> {
@@ -212,7 +219,7 @@ impl AgentService for Handler {
                 Ok(chunk) => Ok(v1::DownloadBackupResponse { backup: None, chunk }),
                 Err(error) => Err(status(Error::unavailable("object storage stopped in the middle").caused_by(error))),
             });
-            futures::stream::iter([Ok(first)]).chain(chunks).boxed()
+            stream::iter([Ok(first)]).chain(chunks).boxed()
         })
     }
 

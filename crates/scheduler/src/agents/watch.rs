@@ -6,51 +6,25 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use mi_kernel::{AgentId, OfficeId, Result};
 use mi_proto::v1::{self, WatchAgentsResponse};
-use mi_rpc::status;
-use tokio::sync::mpsc;
-use tonic::Status;
+use mi_rpc::{Polled, polled};
+use tokio::sync::Mutex;
 
 use super::{repo, wire};
 use crate::Scheduler;
 
 /// Changes by another process give no signal here.
 const SHARED_INTERVAL: Duration = Duration::from_secs(1);
-const BUFFER: usize = 64;
 
 /// What was last sent of each agent.
 type Sent = HashMap<AgentId, (i64, v1::Agent)>;
 
-pub(crate) fn watch(
-    scheduler: Arc<Scheduler>,
-    office: OfficeId,
-) -> mpsc::Receiver<Result<WatchAgentsResponse, Status>> {
-    let (output, stream) = mpsc::channel(BUFFER);
-    tokio::spawn(async move {
-        let mut changes = scheduler.changes.subscribe();
-        let mut sent = Sent::new();
-        loop {
-            // Before the round, so that what changes during it is seen in the next one.
-            changes.mark_unchanged();
-            let round = match round(&scheduler, office, &mut sent).await {
-                Ok(round) => round,
-                Err(error) => {
-                    let _ = output.send(Err(status(error))).await;
-                    return;
-                }
-            };
-            for message in round {
-                if output.send(Ok(message)).await.is_err() {
-                    return;
-                }
-            }
-            let limit = if scheduler.db.is_shared() { SHARED_INTERVAL } else { Duration::MAX };
-            tokio::select! {
-                _ = tokio::time::timeout(limit, changes.changed()) => {}
-                () = output.closed() => return,
-            }
-        }
-    });
-    stream
+pub(crate) fn watch(scheduler: Arc<Scheduler>, office: OfficeId) -> Polled<WatchAgentsResponse> {
+    let every = scheduler.db.is_shared().then_some(SHARED_INTERVAL);
+    let sent = Arc::new(Mutex::new(Sent::new()));
+    polled(scheduler.changes.subscribe(), every, move || {
+        let (scheduler, sent) = (scheduler.clone(), sent.clone());
+        async move { round(&scheduler, office, &mut *sent.lock().await).await }
+    })
 }
 
 async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Result<Vec<WatchAgentsResponse>> {

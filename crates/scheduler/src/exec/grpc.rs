@@ -87,15 +87,16 @@ pub(crate) async fn exec(
 }
 
 /// Runs a command between the events of its start and its end; answers what its client is to hear, once the start is
-/// recorded. All of it is a task of its own: the client may leave at any time, and then the call is dropped where it stands,
-/// also between a start that is in the feed and whatever ends the command.
+/// recorded. All of it is a task of its own, which shutdown waits for: the client may leave at any time, and then the call is
+/// dropped where it stands, also between a start that is in the feed and whatever ends the command.
 pub(crate) async fn see_through<F: Future<Output = End> + Send + 'static>(
     scheduler: Arc<Scheduler>,
     recorded: Recorded,
     command: impl FnOnce(ToClient) -> F + Send + 'static,
 ) -> Result<mpsc::Receiver<Result<ExecAgentResponse, Status>>> {
     let (started, starts) = oneshot::channel();
-    tokio::spawn(async move {
+    let tasks = scheduler.tasks.clone();
+    tasks.spawn_to_end("scheduler-exec", async move {
         let began = scheduler.clock.now();
         // Nothing runs that is not in the feed.
         if let Err(error) = scheduler.record_exec(&recorded.started(began)).await {

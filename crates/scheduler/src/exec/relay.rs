@@ -144,6 +144,7 @@ async fn down(
 }
 
 #[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "tests join what they spawn")]
 mod tests {
     use mi_kernel::exec::{CHUNK, WINDOW};
     use mi_proto::v1::{ExecStart, TerminalSize};

@@ -103,6 +103,7 @@ async fn scheduler(
         seen: presence::Seen::default(),
         setbacks: mi_base::setbacks::Setbacks::new(reconcile::RETRY),
         execs: Arc::default(),
+        tasks: mi_base::Tasks::new(),
         changes: tokio::sync::watch::Sender::new(()),
         revoked: tokio::sync::watch::Sender::new(()),
     })

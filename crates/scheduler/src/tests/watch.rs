@@ -1,21 +1,21 @@
 //! WatchAgents: what is there, what changes, what goes; and nothing of other offices.
 
-use mi_kernel::Result;
+use futures::StreamExt;
 use mi_proto::v1::{AgentPhase, WatchAgentsResponse};
+use mi_rpc::Polled;
 use mi_runtime::Runtime;
 use mi_testkit::{Backend, OnBackend, on_both};
-use tokio::{sync::mpsc::Receiver, time::timeout};
-use tonic::Status;
+use tokio::time::timeout;
 
 use super::stage::{LONG, Stage};
 use crate::agents::{watch, wire};
 
 on_both! { a_watch_shows_the_present_then_each_change_then_the_end }
 
-type Stream = Receiver<Result<WatchAgentsResponse, Status>>;
+type Stream = Polled<WatchAgentsResponse>;
 
 async fn next(stream: &mut Stream) -> WatchAgentsResponse {
-    timeout(LONG, stream.recv()).await.expect("in time").expect("goes on").expect("no error")
+    timeout(LONG, stream.next()).await.expect("in time").expect("goes on").expect("no error")
 }
 
 /// The next messages until one of them shows this.
@@ -65,6 +65,8 @@ async fn a_watch_shows_the_present_then_each_change_then_the_end(stage: Stage) {
 async fn a_change_by_another_process_is_seen_too() {
     let mut stage = Stage::on(Backend::Postgres).await;
     let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
+    let first = stage.hire("first").await;
+    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&first, stage.runtime.sandbox())));
     stage.restart_with(stage.objects.clone()).await;
     let hired = stage.hire("analyst").await;
     assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired, stage.runtime.sandbox())));

@@ -7,8 +7,7 @@ use mi_proto::internal::v1::{
     ResolveApiKeyRequest, ResolveApiKeyResponse, WatchRevokedApiKeysRequest, WatchRevokedApiKeysResponse,
     credential_service_server::CredentialService,
 };
-use mi_rpc::{Reply, convert, handle, polled};
-use tokio_stream::wrappers::ReceiverStream;
+use mi_rpc::{Polled, Reply, convert, handle, polled};
 use tonic::{Request, Status};
 
 use super::{Accounts, repo};
@@ -20,7 +19,7 @@ const OVERLAP: Duration = Duration::from_secs(10);
 
 impl Accounts {
     /// Keys that were revoked since a time, then each that is.
-    fn watch_revoked(&self, since: Option<Time>) -> ReceiverStream<Result<WatchRevokedApiKeysResponse, Status>> {
+    fn watch_revoked(&self, since: Option<Time>) -> Polled<WatchRevokedApiKeysResponse> {
         let (accounts, mut since) = (self.clone(), since);
         let every = self.db.is_shared().then_some(SHARED_INTERVAL);
         let mut first = true;
@@ -47,7 +46,7 @@ impl CredentialService for Accounts {
         })
     }
 
-    type WatchRevokedApiKeysStream = ReceiverStream<Result<WatchRevokedApiKeysResponse, Status>>;
+    type WatchRevokedApiKeysStream = Polled<WatchRevokedApiKeysResponse>;
 
     async fn watch_revoked_api_keys(
         &self,

@@ -9,13 +9,13 @@ use std::{
 use bytes::Bytes;
 use clap::Args;
 use crossterm::terminal;
+use futures::{Stream, stream};
 use mi_proto::v1::{ExecStart, Terminal, TerminalSize};
 use tokio::{
     io::{AsyncWriteExt, stderr, stdout},
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::{AgentArg, target};
 use crate::{
@@ -98,18 +98,13 @@ fn kind() -> String {
 }
 
 /// The size of the terminal, each time that it changes.
-fn sizes(tty: bool) -> Result<ReceiverStream<TerminalSize>, Failure> {
-    let (send, sizes) = mpsc::channel(1);
-    if tty {
-        let mut changes = signals(SignalKind::window_change())?;
-        tokio::spawn(async move {
-            while changes.recv().await.is_some()
-                && let Ok(size) = size()
-                && send.send(size).await.is_ok()
-            {}
-        });
-    }
-    Ok(sizes.into())
+fn sizes(tty: bool) -> Result<impl Stream<Item = TerminalSize> + Send + 'static, Failure> {
+    let changes = if tty { Some(signals(SignalKind::window_change())?) } else { None };
+    Ok(stream::unfold(changes, |changes| async {
+        let mut changes = changes?;
+        changes.recv().await?;
+        Some((size().ok()?, Some(changes)))
+    }))
 }
 
 fn signals(kind: SignalKind) -> Result<Signal, Failure> {
