@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mi_client::{ClientError, jittered, retry};
+use mi_client::{ClientError, jittered, retry, retry_while};
 use mi_kernel::backoff::Backoff;
 use tonic::{Code, Response, Status, Streaming};
 
@@ -85,16 +85,8 @@ async fn go_on<T, R>(
 async fn opened<T>(
     open: &mut impl AsyncFnMut() -> Result<Response<Streaming<T>>, Status>,
 ) -> Result<Streaming<T>, Failure> {
-    let mut failures = 0;
-    loop {
-        match open().await {
-            Ok(response) => return Ok(response.into_inner()),
-            Err(status) if connection_lost(&status) => {}
-            Err(status) => return Err(status.into()),
-        }
-        failures += 1;
-        tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
-    }
+    let again = |status: &Status, failures| connection_lost(status).then(|| jittered(BACKOFF.after(failures)));
+    Ok(retry_while(open, again).await?.into_inner())
 }
 
 /// Sends a call, which may be sent more than once, until the platform takes it: while it answers that it cannot, it is waited
@@ -103,21 +95,16 @@ pub(crate) async fn taken<T>(
     out: Output,
     mut call: impl AsyncFnMut() -> Result<Response<T>, Status>,
 ) -> Result<Response<T>, Failure> {
-    let mut failures = 0;
-    loop {
-        let error = match retry(&mut call).await {
-            Ok(answer) => return Ok(answer),
-            Err(status) => ClientError::from(status),
-        };
-        if error.code() != Some(Code::Unavailable) || (failures == 0 && error.is_unreachable()) {
-            return Err(error.into());
+    let again = |error: &ClientError, failures| {
+        if error.code() != Some(Code::Unavailable) || (failures == 1 && error.is_unreachable()) {
+            return None;
         }
-        failures += 1;
         if failures == 1 {
             out.note(&format!("{error}; trying again"));
         }
-        tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
-    }
+        Some(jittered(BACKOFF.after(failures)))
+    };
+    Ok(retry_while(async || retry(&mut call).await.map_err(ClientError::from), again).await?)
 }
 
 /// What a lost connection looks like, depending on where it broke.

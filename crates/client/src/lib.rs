@@ -29,4 +29,4 @@ pub use credential::Credential;
 pub use error::{ClientError, Result, reason};
 pub use identity::{AgentKey, KeyRing};
 pub use pages::list_all;
-pub use retry::{jittered, once, retry, retry_unlimited};
+pub use retry::{jittered, once, retry, retry_unlimited, retry_while};

@@ -30,17 +30,29 @@ pub async fn retry<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Resul
 ///
 /// # Errors
 /// The status of the last try.
-pub async fn retry_unlimited<T>(mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+pub async fn retry_unlimited<T>(call: impl AsyncFnMut() -> Result<T, Status>) -> Result<T, Status> {
+    retry_while(call, pause).await
+}
+
+/// Tries until it works, or `pause` ends it: of an error and the number of failures so far it says how long to wait before
+/// the next try, and none after the last one.
+///
+/// # Errors
+/// The error of the last try.
+pub async fn retry_while<T, E>(
+    mut call: impl AsyncFnMut() -> Result<T, E>,
+    mut pause: impl FnMut(&E, u32) -> Option<Duration>,
+) -> Result<T, E> {
     let mut failures = 0;
     loop {
-        let status = match call().await {
+        let error = match call().await {
             Ok(answer) => return Ok(answer),
-            Err(status) => status,
+            Err(error) => error,
         };
         failures += 1;
-        match pause(&status, failures) {
+        match pause(&error, failures) {
             Some(pause) => tokio::time::sleep(pause).await,
-            None => return Err(status),
+            None => return Err(error),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The cause is for the operator's log and never crosses the wire.
 
-use std::{error::Error as StdError, fmt, time::Duration};
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 /// What kind of failure it is. One table in `mi-rpc` maps these to gRPC codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,8 +59,8 @@ pub enum Fault {
 /// Result with [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// A failure as services report it.
-#[derive(Debug)]
+/// A failure as services report it. A clone has the same cause.
+#[derive(Debug, Clone)]
 pub struct Error {
     /// Decides the code on the wire.
     pub kind: ErrorKind,
@@ -77,7 +77,7 @@ pub struct Error {
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
     /// What went wrong underneath.
-    pub source: Option<Box<dyn StdError + Send + Sync>>,
+    pub source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -158,21 +158,12 @@ impl Error {
 
     /// The same error for one more caller; the cause stays with the first.
     pub fn again(&self) -> Self {
-        Self {
-            kind: self.kind,
-            fault: self.fault,
-            reason: self.reason,
-            message: self.message.clone(),
-            field: self.field,
-            resource: self.resource.clone(),
-            retry_after: self.retry_after,
-            source: None,
-        }
+        Self { source: None, ..self.clone() }
     }
 
     /// Attaches the cause.
     pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        self.source = Some(Arc::from(source.into()));
         self
     }
 
