@@ -15,7 +15,7 @@ use mi_proto::v1::EnrolAgentRequest;
 use serde_json::json;
 use tonic::Code;
 
-use crate::{AgentConfig, logs::Log};
+use crate::{blocking::blocking, config::AgentConfig, logs::Log};
 
 /// Asks for the check.
 pub const ASK: &str = "WALL_CHECK";
@@ -39,14 +39,14 @@ pub(crate) async fn run(config: &AgentConfig, anonymous: &Client, log: &Log) {
         text.split(separator).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     };
     let (paths, addresses) = (list(PATHS, ':'), list(ADDRESSES, ','));
-    let tried = tokio::task::spawn_blocking(move || {
+    let tried = blocking(move || {
         let mut found = files(&paths);
         found.extend(sockets(&addresses));
         found.extend(processes());
         found.extend(terminals());
         found
     });
-    let mut found = tried.await.unwrap_or_default();
+    let mut found = tried.await;
     found.push(replay(config, anonymous).await);
     for (wall, probe, outcome) in found {
         let (hole, detail) = match outcome {

@@ -4,10 +4,7 @@ use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use mi_kernel::{AgentId, secret::Secret};
 
-use crate::{
-    AgentError,
-    work::{LIMIT, STEPS, TOKENS},
-};
+use crate::error::AgentError;
 
 /// What the platform tells an agent.
 #[derive(Debug)]
@@ -90,6 +87,12 @@ const SLOTS: usize = 2;
 const LEASE: Duration = Duration::from_secs(15);
 /// Seconds that a script may take, unless its agent is told otherwise.
 const COMMAND_SECONDS: u64 = 600;
+/// How long a model may work on one task.
+const MODEL_LIMIT: Duration = Duration::from_secs(900);
+/// Answers of the model for one task.
+const MODEL_STEPS: u32 = 50;
+/// Tokens for one task, in and out.
+const MODEL_TOKENS: u64 = 200_000;
 
 impl AgentConfig {
     /// Reads the process's environment.
@@ -160,9 +163,9 @@ fn model(get: &impl Fn(&str) -> Option<String>) -> Result<Option<ModelConfig>, A
         address: get("MI_MODEL_ADDRESS").map(|text| address(text).ok_or(wrong)).transpose()?,
         key: get("MI_MODEL_KEY").filter(|key| !key.is_empty()).map(Secret::new),
         id: required("MI_MODEL_ID")?,
-        steps: STEPS,
-        limit: LIMIT,
-        tokens: TOKENS,
+        steps: MODEL_STEPS,
+        limit: MODEL_LIMIT,
+        tokens: MODEL_TOKENS,
     }))
 }
 

@@ -1,13 +1,14 @@
 //! Becoming somebody: the agent makes its key itself and enrols it against its single-use token.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use mi_client::{AgentKey, Client, ClientError, Credential, KeyRing, jittered};
+use mi_client::{AgentKey, Client, ClientError, Credential, KeyRing, jittered, retry_while};
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{Agent, EnrolAgentRequest};
+use tokio::fs;
 use tonic::{Code, Status};
 
-use crate::{AgentConfig, AgentError, BACKOFF};
+use crate::{blocking::blocking, config::AgentConfig, error::AgentError, retry::BACKOFF};
 
 /// File of the key in the identity directory.
 const KEY_FILE: &str = "identity.key";
@@ -23,6 +24,7 @@ pub(crate) async fn enrol(
     config: &AgentConfig,
     anonymous: &Client,
 ) -> Result<(Agent, Client, Arc<KeyRing>), AgentError> {
+    // On this thread, which has nothing else to do yet: an agent that only waits needs no other.
     let key = key(&config.identity_dir, config.new_identity)?;
     let agent = register(config, anonymous, &config.enrol_token, &key).await?;
     let key = Arc::new(KeyRing::new(key));
@@ -36,7 +38,7 @@ pub(crate) async fn renew(config: &AgentConfig, anonymous: &Client, ring: &KeyRi
     let file = config.identity_dir.join(TOKEN_FILE);
     let waited = tokio::time::timeout(PATIENCE, async {
         loop {
-            if let Ok(token) = fs::read_to_string(&file) {
+            if let Ok(token) = fs::read_to_string(&file).await {
                 return Secret::new(token);
             }
             tokio::time::sleep(LOOK).await;
@@ -46,8 +48,9 @@ pub(crate) async fn renew(config: &AgentConfig, anonymous: &Client, ring: &KeyRi
         return Ok(false);
     };
     // It works once; what is left of it could only confuse.
-    let _ = fs::remove_file(&file);
-    let fresh = AgentKey::generate(&config.identity_dir.join(KEY_FILE))?;
+    let _ = fs::remove_file(&file).await;
+    let path = config.identity_dir.join(KEY_FILE);
+    let fresh = blocking(move || AgentKey::generate(&path)).await?;
     register(config, anonymous, &token, &fresh).await?;
     ring.replace(fresh);
     Ok(true)
@@ -64,18 +67,11 @@ async fn register(
         token: token.expose().to_owned(),
         public_key: key.public_key().to_vec().into(),
     };
-    let mut failures = 0;
-    let answer = loop {
-        match anonymous.access().enrol_agent(request.clone()).await {
-            Ok(answer) => break answer.into_inner(),
-            // A platform that is starting; the token outlives that, and the same key may enrol with it again.
-            Err(status) if status.code() == Code::Unavailable => {
-                failures += 1;
-                tokio::time::sleep(jittered(BACKOFF.after(failures))).await;
-            }
-            Err(status) => return Err(AgentError::Enrolment(status.into())),
-        }
-    };
+    // A platform that is starting; the token outlives that, and the same key may enrol with it again.
+    let again =
+        |status: &Status, failures| (status.code() == Code::Unavailable).then(|| jittered(BACKOFF.after(failures)));
+    let enrolled = retry_while(async || anonymous.access().enrol_agent(request.clone()).await, again).await;
+    let answer = enrolled.map_err(|status| AgentError::Enrolment(status.into()))?.into_inner();
     let nobody = || AgentError::Enrolment(Status::internal("the answer names no agent").into());
     answer.agent.ok_or_else(nobody)
 }

@@ -45,7 +45,7 @@ fn serve(agent: Pid, awaited: &SigSet) -> i32 {
     loop {
         match awaited.wait() {
             Ok(Signal::SIGCHLD) => {
-                if let Some(code) = bury(agent) {
+                if let Some(code) = reap(agent) {
                     return code;
                 }
             }
@@ -57,8 +57,8 @@ fn serve(agent: Pid, awaited: &SigSet) -> i32 {
     }
 }
 
-/// Takes all that are dead; the exit code of the agent if it is among them.
-fn bury(agent: Pid) -> Option<i32> {
+/// Takes the exit statuses of all that are dead; the exit code of the agent if it is among them.
+fn reap(agent: Pid) -> Option<i32> {
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::Exited(process, code)) if process == agent => return Some(code),

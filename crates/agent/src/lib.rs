@@ -3,30 +3,32 @@
 //! It is small on purpose: a machine runs thousands of these. One connection, one thread, and nothing that wakes up by
 //! itself but the heartbeat.
 
+mod blocking;
 pub mod check;
 pub mod config;
 mod error;
 mod identity;
 pub mod init;
 mod logs;
+mod retry;
 mod session;
 mod work;
 
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 use mi_client::{Client, Credential};
-use mi_kernel::backoff::Backoff;
 use mi_proto::v1::Agent;
 use tokio::sync::oneshot;
-use tonic::Code;
 
+pub use blocking::runtime;
 pub use config::{AgentConfig, ModelApi, ModelConfig, WorkConfig};
 pub use error::AgentError;
 
-use crate::{logs::Log, work::Worker};
+use crate::{
+    logs::{Log, complain},
+    work::Worker,
+};
 
-/// Waits between tries to reach the platform, before jitter.
-const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(5) };
 /// How long the last log lines may take at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -86,23 +88,4 @@ async fn finish(log: Log, shipper: tokio::task::JoinHandle<()>) {
     if tokio::time::timeout(FLUSH_LIMIT, shipper).await.is_err() {
         complain("the last log lines did not reach the platform in time");
     }
-}
-
-/// Whether a call may be answered better in a moment: what a lost connection looks like, depending on where it broke, and
-/// what passes by itself.
-fn passes(code: Code) -> bool {
-    matches!(
-        code,
-        Code::Unavailable
-            | Code::Unknown
-            | Code::Internal
-            | Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::ResourceExhausted
-    )
-}
-
-/// Says on standard error, which the platform captures, what cannot be said by the log itself.
-fn complain(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
 }

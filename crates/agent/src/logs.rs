@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    io::Write,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,7 +20,10 @@ use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use crate::{AgentConfig, BACKOFF, complain, passes};
+use crate::{
+    config::AgentConfig,
+    retry::{BACKOFF, soon},
+};
 
 /// Lines that may wait; what is said beyond them is counted and dropped, never the memory of the machine.
 const WAITING: usize = 256;
@@ -67,6 +71,11 @@ impl Log {
 fn line(stream: LogStream, text: String) -> LogLine {
     let time = prost_types::Timestamp::from(SystemTime::from(SystemClock.now()));
     LogLine { sequence: 0, time: Some(time), stream: stream.into(), text }
+}
+
+/// Says on standard error, which the platform captures, what cannot be said by the log itself.
+pub(crate) fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// Starts the shipper. It ends when the last [`Log`] is gone and every line is durable.
@@ -159,7 +168,7 @@ impl Shipper {
         }
     }
 
-    /// Sends a batch until the platform has it.
+    /// Sends a batch until the platform has it. A key that is refused is replaced by the session, or ends it.
     async fn deliver(
         &self,
         open: &mut Option<Open>,
@@ -168,16 +177,10 @@ impl Shipper {
     ) -> Result<(), Status> {
         let mut failures = 0;
         loop {
-            let status = match self.attempt(open, request.clone(), last_index).await {
-                Ok(()) => return Ok(()),
-                Err(status) => status,
-            };
+            let Err(status) = self.attempt(open, request.clone(), last_index).await else { return Ok(()) };
             *open = None;
-            match status.code() {
-                code if passes(code) => {}
-                // Between two keys; whether there is a next one is the session's business.
-                Code::Unauthenticated | Code::Ok => {}
-                _ => return Err(status),
+            if !soon(status.code()) && status.code() != Code::Ok {
+                return Err(status);
             }
             failures += 1;
             tokio::time::sleep(jittered(BACKOFF.after(failures))).await;

@@ -11,7 +11,11 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 
-use crate::{AgentConfig, AgentError, BACKOFF, passes};
+use crate::{
+    config::AgentConfig,
+    error::AgentError,
+    retry::{BACKOFF, passes},
+};
 
 /// What the platform expects between two messages.
 const HEARTBEAT: Duration = Duration::from_secs(10);

@@ -9,9 +9,11 @@ mod drive;
 mod exec;
 mod lease;
 mod model;
+mod outcome;
 mod output;
 mod processes;
 mod script;
+mod shared;
 mod surroundings;
 mod terminal;
 
@@ -22,7 +24,7 @@ use std::{
 };
 
 use mi_client::{Client, KeyRing, jittered};
-use mi_kernel::{AgentId, backoff::Backoff};
+use mi_kernel::backoff::Backoff;
 use mi_proto::v1::{Agent, ClaimTasksRequest, Task, TaskKind};
 use tokio::{
     sync::{mpsc, watch},
@@ -30,19 +32,16 @@ use tokio::{
 };
 use tonic::{Code, Request, Status};
 
-pub(crate) use self::{
-    exec::Execs,
-    model::{LIMIT, STEPS, TOKENS},
-};
+pub(crate) use self::exec::Execs;
 use self::{
-    lease::{Ended, Lease, Outcome},
-    model::Model,
+    lease::Lease,
+    outcome::{Ended, Outcome},
+    shared::{Shared, duration, is_private},
 };
 use crate::{
-    AgentConfig, BACKOFF,
-    config::{ModelConfig, WorkConfig},
+    config::AgentConfig,
     logs::Log,
-    passes,
+    retry::{BACKOFF, soon},
 };
 
 /// How long one call waits for work; the platform takes up to 5 minutes.
@@ -55,19 +54,6 @@ const TOO_SOON: Duration = Duration::from_secs(1);
 const SLOW: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(30) };
 /// How long it may take at the end to give back what is under way.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
-
-/// What all work of one agent shares.
-struct Shared {
-    client: Client,
-    office_id: String,
-    agent_id: AgentId,
-    key: Arc<KeyRing>,
-    log: Log,
-    config: WorkConfig,
-    /// What the agent is.
-    agent: Agent,
-    model: OnceLock<Model>,
-}
 
 /// Claims tasks and does them.
 pub(crate) struct Worker {
@@ -136,12 +122,9 @@ impl Worker {
         let ended = async { while self.running.join_next().await.is_some() {} };
         // What is not given back in time comes back when its lease runs out.
         let _ = tokio::time::timeout(RELEASE_LIMIT, ended).await;
+        self.running.shutdown().await;
+        processes::cleared().await;
     }
-}
-
-/// Whether the platform is away for a moment only. A key that was revoked is replaced by the session, or ends it.
-fn soon(code: Code) -> bool {
-    passes(code) || code == Code::Unauthenticated
 }
 
 /// How long not to ask for work after so many refusals.
@@ -176,24 +159,6 @@ impl Shared {
         }
         kinds.into_iter().map(Into::into).collect()
     }
-
-    /// The model, made when it is first needed.
-    fn model(&self) -> Option<(&ModelConfig, &Model)> {
-        let config = self.config.model.as_ref()?;
-        if self.model.get().is_none() {
-            match Model::new(config) {
-                // Two tasks may have made one; either will do.
-                Ok(model) => drop(self.model.set(model)),
-                Err(error) => self.log.say(format!("the model cannot be used: {error}")),
-            }
-        }
-        Some((config, self.model.get()?))
-    }
-}
-
-/// For a request; none of ours is too long for that.
-fn duration(duration: Duration) -> Option<prost_types::Duration> {
-    duration.try_into().ok()
 }
 
 /// Does one task, as long as its lease is good.
@@ -206,6 +171,7 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
             _ = stop.wait_for(|stop| *stop) => Outcome::Released,
             outcome = perform(&shared, &task, &lease) => outcome,
         };
+        processes::cleared().await;
         lease.report(outcome).await
     };
     let ended = tokio::select! {
@@ -214,14 +180,8 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
         reason = lease.keep() => Ended { how: "stopped", why: reason },
         ended = done => ended,
     };
+    processes::cleared().await;
     shared.log.say(format!("task {}: {}", task.id, ended.line(is_private(&task))));
-}
-
-/// Whether the log, which every agent of the office may read, says nothing of what the task holds and of what comes of it.
-/// A task that answers a direct message shows that to its receiver and to operators only. One that answers the group is
-/// treated alike: on the wire both say no more than that a message is their cause.
-fn is_private(task: &Task) -> bool {
-    task.cause.starts_with("message/")
 }
 
 async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {

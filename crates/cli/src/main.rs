@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     let outcome = match is_agent_run() {
         true => mi_agent::init::settle()
             .map_err(|error| Failure::io("the agent cannot start", &error))
-            .and_then(|()| client_runtime()?.block_on(run_agent())),
+            .and_then(|()| run_agent()),
         false => {
             if let Some(code) = complete::answered() {
                 return code;
@@ -74,7 +74,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Up(args) => server_runtime()?.block_on(serve::up(args, &global)),
         Command::Serve(args) => server_runtime()?.block_on(serve::serve(*args, &global)),
-        Command::Agents(AgentsCommand::Run) => client_runtime()?.block_on(run_agent()),
+        Command::Agents(AgentsCommand::Run) => run_agent(),
         Command::Agents(AgentsCommand::Pack { path }) => commands::cp::pack(&path),
         Command::Agents(AgentsCommand::Unpack { path, name }) => commands::cp::unpack(&path, &name),
         Command::Doctor(args) => client_runtime()?.block_on(commands::doctor::run(*args, &global)),
@@ -99,11 +99,10 @@ fn started(runtime: std::io::Result<Runtime>) -> Result<Runtime, Failure> {
     runtime.map_err(|error| Failure::io("the runtime cannot start", &error))
 }
 
-async fn run_agent() -> Result<(), Failure> {
+fn run_agent() -> Result<(), Failure> {
     let told = |error: mi_agent::AgentError| Failure::new(error.to_string());
     let config = mi_agent::AgentConfig::from_env().map_err(told)?;
-    let stop = stop_signal()?;
-    mi_agent::run(config, stop).await.map_err(told)
+    started(mi_agent::runtime())?.block_on(async { mi_agent::run(config, stop_signal()?).await.map_err(told) })
 }
 
 /// Resolves when somebody wants this process to end.

@@ -2,14 +2,15 @@
 
 mod gather;
 
-use std::{fs, path::Path};
+use std::{fs::File, path::Path, sync::Arc};
 
 use mi_kernel::receipt::Artifact;
 use mi_proto::v1::{Task, UploadHeader};
 use tonic::{Code, Status};
 
 use self::gather::{Gathered, Roots, gather};
-use super::{Shared, drive};
+use super::{drive, shared::Shared};
+use crate::blocking::blocking;
 
 /// What a task published.
 pub(super) struct Published {
@@ -25,19 +26,20 @@ pub(super) struct Published {
 /// Sentences that name what was meant to be published and cannot be.
 pub(super) async fn publish(shared: &Shared, task: &Task, directory: &Path) -> Result<Published, String> {
     let (workspace, directory) = (shared.config.workspace.clone(), directory.to_owned());
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = blocking(move || {
         let roots =
             Roots::open(&workspace, &directory).map_err(|error| format!("$MI_ARTIFACTS cannot be read: {error}"))?;
-        Ok::<_, String>((gather(&roots, &directory)?, roots))
+        Ok::<_, String>((gather(&roots, &directory)?, Arc::new(roots)))
     });
-    let (gathered, roots) = looked.await.map_err(|error| error.to_string())??;
+    let (gathered, roots) = looked.await?;
     let Gathered { files, mut left_out, mut wrong, .. } = gathered;
     let mut artifacts = Vec::new();
     // Nothing is published by halves when that is known before.
     if wrong.is_empty() {
         for (name, place) in files {
-            let file = match roots.file(&place) {
-                Ok(file) => file,
+            let roots = roots.clone();
+            let file = match blocking(move || roots.file(&place)).await {
+                Ok(file) => Arc::new(file),
                 Err(error) => {
                     wrong.add(name, error);
                     break;
@@ -70,7 +72,7 @@ pub(super) async fn upload(
     shared: &Shared,
     path: &str,
     content_type: &str,
-    file: &fs::File,
+    file: &Arc<File>,
 ) -> Result<Artifact, Status> {
     let header = UploadHeader {
         path: path.to_owned(),

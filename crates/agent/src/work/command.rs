@@ -4,10 +4,11 @@ use mi_kernel::receipt::Artifact;
 use mi_proto::v1::Task;
 
 use super::{
-    Shared, artifacts,
-    lease::{Done, Failed, Outcome},
+    artifacts,
+    outcome::{Done, Failed, Outcome},
     output::{KEPT, Output},
     script::{self, Ran},
+    shared::Shared,
 };
 
 /// How much of each output goes into the error of a failed attempt, which takes less than a result.

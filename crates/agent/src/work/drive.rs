@@ -1,6 +1,6 @@
 //! Files into the drive and out of it.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
 
 use mi_client::{jittered, reason};
 use mi_proto::v1::{self, DownloadFileRequest, UploadFileRequest, UploadHeader, upload_file_request::Part};
@@ -9,8 +9,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use super::Shared;
-use crate::{BACKOFF, passes};
+use super::shared::Shared;
+use crate::{
+    blocking::blocking,
+    retry::{BACKOFF, passes},
+};
 
 const CHUNK: usize = 256 << 10;
 /// Tries of one upload that the platform is there for.
@@ -21,7 +24,7 @@ const TRIES: u32 = 6;
 ///
 /// # Errors
 /// The platform's last word.
-pub(super) async fn upload(shared: &Shared, header: UploadHeader, file: &File) -> Result<v1::File, Status> {
+pub(super) async fn upload(shared: &Shared, header: UploadHeader, file: &Arc<File>) -> Result<v1::File, Status> {
     let request_id = Uuid::new_v4().to_string();
     let header = UploadHeader { office_id: shared.office_id.clone(), request_id, ..header };
     let (mut failures, mut tries) = (0, 0);
@@ -44,12 +47,12 @@ fn is_not_there(status: &Status) -> bool {
     status.code() == Code::Unavailable || ["UPLOADS_BUSY", "TOO_MANY_UPLOADS"].contains(&&*reason(status))
 }
 
-async fn attempt(shared: &Shared, header: UploadHeader, file: &File) -> Result<v1::File, Status> {
+async fn attempt(shared: &Shared, header: UploadHeader, file: &Arc<File>) -> Result<v1::File, Status> {
     let unreadable = |error: io::Error| Status::data_loss(format!("the file cannot be read: {error}"));
     let (send, parts) = mpsc::channel(2);
     // By itself, so that nobody who stops waiting for the answer makes the half of a file look like the whole.
     #[expect(clippy::disallowed_methods, reason = "it ends with the call that it feeds")]
-    let feeder = tokio::spawn(feed(file.try_clone().map_err(unreadable)?, header, send));
+    let feeder = tokio::spawn(feed(file.clone(), header, send));
     let answer = shared.client.drive().upload_file(ReceiverStream::new(parts)).await;
     if let Ok(Err(error)) = feeder.await {
         return Err(unreadable(error));
@@ -59,20 +62,27 @@ async fn attempt(shared: &Shared, header: UploadHeader, file: &File) -> Result<v
 
 /// Sends the file. An end is said to be the end only when it is: after an error comes a message that is never right, for
 /// which the platform drops what it has.
-async fn feed(file: File, header: UploadHeader, send: mpsc::Sender<UploadFileRequest>) -> io::Result<()> {
+async fn feed(file: Arc<File>, header: UploadHeader, send: mpsc::Sender<UploadFileRequest>) -> io::Result<()> {
     let part = |part| UploadFileRequest { part };
     let mut next = Some(Part::Header(header));
-    let (mut offset, mut chunk) = (0, vec![0; CHUNK]);
+    let mut offset = 0;
     while let Some(sent) = next {
         // Nobody listens any more: the call has its answer.
         if send.send(part(Some(sent))).await.is_err() {
             return Ok(());
         }
-        next = match file.read_at(&mut chunk, offset) {
-            Ok(0) => None,
-            Ok(count) => {
-                offset += count as u64;
-                Some(Part::Chunk(chunk[..count].to_vec().into()))
+        let file = file.clone();
+        let read = blocking(move || {
+            let mut chunk = vec![0; CHUNK];
+            let count = file.read_at(&mut chunk, offset)?;
+            chunk.truncate(count);
+            Ok::<_, io::Error>(chunk)
+        });
+        next = match read.await {
+            Ok(chunk) if chunk.is_empty() => None,
+            Ok(chunk) => {
+                offset += chunk.len() as u64;
+                Some(Part::Chunk(chunk.into()))
             }
             Err(error) => {
                 let _ = send.send(part(None)).await;

@@ -19,9 +19,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{
-    Shared,
     processes::{self, Processes},
     script::AFTERWARDS,
+    shared::Shared,
     surroundings::Surroundings,
     terminal::Terminal,
 };
@@ -66,6 +66,7 @@ impl Execs {
     /// Kills what is under way.
     pub(crate) async fn stop(mut self) {
         self.running.shutdown().await;
+        processes::cleared().await;
     }
 }
 
@@ -157,11 +158,12 @@ async fn perform(
     out: &Out,
     answers: &mut Streaming<ServeExecResponse>,
 ) -> Option<i32> {
-    let started = Surroundings::new(shared, "exec-").and_then(|surroundings| {
+    let started = async {
+        let surroundings = Surroundings::new(shared, "exec-").await?;
         let (processes, pipes) = spawn(shared, &surroundings, start)?;
-        Ok((surroundings, processes, pipes))
-    });
-    let (_surroundings, mut processes, pipes) = match started {
+        Ok::<_, io::Error>((surroundings, processes, pipes))
+    };
+    let (_surroundings, mut processes, pipes) = match started.await {
         Ok(started) => started,
         Err(error) => {
             let text = format!("{}: {error}\n", start.command.first().map_or("", String::as_str));

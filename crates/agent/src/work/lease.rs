@@ -5,74 +5,19 @@ use std::time::Duration;
 use mi_client::{ClientError, jittered};
 use mi_kernel::{
     Clock, SystemClock,
-    receipt::{self, Artifact, Command, Receipt, sha256_hex},
+    receipt::{Command, Receipt, sha256_hex},
 };
 use mi_proto::v1::{CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, Task};
 use tonic::{Code, Response, Status};
 
-use super::{Shared, duration, soon};
-use crate::BACKOFF;
+use super::{
+    outcome::{Done, Ended, Failed, Outcome},
+    shared::{Shared, duration},
+};
+use crate::retry::{BACKOFF, soon};
 
 /// Longest error, a rule of the platform.
 const MAX_ERROR: usize = 64 << 10;
-
-/// What came of the work.
-pub(super) enum Outcome {
-    Done(Done),
-    Failed(Failed),
-    /// Unfinished, for no fault of the task.
-    Released,
-    /// Reported already; what came of that.
-    Reported(Ended),
-}
-
-/// How an attempt ended, for the log.
-pub(super) struct Ended {
-    pub(super) how: &'static str,
-    /// May hold words of the task; empty: there is nothing to say.
-    pub(super) why: String,
-}
-
-impl Ended {
-    /// It is done.
-    pub(super) fn done() -> Self {
-        Self { how: "done", why: String::new() }
-    }
-
-    /// It was completed after it was lost.
-    pub(super) fn too_late(status: &Status) -> Self {
-        Self { how: "the completion came too late", why: status.message().into() }
-    }
-
-    /// The line, of a private task without any words of it.
-    pub(super) fn line(self, private: bool) -> String {
-        match private || self.why.is_empty() {
-            true => self.how.into(),
-            false => format!("{}: {}", self.how, self.why),
-        }
-    }
-}
-
-/// Work that is done.
-pub(super) struct Done {
-    pub(super) result: String,
-    pub(super) artifacts: Vec<Artifact>,
-    pub(super) commands: Vec<Command>,
-}
-
-/// An attempt that failed.
-pub(super) struct Failed {
-    pub(super) error: String,
-    pub(super) retryable: bool,
-    pub(super) loop_detected: bool,
-}
-
-impl Failed {
-    /// Another attempt may do better.
-    pub(super) fn retryable(error: String) -> Self {
-        Self { error, retryable: true, loop_detected: false }
-    }
-}
 
 /// A task that this agent holds.
 pub(super) struct Lease<'a> {
@@ -233,5 +178,5 @@ pub(super) fn lost(code: Code) -> bool {
 
 /// What a receipt says of a script.
 pub(super) fn command(script: &str, exit_code: i32) -> Command {
-    receipt::Command { sha256: sha256_hex(script.as_bytes()), exit_code }
+    Command { sha256: sha256_hex(script.as_bytes()), exit_code }
 }

@@ -3,23 +3,24 @@
 //! Whatever the model does, the attempt ends: with a result, with a reason, or given back to wait for subtasks.
 
 mod anthropic;
+mod conversation;
 mod http;
 mod openai;
 mod prompt;
 mod sse;
 mod tools;
 
-use std::time::Duration;
-
-use mi_kernel::receipt::Command;
 use mi_proto::v1::Task;
-use serde_json::{Value, json};
 
 pub(super) use self::http::Model;
-use self::tools::{Said, Tools};
+use self::{
+    conversation::{Call, Reply, Tokens, Turn, used_up},
+    tools::{Said, Tools},
+};
 use super::{
-    Shared, is_private,
-    lease::{Failed, Lease, Outcome},
+    lease::Lease,
+    outcome::{Failed, Outcome},
+    shared::{Shared, is_private},
 };
 use crate::config::ModelConfig;
 
@@ -44,74 +45,6 @@ const CUT_CALL: &str = "error: not done: your answer was cut off at the model's 
 const TOO_LONG: &str = "its answers are cut off at its length limit";
 const TOO_MANY_CALLS: &str = "error: not done: one answer had more calls than are done at once. Call again.";
 
-/// One turn of the conversation.
-pub(super) enum Turn {
-    /// What the agent's program says.
-    User(String),
-    /// What the model said.
-    Model { text: String, calls: Vec<Call> },
-    /// What came of the calls, each with the id of its call.
-    Results(Vec<(String, String)>),
-}
-
-/// A tool that the model calls.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Call {
-    pub(super) id: String,
-    pub(super) name: String,
-    /// As the model wrote them: JSON, if it knows how.
-    pub(super) arguments: String,
-}
-
-impl Call {
-    /// The arguments as the model is shown them again: servers take nothing but an object, and the model is told of what
-    /// is none in the result.
-    fn object(&self) -> Value {
-        serde_json::from_str(&self.arguments).ok().filter(Value::is_object).unwrap_or_else(|| json!({}))
-    }
-}
-
-/// An answer of the model.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct Reply {
-    pub(super) text: String,
-    pub(super) calls: Vec<Call>,
-    /// Tokens of the request and the answer; 0: it was not said.
-    pub(super) tokens: u64,
-    /// It ends at the model's length limit, anywhere.
-    pub(super) cut: bool,
-}
-
-/// The tokens of a task.
-pub(super) struct Tokens {
-    used: u64,
-    most: u64,
-}
-
-impl Tokens {
-    fn use_up(&mut self, tokens: u64) {
-        self.used = self.used.saturating_add(tokens);
-    }
-
-    /// Whether there are so many left.
-    fn have(&self, tokens: u64) -> bool {
-        self.used.saturating_add(tokens) <= self.most
-    }
-
-    /// How a task ends that wants more.
-    fn used_up(&self) -> Failed {
-        used_up(format!("the {} tokens of a task", self.most))
-    }
-}
-
-/// A tool as the model is told of it.
-pub(super) struct Offer {
-    pub(super) name: &'static str,
-    pub(super) description: &'static str,
-    /// JSON schema of its arguments.
-    pub(super) schema: Value,
-}
-
 /// Works on the task until it ends.
 pub(super) async fn run(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {
     let Some((config, model)) = shared.model() else {
@@ -123,11 +56,6 @@ pub(super) async fn run(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outc
         Ok(outcome) => outcome,
         Err(_) => Outcome::Failed(used_up(format!("the {} s that a model may work on a task", config.limit.as_secs()))),
     }
-}
-
-/// A ceiling that was reached: the next attempt would reach it too.
-fn used_up(what: String) -> Failed {
-    Failed { error: format!("{what} are used up"), retryable: false, loop_detected: false }
 }
 
 /// One conversation.
@@ -272,19 +200,3 @@ impl Same {
         self.times >= SAME_CALLS
     }
 }
-
-/// What commands the model ran, for the receipt; the first ones, if they are too many for it.
-const MAX_COMMANDS: usize = 200;
-
-fn note(commands: &mut Vec<Command>, command: Command) {
-    if commands.len() < MAX_COMMANDS {
-        commands.push(command);
-    }
-}
-
-/// Wall time of a task, steps and tokens, unless told otherwise.
-pub(crate) const LIMIT: Duration = Duration::from_secs(900);
-/// Answers of the model for one task.
-pub(crate) const STEPS: u32 = 50;
-/// Tokens in and out for one task.
-pub(crate) const TOKENS: u64 = 200_000;

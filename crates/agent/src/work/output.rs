@@ -1,12 +1,15 @@
 //! What a script prints: each line to the log, the end of it for the result, and the whole in a file when that is longer.
 
-use std::{fs::File, io::Write, path::Path};
+use std::{fs::File, io::Write, path::Path, sync::Arc};
 
 use mi_proto::v1::LogStream;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use crate::logs::{Log, MAX_LINE};
+use crate::{
+    blocking::blocking,
+    logs::{Log, MAX_LINE},
+};
 
 /// How much is kept for the result.
 pub(super) const KEPT: usize = 48 << 10;
@@ -26,7 +29,7 @@ pub(super) struct Output {
     line: Vec<u8>,
     tail: Vec<u8>,
     total: u64,
-    whole: Option<File>,
+    whole: Option<Arc<File>>,
     /// Bytes in `whole`.
     written: u64,
     /// Why `whole` is not the whole.
@@ -44,7 +47,7 @@ impl Output {
         let mut chunk = vec![0; CHUNK];
         // A pipe that cannot be read has nothing more to say.
         while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
-            self.keep(&chunk[..count], directory);
+            self.keep(&chunk[..count], directory).await;
             for part in chunk[..count].split_inclusive(|byte| *byte == b'\n') {
                 let room = MAX_LINE.saturating_sub(self.line.len());
                 let ends = part.ends_with(b"\n");
@@ -68,46 +71,49 @@ impl Output {
         }
     }
 
-    fn keep(&mut self, bytes: &[u8], directory: &Path) {
+    async fn keep(&mut self, bytes: &[u8], directory: &Path) {
+        // First of all here, where it stays if this is dropped.
         self.total += bytes.len() as u64;
-        if self.total > KEPT as u64 {
-            self.keep_whole(directory);
-        }
-        self.write(bytes);
         self.tail.extend_from_slice(bytes);
+        if self.whole.is_some() {
+            self.write(bytes).await;
+        } else if self.total > KEPT as u64 {
+            self.keep_whole(directory).await;
+        }
         if self.tail.len() > 2 * KEPT {
             self.tail.drain(..self.tail.len() - KEPT);
         }
     }
 
     /// Ends it. What is no text cannot be in the result as it is, so that the whole of it is kept, however short.
-    pub(super) fn finish(&mut self, directory: &Path) {
-        if !self.is_text() {
-            self.keep_whole(directory);
+    pub(super) async fn finish(&mut self, directory: &Path) {
+        if self.total > KEPT as u64 || !self.is_text() {
+            self.keep_whole(directory).await;
         }
     }
 
     /// Begins the file with what was read so far, unless there is one.
-    fn keep_whole(&mut self, directory: &Path) {
+    async fn keep_whole(&mut self, directory: &Path) {
         if self.whole.is_some() || self.cut.is_some() {
             return;
         }
-        let so_far = std::mem::take(&mut self.tail);
-        match tempfile::tempfile_in(directory) {
+        let directory = directory.to_owned();
+        match blocking(move || tempfile::tempfile_in(directory)).await {
             Ok(file) => {
-                self.whole = Some(file);
-                self.write(&so_far);
+                self.whole = Some(Arc::new(file));
+                let so_far = self.tail.clone();
+                self.write(&so_far).await;
             }
             Err(error) => self.cut = Some(error.to_string()),
         }
-        self.tail = so_far;
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        let Some(file) = self.whole.as_mut().filter(|_| self.cut.is_none()) else { return };
+    async fn write(&mut self, bytes: &[u8]) {
+        let Some(file) = self.whole.clone().filter(|_| self.cut.is_none()) else { return };
         let most = largest_file();
         let fits = bytes.len().min(usize::try_from(most - self.written).unwrap_or(usize::MAX));
-        match file.write_all(&bytes[..fits]) {
+        let written = bytes[..fits].to_vec();
+        match blocking(move || (&*file).write_all(&written)).await {
             Ok(()) => self.written += fits as u64,
             Err(error) => self.cut = Some(error.to_string()),
         }
@@ -126,7 +132,7 @@ impl Output {
     }
 
     /// All of it, when that is more than is kept here, or no text; and what is wrong with it.
-    pub(super) fn whole(&self) -> Option<(&File, Option<&str>)> {
+    pub(super) fn whole(&self) -> Option<(&Arc<File>, Option<&str>)> {
         Some((self.whole.as_ref()?, self.cut.as_deref()))
     }
 

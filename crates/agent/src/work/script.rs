@@ -8,11 +8,13 @@ use mi_kernel::receipt::Command as Receipt;
 use mi_proto::v1::{LogStream, Task};
 
 use super::{
-    Shared, is_private, lease,
+    lease,
     output::{KEPT, Output},
     processes::{KILLED, Processes, code},
+    shared::{Shared, is_private},
     surroundings::Surroundings,
 };
+use crate::blocking::blocking;
 
 /// How long output may come after the script has ended, from what it left running.
 pub(super) const AFTERWARDS: Duration = Duration::from_secs(1);
@@ -65,11 +67,11 @@ impl Ran {
 
 /// Runs it.
 pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Duration) -> io::Result<Ran> {
-    let surroundings = Surroundings::new(shared, "task-")?;
+    let surroundings = Surroundings::new(shared, "task-").await?;
     let directory = surroundings.path();
     let (file, artifacts) = (directory.join("script"), directory.join("artifacts"));
-    fs::write(&file, script)?;
-    fs::create_dir(&artifacts)?;
+    let (written, made, content) = (file.clone(), artifacts.clone(), script.to_owned());
+    blocking(move || fs::write(written, content).and_then(|()| fs::create_dir(made))).await?;
     let mut command = surroundings.command(shared, "/bin/sh");
     command
         .arg(&file)
@@ -111,7 +113,7 @@ pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Durat
         status
     };
     for output in [&mut stdout, &mut stderr] {
-        output.finish(directory);
+        output.finish(directory).await;
     }
     let exit_code = status.map(code);
     let receipt = lease::command(script, exit_code.unwrap_or(KILLED));

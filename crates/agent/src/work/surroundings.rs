@@ -1,46 +1,68 @@
 //! What a program of the agent finds around it: the workspace, a directory of its own for as long as it runs, and an
 //! environment without what is none of its business.
 
-use std::{fs, io, os::unix::fs::symlink, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+};
 
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::{process::Command, runtime::Handle, task::spawn_blocking};
 
-use super::Shared;
+use super::shared::Shared;
+use crate::blocking::blocking;
 
 /// Variables of the agent's own that are none of a program's business.
 const WITHHELD: &[&str] =
     &["MI_ENROL_TOKEN", "MI_NEW_IDENTITY", "MI_MODEL_API", "MI_MODEL_ID", "MI_MODEL_URL", "MI_MODEL_KEY"];
 
-/// See the module. The directory goes when this is dropped.
+/// The directory and the environment of one run of a program. The directory is removed when this is dropped.
 pub(super) struct Surroundings {
-    directory: TempDir,
+    path: PathBuf,
+    /// None: it is being removed.
+    directory: Option<TempDir>,
 }
 
 impl Surroundings {
     /// Makes the directory, whose name starts like this.
-    pub(super) fn new(shared: &Shared, prefix: &str) -> io::Result<Self> {
-        let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(&shared.config.temporary)?;
-        let bin = directory.path().join("bin");
-        fs::create_dir(&bin)?;
-        // Programs use `mi` as its operators do. Within the walls it lies on no path, but it is what runs here.
-        symlink(format!("/proc/{}/exe", std::process::id()), bin.join("mi"))?;
-        Ok(Self { directory })
+    pub(super) async fn new(shared: &Shared, prefix: &'static str) -> io::Result<Self> {
+        let temporary = shared.config.temporary.clone();
+        let directory = blocking(move || -> io::Result<TempDir> {
+            let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(temporary)?;
+            let bin = directory.path().join("bin");
+            fs::create_dir(&bin)?;
+            // Programs use `mi` as its operators do. Inside the sandbox it lies on no path, but it is what runs here.
+            symlink(format!("/proc/{}/exe", std::process::id()), bin.join("mi"))?;
+            Ok(directory)
+        });
+        let directory = directory.await?;
+        Ok(Self { path: directory.path().to_owned(), directory: Some(directory) })
     }
 
     /// The directory.
     pub(super) fn path(&self) -> &Path {
-        self.directory.path()
+        &self.path
     }
 
     /// A program in the workspace.
     pub(super) fn command(&self, shared: &Shared, program: &str) -> Command {
-        let mut path = self.directory.path().join("bin").into_os_string();
+        let mut path = self.path.join("bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let mut command = bare(program);
         command.current_dir(&shared.config.workspace).env("PATH", path).env("MI_OFFICE_ID", &shared.office_id);
         command
+    }
+}
+
+impl Drop for Surroundings {
+    fn drop(&mut self) {
+        let directory = self.directory.take();
+        // A program may have left any number of files there.
+        if Handle::try_current().is_ok() {
+            drop(spawn_blocking(move || drop(directory)));
+        }
     }
 }
 

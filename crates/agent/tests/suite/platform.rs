@@ -386,7 +386,7 @@ impl Running {
         let (end, ended) = oneshot::channel();
         std::thread::spawn(move || {
             let stopped = async move { drop(stopped.wait_for(|stop| *stop).await) };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = mi_agent::runtime().expect("a runtime");
             let _ = end.send(runtime.block_on(mi_agent::run(config, stopped)));
         });
         Self { stop, ended }

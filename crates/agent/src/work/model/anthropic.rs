@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Call, Offer, Reply, Turn, http::Collect};
+use super::conversation::{Call, Collect, Offer, Reply, Turn};
 
 /// Longest answer, which this format wants to know.
 const MAX_TOKENS: u64 = 8192;

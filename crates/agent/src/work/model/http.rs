@@ -9,10 +9,15 @@ use mi_client::jittered;
 use mi_kernel::{backoff::Backoff, secret::Secret};
 use reqwest::{StatusCode, header};
 
-use super::{Offer, Reply, Tokens, Turn, anthropic, openai, sse::Events};
+use super::{
+    anthropic,
+    conversation::{Collect, Offer, Reply, Tokens, Turn},
+    openai,
+    sse::Events,
+};
 use crate::{
     config::{ModelApi, ModelConfig},
-    work::lease::Failed,
+    work::outcome::Failed,
 };
 
 /// Tries of one request.
@@ -36,18 +41,6 @@ pub(crate) struct Model {
     url: String,
     key: Option<Secret>,
     id: String,
-}
-
-/// Puts an answer together.
-pub(super) trait Collect {
-    /// Takes the data of an event; true: it was the last one.
-    ///
-    /// # Errors
-    /// What the server says is wrong.
-    fn take(&mut self, data: &str) -> Result<bool, String>;
-
-    /// The answer; none: it was cut off.
-    fn finish(self) -> Option<Reply>;
 }
 
 /// Why a try failed.

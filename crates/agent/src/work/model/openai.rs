@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Call, Offer, Reply, Turn, http::Collect};
+use super::conversation::{Call, Collect, Offer, Reply, Turn};
 
 /// The request of the next answer.
 pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer]) -> Value {

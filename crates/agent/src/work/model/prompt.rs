@@ -3,7 +3,7 @@
 use mi_proto::v1::{ListTaskNotesRequest, ListTasksRequest, ListTasksResponse, Task, TaskStatus};
 use tonic::Status;
 
-use super::super::Shared;
+use crate::work::shared::Shared;
 
 /// Subtasks and notes that are told of, each.
 const MOST: i32 = 50;

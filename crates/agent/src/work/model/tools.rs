@@ -15,13 +15,10 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::{
-    super::{
-        Shared,
-        lease::{Lease, Outcome},
-        output, script,
-    },
-    Call, Offer, note,
+use super::conversation::{Call, Offer};
+use crate::{
+    blocking::blocking,
+    work::{lease::Lease, outcome::Outcome, output, script, shared::Shared},
 };
 
 /// The tool that sends a message.
@@ -76,12 +73,21 @@ impl<'a> Tools<'a> {
     }
 
     async fn dispatch(&mut self, call: &Call) -> Result<Answer, Refused> {
-        let (shared, workspace) = (self.shared, self.shared.config.workspace.as_path());
+        let (shared, workspace) = (self.shared, self.shared.config.workspace.clone());
         Ok(match call.name.as_str() {
             "shell" => self.shell(arguments(call)?).await,
-            "read_file" => files::read(workspace, &arguments(call)?),
-            "write_file" => files::write(workspace, &arguments(call)?),
-            "list_files" => files::list(workspace, &arguments(call)?),
+            "read_file" => {
+                let asked = arguments(call)?;
+                blocking(move || files::read(&workspace, &asked)).await
+            }
+            "write_file" => {
+                let asked = arguments(call)?;
+                blocking(move || files::write(&workspace, &asked)).await
+            }
+            "list_files" => {
+                let asked = arguments(call)?;
+                blocking(move || files::list(&workspace, &asked)).await
+            }
             "drive_list" => drive::list(shared, arguments(call)?).await,
             "drive_read" => drive::read(shared, arguments(call)?).await,
             "drive_write" => drive::write(shared, arguments(call)?).await,
@@ -115,6 +121,15 @@ impl<'a> Tools<'a> {
         let text = ran.text(limit, MAX_OUTPUT, |_| None);
         note(&mut self.commands, ran.receipt);
         Ok(text)
+    }
+}
+
+/// What commands the model ran, for the receipt; the first ones, if they are too many for it.
+const MAX_COMMANDS: usize = 200;
+
+fn note(commands: &mut Vec<Command>, command: Command) {
+    if commands.len() < MAX_COMMANDS {
+        commands.push(command);
     }
 }
 

@@ -1,11 +1,12 @@
 //! Files of the drive.
 
-use std::io::Write as _;
+use std::{io::Write as _, sync::Arc};
 
 use mi_proto::v1::{ListFilesRequest, UploadHeader};
 use serde::Deserialize;
 
-use super::{super::super::drive, Answer, MAX_ANSWER, Shared, files::part, refused};
+use super::{Answer, MAX_ANSWER, Shared, files::part, refused};
+use crate::{blocking::blocking, work::drive};
 
 /// Most that is read at once; the answer also names the revision and where to go on.
 const MAX_READ: usize = MAX_ANSWER - 256;
@@ -62,8 +63,12 @@ pub(super) async fn read(shared: &Shared, asked: Read) -> Answer {
 
 pub(super) async fn write(shared: &Shared, asked: Write) -> Answer {
     let lost = |error: std::io::Error| format!("it could not be stored on the way: {error}");
-    let mut file = tempfile::tempfile_in(&shared.config.temporary).map_err(lost)?;
-    file.write_all(asked.content.as_bytes()).map_err(lost)?;
+    let (temporary, content) = (shared.config.temporary.clone(), asked.content);
+    let stored = blocking(move || {
+        let mut file = tempfile::tempfile_in(temporary)?;
+        file.write_all(content.as_bytes()).map(|()| Arc::new(file))
+    });
+    let file = stored.await.map_err(lost)?;
     let header = UploadHeader {
         path: asked.path,
         content_type: "text/plain".into(),

@@ -6,11 +6,12 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    super::{
-        super::lease::{Done, Ended, Failed, Lease, Outcome, lost},
-        prompt::{MORE, about, has_open_subtasks, stalled_subtasks, subtasks},
-    },
+    super::prompt::{MORE, about, has_open_subtasks, stalled_subtasks, subtasks},
     Answer, Refused, Shared, refused,
+};
+use crate::work::{
+    lease::{Lease, lost},
+    outcome::{Done, Ended, Failed, Outcome},
 };
 
 #[derive(Deserialize)]
