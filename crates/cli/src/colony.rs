@@ -8,7 +8,7 @@ use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{GetOfficeRequest, ListOfficesRequest, Office, OfficeStatus};
 
 use crate::{
-    commands::resource,
+    answer::resource,
     context::{Context, full_id, variable},
     failure::Failure,
     options::ColonyArg,

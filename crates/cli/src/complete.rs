@@ -13,10 +13,7 @@ use std::{
 };
 
 use clap::{ArgMatches, CommandFactory};
-use clap_complete::{
-    CompleteEnv,
-    engine::{ArgValueCompleter, CompletionCandidate, PathCompleter, ValueCompleter},
-};
+use clap_complete::{CompleteEnv, engine::CompletionCandidate};
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::{
     rules::POOL,
@@ -26,7 +23,16 @@ use mi_proto::{
     },
 };
 
-use crate::{args::Cli, context::Context, failure::Failure, options::Global, output::Resource, text::escape};
+use crate::{
+    args::Cli,
+    context::Context,
+    failure::Failure,
+    known::{self, Known},
+    options::Global,
+    output::Resource,
+    runtime,
+    text::escape,
+};
 
 /// The variable by which the shell's script asks for completions.
 pub(crate) const VARIABLE: &str = "MI_COMPLETE";
@@ -35,38 +41,9 @@ const LIMIT: Duration = Duration::from_millis(900);
 /// How much of a title is shown beside an id.
 const HELP_SHOWN: usize = 60;
 
-/// What is completed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Known {
-    Colonies,
-    Agents,
-    Backups,
-    Tasks,
-    Files,
-    Keys,
-    Roles,
-    Models,
-    Integrations,
-    /// `KEY=` of each setting.
-    Settings,
-}
-
-/// Completes an argument by all of these.
-pub(crate) fn by(kinds: &'static [Known]) -> ArgValueCompleter {
-    ArgValueCompleter::new(move |current: &OsStr| candidates(kinds, current).unwrap_or_default())
-}
-
-/// Completes an argument by all of these, and by what is in directories here.
-pub(crate) fn by_or_path(kinds: &'static [Known]) -> ArgValueCompleter {
-    ArgValueCompleter::new(move |current: &OsStr| {
-        let mut all = candidates(kinds, current).unwrap_or_default();
-        all.extend(PathCompleter::any().complete(current));
-        all
-    })
-}
-
 /// Answers the shell if it is the shell that calls.
 pub(crate) fn answered() -> Option<ExitCode> {
+    known::found_by(candidates);
     let directory = env::current_dir().ok();
     let complete = CompleteEnv::with_factory(Cli::command).var(VARIABLE);
     match complete.try_complete(env::args_os(), directory.as_deref()) {
@@ -78,7 +55,7 @@ pub(crate) fn answered() -> Option<ExitCode> {
 
 fn candidates(kinds: &[Known], current: &OsStr) -> Option<Vec<CompletionCandidate>> {
     let current = current.to_str()?;
-    let runtime = crate::client_runtime().ok()?;
+    let runtime = runtime::client().ok()?;
     let found = runtime.block_on(async { tokio::time::timeout(LIMIT, find_all(kinds, current)).await });
     // A host that is still being looked up is not waited for.
     runtime.shutdown_background();

@@ -5,7 +5,10 @@ use std::{env, path::Path, sync::Arc};
 use mi_client::{AgentKey, Client, Credential, KeyRing};
 use uuid::Uuid;
 
-use crate::{commands::join::KEY_FILE, config::Settings, failure::Failure, options::Global, output::Output};
+use crate::{config::Settings, failure::Failure, options::Global, output::Output};
+
+/// An agent's key, in its identity directory.
+pub(crate) const KEY_FILE: &str = "identity.key";
 
 /// What every client command works with.
 pub(crate) struct Context {

@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use crate::{failure::Failure, output::unwritten, stop_signal, wait::bytes_bar};
+use crate::{failure::Failure, output::unwritten, runtime::stop_signal, wait::bytes_bar};
 
 /// Who may read the file.
 #[derive(Debug, Clone, Copy)]

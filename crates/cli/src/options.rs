@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use crate::{
-    complete::{Known, by},
     failure::Failure,
+    known::{Known, by},
 };
 
 /// What every command takes.

@@ -7,7 +7,7 @@ use mi_client::jittered;
 use mi_kernel::backoff::Backoff;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{commands::settings::seconds, failure::Failure};
+use crate::{failure::Failure, text::seconds};
 
 const POLL: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
 

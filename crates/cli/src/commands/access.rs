@@ -11,11 +11,11 @@ use mi_proto::v1::{
 };
 
 use crate::{
-    commands::resource,
-    complete::{Known, by},
+    answer::resource,
     config::ConfigFile,
     context::{Context, full_id},
     failure::Failure,
+    known::{Known, by},
     options::{Global, NameArg},
     output::Resource,
     resolve,

@@ -15,10 +15,10 @@ use mi_proto::v1::{
 };
 
 use crate::{
-    commands::resource,
-    complete::{Known, by},
+    answer::resource,
     context::Context,
     failure::Failure,
+    known::{Known, by},
     options::{ColonyArg, colony_and_name},
 };
 

@@ -7,12 +7,12 @@ use mi_client::retry;
 use mi_proto::v1::{Backup, DeleteBackupRequest, DownloadBackupRequest};
 use tokio_stream::StreamExt;
 
-use super::delete;
 use crate::{
-    complete::{Known, by},
+    answer::delete,
     context::{Context, full_id},
     download::{Download, Mode},
     failure::Failure,
+    known::{Known, by},
     options::{ColonyArg, colony_and_name},
     resolve,
 };

@@ -8,13 +8,13 @@ use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{ChatMessage, ListMessagesRequest, SendMessageRequest, WatchMessagesRequest};
 use uuid::Uuid;
 
-use super::resource;
 use crate::{
-    complete::{Known, by},
+    answer::resource,
     context::Context,
     failure::Failure,
     follow::follow,
     input::standard_input,
+    known::{Known, by},
     options::ColonyArg,
     output::Output,
     text::{escape, escape_lines, precise_time},

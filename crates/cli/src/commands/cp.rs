@@ -17,7 +17,7 @@ use crate::{
     context::Context,
     exec::{self, Pieced, Pieces, Printed},
     failure::Failure,
-    stop_signal,
+    runtime::stop_signal,
     wait::spinner,
 };
 

@@ -13,12 +13,12 @@ use mi_proto::v1::{DeleteFileRequest, File, StatFileRequest, WatchChangesRequest
 
 pub(crate) use self::transfer::{download, sha256_of, upload_bytes, upload_file};
 use self::{get::GetArgs, put::PutArgs};
-use super::{delete, resource};
 use crate::{
-    complete::{Known, by},
+    answer::{delete, resource},
     context::Context,
     failure::Failure,
     follow::follow,
+    known::{Known, by},
     options::ColonyArg,
 };
 

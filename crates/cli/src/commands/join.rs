@@ -18,18 +18,18 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::Code;
 
 use crate::{
-    commands::{access::principal, resource},
-    context::Context,
+    answer::resource,
+    commands::access::principal,
+    context::{Context, KEY_FILE},
     failure::Failure,
     options::{ColonyArg, Global},
     output::Output,
-    stop_signal,
+    runtime::stop_signal,
 };
 
 /// What the platform expects of an external agent.
 const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Files in the identity directory.
-pub(crate) const KEY_FILE: &str = "identity.key";
+/// File in the identity directory, beside the key.
 const AGENT_FILE: &str = "agent.json";
 
 #[derive(Debug, Args)]

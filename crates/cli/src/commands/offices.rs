@@ -11,10 +11,11 @@ use mi_proto::v1::{
 use uuid::Uuid;
 
 use crate::{
-    commands::{resource, settings, verify},
-    complete::{Known, by},
+    answer::resource,
+    commands::{settings, verify},
     context::Context,
     failure::Failure,
+    known::{Known, by},
     options::{NameArg, key_value},
     text::escape,
     wait,

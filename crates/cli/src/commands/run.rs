@@ -15,12 +15,13 @@ use super::{
     tasks::{create, finish},
 };
 use crate::{
-    complete::{Known, by},
     context::Context,
     download::Download,
     failure::{Failure, TIMED_OUT},
+    known::{Known, by},
     options::ColonyArg,
-    stop_signal, wait,
+    runtime::stop_signal,
+    wait,
 };
 
 /// Longest title of a task, in characters.

@@ -7,7 +7,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind};
 use prost_types::FieldMask;
 use serde_json::{Map, Value};
 
-use crate::{failure::Failure, output::Resource};
+use crate::{failure::Failure, output::Resource, text::seconds};
 
 /// The settings to write and the mask that names them.
 pub(crate) fn parse(pairs: &[(String, String)]) -> Result<(OfficeSettings, FieldMask), Failure> {
@@ -70,22 +70,6 @@ fn value(field: &FieldDescriptor, text: &str) -> Result<Value, Failure> {
         }
         _ => Value::String(text.to_owned()),
     })
-}
-
-/// `90s`, `10m`, `2h`, `1d` or a bare number of seconds.
-pub(crate) fn seconds(text: &str) -> Option<u64> {
-    let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
-        Some(at) => text.split_at(at),
-        None => (text, "s"),
-    };
-    let factor = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
 }
 
 #[cfg(test)]

@@ -15,10 +15,10 @@ use mi_proto::v1::{
 use serde::Deserialize;
 
 use crate::{
-    commands::resource,
-    complete::{Known, by},
+    answer::resource,
     context::{Context, full_id},
     failure::Failure,
+    known::{Known, by},
     options::ColonyArg,
     resolve,
 };

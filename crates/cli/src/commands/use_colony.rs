@@ -3,10 +3,10 @@
 use clap::Args;
 
 use crate::{
-    complete::{Known, by},
     config::ConfigFile,
     context::{Context, variable},
     failure::Failure,
+    known::{Known, by},
 };
 
 #[derive(Debug, Args)]

@@ -14,17 +14,17 @@ use mi_proto::v1::{
 
 use super::{
     files::find,
-    resource,
     tasks::{
         finish::{is_finished, outcome},
         task_id,
     },
 };
 use crate::{
-    complete::{Known, by},
+    answer::resource,
     context::Context,
     failure::Failure,
     follow::{follow_until, watch_until},
+    known::{Known, by},
     options::ColonyArg,
     output::Resource,
     text::word,

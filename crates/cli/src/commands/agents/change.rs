@@ -10,11 +10,11 @@ use tokio::time::Instant;
 
 use super::{AgentArg, get, target};
 use crate::{
-    commands::resource,
-    complete::{Known, by},
+    answer::resource,
     context::Context,
     failure::Failure,
     input::text_or_file,
+    known::{Known, by},
     options::key_value,
     wait,
 };

@@ -23,7 +23,7 @@ use crate::{
     exec::{self, Pieces, Printed},
     failure::Failure,
     output::{Output, unwritten},
-    stop_signal,
+    runtime::stop_signal,
 };
 
 /// Exit code as the shell has it.

@@ -6,11 +6,12 @@ use mi_proto::v1::HireAgentRequest;
 use uuid::Uuid;
 
 use crate::{
-    commands::{agents::change, backups, resource},
-    complete::{Known, by},
+    answer::resource,
+    commands::{agents::change, backups},
     context::Context,
     failure::Failure,
     input::text_or_file,
+    known::{Known, by},
     options::{ColonyArg, NameArg, key_value},
 };
 

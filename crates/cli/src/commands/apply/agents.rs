@@ -10,7 +10,7 @@ use prost_types::FieldMask;
 use uuid::Uuid;
 
 use super::{Action, Report, Work, file};
-use crate::{commands::resource, failure::Failure};
+use crate::{answer::resource, failure::Failure};
 
 impl Work<'_> {
     /// Hires who is missing, and changes those who are not as the file has them.

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::{Action, Report, Work};
 use crate::{
-    commands::{offices, resource, settings},
+    answer::resource,
+    commands::{offices, settings},
     failure::Failure,
 };
 

@@ -12,8 +12,8 @@ use tonic_types::StatusExt;
 
 use super::{Action, Report, Work, file};
 use crate::{
+    answer::resource,
     commands::{
-        resource,
         run::report::Ran,
         tasks::{finish, get},
     },

@@ -20,12 +20,12 @@ use super::{
     transfer::download,
 };
 use crate::{
-    complete::{Known, by, by_or_path},
     context::Context,
     download::{Download, Mode},
     failure::Failure,
+    known::{Known, by, by_or_path},
     options::ColonyArg,
-    stop_signal,
+    runtime::stop_signal,
 };
 
 #[derive(Debug, Args)]

@@ -19,9 +19,9 @@ use super::{
     transfer::{sha256_of, upload_file, upload_stdin},
 };
 use crate::{
-    complete::{Known, by_or_path},
     context::Context,
     failure::Failure,
+    known::{Known, by_or_path},
     options::ColonyArg,
     wait::bytes_bar,
 };

@@ -23,7 +23,7 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::{commands::resource, context::Context, download::Download, failure::Failure};
+use crate::{answer::resource, context::Context, download::Download, failure::Failure};
 
 /// Bytes of one message; the platform takes twice as many.
 const CHUNK: usize = 512 << 10;

@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::{TaskArg, target};
 use crate::{
-    commands::resource,
-    complete::{Known, by},
+    answer::resource,
     context::Context,
     failure::Failure,
     input::text_or_file,
+    known::{Known, by},
 };
 
 #[derive(Debug, Args)]

@@ -9,12 +9,12 @@ use uuid::Uuid;
 
 use super::{Kind, finish, task_id};
 use crate::{
-    commands::resource,
-    complete::{Known, by},
+    answer::resource,
     context::Context,
     failure::Failure,
     follow::taken,
     input::{standard_input, text_or_file},
+    known::{Known, by},
     options::ColonyArg,
     wait,
 };

@@ -21,9 +21,9 @@ use tonic::Code;
 
 use super::{get, task_id};
 use crate::{
-    complete::{Known, by},
     context::Context,
     failure::Failure,
+    known::{Known, by},
     options::ColonyArg,
     output::Resource,
     text::time,

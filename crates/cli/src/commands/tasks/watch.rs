@@ -18,10 +18,10 @@ use tonic::{Response, Status, Streaming};
 
 use super::{finish::is_finished, task_id};
 use crate::{
-    complete::{Known, by},
     context::Context,
     failure::Failure,
     follow::{follow, follow_until},
+    known::{Known, by},
     options::ColonyArg,
     output::{Resource, rendered},
 };

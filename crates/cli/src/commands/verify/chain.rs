@@ -6,7 +6,7 @@ use mi_proto::v1::{ActivityEvent, ActivityHead, GetActivityHeadRequest, ListActi
 use mi_rpc::convert::event_from_wire;
 
 use super::Report;
-use crate::{commands::resource, context::Context, failure::Failure};
+use crate::{answer::resource, context::Context, failure::Failure};
 
 const MAX_PAGE_SIZE: i32 = 200;
 /// A refusal is in the feed a moment after it happened.

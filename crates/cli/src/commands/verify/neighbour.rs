@@ -9,7 +9,7 @@ use mi_proto::v1::{CreateInviteRequest, CreateOfficeRequest, DeleteOfficeRequest
 use tempfile::TempDir;
 use tonic::Code;
 
-use crate::{commands::resource, context::Context, failure::Failure};
+use crate::{answer::resource, context::Context, failure::Failure};
 
 /// Name of the colony and of the agent that joins it.
 const NAME: &str = "wall check";
