@@ -1,4 +1,4 @@
-//! A check of the walls from inside: what an agent tries when its hirer asks for it, and says in its log.
+//! A check of the isolation from inside: what an agent tries when its hirer asks for it, and says in its log.
 //!
 //! `mi colonies verify` hires a throw-away agent with these variables. Whatever runs an agent, this is what its programs
 //! could do there.
@@ -17,16 +17,16 @@ use tonic::Code;
 
 use crate::{blocking::blocking, config::AgentConfig, logs::Log};
 
-/// Asks for the check.
-pub const ASK: &str = "WALL_CHECK";
+/// The variable that asks for the check.
+pub const ASK: &str = "ISOLATION_CHECK";
 /// Files that the agent must not read, one path after the other, separated by colons.
-pub const PATHS: &str = "WALL_CHECK_PATHS";
+pub const PATHS: &str = "ISOLATION_CHECK_PATHS";
 /// Addresses that it must not reach, separated by commas.
-pub const ADDRESSES: &str = "WALL_CHECK_ADDRESSES";
+pub const ADDRESSES: &str = "ISOLATION_CHECK_ADDRESSES";
 /// How a line about one probe begins; JSON follows.
-pub const LINE: &str = "wall-check: ";
-/// The last line.
-pub const DONE: &str = "wall-check done";
+pub const LINE: &str = "isolation-check: ";
+/// The last line of the check.
+pub const DONE: &str = "isolation-check done";
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Tries everything, if the environment asks for it.
@@ -48,21 +48,21 @@ pub(crate) async fn run(config: &AgentConfig, anonymous: &Client, log: &Log) {
     });
     let mut found = tried.await;
     found.push(replay(config, anonymous).await);
-    for (wall, probe, outcome) in found {
+    for (layer, probe, outcome) in found {
         let (hole, detail) = match outcome {
             Ok(detail) => (true, detail),
             Err(detail) => (false, detail),
         };
-        log.say(format!("{LINE}{}", json!({ "wall": wall, "probe": probe, "hole": hole, "detail": detail })));
+        log.say(format!("{LINE}{}", json!({ "layer": layer, "probe": probe, "hole": hole, "detail": detail })));
     }
     log.say(DONE.into());
 }
 
-/// A wall, what was tried, and either what it led to or what stood in the way.
+/// A layer of isolation, what was tried, and either what it led to or what stood in the way.
 type Tried = (&'static str, String, Result<String, String>);
 
-fn tried<T>(wall: &'static str, probe: String, outcome: io::Result<T>) -> Tried {
-    (wall, probe, outcome.map(|_| "it worked".to_owned()).map_err(|error| error.to_string()))
+fn tried<T>(layer: &'static str, probe: String, outcome: io::Result<T>) -> Tried {
+    (layer, probe, outcome.map(|_| "it worked".to_owned()).map_err(|error| error.to_string()))
 }
 
 fn files(paths: &[String]) -> Vec<Tried> {
@@ -74,7 +74,7 @@ fn files(paths: &[String]) -> Vec<Tried> {
     let mut found: Vec<Tried> =
         paths.iter().chain(&own).map(|path| tried("files", format!("read {path}"), read(path))).collect();
     for directory in ["/usr", "/etc", "/"] {
-        let file = Path::new(directory).join(".wall-check");
+        let file = Path::new(directory).join(".isolation-check");
         let written = fs::write(&file, "");
         let _ = fs::remove_file(&file);
         found.push(tried("files", format!("write to {directory}"), written));

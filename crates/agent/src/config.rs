@@ -19,9 +19,9 @@ pub struct AgentConfig {
     pub agent_id: AgentId,
     /// `MI_AGENT_NAME`: its name.
     pub agent_name: String,
-    /// `MI_GENERATION`: what this compute was started for.
+    /// `MI_GENERATION`: what this instance was started for.
     pub generation: i64,
-    /// `MI_INSTANCE_ID`: this compute.
+    /// `MI_INSTANCE_ID`: this instance.
     pub instance_id: String,
     /// `MI_ENROL_TOKEN`: the single-use token that vouches for the agent's key.
     pub enrol_token: Secret,
@@ -29,7 +29,7 @@ pub struct AgentConfig {
     pub identity_dir: PathBuf,
     /// `MI_NEW_IDENTITY=1`: the key there is dead, make another.
     pub new_identity: bool,
-    /// How it works.
+    /// What concerns its work.
     pub work: WorkConfig,
 }
 
@@ -66,18 +66,18 @@ pub struct ModelConfig {
     pub id: String,
     /// How many answers of the model a task may take.
     pub steps: u32,
-    /// How long.
+    /// How long it may work on a task.
     pub limit: Duration,
-    /// How many tokens, in and out.
+    /// How many tokens a task may take, in and out.
     pub tokens: u64,
 }
 
 /// How a model server is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelApi {
-    /// Chat completions.
+    /// The chat completions of OpenAI, which many servers speak.
     OpenAi,
-    /// Messages.
+    /// The messages of Anthropic.
     Anthropic,
 }
 

@@ -9,7 +9,7 @@ pub enum AgentError {
     /// The environment is not one that the platform made.
     #[error("environment variable {name} {problem}; `mi agent run` is started by the platform, not by hand")]
     Environment {
-        /// The variable.
+        /// The name of the variable.
         name: &'static str,
         /// What is wrong with it.
         problem: &'static str,

@@ -33,7 +33,7 @@ pub(crate) async fn enrol(
 }
 
 /// Makes and enrols a new key, once the platform has laid a token for it: the old one was revoked. False: it lays none,
-/// and this compute is no longer wanted.
+/// and this instance is no longer wanted.
 pub(crate) async fn renew(config: &AgentConfig, anonymous: &Client, ring: &KeyRing) -> Result<bool, AgentError> {
     let file = config.identity_dir.join(TOKEN_FILE);
     let waited = tokio::time::timeout(PATIENCE, async {

@@ -32,7 +32,7 @@ use crate::{
 /// How long the last log lines may take at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
-/// Works until `stop` resolves or the platform no longer wants this compute.
+/// Works until `stop` resolves or the platform no longer wants this instance.
 ///
 /// # Errors
 /// When the agent cannot become what its environment says it is: a broken key, a refused token.

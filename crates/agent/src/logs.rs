@@ -45,7 +45,7 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// Says a line.
+    /// Logs a line of the agent's own.
     pub(crate) fn say(&self, mut text: String) {
         text.truncate(text.floor_char_boundary(MAX_LINE));
         // Closed: the shipper has given up and said so.
@@ -133,7 +133,7 @@ struct Shipper {
     client: Client,
 }
 
-/// An open stream.
+/// An open call of AppendLogs.
 struct Open {
     send: mpsc::Sender<AppendLogsRequest>,
     answers: Streaming<AppendLogsResponse>,

@@ -20,14 +20,14 @@ use crate::{
 /// What the platform expects between two messages.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// What a status on the session means for this compute.
+/// What a status on the session means for this instance.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
     /// The platform is away for a moment.
     Reconnect,
-    /// The key is dead: there may be a new one to make, or this compute is no longer wanted.
+    /// The key is dead: there may be a new one to make, or this instance is no longer wanted.
     Revoked,
-    /// This compute is no longer the wanted one.
+    /// This instance is no longer the wanted one.
     Unwanted,
     /// Something is wrong that trying again does not cure.
     Refused,

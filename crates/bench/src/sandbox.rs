@@ -1,4 +1,4 @@
-//! `sandbox`: what the walls add to the start of a compute, until its program runs.
+//! `sandbox`: what the sandbox adds to the start of an instance, until its program runs.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,10 +19,10 @@ const STARTS: usize = 100;
 
 pub(crate) async fn run() -> Result<Table> {
     let dir = tempfile::tempdir()?;
-    let (bare, walled) = (open(dir.path(), SandboxMode::Off)?, open(dir.path(), SandboxMode::Required)?);
+    let (bare, sandboxed) = (open(dir.path(), SandboxMode::Off)?, open(dir.path(), SandboxMode::Required)?);
     let (mut without, mut with, mut added) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let (off, on) = (starts(&bare).await?, starts(&walled).await?);
+        let (off, on) = (starts(&bare).await?, starts(&sandboxed).await?);
         without.push(off);
         with.push(on);
         added.push(on - off);
@@ -30,19 +30,19 @@ pub(crate) async fn run() -> Result<Table> {
     let mut table = Table::new("sandbox");
     table.row("start without, p50", "ms", &without);
     table.row("start within, p50", "ms", &with);
-    table.goal("what the walls add, p50", "ms", &added, Goal::AtMost(10.0));
+    table.goal("what the sandbox adds, p50", "ms", &added, Goal::AtMost(10.0));
     Ok(table)
 }
 
 fn open(dir: &Path, mode: SandboxMode) -> Result<ProcessRuntime> {
-    // What computes print is not read; this program prints nothing.
+    // What instances print is not read; this program prints nothing.
     let (lines, _) = mpsc::channel(1);
     let mut config = ProcessConfig::new(dir.join(format!("{mode:?}")), mode);
     config.program = Program { path: "/bin/true".into(), arguments: vec!["true".into()] };
     Ok(ProcessRuntime::open(config, lines, SystemClock::shared(), &Tasks::new())?)
 }
 
-/// Milliseconds until the program of a compute runs.
+/// Milliseconds until the program of an instance runs.
 async fn starts(runtime: &ProcessRuntime) -> Result<f64> {
     let place = Place { office_id: OfficeId::new(), agent_id: AgentId::new() };
     runtime.prepare(place, None).await?;

@@ -121,10 +121,10 @@ pub(crate) struct PlatformArgs {
     /// Most tasks of a colony that are not finished
     #[arg(long, value_name = "N", env = "MI_MAX_OPEN_TASKS", default_value_t = Quotas::default().open_tasks)]
     max_open_tasks: u32,
-    /// Where agents compute
+    /// Where agents run
     #[arg(long, default_value = "process")]
     runtime: RuntimeKind,
-    /// Whether agents are walled off: only start when they are, as far as this kernel can, or not at all
+    /// Whether agents are sandboxed: only start when they are, as far as this kernel can, or not at all
     #[arg(long, value_name = "MODE", env = "MI_SANDBOX", default_value = "auto")]
     sandbox: Sandbox,
     /// How agents speak to their model server; without one they run scripts only
@@ -165,17 +165,17 @@ pub(crate) enum Role {
     Activity,
 }
 
-/// Where agents compute.
+/// Where agents run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RuntimeKind {
     /// In sandboxed child processes.
     Process,
 }
 
-/// Whether agents are walled off.
+/// Whether agents are sandboxed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sandbox {
-    /// Do not start where a wall is missing.
+    /// Do not start where a layer of the sandbox is missing.
     Required,
     /// Warn of what is missing, and report it.
     Auto,

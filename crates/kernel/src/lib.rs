@@ -10,12 +10,12 @@ pub mod error;
 pub mod event;
 pub mod exec;
 pub mod id;
+pub mod isolation;
 pub mod page;
 pub mod public_key;
 pub mod receipt;
 pub mod secret;
 pub mod text;
-pub mod wall;
 
 pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};

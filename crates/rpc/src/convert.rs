@@ -3,7 +3,7 @@
 use mi_kernel::{
     Actor, Error, EventId, OfficeId, Result, Time,
     event::{Category, Event},
-    wall::{WallCheck, WallState},
+    isolation::{IsolationCheck, IsolationState},
 };
 use mi_proto::v1;
 use prost_types::{ListValue, Struct, Timestamp, Value, value::Kind};
@@ -110,13 +110,13 @@ pub fn event_from_wire(event: v1::ActivityEvent) -> Result<Event> {
 }
 
 /// What a probe found, for the wire.
-pub fn wall_check(check: WallCheck) -> v1::WallCheck {
+pub fn isolation_check(check: IsolationCheck) -> v1::IsolationCheck {
     let state = match check.state {
-        WallState::Holds => v1::WallState::Holds,
-        WallState::Hole => v1::WallState::Hole,
-        WallState::Absent => v1::WallState::Absent,
+        IsolationState::Holds => v1::IsolationState::Holds,
+        IsolationState::Hole => v1::IsolationState::Hole,
+        IsolationState::Absent => v1::IsolationState::Absent,
     };
-    v1::WallCheck { wall: check.wall.to_owned(), probe: check.probe, state: state.into(), detail: check.detail }
+    v1::IsolationCheck { layer: check.layer.to_owned(), probe: check.probe, state: state.into(), detail: check.detail }
 }
 
 /// A category by its name on the wire.

@@ -1,4 +1,4 @@
-//! Reads what a compute prints, line by line, into the log.
+//! Reads what an instance prints, line by line, into the log.
 
 use std::sync::Arc;
 

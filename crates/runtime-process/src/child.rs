@@ -87,7 +87,7 @@ impl Child {
         self.process.get_ref().0.id()
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL to the child.
     pub(super) fn kill(&self) {
         self.process.get_ref().0.kill();
     }

@@ -1,4 +1,4 @@
-//! Makes a child: clone, wall it in, exec. The half that runs in the child makes system calls only; whatever it needs was
+//! Makes a child: clone, isolate it, exec. The half that runs in the child makes system calls only; whatever it needs was
 //! made before, because between clone and exec nothing may allocate or lock.
 
 use std::{
@@ -20,9 +20,10 @@ use super::{
 
 /// Everything about a child that is to be.
 pub(super) struct Plan {
-    /// What it runs.
+    /// The program that it runs.
     pub(super) program: Arc<OwnedFd>,
-    /// None: it ends when all walls stand, which tries them out.
+    /// The program's arguments, its name first. None: the child ends when all layers are in place, which tries them
+    /// out.
     pub(super) arguments: Vec<CString>,
     pub(super) environment: Vec<CString>,
     pub(super) directory: CString,
@@ -31,9 +32,9 @@ pub(super) struct Plan {
     /// What it becomes of that user once its tree is made.
     pub(super) becomes: Option<Become>,
     pub(super) tree: Option<Tree>,
-    /// Landlock.
+    /// The Landlock ruleset.
     pub(super) rules: Option<OwnedFd>,
-    /// Seccomp.
+    /// The seccomp filters, in the order of their installation.
     pub(super) filters: Arc<Vec<BpfProgram>>,
     /// Whether it loses all capabilities.
     pub(super) powerless: bool,
@@ -60,19 +61,19 @@ pub(super) enum Step {
     Terminals,
     /// Going to its directory.
     Directory,
-    /// The limits.
+    /// Setting its resource limits.
     Limits,
-    /// Becoming its user.
+    /// Becoming the user that it runs as.
     Switch,
-    /// Losing capabilities.
+    /// Dropping its capabilities.
     Capabilities,
-    /// Landlock.
+    /// Applying the Landlock ruleset.
     Rules,
     /// The platform died meanwhile.
     Parent,
-    /// Seccomp.
+    /// Installing the seccomp filters.
     Filters,
-    /// Running the program.
+    /// Replacing itself by the program.
     Exec,
 }
 
@@ -205,7 +206,7 @@ struct Ends {
     go: RawFd,
     /// The parent's end of it.
     go_far: RawFd,
-    /// Takes the failure.
+    /// Takes the step that failed and the error number.
     said: RawFd,
     /// Readable once the platform is dead.
     platform: RawFd,

@@ -27,7 +27,7 @@ use std::{
 use async_trait::async_trait;
 use mi_base::{Tasks, files::write_private};
 use mi_kernel::{AgentId, Clock, Error, InstanceId, OfficeId, Result, secret::Secret};
-use mi_runtime::{CapturedLine, Compute, Launch, Place, Runtime, Sandbox};
+use mi_runtime::{CapturedLine, Instance, Launch, Place, Runtime, Sandbox};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -36,12 +36,12 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::sandbox::SandboxMode;
 
-/// Where a running compute looks for an enrolment token, in its identity directory.
+/// Where a running instance looks for an enrolment token, in its identity directory.
 pub const TOKEN_FILE: &str = "enrol-token";
-/// How long a compute may take to end after SIGTERM.
+/// How long an instance may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// What all computes run.
+/// What all instances run.
 #[derive(Debug, Clone)]
 pub struct Program {
     /// The file; it is opened once, so that an update that replaces it changes nothing for this platform.
@@ -50,14 +50,14 @@ pub struct Program {
     pub arguments: Vec<String>,
 }
 
-/// How agents compute.
+/// How agents run.
 #[derive(Debug, Clone)]
 pub struct ProcessConfig {
     /// Directory of all agents.
     pub root: PathBuf,
-    /// What they run.
+    /// The program that they run.
     pub program: Program,
-    /// Whether they are walled off.
+    /// Whether they are sandboxed.
     pub sandbox: SandboxMode,
     /// How often their files are counted.
     pub disk_interval: Duration,
@@ -85,7 +85,7 @@ pub struct ProcessRuntime {
     ended_out: tokio::sync::Mutex<mpsc::UnboundedReceiver<AgentId>>,
 }
 
-/// A compute of this process: its process group, and why it ended once it has.
+/// An instance of this process: its process group, and why it ended once it has.
 #[derive(Clone)]
 struct Running {
     instance: InstanceId,
@@ -93,7 +93,7 @@ struct Running {
     exit: watch::Receiver<Option<String>>,
 }
 
-/// Finds out how far this host walls agents off, as a platform does when it starts, and takes nothing for them. `root` is
+/// Finds out how far this host isolates agents, as a platform does when it starts, and takes nothing for them. `root` is
 /// an empty directory for the time of the probe.
 ///
 /// # Errors
@@ -103,8 +103,8 @@ pub fn probe(root: &Path) -> Result<Sandbox> {
 }
 
 impl ProcessRuntime {
-    /// Opens the root directory and kills what an earlier platform left behind there. `lines` takes what computes print;
-    /// while it is full, they wait. Each compute that runs is one of `tasks`, whose shutdown waits for its end.
+    /// Opens the root directory and kills what an earlier platform left behind there. `lines` takes what instances print;
+    /// while it is full, they wait. Each instance that runs is one of `tasks`, whose shutdown waits for its end.
     ///
     /// # Errors
     /// `FailedPrecondition` when the directory cannot be made or read, or a sandbox is required and cannot be had.
@@ -117,7 +117,7 @@ impl ProcessRuntime {
         let ProcessConfig { root, program, sandbox, disk_interval } = config;
         make_private(&root)?;
         leftover::kill_all(&root)?;
-        // One message a compute that ends: bounded by the number of agents.
+        // One message an instance that ends: bounded by the number of agents.
         let (ended_in, ended_out) = mpsc::unbounded_channel();
         Ok(Self {
             spawner: spawn::Spawner::start(&root, program, sandbox)?,
@@ -201,10 +201,10 @@ impl Runtime for ProcessRuntime {
 
     async fn start(&self, launch: Launch) -> Result<()> {
         let (place, instance, name) = (launch.place, launch.instance, launch.name.clone());
-        if let Some(compute) = self.observe(place.agent_id)
-            && compute.exit.is_none()
+        if let Some(earlier) = self.observe(place.agent_id)
+            && earlier.exit.is_none()
         {
-            return match compute.instance == instance {
+            return match earlier.id == instance {
                 true => Ok(()),
                 false => Err(Error::precondition("COMPUTE_RUNNING", "the agent's earlier compute still runs")),
             };
@@ -222,7 +222,7 @@ impl Runtime for ProcessRuntime {
 
     async fn hand_over(&self, place: Place, token: &Secret) -> Result<()> {
         let (home, token) = (self.home(place), token.clone());
-        let (user, group) = self.spawner.walls().owner(place.agent_id);
+        let (user, group) = self.spawner.isolation().owner(place.agent_id);
         blocking(move || {
             // Made where the agent cannot lay a link in its way, and then moved to it.
             let draft = home.join(TOKEN_FILE);
@@ -254,13 +254,13 @@ impl Runtime for ProcessRuntime {
     }
 
     fn sandbox(&self) -> Sandbox {
-        self.spawner.walls().report().clone()
+        self.spawner.isolation().report().clone()
     }
 
-    fn observe(&self, agent: AgentId) -> Option<Compute> {
-        let running = self.running();
-        let compute = running.get(&agent)?;
-        Some(Compute { instance: compute.instance, exit: compute.exit.borrow().clone() })
+    fn observe(&self, agent: AgentId) -> Option<Instance> {
+        let all = self.running();
+        let running = all.get(&agent)?;
+        Some(Instance { id: running.instance, exit: running.exit.borrow().clone() })
     }
 
     async fn ended(&self) -> AgentId {
@@ -288,7 +288,7 @@ impl Runtime for ProcessRuntime {
     }
 }
 
-/// Ends one compute; returns when its leader is gone and its group was killed.
+/// Ends one instance; returns when its leader is gone and its group was killed.
 async fn end(running: Running) {
     let Running { group, mut exit, .. } = running;
     if exit.borrow().is_some() {

@@ -1,5 +1,5 @@
-//! The walls around an agent: which of them this host gives is tried out once, at the start, with a child that ends when
-//! all of them stand. A start of an agent then raises the same walls, or fails.
+//! The layers that isolate an agent: which of them this host gives is tried out once, at the start, with a child that ends
+//! when all of them are in place. A start of an agent then sets up the same layers, or fails.
 
 mod cgroup;
 pub(super) mod landlock;
@@ -29,25 +29,25 @@ pub(super) use cgroup::Group;
 pub(super) use tree::Tree;
 pub(super) use user::{Become, User};
 
-/// Whether agents are walled off.
+/// Whether agents are sandboxed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum SandboxMode {
-    /// The platform does not start where a wall cannot be had.
+    /// The platform does not start where a layer cannot be had.
     Required,
-    /// The walls that can be had; the others are warned of and reported.
+    /// The layers that can be had; the others are warned of and reported.
     #[default]
     Auto,
-    /// None.
+    /// No layer at all.
     Off,
 }
 
 /// Directories of an agent.
 pub(super) struct Own<'a> {
-    /// Where it works.
+    /// The workspace, where it works.
     pub(super) workspace: &'a Path,
-    /// Where its key lies.
+    /// The directory of its key.
     pub(super) identity: &'a Path,
-    /// What it may lose.
+    /// The directory of temporary files.
     pub(super) temporary: &'a Path,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct Seen {
     pub(super) temporary: PathBuf,
 }
 
-/// Which walls stand here.
+/// Which layers this host gives.
 #[derive(Debug, Clone, Copy)]
 struct Given {
     /// Namespaces, and whether agents have users of their own in them.
@@ -67,15 +67,15 @@ struct Given {
     proc: bool,
     /// Whether agents have pseudo-terminals of their own.
     terminals: bool,
-    /// Version; 0: none.
+    /// The version of Landlock; 0: this kernel has none.
     landlock: i32,
     seccomp: bool,
-    /// No capabilities.
+    /// Whether agents hold no capabilities.
     powerless: bool,
 }
 
-/// The walls of this host.
-pub(super) struct Walls {
+/// The isolation of agents on this host.
+pub(super) struct Isolation {
     /// Where trees are made.
     stage: PathBuf,
     given: Given,
@@ -84,7 +84,7 @@ pub(super) struct Walls {
     report: Sandbox,
 }
 
-impl Walls {
+impl Isolation {
     /// Finds out what this host gives.
     ///
     /// # Errors
@@ -103,21 +103,21 @@ impl Walls {
             );
             return Ok(Self { stage, given, filters: Arc::default(), groups: None, report });
         }
-        let (mut walls, failures) = Self::found(stage, program, platform)?;
+        let (mut isolation, failures) = Self::found(stage, program, platform)?;
         let groups = cgroup::Groups::open();
-        walls.report = walls.told(&failures, groups.as_ref().map(|_| ()).map_err(String::as_str));
-        walls.groups = groups.ok();
-        for missing in &walls.report.missing {
+        isolation.report = isolation.told(&failures, groups.as_ref().map(|_| ()).map_err(String::as_str));
+        isolation.groups = groups.ok();
+        for missing in &isolation.report.missing {
             tracing::warn!(target: "mi::runtime", "the sandbox of agents has no {missing}");
         }
-        let lacking = lacking(walls.given);
+        let lacking = lacking(isolation.given);
         if mode == SandboxMode::Required && !lacking.is_empty() {
-            let missing: Vec<&str> = walls
+            let missing: Vec<&str> = isolation
                 .report
                 .missing
                 .iter()
                 .map(String::as_str)
-                .filter(|wall| lacking.iter().any(|name| wall.starts_with(name)))
+                .filter(|layer| lacking.iter().any(|name| layer.starts_with(name)))
                 .collect();
             let text = format!(
                 "the sandbox is required, and this host does not give: {}. See the limits of the process runtime in \
@@ -126,21 +126,21 @@ impl Walls {
             );
             return Err(Error::precondition("SANDBOX", text));
         }
-        Ok(walls)
+        Ok(isolation)
     }
 
     /// What this host gives, as [`Self::open`] finds it, with nothing taken for agents.
     pub(super) fn probe(root: &Path, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<Sandbox> {
         let stage = root.join(".tree");
         make_private(&stage)?;
-        let (walls, failures) = Self::found(stage, program, platform)?;
+        let (isolation, failures) = Self::found(stage, program, platform)?;
         let groups = cgroup::Groups::offered();
-        Ok(walls.told(&failures, groups.as_ref().copied().map_err(String::as_str)))
+        Ok(isolation.told(&failures, groups.as_ref().copied().map_err(String::as_str)))
     }
 
-    /// The walls that stand around a child, control groups aside, and what went wrong on the way to them.
+    /// The layers that a child is given, control groups aside, and what went wrong on the way to them.
     fn found(stage: PathBuf, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<(Self, Vec<Failure>)> {
-        let mut walls = Self {
+        let mut isolation = Self {
             stage,
             given: Given {
                 separate: Some(geteuid().is_root()),
@@ -154,8 +154,8 @@ impl Walls {
             groups: None,
             report: Sandbox::default(),
         };
-        let failures = walls.try_out(program, platform)?;
-        Ok((walls, failures))
+        let failures = isolation.try_out(program, platform)?;
+        Ok((isolation, failures))
     }
 
     fn told(&self, failures: &[Failure], groups: Result<(), &str>) -> Sandbox {
@@ -166,7 +166,7 @@ impl Walls {
         report(self.given, groups, &why)
     }
 
-    /// Raises the walls around a child that does nothing, and leaves out what cannot be had, until they stand. Answers
+    /// Sets up the layers for a child that does nothing, and leaves out what cannot be had, until it starts. Answers
     /// what went wrong on the way.
     fn try_out(&mut self, program: &Arc<OwnedFd>, platform: &OwnedFd) -> Result<Vec<Failure>> {
         let mut failures = Vec::new();
@@ -222,7 +222,7 @@ impl Walls {
         counts_processes(self.given)
     }
 
-    /// A control group for one compute.
+    /// A control group for one instance.
     pub(super) fn group(&self, name: &str, limits: &Limits) -> Result<Option<Group>> {
         self.groups.as_ref().map(|groups| groups.make(name, limits)).transpose()
     }
@@ -239,7 +239,7 @@ impl Walls {
         }
     }
 
-    /// A child within all walls, without arguments, environment and limits.
+    /// A child within all layers, without arguments, environment and limits.
     pub(super) fn plan(
         &self,
         program: Arc<OwnedFd>,
@@ -284,9 +284,9 @@ fn counts_processes(given: Given) -> bool {
     }
 }
 
-/// Names of the walls that are required and not there.
+/// Names of the layers that are required and not there.
 fn lacking(given: Given) -> Vec<&'static str> {
-    let walls = [
+    let layers = [
         ("namespaces", given.separate.is_some()),
         ("landlock-files", given.landlock > 0),
         ("landlock-ports", given.landlock >= landlock::WITH_PORTS),
@@ -294,34 +294,34 @@ fn lacking(given: Given) -> Vec<&'static str> {
         ("seccomp", given.seccomp),
         ("no-capabilities", given.powerless),
     ];
-    walls.into_iter().filter(|(_, stands)| !stands).map(|(name, _)| name).collect()
+    layers.into_iter().filter(|(_, stands)| !stands).map(|(name, _)| name).collect()
 }
 
 fn report(given: Given, groups: Result<(), &str>, why: &dyn Fn(Step) -> String) -> Sandbox {
     let mut report = Sandbox::default();
-    let mut wall = |name: &str, stands: bool, why: &str| match stands {
+    let mut layer = |name: &str, stands: bool, why: &str| match stands {
         true => report.enforced.push(name.to_owned()),
         false => report.missing.push(format!("{name}: {why}")),
     };
     let namespaces = [Step::Tree, Step::Users, Step::Switch, Step::Clone].map(why);
     let tried = namespaces.iter().find(|text| text.contains("failed")).unwrap_or(&namespaces[0]);
     let rules = why(Step::Rules);
-    wall("namespaces", given.separate.is_some(), tried);
+    layer("namespaces", given.separate.is_some(), tried);
     if given.separate.is_some() {
         let why = "only a platform that runs as root can give each agent a user id of its own";
-        wall("own-user", given.separate == Some(true), why);
+        layer("own-user", given.separate == Some(true), why);
     }
-    wall("landlock-files", given.landlock > 0, &rules);
-    wall("landlock-ports", given.landlock >= landlock::WITH_PORTS, &rules);
-    wall("landlock-scopes", given.landlock >= landlock::WITH_SCOPES, &rules);
-    wall("seccomp", given.seccomp, &why(Step::Filters));
-    wall("no-capabilities", given.powerless, &why(Step::Capabilities));
-    wall("no-new-privileges", true, "");
-    wall("terminals", given.terminals, &why(Step::Terminals));
+    layer("landlock-files", given.landlock > 0, &rules);
+    layer("landlock-ports", given.landlock >= landlock::WITH_PORTS, &rules);
+    layer("landlock-scopes", given.landlock >= landlock::WITH_SCOPES, &rules);
+    layer("seccomp", given.seccomp, &why(Step::Filters));
+    layer("no-capabilities", given.powerless, &why(Step::Capabilities));
+    layer("no-new-privileges", true, "");
+    layer("terminals", given.terminals, &why(Step::Terminals));
     let no_groups = groups.err().unwrap_or_default();
-    wall("memory", groups.is_ok(), &format!("limited for each process, not for all of an agent: {no_groups}"));
-    wall("pids", groups.is_ok() || counts_processes(given), no_groups);
-    wall("cpu", groups.is_ok(), no_groups);
-    wall("disk", true, "");
+    layer("memory", groups.is_ok(), &format!("limited for each process, not for all of an agent: {no_groups}"));
+    layer("pids", groups.is_ok() || counts_processes(given), no_groups);
+    layer("cpu", groups.is_ok(), no_groups);
+    layer("disk", true, "");
     report
 }

@@ -1,4 +1,4 @@
-//! Starts a child so that it cannot outlive the platform, inherit from it, leave its walls, or exceed its limits.
+//! Starts a child so that it cannot outlive the platform, inherit from it, leave its sandbox, or exceed its limits.
 
 use std::{
     collections::BTreeMap,
@@ -19,17 +19,17 @@ use super::{
     Program, SandboxMode,
     child::{Child, Process},
     clone::{self, Failure, Plan},
-    sandbox::{Group, Own, Seen, Walls},
+    sandbox::{Group, Isolation, Own, Seen},
     workspace,
 };
 
-/// Memory of a compute that names no limit: private writable memory, as RLIMIT_DATA counts it.
+/// Memory of an instance that names no limit: private writable memory, as RLIMIT_DATA counts it.
 const DEFAULT_MEMORY: u64 = 2 << 30;
-/// Largest file of a compute that names no limit.
+/// Largest file of an instance that names no limit.
 const DEFAULT_FILE: u64 = 4 << 30;
-/// All files of a compute that names no limit.
+/// All files of an instance that names no limit.
 const DEFAULT_DISK: u64 = 10 << 30;
-/// Processes and threads of a compute that names no limit.
+/// Processes and threads of an instance that names no limit.
 const DEFAULT_PIDS: u64 = 512;
 const OPEN_FILES: u64 = 1024;
 
@@ -40,12 +40,12 @@ type Job = (Plan, oneshot::Sender<Result<Process, Failure>>);
 /// The kernel kills a child when the *thread* that made it ends (`PR_SET_PDEATHSIG`), and tokio's threads come and go.
 pub(super) struct Spawner {
     jobs: std::sync::mpsc::Sender<Job>,
-    walls: Arc<Walls>,
+    isolation: Arc<Isolation>,
     program: Arc<OwnedFd>,
     arguments: Vec<CString>,
 }
 
-/// A compute that has just begun.
+/// An instance that has just begun.
 pub(super) struct Started {
     pub(super) child: Child,
     pub(super) stdout: pipe::Receiver,
@@ -62,9 +62,9 @@ fn opened(program: &Path) -> Result<Arc<OwnedFd>> {
     Ok(Arc::new(OwnedFd::from(opened)))
 }
 
-/// The walls around this very program.
+/// The layers that this host gives, tried with this very program.
 pub(super) fn probe(root: &Path) -> Result<Sandbox> {
-    Walls::probe(root, &opened(Path::new("/proc/self/exe"))?, &own_process().map_err(Error::internal)?)
+    Isolation::probe(root, &opened(Path::new("/proc/self/exe"))?, &own_process().map_err(Error::internal)?)
 }
 
 impl Spawner {
@@ -72,7 +72,7 @@ impl Spawner {
         let opened = opened(&program.path)?;
         let arguments = program.arguments.into_iter().map(text).collect::<Result<Vec<_>>>()?;
         let platform = own_process().map_err(Error::internal)?;
-        let walls = Arc::new(Walls::open(mode, root, &opened, &platform)?);
+        let isolation = Arc::new(Isolation::open(mode, root, &opened, &platform)?);
         let (jobs, todo) = std::sync::mpsc::channel::<Job>();
         let thread = std::thread::Builder::new().name("mi-spawner".into());
         thread
@@ -83,11 +83,11 @@ impl Spawner {
                 }
             })
             .map_err(Error::internal)?;
-        Ok(Self { jobs, walls, program: opened, arguments })
+        Ok(Self { jobs, isolation, program: opened, arguments })
     }
 
-    pub(super) fn walls(&self) -> &Walls {
-        &self.walls
+    pub(super) fn isolation(&self) -> &Isolation {
+        &self.isolation
     }
 
     pub(super) async fn spawn(&self, launch: Launch, home: &Path) -> Result<Started> {
@@ -100,11 +100,11 @@ impl Spawner {
             file_bytes: Some(launch.limits.file_bytes.unwrap_or(DEFAULT_FILE)),
             cpu_millis: launch.limits.cpu_millis,
         };
-        let group = self.walls.group(&launch.instance.to_string(), &limits)?;
-        let (walls, program, arguments) = (self.walls.clone(), self.program.clone(), self.arguments.clone());
+        let group = self.isolation.group(&launch.instance.to_string(), &limits)?;
+        let (isolation, program, arguments) = (self.isolation.clone(), self.program.clone(), self.arguments.clone());
         let (home, door) = (home.to_owned(), group.as_ref().map(Group::door).transpose().map_err(failed)?);
         let planned = move || -> Result<Plan> {
-            let mut plan = plan(&walls, program, launch, &limits, &home)?;
+            let mut plan = plan(&isolation, program, launch, &limits, &home)?;
             plan.arguments = arguments;
             plan.group = door;
             Ok(plan)
@@ -135,21 +135,21 @@ fn text(text: String) -> Result<CString> {
     CString::new(text).map_err(Error::internal)
 }
 
-fn plan(walls: &Walls, program: Arc<OwnedFd>, launch: Launch, limits: &Limits, home: &Path) -> Result<Plan> {
+fn plan(isolation: &Isolation, program: Arc<OwnedFd>, launch: Launch, limits: &Limits, home: &Path) -> Result<Plan> {
     let (workspace, identity, temporary) =
         (workspace::workspace(home), workspace::identity(home), workspace::temporary(home));
     let own = Own { workspace: &workspace, identity: &identity, temporary: &temporary };
     let agent = launch.place.agent_id;
-    workspace::ready(home, walls.owner(agent))?;
+    workspace::ready(home, isolation.owner(agent))?;
     let port = |name| launch.env.get(name).and_then(|url| Url::parse(url).ok()?.port_or_known_default());
     let ports: Vec<u16> = ["MI_ENDPOINT", "MI_MODEL_URL"].into_iter().filter_map(port).collect();
-    let mut plan = walls.plan(program, Some(&own), agent, &ports)?;
-    plan.environment = environment(launch.env, &walls.seen(&own))?;
+    let mut plan = isolation.plan(program, Some(&own), agent, &ports)?;
+    plan.environment = environment(launch.env, &isolation.seen(&own))?;
     let known = [
         (libc::RLIMIT_DATA, limits.memory_bytes),
         (libc::RLIMIT_FSIZE, limits.file_bytes),
         (libc::RLIMIT_NOFILE, Some(OPEN_FILES)),
-        (libc::RLIMIT_NPROC, limits.pids.filter(|_| walls.counts_processes())),
+        (libc::RLIMIT_NPROC, limits.pids.filter(|_| isolation.counts_processes())),
     ];
     plan.limits.extend(known.into_iter().filter_map(|(resource, most)| Some((resource, most?))));
     Ok(plan)

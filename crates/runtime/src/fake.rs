@@ -1,4 +1,4 @@
-//! A runtime in memory, for tests of what stands above it: computes start, and end when the test says so.
+//! A runtime in memory, for tests of what stands above it: instances start, and end when the test says so.
 
 use std::{
     collections::HashMap,
@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result, secret::Secret};
 use tokio::sync::mpsc;
 
-use crate::{Compute, Launch, Place, Runtime, Sandbox};
+use crate::{Instance, Launch, Place, Runtime, Sandbox};
 
-/// See the module.
+/// Instances and workspaces in memory.
 pub struct FakeRuntime {
     state: Mutex<State>,
     ended_in: mpsc::UnboundedSender<AgentId>,
@@ -21,7 +21,7 @@ pub struct FakeRuntime {
 
 #[derive(Default)]
 struct State {
-    computes: HashMap<AgentId, Compute>,
+    instances: HashMap<AgentId, Instance>,
     workspaces: HashMap<Place, Vec<u8>>,
     launches: Vec<Launch>,
     broken_archives: bool,
@@ -40,17 +40,17 @@ impl FakeRuntime {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the agent's compute for this reason, as a crash would.
+    /// Ends the agent's instance for this reason, as a crash would.
     pub fn crash(&self, agent: AgentId, reason: &str) {
-        if let Some(compute) = self.state().computes.get_mut(&agent) {
-            compute.exit = Some(reason.to_owned());
+        if let Some(instance) = self.state().instances.get_mut(&agent) {
+            instance.exit = Some(reason.to_owned());
         }
         let _ = self.ended_in.send(agent);
     }
 
-    /// Forgets all computes, as the death of the platform does.
+    /// Forgets all instances, as the death of the platform does.
     pub fn lose_everything(&self) {
-        self.state().computes.clear();
+        self.state().instances.clear();
     }
 
     /// Makes archives fail from now on, or work again.
@@ -70,7 +70,7 @@ impl FakeRuntime {
         newest.map(|launch| launch.env.clone()).unwrap_or_default()
     }
 
-    /// The token that the agent's compute was handed last.
+    /// The token that the agent's instance was handed last.
     pub fn handed(&self, agent: AgentId) -> Option<Secret> {
         self.state().handed.get(&agent).cloned()
     }
@@ -105,8 +105,8 @@ impl Runtime for FakeRuntime {
 
     async fn start(&self, launch: Launch) -> Result<()> {
         let mut state = self.state();
-        let compute = Compute { instance: launch.instance, exit: None };
-        state.computes.insert(launch.place.agent_id, compute);
+        let instance = Instance { id: launch.instance, exit: None };
+        state.instances.insert(launch.place.agent_id, instance);
         state.launches.push(launch);
         Ok(())
     }
@@ -117,7 +117,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn stop(&self, place: Place) -> Result<()> {
-        self.state().computes.remove(&place.agent_id);
+        self.state().instances.remove(&place.agent_id);
         Ok(())
     }
 
@@ -129,8 +129,8 @@ impl Runtime for FakeRuntime {
         Sandbox { enforced: Vec::new(), missing: vec!["everything: computes are not real".to_owned()] }
     }
 
-    fn observe(&self, agent: AgentId) -> Option<Compute> {
-        self.state().computes.get(&agent).cloned()
+    fn observe(&self, agent: AgentId) -> Option<Instance> {
+        self.state().instances.get(&agent).cloned()
     }
 
     async fn ended(&self) -> AgentId {
@@ -154,7 +154,7 @@ impl Runtime for FakeRuntime {
 
     async fn remove(&self, place: Place) -> Result<()> {
         let mut state = self.state();
-        state.computes.remove(&place.agent_id);
+        state.instances.remove(&place.agent_id);
         state.workspaces.remove(&place);
         Ok(())
     }

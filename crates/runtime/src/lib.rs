@@ -1,4 +1,4 @@
-//! Where agents compute: the [`Runtime`] trait, and an implementation in memory for tests of the scheduler.
+//! Where agents run: the [`Runtime`] trait, and an implementation in memory for tests of the scheduler.
 
 pub mod fake;
 
@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 use mi_kernel::{AgentId, InstanceId, OfficeId, Result, Time, secret::Secret};
 
-/// Whose compute and workspace is meant.
+/// Whose instance and workspace is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Place {
     /// The office.
@@ -19,7 +19,7 @@ pub struct Place {
     pub agent_id: AgentId,
 }
 
-/// Upper bounds of a compute; none: the runtime's default.
+/// Upper bounds of an instance; none: the runtime's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Thousandths of a core.
@@ -34,19 +34,19 @@ pub struct Limits {
     pub disk_bytes: Option<u64>,
 }
 
-/// How far a runtime walls its computes off where it runs.
+/// How far a runtime isolates its instances where it runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sandbox {
-    /// Names of the walls that stand.
+    /// Names of the layers that are in place.
     pub enforced: Vec<String>,
-    /// The walls that do not, each as `name: why`.
+    /// The layers that are missing, each as `name: why`.
     pub missing: Vec<String>,
 }
 
-/// One start of an agent's compute.
+/// One start of an instance of an agent.
 #[derive(Clone)]
 pub struct Launch {
-    /// Whose.
+    /// The agent that it is for.
     pub place: Place,
     /// The agent's name, for its log.
     pub name: String,
@@ -58,12 +58,12 @@ pub struct Launch {
     pub limits: Limits,
 }
 
-/// What the runtime sees of a compute.
+/// What the runtime sees of an instance: one run of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compute {
-    /// Which start it is.
-    pub instance: InstanceId,
-    /// Why it ended; none: it lives.
+pub struct Instance {
+    /// The id that it was started with.
+    pub id: InstanceId,
+    /// Why it ended; none: it runs.
     pub exit: Option<String>,
 }
 
@@ -76,27 +76,28 @@ pub enum Output {
     Stderr,
 }
 
-/// A line that a compute printed.
+/// A line that an instance printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CapturedLine {
-    /// Who.
+    /// The agent that printed it.
     pub place: Place,
     /// The agent's name.
     pub name: String,
-    /// Which start of it.
+    /// The instance of it.
     pub instance: InstanceId,
     /// When it was read.
     pub time: Time,
-    /// Where from.
+    /// The output that it was read from.
     pub output: Output,
     /// The text without its line end.
     pub text: String,
 }
 
-/// Starts, stops and observes computes, and keeps workspaces. Every call may be repeated.
+/// Starts, stops and observes instances, and keeps workspaces. Every call may be repeated.
 ///
 /// # Guarantees
-/// At most one compute an agent at a time. No compute survives the runtime's own process for longer than the next start.
+/// An agent has at most one instance at a time. No instance survives the runtime's own process for longer than the next
+/// start.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
     /// Makes the workspace, from an archive when one is given. A workspace that is there already stays as it is.
@@ -105,22 +106,22 @@ pub trait Runtime: Send + Sync + 'static {
     /// Whether the agent has a workspace.
     async fn prepared(&self, place: Place) -> Result<bool>;
 
-    /// Starts a compute. The agent must have no other living one.
+    /// Starts an instance. The agent must have no other one that runs.
     async fn start(&self, launch: Launch) -> Result<()>;
 
-    /// Lays an enrolment token where the running compute finds it, and nobody else.
+    /// Lays an enrolment token where the running instance finds it, and nobody else.
     async fn hand_over(&self, place: Place, token: &Secret) -> Result<()>;
 
-    /// Ends the agent's compute, gently first, and returns when nothing of it is left.
+    /// Ends the agent's instance, gently first, and returns when nothing of it is left.
     async fn stop(&self, place: Place) -> Result<()>;
 
-    /// What every compute is walled off by.
+    /// The layers that isolate every instance.
     fn sandbox(&self) -> Sandbox;
 
-    /// The agent's newest compute in this process's memory; none: there is none.
-    fn observe(&self, agent: AgentId) -> Option<Compute>;
+    /// The agent's newest instance, as far as this process knows; none: it started none.
+    fn observe(&self, agent: AgentId) -> Option<Instance>;
 
-    /// The next agent whose compute ended.
+    /// The next agent whose instance ended.
     async fn ended(&self) -> AgentId;
 
     /// Writes the workspace as a zstd-compressed tar archive. The writer is used on a thread that may block.
@@ -129,7 +130,7 @@ pub trait Runtime: Send + Sync + 'static {
     /// Removes everything of the agent, which must be stopped.
     async fn remove(&self, place: Place) -> Result<()>;
 
-    /// Ends every compute of this process, gently first: the platform shuts down.
+    /// Ends every instance of this process, gently first: the platform shuts down.
     async fn shut_down(&self);
 
     /// Removes everything of the office, whose agents are all removed.

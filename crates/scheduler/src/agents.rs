@@ -1,13 +1,13 @@
 //! Agents: what they should be, what was seen of them, and how the two are told apart.
 
-pub(crate) mod admissions;
 pub(crate) mod external;
-pub(crate) mod former;
 pub(crate) mod grpc;
 pub(crate) mod intent;
+pub(crate) mod invite_redemptions;
 pub(crate) mod keys;
 pub(crate) mod looks;
 pub(crate) mod repo;
+pub(crate) mod revoked_keys;
 pub(crate) mod rules;
 pub(crate) mod watch;
 pub(crate) mod wire;
@@ -19,7 +19,7 @@ use mi_store::FromRow;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
-/// What an agent is made of; a change restarts its compute.
+/// What an agent is made of; a change replaces its instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
     /// Model tier.
@@ -32,13 +32,13 @@ pub struct Spec {
     pub skills: Vec<String>,
     /// Instructions.
     pub system_prompt: String,
-    /// Environment of the compute.
+    /// Environment of the instance.
     pub env: BTreeMap<String, String>,
-    /// Bounds of the compute; 0: the default.
+    /// Bounds of the instance; 0: the default.
     pub resources: Resources,
 }
 
-/// Bounds of a compute; 0: the runtime's default.
+/// Bounds of an instance; 0: the runtime's default.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Resources {
@@ -54,15 +54,16 @@ pub struct Resources {
     pub disk_bytes: i64,
 }
 
-/// What should be.
+/// The state that is wanted of an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "want")]
 pub enum Desired {
-    /// It should compute, while its office is active.
+    /// It should run, while its office is active.
     Run,
-    /// It should not.
+    /// It should be stopped.
     Stop,
-    /// It should not, until somebody starts it again: it went in circles. The state is [`State::Paused`] from the start.
+    /// It should be stopped, until somebody starts it again: it went in circles. The state is [`State::Paused`] from the
+    /// start.
     Pause,
     /// It should be gone.
     Fire {
@@ -73,45 +74,45 @@ pub enum Desired {
     },
 }
 
-/// What was last recorded of an agent's compute.
+/// What was last recorded of an agent's instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum State {
     /// Nothing was started since it was last wanted.
     Pending,
-    /// A compute was started and has not reported yet.
+    /// An instance was started and has not reported yet.
     Starting {
-        /// Which.
+        /// The id of the instance.
         instance: InstanceId,
-        /// With which generation.
+        /// The generation that it was started with.
         generation: i64,
-        /// Since when.
+        /// When it was started.
         since: Time,
     },
-    /// The compute reported ready.
+    /// The instance reported ready.
     Running {
-        /// Which.
+        /// The id of the instance.
         instance: InstanceId,
-        /// With which generation.
+        /// The generation that it was started with.
         generation: i64,
-        /// Since when.
+        /// When it reported.
         since: Time,
     },
-    /// The compute ended unasked; the next one waits.
+    /// The instance ended unasked; the next one waits.
     BackingOff {
-        /// Until when.
+        /// When the next one starts.
         retry_at: Time,
         /// Why it ended.
         reason: String,
     },
     /// Too many ended in a row, or a fire could not be finished.
     Failed {
-        /// Why.
+        /// What failed.
         reason: String,
     },
-    /// It computes elsewhere and was heard of lately.
+    /// It runs elsewhere and was heard of lately.
     Online,
-    /// It computes elsewhere and was not heard of for long.
+    /// It runs elsewhere and was not heard of for long.
     Offline,
     /// Ended as wanted.
     Stopped,
@@ -119,10 +120,10 @@ pub enum State {
     Suspended,
     /// Ended, or not listened to, because it went in circles.
     Paused {
-        /// Why.
+        /// What it was paused for.
         reason: String,
     },
-    /// Being fired.
+    /// It is being fired.
     Terminating {
         /// When to try again; none: at once.
         retry_at: Option<Time>,
@@ -131,16 +132,16 @@ pub enum State {
     },
 }
 
-/// An agent.
+/// An agent, as its row has it.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Agent {
-    /// Itself.
+    /// Its id, which no other agent ever had.
     pub id: AgentId,
-    /// Its office.
+    /// The office that it was hired into.
     pub office_id: OfficeId,
-    /// Its name.
+    /// Its name, unique in its office.
     pub name: String,
-    /// Whether it computes elsewhere: it joined by an invite, and nothing is launched, ended or backed up for it.
+    /// Whether it runs elsewhere: it joined by an invite, and nothing is launched, ended or backed up for it.
     pub external: bool,
     /// Name of the agent that hired it; empty: an operator.
     pub hired_by: String,
@@ -150,7 +151,7 @@ pub struct Agent {
     /// What it is made of.
     #[sqlx(json)]
     pub spec: Spec,
-    /// What should be.
+    /// The state that is wanted.
     #[sqlx(json)]
     pub desired: Desired,
     /// Grows with every change of spec or desired.
@@ -160,9 +161,9 @@ pub struct Agent {
     /// What was last recorded.
     #[sqlx(json)]
     pub state: State,
-    /// Computes that ended unasked in a row, or tries of a backup that failed.
+    /// Instances that ended unasked in a row, or tries of a backup that failed.
     pub failures: i32,
-    /// Computes that ended unasked, ever.
+    /// Instances that ended unasked, ever.
     pub restarts: i32,
     /// Newest generation that was reached.
     pub observed_generation: i64,
@@ -260,7 +261,7 @@ impl Agent {
         !matches!(self.desired, Desired::Fire { .. })
     }
 
-    /// Whether this compute is the one that should run now.
+    /// Whether this instance is the one that should run now.
     pub fn wants(&self, instance: InstanceId) -> bool {
         let current = match &self.state {
             State::Starting { instance, .. } | State::Running { instance, .. } => Some(*instance),

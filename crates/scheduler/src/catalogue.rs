@@ -23,7 +23,7 @@ pub struct Catalogue {
 pub struct Tier {
     /// Name to hire by.
     pub name: String,
-    /// Who serves it.
+    /// The provider of its model.
     pub provider: String,
     /// The provider's name of the model.
     pub model_id: String,

@@ -39,7 +39,7 @@ pub(crate) struct Execs(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Of each compute of an agent: a late call of one that was replaced takes nothing from the one that replaced it.
+    /// Of each instance of an agent: a late call of one that was replaced takes nothing from the one that replaced it.
     sessions: HashMap<AgentId, HashMap<InstanceId, Session>>,
     commands: HashMap<ExecId, Command>,
 }
@@ -78,7 +78,7 @@ impl Execs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest session of a compute; also what it is told.
+    /// The newest session of an instance; also what it is told.
     pub(crate) fn open(self: &Arc<Self>, agent: AgentId, instance: InstanceId) -> (Open, mpsc::Receiver<ExecId>) {
         let (told, orders) = mpsc::channel(OF_AGENT);
         let over = CancellationToken::new();
@@ -89,7 +89,7 @@ impl Execs {
         (Open { execs: self.clone(), agent, over }, orders)
     }
 
-    /// Ends what runs in computes of this agent that are not the wanted one any more.
+    /// Ends what runs in instances of this agent that are not the wanted one any more.
     pub(crate) fn keep(&self, agent: &Agent) {
         if let Some(sessions) = self.state().sessions.get_mut(&agent.id) {
             for (_, session) in sessions.extract_if(|instance, _| !agent.wants(*instance)) {
@@ -98,7 +98,7 @@ impl Execs {
         }
     }
 
-    /// Tells the agent's compute of a command; answers what comes of that.
+    /// Tells the agent's instance of a command; answers what comes of that.
     pub(crate) fn tell(self: &Arc<Self>, agent: &Agent, instance: InstanceId) -> Result<Told> {
         let mut state = self.state();
         let session = state.sessions.get(&agent.id).and_then(|sessions| sessions.get(&instance));

@@ -1,4 +1,4 @@
-//! The scheduler role: agents from intent to compute, their identities and their backups.
+//! The scheduler role: agents from intent to instance, their identities and their backups.
 //!
 //! [`agents::intent`] writes what should be, [`plan`] says what to do next, [`reconcile`] does it and records what is.
 
@@ -50,7 +50,7 @@ const MIGRATIONS: &Migrations = &[
 /// Where agents reach the gateway.
 #[derive(Debug, Clone)]
 pub struct AgentEndpoint {
-    /// URL.
+    /// The URL of the gateway.
     pub url: String,
     /// PEM certificates of the CA that vouches for it; none: the public ones.
     pub ca: Option<String>,
@@ -77,9 +77,9 @@ pub struct SchedulerConfig {
     pub objects: Arc<dyn ObjectStore>,
     /// What is given up for deletions on a full disk.
     pub reserve: Reserve,
-    /// Where agents compute.
+    /// Where agents run.
     pub runtime: Arc<dyn Runtime>,
-    /// What the runtime's computes print.
+    /// What the runtime's instances print.
     pub lines: mpsc::Receiver<CapturedLine>,
     /// Where agents reach the gateway.
     pub agent_endpoint: AgentEndpoint,
@@ -173,7 +173,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         outbox::relay(relayed.db.clone(), &relayed.outbox, |events| feed.clone().append(events)).await;
     });
     let (ending, shutdown) = (scheduler.runtime.clone(), tasks.shutdown());
-    tasks.spawn_to_end("scheduler-computes", async move {
+    tasks.spawn_to_end("scheduler-instances", async move {
         shutdown.cancelled().await;
         ending.shut_down().await;
     });

@@ -1,4 +1,4 @@
-//! Sends what computes print to the activity role, in batches, each line once.
+//! Sends what instances print to the activity role, in batches, each line once.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,7 +17,7 @@ const BATCH_LINES: usize = 200;
 const MAX_SOURCES: usize = 20_000;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 
-/// Ships for ever. While the activity role cannot be reached the channel fills up, and computes wait with printing.
+/// Ships for ever. While the activity role cannot be reached the channel fills up, and instances wait with printing.
 pub(crate) async fn ship(mut lines: mpsc::Receiver<CapturedLine>, ingest: IngestServiceClient<RoleClient>) {
     let mut positions: HashMap<InstanceId, i64> = HashMap::new();
     let mut received = Vec::with_capacity(BATCH_LINES);
@@ -36,7 +36,7 @@ pub(crate) async fn ship(mut lines: mpsc::Receiver<CapturedLine>, ingest: Ingest
     }
 }
 
-/// Sorts lines by the compute they come from and numbers them on.
+/// Sorts lines by the instance they come from and numbers them on.
 fn batches(lines: impl Iterator<Item = CapturedLine>, positions: &mut HashMap<InstanceId, i64>) -> Vec<CapturedLogs> {
     let mut batches: Vec<CapturedLogs> = Vec::new();
     let mut places: HashMap<InstanceId, usize> = HashMap::new();
@@ -48,7 +48,7 @@ fn batches(lines: impl Iterator<Item = CapturedLine>, positions: &mut HashMap<In
                 office_id: line.place.office_id.to_string(),
                 agent_id: line.place.agent_id.to_string(),
                 agent: line.name.clone(),
-                // Apart from the compute's own source, which carries the bare id.
+                // Apart from the instance's own source, which carries the bare id.
                 source: format!("{}/out", line.instance),
                 first_index: *position,
                 lines: Vec::new(),

@@ -3,83 +3,83 @@
 use std::time::Duration;
 
 use mi_kernel::{Time, backoff::Backoff};
-use mi_runtime::Compute;
+use mi_runtime::Instance;
 
 use crate::agents::{Agent, Desired, State};
 
-/// A compute that has not reported for this long after its start is given up.
+/// An instance that has not reported for this long after its start is given up.
 pub const START_LIMIT: Duration = Duration::from_secs(60);
-/// A compute that was silent for this long is given up.
+/// An instance that was silent for this long is given up.
 pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
-/// An agent that computes elsewhere and was silent for this long is offline.
+/// An agent that runs elsewhere and was silent for this long is offline.
 pub const OFFLINE_AFTER: Duration = Duration::from_secs(120);
-/// A compute that ran for this long was healthy: its end starts a new count of failures.
+/// An instance that ran for this long was healthy: its end starts a new count of failures.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
 /// After this many ends in a row the agent is `Failed`.
 pub const MAX_FAILURES: i32 = 10;
 /// After this many failed backups in a row a fire is given up, or goes on without one when it is forced.
 pub const MAX_BACKUP_FAILURES: i32 = 5;
-/// Waits between computes that end.
+/// Waits between instances that end.
 pub const RESTART_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
 
 /// What to do next for one agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum PlannedAction {
     /// Nothing, until something changes.
     Rest,
     /// Nothing, until this time.
     Wait(Time),
     /// Nothing, until this time, or for as long as signs of life go on.
     Listen(Time),
-    /// End what runs and start a compute of the current generation. The text says what was lost, if anything was.
+    /// End what runs and start an instance of the current generation. The text says what was lost, if anything was.
     Launch {
-        /// Why an earlier compute is missing.
+        /// Why an earlier instance is missing.
         lost: Option<&'static str>,
     },
     /// End what runs, then record this state.
     Halt(State),
-    /// End what is left of the compute and record that it failed.
+    /// End what is left of the instance and record that it failed.
     GiveUp {
         /// What happened to it.
         reason: String,
         /// Whether it ended by itself, or was only not heard of.
         ended: bool,
     },
-    /// Hand the running compute a token for a new key: the one it had was revoked.
+    /// Hand the running instance a token for a new key: the one it had was revoked.
     Enrol,
     /// End what runs, back the workspace up, and remove the agent.
     Release,
-    /// Record what is seen of an agent that computes elsewhere.
+    /// Record what is seen of an agent that runs elsewhere.
     Observe(State),
-    /// Remove an agent that computes elsewhere: there is nothing to end and nothing to back up.
+    /// Remove an agent that runs elsewhere: there is nothing to end and nothing to back up.
     Dismiss,
 }
 
-/// The next step. Safe to ask again at any time: a step that was done is not planned again.
-pub fn plan(agent: &Agent, office_active: bool, compute: Option<&Compute>, now: Time) -> Step {
+/// The next action. Safe to ask again at any time: an action that was done is not planned again.
+pub fn plan(agent: &Agent, office_active: bool, seen: Option<&Instance>, now: Time) -> PlannedAction {
     if agent.external {
         return elsewhere(agent, office_active, now);
     }
     let settled = |state: State| match agent.state == state && agent.observed_generation == agent.generation {
-        true if compute.is_none() => Step::Rest,
-        _ => Step::Halt(state),
+        true if seen.is_none() => PlannedAction::Rest,
+        _ => PlannedAction::Halt(state),
     };
     match agent.desired {
         Desired::Fire { .. } => match agent.state {
-            State::Terminating { retry_at: Some(at), .. } if at > now => Step::Wait(at),
-            _ => Step::Release,
+            State::Terminating { retry_at: Some(at), .. } if at > now => PlannedAction::Wait(at),
+            _ => PlannedAction::Release,
         },
-        Desired::Stop if matches!(agent.state, State::Failed { .. }) && compute.is_none() => Step::Rest,
+        Desired::Stop if matches!(agent.state, State::Failed { .. }) && seen.is_none() => PlannedAction::Rest,
         Desired::Stop => settled(State::Stopped),
         Desired::Pause => settled(agent.state.clone()),
         Desired::Run if !office_active => settled(State::Suspended),
-        Desired::Run => run(agent, compute, now),
+        Desired::Run => run(agent, seen, now),
     }
 }
 
-fn elsewhere(agent: &Agent, office_active: bool, now: Time) -> Step {
+fn elsewhere(agent: &Agent, office_active: bool, now: Time) -> PlannedAction {
     if matches!(agent.desired, Desired::Fire { .. }) {
-        return Step::Dismiss;
+        return PlannedAction::Dismiss;
     }
     let silent_at = agent.last_seen_at.unwrap_or(agent.created_at) + OFFLINE_AFTER;
     let state = match office_active {
@@ -89,17 +89,17 @@ fn elsewhere(agent: &Agent, office_active: bool, now: Time) -> Step {
         true => State::Offline,
     };
     match agent.state == state && agent.observed_generation == agent.generation {
-        false => Step::Observe(state),
-        true if state == State::Online => Step::Listen(silent_at),
-        true => Step::Rest,
+        false => PlannedAction::Observe(state),
+        true if state == State::Online => PlannedAction::Listen(silent_at),
+        true => PlannedAction::Rest,
     }
 }
 
-fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
+fn run(agent: &Agent, seen: Option<&Instance>, now: Time) -> PlannedAction {
     let (instance, generation, since) = match &agent.state {
-        State::Failed { .. } if compute.is_none() => return Step::Rest,
-        State::Failed { .. } => return Step::Halt(agent.state.clone()),
-        State::BackingOff { retry_at, .. } if *retry_at > now => return Step::Wait(*retry_at),
+        State::Failed { .. } if seen.is_none() => return PlannedAction::Rest,
+        State::Failed { .. } => return PlannedAction::Halt(agent.state.clone()),
+        State::BackingOff { retry_at, .. } if *retry_at > now => return PlannedAction::Wait(*retry_at),
         State::Pending
         | State::Stopped
         | State::Suspended
@@ -109,7 +109,7 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
         | State::Online
         | State::Offline
         // A fire that was taken back; the row says Run, so it runs.
-        | State::Terminating { .. } => return Step::Launch { lost: None },
+        | State::Terminating { .. } => return PlannedAction::Launch { lost: None },
         State::Starting {
             instance,
             generation,
@@ -121,27 +121,27 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
             since,
         } => (*instance, *generation, *since),
     };
-    match compute {
-        _ if generation != agent.generation => Step::Launch { lost: None },
-        None => Step::Launch { lost: Some("the platform was restarted") },
-        Some(compute) if compute.instance != instance => Step::Launch { lost: None },
-        Some(Compute { exit: Some(reason), .. }) => Step::GiveUp { reason: reason.clone(), ended: true },
-        Some(Compute { exit: None, .. }) => {
+    match seen {
+        _ if generation != agent.generation => PlannedAction::Launch { lost: None },
+        None => PlannedAction::Launch { lost: Some("the platform was restarted") },
+        Some(seen) if seen.id != instance => PlannedAction::Launch { lost: None },
+        Some(Instance { exit: Some(reason), .. }) => PlannedAction::GiveUp { reason: reason.clone(), ended: true },
+        Some(Instance { exit: None, .. }) => {
             let keyless = agent.public_key.is_none() && agent.enrol_sha256.is_none();
             if keyless && matches!(agent.state, State::Running { .. }) {
-                return Step::Enrol;
+                return PlannedAction::Enrol;
             }
-            let silence = |limit: Duration, problem: &str| Step::GiveUp {
+            let silence = |limit: Duration, problem: &str| PlannedAction::GiveUp {
                 reason: format!("{problem} {} seconds", limit.as_secs()),
                 ended: false,
             };
             match agent.state {
                 State::Running { .. } => match agent.last_seen_at.unwrap_or(since).max(since) + SILENCE_LIMIT {
-                    until if until > now => Step::Listen(until),
+                    until if until > now => PlannedAction::Listen(until),
                     _ => silence(SILENCE_LIMIT, "was silent for"),
                 },
                 _ => match since + START_LIMIT {
-                    until if until > now => Step::Wait(until),
+                    until if until > now => PlannedAction::Wait(until),
                     _ => silence(START_LIMIT, "did not report ready within"),
                 },
             }
@@ -149,9 +149,9 @@ fn run(agent: &Agent, compute: Option<&Compute>, now: Time) -> Step {
     }
 }
 
-/// What is recorded of a compute that was given up: the new state and count of failures.
+/// What is recorded of an instance that was given up: the new state and count of failures.
 ///
-/// Only computes that ended by themselves lead to `Failed`. One that is not heard of may be well, and the way to it broken:
+/// Only instances that ended by themselves lead to `Failed`. One that is not heard of may be well, and the way to it broken:
 /// it is replaced for ever, at the slowest pace, so that an outage of the gateway leaves no agent behind.
 pub fn after_failure(agent: &Agent, reason: &str, ended: bool, now: Time) -> (State, i32) {
     let healthy = matches!(agent.state, State::Running { since, .. } if since + HEALTHY_AFTER <= now);
@@ -209,49 +209,49 @@ mod tests {
         State::Running { instance, generation, since: at(0) }
     }
 
-    fn compute(instance: InstanceId, exit: Option<&str>) -> Compute {
-        Compute { instance, exit: exit.map(str::to_owned) }
+    fn seen(id: InstanceId, exit: Option<&str>) -> Instance {
+        Instance { id, exit: exit.map(str::to_owned) }
     }
 
     #[test]
     fn a_wanted_agent_is_launched_watched_and_replaced() {
         let id = InstanceId::new();
         let (alive, dead, other) =
-            (compute(id, None), compute(id, Some("exited with code 1")), compute(InstanceId::new(), None));
-        let launch = Step::Launch { lost: None };
-        let lost = Step::Launch { lost: Some("the platform was restarted") };
-        let gave_up = Step::GiveUp { reason: "exited with code 1".into(), ended: true };
+            (seen(id, None), seen(id, Some("exited with code 1")), seen(InstanceId::new(), None));
+        let launch = PlannedAction::Launch { lost: None };
+        let lost = PlannedAction::Launch { lost: Some("the platform was restarted") };
+        let gave_up = PlannedAction::GiveUp { reason: "exited with code 1".into(), ended: true };
         let backing_off = State::BackingOff { retry_at: at(10), reason: String::new() };
         let failed = State::Failed { reason: "tired".into() };
         let cases = [
             (State::Pending, None, 0, launch.clone()),
             (State::Stopped, None, 0, launch.clone()),
             (State::Suspended, None, 0, launch.clone()),
-            (backing_off.clone(), None, 5, Step::Wait(at(10))),
+            (backing_off.clone(), None, 5, PlannedAction::Wait(at(10))),
             (backing_off, None, 10, launch.clone()),
-            (started(id, 2), Some(&alive), 30, Step::Wait(at(60))),
+            (started(id, 2), Some(&alive), 30, PlannedAction::Wait(at(60))),
             (
                 started(id, 2),
                 Some(&alive),
                 60,
-                Step::GiveUp { reason: "did not report ready within 60 seconds".into(), ended: false },
+                PlannedAction::GiveUp { reason: "did not report ready within 60 seconds".into(), ended: false },
             ),
             (started(id, 2), Some(&dead), 1, gave_up.clone()),
             (started(id, 2), None, 1, lost.clone()),
             (started(id, 1), Some(&alive), 1, launch.clone()),
-            (running(id, 2), Some(&alive), 30, Step::Listen(at(60))),
+            (running(id, 2), Some(&alive), 30, PlannedAction::Listen(at(60))),
             (
                 running(id, 2),
                 Some(&alive),
                 61,
-                Step::GiveUp { reason: "was silent for 60 seconds".into(), ended: false },
+                PlannedAction::GiveUp { reason: "was silent for 60 seconds".into(), ended: false },
             ),
             (running(id, 2), Some(&dead), 1, gave_up),
             (running(id, 2), None, 1, lost),
             (running(id, 2), Some(&other), 1, launch.clone()),
             (running(id, 1), Some(&alive), 1, launch),
-            (failed.clone(), None, 99, Step::Rest),
-            (failed.clone(), Some(&alive), 99, Step::Halt(failed)),
+            (failed.clone(), None, 99, PlannedAction::Rest),
+            (failed.clone(), Some(&alive), 99, PlannedAction::Halt(failed)),
         ];
         for (state, seen, now, expected) in cases {
             assert_eq!(
@@ -267,11 +267,11 @@ mod tests {
         let id = InstanceId::new();
         let mut agent = agent(Desired::Run, running(id, 2));
         agent.public_key = None;
-        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Enrol);
+        assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(1)), PlannedAction::Enrol);
         agent.enrol_sha256 = Some(vec![1]);
-        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(1)), Step::Listen(at(60)));
-        let given_up = Step::GiveUp { reason: "was silent for 60 seconds".into(), ended: false };
-        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(60)), given_up);
+        assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(1)), PlannedAction::Listen(at(60)));
+        let given_up = PlannedAction::GiveUp { reason: "was silent for 60 seconds".into(), ended: false };
+        assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(60)), given_up);
     }
 
     #[test]
@@ -279,54 +279,57 @@ mod tests {
         let id = InstanceId::new();
         let mut agent = agent(Desired::Run, running(id, 2));
         agent.last_seen_at = Some(at(50));
-        assert_eq!(plan(&agent, true, Some(&compute(id, None)), at(100)), Step::Listen(at(110)));
+        assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(100)), PlannedAction::Listen(at(110)));
     }
 
     #[test]
     fn unwanted_compute_ends_whatever_it_was_doing() {
         let id = InstanceId::new();
-        let alive = compute(id, None);
+        let alive = seen(id, None);
         for state in [State::Pending, started(id, 2), running(id, 2)] {
             assert_eq!(
                 plan(&agent(Desired::Stop, state.clone()), true, Some(&alive), at(0)),
-                Step::Halt(State::Stopped)
+                PlannedAction::Halt(State::Stopped)
             );
-            assert_eq!(plan(&agent(Desired::Run, state), false, Some(&alive), at(0)), Step::Halt(State::Suspended));
+            assert_eq!(
+                plan(&agent(Desired::Run, state), false, Some(&alive), at(0)),
+                PlannedAction::Halt(State::Suspended)
+            );
         }
-        assert_eq!(plan(&agent(Desired::Stop, State::Stopped), true, None, at(0)), Step::Rest);
-        assert_eq!(plan(&agent(Desired::Run, State::Suspended), false, None, at(0)), Step::Rest);
+        assert_eq!(plan(&agent(Desired::Stop, State::Stopped), true, None, at(0)), PlannedAction::Rest);
+        assert_eq!(plan(&agent(Desired::Run, State::Suspended), false, None, at(0)), PlannedAction::Rest);
         let mut behind = agent(Desired::Stop, State::Stopped);
         behind.observed_generation = 1;
-        assert_eq!(plan(&behind, true, None, at(0)), Step::Halt(State::Stopped));
+        assert_eq!(plan(&behind, true, None, at(0)), PlannedAction::Halt(State::Stopped));
     }
 
     #[test]
     fn a_paused_agent_ends_and_rests_whatever_its_office_does() {
-        let alive = compute(InstanceId::new(), None);
+        let alive = seen(InstanceId::new(), None);
         let paused = State::Paused { reason: "LOOP_DETECTED: round and round".into() };
         let mut subject = agent(Desired::Pause, paused.clone());
         for active in [true, false] {
-            assert_eq!(plan(&subject, active, None, at(0)), Step::Rest);
-            assert_eq!(plan(&subject, active, Some(&alive), at(0)), Step::Halt(paused.clone()));
+            assert_eq!(plan(&subject, active, None, at(0)), PlannedAction::Rest);
+            assert_eq!(plan(&subject, active, Some(&alive), at(0)), PlannedAction::Halt(paused.clone()));
         }
         subject.observed_generation = 1;
-        assert_eq!(plan(&subject, true, None, at(0)), Step::Halt(paused.clone()));
+        assert_eq!(plan(&subject, true, None, at(0)), PlannedAction::Halt(paused.clone()));
         subject.external = true;
         for active in [true, false] {
-            assert_eq!(plan(&subject, active, None, at(0)), Step::Observe(paused.clone()));
+            assert_eq!(plan(&subject, active, None, at(0)), PlannedAction::Observe(paused.clone()));
         }
         subject.observed_generation = 2;
         for (active, now) in [(true, 1), (true, 500), (false, 1)] {
-            assert_eq!(plan(&subject, active, None, at(now)), Step::Rest);
+            assert_eq!(plan(&subject, active, None, at(now)), PlannedAction::Rest);
         }
 
         // Somebody starts it again.
         subject.desired = Desired::Run;
-        assert_eq!(plan(&subject, true, None, at(1)), Step::Observe(State::Online));
-        assert_eq!(plan(&subject, false, None, at(1)), Step::Observe(State::Suspended));
+        assert_eq!(plan(&subject, true, None, at(1)), PlannedAction::Observe(State::Online));
+        assert_eq!(plan(&subject, false, None, at(1)), PlannedAction::Observe(State::Suspended));
         subject.external = false;
-        assert_eq!(plan(&subject, true, None, at(1)), Step::Launch { lost: None });
-        assert_eq!(plan(&subject, false, None, at(1)), Step::Halt(State::Suspended));
+        assert_eq!(plan(&subject, true, None, at(1)), PlannedAction::Launch { lost: None });
+        assert_eq!(plan(&subject, false, None, at(1)), PlannedAction::Halt(State::Suspended));
     }
 
     #[test]
@@ -335,28 +338,28 @@ mod tests {
         let id = InstanceId::new();
         let waiting = State::Terminating { retry_at: Some(at(10)), reason: String::new() };
         for state in [State::Pending, running(id, 2), State::Stopped, State::Suspended] {
-            assert_eq!(plan(&agent(fire, state), false, None, at(0)), Step::Release);
+            assert_eq!(plan(&agent(fire, state), false, None, at(0)), PlannedAction::Release);
         }
-        assert_eq!(plan(&agent(fire, waiting.clone()), true, None, at(9)), Step::Wait(at(10)));
-        assert_eq!(plan(&agent(fire, waiting), true, None, at(10)), Step::Release);
+        assert_eq!(plan(&agent(fire, waiting.clone()), true, None, at(9)), PlannedAction::Wait(at(10)));
+        assert_eq!(plan(&agent(fire, waiting), true, None, at(10)), PlannedAction::Release);
     }
 
     #[test]
     fn an_agent_elsewhere_is_only_observed() {
         let fire = Desired::Fire { force: false, backup_id: BackupId::new() };
-        let observe = Step::Observe;
+        let observe = PlannedAction::Observe;
         let cases = [
-            (Desired::Run, State::Online, true, 119, Step::Listen(at(120))),
+            (Desired::Run, State::Online, true, 119, PlannedAction::Listen(at(120))),
             (Desired::Run, State::Online, true, 120, observe(State::Offline)),
-            (Desired::Run, State::Offline, true, 120, Step::Rest),
+            (Desired::Run, State::Offline, true, 120, PlannedAction::Rest),
             (Desired::Run, State::Offline, true, 119, observe(State::Online)),
             (Desired::Run, State::Online, false, 1, observe(State::Suspended)),
             (Desired::Run, State::Offline, false, 500, observe(State::Suspended)),
-            (Desired::Run, State::Suspended, false, 500, Step::Rest),
+            (Desired::Run, State::Suspended, false, 500, PlannedAction::Rest),
             (Desired::Run, State::Suspended, true, 119, observe(State::Online)),
             (Desired::Run, State::Suspended, true, 500, observe(State::Offline)),
-            (fire, State::Terminating { retry_at: None, reason: String::new() }, true, 1, Step::Dismiss),
-            (fire, State::Terminating { retry_at: None, reason: String::new() }, false, 1, Step::Dismiss),
+            (fire, State::Terminating { retry_at: None, reason: String::new() }, true, 1, PlannedAction::Dismiss),
+            (fire, State::Terminating { retry_at: None, reason: String::new() }, false, 1, PlannedAction::Dismiss),
         ];
         for (desired, state, active, now, expected) in cases {
             let mut agent = agent(desired, state.clone());
@@ -365,9 +368,9 @@ mod tests {
         }
         let mut behind = agent(Desired::Run, State::Online);
         (behind.external, behind.observed_generation) = (true, 1);
-        assert_eq!(plan(&behind, true, None, at(1)), Step::Observe(State::Online));
+        assert_eq!(plan(&behind, true, None, at(1)), PlannedAction::Observe(State::Online));
         (behind.observed_generation, behind.last_seen_at) = (2, Some(at(100)));
-        assert_eq!(plan(&behind, true, None, at(219)), Step::Listen(at(220)));
+        assert_eq!(plan(&behind, true, None, at(219)), PlannedAction::Listen(at(220)));
     }
 
     #[test]

@@ -33,9 +33,9 @@ const PART: usize = 1000;
 #[derive(Debug, Clone, Copy)]
 struct Vouched {
     office_id: OfficeId,
-    /// Of the row.
+    /// The revision of the row that vouches for it.
     revision: i64,
-    /// Of the compute; none: it computes elsewhere.
+    /// Of the instance; none: it runs elsewhere.
     instance: Option<InstanceId>,
     heard_at: Time,
 }
@@ -66,7 +66,7 @@ struct State {
     changes: u64,
 }
 
-/// See the module.
+/// The signs of life of this process's agents.
 #[derive(Debug, Default)]
 pub(crate) struct Seen(Mutex<State>);
 
@@ -132,7 +132,7 @@ impl Seen {
         state.reachable = Some(known.at(now));
     }
 
-    /// The agent as the planner is to see it: a compute that could not be heard was not silent. Of an agent that computes
+    /// The agent as the planner is to see it: an instance that could not be heard was not silent. Of an agent that runs
     /// elsewhere is told what is known.
     pub(crate) fn heard(&self, agent: &Agent, now: Time) -> Agent {
         let mut agent = agent.clone();

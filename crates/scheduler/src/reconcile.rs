@@ -1,6 +1,6 @@
 //! The working half of the scheduler: asks [`plan`] for the next step of an agent, does it, records it, and asks again.
 //!
-//! It takes no hint about what changed. It wakes on signals, on ends of computes, and on what is due: each row says when the
+//! It takes no hint about what changed. It wakes on signals, on ends of instances, and on what is due: each row says when the
 //! planner wants to look at it next, at once after every change, so that a lost signal costs time and nothing else, and who
 //! is well costs nothing. A full pass at the start, and a rare one, are for what the rows do not say. Every record is
 //! conditional on the row being what the plan was made from.
@@ -23,7 +23,7 @@ use crate::{
     Scheduler,
     agents::{Agent, Desired, State, looks, repo},
     offices,
-    plan::{self, Step, plan},
+    plan::{self, PlannedAction, plan},
 };
 
 /// Agents worked on at the same time.
@@ -67,14 +67,14 @@ impl Queue {
     }
 }
 
-/// Reconciles for ever.
+/// Reconciles until it is dropped.
 pub(crate) async fn run(scheduler: Arc<Scheduler>) {
     let mut jobs: JoinSet<(AgentId, Option<Time>)> = JoinSet::new();
     let mut active: HashSet<AgentId> = HashSet::new();
     let mut again: HashSet<AgentId> = HashSet::new();
     let mut look_at = scheduler.clock.now();
     let mut leading = !scheduler.db.is_shared();
-    // Whether whatever is under way may have lost its compute, with the process that led before.
+    // Whether whatever is under way may have lost its instance, with the process that led before.
     let mut fresh = true;
     let mut lease_tick = tokio::time::interval(LEASE_RENEWAL);
     let mut pass_tick = tokio::time::interval(FULL_PASS);
@@ -186,8 +186,8 @@ impl Scheduler {
     pub(crate) async fn settle(&self, id: AgentId) -> Option<Time> {
         loop {
             let rests = match self.step(id).await {
-                Ok(Some(Step::Wait(time) | Step::Listen(time))) => Some(time),
-                Ok(Some(Step::Rest) | None) => None,
+                Ok(Some(PlannedAction::Wait(time) | PlannedAction::Listen(time))) => Some(time),
+                Ok(Some(PlannedAction::Rest) | None) => None,
                 Ok(Some(_)) => continue,
                 Err(error) => return Some(self.leave_alone(id, &error).await),
             };
@@ -220,7 +220,7 @@ impl Scheduler {
     }
 
     /// Plans and does one step; none: the agent is gone.
-    pub(crate) async fn step(&self, id: AgentId) -> Result<Option<Step>> {
+    pub(crate) async fn step(&self, id: AgentId) -> Result<Option<PlannedAction>> {
         let mut conn = self.db.platform().read().await?;
         let Some(agent) = repo::agent_find(&mut conn, id).await? else {
             return Ok(None);
@@ -230,20 +230,20 @@ impl Scheduler {
         let agent = self.seen.freshen(agent);
         let active = office.as_ref().is_some_and(|office| office.active);
         let removing = office.is_none_or(|office| office.removing);
-        let compute = self.runtime.observe(id);
+        let seen = self.runtime.observe(id);
         let now = self.clock.now();
-        let step = plan(&self.seen.heard(&agent, now), active, compute.as_ref(), now);
+        let step = plan(&self.seen.heard(&agent, now), active, seen.as_ref(), now);
         match &step {
-            Step::Rest => self.looked(&agent, None, false).await?,
-            Step::Wait(at) => self.looked(&agent, Some(*at), false).await?,
-            Step::Listen(at) => self.looked(&agent, Some(*at), true).await?,
-            Step::Launch { lost } => self.launch(agent, *lost).await?,
-            Step::Halt(state) => self.halt(agent, state.clone()).await?,
-            Step::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
-            Step::Enrol => self.enrol(agent).await?,
-            Step::Release => self.reserve.freeing(|| self.release(agent.clone(), removing)).await?,
-            Step::Observe(state) => self.observe(agent, state.clone()).await?,
-            Step::Dismiss => self.forget(&agent, None).await?,
+            PlannedAction::Rest => self.looked(&agent, None, false).await?,
+            PlannedAction::Wait(at) => self.looked(&agent, Some(*at), false).await?,
+            PlannedAction::Listen(at) => self.looked(&agent, Some(*at), true).await?,
+            PlannedAction::Launch { lost } => self.launch(agent, *lost).await?,
+            PlannedAction::Halt(state) => self.halt(agent, state.clone()).await?,
+            PlannedAction::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
+            PlannedAction::Enrol => self.enrol(agent).await?,
+            PlannedAction::Release => self.reserve.freeing(|| self.release(agent.clone(), removing)).await?,
+            PlannedAction::Observe(state) => self.observe(agent, state.clone()).await?,
+            PlannedAction::Dismiss => self.forget(&agent, None).await?,
         }
         Ok(Some(step))
     }
@@ -293,10 +293,10 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Lets a compute whose key was revoked go on with a new one.
+    /// Lets an instance whose key was revoked go on with a new one.
     async fn enrol(&self, mut agent: Agent) -> Result<()> {
         let token = agent.expect_enrolment(self.clock.now());
-        // A crash before the next line leaves a compute that is silent, and replaced for that.
+        // A crash before the next line leaves an instance that is silent, and replaced for that.
         if self.record(&mut agent, None).await? {
             self.runtime.hand_over(agent.place(), &token).await?;
         }
@@ -367,7 +367,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Records what is seen of an agent that computes elsewhere. What it is made of it reads for itself.
+    /// Records what is seen of an agent that runs elsewhere. What it is made of it reads for itself.
     async fn observe(&self, mut agent: Agent, state: State) -> Result<()> {
         let event = (agent.state != state).then(|| self.arrival(&agent, &state)).flatten();
         agent.observed_generation = agent.generation;
@@ -464,7 +464,7 @@ impl Agent {
         token
     }
 
-    /// Where it computes.
+    /// Where it runs.
     pub(crate) fn place(&self) -> Place {
         Place { office_id: self.office_id, agent_id: self.id }
     }

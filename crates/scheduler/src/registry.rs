@@ -24,7 +24,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     Scheduler,
-    agents::{Agent, former, keys, repo, wire},
+    agents::{Agent, keys, repo, revoked_keys, wire},
     offices,
 };
 
@@ -81,7 +81,7 @@ impl Scheduler {
         let mut tx = self.db.platform().begin().await?;
         let found = repo::agent_lock_by_token(&mut tx, &request.token_sha256).await?;
         let key_id = key_id(&request.public_key);
-        let lived = former::key_lived(&mut tx, &key_id).await?;
+        let lived = revoked_keys::key_lived(&mut tx, &key_id).await?;
         let tx_of_office = tx.within(office_id);
         let mut agent = match usable(found.as_ref(), office_id, now) {
             Ok(agent) => agent.clone(),
@@ -96,7 +96,7 @@ impl Scheduler {
                 return Err(Error::unauthenticated("the enrolment token is unknown, used or expired"));
             }
         };
-        if former::key_is_former(tx_of_office, agent.id, &key_id).await? {
+        if revoked_keys::key_is_revoked(tx_of_office, agent.id, &key_id).await? {
             self.enrolment_refused(caller, office_id, &agent.name, "a key that was revoked");
             return Err(Error::unauthenticated("this key was revoked; make a new one"));
         }
@@ -113,7 +113,7 @@ impl Scheduler {
             }
             let took = keys::key_take(tx_of_office, agent.id, &request.public_key).await;
             took.map_err(|error| error.unique_or(taken))?;
-            former::key_bury(tx_of_office, &agent, now).await?;
+            revoked_keys::key_revoke(tx_of_office, &agent, now).await?;
         }
         agent.public_key = Some(request.public_key.to_vec());
         if !repo::agent_update(tx_of_office, &mut agent).await? {
@@ -149,7 +149,7 @@ impl Scheduler {
         let mut conn = self.db.platform().read().await?;
         let owner = match repo::agent_find(&mut conn, id).await? {
             Some(agent) => Some((agent.office_id, agent.name)),
-            None => former::key_owner(&mut conn, id).await?,
+            None => revoked_keys::key_owner(&mut conn, id).await?,
         };
         let Some((office_id, agent)) = owner else {
             return Ok(());
@@ -174,7 +174,7 @@ impl Scheduler {
             let from = since.replace(now).unwrap_or(now) - OVERLAP;
             let told = std::mem::take(&mut first);
             async move {
-                let dead = former::key_dead_since(&mut scheduler.db.platform().read().await?, from).await?;
+                let dead = revoked_keys::keys_revoked_since(&mut scheduler.db.platform().read().await?, from).await?;
                 let keys: Vec<AgentKeyName> =
                     dead.into_iter().map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id }).collect();
                 let news = told || !keys.is_empty();

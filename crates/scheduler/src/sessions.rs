@@ -1,4 +1,4 @@
-//! The report that makes a compute `Running`, and its heartbeats.
+//! The report that makes an instance `Running`, and its heartbeats.
 
 use mi_kernel::{AgentActor, Error, ErrorKind, InstanceId, Result, event::Event};
 use mi_rpc::Caller;
@@ -17,7 +17,7 @@ fn replaced() -> Error {
 }
 
 impl Scheduler {
-    /// Takes the report of a compute that it is ready.
+    /// Takes the report of an instance that it is ready.
     pub(crate) async fn report_ready(
         &self,
         caller: &Caller,
@@ -53,7 +53,7 @@ impl Scheduler {
         Err(Error::new(ErrorKind::Aborted, "CONFLICT", "the agent is being changed; report again"))
     }
 
-    /// Takes a heartbeat of a compute; an error says that it is not wanted any more.
+    /// Takes a heartbeat of an instance; an error says that it is not wanted any more.
     pub(crate) async fn heartbeat(&self, agent: &AgentActor, instance: InstanceId) -> Result<()> {
         let (office_id, id, now) = (agent.office_id, agent.agent_id, self.clock.now());
         if self.seen.known(office_id, id, Some(instance), now) {

@@ -6,16 +6,16 @@ use mi_base::sweep::{self, Removals};
 use mi_kernel::Result;
 use mi_store::{idempotency, lease};
 
-use crate::{Scheduler, agents::admissions::admission_sweep};
+use crate::{Scheduler, agents::invite_redemptions::redemption_sweep};
 
 /// How often hidden backups are looked for: one look at an index.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How often old request ids and old admissions are forgotten.
+/// How often old request ids and old redemptions of invites are forgotten.
 const FORGETTING: Duration = Duration::from_secs(3600);
 /// Of several schedulers over one database one deletes objects. Two at once would be slow, not wrong.
 const LEASE: Duration = Duration::from_secs(300);
 
-/// Sweeps for ever.
+/// Sweeps until it is dropped.
 pub(crate) async fn run(scheduler: Arc<Scheduler>) {
     let mut forgotten = None;
     loop {
@@ -23,7 +23,7 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
         note("backups", scheduler.sweep_backups().await);
         if forgotten.is_none_or(|last| now >= last + FORGETTING) {
             note("old request ids", idempotency::sweep(&scheduler.db, now).await.map_err(Into::into));
-            note("old admissions", admission_sweep(&scheduler.db, now).await.map_err(Into::into));
+            note("old redemptions of invites", redemption_sweep(&scheduler.db, now).await.map_err(Into::into));
             forgotten = Some(now);
         }
         tokio::time::sleep(INTERVAL).await;

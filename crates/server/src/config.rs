@@ -74,7 +74,7 @@ pub struct PlatformConfig {
     pub drive: DriveLimits,
     /// How much an account and an office may have of everything else; only the office role needs it.
     pub quotas: Quotas,
-    /// Whether agents are walled off.
+    /// Whether agents are sandboxed.
     pub sandbox: SandboxMode,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,

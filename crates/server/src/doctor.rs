@@ -261,7 +261,7 @@ fn master_key(machine: &Machine) -> Finding {
 fn sandbox(scratch: &Path) -> Finding {
     let what = "sandbox";
     match mi_runtime_process::probe(scratch) {
-        Ok(found) if found.missing.is_empty() => Finding::ok(what, "all walls stand"),
+        Ok(found) if found.missing.is_empty() => Finding::ok(what, "all layers are in place"),
         Ok(found) => {
             let fix = "SECURITY.md says what each takes; `mi up --sandbox required` does without none";
             Finding::warning(what, format!("there is no {}", found.missing.join("; no ")), fix)

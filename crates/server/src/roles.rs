@@ -19,7 +19,7 @@ use crate::{
     model,
 };
 
-/// Lines that computes printed and nobody stored yet.
+/// Lines that instances printed and nobody stored yet.
 const LINES: usize = 4096;
 
 /// What all roles of one process share.

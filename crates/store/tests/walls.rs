@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use mi_kernel::ErrorKind;
 use mi_store::{Arm, Conn, Db, Migrations, Step};
-use mi_testkit::{Backend, TestDb, Walls, on_both, until};
+use mi_testkit::{Backend, RowSecurity, TestDb, on_both, until};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 on_both! { a_table_of_offices_rows_without_a_wall_is_refused }
@@ -24,10 +24,10 @@ async fn open(database: &TestDb) -> Db {
     Db::open(database.target(), MIGRATIONS).await.expect("opens")
 }
 
-async fn planted() -> (TestDb, Db, Walls) {
+async fn planted() -> (TestDb, Db, RowSecurity) {
     let database = TestDb::plain(Backend::Postgres).await;
     let db = open(&database).await;
-    let walls = Walls::plant(&database, &[]).await;
+    let walls = RowSecurity::plant(&database, &[]).await;
     (database, db, walls)
 }
 

@@ -14,10 +14,10 @@ const SERVER: &str = "MI_TEST_POSTGRES";
 /// The schema of the tests of [`on_both!`](crate::on_both).
 const SCHEMA: &str = "mi_test";
 
-/// Which database.
+/// The databases that tests run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// A file.
+    /// SQLite, in a file of its own.
     Sqlite,
     /// A database on the server of `MI_TEST_POSTGRES`.
     Postgres,

@@ -8,13 +8,13 @@ mod db;
 pub mod model;
 pub mod platform;
 mod process;
+mod row_security;
 mod stuck;
 mod until;
-mod walls;
 
 pub use clock::{ManualClock, SkewedClock};
 pub use db::{Backend, OnBackend, TestDb, run_on};
 pub use platform::{Arrangement, Platform};
+pub use row_security::RowSecurity;
 pub use stuck::Stuck;
 pub use until::until;
-pub use walls::Walls;

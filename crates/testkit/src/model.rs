@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::StreamExt;
 
-/// Which wire format.
+/// The wire formats of model servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelApi {
     /// `POST /v1/chat/completions`.
@@ -52,7 +52,7 @@ pub enum Reply {
     },
     /// Refuses with this status.
     Refuse {
-        /// HTTP status.
+        /// The HTTP status.
         status: u16,
         /// What `retry-after` says, in seconds.
         retry_after: Option<u64>,
@@ -61,17 +61,17 @@ pub enum Reply {
     Cut,
     /// Says in the middle of the stream that it is overloaded.
     Overloaded,
-    /// Never answers.
+    /// The server never answers.
     Hang,
 }
 
 impl Reply {
-    /// Says something.
+    /// An answer that is a text.
     pub fn text(text: &str) -> Self {
         Self::Answer { text: text.to_owned(), calls: Vec::new() }
     }
 
-    /// Calls a tool.
+    /// An answer that calls a tool.
     pub fn call(name: &str, arguments: Value) -> Self {
         Self::calls(&[(name, arguments)])
     }
@@ -86,13 +86,13 @@ impl Reply {
 /// A request as the server got it.
 #[derive(Debug, Clone)]
 pub struct ModelRequest {
-    /// In which format.
+    /// The format that it came in.
     pub api: ModelApi,
     /// `authorization` or `x-api-key`, as it came.
     pub key: Option<String>,
-    /// The JSON.
+    /// The body.
     pub body: Value,
-    /// When it came.
+    /// When it arrived.
     pub at: Instant,
 }
 

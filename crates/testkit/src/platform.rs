@@ -40,7 +40,7 @@ pub enum Arrangement {
     FourProcesses,
 }
 
-/// What to start.
+/// How the platform is started.
 #[derive(Debug)]
 pub struct Builder {
     backend: Backend,
@@ -240,7 +240,7 @@ impl Platform {
     /// [`stop`](Self::stop) of what runs, nothing after [`kill9`](Self::kill9), and [`start`](Self::start).
     ///
     /// # Panics
-    /// As these two.
+    /// When one of them does.
     pub async fn restart(&mut self) {
         self.stop().await;
         self.start().await;

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two looks.
+/// The pause between two looks.
 const PAUSE: Duration = Duration::from_millis(15);
 
 /// Looks again and again until there is a value, and returns it.

@@ -2,8 +2,8 @@
 
 use mi_kernel::{AccountId, Error, OfficeId, Result};
 use mi_proto::internal::v1::{
-    ApplyOfficeRequest, ApplyOfficeResponse, ProbeWallsRequest, ProbeWallsResponse, RemoveOfficeRequest,
-    RemoveOfficeResponse, office_replica_service_server::OfficeReplicaService,
+    ApplyOfficeRequest, ApplyOfficeResponse, RemoveOfficeRequest, RemoveOfficeResponse, RunIsolationChecksRequest,
+    RunIsolationChecksResponse, office_replica_service_server::OfficeReplicaService,
 };
 use mi_rpc::{Reply, convert, handle, status};
 use mi_store::Db;
@@ -26,9 +26,10 @@ impl OfficeReplicaService for Replica {
         })
     }
 
-    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Reply<ProbeWallsResponse> {
-        let checks = self.db.probe_walls("activity").await.map_err(status)?;
-        Ok(Response::new(ProbeWallsResponse { checks: checks.into_iter().map(convert::wall_check).collect() }))
+    async fn run_isolation_checks(&self, _: Request<RunIsolationChecksRequest>) -> Reply<RunIsolationChecksResponse> {
+        let checks = self.db.run_isolation_checks("activity").await.map_err(status)?;
+        let checks = checks.into_iter().map(convert::isolation_check).collect();
+        Ok(Response::new(RunIsolationChecksResponse { checks }))
     }
 
     async fn remove_office(&self, request: Request<RemoveOfficeRequest>) -> Reply<RemoveOfficeResponse> {

@@ -1,12 +1,12 @@
 //! On Postgres a row of one office is not there for another, whatever the query says.
 
 use mi_store::Db;
-use mi_testkit::{Backend, TestDb, Walls};
+use mi_testkit::{Backend, RowSecurity, TestDb};
 
 #[tokio::test]
 async fn without_a_predicate_nothing_of_another_office_is_there() {
     let database = TestDb::new(Backend::Postgres, "activity").await;
     let db = Db::open(database.target(), crate::MIGRATIONS).await.expect("opens");
-    let walls = Walls::plant(&database, &[]).await;
+    let walls = RowSecurity::plant(&database, &[]).await;
     assert_eq!(walls.holes(&db).await, Vec::<String>::new());
 }

@@ -231,7 +231,7 @@ async fn attend(
     Some(status.map_or(processes::KILLED, processes::code))
 }
 
-/// Starts it.
+/// Starts the command, with pipes or at a terminal.
 fn spawn(shared: &Shared, surroundings: &Surroundings, start: &ExecStart) -> io::Result<(Processes, Pipes)> {
     use std::process::Stdio;
     let (program, arguments) = start.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;

@@ -58,7 +58,7 @@ pub(super) async fn run(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outc
     }
 }
 
-/// One conversation.
+/// The conversation with the model about one task.
 struct Talk<'a> {
     shared: &'a Shared,
     config: &'a ModelConfig,

@@ -21,12 +21,12 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// It is done.
+    /// The task was completed.
     pub(super) fn done() -> Self {
         Self { how: "done", why: String::new() }
     }
 
-    /// It was completed after it was lost.
+    /// The task was completed after its lease was lost.
     pub(super) fn too_late(status: &Status) -> Self {
         Self { how: "the completion came too late", why: status.message().into() }
     }

@@ -122,7 +122,7 @@ impl Drop for Processes {
 
 /// A supervisor, and whatever descends from it.
 struct Tree {
-    /// The supervisor.
+    /// The supervisor as tokio waits for it.
     child: Child,
     /// Its id, as long as nobody took its exit status: after that it may be the id of another process.
     id: Option<i32>,

@@ -65,7 +65,7 @@ impl Ran {
     }
 }
 
-/// Runs it.
+/// Runs a script to its end, or to the time limit.
 pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Duration) -> io::Result<Ran> {
     let surroundings = Surroundings::new(shared, "task-").await?;
     let directory = surroundings.path();

@@ -40,7 +40,7 @@ impl Surroundings {
         Ok(Self { path: directory.path().to_owned(), directory: Some(directory) })
     }
 
-    /// The directory.
+    /// The path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

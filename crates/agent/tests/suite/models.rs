@@ -20,14 +20,14 @@ use crate::platform::{LONG, Platform, Running, config};
 const BOTH: [ModelApi; 2] = [ModelApi::OpenAi, ModelApi::Anthropic];
 
 /// A platform with an agent that has a model.
-struct Stage {
+struct Harness {
     platform: Arc<Platform>,
     model: FakeModel,
     agent: Running,
     dir: tempfile::TempDir,
 }
 
-impl Stage {
+impl Harness {
     async fn new(api: ModelApi, replies: impl IntoIterator<Item = Reply>) -> Self {
         Self::changed(api, FakeModel::start(replies).await, |_| {}).await
     }
@@ -90,7 +90,7 @@ fn bad(name: &str, arguments: &str) -> Reply {
 #[tokio::test]
 async fn a_model_works_with_tools_and_completes_with_a_receipt() {
     for api in BOTH {
-        let stage = Stage::new(
+        let harness = Harness::new(
             api,
             [
                 Reply::calls(&[
@@ -105,16 +105,16 @@ async fn a_model_works_with_tools_and_completes_with_a_receipt() {
             ],
         )
         .await;
-        let id = stage.task();
-        let (completion, receipt) = stage.platform.completion(&id).await;
+        let id = harness.task();
+        let (completion, receipt) = harness.platform.completion(&id).await;
         assert_eq!(completion.result, "all done");
         assert_eq!(receipt.commands, [Command { sha256: sha256_hex(b"echo h\xc3\xa9; exit 3"), exit_code: 3 }]);
         let artifact = Artifact { path: "out.txt".into(), revision: 7, sha256: sha256_hex(b"out") };
         assert_eq!(receipt.artifacts, [artifact]);
-        let noted = std::fs::read_to_string(stage.dir.path().join("workspace/notes/a.txt"));
+        let noted = std::fs::read_to_string(harness.dir.path().join("workspace/notes/a.txt"));
         assert_eq!(noted.expect("written"), "noted");
 
-        let requests = stage.model.requests();
+        let requests = harness.model.requests();
         assert_eq!(requests.len(), 3);
         let key = if api == ModelApi::OpenAi { "Bearer model-key" } else { "model-key" };
         assert!(requests.iter().all(|request| request.key.as_deref() == Some(key)));
@@ -124,8 +124,8 @@ async fn a_model_works_with_tools_and_completes_with_a_receipt() {
         let task = format!("Task: A task\nId: {id}, attempt 1\n\nDo it.\n\nNote by operator: Be brief.\n");
         assert_eq!(first[1], task);
         let said = ["exit code: 3\n--- stdout\nhé\n", "wrote 5 bytes", "Now the drive."];
-        assert_eq!(stage.answers(), [said[0], said[1], said[2], "wrote out.txt (3 bytes, revision 100)"]);
-        stage.agent.stop().await;
+        assert_eq!(harness.answers(), [said[0], said[1], said[2], "wrote out.txt (3 bytes, revision 100)"]);
+        harness.agent.stop().await;
     }
 }
 
@@ -139,17 +139,17 @@ async fn the_log_says_nothing_of_what_is_for_one_reader() {
         Reply::calls(&[said()]),
         complete(),
     ];
-    let stage = Stage::new(ModelApi::OpenAi, replies).await;
+    let harness = Harness::new(ModelApi::OpenAi, replies).await;
     let answer = || {
         let (kind, cause) = (TaskKind::General.into(), "message/1".into());
-        stage.platform.add(Task { kind, cause, description: "marker".into(), ..Task::default() })
+        harness.platform.add(Task { kind, cause, description: "marker".into(), ..Task::default() })
     };
-    stage.platform.completion(&answer()).await;
-    stage.platform.failure(&answer()).await;
-    stage.platform.completion(&stage.task()).await;
-    stage.agent.stop().await;
+    harness.platform.completion(&answer()).await;
+    harness.platform.failure(&answer()).await;
+    harness.platform.completion(&harness.task()).await;
+    harness.agent.stop().await;
 
-    let lines: Vec<_> = stage.platform.texts().into_iter().map(|(_, text)| text).collect();
+    let lines: Vec<_> = harness.platform.texts().into_iter().map(|(_, text)| text).collect();
     assert!(lines.iter().all(|line| !line.contains("marker")), "{lines:?}");
     let length = said().1.to_string().len();
     for line in [
@@ -180,10 +180,10 @@ async fn every_tool_reaches_the_office() {
         ("read_file", json!({ "path": "f", "offset": 2 })),
         ("read_file", json!({ "path": "../f" })),
     ];
-    let stage = Stage::new(ModelApi::OpenAi, [Reply::calls(&calls), complete()]).await;
-    stage.platform.files.lock().expect("lock").insert("a/b".into(), b"content".to_vec());
-    let id = stage.task();
-    stage.platform.completion(&id).await;
+    let harness = Harness::new(ModelApi::OpenAi, [Reply::calls(&calls), complete()]).await;
+    harness.platform.files.lock().expect("lock").insert("a/b".into(), b"content".to_vec());
+    let id = harness.task();
+    harness.platform.completion(&id).await;
     let expected = [
         "created task sub-1",
         "created task sub-2",
@@ -199,54 +199,54 @@ async fn every_tool_reaches_the_office() {
         "xt",
         "error: \"../f\" is not in the workspace: give a path below it, without ..",
     ];
-    assert_eq!(stage.answers(), expected);
-    let heard = stage.platform.heard.lock().expect("lock").clone();
+    assert_eq!(harness.answers(), expected);
+    let heard = harness.platform.heard.lock().expect("lock").clone();
     assert_eq!(heard, ["to \"bob\": hello", "hire eve as engineer", "verified sub-2: false thin"]);
-    let tasks = stage.platform.tasks.lock().expect("lock").clone();
+    let tasks = harness.platform.tasks.lock().expect("lock").clone();
     assert_eq!([&*tasks[0].parent_id, &*tasks[1].parent_id], [&*id, ""]);
     assert_eq!((tasks[0].kind(), &*tasks[0].depends_on), (TaskKind::Command, ["x".to_owned()].as_slice()));
     assert_eq!((tasks[1].kind(), &*tasks[1].assigned_agent), (TaskKind::General, "bob"));
-    stage.agent.stop().await;
+    harness.agent.stop().await;
 }
 
 #[tokio::test]
 async fn what_keeps_a_task_from_being_done_is_told_to_the_model() {
     let blank = Reply::call("complete_task", json!({ "result": " \n" }));
     let missing = Reply::call("complete_task", json!({ "result": "x", "artifacts": ["nowhere"] }));
-    let stage = Stage::new(ModelApi::Anthropic, [blank, missing, complete(), complete()]).await;
-    stage.platform.refuse("CompleteTask", Code::FailedPrecondition, "it has open subtasks");
-    stage.platform.completion(&stage.task()).await;
+    let harness = Harness::new(ModelApi::Anthropic, [blank, missing, complete(), complete()]).await;
+    harness.platform.refuse("CompleteTask", Code::FailedPrecondition, "it has open subtasks");
+    harness.platform.completion(&harness.task()).await;
     until("it is completed again", LONG, async || {
-        let count = stage.platform.completions.lock().expect("lock").len();
+        let count = harness.platform.completions.lock().expect("lock").len();
         if count == 2 { Ok(Some(())) } else { Err(count) }
     })
     .await;
     assert_eq!(
-        stage.answers(),
+        harness.answers(),
         [
             "error: the result is blank: say what came out",
             "error: nowhere: there is no such file",
             "error: it has open subtasks"
         ]
     );
-    stage.agent.stop().await;
+    harness.agent.stop().await;
 }
 
 #[tokio::test]
 async fn a_task_waits_for_its_subtasks_and_sees_their_results() {
-    let stage = Stage::changed(
+    let harness = Harness::changed(
         ModelApi::OpenAi,
         FakeModel::scripted("127.0.0.1:0".parse().expect("an address"), model::team::reply).await,
         |_| {},
     )
     .await;
-    let id = stage.task();
+    let id = harness.task();
     until("it is given back", LONG, async || {
-        let releases = stage.platform.releases.lock().expect("lock");
+        let releases = harness.platform.releases.lock().expect("lock");
         Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
     })
     .await;
-    let mut tasks = stage.platform.tasks.lock().expect("lock").clone();
+    let mut tasks = harness.platform.tasks.lock().expect("lock").clone();
     let titles: Vec<_> = tasks.iter().map(|task| task.title.clone()).collect();
     assert_eq!(titles, ["A task: background", "A task: open questions"]);
     for task in &mut tasks {
@@ -254,46 +254,50 @@ async fn a_task_waits_for_its_subtasks_and_sees_their_results() {
         // Of the task that comes back, which the platform here gives another id.
         task.parent_id = "task-2".into();
     }
-    *stage.platform.tasks.lock().expect("lock") = tasks;
-    let result = stage.platform.completion(&stage.task()).await.0.result;
+    *harness.platform.tasks.lock().expect("lock") = tasks;
+    let result = harness.platform.completion(&harness.task()).await.0.result;
     assert_eq!(result, "Report on A task\nA task: background is known.\nA task: open questions is known.");
-    stage.agent.stop().await;
+    harness.agent.stop().await;
 }
 
 #[tokio::test]
 async fn waiting_for_nothing_is_said() {
-    let stage = Stage::new(ModelApi::OpenAi, [Reply::call("wait_for_subtasks", json!({})), complete()]).await;
-    stage.platform.completion(&stage.task()).await;
-    assert_eq!(stage.answers(), ["no subtask is open"]);
-    stage.agent.stop().await;
+    let harness = Harness::new(ModelApi::OpenAi, [Reply::call("wait_for_subtasks", json!({})), complete()]).await;
+    harness.platform.completion(&harness.task()).await;
+    assert_eq!(harness.answers(), ["no subtask is open"]);
+    harness.agent.stop().await;
 }
 
 #[tokio::test]
 async fn an_open_subtask_is_waited_for_however_many_finished_ones_are_newer() {
     let wait = || Reply::call("wait_for_subtasks", json!({}));
-    let stage = Stage::new(ModelApi::OpenAi, [wait(), wait(), complete()]).await;
+    let harness = Harness::new(ModelApi::OpenAi, [wait(), wait(), complete()]).await;
     let part = |n: usize| {
         let status = if n == 0 { TaskStatus::Running } else { TaskStatus::Done };
         Task { id: format!("sub-{n}"), parent_id: "task-1".into(), status: status.into(), ..Task::default() }
     };
-    *stage.platform.tasks.lock().expect("lock") = (0..60).map(part).collect();
-    let id = stage.task();
+    *harness.platform.tasks.lock().expect("lock") = (0..60).map(part).collect();
+    let id = harness.task();
     until("it is given back", LONG, async || {
-        let releases = stage.platform.releases.lock().expect("lock");
+        let releases = harness.platform.releases.lock().expect("lock");
         Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
     })
     .await;
-    for task in &mut *stage.platform.tasks.lock().expect("lock") {
+    for task in &mut *harness.platform.tasks.lock().expect("lock") {
         (task.status, task.parent_id) = (TaskStatus::Done.into(), "task-2".into());
     }
-    stage.platform.completion(&stage.task()).await;
-    let requests = stage.model.requests();
+    harness.platform.completion(&harness.task()).await;
+    let requests = harness.model.requests();
     let newest = "These are the newest subtasks only; task_status tells of the others.";
     let first = requests[1].last();
     let shown = first.lines().filter(|line| line.starts_with("Subtask ")).count();
     assert!(first.contains(newest) && shown == 50, "{first}");
-    assert!(stage.answers()[0].starts_with(&format!("no subtask is open\n{newest}\nsub-10 ")), "{:?}", stage.answers());
-    stage.agent.stop().await;
+    assert!(
+        harness.answers()[0].starts_with(&format!("no subtask is open\n{newest}\nsub-10 ")),
+        "{:?}",
+        harness.answers()
+    );
+    harness.agent.stop().await;
 }
 
 #[tokio::test]
@@ -301,16 +305,16 @@ async fn a_task_is_done_when_the_model_says_so_with_a_tool_and_never_by_what_it_
     for api in BOTH {
         let remarks = ["I shall look.", "Now I'll write the report.", "Yes, that is my result."].map(Reply::text);
         let [one, two, three] = remarks;
-        let stage = Stage::new(api, [one, two, Reply::call("list_files", json!({})), three, complete()]).await;
-        let id = stage.task();
-        assert_eq!(stage.platform.completion(&id).await.0.result, "all done");
-        let told = stage.model.requests().iter().map(|request| request.last()).collect::<Vec<_>>();
+        let harness = Harness::new(api, [one, two, Reply::call("list_files", json!({})), three, complete()]).await;
+        let id = harness.task();
+        assert_eq!(harness.platform.completion(&id).await.0.result, "all done");
+        let told = harness.model.requests().iter().map(|request| request.last()).collect::<Vec<_>>();
         let reminded = |text: &String| text.starts_with("Nobody reads what you say without calling a tool.");
         assert_eq!(told.iter().map(reminded).collect::<Vec<_>>(), [false, true, true, false, true], "{told:?}");
-        stage.agent.stop().await;
+        harness.agent.stop().await;
 
         let texts = ["It is 42.", "The result is 42.", "Yes, that is my result."].map(Reply::text);
-        let failure = Stage::new(api, texts.into_iter().chain([complete()])).await.failure().await;
+        let failure = Harness::new(api, texts.into_iter().chain([complete()])).await.failure().await;
         let error =
             "the model makes no sense: it calls no tool, 3 times in a row; it last said:\nYes, that is my result.";
         assert_eq!((&*failure.error, failure.retryable), (error, true));
@@ -331,10 +335,10 @@ async fn an_answer_that_was_cut_off_is_no_result_and_its_last_call_is_not_done()
             [cut("The report: fir", &[]), cut("", &calls), cut("", &[("write_file", "{\"path\": ")]), complete()];
         // Blank text is no content of a turn with calls.
         let blank = Reply::Answer { text: " \n".into(), calls: vec![("list_files".into(), "{}".into())] };
-        let stage = Stage::new(api, replies.into_iter().take(2).chain([blank, complete()])).await;
-        let id = stage.task();
-        assert_eq!(stage.platform.completion(&id).await.0.result, "all done");
-        let answers = stage.answers();
+        let harness = Harness::new(api, replies.into_iter().take(2).chain([blank, complete()])).await;
+        let id = harness.task();
+        assert_eq!(harness.platform.completion(&id).await.0.result, "all done");
+        let answers = harness.answers();
         assert_eq!(answers[0], "The report: fir");
         assert!(answers[1].starts_with("Your answer was cut off at the model's length limit"), "{answers:?}");
         assert_eq!(answers[2], "wrote 5 bytes");
@@ -345,10 +349,10 @@ async fn an_answer_that_was_cut_off_is_no_result_and_its_last_call_is_not_done()
         if api == ModelApi::Anthropic {
             assert_eq!(answers[4..], ["a (5 bytes)"], "no blank text is sent back");
         }
-        stage.agent.stop().await;
+        harness.agent.stop().await;
 
         let endless = std::iter::repeat_with(|| cut("", &[("write_file", "{\"path\": ")])).take(5);
-        let failure = Stage::new(api, endless).await.failure().await;
+        let failure = Harness::new(api, endless).await.failure().await;
         let error = "the model makes no sense: its answers are cut off at its length limit, 3 times in a row";
         assert_eq!((&*failure.error, failure.retryable), (error, true));
     }
@@ -357,19 +361,19 @@ async fn an_answer_that_was_cut_off_is_no_result_and_its_last_call_is_not_done()
 #[tokio::test]
 async fn one_answer_does_not_do_any_number_of_things() {
     let calls: Vec<_> = (0..18).map(|n| ("shell", json!({ "command": format!("echo {n} >> f") }))).collect();
-    let stage = Stage::new(ModelApi::OpenAi, [Reply::calls(&calls), complete()]).await;
-    stage.platform.completion(&stage.task()).await;
-    let done = std::fs::read_to_string(stage.dir.path().join("workspace/f")).expect("written");
+    let harness = Harness::new(ModelApi::OpenAi, [Reply::calls(&calls), complete()]).await;
+    harness.platform.completion(&harness.task()).await;
+    let done = std::fs::read_to_string(harness.dir.path().join("workspace/f")).expect("written");
     assert_eq!(done, (0..16).map(|n| format!("{n}\n")).collect::<String>());
     let refused = "error: not done: one answer had more calls than are done at once. Call again.";
-    assert_eq!(stage.answers()[15..], ["exit code: 0\n", refused, refused]);
-    stage.agent.stop().await;
+    assert_eq!(harness.answers()[15..], ["exit code: 0\n", refused, refused]);
+    harness.agent.stop().await;
 }
 
 #[tokio::test]
 async fn a_model_that_fails_says_why() {
     let call = Reply::call("fail_task", json!({ "error": "no such question", "retryable": false }));
-    let failure = Stage::new(ModelApi::Anthropic, [call]).await.failure().await;
+    let failure = Harness::new(ModelApi::Anthropic, [call]).await.failure().await;
     assert_eq!((&*failure.error, failure.retryable), ("no such question", false));
 }
 
@@ -377,26 +381,26 @@ async fn a_model_that_fails_says_why() {
 async fn nonsense_is_corrected_twice_and_then_fails() {
     let nothing = || Reply::text(" ");
     for api in BOTH {
-        let failure = Stage::new(api, [nothing(), nothing(), nothing(), complete()]).await.failure().await;
+        let failure = Harness::new(api, [nothing(), nothing(), nothing(), complete()]).await.failure().await;
         assert_eq!(failure.error, "the model makes no sense: it answers nothing, 3 times in a row");
         assert!(failure.retryable);
         let unknown = || bad("fly", "{}");
-        let failure = Stage::new(api, [unknown(), bad("shell", "{\"x\":1}"), unknown()]).await.failure().await;
+        let failure = Harness::new(api, [unknown(), bad("shell", "{\"x\":1}"), unknown()]).await.failure().await;
         assert_eq!(failure.error, "the model makes no sense: it calls tools as nobody can, 3 times in a row");
 
-        let stage = Stage::new(api, [bad("shell", "{\"command\": "), nothing(), complete()]).await;
-        stage.platform.completion(&stage.task()).await;
-        let texts = stage.answers();
+        let harness = Harness::new(api, [bad("shell", "{\"command\": "), nothing(), complete()]).await;
+        harness.platform.completion(&harness.task()).await;
+        let texts = harness.answers();
         assert!(texts[0].starts_with("error: the arguments of shell are not as its schema says: EOF"), "{texts:?}");
         assert!(texts[1].starts_with("Your answer was empty."), "{texts:?}");
-        stage.agent.stop().await;
+        harness.agent.stop().await;
     }
 }
 
 #[tokio::test]
 async fn the_same_call_with_the_same_answer_is_a_loop() {
     let call = || Reply::call("shell", json!({ "command": "echo again" }));
-    let failure = Stage::new(ModelApi::OpenAi, std::iter::repeat_with(call).take(10)).await.failure().await;
+    let failure = Harness::new(ModelApi::OpenAi, std::iter::repeat_with(call).take(10)).await.failure().await;
     let error = "LOOP_DETECTED: shell was called 5 times with the same arguments and the same result";
     assert_eq!(failure.error, error);
     assert_eq!((failure.retryable, failure.loop_detected), (false, true));
@@ -404,7 +408,7 @@ async fn the_same_call_with_the_same_answer_is_a_loop() {
     // A clock that is watched goes on.
     let watch = || Reply::call("shell", json!({ "command": "echo x >> f; wc -l < f" }));
     let calls = std::iter::repeat_with(watch).take(6).chain([complete()]);
-    assert_eq!(Stage::new(ModelApi::OpenAi, calls).await.result().await, "all done");
+    assert_eq!(Harness::new(ModelApi::OpenAi, calls).await.result().await, "all done");
 }
 
 #[tokio::test]
@@ -413,22 +417,22 @@ async fn steps_tokens_and_time_are_bounded() {
     let endless = || (0..100).map(work);
     let limited = async |change: fn(&mut ModelConfig)| {
         let model = FakeModel::start(endless()).await;
-        let failure = Stage::changed(ModelApi::OpenAi, model, change).await.failure().await;
+        let failure = Harness::changed(ModelApi::OpenAi, model, change).await.failure().await;
         assert!(!failure.retryable);
         failure.error
     };
     assert_eq!(limited(|config| config.steps = 4).await, "the 4 steps of a task are used up");
     // A request is a few thousand bytes, and the server says of each that it was 110 tokens.
     let model = FakeModel::start(endless()).await;
-    let stage = Stage::changed(ModelApi::OpenAi, model, |config| config.tokens = 300).await;
-    let failure = stage.platform.failure(&stage.task()).await;
+    let harness = Harness::changed(ModelApi::OpenAi, model, |config| config.tokens = 300).await;
+    let failure = harness.platform.failure(&harness.task()).await;
     assert_eq!((&*failure.error, failure.retryable), ("the 300 tokens of a task are used up", false));
-    assert_eq!(stage.model.requests().len(), 0, "what cannot be paid is not asked");
-    stage.agent.stop().await;
+    assert_eq!(harness.model.requests().len(), 0, "what cannot be paid is not asked");
+    harness.agent.stop().await;
     assert_eq!(limited(|config| config.tokens = 4000).await, "the 4000 tokens of a task are used up");
     let hangs = FakeModel::start([Reply::Hang]).await;
     let change = |config: &mut ModelConfig| config.limit = Duration::from_secs(1);
-    let failure = Stage::changed(ModelApi::Anthropic, hangs, change).await.failure().await;
+    let failure = Harness::changed(ModelApi::Anthropic, hangs, change).await.failure().await;
     assert_eq!(failure.error, "the 1 s that a model may work on a task are used up");
 }
 
@@ -436,14 +440,14 @@ async fn steps_tokens_and_time_are_bounded() {
 async fn a_server_that_is_busy_or_breaks_off_is_asked_again() {
     for api in BOTH {
         let replies = [Reply::Refuse { status: 429, retry_after: Some(1) }, Reply::Cut, Reply::Overloaded, complete()];
-        let stage = Stage::new(api, replies).await;
-        stage.platform.completion(&stage.task()).await;
-        let requests = stage.model.requests();
+        let harness = Harness::new(api, replies).await;
+        harness.platform.completion(&harness.task()).await;
+        let requests = harness.model.requests();
         // Longer than it waits by itself the first time.
         assert!(requests[1].at - requests[0].at >= Duration::from_secs(1), "it asked to be left alone");
         assert_eq!(requests.len(), 4);
         assert!(requests.iter().all(|request| request.body == requests[0].body));
-        stage.agent.stop().await;
+        harness.agent.stop().await;
     }
 }
 
@@ -451,38 +455,38 @@ async fn a_server_that_is_busy_or_breaks_off_is_asked_again() {
 async fn answers_that_break_off_are_paid_for() {
     for api in BOTH {
         let model = FakeModel::start(std::iter::repeat_n(Reply::Cut, 5)).await;
-        let stage = Stage::changed(api, model, |config| config.tokens = 4000).await;
-        let failure = stage.platform.failure(&stage.task()).await;
+        let harness = Harness::changed(api, model, |config| config.tokens = 4000).await;
+        let failure = harness.platform.failure(&harness.task()).await;
         assert_eq!((&*failure.error, failure.retryable), ("the 4000 tokens of a task are used up", false));
-        assert!((1..5).contains(&stage.model.requests().len()), "{}", stage.model.requests().len());
-        stage.agent.stop().await;
+        assert!((1..5).contains(&harness.model.requests().len()), "{}", harness.model.requests().len());
+        harness.agent.stop().await;
     }
 }
 
 #[tokio::test]
 async fn a_server_that_stays_away_or_refuses_is_a_reason() {
     let busy = || Reply::Refuse { status: 503, retry_after: None };
-    let failure = Stage::new(ModelApi::OpenAi, std::iter::repeat_with(busy).take(5)).await.failure().await;
+    let failure = Harness::new(ModelApi::OpenAi, std::iter::repeat_with(busy).take(5)).await.failure().await;
     let error = "the model server failed 5 times: 503 Service Unavailable: \
                  {\"error\":{\"message\":\"the model refuses with 503\"}}";
     assert_eq!((&*failure.error, failure.retryable), (error, true));
 
     let long = Reply::Refuse { status: 429, retry_after: Some(3600) };
-    let failure = Stage::new(ModelApi::Anthropic, [long]).await.failure().await;
+    let failure = Harness::new(ModelApi::Anthropic, [long]).await.failure().await;
     assert!(failure.error.starts_with("the model server failed 1 times: 429"), "{}", failure.error);
 
     let refused = Reply::Refuse { status: 401, retry_after: None };
-    let failure = Stage::new(ModelApi::Anthropic, [refused]).await.failure().await;
+    let failure = Harness::new(ModelApi::Anthropic, [refused]).await.failure().await;
     assert!(failure.error.starts_with("the model server refuses: 401 Unauthorized"), "{}", failure.error);
     assert!(!failure.retryable);
 }
 
 #[tokio::test]
 async fn a_stop_gives_back_what_the_model_works_on() {
-    let stage = Stage::new(ModelApi::OpenAi, [Reply::Hang]).await;
-    let id = stage.task();
-    until("the model is asked", LONG, async || Ok::<_, String>(stage.model.requests().pop())).await;
-    stage.agent.stop().await;
-    let releases = stage.platform.releases.lock().expect("lock").clone();
+    let harness = Harness::new(ModelApi::OpenAi, [Reply::Hang]).await;
+    let id = harness.task();
+    until("the model is asked", LONG, async || Ok::<_, String>(harness.model.requests().pop())).await;
+    harness.agent.stop().await;
+    let releases = harness.platform.releases.lock().expect("lock").clone();
     assert_eq!(releases.iter().map(|release| &*release.task_id).collect::<Vec<_>>(), [&*id]);
 }

@@ -39,7 +39,7 @@ pub(crate) enum OfficesCommand {
     Status(AnyOfficeArg),
     /// Show the settings, or change those given
     Settings(SettingsArgs),
-    /// Try the walls around a colony, live, with a throw-away neighbour; fails when anything gets through
+    /// Check the isolation of a colony, live, with a throw-away neighbour; fails when anything gets through
     Verify(AnyOfficeArg),
     /// Stop the compute of every agent and keep all data
     Suspend(OfficeArg),

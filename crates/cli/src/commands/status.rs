@@ -32,7 +32,7 @@ struct Report {
     quotas: Vec<Json>,
     offices: usize,
     agents: usize,
-    /// Walls that agents do without, each with the reason.
+    /// Layers of the sandbox that agents do without, each with the reason.
     sandbox_missing: BTreeSet<String>,
 }
 
@@ -92,7 +92,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     if agents > 0 && missing.is_empty() {
         pairs.push(("sandbox", "complete".to_owned()));
     }
-    pairs.extend(missing.into_iter().map(|wall| ("sandbox lacks", wall)));
+    pairs.extend(missing.into_iter().map(|layer| ("sandbox lacks", layer)));
     context.out.pairs(pairs)
 }
 
@@ -126,7 +126,7 @@ fn unknown(status: &Status) -> bool {
 struct Counts {
     offices: usize,
     agents: usize,
-    /// Walls that agents do without.
+    /// Layers of the sandbox that agents do without.
     missing: BTreeSet<String>,
 }
 

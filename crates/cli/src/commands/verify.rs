@@ -1,4 +1,4 @@
-//! `mi colonies verify`: live probes of the walls around a colony, from inside the platform, from a neighbour's side, and
+//! `mi colonies verify`: live checks of the isolation of a colony, from inside the platform, from a neighbour's side, and
 //! from inside a throw-away agent.
 
 mod chain;
@@ -8,39 +8,39 @@ mod neighbour;
 mod tokens;
 
 use mi_client::retry;
-use mi_proto::v1::{VerifyOfficeRequest, WallCheck, WallState};
+use mi_proto::v1::{IsolationCheck, IsolationState, VerifyOfficeRequest};
 
 use crate::{context::Context, failure::Failure, output::Resource, text::word};
 use neighbour::Neighbour;
 
 /// What was tried so far, and what came of it.
 #[derive(Default)]
-struct Report(Vec<WallCheck>);
+struct Report(Vec<IsolationCheck>);
 
 impl Report {
     /// A probe that has to fail: it worked (what it led to), or it did not (what stood in the way).
-    fn refused(&mut self, wall: &str, probe: impl Into<String>, outcome: Result<String, String>) {
+    fn refused(&mut self, layer: &str, probe: impl Into<String>, outcome: Result<String, String>) {
         let (state, detail) = match outcome {
-            Ok(detail) => (WallState::Hole, detail),
-            Err(detail) => (WallState::Holds, detail),
+            Ok(detail) => (IsolationState::Hole, detail),
+            Err(detail) => (IsolationState::Holds, detail),
         };
-        self.add(wall, probe, state, detail);
+        self.add(layer, probe, state, detail);
     }
 
-    fn add(&mut self, wall: &str, probe: impl Into<String>, state: WallState, detail: impl Into<String>) {
-        let (wall, probe, detail) = (wall.to_owned(), probe.into(), detail.into());
-        self.0.push(WallCheck { wall, probe, state: state.into(), detail });
+    fn add(&mut self, layer: &str, probe: impl Into<String>, state: IsolationState, detail: impl Into<String>) {
+        let (layer, probe, detail) = (layer.to_owned(), probe.into(), detail.into());
+        self.0.push(IsolationCheck { layer, probe, state: state.into(), detail });
     }
 }
 
-impl Resource for WallCheck {
-    const TYPE: &'static str = "mi.v1.WallCheck";
+impl Resource for IsolationCheck {
+    const TYPE: &'static str = "mi.v1.IsolationCheck";
     const PLURAL: &'static str = "checks";
-    const COLUMNS: &'static [&'static str] = &["WALL", "TRIED", "STATE", "SEEN"];
+    const COLUMNS: &'static [&'static str] = &["LAYER", "TRIED", "STATE", "SEEN"];
 
     fn row(&self) -> Vec<String> {
-        let state = word(self.state().as_str_name(), "WALL_STATE_");
-        vec![self.wall.clone(), self.probe.clone(), state, self.detail.clone()]
+        let state = word(self.state().as_str_name(), "ISOLATION_STATE_");
+        vec![self.layer.clone(), self.probe.clone(), state, self.detail.clone()]
     }
 }
 
@@ -57,16 +57,16 @@ pub(crate) async fn run(office_id: &str, context: &Context) -> Result<(), Failur
     probed.and(closed)?;
     chain::verify(&mut report, office_id, context).await?;
     context.out.list(&report.0)?;
-    let holes = report.0.iter().filter(|check| check.state() != WallState::Holds && !is_absent(check)).count();
+    let holes = report.0.iter().filter(|check| check.state() != IsolationState::Holds && !is_absent(check)).count();
     match holes {
         0 => Ok(()),
         holes => Err(Failure::new(format!("{holes} of {} probes got through", report.0.len()))
-            .hint("docs/SECURITY.md says what each wall is for and what it needs")),
+            .hint("docs/SECURITY.md says what each layer is for and what it needs")),
     }
 }
 
-fn is_absent(check: &WallCheck) -> bool {
-    check.state() == WallState::Absent
+fn is_absent(check: &IsolationCheck) -> bool {
+    check.state() == IsolationState::Absent
 }
 
 async fn probe(report: &mut Report, neighbour: &Neighbour, office_id: &str, context: &Context) -> Result<(), Failure> {

@@ -1,4 +1,4 @@
-//! `mi colonies verify`: green on a whole platform, red as soon as one wall is taken away.
+//! `mi colonies verify`: green on a whole platform, red as soon as one layer is taken away.
 
 use std::process::Stdio;
 
@@ -17,7 +17,7 @@ fn arrangement(backend: Backend) -> Arrangement {
     }
 }
 
-/// Exit code, and each check as wall, probe and state.
+/// Exit code, and each check as layer, probe and state.
 pub(crate) async fn verify(world: &World, office: &str) -> (i32, Vec<[String; 3]>) {
     let mut command = tokio::process::Command::new(mi_testkit::platform::binary());
     command
@@ -32,17 +32,17 @@ pub(crate) async fn verify(world: &World, office: &str) -> (i32, Vec<[String; 3]
     let checks: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {stderr}"));
     let text = |check: &Value, name: &str| check[name].as_str().unwrap_or_default().to_owned();
     let checks = checks.as_array().expect("a list").iter();
-    let checks = checks.map(|check| ["wall", "probe", "state"].map(|name| text(check, name)));
+    let checks = checks.map(|check| ["layer", "probe", "state"].map(|name| text(check, name)));
     (output.status.code().expect("exits"), checks.collect())
 }
 
-/// Walls with a hole, each once.
+/// Layers with a hole, each once.
 pub(crate) fn holes(checks: &[[String; 3]]) -> Vec<&str> {
-    let mut walls: Vec<&str> =
-        checks.iter().filter(|[.., state]| state == "WALL_STATE_HOLE").map(|[wall, ..]| wall.as_str()).collect();
-    walls.sort_unstable();
-    walls.dedup();
-    walls
+    let mut layers: Vec<&str> =
+        checks.iter().filter(|[.., state]| state == "ISOLATION_STATE_HOLE").map(|[layer, ..]| layer.as_str()).collect();
+    layers.sort_unstable();
+    layers.dedup();
+    layers
 }
 
 /// Works on a table of a service as its owner.
@@ -56,7 +56,7 @@ async fn breach(world: &World, service: &str, sql: &str) {
         }
         Some(url) => {
             let mut connection = PgConnection::connect(url).await.expect("connects");
-            // The owner is held by the walls as well.
+            // The owner is held by row-level security as well.
             let scope = format!("SET search_path = mi_{service}; SET mi.scope = 'platform'; {sql}");
             connection.execute(sqlx::AssertSqlSafe(scope)).await.expect("works");
         }
@@ -67,14 +67,14 @@ async fn a_whole_platform_has_no_hole(backend: Backend) {
     let world = World::start(backend, arrangement(backend)).await;
     let office = world.office("Sound").await;
     let (code, checks) = verify(&world, &office).await;
-    let bad: Vec<_> = checks.iter().filter(|[.., state]| state == "WALL_STATE_HOLE").collect();
+    let bad: Vec<_> = checks.iter().filter(|[.., state]| state == "ISOLATION_STATE_HOLE").collect();
     assert_eq!((code, bad), (0, vec![]));
-    let mut walls: Vec<&str> = checks.iter().map(|[wall, ..]| wall.as_str()).collect();
-    walls.sort_unstable();
-    walls.dedup();
+    let mut layers: Vec<&str> = checks.iter().map(|[layer, ..]| layer.as_str()).collect();
+    layers.sort_unstable();
+    layers.dedup();
     let all = ["audit", "calls", "database", "files", "identity", "network", "privileges", "processes", "secrets"];
-    assert_eq!(walls, all);
-    let absent = checks.iter().filter(|[.., state]| state == "WALL_STATE_ABSENT").count();
+    assert_eq!(layers, all);
+    let absent = checks.iter().filter(|[.., state]| state == "ISOLATION_STATE_ABSENT").count();
     assert_eq!(absent, if backend == Backend::Sqlite { 3 } else { 0 });
     // It leaves nothing behind.
     let offices = world.admin.all_offices().await.expect("listed");

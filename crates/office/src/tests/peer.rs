@@ -12,10 +12,11 @@ use mi_proto::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
         AppendEventsRequest, AppendEventsResponse, ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest,
         CountAgentsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, Member,
-        PauseAgentRequest, PauseAgentResponse, ProbeWallsRequest, ProbeWallsResponse, RecordHeartbeatRequest,
-        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest,
-        RemoveOfficeResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
-        ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
+        PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
+        RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse,
+        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
+        ResolveAgentKeyResponse, RunIsolationChecksRequest, RunIsolationChecksResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
@@ -146,8 +147,11 @@ impl OfficeReplicaService for Peer {
         Ok(Response::new(ApplyOfficeResponse {}))
     }
 
-    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Result<Response<ProbeWallsResponse>, Status> {
-        Ok(Response::new(ProbeWallsResponse::default()))
+    async fn run_isolation_checks(
+        &self,
+        _: Request<RunIsolationChecksRequest>,
+    ) -> Result<Response<RunIsolationChecksResponse>, Status> {
+        Ok(Response::new(RunIsolationChecksResponse::default()))
     }
 
     async fn remove_office(

@@ -23,7 +23,7 @@ pub(super) struct Groups {
     root: PathBuf,
 }
 
-/// The group of one compute; killed and removed when dropped.
+/// The group of one instance; killed and removed when dropped.
 pub(crate) struct Group {
     path: PathBuf,
 }
@@ -85,7 +85,7 @@ impl Groups {
         Ok(Self { root })
     }
 
-    /// Makes the group of a compute with its limits.
+    /// Makes the group of an instance with its limits.
     pub(super) fn make(&self, name: &str, limits: &Limits) -> Result<Group> {
         let group = Group { path: self.root.join(format!("{PREFIX}{name}")) };
         let set = |file: &str, text: String| fs::write(group.path.join(file), text);

@@ -1,4 +1,4 @@
-//! Seccomp: system calls that no agent needs and that break out of other walls, or have done so before.
+//! Seccomp: system calls that no agent needs and that break out of other layers, or have done so before.
 //!
 //! A list of what is refused, not of what is allowed: agents run whatever programs people give them.
 

@@ -15,7 +15,7 @@ use nix::libc;
 use super::{Given, Own, Seen};
 use crate::clone::{self, check};
 
-/// Programs and libraries.
+/// Directories of programs and libraries, which an agent reads and runs.
 pub(super) const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store"];
 
 /// What programs need to know of the system: names, certificates, the loader's cache, the time zone. No passwords, no keys.

@@ -1,4 +1,4 @@
-//! As whom an agent computes.
+//! The user that an agent runs as.
 
 use std::{fs, io};
 
@@ -10,7 +10,7 @@ const FIRST_ID: u32 = 0x7000_0000;
 /// The id that an agent has in its own eyes, where it may not be the platform's.
 const INNER_ID: u32 = 1000;
 
-/// As whom an agent computes, in a user namespace of its own.
+/// The user that an agent runs as, in a user namespace of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum User {
     /// As a user that no other agent and nobody else is; only root can hand that out.
@@ -73,11 +73,11 @@ impl User {
 pub(crate) enum Become {
     /// This user and group, which its namespace maps.
     Ids(u32, u32),
-    /// What another namespace within the first one maps root to: the lines of its `uid_map` and `gid_map`.
+    /// The user and group that another namespace, within the first one, maps root to.
     Mapped {
-        /// Of users.
+        /// The line of `uid_map`.
         users: String,
-        /// Of groups.
+        /// The line of `gid_map`.
         groups: String,
     },
 }

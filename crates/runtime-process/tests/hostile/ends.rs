@@ -10,7 +10,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::stage::{LONG, Stage, shell};
+use crate::harness::{Harness, LONG, shell};
 
 /// The processes that share a process's namespace, by the namespace's name.
 struct Family(std::path::PathBuf);
@@ -39,20 +39,20 @@ const DAEMON: &str = "(setsid sh -c 'trap \"\" TERM HUP INT; echo $PPID; sleep 6
 #[tokio::test]
 async fn a_daemon_dies_with_its_agent() {
     let script = format!("trap 'exit 0' TERM; {DAEMON}; while :; do sleep 0.1; done");
-    let mut stage = Stage::of_script(SandboxMode::Required, &script).await;
-    while stage.line().await != "here" {}
-    let family = Family::of(stage.process());
+    let mut harness = Harness::of_script(SandboxMode::Required, &script).await;
+    while harness.line().await != "here" {}
+    let family = Family::of(harness.process());
     assert!(family.size() >= 3, "{}", family.size());
-    stage.runtime.stop(stage.place).await.expect("stopped");
+    harness.runtime.stop(harness.place).await.expect("stopped");
     assert_eq!(family.size(), 0);
 }
 
 #[tokio::test]
 async fn a_daemon_dies_when_its_agent_ends_by_itself() {
-    let mut stage = Stage::of_script(SandboxMode::Required, &format!("{DAEMON}; sleep 0.5")).await;
-    while stage.line().await != "here" {}
-    let family = Family::of(stage.process());
-    assert_eq!(stage.ended().await, "exited with code 0");
+    let mut harness = Harness::of_script(SandboxMode::Required, &format!("{DAEMON}; sleep 0.5")).await;
+    while harness.line().await != "here" {}
+    let family = Family::of(harness.process());
+    assert_eq!(harness.ended().await, "exited with code 0");
     assert_eq!(family.size(), 0);
 }
 
@@ -61,9 +61,9 @@ async fn a_daemon_dies_when_its_agent_ends_by_itself() {
 async fn platform() {
     // A process of its own for the test below; in a run of the tests it is nothing.
     let Some(note) = env::var_os("HOSTILE_NOTE") else { return };
-    let mut stage = Stage::of_script(SandboxMode::Required, &format!("{DAEMON}; sleep 600")).await;
-    while stage.line().await != "here" {}
-    fs::write(note, stage.process().to_string()).expect("written");
+    let mut harness = Harness::of_script(SandboxMode::Required, &format!("{DAEMON}; sleep 600")).await;
+    while harness.line().await != "here" {}
+    fs::write(note, harness.process().to_string()).expect("written");
     std::future::pending::<()>().await;
 }
 
@@ -94,15 +94,15 @@ async fn a_fork_bomb_stays_within_its_limit_and_dies() {
     let limits = Limits { pids: Some(40), ..Limits::default() };
     // Each bomb lights two, until the kernel gives no more.
     let bomb = "bomb() { bomb & bomb & exec sleep 600; }; bomb 2>/dev/null & exec sleep 600";
-    let stage = Stage::new(SandboxMode::Required, shell(bomb), limits).await;
-    let family = Family::of(stage.process());
+    let harness = Harness::new(SandboxMode::Required, shell(bomb), limits).await;
+    let family = Family::of(harness.process());
     let grown = async || match family.size() {
         0..40 => Err(format!("{} processes", family.size())),
         size => Ok(Some(size)),
     };
     assert_eq!(until("the bomb has gone off", LONG, grown).await, 40);
-    kill(stage.process(), Signal::SIGKILL).expect("its first process is there");
-    stage.ended().await;
+    kill(harness.process(), Signal::SIGKILL).expect("its first process is there");
+    harness.ended().await;
     assert_eq!(family.size(), 0);
 }
 
@@ -110,8 +110,8 @@ async fn a_fork_bomb_stays_within_its_limit_and_dies() {
 async fn a_full_disk_ends_the_agent_and_says_so() {
     let limits = Limits { disk_bytes: Some(20_000_000), ..Limits::default() };
     let script = "i=0; while :; do head -c 1000000 /dev/zero > file$i; i=$((i+1)); done";
-    let stage = Stage::new(SandboxMode::Required, shell(script), limits).await;
-    let reason = stage.ended().await;
+    let harness = Harness::new(SandboxMode::Required, shell(script), limits).await;
+    let reason = harness.ended().await;
     assert!(reason.ends_with("its limit disk_bytes is 20000000"), "{reason}");
 }
 
@@ -120,8 +120,8 @@ async fn a_full_disk_ends_the_agent_and_says_so() {
 async fn a_single_file_has_its_own_limit() {
     let limits = Limits { file_bytes: Some(1_000_000), ..Limits::default() };
     let script = "head -c 5000000 /dev/zero > file; exec wc -c < file";
-    let mut stage = Stage::new(SandboxMode::Required, shell(script), limits).await;
-    assert!(stage.lines().await.contains(&"1000000".to_owned()));
+    let mut harness = Harness::new(SandboxMode::Required, shell(script), limits).await;
+    assert!(harness.lines().await.contains(&"1000000".to_owned()));
 }
 
 /// A program that belongs to root and would run as root.
@@ -132,23 +132,23 @@ async fn a_setuid_program_gives_nothing() {
         return;
     }
     let script = "until [ -e ready ]; do sleep 0.02; done; ./id -u; cp id own; chmod 4755 own; ./own -u; exec id -u";
-    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
-    let workspace = stage.workspace();
+    let mut harness = Harness::of_script(SandboxMode::Required, script).await;
+    let workspace = harness.workspace();
     fs::copy("/usr/bin/id", workspace.join("id")).expect("copied");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o4755);
     fs::set_permissions(workspace.join("id"), mode).expect("set");
     fs::write(workspace.join("ready"), "").expect("written");
-    assert_eq!(stage.lines().await, ["1000", "1000", "1000"]);
+    assert_eq!(harness.lines().await, ["1000", "1000", "1000"]);
 }
 
 #[tokio::test]
 async fn an_agent_starts_again_in_its_own_workspace() {
     let script = "echo x >> /tmp/lost; echo x >> kept; cat kept | wc -l; cat /tmp/lost | wc -l";
-    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
-    assert_eq!(stage.lines().await, ["1", "1"]);
-    stage.again().await;
-    assert_eq!(stage.lines().await, ["2", "1"]);
-    tokio::time::timeout(Duration::from_secs(5), stage.runtime.stop(stage.place))
+    let mut harness = Harness::of_script(SandboxMode::Required, script).await;
+    assert_eq!(harness.lines().await, ["1", "1"]);
+    harness.again().await;
+    assert_eq!(harness.lines().await, ["2", "1"]);
+    tokio::time::timeout(Duration::from_secs(5), harness.runtime.stop(harness.place))
         .await
         .expect("at once")
         .expect("stopped");
@@ -161,7 +161,7 @@ async fn a_platform_with_more_files_than_an_agent_may_open_starts_agents() {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("known");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("raised");
     let held: Vec<fs::File> = (0..1100).map(|_| fs::File::open("/dev/null").expect("within the limit")).collect();
-    let mut stage = Stage::of_script(SandboxMode::Required, "echo here; ulimit -n").await;
-    assert_eq!((stage.line().await, stage.line().await), ("here".into(), "1024".into()));
+    let mut harness = Harness::of_script(SandboxMode::Required, "echo here; ulimit -n").await;
+    assert_eq!((harness.line().await, harness.line().await), ("here".into(), "1024".into()));
     drop(held);
 }

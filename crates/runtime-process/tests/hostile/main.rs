@@ -5,8 +5,8 @@
 
 mod acts;
 mod ends;
+mod harness;
 mod other_user;
-mod stage;
 
 use std::{collections::BTreeMap, env, fs};
 
@@ -14,7 +14,7 @@ use mi_runtime::Runtime;
 use mi_runtime_process::SandboxMode;
 
 use acts::{AGAINST_OTHERS, AGAINST_THE_MACHINE, Act, HONEST};
-use stage::Stage;
+use harness::Harness;
 
 /// Not a test: the program that agents run.
 #[test]
@@ -44,17 +44,17 @@ fn expected(acts: &[&[Act]]) -> BTreeMap<String, String> {
 
 #[tokio::test]
 async fn every_hostile_act_fails_and_every_honest_one_works() {
-    let mut stage = Stage::of_acts(SandboxMode::Required, "program").await;
-    let outcomes = stage.acts().await;
+    let mut harness = Harness::of_acts(SandboxMode::Required, "program").await;
+    let outcomes = harness.acts().await;
     assert_eq!(outcomes, expected(&[AGAINST_OTHERS, AGAINST_THE_MACHINE, HONEST]));
-    assert_eq!(fs::read(stage.workspace().join("file")).expect("the agent's file"), b"x");
+    assert_eq!(fs::read(harness.workspace().join("file")).expect("the agent's file"), b"x");
 }
 
-/// The acts are real: without walls they work.
+/// The acts are real: without a sandbox they work.
 #[tokio::test]
 async fn the_same_acts_work_without_a_sandbox() {
-    let mut stage = Stage::of_acts(SandboxMode::Off, "harmless_program").await;
-    let outcomes = stage.acts().await;
+    let mut harness = Harness::of_acts(SandboxMode::Off, "harmless_program").await;
+    let outcomes = harness.acts().await;
     let refused: Vec<_> = outcomes.iter().filter(|(_, outcome)| *outcome != "ok").collect();
     assert_eq!(refused, [], "of {}", outcomes.len());
     assert_eq!(outcomes.len(), AGAINST_OTHERS.len() + HONEST.len());
@@ -63,9 +63,9 @@ async fn the_same_acts_work_without_a_sandbox() {
 #[tokio::test]
 async fn the_report_names_what_stands_and_what_does_not() {
     let required = ["namespaces", "landlock-files", "landlock-ports", "landlock-scopes", "seccomp", "no-capabilities"];
-    let report = Stage::of_script(SandboxMode::Required, "true").await.runtime.sandbox();
+    let report = Harness::of_script(SandboxMode::Required, "true").await.runtime.sandbox();
     assert!(required.iter().all(|name| report.enforced.iter().any(|known| known == name)), "{report:?}");
-    let off = Stage::of_script(SandboxMode::Off, "true").await.runtime.sandbox();
+    let off = Harness::of_script(SandboxMode::Off, "true").await.runtime.sandbox();
     assert_eq!(off.enforced, ["no-new-privileges", "disk"]);
     let mut missing: Vec<String> = required.map(|name| format!("{name}: switched off by --sandbox=off")).to_vec();
     missing.push("terminals: switched off by --sandbox=off".to_owned());
@@ -79,9 +79,9 @@ async fn the_report_names_what_stands_and_what_does_not() {
 async fn an_agent_has_terminals_of_its_own() {
     let script =
         "ls -1 /dev/pts; script -qec 'tty; ls -1 /dev/pts; echo typed > /dev/tty' /dev/null | tr -d '\\r'; ls /dev/pts";
-    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
-    assert!(stage.runtime.sandbox().enforced.contains(&"terminals".to_owned()));
-    assert_eq!(stage.lines().await, ["ptmx", "/dev/pts/0", "0", "ptmx", "typed", "ptmx"]);
+    let mut harness = Harness::of_script(SandboxMode::Required, script).await;
+    assert!(harness.runtime.sandbox().enforced.contains(&"terminals".to_owned()));
+    assert_eq!(harness.lines().await, ["ptmx", "/dev/pts/0", "0", "ptmx", "typed", "ptmx"]);
 }
 
 /// What the kernel itself says of a process in the sandbox.
@@ -89,7 +89,7 @@ async fn an_agent_has_terminals_of_its_own() {
 async fn an_agent_has_no_powers_and_can_gain_none() {
     // Its id, its session and its terminal: a session of its own, which has none.
     let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cut -d' ' -f1,6,7 /proc/$$/stat; pwd; env | sort | grep -vE 'HOSTILE|MODEL'";
-    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
+    let mut harness = Harness::of_script(SandboxMode::Required, script).await;
     let none = "0000000000000000";
     let mut expected: Vec<String> =
         ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].map(|set| format!("{set}:\t{none}")).to_vec();
@@ -98,7 +98,7 @@ async fn an_agent_has_no_powers_and_can_gain_none() {
         [
             "HOME=/workspace",
             "LANG=C.UTF-8",
-            &format!("MI_ENDPOINT=http://{}", stage.platform),
+            &format!("MI_ENDPOINT=http://{}", harness.platform),
             "MI_IDENTITY_DIR=/identity",
         ]
         .map(str::to_owned),
@@ -107,5 +107,5 @@ async fn an_agent_has_no_powers_and_can_gain_none() {
         ["MI_WORKSPACE=/workspace", "PATH=/usr/local/bin:/usr/bin:/bin", "PWD=/workspace", "TMPDIR=/tmp"]
             .map(str::to_owned),
     );
-    assert_eq!(stage.lines().await, expected);
+    assert_eq!(harness.lines().await, expected);
 }

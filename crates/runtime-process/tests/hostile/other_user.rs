@@ -1,4 +1,4 @@
-//! A platform that is not root: it makes the same walls in another way, and is the very user whose files agents close.
+//! A platform that is not root: it makes the same layers in another way, and is the very user whose files agents close.
 
 use std::{
     env, fs,
@@ -15,7 +15,7 @@ use mi_runtime::{Place, Runtime};
 use mi_runtime_process::SandboxMode;
 use nix::unistd::geteuid;
 
-use crate::stage::{Stage, home};
+use crate::harness::{Harness, home};
 
 /// Nobody's id, on every system.
 const NOBODY: u32 = 65534;
@@ -63,15 +63,18 @@ async fn what_an_agent_closed_to_itself_is_counted_and_backed_up() {
     // Its files are counted some times meanwhile.
     let script = "mkdir -p locked/deep; echo inside > locked/deep/file; echo hidden > secret; ln secret twin; \
                   chmod 000 locked/deep locked secret; sleep 0.5; echo over";
-    let mut stage = Stage::of_script(SandboxMode::Required, script).await;
-    assert_eq!((stage.lines().await, stage.ended().await), (vec!["over".to_owned()], "exited with code 0".to_owned()));
+    let mut harness = Harness::of_script(SandboxMode::Required, script).await;
+    assert_eq!(
+        (harness.lines().await, harness.ended().await),
+        (vec!["over".to_owned()], "exited with code 0".to_owned())
+    );
     let archive = Archive::default();
-    stage.runtime.archive(stage.place, Box::new(archive.clone())).await.expect("archived");
+    harness.runtime.archive(harness.place, Box::new(archive.clone())).await.expect("archived");
     let bytes = archive.0.lock().expect("lock").clone();
-    let other = Place { agent_id: AgentId::new(), ..stage.place };
-    stage.runtime.prepare(other, Some(Box::new(std::io::Cursor::new(bytes)))).await.expect("restored");
-    let restored = home(stage.root(), other).join("workspace");
-    for root in [stage.workspace(), restored] {
+    let other = Place { agent_id: AgentId::new(), ..harness.place };
+    harness.runtime.prepare(other, Some(Box::new(std::io::Cursor::new(bytes)))).await.expect("restored");
+    let restored = home(harness.root(), other).join("workspace");
+    for root in [harness.workspace(), restored] {
         let mode = |name: &str| fs::metadata(root.join(name)).expect("there").mode() & 0o777;
         let open = |name: &str| {
             fs::set_permissions(root.join(name), fs::Permissions::from_mode(0o700)).expect("set");

@@ -1,4 +1,4 @@
-//! Agents that compute elsewhere: let in by an invite, and there for as long as they are heard of.
+//! Agents that run elsewhere: let in by an invite, and there for as long as they are heard of.
 
 use mi_kernel::{
     AgentId, Error, InviteId, OfficeId, Result,
@@ -10,7 +10,7 @@ use mi_rpc::Caller;
 use mi_store::outbox;
 use serde_json::json;
 
-use super::{Agent, Desired, State, admissions, former, intent::security, keys, repo, rules};
+use super::{Agent, Desired, State, intent::security, invite_redemptions, keys, repo, revoked_keys, rules};
 use crate::{Scheduler, offices, registry::key_id};
 
 fn used() -> Error {
@@ -26,11 +26,11 @@ impl Scheduler {
         let name = text::new_agent_name("name", &request.name)?;
         let public_key = request.public_key.to_vec();
         // Before the transaction, which sees its own office alone. Whatever key dies meanwhile is in `agent_keys`, too.
-        let lived = former::key_lived(&mut self.db.platform().read().await?, &key_id(&public_key)).await?;
+        let lived = revoked_keys::key_lived(&mut self.db.platform().read().await?, &key_id(&public_key)).await?;
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
-        if let Some(id) = admissions::admission_get(&mut tx, invite).await? {
+        if let Some(id) = invite_redemptions::redemption_get(&mut tx, invite).await? {
             let admitted = repo::agent_get(&mut tx, id).await?;
             let same = |agent: &Agent| agent.name == name && agent.public_key.as_ref() == Some(&public_key);
             return admitted.filter(same).ok_or_else(used);
@@ -56,7 +56,7 @@ impl Scheduler {
         }
         let took = keys::key_take(&mut tx, agent.id, &request.public_key).await;
         took.map_err(|error| error.unique_or(keys::in_use))?;
-        admissions::admission_insert(&mut tx, invite, agent.id, now).await?;
+        invite_redemptions::redemption_insert(&mut tx, invite, agent.id, now).await?;
         let about = json!({ "agent_id": agent.id, "invite_id": invite });
         let redeemed = format!("The invite of agent {:?} was redeemed", agent.name);
         let joined = format!("Agent {:?} joined by invite", agent.name);
@@ -95,7 +95,7 @@ impl Scheduler {
         if agent.external && agent.state == State::Online {
             self.seen.vouch(&agent, None, before, now);
         } else if agent.external {
-            // At once, also where another process leads: there is no compute that two could fight over.
+            // At once, also where another process leads: there is no instance that two could fight over.
             self.settle(id).await;
             self.queue.push(id);
         }
@@ -115,7 +115,7 @@ impl Agent {
         }
     }
 
-    /// Refuses what only a compute of the platform's own can be asked for.
+    /// Refuses what only an instance of the platform's own can be asked for.
     pub(crate) fn hosted(&self) -> Result<()> {
         if self.external {
             let text = format!(

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Agent, repo, watch, wire};
 use crate::{Scheduler, backups::Backup, exec};
 
-/// Serves agents.
+/// Serves `mi.v1.AgentService`.
 pub(crate) struct Handler {
     scheduler: Arc<Scheduler>,
 }

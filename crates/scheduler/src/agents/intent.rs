@@ -14,7 +14,7 @@ use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
 use serde_json::json;
 
-use super::{Agent, Desired, State, former, repo, rules, wire};
+use super::{Agent, Desired, State, repo, revoked_keys, rules, wire};
 use crate::{Scheduler, backups, offices};
 
 /// A change of one agent that its row still waits for.
@@ -235,7 +235,7 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Replaces the compute.
+    /// Replaces the instance.
     pub(crate) async fn restart(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         let agent = &mut change.agent;
@@ -247,7 +247,7 @@ impl Scheduler {
         self.save(change, "agent.restart_requested", summary, metadata).await
     }
 
-    /// Kills the key at once. The compute goes on: it is handed a token for a key that it makes anew.
+    /// Kills the key at once. The instance goes on: it is handed a token for a key that it makes anew.
     pub(crate) async fn rotate(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Agent> {
         let mut change = self.change(caller, office_id, name).await?;
         change.agent.may_change()?;
@@ -255,7 +255,7 @@ impl Scheduler {
         if change.agent.public_key.is_none() {
             return Ok(change.agent);
         }
-        former::key_bury(&mut change.tx, &change.agent, self.clock.now()).await?;
+        revoked_keys::key_revoke(&mut change.tx, &change.agent, self.clock.now()).await?;
         change.agent.public_key = None;
         change.agent.enrol_sha256 = None;
         let summary = format!("The key of agent {:?} was revoked; it makes a new one", change.agent.name);
@@ -267,7 +267,7 @@ impl Scheduler {
     /// Fires an agent. Firing one that is being fired changes nothing, except that it may become forced.
     pub(crate) async fn fire(&self, caller: &Caller, request: v1::FireAgentRequest) -> Result<Agent> {
         let mut change = self.change(caller, &request.office_id, &request.name).await?;
-        former::key_bury(&mut change.tx, &change.agent, self.clock.now()).await?;
+        revoked_keys::key_revoke(&mut change.tx, &change.agent, self.clock.now()).await?;
         let already = change.agent.begin_fire(request.force);
         if already {
             return Ok(change.agent);

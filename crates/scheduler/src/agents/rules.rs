@@ -121,7 +121,7 @@ pub(crate) fn env(given: &HashMap<String, String>) -> Result<BTreeMap<String, St
     Ok(given.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
-/// Bounds of a compute.
+/// Bounds of an instance.
 pub(crate) fn resources(given: Option<&v1::Resources>) -> Result<Resources> {
     let given = given.copied().unwrap_or_default();
     let least_memory = 32 << 20;

@@ -48,7 +48,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
             restarts: agent.restarts,
             last_seen_at: agent.last_seen_at.map(timestamp),
             observed_generation: agent.observed_generation,
-            // What walls an external agent off, if anything does, is not the platform's.
+            // What isolates an external agent, if anything does, is not the platform's.
             sandbox: (!agent.external).then_some(v1::Sandbox { enforced: sandbox.enforced, missing: sandbox.missing }),
         }),
         generation: agent.generation,

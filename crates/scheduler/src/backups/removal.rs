@@ -83,7 +83,7 @@ impl Scheduler {
     }
 }
 
-/// Hidden backups.
+/// The removal of backups that are hidden already.
 impl Removals for Scheduler {
     type Id = BackupId;
 

@@ -47,7 +47,7 @@ pub(super) fn size(field: &'static str, given: Option<&TerminalSize>) -> Result<
 /// How a command ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// By itself.
+    /// The command exited with this code.
     Exited(i32),
     /// Its client left, or its key was revoked.
     Left,

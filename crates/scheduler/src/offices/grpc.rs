@@ -5,8 +5,8 @@ use std::sync::Arc;
 use mi_kernel::{AccountId, OfficeId, Result, page::Page};
 use mi_proto::{
     internal::v1::{
-        ApplyOfficeRequest, ApplyOfficeResponse, ProbeWallsRequest, ProbeWallsResponse, RemoveOfficeRequest,
-        RemoveOfficeResponse, office_replica_service_server::OfficeReplicaService,
+        ApplyOfficeRequest, ApplyOfficeResponse, RemoveOfficeRequest, RemoveOfficeResponse, RunIsolationChecksRequest,
+        RunIsolationChecksResponse, office_replica_service_server::OfficeReplicaService,
     },
     v1::OfficeStatus,
 };
@@ -75,7 +75,7 @@ impl Scheduler {
                 let before = agent.clone();
                 if !agent.begin_fire(false) {
                     let mut tx = self.db.office(id).begin().await?;
-                    agents::former::key_bury(&mut tx, &before, self.clock.now()).await?;
+                    agents::revoked_keys::key_revoke(&mut tx, &before, self.clock.now()).await?;
                     if agents::repo::agent_update(&mut tx, &mut agent).await? {
                         tx.commit().await?;
                         self.seen.doubt(agent.id);
@@ -118,9 +118,10 @@ impl OfficeReplicaService for Handler {
         })
     }
 
-    async fn probe_walls(&self, _: Request<ProbeWallsRequest>) -> Reply<ProbeWallsResponse> {
-        let checks = self.scheduler.db.probe_walls("scheduler").await.map_err(status)?;
-        Ok(Response::new(ProbeWallsResponse { checks: checks.into_iter().map(convert::wall_check).collect() }))
+    async fn run_isolation_checks(&self, _: Request<RunIsolationChecksRequest>) -> Reply<RunIsolationChecksResponse> {
+        let checks = self.scheduler.db.run_isolation_checks("scheduler").await.map_err(status)?;
+        let checks = checks.into_iter().map(convert::isolation_check).collect();
+        Ok(Response::new(RunIsolationChecksResponse { checks }))
     }
 
     async fn remove_office(&self, request: Request<RemoveOfficeRequest>) -> Reply<RemoveOfficeResponse> {

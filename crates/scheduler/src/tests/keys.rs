@@ -7,10 +7,10 @@ use mi_testkit::{TestDb, on_both};
 use tonic::Code;
 use uuid::Uuid;
 
-use super::stage::Stage;
+use super::harness::Harness;
 use crate::{
     MIGRATIONS,
-    agents::{former, keys},
+    agents::{keys, revoked_keys},
     registry::key_id,
 };
 
@@ -24,48 +24,49 @@ const KEY: [u8; 32] = [1; 32];
 const OTHER_KEY: [u8; 32] = [2; 32];
 const NEW_KEY: [u8; 32] = [3; 32];
 
-async fn a_key_that_an_agent_has_or_had_is_no_other_agents(stage: Stage) {
-    let elsewhere = stage.open_office(1).await;
-    stage.admit(stage.office, InviteId::new(), "first", KEY).await.expect("a fresh key");
-    let hosted = stage.running("hosted").await;
-    stage.enrol(stage.office, &stage.token(&hosted), OTHER_KEY).await.expect("a fresh key");
+async fn a_key_that_an_agent_has_or_had_is_no_other_agents(harness: Harness) {
+    let elsewhere = harness.open_office(1).await;
+    harness.admit(harness.office, InviteId::new(), "first", KEY).await.expect("a fresh key");
+    let hosted = harness.running("hosted").await;
+    harness.enrol(harness.office, &harness.token(&hosted), OTHER_KEY).await.expect("a fresh key");
 
-    let invites = [(stage.office, InviteId::new()), (elsewhere, InviteId::new())];
+    let invites = [(harness.office, InviteId::new()), (elsewhere, InviteId::new())];
     for key in [KEY, OTHER_KEY] {
         for (office, invite) in invites {
-            let refused = stage.admit(office, invite, "second", key).await.expect_err("another agent's");
+            let refused = harness.admit(office, invite, "second", key).await.expect_err("another agent's");
             assert_eq!((refused.kind, refused.reason), (ErrorKind::AlreadyExists, "KEY_IN_USE"));
         }
     }
     // A hosted one is told the same, and its token is as good as before.
-    let other = stage.running("other").await;
-    let refused = stage.enrol(stage.office, &stage.token(&other), KEY).await.expect_err("another agent's");
+    let other = harness.running("other").await;
+    let refused = harness.enrol(harness.office, &harness.token(&other), KEY).await.expect_err("another agent's");
     assert_eq!((refused.code(), refused.message()), (Code::AlreadyExists, keys::in_use().message.as_str()));
-    stage.enrol(stage.office, &stage.token(&other), NEW_KEY).await.expect("a fresh key");
+    harness.enrol(harness.office, &harness.token(&other), NEW_KEY).await.expect("a fresh key");
 
     // Nor is it once it is dead.
-    let office = stage.office.to_string();
-    stage.scheduler.rotate(&stage.owner("RotateAgentIdentity"), &office, "hosted").await.expect("rotates");
-    stage.fire("first", false).await;
+    let office = harness.office.to_string();
+    harness.scheduler.rotate(&harness.owner("RotateAgentIdentity"), &office, "hosted").await.expect("rotates");
+    harness.fire("first", false).await;
     for key in [KEY, OTHER_KEY] {
-        let refused = stage.admit(stage.office, invites[0].1, "second", key).await.expect_err("was another agent's");
+        let refused =
+            harness.admit(harness.office, invites[0].1, "second", key).await.expect_err("was another agent's");
         assert_eq!((refused.kind, refused.reason), (ErrorKind::AlreadyExists, "KEY_IN_USE"));
     }
     // What was refused used up nothing.
     for ((office, invite), key) in invites.into_iter().zip([[4; 32], [5; 32]]) {
-        stage.admit(office, invite, "second", key).await.expect("a fresh key");
+        harness.admit(office, invite, "second", key).await.expect("a fresh key");
     }
 }
 
-async fn of_many_who_show_one_key_at_once_one_gets_it(stage: Stage) {
-    let elsewhere = stage.open_office(1).await;
+async fn of_many_who_show_one_key_at_once_one_gets_it(harness: Harness) {
+    let elsewhere = harness.open_office(1).await;
     let names: Vec<String> = (0..8).map(|number| format!("robo-{number}")).collect();
-    let offices = [stage.office, elsewhere].into_iter().cycle();
-    let joining = offices.zip(&names).map(|(office, name)| stage.admit(office, InviteId::new(), name, KEY));
+    let offices = [harness.office, elsewhere].into_iter().cycle();
+    let joining = offices.zip(&names).map(|(office, name)| harness.admit(office, InviteId::new(), name, KEY));
     let answers = join_all(joining).await;
     let refused: Vec<_> = answers.iter().filter_map(|answer| answer.as_ref().err()).map(|error| error.reason).collect();
     assert_eq!(refused, ["KEY_IN_USE"; 7]);
-    assert_eq!((stage.rows("agents").await, stage.rows("agent_keys").await), (1, 1));
+    assert_eq!((harness.rows("agents").await, harness.rows("agent_keys").await), (1, 1));
 }
 
 async fn an_upgrade_keeps_agents_that_share_a_key_and_lets_in_no_more(database: TestDb) {
@@ -104,7 +105,7 @@ async fn an_upgrade_keeps_agents_that_share_a_key_and_lets_in_no_more(database: 
         });
         made.expect("writes");
     }
-    bury(tx.within(office), &key_id(&OTHER_KEY), now).await.expect("writes");
+    revoke(tx.within(office), &key_id(&OTHER_KEY), now).await.expect("writes");
     tx.commit().await.expect("commits");
     old.close().await;
 
@@ -114,8 +115,8 @@ async fn an_upgrade_keeps_agents_that_share_a_key_and_lets_in_no_more(database: 
         on!(conn, |c| sqlx::query_scalar("SELECT count(*) FROM agents").fetch_one(&mut *c).await);
     assert_eq!(agents.expect("reads"), 2);
     let lived = [
-        former::key_lived(&mut conn, &key_id(&OTHER_KEY)).await.expect("reads"),
-        former::key_lived(&mut conn, &key_id(&NEW_KEY)).await.expect("reads"),
+        revoked_keys::key_lived(&mut conn, &key_id(&OTHER_KEY)).await.expect("reads"),
+        revoked_keys::key_lived(&mut conn, &key_id(&NEW_KEY)).await.expect("reads"),
     ];
     assert_eq!(lived, [true, false]);
     drop(conn);
@@ -129,7 +130,7 @@ async fn an_upgrade_keeps_agents_that_share_a_key_and_lets_in_no_more(database: 
 }
 
 /// Writes a dead key as earlier versions did.
-async fn bury(tx: &mut mi_store::OfficeConn, key_id: &str, now: Time) -> DbResult<()> {
+async fn revoke(tx: &mut mi_store::OfficeConn, key_id: &str, now: Time) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {
         sqlx::query(

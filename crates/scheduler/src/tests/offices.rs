@@ -14,7 +14,7 @@ use mi_testkit::on_both;
 use object_store::{ObjectStoreExt, local::LocalFileSystem, path::Path};
 use tonic::Request;
 
-use super::stage::{Stage, place};
+use super::harness::{Harness, place};
 use crate::{agents::Phase, offices, registry};
 
 on_both! {
@@ -25,14 +25,14 @@ on_both! {
     a_push_that_comes_too_late_brings_nothing_back,
 }
 
-impl Stage {
+impl Harness {
     async fn remove(&self, office: OfficeId) -> bool {
         let handler = offices::grpc::Handler::new(self.scheduler.clone());
         let request = RemoveOfficeRequest { office_id: office.to_string() };
         handler.remove_office(Request::new(request)).await.expect("answers").into_inner().done
     }
 
-    /// Agents in every stage of life, a backup, and the traces of a crash while one was made.
+    /// Agents in every harness of life, a backup, and the traces of a crash while one was made.
     async fn populate(&self) -> Vec<crate::agents::Agent> {
         let office = self.office.to_string();
         let root = self.running("root").await;
@@ -72,52 +72,52 @@ impl Stage {
     }
 }
 
-async fn a_removed_office_leaves_nothing_and_others_stay(stage: Stage) {
-    let survivor = stage.survivor().await;
-    let agents = stage.populate().await;
-    assert!(!stage.remove(stage.office).await);
-    let late = stage.scheduler.hire(&stage.owner("HireAgent"), stage.hiring("late")).await.expect_err("removing");
+async fn a_removed_office_leaves_nothing_and_others_stay(harness: Harness) {
+    let survivor = harness.survivor().await;
+    let agents = harness.populate().await;
+    assert!(!harness.remove(harness.office).await);
+    let late = harness.scheduler.hire(&harness.owner("HireAgent"), harness.hiring("late")).await.expect_err("removing");
     assert_eq!(late.reason, "OFFICE_NOT_ACTIVE");
     // A push that was on its way does not bring the office back.
-    stage.apply(stage.office, 9, true, super::stage::free_hiring()).await;
-    assert!(!stage.remove(stage.office).await);
+    harness.apply(harness.office, 9, true, super::harness::free_hiring()).await;
+    assert!(!harness.remove(harness.office).await);
     for agent in &agents {
-        stage.settle(agent.id).await;
-        assert_eq!(stage.find(agent.id).await, None, "{}", agent.name);
-        assert_eq!(stage.runtime.content(place(agent)), None, "{}", agent.name);
+        harness.settle(agent.id).await;
+        assert_eq!(harness.find(agent.id).await, None, "{}", agent.name);
+        assert_eq!(harness.runtime.content(place(agent)), None, "{}", agent.name);
     }
-    assert!(stage.remove(stage.office).await);
-    stage.assert_nothing_is_left_but(&survivor).await;
-    assert!(stage.remove(stage.office).await, "again");
+    assert!(harness.remove(harness.office).await);
+    harness.assert_nothing_is_left_but(&survivor).await;
+    assert!(harness.remove(harness.office).await, "again");
     for agent in &agents {
-        assert_eq!(stage.event_counts(&agent.name).await["agent.fired"], 1, "{}", agent.name);
+        assert_eq!(harness.event_counts(&agent.name).await["agent.fired"], 1, "{}", agent.name);
     }
 }
 
-async fn a_removal_goes_on_after_a_crash_at_any_step(mut stage: Stage) {
-    let survivor = stage.survivor().await;
-    let agents = stage.populate().await;
-    assert!(!stage.remove(stage.office).await);
+async fn a_removal_goes_on_after_a_crash_at_any_step(mut harness: Harness) {
+    let survivor = harness.survivor().await;
+    let agents = harness.populate().await;
+    assert!(!harness.remove(harness.office).await);
     for agent in &agents {
-        stage.crash().await;
-        assert!(!stage.remove(stage.office).await);
-        stage.settle(agent.id).await;
+        harness.crash().await;
+        assert!(!harness.remove(harness.office).await);
+        harness.settle(agent.id).await;
     }
     // Everybody is gone; the next crash falls between the hiding of the backups and their removal.
-    let now = stage.now();
-    assert!(crate::backups::repo::backup_hide_some(&stage.scheduler.db, stage.office, now).await.expect("hides"));
-    stage.crash().await;
-    assert!(stage.remove(stage.office).await);
-    stage.settle(survivor.id).await;
-    stage.ready(survivor.id).await;
-    stage.assert_nothing_is_left_but(&survivor).await;
+    let now = harness.now();
+    assert!(crate::backups::repo::backup_hide_some(&harness.scheduler.db, harness.office, now).await.expect("hides"));
+    harness.crash().await;
+    assert!(harness.remove(harness.office).await);
+    harness.settle(survivor.id).await;
+    harness.ready(survivor.id).await;
+    harness.assert_nothing_is_left_but(&survivor).await;
 }
 
-async fn agents_are_counted_by_phase(stage: Stage) {
-    stage.survivor().await;
-    stage.populate().await;
-    let request = CountAgentsRequest { office_id: stage.office.to_string() };
-    let answer = registry::Handler::new(stage.scheduler.clone()).count_agents(Request::new(request)).await;
+async fn agents_are_counted_by_phase(harness: Harness) {
+    harness.survivor().await;
+    harness.populate().await;
+    let request = CountAgentsRequest { office_id: harness.office.to_string() };
+    let answer = registry::Handler::new(harness.scheduler.clone()).count_agents(Request::new(request)).await;
     let mut counts = answer.expect("counts").into_inner().agents;
     counts.sort_by_key(|count| count.phase);
     let count = |phase: AgentPhase, count| AgentCount { phase: phase.into(), count };
@@ -125,22 +125,23 @@ async fn agents_are_counted_by_phase(stage: Stage) {
     assert_eq!(counts, expected);
 }
 
-async fn an_office_without_backups_is_removed_from_a_directory_too(mut stage: Stage) {
+async fn an_office_without_backups_is_removed_from_a_directory_too(mut harness: Harness) {
     let directory = tempfile::tempdir().expect("made");
     let local = LocalFileSystem::new_with_prefix(directory.path()).expect("opens");
-    stage.restart_with(Arc::new(local)).await;
-    assert!(stage.remove(stage.office).await);
-    assert_eq!(stage.rows("offices").await, 0);
+    harness.restart_with(Arc::new(local)).await;
+    assert!(harness.remove(harness.office).await);
+    assert_eq!(harness.rows("offices").await, 0);
 }
 
-async fn a_push_that_comes_too_late_brings_nothing_back(stage: Stage) {
-    assert!(stage.remove(stage.office).await);
-    stage.apply(stage.office, 99, true, OfficeSettings::default()).await;
+async fn a_push_that_comes_too_late_brings_nothing_back(harness: Harness) {
+    assert!(harness.remove(harness.office).await);
+    harness.apply(harness.office, 99, true, OfficeSettings::default()).await;
     // Also when the push was so late that the office was never heard of before its removal.
     let unheard = OfficeId::new();
-    assert!(stage.remove(unheard).await);
-    stage.apply(unheard, 1, true, OfficeSettings::default()).await;
-    assert_eq!(stage.rows("offices").await, 0);
-    let refused = stage.scheduler.hire(&stage.owner("HireAgent"), stage.hiring("late")).await.expect_err("refused");
+    assert!(harness.remove(unheard).await);
+    harness.apply(unheard, 1, true, OfficeSettings::default()).await;
+    assert_eq!(harness.rows("offices").await, 0);
+    let refused =
+        harness.scheduler.hire(&harness.owner("HireAgent"), harness.hiring("late")).await.expect_err("refused");
     assert_eq!(refused.reason, "NOT_FOUND");
 }

@@ -7,7 +7,7 @@ use mi_runtime::Runtime;
 use mi_testkit::{Backend, OnBackend, on_both};
 use tokio::time::timeout;
 
-use super::stage::{LONG, Stage};
+use super::harness::{Harness, LONG};
 use crate::agents::{watch, wire};
 
 on_both! { a_watch_shows_the_present_then_each_change_then_the_end }
@@ -32,42 +32,44 @@ fn phase(message: &WatchAgentsResponse) -> AgentPhase {
     message.agent.as_ref().and_then(|agent| agent.status.as_ref()).expect("always there").phase()
 }
 
-async fn a_watch_shows_the_present_then_each_change_then_the_end(stage: Stage) {
-    let (analyst, other) = (stage.hire("analyst").await, stage.hire("other").await);
-    let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
+async fn a_watch_shows_the_present_then_each_change_then_the_end(harness: Harness) {
+    let (analyst, other) = (harness.hire("analyst").await, harness.hire("other").await);
+    let mut stream = watch::watch(harness.scheduler.clone(), harness.office);
     let mut present = vec![next(&mut stream).await, next(&mut stream).await];
     present.sort_by_key(|message| message.agent.as_ref().map(|agent| agent.name.clone()));
-    let expected = [&analyst, &other]
-        .map(|agent| WatchAgentsResponse { agent: Some(wire::agent(agent, stage.runtime.sandbox())), deleted: false });
+    let expected = [&analyst, &other].map(|agent| WatchAgentsResponse {
+        agent: Some(wire::agent(agent, harness.runtime.sandbox())),
+        deleted: false,
+    });
     assert_eq!(present, expected);
 
-    let elsewhere = stage.open_office(1).await;
-    let mut request = stage.hiring("foreign");
+    let elsewhere = harness.open_office(1).await;
+    let mut request = harness.hiring("foreign");
     request.office_id = elsewhere.to_string();
-    stage.scheduler.hire(&stage.owner("HireAgent"), request).await.expect("hires");
+    harness.scheduler.hire(&harness.owner("HireAgent"), request).await.expect("hires");
 
-    stage.settle(analyst.id).await;
-    stage.ready(analyst.id).await;
+    harness.settle(analyst.id).await;
+    harness.ready(analyst.id).await;
     let running = until(&mut stream, |message| phase(message) == AgentPhase::Running).await;
-    assert_eq!(running.agent, Some(wire::agent(&stage.agent(analyst.id).await, stage.runtime.sandbox())));
-    stage.fire("analyst", false).await;
-    stage.settle(analyst.id).await;
+    assert_eq!(running.agent, Some(wire::agent(&harness.agent(analyst.id).await, harness.runtime.sandbox())));
+    harness.fire("analyst", false).await;
+    harness.settle(analyst.id).await;
     let gone = until(&mut stream, |message| message.deleted).await;
     assert_eq!(gone.agent.expect("the last known").id, analyst.id.to_string());
 
     // The next thing to be heard of is the next thing that happens, so nothing foreign was in between.
-    let hired = stage.hire("late").await;
+    let hired = harness.hire("late").await;
     let message = next(&mut stream).await;
-    assert_eq!((message.agent, message.deleted), (Some(wire::agent(&hired, stage.runtime.sandbox())), false));
+    assert_eq!((message.agent, message.deleted), (Some(wire::agent(&hired, harness.runtime.sandbox())), false));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_by_another_process_is_seen_too() {
-    let mut stage = Stage::on(Backend::Postgres).await;
-    let mut stream = watch::watch(stage.scheduler.clone(), stage.office);
-    let first = stage.hire("first").await;
-    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&first, stage.runtime.sandbox())));
-    stage.restart_with(stage.objects.clone()).await;
-    let hired = stage.hire("analyst").await;
-    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired, stage.runtime.sandbox())));
+    let mut harness = Harness::on(Backend::Postgres).await;
+    let mut stream = watch::watch(harness.scheduler.clone(), harness.office);
+    let first = harness.hire("first").await;
+    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&first, harness.runtime.sandbox())));
+    harness.restart_with(harness.objects.clone()).await;
+    let hired = harness.hire("analyst").await;
+    assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired, harness.runtime.sandbox())));
 }

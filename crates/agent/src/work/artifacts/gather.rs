@@ -62,7 +62,7 @@ impl Told {
         self.lines.is_empty()
     }
 
-    /// A line each.
+    /// The names, a line each.
     pub(super) fn text(&self) -> String {
         let mut lines = self.lines.clone();
         if self.more > 0 {
@@ -80,7 +80,7 @@ pub(super) struct Roots {
 }
 
 struct Root {
-    /// Without links.
+    /// The absolute path, without symbolic links.
     path: PathBuf,
     opened: OwnedFd,
 }
@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
 
-    fn stage() -> (tempfile::TempDir, PathBuf, PathBuf) {
+    fn harness() -> (tempfile::TempDir, PathBuf, PathBuf) {
         let root = tempfile::tempdir().expect("made");
         let (workspace, artifacts) = (root.path().join("workspace"), root.path().join("artifacts"));
         for directory in [&workspace, &artifacts] {
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn what_takes_the_place_of_a_file_is_not_read() {
-        let (root, workspace, artifacts) = stage();
+        let (root, workspace, artifacts) = harness();
         let roots = Roots::open(&workspace, &artifacts).expect("opened");
         fs::create_dir(artifacts.join("d")).expect("made");
         for name in ["a", "b", "d/c"] {
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn directories_that_lead_into_each_other_come_to_an_end() {
-        let (_root, workspace, artifacts) = stage();
+        let (_root, workspace, artifacts) = harness();
         // Without a file there is nothing to count but the entries: two to the power of twenty ways.
         for level in 0..20 {
             let directory = workspace.join(level.to_string());

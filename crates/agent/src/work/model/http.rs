@@ -29,9 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a server may be silent: models think.
 const SILENCE: Duration = Duration::from_secs(120);
-/// Longest answer.
+/// The longest answer, in bytes.
 const MAX_REPLY: usize = 4 << 20;
-/// How much of a refusal is passed on.
+/// How many bytes of a refusal are passed on.
 const MAX_REFUSAL: usize = 2 << 10;
 
 /// A model behind a server.
@@ -45,9 +45,9 @@ pub(crate) struct Model {
 
 /// Why a try failed.
 enum Problem {
-    /// It may pass: how long the server wants to be left alone, and what it said.
+    /// The server may take the request later: how long it asks to wait, and what it said.
     Passing(Option<Duration>, String),
-    /// It stays.
+    /// The server would refuse the request again: what it said.
     Lasting(String),
 }
 

@@ -1,6 +1,6 @@
 //! Server-sent events, as far as model servers use them: the data of each event.
 
-/// Longest event.
+/// The longest event, in bytes.
 const MAX_EVENT: usize = 1 << 20;
 
 /// Takes bytes as they come, gives the data of events.

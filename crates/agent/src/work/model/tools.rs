@@ -30,11 +30,11 @@ const MAX_OUTPUT: usize = 7 << 10;
 
 /// What comes of a call.
 pub(super) enum Said {
-    /// This.
+    /// What the tool answers the model.
     Answer(String),
-    /// Nobody can do that; why.
+    /// The call is one that nobody can carry out; why.
     Nonsense(String),
-    /// The task ends.
+    /// The call ended the task.
     End(Outcome),
 }
 

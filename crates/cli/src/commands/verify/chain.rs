@@ -2,7 +2,7 @@
 
 use mi_client::list_all;
 use mi_kernel::chain::{self, End, Ends, Link};
-use mi_proto::v1::{ActivityEvent, ActivityHead, GetActivityHeadRequest, ListActivityRequest, WallState};
+use mi_proto::v1::{ActivityEvent, ActivityHead, GetActivityHeadRequest, IsolationState, ListActivityRequest};
 use mi_rpc::convert::event_from_wire;
 
 use super::Report;
@@ -27,11 +27,11 @@ pub(super) async fn verify(report: &mut Report, office_id: &str, context: &Conte
     Ok(())
 }
 
-fn judge(head: &ActivityHead, events: Vec<ActivityEvent>) -> (WallState, String) {
+fn judge(head: &ActivityHead, events: Vec<ActivityEvent>) -> (IsolationState, String) {
     let end = |cursor, hash: &[u8]| hash.try_into().ok().map(|hash| End { cursor, hash });
     let ends = end(head.anchor_cursor, &head.anchor_hash).zip(end(head.cursor, &head.hash));
     let Some((anchor, newest)) = ends else {
-        return (WallState::Hole, "the ends of the chain are no hashes".into());
+        return (IsolationState::Hole, "the ends of the chain are no hashes".into());
     };
     let links: Result<Vec<Link>, _> = events
         .into_iter()
@@ -44,14 +44,15 @@ fn judge(head: &ActivityHead, events: Vec<ActivityEvent>) -> (WallState, String)
         .collect();
     let mut links = match links {
         Ok(links) => links,
-        Err(error) => return (WallState::Hole, error.message),
+        Err(error) => return (IsolationState::Hole, error.message),
     };
     links.sort_by_key(|link| link.cursor);
     match chain::verify(&Ends { anchor, head: newest }, &links) {
-        Ok(()) => {
-            (WallState::Holds, format!("{} events, whole from {} to {}", links.len(), anchor.cursor, newest.cursor))
-        }
-        Err(broken) => (WallState::Hole, broken.to_string()),
+        Ok(()) => (
+            IsolationState::Holds,
+            format!("{} events, whole from {} to {}", links.len(), anchor.cursor, newest.cursor),
+        ),
+        Err(broken) => (IsolationState::Hole, broken.to_string()),
     }
 }
 
@@ -67,8 +68,8 @@ async fn recorded(report: &mut Report, office_id: &str, context: &Context) -> Re
         }
     });
     let (state, detail) = match waited.await {
-        Ok(found) => found.map(|()| (WallState::Holds, "access.refused is in the feed"))?,
-        Err(_) => (WallState::Hole, "no event tells of the refused calls"),
+        Ok(found) => found.map(|()| (IsolationState::Holds, "access.refused is in the feed"))?,
+        Err(_) => (IsolationState::Hole, "no event tells of the refused calls"),
     };
     report.add("audit", "refused calls are on record", state, detail);
     Ok(())

@@ -13,7 +13,7 @@ use tonic::{
 use super::{Report, neighbour::Neighbour};
 use crate::failure::Failure;
 
-/// How RPCs begin that only read. Others are left alone: where a wall is missing they would do what they say.
+/// How RPCs begin that only read. Others are left alone: where a layer is missing they would do what they say.
 const READING: [&str; 6] = ["Get", "List", "Watch", "Tail", "Download", "Stat"];
 
 pub(super) async fn probe(report: &mut Report, neighbour: &Neighbour, office_id: &str) -> Result<(), Failure> {

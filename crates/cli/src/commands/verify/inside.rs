@@ -11,7 +11,7 @@ use mi_agent::check::{ADDRESSES, ASK, DONE, LINE, PATHS};
 use mi_client::retry;
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{
-    HireAgentRequest, ListActivityRequest, ListLogsRequest, LogLine, SetIntegrationSecretRequest, WallState,
+    HireAgentRequest, IsolationState, ListActivityRequest, ListLogsRequest, LogLine, SetIntegrationSecretRequest,
 };
 use serde::Deserialize;
 use tokio::net::TcpListener;
@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use super::{Report, neighbour::Neighbour};
 use crate::{context::Context, failure::Failure};
 
-const AGENT: &str = "wall-check-inside";
+const AGENT: &str = "isolation-check-inside";
 /// How long the agent may take to start and to try everything.
 const LIMIT: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(200);
@@ -29,7 +29,7 @@ const ELSEWHERE: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 
 /// What the agent says of one probe.
 #[derive(Deserialize)]
 struct Said {
-    wall: String,
+    layer: String,
     probe: String,
     hole: bool,
     detail: String,
@@ -62,10 +62,10 @@ pub(super) async fn probe(report: &mut Report, neighbour: &Neighbour, context: &
             continue;
         };
         let outcome = if said.hole { Ok(said.detail) } else { Err(said.detail) };
-        report.refused(&said.wall, format!("{} from inside an agent", said.probe), outcome);
+        report.refused(&said.layer, format!("{} from inside an agent", said.probe), outcome);
     }
     if !lines.iter().any(|line| line.text == DONE) {
-        report.add("sandbox", "a check from inside an agent", WallState::Hole, "the agent did not finish it");
+        report.add("sandbox", "a check from inside an agent", IsolationState::Hole, "the agent did not finish it");
     }
     search(report, neighbour, context, &secret, &lines).await
 }

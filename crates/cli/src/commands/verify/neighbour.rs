@@ -12,8 +12,8 @@ use tonic::Code;
 use crate::{answer::resource, context::Context, failure::Failure};
 
 /// Name of the colony and of the agent that joins it.
-const NAME: &str = "wall check";
-const AGENT: &str = "wall-check-outside";
+const NAME: &str = "isolation check";
+const AGENT: &str = "isolation-check-outside";
 
 pub(super) struct Neighbour {
     pub(super) office_id: String,

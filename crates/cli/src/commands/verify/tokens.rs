@@ -36,7 +36,7 @@ pub(super) async fn probe(report: &mut Report, neighbour: &Neighbour, context: &
     }
     let join = JoinOfficeRequest {
         code: neighbour.code.clone(),
-        name: "wall-check-again".into(),
+        name: "isolation-check-again".into(),
         public_key: other.public_key().to_vec().into(),
     };
     let again = neighbour.anonymous.access().join_office(join).await.map(drop);

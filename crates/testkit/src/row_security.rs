@@ -1,5 +1,5 @@
-//! Tries the walls between offices on Postgres: rows of two offices in every table of a service, read and written from
-//! the wrong side with the predicate left out.
+//! Tries the row-level security between offices on Postgres: rows of two offices in every table of a service, read and
+//! written from the wrong side with the predicate left out.
 
 use std::fmt::Display;
 
@@ -15,7 +15,7 @@ const COMMON: [&str; 3] = ["_sqlx_migrations", "idempotency", "leases"];
 const OFFICES: [&str; 2] = ["offices", "removed_offices"];
 
 /// The tables of a service, with a row of each of two offices in each.
-pub struct Walls {
+pub struct RowSecurity {
     owner: PgConnection,
     tables: Vec<Table>,
     offices: [OfficeId; 2],
@@ -52,7 +52,7 @@ impl Table {
     }
 }
 
-impl Walls {
+impl RowSecurity {
     /// Finds the tables in the catalogue and adds the rows. `officeless` are the service's own tables that hold nothing
     /// of an office.
     ///
@@ -60,7 +60,7 @@ impl Walls {
     /// For a table without a column `office_id` that is not listed, besides failures of the database.
     pub async fn plant(database: &TestDb, officeless: &[&str]) -> Self {
         let (Some(url), DbTarget::Postgres { schema, .. }) = (database.url(), database.target()) else {
-            panic!("SQLite has no such walls");
+            panic!("SQLite has no row-level security");
         };
         let mut owner = PgConnection::connect(url).await.expect("connects");
         // No triggers: rows without what they refer to.
@@ -168,6 +168,6 @@ impl Holes {
 fn postgres(conn: &mut Conn) -> &mut PgConnection {
     match conn.arm() {
         Arm::Postgres(conn) => conn,
-        Arm::Sqlite(_) => panic!("SQLite has no such walls"),
+        Arm::Sqlite(_) => panic!("SQLite has no row-level security"),
     }
 }

@@ -30,8 +30,8 @@ pub(super) const LONG: Duration = Duration::from_secs(30);
 /// Trace of every call of a test.
 pub(super) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
-/// See the module.
-pub(super) struct Stage {
+/// A scheduler over a database of its own, with a runtime in memory and a clock that stands still.
+pub(super) struct Harness {
     pub(super) database: TestDb,
     pub(super) clock: ManualClock,
     pub(super) runtime: Arc<FakeRuntime>,
@@ -39,7 +39,7 @@ pub(super) struct Stage {
     pub(super) scheduler: Arc<Scheduler>,
     pub(super) account: AccountId,
     pub(super) office: OfficeId,
-    /// What was refused to callers of this stage.
+    /// What was refused to callers of this harness.
     pub(super) refusals: Refusals,
 }
 
@@ -55,13 +55,13 @@ pub(super) fn free_hiring() -> OfficeSettings {
     }
 }
 
-impl OnBackend for Stage {
+impl OnBackend for Harness {
     async fn on(backend: Backend) -> Self {
         let database = TestDb::plain(backend).await;
         let clock = ManualClock::new();
         let (runtime, objects) = (Arc::new(FakeRuntime::default()), Arc::new(InMemory::new()));
         let scheduler = scheduler(&database, &clock, &runtime, objects.clone()).await;
-        let mut stage = Self {
+        let mut harness = Self {
             database,
             clock,
             runtime,
@@ -71,8 +71,8 @@ impl OnBackend for Stage {
             office: OfficeId::new(),
             refusals: Refusals::default(),
         };
-        stage.office = stage.open_office(1).await;
-        stage
+        harness.office = harness.open_office(1).await;
+        harness
     }
 }
 
@@ -109,8 +109,8 @@ async fn scheduler(
     })
 }
 
-impl Stage {
-    /// The process dies: a new scheduler over the same database, object storage and workspaces; no compute is left.
+impl Harness {
+    /// The process dies: a new scheduler over the same database, object storage and workspaces; no instance is left.
     pub(super) async fn crash(&mut self) {
         self.runtime.lose_everything();
         self.restart_with(self.objects.clone()).await;
@@ -159,7 +159,7 @@ impl Stage {
         caller(method, Actor::Agent(actor_of(agent)), &self.refusals)
     }
 
-    /// A request to hire in the stage's office.
+    /// A request to hire in the harness's office.
     pub(super) fn hiring(&self, name: &str) -> HireAgentRequest {
         HireAgentRequest { office_id: self.office.to_string(), name: name.into(), ..HireAgentRequest::default() }
     }
@@ -170,7 +170,7 @@ impl Stage {
         hired.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
-    /// Hires for the owner, starts the compute and reports it ready.
+    /// Hires for the owner, starts the instance and reports it ready.
     pub(super) async fn running(&self, name: &str) -> Agent {
         let hired = self.hire(name).await;
         self.settle(hired.id).await;
@@ -182,7 +182,7 @@ impl Stage {
         self.scheduler.settle(id).await
     }
 
-    /// Reports the newest compute ready.
+    /// Reports the newest instance ready.
     pub(super) async fn ready(&self, id: AgentId) -> Agent {
         let agent = self.agent(id).await;
         let instance = instance_of(&agent);
@@ -219,7 +219,7 @@ impl Stage {
         self.scheduler.fire(&self.owner("FireAgent"), self.firing(name, force)).await.expect("fires")
     }
 
-    /// A request to fire in the stage's office.
+    /// A request to fire in the harness's office.
     pub(super) fn firing(&self, name: &str, force: bool) -> FireAgentRequest {
         FireAgentRequest { office_id: self.office.to_string(), name: name.into(), force }
     }
@@ -242,7 +242,7 @@ impl Stage {
         counts
     }
 
-    /// All backups of the stage's office, newest first.
+    /// All backups of the harness's office, newest first.
     pub(super) async fn backups(&self) -> Vec<Backup> {
         let page = mi_kernel::page::Page { size: 200, after: None };
         let caller = self.owner("ListBackups");
@@ -274,16 +274,16 @@ impl Stage {
     }
 }
 
-/// Where the agent computes.
+/// Where the agent runs.
 pub(super) fn place(agent: &Agent) -> Place {
     Place { office_id: agent.office_id, agent_id: agent.id }
 }
 
-/// The compute that the row names.
+/// The instance that the row names.
 pub(super) fn instance_of(agent: &Agent) -> InstanceId {
     match agent.state {
         State::Starting { instance, .. } | State::Running { instance, .. } => instance,
-        ref other => panic!("no compute is wanted: {other:?}"),
+        ref other => panic!("no instance is wanted: {other:?}"),
     }
 }
 
@@ -297,7 +297,7 @@ fn caller(method: &str, actor: Actor, refusals: &Refusals) -> Caller {
     }
 }
 
-/// Counts as [`Stage::event_counts`] gives them.
+/// Counts as [`Harness::event_counts`] gives them.
 pub(super) fn counts<const N: usize>(expected: [(&str, usize); N]) -> BTreeMap<String, usize> {
     expected.into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect()
 }

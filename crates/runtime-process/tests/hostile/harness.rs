@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 
 pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     pub(crate) runtime: Arc<ProcessRuntime>,
     pub(crate) place: Place,
     launch: Launch,
@@ -55,7 +55,7 @@ pub(crate) fn shell(script: &str) -> Program {
     Program { path: "/bin/sh".into(), arguments: ["sh", "-c", script].map(str::to_owned).to_vec() }
 }
 
-impl Stage {
+impl Harness {
     /// With an agent that does the acts of one of the programs of this test.
     pub(crate) async fn of_acts(mode: SandboxMode, program: &str) -> Self {
         let arguments = ["hostile", program, "--exact", "--nocapture", "--test-threads=1"];
@@ -157,8 +157,8 @@ impl Stage {
     /// Waits until the agent has ended by itself: why.
     pub(crate) async fn ended(&self) -> String {
         let ended = async || -> Result<_, String> {
-            let compute = self.runtime.observe(self.place.agent_id).ok_or("no compute")?;
-            Ok(compute.exit)
+            let instance = self.runtime.observe(self.place.agent_id).ok_or("no instance")?;
+            Ok(instance.exit)
         };
         until("the agent has ended", LONG, ended).await
     }

@@ -1,4 +1,4 @@
-//! Table `former_keys`: keys that agents held and that are dead.
+//! Table `former_keys`: keys that agents held and that are revoked.
 
 use mi_kernel::{AgentId, OfficeId, Time};
 use mi_store::{DbResult, OfficeConn, PlatformConn, all, exec, optional, scalar};
@@ -6,8 +6,8 @@ use mi_store::{DbResult, OfficeConn, PlatformConn, all, exec, optional, scalar};
 use super::Agent;
 use crate::registry::key_id;
 
-/// The agent's current key is dead from now on; nothing when it has none.
-pub(crate) async fn key_bury(tx: &mut OfficeConn, agent: &Agent, now: Time) -> DbResult<()> {
+/// Revokes the agent's current key; changes nothing when it has none.
+pub(crate) async fn key_revoke(tx: &mut OfficeConn, agent: &Agent, now: Time) -> DbResult<()> {
     let Some(public_key) = &agent.public_key else {
         return Ok(());
     };
@@ -17,7 +17,7 @@ pub(crate) async fn key_bury(tx: &mut OfficeConn, agent: &Agent, now: Time) -> D
 }
 
 /// Whether the agent held this key before.
-pub(crate) async fn key_is_former(tx: &mut OfficeConn, agent: AgentId, key_id: &str) -> DbResult<bool> {
+pub(crate) async fn key_is_revoked(tx: &mut OfficeConn, agent: AgentId, key_id: &str) -> DbResult<bool> {
     let sql = "SELECT 1 FROM former_keys WHERE office_id = $1 AND agent_id = $2 AND key_id = $3";
     let row: Option<i32> = scalar!(tx, sql, agent, key_id)?;
     Ok(row.is_some())
@@ -29,12 +29,12 @@ pub(crate) async fn key_lived(conn: &mut PlatformConn, key_id: &str) -> DbResult
     Ok(row.is_some())
 }
 
-/// Office and name of an agent that is gone, or whose key died; of whatever office, since only its id is known.
+/// Office and name of an agent that is gone, or whose key was revoked; of whatever office, since only its id is known.
 pub(crate) async fn key_owner(conn: &mut PlatformConn, agent: AgentId) -> DbResult<Option<(OfficeId, String)>> {
     optional!(conn, "SELECT office_id, agent FROM former_keys WHERE agent_id = $1 LIMIT 1", agent)
 }
 
-/// Keys that died at this time and later, of whatever office.
-pub(crate) async fn key_dead_since(conn: &mut PlatformConn, time: Time) -> DbResult<Vec<(AgentId, String)>> {
+/// Keys that were revoked at this time and later, of whatever office.
+pub(crate) async fn keys_revoked_since(conn: &mut PlatformConn, time: Time) -> DbResult<Vec<(AgentId, String)>> {
     all!(conn, "SELECT agent_id, key_id FROM former_keys WHERE revoked_at >= $1", time)
 }
