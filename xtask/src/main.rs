@@ -9,6 +9,7 @@ mod peers;
 mod platform;
 mod postgres;
 mod process;
+mod slowest;
 mod test;
 mod tidy;
 mod up;
@@ -46,8 +47,8 @@ const TASKS: &[Task] = &[
     },
     Task {
         name: "test",
-        args: "[ARGS of cargo nextest run]",
-        about: "Run all tests, with a Postgres of their own unless MI_TEST_POSTGRES names one",
+        args: "[--slowest N] [ARGS of cargo nextest run]",
+        about: "Run all tests, with a Postgres of their own unless MI_TEST_POSTGRES names one; --slowest: name the N slowest",
         run: test::run,
     },
     Task {

@@ -5,9 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Result, postgres, process};
+use crate::{Result, postgres, process, slowest};
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
+    let (slow, args) = slowest::take(args)?;
     if !process::works(&mut process::cargo(&["nextest", "--version"])) {
         process::run(&mut process::cargo(&["install", "cargo-nextest", "--locked"]))?;
     }
@@ -18,15 +19,19 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let build = start.elapsed();
 
     let (server, url) = postgres::given_or_started()?;
+    slowest::forget()?;
 
     let start = Instant::now();
     let mut nextest = process::cargo(&["nextest", "run", "--locked"]);
-    if !names_packages(args) {
+    if !names_packages(&args) {
         nextest.arg("--workspace");
     }
     let status = process::status(nextest.args(args).env(postgres::SETTING, url))?;
     let run = start.elapsed();
     drop(server);
+    if let Some(most) = slow {
+        slowest::print(most)?;
+    }
 
     eprintln!("mi built in {}, tests built and run in {}", seconds(build), seconds(run));
     Ok(process::exit_code(status))
