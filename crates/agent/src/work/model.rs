@@ -4,7 +4,7 @@
 
 mod anthropic;
 mod conversation;
-mod http;
+pub(super) mod http;
 mod openai;
 mod prompt;
 mod sse;
@@ -12,9 +12,9 @@ mod tools;
 
 use mi_proto::v1::Task;
 
-pub(super) use self::http::Model;
 use self::{
     conversation::{Call, Reply, Tokens, Turn, used_up},
+    http::Model,
     tools::{Said, Tools},
 };
 use super::{

@@ -9,7 +9,7 @@ use mi_client::{Client, KeyRing};
 use mi_kernel::AgentId;
 use mi_proto::v1::{Agent, Task};
 
-use super::model::Model;
+use super::model::http::Model;
 use crate::{
     config::{ModelConfig, WorkConfig},
     logs::Log,

@@ -2,28 +2,32 @@
 
 mod get;
 mod many;
+mod path;
 mod put;
 mod transfer;
 
-use std::{cell::Cell, path::PathBuf};
+use std::cell::Cell;
 
 use clap::{Args, Subcommand};
-use mi_client::retry;
-use mi_proto::v1::{DeleteFileRequest, File, StatFileRequest, WatchChangesRequest};
+use mi_proto::v1::{DeleteFileRequest, WatchChangesRequest};
 
-pub(crate) use self::transfer::{download, sha256_of, upload_bytes, upload_file};
-use self::{get::GetArgs, put::PutArgs};
+use self::{
+    get::GetArgs,
+    path::{ConditionArgs, stat},
+    put::PutArgs,
+};
+pub(crate) use self::{
+    path::find,
+    transfer::{download, sha256_of, upload_bytes, upload_file},
+};
 use crate::{
-    answer::{delete, resource},
+    answer::delete,
     context::Context,
     failure::Failure,
     follow::follow,
     known::{Known, by},
     options::ColonyArg,
 };
-
-/// What stands for standard input and output.
-const STANDARD: &str = "-";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FilesCommand {
@@ -58,18 +62,6 @@ pub(crate) struct PathArg {
     /// The file's path on the drive
     #[arg(value_name = "PATH", add = by(&[Known::Files]))]
     path: String,
-}
-
-/// When a file that is there may be changed.
-#[derive(Debug, Args)]
-#[group(multiple = false)]
-pub(crate) struct ConditionArgs {
-    /// Only when the file on the drive is at this revision, which `stat` shows
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    if_revision: i64,
-    /// Whatever is there
-    #[arg(long)]
-    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -134,25 +126,4 @@ async fn changes(args: ChangesArgs, context: &Context) -> Result<(), Failure> {
         out.next(&change)
     })
     .await
-}
-
-/// A file as it is on the drive, without its content.
-async fn stat(context: &Context, office_id: &str, path: &str) -> Result<File, Failure> {
-    let request = StatFileRequest { office_id: office_id.to_owned(), path: path.to_owned() };
-    let answer = retry(async || context.client.drive().stat_file(request.clone()).await).await?;
-    resource(answer, |answer| answer.file)
-}
-
-/// The same; none: it is not there.
-pub(crate) async fn find(context: &Context, office_id: &str, path: &str) -> Result<Option<File>, Failure> {
-    match stat(context, office_id, path).await {
-        Err(failure) if failure.is_not_found() => Ok(None),
-        found => found.map(Some),
-    }
-}
-
-/// A word of the command line as a path on the drive.
-fn text(word: PathBuf) -> Result<String, Failure> {
-    let told = |word: &PathBuf| Failure::Usage(format!("{} is no text, and paths on the drive are", word.display()));
-    word.into_os_string().into_string().map_err(|word| told(&word.into()))
 }

@@ -13,10 +13,9 @@ use mi_kernel::text::drive_path;
 use mi_proto::v1::File;
 
 use super::{
-    STANDARD, find,
     many::{Bars, Done, Report, Undone, each},
+    path::{STANDARD, find, text},
     put::is_same,
-    text,
     transfer::download,
 };
 use crate::{

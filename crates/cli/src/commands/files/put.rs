@@ -13,9 +13,8 @@ use mi_proto::v1::{File, UploadHeader};
 use uuid::Uuid;
 
 use super::{
-    ConditionArgs, STANDARD, find,
     many::{Bars, Done, Report, Undone, each},
-    text,
+    path::{ConditionArgs, STANDARD, find, text},
     transfer::{sha256_of, upload_file, upload_stdin},
 };
 use crate::{
