@@ -13,7 +13,9 @@ use std::{
 use mi_base::{Tasks, reserve::Reserve};
 use mi_kernel::{Actor, Error, ErrorKind, OfficeId, Result, event::Event, text::display_name};
 use mi_proto::{
-    internal::v1::{ListTiersRequest, RunIsolationChecksRequest, agent_registry_service_client::AgentRegistryServiceClient},
+    internal::v1::{
+        ListTiersRequest, RunIsolationChecksRequest, agent_registry_service_client::AgentRegistryServiceClient,
+    },
     v1,
 };
 use mi_rpc::{Caller, RoleClient, convert, status::from_status};
@@ -197,7 +199,10 @@ impl Lifecycle {
         let own = self.context.db.run_isolation_checks("office").await?;
         let mut checks: Vec<v1::IsolationCheck> = own.into_iter().map(convert::isolation_check).collect();
         for mut replica in [self.replicas.scheduler.clone(), self.replicas.activity.clone()] {
-            let answer = replica.run_isolation_checks(RunIsolationChecksRequest {}).await.map_err(|status| from_status(&status))?;
+            let answer = replica
+                .run_isolation_checks(RunIsolationChecksRequest {})
+                .await
+                .map_err(|status| from_status(&status))?;
             checks.extend(answer.into_inner().checks);
         }
         Ok(checks)

@@ -20,7 +20,7 @@ use mi_proto::{
 use mi_rpc::{Caller, Polled, Refusal, Reply, convert, handle, polled};
 use mi_store::outbox;
 use ring::digest;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response};
 
 use crate::{
     Scheduler,

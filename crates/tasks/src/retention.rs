@@ -42,7 +42,7 @@ impl History for TaskHistory {
         let old: Vec<&Row> = rows.iter().take_while(|row| row.updated_at < bound.before).collect();
         let next = old.last().filter(|_| full && old.len() == rows.len()).map(|row| row.cursor);
         let finished = |row: &&&Row| ["done", "failed", "cancelled"].contains(&row.status.as_str());
-        let candidates: Vec<TaskId> = old.iter().filter(finished).map(|row| row.id.into()).collect();
+        let candidates: Vec<TaskId> = old.iter().filter(finished).map(|row| row.id).collect();
         let free = match candidates.is_empty() {
             true => Vec::new(),
             false => task_unneeded(&mut tx, &candidates).await?,

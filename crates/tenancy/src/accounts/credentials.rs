@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use mi_kernel::{Result, Time};
+use mi_kernel::Time;
 use mi_proto::internal::v1::{
     ResolveApiKeyRequest, ResolveApiKeyResponse, WatchRevokedApiKeysRequest, WatchRevokedApiKeysResponse,
     credential_service_server::CredentialService,
 };
 use mi_rpc::{Polled, Reply, convert, handle, polled};
-use tonic::{Request, Status};
+use tonic::Request;
 
 use super::{Accounts, repo};
 
