@@ -186,7 +186,7 @@ impl Harness {
 
     /// What resources work with, by this clock.
     pub(super) async fn context(&self, clock: Arc<dyn Clock>) -> RoleContext {
-        RoleContext { db: self.db().await, clock, outbox: Arc::default() }
+        RoleContext { db: self.tables().await.clone(), clock, outbox: Arc::default() }
     }
 
     /// The process dies.

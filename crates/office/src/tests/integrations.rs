@@ -63,7 +63,7 @@ impl Harness {
 
     /// The bytes that are kept of a secret.
     pub(super) async fn sealed(&self, office: &str, secret: (&str, &str)) -> Vec<u8> {
-        let db = self.db().await;
+        let db = self.tables().await;
         let mut conn = db.office(OfficeId::parse(office).expect("an id")).read().await.expect("reads");
         let office_id = conn.office_id();
         let sql = "SELECT sealed FROM integration_secrets WHERE office_id = $1 AND integration = $2 AND name = $3";
@@ -81,7 +81,7 @@ impl Harness {
 
     /// The secret, as whoever uses it will read it.
     pub(super) async fn opened(&self, office: &str, secret: (&str, &str)) -> Secret {
-        let (db, office_id) = (self.db().await, OfficeId::parse(office).expect("an id"));
+        let (db, office_id) = (self.tables().await, OfficeId::parse(office).expect("an id"));
         let mut conn = db.office(office_id).read().await.expect("reads");
         let key = self.data_keys().await.get(&mut conn).await.expect("unwraps").expect("has one");
         let place = Place { office_id, integration: secret.0, name: secret.1 };
