@@ -2,24 +2,23 @@
 
 pub(crate) mod repo;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration, vec};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
-use mi_base::signals::Signals;
+use futures::Stream;
 use mi_kernel::{
     Clock, Error, EventId, OfficeId, Result, Time,
     chain::{self, End, Ends, Link},
     event::{Category, Event},
     page::Page,
 };
-use mi_store::Db;
+use mi_store::{Batch, Db, Topic};
 
 use crate::offices::Offices;
 
 /// Events that a watch reads, and holds, at a time.
 const BATCH: i64 = 200;
-/// How often a watch looks for what other processes wrote.
-const POLL: Duration = Duration::from_secs(1);
+/// What is told of when a feed grew.
+const TOPIC: &str = "feed";
 /// Events deleted in one transaction.
 pub(crate) const DELETE: i64 = 1000;
 
@@ -65,13 +64,11 @@ pub(crate) struct Feed {
     clock: Arc<dyn Clock>,
     offices: Offices,
     retention_age: Duration,
-    signals: Signals<OfficeId>,
 }
 
 impl Feed {
     pub(crate) fn new(db: Db, clock: Arc<dyn Clock>, offices: Offices, retention_age: Duration) -> Self {
-        let signals = Signals::new();
-        Self { db, clock, offices, retention_age, signals }
+        Self { db, clock, offices, retention_age }
     }
 
     /// Takes events in. Those already there, those of removed offices and those past the retention time are left out.
@@ -113,7 +110,7 @@ impl Feed {
             repo::event_insert(&mut batch, &links).await?;
         }
         batch.commit().await?;
-        by_office.keys().for_each(|office_id| self.signals.wake(office_id));
+        by_office.keys().for_each(|office_id| self.db.notify(Topic::of(*office_id, TOPIC)));
         Ok(())
     }
 
@@ -138,29 +135,22 @@ impl Feed {
         filter: Filter,
         after: Option<i64>,
     ) -> Result<impl Stream<Item = Result<FeedEvent>> + Send + use<>> {
-        let mut subscription = self.signals.subscribe(office_id);
+        let changes = self.db.listen(Topic::of(office_id, TOPIC));
         let mut position = match after {
             Some(cursor) => cursor,
             None => crate::offices::repo::feed_end(&mut self.db.office(office_id).read().await?).await?,
         };
         let feed = self.clone();
-        let poll = feed.db.is_shared().then_some(POLL);
-        let mut batch: vec::IntoIter<FeedEvent> = Vec::new().into_iter();
-        let next = async move || loop {
-            if let Some(event) = batch.find(|event| filter.takes(&event.event)) {
-                return Ok::<_, Error>(event);
-            }
-            let rows = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;
-            match rows.last() {
+        Ok(changes.follow(async move || {
+            let mut found = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;
+            match found.last() {
                 Some(last) => position = last.cursor,
-                None => {
-                    feed.offices.still_there(office_id).await?;
-                    subscription.changed(poll).await;
-                }
+                None => feed.offices.still_there(office_id).await?,
             }
-            batch = rows.into_iter();
-        };
-        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
+            let more = i64::try_from(found.len()) == Ok(BATCH);
+            found.retain(|event| filter.takes(&event.event));
+            Ok(Batch { found, more })
+        }))
     }
 
     /// Both ends of an office's chain.
@@ -211,7 +201,7 @@ impl Feed {
 
     /// Deletes events of an office that was buried, at most `batches` batches; true: none is left.
     pub(crate) async fn remove(&self, office_id: OfficeId, batches: usize) -> Result<bool> {
-        self.signals.wake(&office_id);
+        self.db.notify_office(office_id);
         for _ in 0..batches {
             let mut tx = self.db.office(office_id).begin().await?;
             let deleted = repo::event_delete_office(&mut tx, DELETE).await?;

@@ -12,10 +12,10 @@ pub(crate) mod writer;
 
 use std::sync::Arc;
 
-use mi_base::{setbacks::Setbacks, signals::Signals};
+use mi_base::setbacks::Setbacks;
 use mi_kernel::{AgentActor, AgentId, Clock, Error, OfficeId, Result};
 use mi_proto::v1::LogLine;
-use mi_store::Db;
+use mi_store::{Db, Topic};
 use object_store::ObjectStore;
 
 use crate::offices::Offices;
@@ -26,6 +26,11 @@ use writer::Writer;
 /// Whose log it is. Readers know an agent by its name, blocks by its id: a name may be used again.
 pub(crate) type LogName = (OfficeId, String);
 
+/// What the change bus tells of when an agent logged.
+fn topic(office_id: OfficeId, agent: &str) -> Topic {
+    Topic::named(office_id, "logs", agent)
+}
+
 /// The logs.
 #[derive(Clone)]
 pub(crate) struct Logs {
@@ -34,7 +39,6 @@ pub(crate) struct Logs {
     pub(crate) clock: Arc<dyn Clock>,
     offices: Offices,
     writer: Writer,
-    signals: Signals<LogName>,
     /// Logs that could not be compacted.
     pub(crate) setbacks: Arc<Setbacks<AgentId>>,
 }
@@ -79,10 +83,9 @@ impl Logs {
         offices: Offices,
         tasks: &mi_base::Tasks,
     ) -> Self {
-        let signals = Signals::new();
-        let writer = Writer::spawn(db.clone(), clock.clone(), signals.clone(), tasks);
+        let writer = Writer::spawn(db.clone(), clock.clone(), tasks);
         let setbacks = Arc::new(Setbacks::new(compact::BACKOFF));
-        Self { db, objects, clock, offices, writer, signals, setbacks }
+        Self { db, objects, clock, offices, writer, setbacks }
     }
 
     /// Stores a batch and answers, once it is durable, up to which index its source is. Lines stored before are left

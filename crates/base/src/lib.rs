@@ -5,7 +5,6 @@ pub mod files;
 pub mod metrics;
 pub mod reserve;
 pub mod setbacks;
-pub mod signals;
 pub mod sweep;
 pub mod tasks;
 pub mod telemetry;

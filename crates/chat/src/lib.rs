@@ -15,7 +15,6 @@ mod send;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use mi_base::signals::Signals;
 use mi_kernel::{Clock, OfficeId, Result};
 use mi_store::{Db, OfficeConn};
 use mi_tasks::{Members, Tasks};
@@ -23,6 +22,9 @@ use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext};
 use tokio::sync::Notify;
 
 pub use self::retention::HISTORY;
+
+/// What the change bus tells of when a message was sent.
+const TOPIC: &str = "chat";
 
 /// The chats of all offices.
 #[derive(Clone)]
@@ -34,8 +36,6 @@ pub struct Chat {
     members: Members,
     tasks: Tasks,
     background: mi_base::Tasks,
-    /// Wakes those who watch an office's chat.
-    sent: Signals<OfficeId>,
 }
 
 impl Chat {
@@ -48,7 +48,7 @@ impl Chat {
         background: mi_base::Tasks,
     ) -> Self {
         let RoleContext { db, clock, outbox } = context;
-        Self { db, clock, outbox, offices, members, tasks, background, sent: Signals::new() }
+        Self { db, clock, outbox, offices, members, tasks, background }
     }
 }
 
@@ -63,9 +63,5 @@ impl OfficePart for Chat {
 
     async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
         Ok(repo::message_clear_some(&self.db, office_id).await?)
-    }
-
-    fn wake(&self, office_id: OfficeId) {
-        self.sent.wake(&office_id);
     }
 }

@@ -1,8 +1,6 @@
 //! Reading: history backwards from anywhere, and everything in order from anywhere on.
 
-use std::{time::Duration, vec};
-
-use futures::{Stream, stream};
+use futures::Stream;
 use mi_kernel::{
     Error, MessageId, OfficeId, Result,
     page::{self, MAX_PAGE_BYTES, bounded},
@@ -10,11 +8,11 @@ use mi_kernel::{
 };
 use mi_proto::v1::{ListMessagesRequest, WatchMessagesRequest};
 use mi_rpc::{Access, Caller};
-use mi_store::OfficeConn;
+use mi_store::{Batch, OfficeConn, Topic};
 use mi_tenancy::offices::repo::office_get;
 
 use super::{
-    Chat,
+    Chat, TOPIC,
     model::{Conversation, Message},
     repo, retention,
 };
@@ -25,8 +23,6 @@ const MAX_LIMIT: i32 = 200;
 const AROUND_BODY: usize = 512;
 /// Messages that a watch reads, and holds, at a time; each may be as long as messages get.
 const BATCH: i64 = 16;
-/// How often a watch looks for what other processes wrote.
-const POLL: Duration = Duration::from_millis(300);
 
 impl Chat {
     /// A part of a conversation, newest first.
@@ -75,7 +71,7 @@ impl Chat {
         let (access, office) = self.offices.get(caller, &request.office_id).await?;
         let office_id = office.id;
         // Before the end is looked up, so that nothing falls between.
-        let mut subscription = self.sent.subscribe(office_id);
+        let chat = self.db.listen(Topic::of(office_id, TOPIC));
         let mut conn = self.db.office(office_id).read().await?;
         let mut position = match request.after_id.as_deref() {
             None => repo::chat_end(&mut conn).await?,
@@ -84,20 +80,13 @@ impl Chat {
         };
         drop(conn);
         let db = self.db.clone();
-        let poll = db.is_shared().then_some(POLL);
-        let mut batch: vec::IntoIter<Message> = Vec::new().into_iter();
-        let next = async move || loop {
-            if let Some(message) = batch.find(|message| message.is_for(&access)) {
-                return Ok::<_, Error>(message);
-            }
-            let rows = news(&mut db.office(office_id).read().await?, office_id, position).await?;
-            match rows.last() {
-                Some(last) => position = last.seq,
-                None => subscription.changed(poll).await,
-            }
-            batch = rows.into_iter();
-        };
-        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
+        Ok(chat.follow(async move || {
+            let mut found = news(&mut db.office(office_id).read().await?, office_id, position).await?;
+            position = found.last().map_or(position, |last| last.seq);
+            let more = i64::try_from(found.len()) == Ok(BATCH);
+            found.retain(|message| message.is_for(&access));
+            Ok(Batch { found, more })
+        }))
     }
 }
 

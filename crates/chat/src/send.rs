@@ -7,12 +7,12 @@ use mi_kernel::{
 };
 use mi_proto::{internal::v1::Member, v1::SendMessageRequest};
 use mi_rpc::Caller;
-use mi_store::{OfficeConn, OfficeTx, idempotency, outbox};
+use mi_store::{OfficeConn, OfficeTx, Topic, idempotency, outbox};
 use mi_tasks::{Cause, LOOP_DEPTH, wake::Wake};
 use mi_tenancy::{Author, offices::repo::office_get};
 use serde_json::json;
 
-use super::{Chat, mentions, model::Message, repo, rules};
+use super::{Chat, TOPIC, mentions, model::Message, repo, rules};
 
 /// Whom a message reaches.
 struct Addressed {
@@ -88,7 +88,7 @@ impl Chat {
             replay.remember(&mut tx, id.0, now).await?;
         }
         tx.commit().await?;
-        self.sent.wake(&office_id);
+        self.db.notify(Topic::of(office_id, TOPIC));
         if wakes {
             self.tasks.woken(office_id);
         }

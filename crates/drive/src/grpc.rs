@@ -1,15 +1,7 @@
 //! `mi.v1.DriveService`.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
-
 use bytes::Bytes;
-use futures::{StreamExt, future, stream};
+use futures::{StreamExt, TryStreamExt, future, stream};
 use mi_kernel::{
     Error, Result,
     page::{DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE, Page, bounded},
@@ -18,11 +10,11 @@ use mi_proto::v1::{
     self, ChangeType, DownloadFileResponse, UploadFileRequest, UploadHeader, WatchChangesResponse,
     drive_service_server::DriveService, upload_file_request::Part,
 };
-use mi_rpc::{Polled, Reply, convert, handle, polled, status, status::from_status};
-use tonic::{Request, Status, Streaming};
+use mi_rpc::{Reply, convert, handle, outgoing, status, status::from_status};
+use tonic::{Request, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    Change, Drive, Kind, repo,
+    Change, Drive, Kind,
     repo::FileRow,
     rules,
     storage::{SILENCE, in_time},
@@ -30,8 +22,8 @@ use super::{
 
 /// Most bytes of one message of an upload.
 const MAX_CHUNK: usize = 1 << 20;
-/// Changes by another process give no signal here.
-const SHARED_INTERVAL: Duration = Duration::from_millis(300);
+/// Changes of a watch that wait for its client.
+const BUFFER: usize = 16;
 
 fn to_wire(file: FileRow) -> v1::File {
     v1::File {
@@ -83,7 +75,7 @@ fn chunk(message: Result<UploadFileRequest, Status>) -> Result<Bytes> {
 #[tonic::async_trait]
 impl DriveService for Drive {
     type DownloadFileStream = stream::BoxStream<'static, Result<DownloadFileResponse, Status>>;
-    type WatchChangesStream = Polled<WatchChangesResponse>;
+    type WatchChangesStream = BoxStream<WatchChangesResponse>;
 
     async fn list_files(&self, request: Request<v1::ListFilesRequest>) -> Reply<v1::ListFilesResponse> {
         handle!(request, |caller, v1::ListFilesRequest { office_id, prefix, page_size, page_token }| {
@@ -140,27 +132,10 @@ impl DriveService for Drive {
     }
 
     async fn watch_changes(&self, request: Request<v1::WatchChangesRequest>) -> Reply<Self::WatchChangesStream> {
-        handle!(request, |caller, v1::WatchChangesRequest { office_id, after_cursor }| {
-            let drive = self.clone();
-            let (_, office) = drive.offices.get(&caller, &office_id).await?;
-            let after = match after_cursor {
-                Some(after) => rules::not_negative("after_cursor", after).map(|_| after)?,
-                None => repo::usage_get(&mut drive.db.office(office.id).read().await?).await?.revision,
-            };
-            let office = office.id;
-            let every = drive.db.is_shared().then_some(SHARED_INTERVAL);
-            let sent = Arc::new(AtomicI64::new(after));
-            polled(drive.changed.subscribe(), every, move || {
-                let (drive, sent) = (drive.clone(), sent.clone());
-                async move {
-                    let changes = drive.follow(office, sent.load(Relaxed), MAX_PAGE_SIZE).await?;
-                    if let Some(last) = changes.last() {
-                        sent.store(last.file.revision, Relaxed);
-                    }
-                    let message = |change| WatchChangesResponse { change: Some(change_to_wire(change)) };
-                    Ok(changes.into_iter().map(message).collect::<Vec<_>>())
-                }
-            })
+        handle!(request, |caller, body| {
+            let message = |change| WatchChangesResponse { change: Some(change_to_wire(change)) };
+            let changes = self.watch(&caller, &body).await?.map_ok(message);
+            outgoing(&self.background, BUFFER, changes.map_err(status))
         })
     }
 }

@@ -11,19 +11,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::{Stream, stream::BoxStream};
 use mi_kernel::{
     Clock, Error, OfficeId, Result,
     event::{Category, Event},
-    page::Page,
+    page::{MAX_PAGE_SIZE, Page},
     text::{MAX_DRIVE_PATH, drive_path},
 };
 use mi_proto::v1;
 use mi_rpc::{Access, Caller};
-use mi_store::{Db, FromRow, OfficeConn, OfficeTx, outbox};
+use mi_store::{Batch, Db, FromRow, OfficeConn, OfficeTx, Topic, outbox};
 use mi_tenancy::{Author, OfficePart, Offices, RoleContext, offices::repo::office_get, quotas};
 use strum::{EnumString, IntoStaticStr};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use self::{
@@ -35,6 +35,9 @@ pub use self::{
     repo::{FileRow, file_get_all},
     retention::HISTORY,
 };
+
+/// What the change bus tells of when a file changed.
+const TOPIC: &str = "drive";
 
 /// How much a drive may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,15 +101,20 @@ pub struct Drive {
     offices: Offices,
     storage: Storage,
     limits: DriveLimits,
-    /// Wakes those who watch a drive, or the end of its office.
-    changed: watch::Sender<()>,
+    background: mi_base::Tasks,
 }
 
 impl Drive {
-    /// Drives of these offices, whose content is in this storage.
-    pub fn new(context: RoleContext, offices: Offices, storage: Storage, limits: DriveLimits) -> Self {
+    /// Drives of these offices, whose content is in this storage; `background` carries watches.
+    pub fn new(
+        context: RoleContext,
+        offices: Offices,
+        storage: Storage,
+        limits: DriveLimits,
+        background: mi_base::Tasks,
+    ) -> Self {
         let RoleContext { db, clock, outbox } = context;
-        Self { db, clock, outbox, offices, storage, limits, changed: watch::Sender::new(()) }
+        Self { db, clock, outbox, offices, storage, limits, background }
     }
 
     async fn list(
@@ -173,19 +181,35 @@ impl Drive {
         outbox::push(&mut tx, &event).await?;
         tx.commit().await?;
         self.outbox.notify_one();
-        self.changed.send_replace(());
+        self.db.notify(Topic::of(access.office_id(), TOPIC));
         Ok(())
     }
 
-    /// Changes after a cursor, oldest first; at the end of them an office that is gone is not found.
-    async fn follow(&self, office: OfficeId, after: i64, limit: i32) -> Result<Vec<Change>> {
-        let mut conn = self.db.office(office).read().await?;
-        let changes = repo::change_list(&mut conn, after, limit.into()).await?;
-        if changes.is_empty() && office_get(&mut conn).await?.is_none() {
-            return Err(Error::not_found("office", office));
-        }
-        retention::refuse_gap(after, &changes)?;
-        Ok(changes)
+    /// Changes after a cursor, for ever; none: those after this call. Ends with `NotFound` when the office is gone.
+    async fn watch(
+        &self,
+        caller: &Caller,
+        request: &v1::WatchChangesRequest,
+    ) -> Result<impl Stream<Item = Result<Change>> + Send + use<>> {
+        let (_, office) = self.offices.get(caller, &request.office_id).await?;
+        // Before the end is looked up, so that nothing falls between.
+        let changes = self.db.listen(Topic::of(office.id, TOPIC));
+        let mut after = match request.after_cursor {
+            Some(after) => rules::not_negative("after_cursor", after).map(|_| after)?,
+            None => repo::usage_get(&mut self.db.office(office.id).read().await?).await?.revision,
+        };
+        let db = self.db.clone();
+        Ok(changes.follow(async move || {
+            let mut conn = db.office(office.id).read().await?;
+            let found = repo::change_list(&mut conn, after, MAX_PAGE_SIZE.into()).await?;
+            if found.is_empty() && office_get(&mut conn).await?.is_none() {
+                return Err(Error::not_found("office", office.id));
+            }
+            retention::refuse_gap(after, &found)?;
+            after = found.last().map_or(after, |last| last.file.revision);
+            let more = i32::try_from(found.len()) == Ok(MAX_PAGE_SIZE);
+            Ok(Batch { found, more })
+        }))
     }
 
     /// Changes after a cursor, oldest first, and the cursor after which they are kept, as far as that is later. From the
@@ -208,10 +232,6 @@ impl Drive {
 impl OfficePart for Drive {
     async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
         self.storage.clear_some(office_id).await
-    }
-
-    fn wake(&self, _: OfficeId) {
-        self.changed.send_replace(());
     }
 
     async fn report(&self, conn: &mut OfficeConn, report: &mut v1::OfficeStatusReport) -> Result<()> {

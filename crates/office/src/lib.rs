@@ -134,7 +134,7 @@ impl Resources {
         let keys = DataKeys::open(context(), master_keys).await?;
         let integrations = Integrations::new(context(), offices.clone(), keys.clone())?;
         let storage = Storage::new(context().db, context().clock, objects, reserve);
-        let drive = Drive::new(context(), offices.clone(), storage.clone(), limits);
+        let drive = Drive::new(context(), offices.clone(), storage.clone(), limits, background.clone());
         let (members, running) = (Members::new(registry()), background.clone());
         let tasks = mi_tasks::Tasks::new(context(), offices.clone(), members.clone(), registry(), running, quotas);
         let chat = Chat::new(context(), offices.clone(), members, tasks.clone(), background.clone());
@@ -191,6 +191,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("office-outbox", async move {
         outbox::relay(relay_db, &context.outbox, |events| feed.clone().append(events)).await;
     });
+    tasks.spawn("office-changes", db.clone().exchange_changes());
     tasks.spawn("office-sweep", sweep(db, clock));
     tasks.spawn("office-retention", retention.sweep_forever());
     tasks.spawn("drive-sweep", storage.sweep_forever());

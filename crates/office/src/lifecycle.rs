@@ -71,11 +71,6 @@ impl Lifecycle {
         Ok(())
     }
 
-    /// Has everybody look again who watches something in the office, or waits for work there.
-    fn wake(&self, id: OfficeId) {
-        self.parts.iter().for_each(|part| part.wake(id));
-    }
-
     /// The office, and a report of its status without its agents.
     pub(crate) async fn status(&self, caller: &Caller, id: &str) -> Result<(Office, v1::OfficeStatusReport)> {
         let (_, office) = self.offices.get(caller, id).await?;
@@ -228,7 +223,7 @@ impl Lifecycle {
             self.step(&mut tx, &office, LifecycleStep::Stop, access.trace_id()).await?;
         }
         let saved = self.save(tx, office, event).await?;
-        self.wake(saved.id);
+        self.context.db.notify_office(saved.id);
         Ok(saved)
     }
 }

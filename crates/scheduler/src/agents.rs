@@ -19,6 +19,9 @@ use mi_store::FromRow;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
+/// What the change bus tells of when an office's agents changed.
+pub(crate) const TOPIC: &str = "agents";
+
 /// What an agent is made of; a change replaces its instance.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {

@@ -32,9 +32,9 @@ use mi_proto::{
 };
 use mi_rpc::{Access, Caller, EventSink, RoleClient, Transport, compressed};
 use mi_runtime::{CapturedLine, Runtime};
-use mi_store::{Db, DbTarget, Migrations, OfficeConn, outbox, step};
+use mi_store::{Topic, Db, DbTarget, Migrations, OfficeConn, outbox, step};
 use object_store::ObjectStore;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tonic::service::Routes;
 
 const MIGRATIONS: &Migrations = &[
@@ -112,9 +112,6 @@ pub(crate) struct Scheduler {
     execs: Arc<exec::Execs>,
     /// Commands of operators, each of which sees its own end through.
     tasks: Tasks,
-    changes: watch::Sender<()>,
-    /// Signals that a key of an agent died.
-    revoked: watch::Sender<()>,
 }
 
 impl Scheduler {
@@ -132,7 +129,7 @@ impl Scheduler {
         self.execs.keep(agent);
         self.outbox.notify_one();
         self.queue.push(agent.id);
-        self.changes.send_replace(());
+        self.db.notify(Topic::of(agent.office_id, agents::TOPIC));
     }
 }
 
@@ -160,10 +157,9 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         setbacks: Setbacks::new(reconcile::RETRY),
         execs: Arc::default(),
         tasks: tasks.clone(),
-        changes: watch::Sender::new(()),
-        revoked: watch::Sender::new(()),
     });
 
+    tasks.spawn("scheduler-changes", scheduler.db.clone().exchange_changes());
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", presence::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));

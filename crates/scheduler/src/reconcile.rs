@@ -14,14 +14,14 @@ use std::{
 use mi_base::reserve::is_full;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
 use mi_runtime::{Launch, Limits, Place};
-use mi_store::{lease, outbox};
+use mi_store::{Topic, lease, outbox};
 use ring::digest;
 use serde_json::json;
 use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     Scheduler,
-    agents::{Agent, Desired, State, looks, repo},
+    agents::{Agent, Desired, State, TOPIC, looks, repo},
     offices,
     plan::{self, PlannedAction, plan},
 };
@@ -261,7 +261,7 @@ impl Scheduler {
         self.seen.doubt(agent.id);
         self.execs.keep(agent);
         self.outbox.notify_one();
-        self.changes.send_replace(());
+        self.db.notify(Topic::of(agent.office_id, TOPIC));
         Ok(true)
     }
 
@@ -450,7 +450,7 @@ impl Scheduler {
         tx.commit().await?;
         self.seen.doubt(agent.id);
         self.outbox.notify_one();
-        self.changes.send_replace(());
+        self.db.notify(Topic::of(agent.office_id, TOPIC));
         Ok(())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::{Stream, StreamExt, TryStreamExt};
 use mi_kernel::{
     Actor, AgentActor, AgentId, Error, OfficeId, Result, Time,
     event::{Category, Event},
@@ -17,10 +18,10 @@ use mi_proto::{
     },
     v1::AgentCount,
 };
-use mi_rpc::{Caller, Polled, Refusal, Reply, convert, handle, polled};
-use mi_store::outbox;
+use mi_rpc::{Caller, Refusal, Reply, convert, handle, status};
+use mi_store::{Batch, outbox};
 use ring::digest;
-use tonic::{Request, Response};
+use tonic::{Request, Response, codegen::BoxStream};
 
 use crate::{
     Scheduler,
@@ -28,8 +29,6 @@ use crate::{
     offices,
 };
 
-/// Other processes revoke too, and give no signal here.
-const SHARED_INTERVAL: Duration = Duration::from_millis(300);
 /// How long a transaction that revokes may take to become visible after its time.
 const OVERLAP: Duration = Duration::from_secs(10);
 /// Most members of a page: with all that an agent may have, they fit into a message.
@@ -127,7 +126,7 @@ impl Scheduler {
             outbox::push(tx_of_office, &event.traced(&caller.trace_id)).await?;
         }
         tx.commit().await?;
-        self.revoked.send_replace(());
+        self.db.notify(revoked_keys::topic());
         self.changed(&agent);
         Ok(agent)
     }
@@ -166,20 +165,21 @@ impl Scheduler {
     }
 
     /// Keys that died since a time, then each that does.
-    fn watch_revoked(self: Arc<Self>, since: Option<Time>) -> Polled<WatchRevokedAgentKeysResponse> {
-        let every = self.db.is_shared().then_some(SHARED_INTERVAL);
-        let (changes, mut since, mut first) = (self.revoked.subscribe(), since, true);
-        polled(changes, every, move || {
-            let (scheduler, now) = (self.clone(), self.clock.now());
+    fn watch_revoked(
+        self: Arc<Self>,
+        mut since: Option<Time>,
+    ) -> impl Stream<Item = Result<WatchRevokedAgentKeysResponse>> + use<> {
+        let (changes, mut first) = (self.db.listen(revoked_keys::topic()), true);
+        changes.follow(async move || {
+            let now = self.clock.now();
             let from = since.replace(now).unwrap_or(now) - OVERLAP;
-            let told = std::mem::take(&mut first);
-            async move {
-                let dead = revoked_keys::keys_revoked_since(&mut scheduler.db.platform().read().await?, from).await?;
-                let keys: Vec<AgentKeyName> =
-                    dead.into_iter().map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id }).collect();
-                let news = told || !keys.is_empty();
-                Ok(news.then(|| WatchRevokedAgentKeysResponse { keys, time: Some(convert::timestamp(now)) }))
-            }
+            let dead = revoked_keys::keys_revoked_since(&mut self.db.platform().read().await?, from).await?;
+            let keys: Vec<AgentKeyName> =
+                dead.into_iter().map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id }).collect();
+            // The first one says from when on keys are told, whether there are any or not.
+            let tells = std::mem::take(&mut first) || !keys.is_empty();
+            let message = WatchRevokedAgentKeysResponse { keys, time: Some(convert::timestamp(now)) };
+            Ok(Batch { found: tells.then_some(message).into_iter().collect(), more: false })
         })
     }
 }
@@ -201,7 +201,7 @@ impl AgentRegistryService for Handler {
         })
     }
 
-    type WatchRevokedAgentKeysStream = Polled<WatchRevokedAgentKeysResponse>;
+    type WatchRevokedAgentKeysStream = BoxStream<WatchRevokedAgentKeysResponse>;
 
     async fn watch_revoked_agent_keys(
         &self,
@@ -209,7 +209,7 @@ impl AgentRegistryService for Handler {
     ) -> Reply<Self::WatchRevokedAgentKeysStream> {
         handle!(request, |body| {
             let since = body.since.map(|since| convert::time("since", &since)).transpose()?;
-            self.scheduler.clone().watch_revoked(since)
+            self.scheduler.clone().watch_revoked(since).map_err(status).boxed()
         })
     }
 

@@ -4,6 +4,7 @@ use std::{
     path::PathBuf,
     pin::Pin,
     str::FromStr,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use sqlx::{
 use tokio::runtime::Handle;
 
 use crate::{
-    Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, conn::Inner, migrate,
+    Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, change_bus::ChangeBus, conn::Inner, migrate,
     service_role, turnover::Turnover,
 };
 
@@ -73,6 +74,7 @@ pub enum DbTarget {
 pub struct Db {
     pools: Pools,
     turnover: Turnover,
+    pub(crate) changes: Arc<ChangeBus>,
 }
 
 #[derive(Debug, Clone)]
@@ -214,7 +216,7 @@ impl Db {
         let write = write.connect_with(options.clone()).await.map_err(open)?;
         migrate::run(&write, migrations, |step| step.sqlite).await?;
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
-        Ok(Self { pools: Pools::Sqlite { read, write }, turnover: Turnover::default() })
+        Ok(Self { pools: Pools::Sqlite { read, write }, turnover: Turnover::default(), changes: Arc::default() })
     }
 
     async fn postgres(url: &str, schema: &'static str, migrations: &Migrations) -> Result<Self> {
@@ -253,7 +255,7 @@ impl Db {
             .await
             .map_err(unreachable)?;
         service_role::verify(&pool).await?;
-        Ok(Self { pools: Pools::Postgres(pool), turnover })
+        Ok(Self { pools: Pools::Postgres(pool), turnover, changes: Arc::default() })
     }
 
     /// The database in the scope of one office: the other offices' rows are not there.

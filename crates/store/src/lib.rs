@@ -3,6 +3,7 @@
 //! One SQL text serves both where the dialects agree: [`exec!`], [`all!`], [`optional!`], [`one!`], [`scalars!`],
 //! [`scalar!`] and [`scalar_one!`] compile a statement once for each database. The only crate beside the `repo` modules that knows sqlx.
 
+mod change_bus;
 mod class;
 mod conn;
 mod db;
@@ -11,7 +12,6 @@ pub mod examine;
 pub mod idempotency;
 pub mod lease;
 pub mod migrate;
-mod notify;
 pub mod outbox;
 mod probe;
 mod rows;
@@ -20,11 +20,11 @@ mod statement;
 #[doc(hidden)]
 pub mod turnover;
 
+pub use change_bus::{Batch, Changes, Topic};
 pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};
 pub use db::{Db, DbTarget, OfficeDb, PlatformDb};
 pub use error::{DbError, DbResult};
 pub use migrate::{Migrations, Step};
-pub use notify::{Heard, Listener};
 pub use rows::{delete_before, delete_some, json_text, time_text};
 #[doc(hidden)]
 pub use sqlx;

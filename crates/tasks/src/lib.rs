@@ -5,7 +5,6 @@
 //! [`model::Progress::transition`].
 
 mod batch;
-mod change_bus;
 mod circles;
 mod create;
 mod decide;
@@ -32,7 +31,6 @@ mod work;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use mi_base::signals::Signals;
 use mi_kernel::{
     AgentActor, AgentId, Clock, Error, LeaseId, OfficeId, Result, TaskId, Time,
     page::{MAX_PAGE_BYTES, Page},
@@ -43,7 +41,7 @@ use mi_proto::{
     v1,
 };
 use mi_rpc::{Access, RoleClient};
-use mi_store::{Db, idempotency};
+use mi_store::{Db, Topic, idempotency};
 use mi_tenancy::{Author, Offices, Quotas, RoleContext};
 use moka::future::Cache;
 use prost::Message;
@@ -51,7 +49,6 @@ use tokio::sync::Notify;
 
 use self::{
     batch::Roster,
-    change_bus::ChangeBus,
     decide::{Decision, Verdict},
     group_commit::{Answer, GroupCommit, Patience, TaskCommand, unanswered},
     model::{Assignee, Task},
@@ -70,6 +67,8 @@ const ROSTERS: u64 = 10_000;
 const ENDED: u64 = 100_000;
 /// How often a pause is asked for while the scheduler cannot be reached.
 const PAUSE_TRIES: u32 = 5;
+/// What the change bus tells of when an office's tasks changed.
+const TOPIC: &str = "tasks";
 
 /// The queues of all offices.
 #[derive(Clone)]
@@ -83,9 +82,6 @@ pub struct Tasks {
     background: mi_base::Tasks,
     quotas: Quotas,
     group_commit: GroupCommit,
-    /// Wakes those who watch an office's tasks.
-    signals: Signals<OfficeId>,
-    change_bus: ChangeBus,
     /// The agents that each office's queue was last reconciled with.
     rosters: Cache<OfficeId, Roster>,
     /// What follows from the task that each agent ended last. Another process does not know: a loop is met later then.
@@ -107,8 +103,7 @@ impl Tasks {
         quotas: Quotas,
     ) -> Self {
         let RoleContext { db, clock, outbox } = context;
-        let (group_commit, signals, change_bus) = (GroupCommit::default(), Signals::new(), ChangeBus::default());
-        let rosters = Cache::new(ROSTERS);
+        let (group_commit, rosters) = (GroupCommit::default(), Cache::new(ROSTERS));
         let ended = Cache::new(ENDED);
         Self {
             db,
@@ -120,8 +115,6 @@ impl Tasks {
             background,
             quotas,
             group_commit,
-            signals,
-            change_bus,
             rosters,
             ended,
         }
@@ -299,6 +292,11 @@ impl Tasks {
         let shown: Vec<_> = rows.into_iter().map(|task| (task.id, wire::task(task, access))).collect();
         let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
         Ok((shown.into_iter().map(|(_, task)| task).collect(), next))
+    }
+
+    /// An office's tasks changed: whoever watches them looks again.
+    fn changed(&self, office_id: OfficeId) {
+        self.db.notify(Topic::of(office_id, TOPIC));
     }
 
     /// After a transaction that woke agents.

@@ -28,11 +28,6 @@ impl OfficePart for Tasks {
         Ok(repo::task_clear_some(&self.db, office_id).await?)
     }
 
-    /// Watches look again, and claims that wait: there may be no more work for them, or some again.
-    fn wake(&self, office_id: OfficeId) {
-        self.woken(office_id);
-    }
-
     async fn report(&self, conn: &mut OfficeConn, report: &mut OfficeStatusReport) -> Result<()> {
         let tally = repo::queue_tally(conn).await?;
         report.tasks = wire::counts(&tally);

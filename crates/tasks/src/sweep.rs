@@ -9,8 +9,10 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use mi_kernel::{AgentId, OfficeId, Result, TaskId, Time};
 use mi_proto::internal::v1::WatchRevokedAgentKeysRequest;
 use mi_rpc::{convert, status::from_status};
+use mi_store::Topic;
+use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{Tasks, group_commit::TaskCommand, presence::Look, repo};
+use super::{TOPIC, Tasks, group_commit::TaskCommand, presence::Look, repo};
 
 /// How late a deadline may be noticed. One look at an index of deadlines.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -34,11 +36,8 @@ impl Tasks {
         let (settling, ending) = (self.clone(), self.clone());
         self.background.spawn("task-settle", async move { settling.settle_forever().await });
         self.background.spawn_to_end("task-end", async move { ending.end_waiting().await });
-        if self.db.is_shared() {
-            let (notifying, listening) = (self.clone(), self.clone());
-            self.background.spawn("task-notify", async move { notifying.notify_forever().await });
-            self.background.spawn("task-listen", async move { listening.listen_forever().await });
-        }
+        let (listening, heard) = (self.clone(), self.db.heard());
+        self.background.spawn("task-listen", async move { listening.listen_forever(heard).await });
         Ok(())
     }
 
@@ -165,7 +164,18 @@ impl Tasks {
                 tracing::debug!(target: "mi::tasks", error = %error.chain(), "not every office's agents could be looked at");
             }
             tokio::time::sleep(FULL_PASS).await;
-            self.look_again();
+            self.kick_all();
+        }
+    }
+
+    /// Has claims look again when their queue may have changed by others than those who share the group commit.
+    async fn listen_forever(&self, mut heard: broadcast::Receiver<Topic>) {
+        loop {
+            match heard.recv().await {
+                Ok(topic) if !topic.is_everything() => topic.office_of(TOPIC).into_iter().for_each(|id| self.kick(id)),
+                Ok(_) | Err(RecvError::Lagged(_)) => self.kick_all(),
+                Err(RecvError::Closed) => return,
+            }
         }
     }
 }

@@ -1,23 +1,19 @@
 //! Watching tasks: each that changes, in the order of the changes, from wherever a client stands.
 
-use std::{time::Duration, vec};
-
-use futures::{Stream, stream};
+use futures::Stream;
 use mi_kernel::{Error, OfficeId, Result, TaskId, page};
-use mi_proto::v1::{self, WatchTasksRequest, WatchTasksResponse};
+use mi_proto::v1::{WatchTasksRequest, WatchTasksResponse};
 use mi_rpc::Access;
-use mi_store::OfficeConn;
+use mi_store::{Batch, OfficeConn, Topic};
 use mi_tenancy::{offices::repo::office_get, retention::expired};
 use prost::Message;
 
-use super::{Tasks, repo, wire};
+use super::{TOPIC, Tasks, model::Task, repo, wire};
 
 /// Changes that a watch reads at a time.
 const BATCH: i64 = 16;
 /// What it holds of them, in bytes; one task at least.
-const HELD: usize = 1 << 20;
-/// How often a watch looks without being told: in case a signal from another process was lost.
-const SHARED_INTERVAL: Duration = Duration::from_secs(30);
+const MAX_BATCH_BYTES: usize = 1 << 20;
 
 impl Tasks {
     /// Tasks that change, from a place on, for ever. Holds a part of a batch at a time and reads on when that is handed on,
@@ -32,8 +28,8 @@ impl Tasks {
             "" => None,
             id => Some(self.get(&access, id).await?.id),
         };
-        // Subscribed first, so that nothing falls between.
-        let mut signal = self.signals.subscribe(office_id);
+        // Listened to first, so that nothing falls between.
+        let queue = self.db.listen(Topic::of(office_id, TOPIC));
         let (newest, forgotten) = repo::queue_ends(&mut self.db.office(office_id).read().await?).await?;
         let mut cursor = match request.after_cursor {
             Some(cursor) if cursor < 0 => return Err(Error::invalid("after_cursor", "must not be negative")),
@@ -46,31 +42,20 @@ impl Tasks {
             return Err(gone());
         }
         let db = self.db.clone();
-        let poll = db.is_shared().then_some(SHARED_INTERVAL);
-        let (mut held, mut more) = (Vec::new().into_iter(), true);
-        let next = async move || loop {
-            if let Some((at, task)) = held.next() {
-                cursor = at;
-                return Ok::<_, Error>(WatchTasksResponse { task: Some(task), cursor });
-            }
-            if !more {
-                signal.changed(poll).await;
-            }
+        Ok(queue.follow(async move || {
             let mut conn = db.office(office_id).read().await?;
-            let found = changes(&mut conn, office_id, cursor, only, &access).await?;
-            if only.is_none() && more_was_deleted(&mut conn, cursor.max(missed), &found.0).await? {
-                return Err(gone());
+            let batch = changes(&mut conn, office_id, cursor, only, &access).await?;
+            if let Some(last) = batch.found.last() {
+                // Looked up after the changes were read, so that a task that was deleted among them is rather told of
+                // once too often than not at all; without changes there is nothing that it could be missing among.
+                if only.is_none() && repo::queue_ends(&mut conn).await?.1 > cursor.max(missed) {
+                    return Err(gone());
+                }
+                cursor = last.cursor;
             }
-            (held, more) = found;
-        };
-        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
+            Ok(batch)
+        }))
     }
-}
-
-/// Whether a task was deleted whose last change comes after this place. Looked up after the changes were read, so that it is
-/// rather told once too often than not at all; without changes there is nothing that it could be missing among.
-async fn more_was_deleted(conn: &mut OfficeConn, cursor: i64, found: &vec::IntoIter<(i64, v1::Task)>) -> Result<bool> {
-    Ok(found.len() > 0 && repo::queue_ends(conn).await?.1 > cursor)
 }
 
 fn gone() -> Error {
@@ -81,23 +66,25 @@ fn gone() -> Error {
     )
 }
 
-/// The first changes after a place with their cursors, and whether there may be more; as long as there is an office.
+/// The first changes after a place, as long as there is an office.
 async fn changes(
     conn: &mut OfficeConn,
     office_id: OfficeId,
     cursor: i64,
     only: Option<TaskId>,
     access: &Access,
-) -> Result<(vec::IntoIter<(i64, v1::Task)>, bool)> {
+) -> Result<Batch<WatchTasksResponse>> {
     let rows = repo::task_changed(conn, cursor, only, BATCH).await?;
     if rows.is_empty() && office_get(conn).await?.is_none() {
         return Err(Error::not_found("office", office_id));
     }
     let full = i64::try_from(rows.len()) == Ok(BATCH);
-    let mut shown: Vec<_> = rows.into_iter().map(|task| (task.cursor, wire::task(task, access))).collect();
-    let (found, fit) = (shown.len(), page::fitting(&shown, HELD, |(_, task)| task.encoded_len()));
-    shown.truncate(fit);
+    let change = |task: Task| WatchTasksResponse { cursor: task.cursor, task: Some(wire::task(task, access)) };
+    let mut found: Vec<_> = rows.into_iter().map(change).collect();
+    let fit = page::fitting(&found, MAX_BATCH_BYTES, Message::encoded_len);
+    let more = full || fit < found.len();
+    found.truncate(fit);
     // What was read of the rest is not held meanwhile.
-    shown.shrink_to_fit();
-    Ok((shown.into_iter(), full || fit < found))
+    found.shrink_to_fit();
+    Ok(Batch { found, more })
 }

@@ -19,7 +19,7 @@ use mi_rpc::Caller;
 use mi_store::{Db, FromRow, OfficeConn, PlatformConn, outbox};
 use ring::digest;
 use serde_json::json;
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use self::repo::Counted;
 use crate::{
@@ -69,7 +69,6 @@ pub struct Accounts {
     clock: Arc<dyn Clock>,
     outbox: Arc<Notify>,
     quotas: Quotas,
-    revoked: watch::Sender<()>,
 }
 
 /// What happened to a key.
@@ -83,7 +82,7 @@ impl Accounts {
     /// The accounts of this database.
     pub fn new(context: RoleContext, quotas: Quotas) -> Self {
         let RoleContext { db, clock, outbox } = context;
-        Self { db, clock, outbox, quotas, revoked: watch::Sender::new(()) }
+        Self { db, clock, outbox, quotas }
     }
 
     /// Creates an account with a first key; answers the secret of that, which is not kept.
@@ -189,7 +188,7 @@ impl Accounts {
         key.revoked_at = Some(now);
         self.tell(&mut tx, &key, Change::Revoked, Some(caller)).await?;
         tx.commit().await?;
-        self.revoked.send_replace(());
+        self.db.notify(credentials::revocations());
         self.outbox.notify_one();
         Ok(key)
     }

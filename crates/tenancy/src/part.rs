@@ -42,11 +42,6 @@ pub trait OfficePart: Send + Sync {
         Ok(false)
     }
 
-    /// Has everybody look again who watches or waits for something in the office, after a step was committed.
-    fn wake(&self, office_id: OfficeId) {
-        let _ = office_id;
-    }
-
     /// Adds how much the connection's office has to the report of its status.
     ///
     /// # Errors

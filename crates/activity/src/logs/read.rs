@@ -1,22 +1,21 @@
 //! Reading logs: the last lines, and a tail that follows.
 
-use std::{ops::Range, time::Duration, vec};
+use std::ops::Range;
 
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 use mi_kernel::{AgentId, Error, OfficeId, Result, Time};
 use mi_proto::v1::LogLine;
+use mi_store::Batch;
 use object_store::{ObjectStoreExt, path::Path};
 use prost::Message;
 
-use super::{LogName, Logs, block, repo};
+use super::{LogName, Logs, block, repo, topic};
 use crate::span;
 
 /// Chunks read at a time, going back: twice as many each time, as most calls end with the first.
 const CHUNKS: Range<i64> = 2..8;
 /// An answer stays below the 4 MiB that gRPC clients take by default; the newest lines win.
 pub(crate) const MAX_ANSWER: usize = 3 << 20;
-/// How often a tail looks for what other processes wrote.
-const POLL: Duration = Duration::from_millis(100);
 
 /// Where a tail starts.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +78,7 @@ impl Logs {
         name: LogName,
         start: Start,
     ) -> Result<impl Stream<Item = Result<LogLine>> + Send + use<>> {
-        let mut subscription = self.signals.subscribe(name.clone());
+        let log = self.db.listen(topic(name.0, &name.1));
         let mut found = self.find(&name).await?;
         let (mut position, past) = match (start, found) {
             (Start::After(seq), _) => (seq, Vec::new()),
@@ -89,13 +88,8 @@ impl Logs {
                 (lines.last().map_or(next_seq - 1, |line| line.sequence), lines)
             }
         };
-        let mut lines: vec::IntoIter<LogLine> = past.into_iter();
         let logs = self.clone();
-        let poll = self.db.is_shared().then_some(POLL);
-        let next = async move || loop {
-            if let Some(line) = lines.next() {
-                return Ok::<_, Error>(line);
-            }
+        let lines = log.follow(async move || {
             if found.is_none() {
                 found = logs.find(&name).await?;
             }
@@ -105,21 +99,17 @@ impl Logs {
                 }
                 None => None,
             };
-            match chunk {
-                Some(chunk) => {
-                    let (after, last_seq) = (position, chunk.last_seq);
-                    let mut read = logs.lines(chunk).await?;
-                    read.retain(|line| line.sequence > after);
-                    position = last_seq;
-                    lines = read.into_iter();
-                }
-                None => {
-                    logs.offices.still_there(name.0).await?;
-                    subscription.changed(poll).await;
-                }
-            }
-        };
-        Ok(stream::try_unfold(next, |mut next| async move { Ok(Some((next().await?, next))) }))
+            let Some(chunk) = chunk else {
+                logs.offices.still_there(name.0).await?;
+                return Ok(Batch { found: Vec::new(), more: false });
+            };
+            let (after, last_seq) = (position, chunk.last_seq);
+            let mut found = logs.lines(chunk).await?;
+            found.retain(|line| line.sequence > after);
+            position = last_seq;
+            Ok(Batch { found, more: true })
+        });
+        Ok(stream::iter(past.into_iter().map(Ok)).chain(lines))
     }
 
     /// The lines of a chunk, numbered; none when retention was faster.

@@ -125,7 +125,7 @@ impl Logs {
 
     /// Deletes logs of an office that was buried, at most `logs` of them and of other objects; true: nothing is left.
     pub(crate) async fn remove(&self, office_id: OfficeId, logs: i64) -> Result<bool> {
-        self.signals.wake_all(|name| name.0 == office_id);
+        self.db.notify_office(office_id);
         let agents = repo::stream_list(&mut self.db.office(office_id).read().await?, logs).await?;
         for agent_id in &agents {
             // Objects first: nobody reads them any more, and the rows are what is found again after a crash.

@@ -7,12 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use mi_base::{Tasks, caught, metrics, signals::Signals};
+use mi_base::{Tasks, caught, metrics};
 use mi_kernel::{AgentId, Clock, Error, ErrorKind, OfficeId, Result};
 use mi_store::{Db, OfficeConn};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::{Batch, LogName, repo};
+use super::{Batch, repo, topic};
 use crate::offices::repo::office_hold;
 
 /// Batches that wait for the writer.
@@ -42,13 +42,12 @@ struct Pending {
 struct Task {
     db: Db,
     clock: Arc<dyn Clock>,
-    signals: Signals<LogName>,
 }
 
 impl Writer {
-    pub(crate) fn spawn(db: Db, clock: Arc<dyn Clock>, signals: Signals<LogName>, tasks: &Tasks) -> Self {
+    pub(crate) fn spawn(db: Db, clock: Arc<dyn Clock>, tasks: &Tasks) -> Self {
         let (queue, batches) = mpsc::channel(QUEUE);
-        let task = Task { db, clock, signals };
+        let task = Task { db, clock };
         tasks.spawn(WORK, task.run(batches));
         Self { queue, room: Arc::new(Semaphore::new(QUEUE_KIB as usize)), tasks: tasks.clone() }
     }
@@ -112,7 +111,7 @@ impl Task {
             let agent = pending.batch.agent;
             let answer = durable.ok_or_else(|| Error::not_found("office", agent.office_id));
             if answer.is_ok() {
-                self.signals.wake(&(agent.office_id, agent.name));
+                self.db.notify(topic(agent.office_id, &agent.name));
             }
             // Nobody listens when the caller went away; the lines are stored all the same.
             let _ = pending.answer.send(answer);

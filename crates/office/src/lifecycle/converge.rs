@@ -182,7 +182,7 @@ impl Lifecycle {
         if repo::office_delete(&mut tx).await? {
             tx.commit().await?;
         }
-        self.wake(id);
+        self.context.db.notify_office(id);
         tracing::info!(target: "mi::office", office = %id, "office deleted");
         Ok(true)
     }

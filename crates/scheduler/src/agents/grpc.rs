@@ -2,15 +2,18 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use mi_kernel::{AgentActor, Error, ExecId, InstanceId, OfficeId, Result, page::Page};
 use mi_proto::v1::{self, agent_service_server::AgentService};
-use mi_rpc::{Caller, Polled, Reply, convert::timestamp, handle, status};
+use mi_rpc::{Caller, Reply, convert::timestamp, handle, outgoing, status};
 use tokio::sync::mpsc;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{Agent, repo, watch, wire};
 use crate::{Scheduler, backups::Backup, exec};
+
+/// Messages of a watch that wait for its client.
+const BUFFER: usize = 16;
 
 /// Serves `mi.v1.AgentService`.
 pub(crate) struct Handler {
@@ -72,7 +75,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl AgentService for Handler {
-    type WatchAgentsStream = Polled<v1::WatchAgentsResponse>;
+    type WatchAgentsStream = BoxStream<v1::WatchAgentsResponse>;
     type ConnectAgentStream = Answers<v1::ConnectAgentResponse>;
     type ExecAgentStream = exec::Answers<v1::ExecAgentResponse>;
     type ServeExecStream = exec::Answers<v1::ServeExecResponse>;
@@ -111,7 +114,8 @@ impl AgentService for Handler {
         handle!(request, |caller, body| {
             let office_id = OfficeId::parse(&body.office_id)?;
             self.scheduler.enter(&mut self.scheduler.db.office(office_id).read().await?, &caller).await?;
-            watch::watch(self.scheduler.clone(), office_id)
+            let messages = watch::watch(self.scheduler.clone(), office_id).map_err(status);
+            outgoing(&self.scheduler.tasks, BUFFER, messages)
         })
     }
 

@@ -260,7 +260,7 @@ impl Scheduler {
         change.agent.enrol_sha256 = None;
         let summary = format!("The key of agent {:?} was revoked; it makes a new one", change.agent.name);
         let rotated = self.save(change, "agent.identity_rotated", summary, json!({})).await?;
-        self.revoked.send_replace(());
+        self.db.notify(revoked_keys::topic());
         Ok(rotated)
     }
 
@@ -281,7 +281,7 @@ impl Scheduler {
         let revoked = security(&change.agent, "access.revoked", "may not act any more", &by, &self.clock);
         outbox::push(&mut change.tx, &revoked.traced(&change.trace_id)).await?;
         let fired = self.save(change, "agent.fire_requested", summary, metadata).await?;
-        self.revoked.send_replace(());
+        self.db.notify(revoked_keys::topic());
         Ok(fired)
     }
 

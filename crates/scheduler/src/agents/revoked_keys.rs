@@ -1,10 +1,15 @@
 //! Table `former_keys`: keys that agents held and that are revoked.
 
 use mi_kernel::{AgentId, OfficeId, Time};
-use mi_store::{DbResult, OfficeConn, PlatformConn, all, exec, optional, scalar};
+use mi_store::{DbResult, Topic, OfficeConn, PlatformConn, all, exec, optional, scalar};
 
 use super::Agent;
 use crate::registry::key_id;
+
+/// What the change bus tells of when a key was revoked.
+pub(crate) fn topic() -> Topic {
+    Topic::platform("revoked_agent_keys")
+}
 
 /// Revokes the agent's current key; changes nothing when it has none.
 pub(crate) async fn key_revoke(tx: &mut OfficeConn, agent: &Agent, now: Time) -> DbResult<()> {

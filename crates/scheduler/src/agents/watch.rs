@@ -2,29 +2,25 @@
 //!
 //! Level-triggered: each round compares the rows with what was sent, so a lost signal delays and loses nothing.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
+use futures::Stream;
 use mi_kernel::{AgentId, OfficeId, Result};
 use mi_proto::v1::{self, WatchAgentsResponse};
-use mi_rpc::{Polled, polled};
-use tokio::sync::Mutex;
+use mi_store::{Batch, Topic};
 
-use super::{repo, wire};
+use super::{TOPIC, repo, wire};
 use crate::Scheduler;
-
-/// Changes by another process give no signal here.
-const SHARED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What was last sent of each agent.
 type Sent = HashMap<AgentId, (i64, v1::Agent)>;
 
-pub(crate) fn watch(scheduler: Arc<Scheduler>, office: OfficeId) -> Polled<WatchAgentsResponse> {
-    let every = scheduler.db.is_shared().then_some(SHARED_INTERVAL);
-    let sent = Arc::new(Mutex::new(Sent::new()));
-    polled(scheduler.changes.subscribe(), every, move || {
-        let (scheduler, sent) = (scheduler.clone(), sent.clone());
-        async move { round(&scheduler, office, &mut *sent.lock().await).await }
-    })
+pub(crate) fn watch(
+    scheduler: Arc<Scheduler>,
+    office: OfficeId,
+) -> impl Stream<Item = Result<WatchAgentsResponse>> + use<> {
+    let (agents, mut sent) = (scheduler.db.listen(Topic::of(office, TOPIC)), Sent::new());
+    agents.follow(async move || Ok(Batch { found: round(&scheduler, office, &mut sent).await?, more: false }))
 }
 
 async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Result<Vec<WatchAgentsResponse>> {

@@ -79,7 +79,7 @@ impl Scheduler {
                     if agents::repo::agent_update(&mut tx, &mut agent).await? {
                         tx.commit().await?;
                         self.seen.doubt(agent.id);
-                        self.revoked.send_replace(());
+                        self.db.notify(agents::revoked_keys::topic());
                     }
                 }
                 self.queue.push(agent.id);

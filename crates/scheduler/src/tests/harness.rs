@@ -104,8 +104,6 @@ async fn scheduler(
         setbacks: mi_base::setbacks::Setbacks::new(reconcile::RETRY),
         execs: Arc::default(),
         tasks: mi_base::Tasks::new(),
-        changes: tokio::sync::watch::Sender::new(()),
-        revoked: tokio::sync::watch::Sender::new(()),
     })
 }
 

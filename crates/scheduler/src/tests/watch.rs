@@ -1,8 +1,9 @@
 //! WatchAgents: what is there, what changes, what goes; and nothing of other offices.
 
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
+use mi_base::Tasks;
+use mi_kernel::Result;
 use mi_proto::v1::{AgentPhase, WatchAgentsResponse};
-use mi_rpc::Polled;
 use mi_runtime::Runtime;
 use mi_testkit::{Backend, OnBackend, on_both};
 use tokio::time::timeout;
@@ -12,7 +13,7 @@ use crate::agents::{watch, wire};
 
 on_both! { a_watch_shows_the_present_then_each_change_then_the_end }
 
-type Stream = Polled<WatchAgentsResponse>;
+type Stream = BoxStream<'static, Result<WatchAgentsResponse>>;
 
 async fn next(stream: &mut Stream) -> WatchAgentsResponse {
     timeout(LONG, stream.next()).await.expect("in time").expect("goes on").expect("no error")
@@ -34,7 +35,7 @@ fn phase(message: &WatchAgentsResponse) -> AgentPhase {
 
 async fn a_watch_shows_the_present_then_each_change_then_the_end(harness: Harness) {
     let (analyst, other) = (harness.hire("analyst").await, harness.hire("other").await);
-    let mut stream = watch::watch(harness.scheduler.clone(), harness.office);
+    let mut stream = watch::watch(harness.scheduler.clone(), harness.office).boxed();
     let mut present = vec![next(&mut stream).await, next(&mut stream).await];
     present.sort_by_key(|message| message.agent.as_ref().map(|agent| agent.name.clone()));
     let expected = [&analyst, &other].map(|agent| WatchAgentsResponse {
@@ -66,10 +67,13 @@ async fn a_watch_shows_the_present_then_each_change_then_the_end(harness: Harnes
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_by_another_process_is_seen_too() {
     let mut harness = Harness::on(Backend::Postgres).await;
-    let mut stream = watch::watch(harness.scheduler.clone(), harness.office);
+    let mut stream = watch::watch(harness.scheduler.clone(), harness.office).boxed();
     let first = harness.hire("first").await;
     assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&first, harness.runtime.sandbox())));
+    let background = Tasks::new();
+    background.spawn("changes-here", harness.scheduler.db.clone().exchange_changes());
     harness.restart_with(harness.objects.clone()).await;
+    background.spawn("changes-there", harness.scheduler.db.clone().exchange_changes());
     let hired = harness.hire("analyst").await;
     assert_eq!(next(&mut stream).await.agent, Some(wire::agent(&hired, harness.runtime.sandbox())));
 }

@@ -7,6 +7,7 @@ use mi_proto::v1::{
     ClaimTasksRequest, CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, Task, TaskStatus,
 };
 use mi_tasks::wake::Wake;
+use mi_store::Topic;
 use mi_tenancy::Author;
 use mi_testkit::{Backend, TestDb, on_both, until};
 use sqlx::{AssertSqlSafe, Executor};
@@ -277,9 +278,11 @@ async fn whoever_waits_is_served_though_the_look_failed() {
         trace_id: String::new(),
     };
     queues.wake_agent(&mut tx, &wake).await.expect("wakes");
-    db.tell("mi_tasks", &format!("{} {office}", mi_kernel::TaskId::new())).await.expect("tells");
+    let telling = tokio::spawn(db.clone().exchange_changes());
+    db.notify(Topic::of(agent.office_id, "tasks"));
     harness.until_locked(true).await;
     harness.until_locked(false).await;
     tx.commit().await.expect("commits");
     assert_eq!(woken(waiter).await, "Answer operator");
+    telling.abort();
 }
