@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use futures::Stream;
 use mi_kernel::{
-    Clock, Error, EventId, OfficeId, Result, Time,
+    Clock, EventId, OfficeId, Result, Time,
     chain::{self, End, Ends, Link},
     event::{Category, Event},
     page::Page,

@@ -32,7 +32,7 @@ use mi_proto::{
 };
 use mi_rpc::{Access, Caller, EventSink, RoleClient, Transport, compressed};
 use mi_runtime::{CapturedLine, Runtime};
-use mi_store::{Topic, Db, DbTarget, Migrations, OfficeConn, outbox, step};
+use mi_store::{Db, DbTarget, Migrations, OfficeConn, Topic, outbox, step};
 use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc};
 use tonic::service::Routes;

@@ -348,15 +348,15 @@ mod tests {
         assert_eq!(data_dir(&root.path().join("file")).verdict, Verdict::Problem);
     }
 
-    #[test]
-    fn a_platform_that_runs_is_seen_and_not_disturbed() {
+    #[tokio::test]
+    async fn a_platform_that_runs_is_seen_and_not_disturbed() {
         let root = tempfile::tempdir().expect("directory");
-        let held = crate::data_dir::DataDir::open(root.path()).expect("free");
+        let held = crate::data_dir::DataDir::open(root.path()).await.expect("free");
         let (found, is_running) = lock(root.path());
         assert!(is_running && found.detail.contains(&std::process::id().to_string()), "{found:?}");
         drop(held);
         assert!(!lock(root.path()).1);
-        crate::data_dir::DataDir::open(root.path()).expect("free again");
+        crate::data_dir::DataDir::open(root.path()).await.expect("free again");
     }
 
     #[test]

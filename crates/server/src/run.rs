@@ -106,7 +106,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let limits = config.connection_limits(raise_file_limit());
     // Before anything listens.
     let tls = public_tls(&config)?;
-    let data_dir = DataDir::open(&config.data_dir)?;
+    let data_dir = DataDir::open(&config.data_dir).await?;
     let listeners = Listeners::bind(&config).await?;
     let objects = objects::open(config.object_store.as_deref(), &config.data_dir)?;
     let tasks = Tasks::new();
@@ -162,7 +162,7 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
         None => RoleTls::development(&key_file.with_file_name("internal-tls"), config.role.as_str())?,
     };
     let edge_tls = if config.role == RoleName::Gateway { public_tls(platform)? } else { None };
-    let data_dir = DataDir::open(&platform.data_dir)?;
+    let data_dir = DataDir::open(&platform.data_dir).await?;
     let listeners = Listeners::bind(platform).await?;
     let tasks = Tasks::new();
     let clock = SystemClock::shared();

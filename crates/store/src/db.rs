@@ -18,8 +18,8 @@ use sqlx::{
 use tokio::runtime::Handle;
 
 use crate::{
-    Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, change_bus::ChangeBus, conn::Inner, migrate,
-    service_role, turnover::Turnover,
+    Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, change_bus::ChangeBus,
+    conn::Inner, migrate, service_role, turnover::Turnover,
 };
 
 /// How long a call waits for a connection before it answers Unavailable.

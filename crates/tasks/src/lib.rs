@@ -105,19 +105,7 @@ impl Tasks {
         let RoleContext { db, clock, outbox } = context;
         let (group_commit, rosters) = (GroupCommit::default(), Cache::new(ROSTERS));
         let ended = Cache::new(ENDED);
-        Self {
-            db,
-            clock,
-            outbox,
-            offices,
-            members,
-            registry,
-            background,
-            quotas,
-            group_commit,
-            rosters,
-            ended,
-        }
+        Self { db, clock, outbox, offices, members, registry, background, quotas, group_commit, rosters, ended }
     }
 
     /// The office's agents; when they changed since the last time, the queue is told first.

@@ -1,7 +1,7 @@
 //! Table `former_keys`: keys that agents held and that are revoked.
 
 use mi_kernel::{AgentId, OfficeId, Time};
-use mi_store::{DbResult, Topic, OfficeConn, PlatformConn, all, exec, optional, scalar};
+use mi_store::{DbResult, OfficeConn, PlatformConn, Topic, all, exec, optional, scalar};
 
 use super::Agent;
 use crate::registry::key_id;

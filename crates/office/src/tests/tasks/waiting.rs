@@ -6,8 +6,8 @@ use mi_kernel::Actor;
 use mi_proto::v1::{
     ClaimTasksRequest, CreateTaskRequest, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, Task, TaskStatus,
 };
-use mi_tasks::wake::Wake;
 use mi_store::Topic;
+use mi_tasks::wake::Wake;
 use mi_tenancy::Author;
 use mi_testkit::{Backend, TestDb, on_both, until};
 use sqlx::{AssertSqlSafe, Executor};
