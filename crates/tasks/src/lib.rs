@@ -34,7 +34,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use mi_kernel::{
     AgentActor, AgentId, Clock, Error, LeaseId, OfficeId, Result, TaskId, Time,
     page::{MAX_PAGE_BYTES, Page},
-    receipt, text,
+    text,
 };
 use mi_proto::{
     internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
@@ -52,6 +52,7 @@ use self::{
     decide::{Decision, Verdict},
     group_commit::{Answer, GroupCommit, Patience, TaskCommand, unanswered},
     model::{Assignee, Task},
+    receipts::Signed,
     reconcile::Reconcile,
     work::{Claim, Report, ReportKind, RosterFreshness, not_working},
 };
@@ -219,33 +220,36 @@ impl Tasks {
         Ok(Assignee { name, id: member.agent_id.parse()? })
     }
 
-    /// The office's agents, asked for anew when the caller signed with a key that is not theirs yet: it may have enrolled
-    /// that a moment ago.
-    async fn signers(&self, agent: &AgentActor, reports: &[Reported]) -> Result<Roster> {
-        let (roster, member) = self.member(agent).await?;
-        let is_known = |receipt: &str| receipt::verify(receipt, &member.public_key).is_ok();
-        let is_signed = |(.., what): &Reported| match what {
-            ReportKind::Completed { work } => work.receipt.is_empty() || is_known(&work.receipt),
-            _ => true,
+    /// Which of the reports are signed as they have to be, and the office's agents if an agent signs; those are asked for
+    /// anew when it signed with a key that is not theirs yet: it may have enrolled that a moment ago.
+    async fn signed(&self, access: &Access, reports: &[Reported]) -> Result<(Option<Roster>, Vec<Signed>)> {
+        let check = |member: Option<&Member>| -> Vec<Signed> {
+            let signed = |work| receipts::signed(member, work);
+            reports.iter().map(|(.., what)| what.work().map_or(Ok(None), signed)).collect()
         };
-        if reports.iter().all(is_signed) {
-            return Ok(roster);
+        let completes = reports.iter().any(|(.., what)| what.work().is_some());
+        let Some(agent) = access.agent().filter(|_| completes) else {
+            return Ok((None, check(None)));
+        };
+        let (roster, member) = self.member(agent).await?;
+        let signed = check(Some(&member));
+        let is_doubtful = |(.., what): &Reported| what.work().is_some_and(|work| !work.receipt.is_empty());
+        if !reports.iter().zip(&signed).any(|(report, signed)| signed.is_err() && is_doubtful(report)) {
+            return Ok((Some(roster), signed));
         }
         self.members.forget(agent.office_id).await;
-        self.roster(agent.office_id).await
+        let (roster, member) = self.member(agent).await?;
+        Ok((Some(roster), check(Some(&member))))
     }
 
     /// Takes reports, all of one office: each is answered for itself.
     async fn report(&self, access: &Access, reports: Vec<Reported>) -> Result<Vec<Answer>> {
-        let completes = reports.iter().any(|(.., what)| matches!(what, ReportKind::Completed { .. }));
-        let roster = match access.agent() {
-            Some(agent) if completes => Some(self.signers(agent, &reports).await?),
-            _ => None,
+        let (roster, signed) = self.signed(access, &reports).await?;
+        let report = |((task_id, lease_id, what), signed)| {
+            let (by, owner) = (Author::of(access), access.is_owner());
+            TaskCommand::Report(Report { task_id, lease_id, by, owner, what, signed })
         };
-        let report = |(task_id, lease_id, what)| {
-            TaskCommand::Report(Report { task_id, lease_id, by: Author::of(access), owner: access.is_owner(), what })
-        };
-        let ops = reports.into_iter().map(report).collect();
+        let ops = reports.into_iter().zip(signed).map(report).collect();
         self.submit(access.office_id(), ops, roster.as_ref(), access.trace_id()).await
     }
 

@@ -3,12 +3,12 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use mi_drive::{FileRow, file_get_all};
 use mi_kernel::{
     Error, Result,
     receipt::{self, Artifact, Receipt, sha256_hex},
 };
+use mi_proto::internal::v1::Member;
 
 use super::{
     batch::Batch,
@@ -22,41 +22,37 @@ fn mismatch(what: &str) -> Error {
     Error::precondition("RECEIPT_MISMATCH", format!("the receipt is not over this work: {what}"))
 }
 
-/// Checks artifacts and receipt. Answers the public key that the receipt was checked against, in hex; empty: there is no
-/// receipt, and none is needed.
-pub(super) async fn check(batch: &mut Batch<'_>, task: &Task, report: &Report, work: &Work) -> Result<String> {
-    // What costs nothing first: the drive is asked while the queue is locked.
-    let (said, key) = match signed(batch, task, report, work)? {
-        Some((said, key)) => (Some(said), hex::encode(&key)),
-        None => (None, String::new()),
-    };
-    let artifacts = artifacts(batch, &work.artifacts).await?;
-    match said {
-        Some(said) if said.artifacts != artifacts => Err(mismatch(OTHER_ARTIFACTS)),
-        _ => Ok(key),
+/// What the receipt of a report says, and the key in hex that it is signed by; none: there is no receipt, and none is
+/// needed. Found out before the report waits for its transaction: signatures are not checked while the queue is locked.
+pub(super) type Signed = Result<Option<(Receipt, String)>>;
+
+/// Checks the signature of completed work; `member` is the agent that reports it, none: an operator.
+pub(super) fn signed(member: Option<&Member>, work: &Work) -> Signed {
+    match (member, work.receipt.is_empty()) {
+        (None, true) => Ok(None),
+        (None, false) => Err(Error::invalid("receipt", "is signed by agents; operators leave it empty")),
+        (Some(member), true) if !member.hosted => Ok(None),
+        (Some(_), true) => Err(Error::invalid("receipt", "is required of agents that the platform computes")),
+        (Some(member), false) => {
+            let said = receipt::verify(&work.receipt, &member.public_key)?;
+            Ok(Some((said, hex::encode(&member.public_key))))
+        }
     }
 }
 
-/// What the receipt says, and the key it is signed by; none: there is no receipt, and none is needed.
-fn signed(batch: &Batch<'_>, task: &Task, report: &Report, work: &Work) -> Result<Option<(Receipt, Bytes)>> {
-    let Some(agent_id) = report.by.agent_id else {
-        return match work.receipt.is_empty() {
-            true => Ok(None),
-            false => Err(Error::invalid("receipt", "is signed by agents; operators leave it empty")),
-        };
-    };
-    let member =
-        batch.roster.as_deref().and_then(|members| members.iter().find(|m| m.agent_id == agent_id.to_string()));
-    let member = member.ok_or_else(|| Error::not_found("agent", &report.by.name))?;
-    if work.receipt.is_empty() {
-        return match member.hosted {
-            false => Ok(None),
-            true => Err(Error::invalid("receipt", "is required of agents that the platform computes")),
-        };
+/// Checks that the receipt is over this work, and the artifacts as they stand in the drive. Answers the public key that the
+/// receipt is signed by, in hex; empty: there is no receipt, and none is needed.
+pub(super) async fn check(batch: &mut Batch<'_>, task: &Task, report: &Report, work: &Work) -> Result<String> {
+    // What costs nothing first: the drive is asked while the queue is locked.
+    let signed = report.signed.clone()?;
+    if let Some((said, _)) = &signed {
+        agree(said, task, &report.by.agent_id.map(|id| id.to_string()).unwrap_or_default(), work)?;
     }
-    let said = receipt::verify(&work.receipt, &member.public_key)?;
-    agree(&said, task, &agent_id.to_string(), work)?;
-    Ok(Some((said, member.public_key.clone())))
+    let artifacts = artifacts(batch, &work.artifacts).await?;
+    match signed {
+        Some((said, _)) if said.artifacts != artifacts => Err(mismatch(OTHER_ARTIFACTS)),
+        signed => Ok(signed.map(|(_, key)| key).unwrap_or_default()),
+    }
 }
 
 fn agree(said: &Receipt, task: &Task, agent_id: &str, work: &Work) -> Result<()> {

@@ -13,7 +13,7 @@ use super::{
         Assignee, Due, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Task, TaskTransition, VERIFY_LIMIT, Work,
         finished, lease_lost,
     },
-    receipts,
+    receipts::{self, Signed},
     repo::{self, Wanted},
 };
 
@@ -90,6 +90,8 @@ pub(super) struct Report {
     /// As an owner of the office.
     pub(super) owner: bool,
     pub(super) what: ReportKind,
+    /// Of completed work; otherwise none.
+    pub(super) signed: Signed,
 }
 
 impl Report {
@@ -109,6 +111,14 @@ pub(super) enum ReportKind {
 }
 
 impl ReportKind {
+    /// What is reported as completed.
+    pub(super) fn work(&self) -> Option<&Work> {
+        match self {
+            Self::Completed { work } => Some(work),
+            _ => None,
+        }
+    }
+
     /// Tells reports apart.
     fn digest(&self) -> String {
         let text = match self {
@@ -131,6 +141,7 @@ pub(super) fn give_back(task: &Task, by: &Author) -> Option<Report> {
         by: by.clone(),
         owner: false,
         what: ReportKind::Released,
+        signed: Ok(None),
     })
 }
 
