@@ -11,10 +11,10 @@ use std::{
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use mi_kernel::{
     AgentId, Time,
+    public_key::key_id,
     receipt::{self, Receipt},
 };
 use ring::{
-    digest,
     rand::SystemRandom,
     signature::{ED25519_PUBLIC_KEY_LEN, Ed25519KeyPair, KeyPair},
 };
@@ -156,12 +156,6 @@ impl KeyRing {
     }
 }
 
-/// Names a public key in the header of a token: `k` and the first 16 hex digits of its SHA-256.
-pub fn key_id(public: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, public);
-    digest.as_ref()[..8].iter().fold("k".to_owned(), |id, byte| id + &format!("{byte:02x}"))
-}
-
 /// Written aside (created anew, mode 0600) and renamed, so that a crash leaves the old file or the new one.
 fn store(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
@@ -241,11 +235,5 @@ mod tests {
         assert_eq!(receipt::verify(&text, &key.public_key()).expect("valid"), said);
         let token = key.token(AgentId::new(), SystemClock.now()).expect("signed");
         assert!(receipt::verify(&token, &key.public_key()).is_err());
-    }
-
-    #[test]
-    fn a_key_id_is_the_start_of_the_hash() {
-        // SHA-256 of 32 zero bytes.
-        assert_eq!(key_id(&[0; 32]), "k66687aadf862bd77");
     }
 }

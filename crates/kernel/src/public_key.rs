@@ -1,6 +1,6 @@
-//! Which public keys an agent may have.
+//! Which public keys an agent may have, and how a key is named.
 
-use crate::{Error, Result};
+use crate::{Error, Result, receipt::sha256_hex};
 
 /// Length of an Ed25519 public key, in bytes.
 const LENGTH: usize = 32;
@@ -53,6 +53,11 @@ pub fn check(field: &'static str, key: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// Names a public key in the header of a token: `k` and the first 16 hex digits of its SHA-256.
+pub fn key_id(public_key: &[u8]) -> String {
+    format!("k{}", &sha256_hex(public_key)[..16])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +105,11 @@ mod tests {
         ] {
             check("public_key", &bytes(&key)).expect("a key");
         }
+    }
+
+    #[test]
+    fn a_key_is_named_by_its_digest() {
+        // SHA-256 of 32 zero bytes.
+        assert_eq!(key_id(&[0; 32]), "k66687aadf862bd77");
     }
 }

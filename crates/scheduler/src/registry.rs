@@ -6,6 +6,7 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use mi_kernel::{
     Actor, AgentActor, AgentId, Error, OfficeId, Result, Time,
     event::{Category, Event},
+    public_key::key_id,
 };
 use mi_proto::{
     internal::v1::{
@@ -20,7 +21,6 @@ use mi_proto::{
 };
 use mi_rpc::{Caller, Refusal, Reply, convert, handle, status};
 use mi_store::{Batch, outbox};
-use ring::digest;
 use tonic::{Request, Response, codegen::BoxStream};
 
 use crate::{
@@ -56,11 +56,6 @@ fn usable(found: Option<&Agent>, office_id: OfficeId, now: Time) -> Result<&Agen
             None => Err((&agent.name, "an enrolment token that was used before")),
         },
     }
-}
-
-/// `k` and the first 16 hex digits of the SHA-256 of the raw key.
-pub(crate) fn key_id(public_key: &[u8]) -> String {
-    format!("k{}", hex::encode(&digest::digest(&digest::SHA256, public_key).as_ref()[..8]))
 }
 
 impl Scheduler {

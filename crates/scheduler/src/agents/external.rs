@@ -3,6 +3,7 @@
 use mi_kernel::{
     AgentId, Error, InviteId, OfficeId, Result,
     event::{Category, Event},
+    public_key::key_id,
     text,
 };
 use mi_proto::{internal::v1::AdmitExternalAgentRequest, v1::HireAgentRequest};
@@ -11,7 +12,7 @@ use mi_store::outbox;
 use serde_json::json;
 
 use super::{Agent, Desired, State, intent::security, invite_redemptions, keys, repo, revoked_keys, rules};
-use crate::{Scheduler, offices, registry::key_id};
+use crate::{Scheduler, offices};
 
 fn used() -> Error {
     Error::unauthenticated("the invite is used")

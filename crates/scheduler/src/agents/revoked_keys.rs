@@ -1,10 +1,9 @@
 //! Table `former_keys`: keys that agents held and that are revoked.
 
-use mi_kernel::{AgentId, OfficeId, Time};
+use mi_kernel::{AgentId, OfficeId, Time, public_key::key_id};
 use mi_store::{DbResult, OfficeConn, PlatformConn, Topic, all, exec, optional, scalar};
 
 use super::Agent;
-use crate::registry::key_id;
 
 /// What the change bus tells of when a key was revoked.
 pub(crate) fn topic() -> Topic {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use mi_kernel::{Actor, AgentActor, AgentId, OfficeId};
+use mi_kernel::{Actor, AgentActor, AgentId, OfficeId, public_key::key_id};
 use mi_proto::{
     internal::v1::{
         RegisterAgentKeyRequest, ReportRefusedCredentialRequest, ResolveAgentKeyRequest, WatchRevokedAgentKeysRequest,
@@ -73,7 +73,7 @@ impl Harness {
     }
 
     async fn resolve(&self, agent: AgentId, key: [u8; 32]) -> Result<(v1::Principal, Vec<u8>), Status> {
-        let request = ResolveAgentKeyRequest { agent_id: agent.to_string(), key_id: registry::key_id(&key) };
+        let request = ResolveAgentKeyRequest { agent_id: agent.to_string(), key_id: key_id(&key) };
         let resolved = self.registry().resolve_agent_key(Request::new(request)).await?.into_inner();
         Ok((resolved.principal.expect("always there"), resolved.public_key.to_vec()))
     }
@@ -107,7 +107,7 @@ async fn a_token_works_once(harness: Harness) {
     let enrolments: Vec<_> = events.iter().filter(|event| event.kind == "agent.enrolled").collect();
     let [event] = &enrolments[..] else { panic!("{enrolments:?}") };
     assert_eq!((event.category.as_str(), event.trace_id.as_str()), ("security", TRACE));
-    assert_eq!(event.metadata, serde_json::json!({ "key_id": registry::key_id(&KEY) }));
+    assert_eq!(event.metadata, serde_json::json!({ "key_id": key_id(&KEY) }));
     let texts = format!("{events:?}");
     assert!(!texts.contains(&token));
 }
@@ -277,7 +277,7 @@ async fn revoked_keys_are_told_to_whoever_listens(harness: Harness) {
     for (agent, key) in [(&rotated, KEY), (&fired, OTHER_KEY)] {
         harness.enrol(harness.office, &harness.token(agent), key).await.expect("enrols");
     }
-    let name = |agent: &Agent, key: &[u8]| (agent.id.to_string(), registry::key_id(key));
+    let name = |agent: &Agent, key: &[u8]| (agent.id.to_string(), key_id(key));
     let request = Request::new(WatchRevokedAgentKeysRequest { since: None });
     let mut told = harness.registry().watch_revoked_agent_keys(request).await.expect("opens").into_inner();
     let mut next = async || {

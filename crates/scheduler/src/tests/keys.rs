@@ -1,7 +1,7 @@
 //! A public key is one agent's on the whole installation: whoever holds one key is never two agents.
 
 use futures::future::join_all;
-use mi_kernel::{AgentId, Clock, ErrorKind, InviteId, OfficeId, SystemClock, Time};
+use mi_kernel::{AgentId, Clock, ErrorKind, InviteId, OfficeId, SystemClock, Time, public_key::key_id};
 use mi_store::{Db, DbResult, Step, on};
 use mi_testkit::{TestDb, on_both};
 use tonic::Code;
@@ -11,7 +11,6 @@ use super::harness::Harness;
 use crate::{
     MIGRATIONS,
     agents::{keys, revoked_keys},
-    registry::key_id,
 };
 
 on_both! {
