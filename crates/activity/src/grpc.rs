@@ -24,7 +24,7 @@ use crate::{feed::Feed, logs::Logs, offices::Offices, removal::Removal, span};
 
 /// Largest request: a batch of log lines with what the encoding adds.
 const MAX_REQUEST: usize = 4 << 20;
-/// Largest request of another role: batches of several computes.
+/// Largest request of another role: batches of several instances.
 const MAX_INGEST: usize = 16 << 20;
 /// Messages that wait for a client; one holds at most one line or event.
 const BUFFER: usize = 64;

@@ -132,7 +132,7 @@ impl Chat {
         Ok(Addressed { to: None, woken })
     }
 
-    /// Refuses an agent that is stopped or paused: it may compute elsewhere and go on in circles.
+    /// Refuses an agent that is stopped or paused: it may run elsewhere and go on in circles.
     async fn may_write(&self, office_id: OfficeId, name: &str) -> Result<()> {
         if self.members.find(office_id, name).await?.working {
             return Ok(());

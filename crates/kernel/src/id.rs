@@ -81,7 +81,7 @@ id!(
     AgentId, "agent_id"
 );
 id!(
-    /// Names one start of an agent's compute, so that a late report of an old one is told apart.
+    /// Names one start of an agent, so that a late report of an old one is told apart.
     InstanceId, "instance_id"
 );
 id!(

@@ -206,7 +206,7 @@ impl Runtime for ProcessRuntime {
         {
             return match earlier.id == instance {
                 true => Ok(()),
-                false => Err(Error::precondition("COMPUTE_RUNNING", "the agent's earlier compute still runs")),
+                false => Err(Error::precondition("INSTANCE_RUNNING", "the agent's earlier instance still runs")),
             };
         }
         let home = self.home(place);

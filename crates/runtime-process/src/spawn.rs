@@ -91,7 +91,7 @@ impl Spawner {
     }
 
     pub(super) async fn spawn(&self, launch: Launch, home: &Path) -> Result<Started> {
-        let text = format!("the compute of {:?} could not be started", launch.name);
+        let text = format!("the instance of {:?} could not be started", launch.name);
         let failed = |error: io::Error| Error::unavailable(text.clone()).caused_by(error);
         let limits = Limits {
             disk_bytes: Some(launch.limits.disk_bytes.unwrap_or(DEFAULT_DISK)),

@@ -126,7 +126,7 @@ impl Runtime for FakeRuntime {
     }
 
     fn sandbox(&self) -> Sandbox {
-        Sandbox { enforced: Vec::new(), missing: vec!["everything: computes are not real".to_owned()] }
+        Sandbox { enforced: Vec::new(), missing: vec!["everything: instances are not real".to_owned()] }
     }
 
     fn observe(&self, agent: AgentId) -> Option<Instance> {

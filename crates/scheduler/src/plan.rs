@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compute_without_a_key_is_handed_a_token_once_and_replaced_when_it_makes_no_use_of_it() {
+    fn an_instance_without_a_key_is_handed_a_token_once_and_replaced_when_it_makes_no_use_of_it() {
         let id = InstanceId::new();
         let mut agent = agent(Desired::Run, running(id, 2));
         agent.public_key = None;
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_keep_a_compute() {
+    fn heartbeats_keep_an_instance() {
         let id = InstanceId::new();
         let mut agent = agent(Desired::Run, running(id, 2));
         agent.last_seen_at = Some(at(50));
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn unwanted_compute_ends_whatever_it_was_doing() {
+    fn an_unwanted_instance_ends_whatever_it_was_doing() {
         let id = InstanceId::new();
         let alive = seen(id, None);
         for state in [State::Pending, started(id, 2), running(id, 2)] {

@@ -13,7 +13,7 @@ use crate::{
 const MAX_CONFLICTS: usize = 5;
 
 fn replaced() -> Error {
-    Error::new(ErrorKind::Aborted, "INSTANCE_REPLACED", "this compute is not the wanted one any more; it should end")
+    Error::new(ErrorKind::Aborted, "INSTANCE_REPLACED", "this instance is not the wanted one any more; it should end")
 }
 
 impl Scheduler {

@@ -220,11 +220,6 @@ impl Tasks {
         }
     }
 
-    /// The same in all offices.
-    pub(super) fn kick_all(&self) {
-        self.group_commit.waited_for().into_iter().for_each(|id| self.kick(id));
-    }
-
     /// Has those who wait for work look again after a while: what they were to be told of may be lost.
     fn kick_later(&self, office_id: OfficeId) {
         let retries =

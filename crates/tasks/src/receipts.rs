@@ -32,7 +32,7 @@ pub(super) fn signed(member: Option<&Member>, work: &Work) -> Signed {
         (None, true) => Ok(None),
         (None, false) => Err(Error::invalid("receipt", "is signed by agents; operators leave it empty")),
         (Some(member), true) if !member.hosted => Ok(None),
-        (Some(_), true) => Err(Error::invalid("receipt", "is required of agents that the platform computes")),
+        (Some(_), true) => Err(Error::invalid("receipt", "is required of agents that the platform runs")),
         (Some(member), false) => {
             let said = receipt::verify(&work.receipt, &member.public_key)?;
             Ok(Some((said, hex::encode(&member.public_key))))

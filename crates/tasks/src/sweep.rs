@@ -168,6 +168,10 @@ impl Tasks {
         }
     }
 
+    fn kick_all(&self) {
+        self.group_commit.waited_for().into_iter().for_each(|id| self.kick(id));
+    }
+
     /// Has claims look again when their queue may have changed by others than those who share the group commit.
     async fn listen_forever(&self, mut heard: broadcast::Receiver<Topic>) {
         loop {

@@ -1,4 +1,4 @@
-//! Invites: how an agent that computes elsewhere gets into an office.
+//! Invites: how an agent that runs elsewhere gets into an office.
 //!
 //! This role makes codes and knows whose they are. Whether one was used the scheduler knows, which uses it up in the
 //! transaction that creates the agent: nothing can happen between the two.

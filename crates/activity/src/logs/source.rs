@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 const REMEMBERED: usize = 8;
 const MAX_BYTES: usize = 64;
 
-/// Names one run of a writer. An agent cannot take the name of its own compute, whose lines would then be left out.
+/// Names one run of a writer. An agent cannot take the name of its own instance, whose lines would then be left out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Source {
     /// The agent itself.
     Agent(String),
-    /// Its compute, as the runtime captured it.
+    /// Its instance, as the runtime captured it.
     Compute(String),
 }
 

@@ -45,7 +45,7 @@ pub(crate) enum AgentsCommand {
     Start(AgentArg),
     /// Stop an agent's compute and keep its workspace
     Stop(AgentArg),
-    /// Replace an agent's compute by a fresh one
+    /// Replace the instance of an agent by a fresh one
     Restart(AgentArg),
     /// Back an agent's workspace up and delete the agent
     Fire(change::FireArgs),

@@ -1,4 +1,4 @@
-//! Agents that compute elsewhere, as programs in any language and as people at a shell bring them in.
+//! Agents that run elsewhere, as programs in any language and as people at a shell bring them in.
 
 use std::{
     os::unix::fs::PermissionsExt,

@@ -72,7 +72,7 @@ async fn a_rotated_key_is_dead_at_once_and_the_agent_goes_on_with_another(backen
         if renewed { Ok(Some(now)) } else { Err(format!("{:?}", now.status)) }
     })
     .await;
-    // Online: the same compute, never restarted.
+    // Online: the same instance, never restarted.
     let status = after.status.clone().expect("has one");
     assert_eq!((status.phase(), status.restarts, after.generation), (AgentPhase::Running, 0, agent.generation));
     assert_eq!(who(&as_agent(&world, &after)).await.expect("known"), "analyst");

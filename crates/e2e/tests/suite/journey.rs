@@ -42,7 +42,7 @@ async fn journey(mut world: World) {
     world.owner.agents().restart_agent(again).await.expect("restarted");
     world.settled(&office, "analyst", AgentPhase::Running).await;
     suspend_and_resume(&world, &office).await;
-    // Whatever else its first compute said is there by now: its lines are numbered, and others came after it.
+    // Whatever else its first instance said is there by now: its lines are numbered, and others came after it.
     let lines = lines(&world, &office).await.expect("listed");
     let ready = lines.iter().filter(|line| line.text.starts_with("ready: analyst generation 1,")).count();
     assert_eq!(ready, 1, "it says so once: {lines:?}");

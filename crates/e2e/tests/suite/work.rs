@@ -112,10 +112,10 @@ async fn has_a_receipt(world: &World, office: &str, task: &v1::Task, script: &st
     }
 }
 
-/// SIGKILL to the compute of an agent: what it has started goes with it.
+/// SIGKILL to the instance of an agent: what it has started goes with it.
 pub(crate) fn kill9(agent_id: &str) {
     let mark = format!("MI_AGENT_ID={agent_id}");
-    let computes = fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| {
+    let instances = fs::read_dir("/proc").expect("proc").flatten().filter_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
         let environment = fs::read(entry.path().join("environ")).ok()?;
         let command = fs::read(entry.path().join("cmdline")).ok()?;
@@ -123,11 +123,11 @@ pub(crate) fn kill9(agent_id: &str) {
         let is_its = environment.split(|byte| *byte == 0).any(|variable| variable == mark.as_bytes());
         (is_agent && is_its).then(|| Pid::from_raw(pid))
     });
-    let computes: Vec<Pid> = computes.collect();
-    assert!(!computes.is_empty(), "the agent {agent_id} has no compute");
-    for compute in computes {
+    let instances: Vec<Pid> = instances.collect();
+    assert!(!instances.is_empty(), "the agent {agent_id} has no instance");
+    for instance in instances {
         // One may be gone with another.
-        let _ = kill(compute, Signal::SIGKILL);
+        let _ = kill(instance, Signal::SIGKILL);
     }
 }
 

@@ -282,7 +282,7 @@ impl Harness {
         TaskServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
     }
 
-    /// An agent that joined the office, or that the platform computes; with tools.
+    /// An agent that joined the office, or that the platform runs; with tools.
     pub(super) fn agent(&self, office: &str, name: &str, hosted: bool, tools: &[&str]) -> Actor {
         let agent = AgentActor {
             office_id: office.parse().expect("an id"),

@@ -120,7 +120,7 @@ impl Agent {
     pub(crate) fn hosted(&self) -> Result<()> {
         if self.external {
             let text = format!(
-                "agent {:?} computes elsewhere; start, stop and restart it there, and to give it a new key fire it and \
+                "agent {:?} runs elsewhere; start, stop and restart it there, and to give it a new key fire it and \
                  let it join again with a new invite",
                 self.name
             );

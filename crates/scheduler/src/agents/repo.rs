@@ -77,7 +77,7 @@ pub(crate) async fn agent_get(conn: &mut OfficeConn, id: AgentId) -> DbResult<Op
     optional!(conn, "SELECT * FROM agents WHERE office_id = $1 AND id = $2", id)
 }
 
-/// The agent, of whatever office: a key has to be resolved, and a compute's end looked at, before its office is known.
+/// The agent, of whatever office: a key has to be resolved, and the end of an instance looked at, before its office is known.
 pub(crate) async fn agent_find(conn: &mut PlatformConn, id: AgentId) -> DbResult<Option<Agent>> {
     optional!(conn, "SELECT * FROM agents WHERE id = $1", id)
 }

@@ -190,7 +190,7 @@ impl Scheduler {
         drop(conn);
         rules::start(start)?;
         if agent.external {
-            let text = format!("agent {name:?} computes elsewhere, where the platform runs nothing");
+            let text = format!("agent {name:?} runs elsewhere, where the platform runs nothing");
             return Err(Error::precondition("EXTERNAL_AGENT", text));
         }
         agents::rules::office_works(&office)?;

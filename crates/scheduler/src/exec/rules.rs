@@ -110,7 +110,7 @@ impl Recorded {
             End::Left => "was ended, since its client left".to_owned(),
             End::Refused(error) => format!("was ended: {error}"),
             End::Idle => "was ended: nothing went in or came out for too long".to_owned(),
-            End::Interrupted => "was ended with the agent's compute or session".to_owned(),
+            End::Interrupted => "was ended with the agent's instance or session".to_owned(),
         };
         let summary = format!("A command in agent {:?} {how}", self.agent.name);
         self.event("agent.exec_ended", summary, about, now)

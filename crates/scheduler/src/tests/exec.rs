@@ -16,7 +16,7 @@ use crate::{
 
 on_both! {
     only_a_running_agent_of_the_callers_own_runs_commands,
-    a_command_ends_with_the_compute_that_it_runs_in,
+    a_command_ends_with_the_instance_that_it_runs_in,
     a_command_whose_client_leaves_while_it_starts_has_an_end_too,
 }
 
@@ -81,7 +81,7 @@ async fn only_a_running_agent_of_the_callers_own_runs_commands(harness: Harness)
     assert!(commands.try_recv().is_err(), "nothing that was refused was told of");
 }
 
-async fn a_command_ends_with_the_compute_that_it_runs_in(harness: Harness) {
+async fn a_command_ends_with_the_instance_that_it_runs_in(harness: Harness) {
     let office = harness.office.to_string();
     let execs = &harness.scheduler.execs;
     for (name, end) in [("stopped", "StopAgent"), ("restarted", "RestartAgent"), ("fired", "FireAgent")] {

@@ -29,7 +29,7 @@ on_both! {
     of_sixteen_who_show_an_invite_one_wins,
     whatever_is_refused_leaves_the_invite_as_it_was,
     silence_is_offline_and_a_heartbeat_is_online_once_for_each_change,
-    nothing_is_asked_of_a_compute_that_is_elsewhere,
+    nothing_is_asked_of_an_instance_that_is_elsewhere,
     a_fired_one_is_gone_at_once_and_its_invite_stays_used,
     it_waits_while_the_office_is_suspended,
     a_removed_office_takes_it_along,
@@ -172,7 +172,7 @@ async fn silence_is_offline_and_a_heartbeat_is_online_once_for_each_change(mut h
     assert_eq!(harness.runtime.launches(), []);
 }
 
-async fn nothing_is_asked_of_a_compute_that_is_elsewhere(harness: Harness) {
+async fn nothing_is_asked_of_an_instance_that_is_elsewhere(harness: Harness) {
     let agent = harness.joined("robo").await;
     let (scheduler, office) = (&harness.scheduler, harness.office.to_string());
     for refused in [

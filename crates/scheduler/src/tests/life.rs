@@ -13,20 +13,20 @@ use crate::{
 };
 
 on_both! {
-    a_hire_becomes_a_running_compute_in_recorded_steps,
-    a_compute_gets_its_own_environment_and_nobody_elses,
+    a_hire_becomes_a_running_instance_in_recorded_steps,
+    an_instance_gets_its_own_environment_and_nobody_elses,
     crashes_back_off_longer_each_time_and_ten_are_the_end,
     a_restart_of_the_platform_starts_every_agent_again_over_its_workspace,
-    a_replaced_compute_is_refused,
+    a_replaced_instance_is_refused,
     silence_and_a_start_without_report_are_ends_too,
     nobody_was_silent_while_the_platform_could_not_hear,
     signs_of_life_are_written_together_and_never_go_back,
-    promotion_replaces_the_compute_and_keeps_the_workspace,
+    promotion_replaces_the_instance_and_keeps_the_workspace,
     stop_and_start,
     suspend_and_resume,
 }
 
-async fn a_hire_becomes_a_running_compute_in_recorded_steps(harness: Harness) {
+async fn a_hire_becomes_a_running_instance_in_recorded_steps(harness: Harness) {
     let hired = harness.hire("Analyst").await;
     assert_eq!((hired.name.as_str(), hired.phase(), hired.generation), ("analyst", Phase::Pending, 1));
     assert_eq!((hired.desired, hired.observed_generation), (Desired::Run, 0));
@@ -51,7 +51,7 @@ async fn a_hire_becomes_a_running_compute_in_recorded_steps(harness: Harness) {
     assert_eq!(harness.runtime.launches().len(), 1);
 }
 
-async fn a_compute_gets_its_own_environment_and_nobody_elses(harness: Harness) {
+async fn an_instance_gets_its_own_environment_and_nobody_elses(harness: Harness) {
     let mut ids = Vec::new();
     for (name, secret) in [("alpha", "only-alphas"), ("beta", "only-betas")] {
         let mut request = harness.hiring(name);
@@ -144,7 +144,7 @@ async fn a_restart_of_the_platform_starts_every_agent_again_over_its_workspace(m
     assert_eq!(harness.event_counts("one").await["agent.restarted"], 1);
 }
 
-async fn a_replaced_compute_is_refused(harness: Harness) {
+async fn a_replaced_instance_is_refused(harness: Harness) {
     let agent = harness.running("analyst").await;
     let (caller, old) = (harness.member(&agent, "ConnectAgent"), instance_of(&agent));
     harness.scheduler.heartbeat(&actor_of(&agent), old).await.expect("still wanted");
@@ -228,7 +228,7 @@ async fn signs_of_life_are_written_together_and_never_go_back(harness: Harness) 
     assert_eq!(last, [Some(now), Some(later), None]);
 }
 
-async fn promotion_replaces_the_compute_and_keeps_the_workspace(harness: Harness) {
+async fn promotion_replaces_the_instance_and_keeps_the_workspace(harness: Harness) {
     let agent = harness.running("analyst").await;
     harness.runtime.fill(place(&agent), b"kept");
     let promotion = |tier: &str| PromoteAgentRequest {

@@ -19,12 +19,12 @@ use crate::{
 on_both! {
     a_paused_agent_ends_and_is_told_of_once,
     nothing_but_a_start_wakes_it,
-    a_crash_before_the_compute_ended_is_made_up_for,
+    a_crash_before_the_instance_ended_is_made_up_for,
     a_paused_agent_changes_and_is_stopped_and_fired_like_any_other,
     one_that_is_gone_or_being_fired_stays_so,
     agents_do_not_bring_each_other_back,
     a_failed_one_is_paused_and_started_afresh,
-    one_that_computes_elsewhere_is_not_listened_to,
+    one_that_runs_elsewhere_is_not_listened_to,
     what_is_no_reason_is_refused,
 }
 
@@ -152,7 +152,7 @@ async fn nothing_but_a_start_wakes_it(mut harness: Harness) {
     assert_eq!(harness.event_counts("analyst").await, counts(expected));
 }
 
-async fn a_crash_before_the_compute_ended_is_made_up_for(mut harness: Harness) {
+async fn a_crash_before_the_instance_ended_is_made_up_for(mut harness: Harness) {
     let agent = harness.running("analyst").await;
     harness.pause("analyst").await;
     harness.crash().await;
@@ -241,7 +241,7 @@ async fn a_failed_one_is_paused_and_started_afresh(harness: Harness) {
     assert_eq!((harness.ready(agent.id).await.phase(), harness.agent(agent.id).await.failures), (Phase::Running, 0));
 }
 
-async fn one_that_computes_elsewhere_is_not_listened_to(harness: Harness) {
+async fn one_that_runs_elsewhere_is_not_listened_to(harness: Harness) {
     let agent = harness.admit(harness.office, InviteId::new(), "robo", [1; 32]).await.expect("admitted");
     harness.pause("robo").await;
     assert_eq!(harness.settle(agent.id).await, None);

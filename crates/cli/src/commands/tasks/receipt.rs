@@ -80,7 +80,7 @@ pub(crate) async fn run(args: ReceiptArgs, context: &Context) -> Result<(), Fail
     };
     if task.receipt.is_empty() {
         return Err(Failure::new(format!("task {} has no receipt", task.id))
-            .hint("only agents that the platform computes always send one, when they complete a task"));
+            .hint("only agents that the platform runs always send one, when they complete a task"));
     }
     let is_given = given_key.is_some();
     let key = given_key.unwrap_or_else(|| task.receipt_public_key.to_vec());

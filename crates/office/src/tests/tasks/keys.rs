@@ -1,4 +1,4 @@
-//! What the agents that the platform computes sign over their work.
+//! What the agents that the platform runs sign over their work.
 
 use mi_client::AgentKey;
 use mi_kernel::{
@@ -76,7 +76,7 @@ async fn work_of_a_hosted_agent_is_signed_by_it(harness: Harness) {
     let mut unsigned = signed(&worker, &own, &office, &task, "done");
     unsigned.receipt.clear();
     for (completion, told) in [
-        (unsigned, "receipt is required of agents that the platform computes"),
+        (unsigned, "receipt is required of agents that the platform runs"),
         (signed(&worker, &foreign, &office, &task, "done"), "receipt is not signed by the worker's key"),
     ] {
         let status = harness.tasks(&worker).complete_task(completion).await.expect_err("is refused");
