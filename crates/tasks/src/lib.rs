@@ -246,6 +246,7 @@ impl Tasks {
     async fn report(&self, access: &Access, reports: Vec<Reported>) -> Result<Vec<Answer>> {
         let (roster, signed) = self.signed(access, &reports).await?;
         let report = |((task_id, lease_id, what), signed)| {
+            let signed = Box::new(signed);
             let (by, owner) = (Author::of(access), access.is_owner());
             TaskCommand::Report(Report { task_id, lease_id, by, owner, what, signed })
         };

@@ -44,7 +44,7 @@ pub(super) fn signed(member: Option<&Member>, work: &Work) -> Signed {
 /// receipt is signed by, in hex; empty: there is no receipt, and none is needed.
 pub(super) async fn check(batch: &mut Batch<'_>, task: &Task, report: &Report, work: &Work) -> Result<String> {
     // What costs nothing first: the drive is asked while the queue is locked.
-    let signed = report.signed.clone()?;
+    let signed = (*report.signed).clone()?;
     if let Some((said, _)) = &signed {
         agree(said, task, &report.by.agent_id.map(|id| id.to_string()).unwrap_or_default(), work)?;
     }

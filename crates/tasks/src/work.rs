@@ -91,7 +91,7 @@ pub(super) struct Report {
     pub(super) owner: bool,
     pub(super) what: ReportKind,
     /// Of completed work; otherwise none.
-    pub(super) signed: Signed,
+    pub(super) signed: Box<Signed>,
 }
 
 impl Report {
@@ -141,7 +141,7 @@ pub(super) fn give_back(task: &Task, by: &Author) -> Option<Report> {
         by: by.clone(),
         owner: false,
         what: ReportKind::Released,
-        signed: Ok(None),
+        signed: Box::new(Ok(None)),
     })
 }
 

@@ -54,7 +54,7 @@ fn what_waits_is_bounded_in_all_offices_together() {
             by: Author::operator(),
             owner: true,
             what: ReportKind::Released,
-            signed: Ok(None),
+            signed: Box::new(Ok(None)),
         })
     };
     let ops = |count: usize| (0..count).map(|_| report()).collect::<Vec<_>>();
