@@ -31,6 +31,7 @@ const MIGRATIONS: &Migrations = &[
     step!(101, "0101", "log_offices"),
     step!(102, "0102", "office_wall"),
     step!(110, "0110", "chain"),
+    step!(111, "0111", "segments_by_age"),
 ];
 
 /// The role, ready to be served.

@@ -4,6 +4,7 @@ mod access;
 mod chain;
 mod feed;
 mod logs;
+mod plans;
 mod removal;
 mod storage;
 mod walls;

@@ -80,9 +80,16 @@ pub(super) async fn file_open(conn: &mut OfficeConn, path: &str) -> DbResult<Opt
 
 /// Files whose paths start with the prefix, by path.
 pub(super) async fn file_list(conn: &mut OfficeConn, prefix: &str, page: &Page<String>) -> DbResult<Vec<FileRow>> {
+    let (after, limit) = (page.after.as_deref().unwrap_or_default(), page.fetch());
+    // Two texts: with an end that may be missing, what is behind it would be read on for a page that is not full.
+    let Some(end) = after_prefix(prefix) else {
+        let sql = "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
+             WHERE office_id = $1 AND path >= $2 AND path > $3 ORDER BY path LIMIT $4";
+        return all!(conn, sql, prefix, after, limit);
+    };
     let sql = "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_files
-         WHERE office_id = $1 AND path >= $2 AND ($3 IS NULL OR path < $3) AND path > $4 ORDER BY path LIMIT $5";
-    all!(conn, sql, prefix, after_prefix(prefix), page.after.as_deref().unwrap_or_default(), page.fetch())
+         WHERE office_id = $1 AND path >= $2 AND path < $3 AND path > $4 ORDER BY path LIMIT $5";
+    all!(conn, sql, prefix, end, after, limit)
 }
 
 /// A file that cannot be beside one at this path: the one is a directory of the other. Paths are compared byte for byte.
@@ -93,7 +100,8 @@ pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Op
     let sql = conn.pick(
         "SELECT path FROM drive_files WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))
          UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND path >= $3 AND path < $4 LIMIT 1",
-        "SELECT path FROM drive_files WHERE office_id = $1 AND path IN (SELECT json_array_elements_text($2::json))
+        "SELECT path FROM drive_files
+         WHERE office_id = $1 AND path = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
          UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND path >= $3 AND path < $4 LIMIT 1",
     );
     scalar!(conn, sql, above, &below, after_prefix(&below))

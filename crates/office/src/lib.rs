@@ -68,6 +68,7 @@ const MIGRATIONS: &Migrations = &[
     step!(183, "0183", "drive_trash_tries"),
     step!(186, "0186", "quotas"),
     step!(187, "0187", "retention"),
+    step!(188, "0188", "drive_trash_order"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -17,6 +17,7 @@ mod integrations;
 mod invites;
 mod offices;
 mod peer;
+mod plans;
 mod quotas;
 mod retention;
 mod rotation;

@@ -45,6 +45,7 @@ const MIGRATIONS: &Migrations = &[
     step!(110, "0110", "backup_removals"),
     step!(111, "0111", "next_look"),
     step!(117, "0117", "agent_keys"),
+    step!(118, "0118", "backups_shown"),
 ];
 
 /// Where agents reach the gateway.

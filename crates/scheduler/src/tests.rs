@@ -15,5 +15,6 @@ mod looks;
 mod lying;
 mod offices;
 mod pause;
+mod plans;
 mod row_security;
 mod watch;

@@ -29,7 +29,8 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// What is asked for goes by an index and ends at a limit. On a table that was empty when a plan was made, and has no
 /// statistics yet, Postgres would for long read all there is, or sort it. A query that has to sort all the same seems so
 /// expensive then that it would be compiled first, for a second. Plans that know what is bound stay: a rare status of a
-/// task goes by another index than a common one.
+/// task goes by another index than a common one. The tests of plans hold the first two against every statement: many
+/// need the one over a table that was empty when statistics were gathered, and many pages of lists need the other.
 const PLANNING: [(&str, &str); 3] = [("enable_seqscan", "off"), ("enable_sort", "off"), ("jit", "off")];
 /// What a service waits for ends, also when whoever is in the way does not: a process that was frozen, or whose host is
 /// gone without a word, with a row locked. Statements are short, and no transaction waits for a client or for another

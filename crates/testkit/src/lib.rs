@@ -6,14 +6,17 @@
 mod clock;
 mod db;
 pub mod model;
+mod plans;
 pub mod platform;
 mod process;
 mod row_security;
+mod statements;
 mod stuck;
 mod until;
 
 pub use clock::{ManualClock, SkewedClock};
 pub use db::{Backend, OnBackend, TestDb, run_on};
+pub use plans::{Allowed, Plans};
 pub use platform::{Arrangement, Platform};
 pub use row_security::RowSecurity;
 pub use stuck::Stuck;

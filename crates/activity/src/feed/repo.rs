@@ -122,7 +122,9 @@ pub(crate) async fn event_list(
     span: &Range<Time>,
     page: &Page<FeedKey>,
 ) -> Result<Vec<FeedEvent>> {
-    // Two texts, because a condition that may be off keeps either database from using the index of the agent.
+    // Two texts, because a condition that may be off keeps either database from using the index of the agent. The second
+    // compares rows with the agent in front, which that index alone has in order: Postgres would else go by the time at
+    // times, over the events of all others.
     let sql = if filter.agent.is_empty() {
         "SELECT * FROM events
          WHERE office_id = $1 AND $2 = '' AND time >= $3 AND time < $4 AND (time, seq) < ($5, $6)
@@ -130,9 +132,9 @@ pub(crate) async fn event_list(
          ORDER BY time DESC, seq DESC LIMIT $15"
     } else {
         "SELECT * FROM events
-         WHERE office_id = $1 AND agent = $2 AND time >= $3 AND time < $4 AND (time, seq) < ($5, $6)
+         WHERE office_id = $1 AND (agent, time) >= ($2, $3) AND time < $4 AND (agent, time, seq) < ($2, $5, $6)
          AND category IN ($7, $8, $9, $10, $11, $12, $13, $14)
-         ORDER BY time DESC, seq DESC LIMIT $15"
+         ORDER BY agent DESC, time DESC, seq DESC LIMIT $15"
     };
     let (time, seq) = page.after.unwrap_or((span.end, i64::MAX));
     // Always eight, repeated when there are fewer: one text for every choice.
@@ -158,8 +160,10 @@ pub(crate) async fn event_offices_before(
     time: Time,
     limit: i64,
 ) -> DbResult<Vec<OfficeId>> {
+    // The offset keeps this a question for each office: as a join, Postgres would read the old events of all offices.
     let sql = "SELECT office_id FROM offices WHERE office_id > $1
-         AND EXISTS (SELECT 1 FROM events WHERE events.office_id = offices.office_id AND time < $2)
+         AND EXISTS (SELECT 1 FROM events WHERE events.office_id = offices.office_id AND time < $2
+             ORDER BY time LIMIT 1 OFFSET 0)
          ORDER BY office_id LIMIT $3";
     scalars!(conn, sql, after.unwrap_or(OfficeId::MIN), time, limit)
 }
@@ -167,10 +171,10 @@ pub(crate) async fn event_offices_before(
 /// Deletes the first events of the feed up to the first that is not of before the time; the last one deleted, and how
 /// many; none: there was none.
 pub(crate) async fn event_delete_before(tx: &mut OfficeConn, time: Time, limit: i64) -> DbResult<Option<(End, i64)>> {
-    let sql = "SELECT seq, hash FROM (
-             SELECT seq, hash FROM events WHERE office_id = $1 AND seq < COALESCE(
-                 (SELECT min(seq) FROM events WHERE office_id = $1 AND time >= $2), 9223372036854775807)
-             ORDER BY seq LIMIT $3) AS batch
+    // The first young one is looked for in the batch alone, not among all events that are kept.
+    let sql = "WITH batch AS (SELECT seq, time, hash FROM events WHERE office_id = $1 ORDER BY seq LIMIT $3)
+         SELECT seq, hash FROM batch
+         WHERE seq < COALESCE((SELECT min(seq) FROM batch WHERE time >= $2), 9223372036854775807)
          ORDER BY seq DESC LIMIT 1";
     let last: Option<(i64, Vec<u8>)> = optional!(tx, sql, time, limit)?;
     let Some((cursor, hash)) = last else { return Ok(None) };
@@ -181,5 +185,7 @@ pub(crate) async fn event_delete_before(tx: &mut OfficeConn, time: Time, limit: 
 
 /// Returns how many were deleted.
 pub(crate) async fn event_delete_office(tx: &mut OfficeConn, limit: i64) -> DbResult<i64> {
-    exec!(tx, "DELETE FROM events WHERE event_id IN (SELECT event_id FROM events WHERE office_id = $1 LIMIT $2)", limit)
+    let sql = "DELETE FROM events WHERE event_id IN
+         (SELECT event_id FROM events WHERE office_id = $1 ORDER BY seq LIMIT $2)";
+    exec!(tx, sql, limit)
 }

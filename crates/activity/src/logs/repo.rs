@@ -88,7 +88,7 @@ pub(crate) async fn stream_save(
 
 /// Some logs of the office.
 pub(crate) async fn stream_list(conn: &mut OfficeConn, limit: i64) -> DbResult<Vec<AgentId>> {
-    scalars!(conn, "SELECT agent_id FROM log_streams WHERE office_id = $1 LIMIT $2", limit)
+    scalars!(conn, "SELECT agent_id FROM log_streams WHERE office_id = $1 ORDER BY agent, agent_id LIMIT $2", limit)
 }
 
 /// Deletes a log's rows, all of them.
@@ -155,15 +155,15 @@ pub(crate) async fn tail_delete(tx: &mut OfficeConn, agent_id: AgentId, last_seq
 /// this moment is seen once, as either.
 pub(crate) async fn chunk_after(conn: &mut OfficeConn, agent_id: AgentId, seq: i64) -> DbResult<Option<Chunk>> {
     let sql = conn.pick(
-        "SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
-         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
-         UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL, path FROM log_segments
-         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
+        "SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
+             WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3 ORDER BY last_seq LIMIT 1) AS tail
+         UNION ALL SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, NULL, path FROM log_segments
+             WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3 ORDER BY last_seq LIMIT 1) AS segments
          ORDER BY last_seq LIMIT 1",
-        "SELECT first_seq, last_seq, raw_bytes, lines, NULL::text AS path FROM log_tail
-         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
-         UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL::bytea, path FROM log_segments
-         WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3
+        "SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, lines, NULL::text AS path FROM log_tail
+             WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3 ORDER BY last_seq LIMIT 1) AS tail
+         UNION ALL SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, NULL::bytea, path FROM log_segments
+             WHERE office_id = $1 AND agent_id = $2 AND last_seq > $3 ORDER BY last_seq LIMIT 1) AS segments
          ORDER BY last_seq LIMIT 1",
     );
     optional!(conn, sql, agent_id, seq)
@@ -178,15 +178,19 @@ pub(crate) async fn chunk_before(
     limit: i64,
 ) -> DbResult<Vec<Chunk>> {
     let sql = conn.pick(
-        "SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
-         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
-         UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL, path FROM log_segments
-         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+        "SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, lines, NULL AS path FROM log_tail
+             WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+             ORDER BY last_seq DESC LIMIT $6) AS tail
+         UNION ALL SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, NULL, path FROM log_segments
+             WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+             ORDER BY last_seq DESC LIMIT $6) AS segments
          ORDER BY last_seq DESC LIMIT $6",
-        "SELECT first_seq, last_seq, raw_bytes, lines, NULL::text AS path FROM log_tail
-         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
-         UNION ALL SELECT first_seq, last_seq, raw_bytes, NULL::bytea, path FROM log_segments
-         WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+        "SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, lines, NULL::text AS path FROM log_tail
+             WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+             ORDER BY last_seq DESC LIMIT $6) AS tail
+         UNION ALL SELECT * FROM (SELECT first_seq, last_seq, raw_bytes, NULL::bytea, path FROM log_segments
+             WHERE office_id = $1 AND agent_id = $2 AND first_seq < $3 AND last_time >= $4 AND first_time < $5
+             ORDER BY last_seq DESC LIMIT $6) AS segments
          ORDER BY last_seq DESC LIMIT $6",
     );
     all!(conn, sql, agent_id, seq, span.start, span.end, limit)

@@ -104,7 +104,8 @@ pub(crate) async fn trash_put_off(tx: &mut PlatformConn, later: &[PutOff<Uuid>])
         "UPDATE drive_trash SET tries = later.tries, due_at = later.due_at
          FROM (SELECT (value ->> 0)::uuid AS id, (value ->> 1)::integer AS tries, (value ->> 2)::timestamptz AS due_at
              FROM json_array_elements($1::json)) AS later
-         WHERE drive_trash.object = later.id",
+         WHERE drive_trash.object = ANY (ARRAY(SELECT (value ->> 0)::uuid FROM json_array_elements($1::json)))
+             AND drive_trash.object = later.id",
     );
     let rows: Vec<_> = later.iter().map(|later| (later.id, later.tries, time_text(later.due_at))).collect();
     let rows = json_text(&rows)?;

@@ -106,7 +106,8 @@ pub(crate) async fn look_seen(
          FROM (SELECT (value ->> 0)::uuid AS agent, (value ->> 1)::uuid AS office, (value ->> 2)::timestamptz AS at,
              (value ->> 3)::timestamptz AS silent_at, (value ->> 4)::timestamptz AS offline_at
              FROM json_array_elements($1::json)) AS seen
-         WHERE agents.id = seen.agent AND agents.office_id = seen.office
+         WHERE agents.id = ANY (ARRAY(SELECT (value ->> 0)::uuid FROM json_array_elements($1::json)))
+             AND agents.id = seen.agent AND agents.office_id = seen.office
              AND (last_seen_at IS NULL OR last_seen_at < seen.at) RETURNING id, revision",
     );
     let row = |(id, office_id, at): &(AgentId, OfficeId, Time)| {

@@ -67,7 +67,8 @@ pub(super) async fn backup_put_off(tx: &mut PlatformConn, later: &[PutOff<Backup
         "UPDATE backups SET tries = later.tries, due_at = later.due_at
          FROM (SELECT (value ->> 0)::uuid AS id, (value ->> 1)::integer AS tries, (value ->> 2)::timestamptz AS due_at
              FROM json_array_elements($1::json)) AS later
-         WHERE backups.id = later.id AND backups.removed",
+         WHERE backups.id = ANY (ARRAY(SELECT (value ->> 0)::uuid FROM json_array_elements($1::json)))
+             AND backups.id = later.id AND backups.removed",
     );
     let rows: Vec<_> = later.iter().map(|later| (later.id, later.tries, time_text(later.due_at))).collect();
     exec!(tx, sql, json_text(&rows)?).map(drop)

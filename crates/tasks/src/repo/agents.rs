@@ -114,11 +114,14 @@ pub(crate) async fn office_page_by_agents(
     conn: &mut PlatformConn,
     after: Option<OfficeId>,
 ) -> DbResult<Vec<(OfficeId, bool)>> {
-    let sql = "SELECT id, EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND worker_id IS NOT NULL)
+    // The offset keeps each a question for one office, and the order has it answered by the first row of an index: Postgres
+    // would else read the tasks of all offices that some agent holds.
+    let sql = "SELECT id, EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND worker_id IS NOT NULL
+                 ORDER BY worker_id LIMIT 1 OFFSET 0)
              OR EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND assigned_id IS NOT NULL
-                 AND status IN ('blocked', 'queued'))
+                 AND status IN ('blocked', 'queued') ORDER BY assigned_id LIMIT 1 OFFSET 0)
              OR EXISTS (SELECT 1 FROM tasks WHERE office_id = o.id AND tools <> '[]'
-                 AND status IN ('blocked', 'queued')) AS counts
+                 AND status IN ('blocked', 'queued') ORDER BY tools LIMIT 1 OFFSET 0) AS counts
          FROM (SELECT id FROM offices WHERE id > $1 ORDER BY id LIMIT $2) AS o";
     all!(conn, sql, after.unwrap_or(OfficeId::MIN), OFFICES)
 }

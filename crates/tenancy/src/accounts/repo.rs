@@ -56,7 +56,12 @@ pub(super) async fn account_get(conn: &mut PlatformConn, id: AccountId) -> DbRes
 }
 
 pub(super) async fn administrator(conn: &mut PlatformConn) -> DbResult<Option<Account>> {
-    optional!(conn, "SELECT id, name, administrator, created_at FROM accounts WHERE administrator")
+    // As the index of it says it, by which the one row is found.
+    let sql = conn.pick(
+        "SELECT id, name, administrator, created_at FROM accounts WHERE administrator = 1",
+        "SELECT id, name, administrator, created_at FROM accounts WHERE administrator",
+    );
+    optional!(conn, sql)
 }
 
 pub(super) async fn account_list(conn: &mut PlatformConn, page: &Page<AccountId>) -> DbResult<Vec<Account>> {

@@ -1,0 +1,62 @@
+//! Every statement of the role goes by an index.
+
+use mi_testkit::{Allowed, Plans};
+
+/// Tables of which an office has few rows.
+const FEW_PER_OFFICE: &[Allowed] = &[
+    ("drive_uploads", "holds the uploads that are under way"),
+    ("integration_secrets", "holds the secrets that the catalogue names"),
+    ("invites", "has a quota"),
+    ("wakes", "has one row an agent"),
+];
+/// What is left when an office was cleared in parts.
+const LAST: &str = "comes after `task_clear_some`, and finds what was written since";
+const CARRIED_ON: &str = "reads what is still to be carried on, which is gone soon";
+
+/// Statements that break the rule.
+const ALLOWED: &[Allowed] = &[
+    ("SELECT id FROM api_keys WHERE revoked_at >= $1", "reads what was revoked since a moment ago"),
+    ("SELECT id, name, administrator, created_at FROM accounts WHERE administrator", "goes by an index of one row"),
+    (
+        "SELECT t.*, FALSE AS claimable FROM...",
+        "goes through an office's queue in its order, up to as much as the claim may have",
+    ),
+    ("SELECT office_id, id FROM tasks WHERE deadline <= $1...", "passes over offices in which the sweep failed before"),
+    ("SELECT DISTINCT office_id FROM task_consequences...", CARRIED_ON),
+    ("SELECT EXISTS (SELECT 1 FROM task_consequences...", CARRIED_ON),
+    ("DELETE FROM task_consequences WHERE office_id = $1", LAST),
+    ("DELETE FROM task_notes WHERE office_id = $1", LAST),
+    ("DELETE FROM task_dependencies WHERE office_id = $1", LAST),
+    ("DELETE FROM tasks WHERE office_id = $1", LAST),
+];
+
+#[tokio::test]
+async fn every_statement_goes_by_an_index() {
+    let plans = Plans {
+        crates: &["office", "tenancy", "integrations", "drive", "tasks", "chat"],
+        few: &["master_key", "task_sweeps"],
+        values: &[
+            (
+                "tasks.status",
+                "(ARRAY['queued', 'blocked', 'running', 'verifying', 'failed', 'cancelled', 'done'])[least(g % 100 + 1, 7)]",
+            ),
+            ("tasks.tools", "CASE WHEN g % 20 = 0 THEN '[\"git\"]' ELSE '[]' END::jsonb"),
+        ],
+        functions: &[
+            ("queue_open", "SELECT cursor, counts FROM task_queues WHERE office_id = $1 FOR NO KEY UPDATE"),
+            (
+                "queue_open",
+                "SELECT $2::bigint, $3::json, o, clock_timestamp(), s.swept_at, s.away, s.back_at
+                 FROM offices AS o CROSS JOIN task_sweeps AS s WHERE o.id = $1 AND s.id = 1",
+            ),
+            (
+                "queue_rest",
+                "SELECT EXISTS (SELECT 1 FROM task_consequences WHERE office_id = $1 AND root_id IS NOT NULL)",
+            ),
+            ("queue_rest", "SELECT EXISTS (SELECT 1 FROM task_consequences WHERE office_id = $1)"),
+        ],
+        few_per_office: FEW_PER_OFFICE,
+        allowed: ALLOWED,
+    };
+    plans.check("office", crate::MIGRATIONS).await;
+}
