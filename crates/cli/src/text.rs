@@ -63,6 +63,11 @@ pub(crate) fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase().replace('_', "-")
 }
 
+/// The same; nothing for the value that says nothing.
+pub(crate) fn word_if_any(name: &str, prefix: &str) -> String {
+    Some(word(name, prefix)).filter(|word| word != "unspecified").unwrap_or_default()
+}
+
 /// Bytes as people say them.
 pub(crate) fn size(bytes: i64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
