@@ -36,7 +36,9 @@ Usage: cargo xtask TASK [ARGS]
   fuzz [SECONDS] [TARGET]...         Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler
 ";
 
-const TASKS: &[(&str, fn(&[String]) -> Result<ExitCode>)] = &[
+type Task = fn(&[String]) -> Result<ExitCode>;
+
+const TASKS: &[(&str, Task)] = &[
     ("up", up::run),
     ("example", example::run),
     ("test", test::run),

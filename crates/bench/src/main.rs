@@ -40,8 +40,10 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// What a benchmark answers.
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
+type Benchmark = fn() -> LocalBoxFuture<'static, Result<Table>>;
+
 /// Every benchmark, in the order of a whole run.
-const BENCHMARKS: &[(&str, fn() -> LocalBoxFuture<'static, Result<Table>>)] = &[
+const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("start", || start::run().boxed_local()),
     ("hire", || hire::run().boxed_local()),
     ("gateway", || gateway::run().boxed_local()),
