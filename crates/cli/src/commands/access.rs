@@ -11,7 +11,7 @@ use mi_proto::v1::{
 use crate::{
     answer::{ask, resource},
     config::ConfigFile,
-    context::{Context, full_id},
+    context::Context,
     failure::Failure,
     input::ask_for,
     known::{Known, by},
@@ -65,13 +65,7 @@ pub(crate) async fn keys(command: KeysCommand, context: &Context) -> Result<(), 
         }
         KeysCommand::List { account } => out.list(&client.all_api_keys(&account.unwrap_or_default()).await?),
         KeysCommand::Revoke { id } => {
-            let api_key_id = match full_id(&id) {
-                Some(id) => id,
-                None => {
-                    let keys = client.all_api_keys("").await?;
-                    resolve::pick("API key", &id, &keys, |key| &key.id, |_| None)?.id.clone()
-                }
-            };
+            let api_key_id = resolve::id("API key", &id, client.all_api_keys(""), |key| &key.id).await?;
             out.one(&ask!(context, access.revoke_api_key(RevokeApiKeyRequest { api_key_id }).api_key).await?)
         }
     }

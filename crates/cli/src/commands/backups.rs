@@ -80,11 +80,7 @@ async fn target(arg: &BackupArg, context: &Context) -> Result<(String, String), 
 
 /// The id of a backup given by id or by a unique start of it.
 pub(crate) async fn backup_id(context: &Context, office_id: &str, given: &str) -> Result<String, Failure> {
-    if let Some(id) = full_id(given) {
-        return Ok(id);
-    }
-    let backups = context.client.all_backups(office_id).await?;
-    Ok(resolve::pick("backup", given, &backups, |backup| &backup.id, |_| None)?.id.clone())
+    resolve::id("backup", given, context.client.all_backups(office_id), |backup| &backup.id).await
 }
 
 async fn download(context: &Context, request: DownloadBackupRequest, file: Option<PathBuf>) -> Result<(), Failure> {
