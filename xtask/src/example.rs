@@ -1,7 +1,6 @@
 //! `cargo xtask example`: one of the example offices at work, on a platform of its own that is gone afterwards.
 
 use std::{
-    fs,
     io::{BufRead, BufReader},
     process::{Child, Command, ExitCode, Stdio},
 };
@@ -10,6 +9,7 @@ use crate::{
     Result,
     platform::{self, Platform},
     process, root, target_directory,
+    tidy::{entries, name},
 };
 
 const FOLDER: &str = "deploy/examples";
@@ -31,10 +31,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     up.extend(model.iter().flat_map(|model| model.flags.clone()));
     let (platform, client) = Platform::start(&mi, &up)?;
     client.run(&["apply", "-f", &office_file(name), "--wait"])?;
-    Ok(match platform.stop()?.success() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    platform.stop().map(process::exit_code)
 }
 
 /// A server that speaks as a model does, stopped when dropped.
@@ -84,17 +81,8 @@ fn arguments<'a>(args: &'a [String], known: &[String]) -> Result<(&'a str, bool)
 
 /// The examples that there are.
 fn names() -> Result<Vec<String>> {
-    let folder = root().join(FOLDER);
-    let unreadable = |error| format!("{}: {error}", folder.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        if path.join("office.yaml").is_file() {
-            names.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
-        }
-    }
-    names.sort();
-    Ok(names)
+    let folders = entries(&root().join(FOLDER))?.into_iter().filter(|path| path.join("office.yaml").is_file());
+    Ok(folders.map(|path| name(&path)).collect())
 }
 
 #[cfg(test)]

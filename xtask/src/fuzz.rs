@@ -6,7 +6,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
 };
 
-use crate::{Result, process, root, target_directory};
+use crate::{Result, process, root, target_directory, tidy::entries};
 
 /// The package of the targets.
 const PACKAGE: &str = "crates/fuzz";
@@ -95,15 +95,8 @@ fn arguments(args: &[String], known: &[String]) -> Result<(u32, Vec<String>)> {
 
 /// The names of the targets, which are those of their programs.
 fn targets() -> Result<Vec<String>> {
-    let folder = root().join(PACKAGE).join("fuzz_targets");
-    let unreadable = |error| format!("{}: {error}", folder.display());
-    let mut names = Vec::new();
-    for entry in fs::read_dir(&folder).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        names.extend(path.file_stem().map(|stem| stem.to_string_lossy().into_owned()));
-    }
-    names.sort();
-    Ok(names)
+    let programs = entries(&root().join(PACKAGE).join("fuzz_targets"))?;
+    Ok(programs.iter().filter_map(|path| path.file_stem()).map(|stem| stem.to_string_lossy().into_owned()).collect())
 }
 
 /// The platform that the compiler runs on.

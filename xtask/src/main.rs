@@ -23,81 +23,47 @@ use std::{
 /// What a task answers; the error is a sentence for people.
 type Result<T = (), E = String> = std::result::Result<T, E>;
 
-/// A task of the project.
-struct Task {
-    name: &'static str,
-    /// What follows the name on the command line.
-    args: &'static str,
-    about: &'static str,
-    run: fn(&[String]) -> Result<ExitCode>,
-}
+const USAGE: &str = "\
+Usage: cargo xtask TASK [ARGS]
 
-const TASKS: &[Task] = &[
-    Task {
-        name: "up",
-        args: "[--once] [ARGS of mi up]",
-        about: "Build a release, serve, and show a working colony; --once stops after the show",
-        run: up::run,
-    },
-    Task {
-        name: "example",
-        args: "NAME [--debug]",
-        about: "Build a release and show an example office at work: build-farm, pipeline, research-team",
-        run: example::run,
-    },
-    Task {
-        name: "test",
-        args: "[--slowest N] [ARGS of cargo nextest run]",
-        about: "Run all tests, with a Postgres of their own unless MI_TEST_POSTGRES names one; --slowest: name the N slowest",
-        run: test::run,
-    },
-    Task {
-        name: "lint",
-        args: "",
-        about: "Format, clippy, buf, tidy, check-deps, and what else is installed",
-        run: |args| alone(args, lint::run),
-    },
-    Task {
-        name: "tidy",
-        args: "",
-        about: "Check the rules of the sources that no compiler knows",
-        run: |args| alone(args, tidy::run),
-    },
-    Task {
-        name: "check-deps",
-        args: "",
-        about: "Check which crate may depend on which",
-        run: |args| alone(args, deps::run),
-    },
-    Task {
-        name: "bench",
-        args: "[NAME]... [--peers[=ROUNDS]]",
-        about: "Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named",
-        run: bench::run,
-    },
-    Task {
-        name: "fuzz",
-        args: "[SECONDS] [TARGET]...",
-        about: "Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler",
-        run: fuzz::run,
-    },
+  up [--once] [ARGS of mi up]        Build a release, serve, and show a working colony; --once stops after the show
+  example NAME [--debug]             Build a release and show an example office at work: build-farm, pipeline, research-team
+  test [--slowest N] [ARGS of cargo nextest run] Run all tests, with a Postgres of their own unless MI_TEST_POSTGRES names one; --slowest: name the N slowest
+  lint                               Format, clippy, buf, tidy, check-deps, and what else is installed
+  tidy                               Check the rules of the sources that no compiler knows
+  check-deps                         Check which crate may depend on which
+  bench [NAME]... [--peers[=ROUNDS]] Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named
+  fuzz [SECONDS] [TARGET]...         Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler
+";
+
+type Task = fn(&[String]) -> Result<ExitCode>;
+
+const TASKS: &[(&str, Task)] = &[
+    ("up", up::run),
+    ("example", example::run),
+    ("test", test::run),
+    ("lint", |args| alone(args, lint::run)),
+    ("tidy", |args| alone(args, tidy::run)),
+    ("check-deps", |args| alone(args, deps::run)),
+    ("bench", bench::run),
+    ("fuzz", fuzz::run),
 ];
 
 fn main() -> ExitCode {
     let args: Vec<String> = env::args().skip(1).collect();
     let Some((name, rest)) = args.split_first() else {
-        eprint!("{}", usage());
+        eprint!("{USAGE}");
         return ExitCode::from(2);
     };
     if matches!(name.as_str(), "help" | "-h" | "--help") {
-        print!("{}", usage());
+        print!("{USAGE}");
         return ExitCode::SUCCESS;
     }
-    let Some(task) = TASKS.iter().find(|task| task.name == name) else {
-        eprint!("error: no task `{name}`\n\n{}", usage());
+    let Some((_, task)) = TASKS.iter().find(|(task, _)| task == name) else {
+        eprint!("error: no task `{name}`\n\n{USAGE}");
         return ExitCode::from(2);
     };
-    match process::catch_signals().and_then(|()| (task.run)(rest)) {
+    match process::catch_signals().and_then(|()| task(rest)) {
         Ok(code) => code,
         Err(message) => {
             eprintln!("error: {message}");
@@ -112,15 +78,6 @@ fn alone(args: &[String], task: fn() -> Result) -> Result<ExitCode> {
         Some(arg) => Err(format!("unexpected argument `{arg}`")),
         None => task().map(|()| ExitCode::SUCCESS),
     }
-}
-
-fn usage() -> String {
-    let mut text = "Usage: cargo xtask TASK [ARGS]\n\n".to_owned();
-    for task in TASKS {
-        let head = format!("{} {}", task.name, task.args);
-        text.push_str(&format!("  {:<34} {}\n", head.trim_end(), task.about));
-    }
-    text
 }
 
 /// The root of the workspace.
@@ -152,9 +109,8 @@ mod tests {
 
     #[test]
     fn usage_names_every_task() {
-        let usage = usage();
-        for task in TASKS {
-            assert!(usage.contains(&format!("  {}", task.name)), "{usage}");
+        for (task, _) in TASKS {
+            assert!(USAGE.contains(&format!("  {task}")), "{USAGE}");
         }
     }
 

@@ -23,10 +23,7 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let (mut platform, client) = Platform::start(&mi, &passed)?;
     show(&client)?;
     if args.iter().any(|arg| arg == ONCE) {
-        return Ok(match platform.stop()?.success() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        });
+        return platform.stop().map(process::exit_code);
     }
     println!("mi is serving at {}; Ctrl-C stops it", client.endpoint);
     platform.wait().map(process::exit_code)

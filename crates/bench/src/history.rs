@@ -78,10 +78,10 @@ async fn measure(table: &mut Table, name: &str, fresh: &Desk, old: &Desk) -> Res
     table.row(&format!("{name}: claim, 1,000,000 finished tasks, p50"), "ms", &claims(&with));
     table.goal(&format!("{name}: claim, with / without, p50"), "x", &ratio, Goal::AtMost(1.2));
     for (what, pick) in [
-        ("CreateTask", (|round: &Round| round.create) as fn(&Round) -> f64),
-        ("ListTasks, first page", |round| round.list),
-        ("ListTasks of queued ones, first page", |round| round.list_queued),
-        ("GetOfficeStatus", |round| round.status),
+        ("CreateTask", (|times: &Times| &times.create) as fn(&Times) -> &Latency),
+        ("ListTasks, first page", |times| &times.list),
+        ("ListTasks of queued ones, first page", |times| &times.list_queued),
+        ("GetOfficeStatus", |times| &times.status),
     ] {
         table.row(&format!("{name}: {what}, without, p50"), "ms", &column(&without, pick));
         table.row(&format!("{name}: {what}, 1,000,000 finished tasks, p50"), "ms", &column(&with, pick));
@@ -95,7 +95,7 @@ async fn measure(table: &mut Table, name: &str, fresh: &Desk, old: &Desk) -> Res
     Ok(())
 }
 
-async fn rounds(fresh: &Desk, old: &Desk) -> Result<(Vec<Round>, Vec<Round>)> {
+async fn rounds(fresh: &Desk, old: &Desk) -> Result<(Vec<Times>, Vec<Times>)> {
     let (mut without, mut with) = (Vec::new(), Vec::new());
     // The first round warms connections, caches and plans.
     for round in 0..=ROUNDS {
@@ -115,28 +115,20 @@ async fn rounds(fresh: &Desk, old: &Desk) -> Result<(Vec<Round>, Vec<Round>)> {
             old.look(&mut of_old).await?;
         }
         if round > 0 {
-            without.push(of_fresh.round());
-            with.push(of_old.round());
+            without.push(of_fresh);
+            with.push(of_old);
         }
     }
     Ok((without, with))
 }
 
-/// Milliseconds that half of a round's calls stayed within.
-struct Round {
-    create: f64,
-    claim: f64,
-    list: f64,
-    list_queued: f64,
-    status: f64,
+/// Milliseconds that half of each round's calls stayed within.
+fn column(rounds: &[Times], pick: fn(&Times) -> &Latency) -> Vec<f64> {
+    rounds.iter().map(|times| pick(times).millis(0.5)).collect()
 }
 
-fn column(rounds: &[Round], pick: fn(&Round) -> f64) -> Vec<f64> {
-    rounds.iter().map(pick).collect()
-}
-
-fn claims(rounds: &[Round]) -> Vec<f64> {
-    column(rounds, |round| round.claim)
+fn claims(rounds: &[Times]) -> Vec<f64> {
+    column(rounds, |times| &times.claim)
 }
 
 /// How long the calls of one round took.
@@ -157,16 +149,6 @@ impl Times {
             list_queued: Latency::new()?,
             status: Latency::new()?,
         })
-    }
-
-    fn round(&self) -> Round {
-        Round {
-            create: self.create.millis(0.5),
-            claim: self.claim.millis(0.5),
-            list: self.list.millis(0.5),
-            list_queued: self.list_queued.millis(0.5),
-            status: self.status.millis(0.5),
-        }
     }
 }
 

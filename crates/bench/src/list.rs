@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mi_proto::v1::{AgentPhase, GetOfficeStatusRequest, ListAgentsRequest, SuspendOfficeRequest};
+use mi_testkit::until;
 
 use crate::{
     ROUNDS, Result,
@@ -60,17 +61,15 @@ pub(crate) async fn run() -> Result<Table> {
 async fn suspend(customer: &Customer) -> Result {
     let office_id = customer.office.clone();
     customer.client.offices().suspend_office(SuspendOfficeRequest { office_id }).await?;
-    let start = Instant::now();
-    while start.elapsed() < PATIENCE {
+    until("the agents are suspended", PATIENCE, async || {
         let office_id = customer.office.clone();
         let answer = customer.client.offices().get_office_status(GetOfficeStatusRequest { office_id }).await?;
         let counts = answer.into_inner().status.unwrap_or_default().agents;
-        if counts.iter().any(|count| count.phase() == AgentPhase::Suspended && count.count == AGENTS) {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    Err(format!("the agents are not suspended after {} s", PATIENCE.as_secs()).into())
+        let all = counts.iter().any(|count| count.phase() == AgentPhase::Suspended && count.count == AGENTS);
+        Ok::<_, tonic::Status>(all.then_some(()))
+    })
+    .await;
+    Ok(())
 }
 
 /// Reads a page and returns the token of the next.

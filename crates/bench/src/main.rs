@@ -28,6 +28,7 @@ mod writes;
 
 use std::{env, fs, process::ExitCode, thread, time::Duration};
 
+use futures::{FutureExt, future::LocalBoxFuture};
 use mi_base::telemetry::{self, TelemetryConfig};
 use tokio::runtime::{Builder, Runtime};
 
@@ -39,21 +40,23 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 /// What a benchmark answers.
 type Result<T = (), E = Error> = std::result::Result<T, E>;
 
+type Benchmark = fn() -> LocalBoxFuture<'static, Result<Table>>;
+
 /// Every benchmark, in the order of a whole run.
-const NAMES: &[&str] = &[
-    "start",
-    "hire",
-    "gateway",
-    "gateway-process",
-    "logs",
-    "list",
-    "rls",
-    "sandbox",
-    "queue",
-    "kills",
-    "history",
-    "idle",
-    "drive",
+const BENCHMARKS: &[(&str, Benchmark)] = &[
+    ("start", || start::run().boxed_local()),
+    ("hire", || hire::run().boxed_local()),
+    ("gateway", || gateway::run().boxed_local()),
+    ("gateway-process", || gateway_process::run().boxed_local()),
+    ("logs", || logs::run().boxed_local()),
+    ("list", || list::run().boxed_local()),
+    ("rls", || rls::run().boxed_local()),
+    ("sandbox", || sandbox::run().boxed_local()),
+    ("queue", || queue::run().boxed_local()),
+    ("kills", || kills::run().boxed_local()),
+    ("history", || history::run().boxed_local()),
+    ("idle", || idle::run().boxed_local()),
+    ("drive", || drive::run().boxed_local()),
 ];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
@@ -87,19 +90,20 @@ fn runtime(threads: usize) -> Result<Runtime> {
 }
 
 fn bench(args: &[String]) -> Result {
-    if let Some(unknown) = args.iter().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(format!("no benchmark `{unknown}`; there are {}", NAMES.join(", ")).into());
+    let names: Vec<&str> = BENCHMARKS.iter().map(|(name, _)| *name).collect();
+    if let Some(unknown) = args.iter().find(|name| !names.contains(&name.as_str())) {
+        return Err(format!("no benchmark `{unknown}`; there are {}", names.join(", ")).into());
     }
     // As the platform has it: spans cost what they cost there.
     let _telemetry = telemetry::init(&TelemetryConfig::default())?;
     let cores = thread::available_parallelism()?.get();
     println!("{}\n", machine(cores));
     let mut failed = Vec::new();
-    for name in NAMES.iter().filter(|name| args.is_empty() || args.iter().any(|arg| arg == *name)) {
+    for (name, run) in BENCHMARKS.iter().filter(|(name, _)| args.is_empty() || args.iter().any(|arg| arg == name)) {
         eprintln!("{name} ...");
         // A runtime each: what one leaves running cannot be measured by the next.
         let runtime = runtime(cores)?;
-        match runtime.block_on(async { tokio::time::timeout(LIMIT, run(name)).await }) {
+        match runtime.block_on(async { tokio::time::timeout(LIMIT, run()).await }) {
             Ok(Ok(table)) => println!("{table}"),
             Ok(Err(error)) => failed.push(format!("{name}: {error}")),
             Err(_) => failed.push(format!("{name}: not done after {} minutes", LIMIT.as_secs() / 60)),
@@ -109,26 +113,6 @@ fn bench(args: &[String]) -> Result {
     match failed.is_empty() {
         true => Ok(()),
         false => Err(failed.join("\nerror: ").into()),
-    }
-}
-
-async fn run(name: &str) -> Result<Table> {
-    match name {
-        "start" => start::run().await,
-        "hire" => hire::run().await,
-        "gateway" => gateway::run().await,
-        "gateway-process" => gateway_process::run().await,
-        "logs" => logs::run().await,
-        "list" => list::run().await,
-        "rls" => rls::run().await,
-        "queue" => queue::run().await,
-        "history" => history::run().await,
-        "idle" => idle::run().await,
-        "kills" => kills::run().await,
-        "sandbox" => sandbox::run().await,
-        "drive" => drive::run().await,
-        // Checked before the first one ran.
-        other => Err(format!("no benchmark `{other}`").into()),
     }
 }
 

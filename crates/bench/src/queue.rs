@@ -3,7 +3,6 @@
 
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use mi_client::Client;
 use mi_proto::v1::{
     BatchCompleteTasksRequest, BatchCreateTasksRequest, ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task,
@@ -14,6 +13,7 @@ use tokio::task::JoinSet;
 use crate::{
     Result,
     customer::{self, Customer},
+    latency::Latency,
     report::{Goal, Table},
 };
 
@@ -50,8 +50,8 @@ async fn measure(table: &mut Table, backend: Backend, customer: &Customer, worke
     let (mut p50, mut p99, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let latency = latencies(customer, &workers[0]).await?;
-        p50.push(latency.value_at_quantile(0.5) as f64 / 1000.0);
-        p99.push(latency.value_at_quantile(0.99) as f64 / 1000.0);
+        p50.push(latency.millis(0.5));
+        p99.push(latency.millis(0.99));
         fill(customer, SINGLE).await?;
         single.push(SINGLE as f64 / drain(customer, workers, 1).await?);
         fill(customer, BATCHED).await?;
@@ -95,9 +95,9 @@ pub(crate) fn completion(customer: &Customer, task: Task) -> CompleteTaskRequest
     }
 }
 
-/// Microseconds from a creation's start to the answer of the claim that waited for it.
-async fn latencies(customer: &Customer, worker: &Client) -> Result<Histogram<u64>> {
-    let mut taken = Histogram::<u64>::new(3)?;
+/// From a creation's start to the answer of the claim that waited for it.
+async fn latencies(customer: &Customer, worker: &Client) -> Result<Latency> {
+    let mut taken = Latency::new()?;
     for _ in 0..LATENCIES {
         let (request, worker) = (claim(customer, 1, 20), worker.clone());
         let waiting = tokio::spawn(async move {
@@ -108,7 +108,7 @@ async fn latencies(customer: &Customer, worker: &Client) -> Result<Histogram<u64
         let start = Instant::now();
         customer.client.tasks().create_task(task(customer)).await?;
         let (answer, end) = waiting.await?;
-        taken.record(u64::try_from((end - start).as_micros())?)?;
+        taken.record(end - start);
         for task in answer?.into_inner().tasks {
             customer.client.tasks().complete_task(completion(customer, task)).await?;
         }

@@ -12,6 +12,31 @@ pub(crate) fn resource<R, T>(answer: Response<R>, field: impl FnOnce(R) -> Optio
     field(answer.into_inner()).ok_or_else(|| missing().into())
 }
 
+/// Makes a call that may be sent again, and comes to its answer or to the resource in this field of it:
+/// `ask!(context, agents.get_agent(request).agent).await?`.
+macro_rules! ask {
+    ($context:expr, $service:ident.$call:ident($request:expr)) => {
+        $crate::answer::asked($request, async |request| $context.client.$service().$call(request).await, Some)
+    };
+    ($context:expr, $service:ident.$call:ident($request:expr).$field:ident) => {
+        $crate::answer::asked(
+            $request,
+            async |request| $context.client.$service().$call(request).await,
+            |answer| answer.$field,
+        )
+    };
+}
+pub(crate) use ask;
+
+/// What [`ask`] does.
+pub(crate) async fn asked<Q: Clone, R, T>(
+    request: Q,
+    call: impl AsyncFn(Q) -> Result<Response<R>, Status>,
+    field: impl FnOnce(R) -> Option<T>,
+) -> Result<T, Failure> {
+    resource(retry(async || call(request.clone()).await).await?, field)
+}
+
 /// Deletes a resource of this kind. A try that is told that there is none, after one whose answer was lost, has what it
 /// wanted.
 pub(crate) async fn delete<T>(kind: &str, mut call: impl AsyncFnMut() -> Result<T, Status>) -> Result<(), Failure> {

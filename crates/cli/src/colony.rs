@@ -3,12 +3,11 @@
 
 use std::fmt;
 
-use mi_client::retry;
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{GetOfficeRequest, ListOfficesRequest, Office, OfficeStatus};
 
 use crate::{
-    answer::resource,
+    answer::ask,
     context::{Context, full_id, variable},
     failure::Failure,
     options::ColonyArg,
@@ -106,9 +105,7 @@ impl Context {
     /// The colony itself, given in any of these ways.
     pub(crate) async fn office(&self, given: &str) -> Result<Office, Failure> {
         if let Some(office_id) = full_id(given) {
-            let request = GetOfficeRequest { office_id };
-            let answer = retry(async || self.client.offices().get_office(request.clone()).await).await?;
-            return resource(answer, |answer| answer.office);
+            return ask!(self, offices.get_office(GetOfficeRequest { office_id }).office).await;
         }
         let offices = self.client.all_offices().await?;
         let found = resolve::pick("colony", given, &offices, |office| &office.id, |office| Some(&office.name))?;
@@ -117,7 +114,7 @@ impl Context {
 
     async fn only_colony(&self) -> Result<Office, Failure> {
         let request = ListOfficesRequest { page_size: Some(MAX_PAGE_SIZE), page_token: String::new() };
-        let page = retry(async || self.client.offices().list_offices(request.clone()).await).await?.into_inner();
+        let page = ask!(self, offices.list_offices(request)).await?;
         only(page.offices, !page.next_page_token.is_empty())
     }
 }

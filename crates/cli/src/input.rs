@@ -1,6 +1,9 @@
 //! Texts that a flag gives as such, or as the name of a file that holds them.
 
-use std::{fs, io::Read};
+use std::{
+    fs,
+    io::{self, BufRead, IsTerminal, Read},
+};
 
 use crate::failure::Failure;
 
@@ -25,8 +28,24 @@ pub(crate) fn text_or_file(given: &str) -> Result<String, Failure> {
 /// All of standard input.
 pub(crate) fn standard_input() -> Result<String, Failure> {
     let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
-    read.map(|_| text).map_err(|error| Failure::io("standard input cannot be read", &error))
+    io::stdin().read_to_string(&mut text).map_err(unreadable)?;
+    Ok(text)
+}
+
+/// Appends all of standard input, or the line that is typed at this prompt.
+pub(crate) fn ask_for(prompt: &str, text: &mut String) -> Result<(), Failure> {
+    let mut stdin = io::stdin().lock();
+    let read = if stdin.is_terminal() {
+        eprint!("{prompt}: ");
+        stdin.read_line(text)
+    } else {
+        stdin.read_to_string(text)
+    };
+    read.map(drop).map_err(unreadable)
+}
+
+fn unreadable(error: io::Error) -> Failure {
+    Failure::io("standard input cannot be read", &error)
 }
 
 #[cfg(test)]

@@ -51,6 +51,59 @@ pub(crate) trait Resource: Message {
     }
 }
 
+/// Says how a message of the API looks: the heads of its columns with the cell under each, and what else differs from the
+/// defaults of [`Resource`]. Whatever can be displayed makes a cell.
+macro_rules! resource {
+    (
+        $message:ident, $plural:literal, |$it:ident| { $($head:literal => $cell:expr),+ $(,)? }
+        $(wide { $($wide_head:literal => $wide_cell:expr),+ $(,)? })?
+        $(details { $details:expr })?
+        $(id { $id:expr })?
+        $(name { $name:expr })?
+    ) => {
+        impl $crate::output::Resource for $message {
+            const TYPE: &'static str = concat!("mi.v1.", stringify!($message));
+            const PLURAL: &'static str = $plural;
+            const COLUMNS: &'static [&'static str] = &[$($head),+];
+            $(const WIDE: &'static [&'static str] = &[$($wide_head),+];)?
+
+            fn row(&self) -> Vec<String> {
+                let $it = self;
+                vec![$($cell.to_string()),+]
+            }
+
+            $(fn wide(&self) -> Vec<String> {
+                let $it = self;
+                vec![$($wide_cell.to_string()),+]
+            })?
+
+            $(fn details(&self) -> Vec<(&'static str, String)> {
+                let $it = self;
+                $details
+            })?
+
+            $(fn id(&self) -> Option<&str> {
+                let $it = self;
+                Some(&$id)
+            })?
+
+            $(fn name(&self) -> Option<&str> {
+                let $it = self;
+                Some(&$name)
+            })?
+        }
+    };
+}
+pub(crate) use resource;
+
+/// Names with values that can be displayed; what has none is left out.
+macro_rules! pairs {
+    ($($name:literal => $value:expr),+ $(,)?) => {
+        [$(($name, $value.to_string())),+].into_iter().filter(|(_, value)| !value.is_empty()).collect()
+    };
+}
+pub(crate) use pairs;
+
 /// Where results go, and how they look there.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Output {

@@ -1,9 +1,25 @@
 //! From what people type to the one thing they mean.
 
-use crate::failure::Failure;
+use crate::{context::full_id, failure::Failure};
 
 /// How many candidates an error lists.
 const SHOWN: usize = 5;
+
+/// The id of an item that is given by it, or by a unique start of it; only then `all` items are asked for.
+pub(crate) async fn id<T, E>(
+    what: &str,
+    given: &str,
+    all: impl Future<Output = Result<Vec<T>, E>>,
+    id: impl Fn(&T) -> &str,
+) -> Result<String, Failure>
+where
+    Failure: From<E>,
+{
+    match full_id(given) {
+        Some(id) => Ok(id),
+        None => Ok(id(pick(what, given, &all.await?, &id, |_| None)?).to_owned()),
+    }
+}
 
 /// The one item whose id or name is `given`, or whose id starts with it.
 pub(crate) fn pick<'a, T>(

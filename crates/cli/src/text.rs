@@ -63,6 +63,11 @@ pub(crate) fn word(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_lowercase().replace('_', "-")
 }
 
+/// The same; nothing for the value that says nothing.
+pub(crate) fn word_if_any(name: &str, prefix: &str) -> String {
+    Some(word(name, prefix)).filter(|word| word != "unspecified").unwrap_or_default()
+}
+
 /// Bytes as people say them.
 pub(crate) fn size(bytes: i64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -76,17 +81,6 @@ pub(crate) fn size(bytes: i64) -> String {
         unit += 1;
     }
     format!("{value:.1} {}", UNITS[unit])
-}
-
-/// Bytes as people give them: a number, or one with a unit.
-pub(crate) fn bytes(text: &str) -> Result<u64, String> {
-    let wrong = || "must be a number of bytes, or one with KiB, MiB, GiB or TiB".to_owned();
-    let (number, shift) = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)]
-        .iter()
-        .find_map(|(unit, shift)| text.strip_suffix(unit).map(|number| (number, *shift)))
-        .unwrap_or((text, 0));
-    let number: u64 = number.trim_end().parse().map_err(|_| wrong())?;
-    number.checked_mul(1 << shift).filter(|bytes| i64::try_from(*bytes).is_ok()).ok_or_else(wrong)
 }
 
 /// `90s`, `10m`, `2h`, `1d` or a bare number of seconds.
@@ -125,12 +119,6 @@ mod tests {
         assert_eq!(time(None), "");
         for (bytes, text) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (5 << 30, "5.0 GiB")] {
             assert_eq!(size(bytes), text);
-        }
-        for (text, given) in [("0", Some(0)), ("1023", Some(1023)), ("2 KiB", Some(2048)), ("1GiB", Some(1 << 30))] {
-            assert_eq!(bytes(text).ok(), given);
-        }
-        for bad in ["", "GiB", "-1", "1.5GiB", "1GB", "9223372036854775808", "16777216TiB"] {
-            assert!(bytes(bad).is_err(), "{bad}");
         }
         assert_eq!(word("AGENT_PHASE_RUNNING", "AGENT_PHASE_"), "running");
         let now = Time::from_timestamp(1_767_225_600, 0).expect("a time");

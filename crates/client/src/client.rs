@@ -90,53 +90,41 @@ impl Client {
         InterceptedService::new(self.channel.clone(), self.bearer.clone())
     }
 
-    /// Offices.
-    pub fn offices(&self) -> OfficeServiceClient<Wire> {
-        OfficeServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Agents and their backups.
-    pub fn agents(&self) -> AgentServiceClient<Wire> {
-        AgentServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Logs.
-    pub fn logs(&self) -> LogServiceClient<Wire> {
-        LogServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// The activity feed.
-    pub fn activity(&self) -> ActivityServiceClient<Wire> {
-        ActivityServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Accounts, API keys and identities.
-    pub fn access(&self) -> AccessServiceClient<Wire> {
-        AccessServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Integrations and their secrets.
-    pub fn integrations(&self) -> IntegrationServiceClient<Wire> {
-        IntegrationServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Tasks.
-    pub fn tasks(&self) -> TaskServiceClient<Wire> {
-        TaskServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// The drive.
-    pub fn drive(&self) -> DriveServiceClient<Wire> {
-        DriveServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
-    /// Chat.
-    pub fn chat(&self) -> ChatServiceClient<Wire> {
-        ChatServiceClient::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
-    }
-
     /// `grpc.health.v1`.
     pub fn health(&self) -> HealthClient<Wire> {
         HealthClient::new(self.wire())
     }
+}
+
+/// The typed clients, each of a service.
+macro_rules! clients {
+    ($($(#[$doc:meta])* $name:ident: $client:ident,)+) => {
+        impl Client {
+            $($(#[$doc])*
+            pub fn $name(&self) -> $client<Wire> {
+                $client::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+            })+
+        }
+    };
+}
+
+clients! {
+    /// Offices.
+    offices: OfficeServiceClient,
+    /// Agents and their backups.
+    agents: AgentServiceClient,
+    /// Logs.
+    logs: LogServiceClient,
+    /// The activity feed.
+    activity: ActivityServiceClient,
+    /// Accounts, API keys and identities.
+    access: AccessServiceClient,
+    /// Integrations and their secrets.
+    integrations: IntegrationServiceClient,
+    /// Tasks.
+    tasks: TaskServiceClient,
+    /// The drive.
+    drive: DriveServiceClient,
+    /// Chat.
+    chat: ChatServiceClient,
 }

@@ -26,18 +26,25 @@ pub async fn list_all<T>(mut page: impl AsyncFnMut(String) -> Result<(Vec<T>, St
     }
 }
 
+/// Reads the pages of a call of this client, whose request has these fields besides, for the items in a field of the pages.
+macro_rules! all {
+    ($client:ident.$service:ident.$call:ident($request:ident { $($field:ident: $value:expr),* }).$items:ident) => {
+        list_all(async |page_token| {
+            let request = $request { $($field: $value,)* page_size: Some(MAX_PAGE_SIZE), page_token };
+            let page = $client.$service().$call(request).await?.into_inner();
+            Ok((page.$items, page.next_page_token))
+        })
+        .await
+    };
+}
+
 impl Client {
     /// All offices of the caller's account, oldest first; for the administrator, all there are.
     ///
     /// # Errors
     /// The status of the call.
     pub async fn all_offices(&self) -> Result<Vec<Office>> {
-        list_all(async |page_token| {
-            let page_size = Some(MAX_PAGE_SIZE);
-            let page = self.offices().list_offices(ListOfficesRequest { page_size, page_token }).await?.into_inner();
-            Ok((page.offices, page.next_page_token))
-        })
-        .await
+        all!(self.offices.list_offices(ListOfficesRequest {}).offices)
     }
 
     /// All agents of an office, by name.
@@ -45,13 +52,7 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn all_agents(&self, office_id: &str) -> Result<Vec<Agent>> {
-        list_all(async |page_token| {
-            let request =
-                ListAgentsRequest { office_id: office_id.to_owned(), page_size: Some(MAX_PAGE_SIZE), page_token };
-            let page = self.agents().list_agents(request).await?.into_inner();
-            Ok((page.agents, page.next_page_token))
-        })
-        .await
+        all!(self.agents.list_agents(ListAgentsRequest { office_id: office_id.to_owned() }).agents)
     }
 
     /// All backups of an office, newest first.
@@ -59,13 +60,7 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn all_backups(&self, office_id: &str) -> Result<Vec<Backup>> {
-        list_all(async |page_token| {
-            let request =
-                ListBackupsRequest { office_id: office_id.to_owned(), page_size: Some(MAX_PAGE_SIZE), page_token };
-            let page = self.agents().list_backups(request).await?.into_inner();
-            Ok((page.backups, page.next_page_token))
-        })
-        .await
+        all!(self.agents.list_backups(ListBackupsRequest { office_id: office_id.to_owned() }).backups)
     }
 
     /// All files of an office's drive whose paths start with a prefix, by path.
@@ -73,17 +68,11 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn all_files(&self, office_id: &str, prefix: &str) -> Result<Vec<File>> {
-        list_all(async |page_token| {
-            let request = ListFilesRequest {
-                office_id: office_id.to_owned(),
-                prefix: prefix.to_owned(),
-                page_size: Some(MAX_PAGE_SIZE),
-                page_token,
-            };
-            let page = self.drive().list_files(request).await?.into_inner();
-            Ok((page.files, page.next_page_token))
-        })
-        .await
+        all!(
+            self.drive
+                .list_files(ListFilesRequest { office_id: office_id.to_owned(), prefix: prefix.to_owned() })
+                .files
+        )
     }
 
     /// All changes of an office's drive after a cursor, oldest first.
@@ -109,13 +98,7 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn all_api_keys(&self, account_id: &str) -> Result<Vec<ApiKey>> {
-        list_all(async |page_token| {
-            let request =
-                ListApiKeysRequest { account_id: account_id.to_owned(), page_size: Some(MAX_PAGE_SIZE), page_token };
-            let page = self.access().list_api_keys(request).await?.into_inner();
-            Ok((page.api_keys, page.next_page_token))
-        })
-        .await
+        all!(self.access.list_api_keys(ListApiKeysRequest { account_id: account_id.to_owned() }).api_keys)
     }
 
     /// All accounts, oldest first.
@@ -123,12 +106,7 @@ impl Client {
     /// # Errors
     /// The status of the call.
     pub async fn all_accounts(&self) -> Result<Vec<Account>> {
-        list_all(async |page_token| {
-            let page_size = Some(MAX_PAGE_SIZE);
-            let page = self.access().list_accounts(ListAccountsRequest { page_size, page_token }).await?.into_inner();
-            Ok((page.accounts, page.next_page_token))
-        })
-        .await
+        all!(self.access.list_accounts(ListAccountsRequest {}).accounts)
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use nix::{libc, unistd::Pid};
 use seccompiler::BpfProgram;
+use strum::{Display, FromRepr};
 
 use super::{
     child::Process,
@@ -44,53 +45,37 @@ pub(super) struct Plan {
 }
 
 /// Where a start failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display, FromRepr)]
 #[repr(u8)]
 pub(super) enum Step {
-    /// Making the process, with its namespaces.
+    #[strum(to_string = "making the process and its namespaces")]
     Clone,
-    /// Naming the users of its namespace.
+    #[strum(to_string = "mapping its user")]
     Users,
-    /// Taking it into its control group.
+    #[strum(to_string = "entering its control group")]
     Group,
-    /// Its descriptors, signals and session.
+    #[strum(to_string = "setting up its descriptors")]
     Basics,
-    /// The tree of files it sees.
+    #[strum(to_string = "making its file tree")]
     Tree,
-    /// The pseudo-terminals in it.
+    #[strum(to_string = "making its terminals")]
     Terminals,
-    /// Going to its directory.
+    #[strum(to_string = "entering its directory")]
     Directory,
-    /// Setting its resource limits.
+    #[strum(to_string = "setting its limits")]
     Limits,
-    /// Becoming the user that it runs as.
+    #[strum(to_string = "becoming its user")]
     Switch,
-    /// Dropping its capabilities.
+    #[strum(to_string = "dropping its capabilities")]
     Capabilities,
-    /// Applying the Landlock ruleset.
+    #[strum(to_string = "Landlock")]
     Rules,
-    /// The platform died meanwhile.
+    #[strum(to_string = "watching the platform")]
     Parent,
-    /// Installing the seccomp filters.
+    #[strum(to_string = "seccomp")]
     Filters,
-    /// Replacing itself by the program.
+    #[strum(to_string = "running the program")]
     Exec,
-}
-
-impl Step {
-    const IN_CHILD: [Self; 11] = [
-        Self::Basics,
-        Self::Tree,
-        Self::Terminals,
-        Self::Directory,
-        Self::Limits,
-        Self::Switch,
-        Self::Capabilities,
-        Self::Rules,
-        Self::Parent,
-        Self::Filters,
-        Self::Exec,
-    ];
 }
 
 /// Why there is no child.
@@ -102,23 +87,7 @@ pub(super) struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.step {
-            Step::Clone => "making the process and its namespaces",
-            Step::Users => "mapping its user",
-            Step::Group => "entering its control group",
-            Step::Basics => "setting up its descriptors",
-            Step::Tree => "making its file tree",
-            Step::Terminals => "making its terminals",
-            Step::Directory => "entering its directory",
-            Step::Limits => "setting its limits",
-            Step::Switch => "becoming its user",
-            Step::Capabilities => "dropping its capabilities",
-            Step::Rules => "Landlock",
-            Step::Parent => "watching the platform",
-            Step::Filters => "seccomp",
-            Step::Exec => "running the program",
-        };
-        write!(f, "{what} failed: {}", self.error)
+        write!(f, "{} failed: {}", self.step, self.error)
     }
 }
 
@@ -179,7 +148,7 @@ pub(super) fn start(plan: &Plan, platform: &OwnedFd) -> Result<Process, Failure>
     match said.as_slice() {
         [] => Ok(process),
         [step, errno @ ..] => {
-            let step = Step::IN_CHILD.into_iter().find(|known| *known as u8 == *step).unwrap_or(Step::Exec);
+            let step = Step::from_repr(*step).unwrap_or(Step::Exec);
             let errno = errno.try_into().map(i32::from_ne_bytes).unwrap_or(libc::EIO);
             Err(at(step)(io::Error::from_raw_os_error(errno)))
         }

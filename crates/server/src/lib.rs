@@ -9,9 +9,6 @@ mod ready;
 mod roles;
 mod run;
 
-pub use config::{MasterKeySource, ModelApi, ModelFlags, PlatformConfig, RoleName, ServeConfig};
-pub use mi_office::{DriveLimits, Quotas};
-pub use mi_rpc::tls::KeyFiles;
-pub use mi_runtime_process::SandboxMode;
+pub use config::{PlatformConfig, PlatformOptions, ServeOptions};
 pub use ready::Ready;
 pub use run::{serve, up};

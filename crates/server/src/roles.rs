@@ -6,7 +6,7 @@ use mi_activity::ActivityConfig;
 use mi_base::{Tasks, reserve::Reserve};
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
-use mi_office::{OfficeConfig, Peers};
+use mi_office::{DriveLimits, OfficeConfig, Peers, Quotas};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tonic::service::Routes;
 
 use crate::{
-    config::{PlatformConfig, RoleName},
+    config::{PlatformConfig, RoleName, RuntimeKind},
     model,
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Parts<'a> {
 impl Parts<'_> {
     /// Takes the reserve of the data directory, if anything is kept there that can be deleted.
     pub(crate) fn reserve_of(config: &PlatformConfig, tasks: &Tasks) -> Reserve {
-        if config.database.is_some() && config.object_store.is_some() {
+        if config.options.database.is_some() && config.options.object_store.is_some() {
             return Reserve::default();
         }
         let reserve = Reserve::open(&config.data_dir);
@@ -76,7 +76,9 @@ impl Parts<'_> {
         agent_endpoint: AgentEndpoint,
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
-        let agents = ProcessConfig::new(self.config.data_dir.join("agents"), self.config.sandbox);
+        let options = &self.config.options;
+        let RuntimeKind::Process = options.runtime;
+        let agents = ProcessConfig::new(self.config.data_dir.join("agents"), options.sandbox);
         let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone(), self.tasks)?;
         let config = SchedulerConfig {
             database: self.config.database_of(RoleName::Scheduler)?,
@@ -85,8 +87,8 @@ impl Parts<'_> {
             runtime: Arc::new(runtime),
             lines,
             agent_endpoint,
-            catalogue: self.config.catalogue.clone(),
-            model: model::open(self.config.model.as_ref()).await?,
+            catalogue: options.catalogue.clone(),
+            model: model::open(options.model().as_ref()).await?,
             holder: self.node_id.to_owned(),
             activity,
         };
@@ -102,12 +104,17 @@ impl Parts<'_> {
         activity: Transport,
         admin_key_file: &Path,
     ) -> Result<(Guard, Secret)> {
+        let options = &self.config.options;
         let config = OfficeConfig {
             database: self.config.database_of(RoleName::Office)?,
             master_keys: self.config.master_keys()?,
             objects,
-            drive: self.config.drive,
-            quotas: self.config.quotas,
+            drive: DriveLimits { file_bytes: options.drive_file_limit, office_bytes: options.drive_office_limit },
+            quotas: Quotas {
+                offices: options.max_offices,
+                api_keys: options.max_api_keys,
+                open_tasks: options.max_open_tasks,
+            },
             reserve: self.reserve.clone(),
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;

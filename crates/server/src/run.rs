@@ -11,7 +11,7 @@ use mi_kernel::{Error, Result, SystemClock, secret::Secret};
 use mi_rpc::{
     ConnectionLimits, Connections, PrincipalKey, Refusals, RoleTls, Transport,
     server::{self, Listener},
-    tls::{self, TlsAcceptor},
+    tls::{self, KeyFiles, TlsAcceptor},
 };
 use mi_scheduler::AgentEndpoint;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use crate::{
-    config::{PlatformConfig, RoleName, ServeConfig},
+    config::{PlatformConfig, PlatformOptions, RoleName, ServeOptions},
     data_dir::DataDir,
     objects,
     ready::{Ready, reachable},
@@ -38,10 +38,10 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &PlatformConfig) -> Result<Self> {
+    async fn bind(options: &PlatformOptions) -> Result<Self> {
         Ok(Self {
-            api: server::bind("--listen", config.listen).await?,
-            metrics: server::bind("--metrics-listen", config.metrics_listen).await?,
+            api: server::bind("--listen", options.listen).await?,
+            metrics: server::bind("--metrics-listen", options.metrics_listen).await?,
         })
     }
 
@@ -53,26 +53,27 @@ impl Listeners {
 }
 
 /// TLS of the listener for the public. Credentials in plaintext leave the machine only when that was asked for.
-fn public_tls(config: &PlatformConfig) -> Result<Option<TlsAcceptor>> {
-    if config.tls.is_none() && !config.listen.ip().is_loopback() {
-        if !config.allow_plaintext {
+fn public_tls(options: &PlatformOptions) -> Result<Option<TlsAcceptor>> {
+    let files = options.tls();
+    if files.is_none() && !options.listen.ip().is_loopback() {
+        if !options.allow_plaintext {
             let text = format!(
                 "{} can be reached from other machines, and everything on it would be readable on the way: give --tls-cert \
                  and --tls-key, or --allow-plaintext when something in front of it speaks TLS",
-                config.listen
+                options.listen
             );
             return Err(Error::precondition("PLAINTEXT", text));
         }
-        tracing::warn!(target: "mi::server", listen = %config.listen, "serving credentials in plaintext, as asked");
+        tracing::warn!(target: "mi::server", listen = %options.listen, "serving credentials in plaintext, as asked");
     }
-    config.tls.as_ref().map(tls::public_acceptor).transpose()
+    files.as_ref().map(tls::public_acceptor).transpose()
 }
 
-fn telemetry_of(config: &PlatformConfig, service: &str) -> TelemetryConfig {
+fn telemetry_of(options: &PlatformOptions, service: &str) -> TelemetryConfig {
     TelemetryConfig {
         service: service.to_owned(),
-        format: config.log_format,
-        otlp_endpoint: config.otlp_endpoint.clone(),
+        format: options.log_format,
+        otlp_endpoint: options.otlp_endpoint.clone(),
     }
 }
 
@@ -102,13 +103,13 @@ fn few() -> Connections {
 /// # Errors
 /// What keeps it from starting, in a sentence for the operator.
 pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
-    let _telemetry = telemetry::init(&telemetry_of(&config, "mi"))?;
+    let _telemetry = telemetry::init(&telemetry_of(&config.options, "mi"))?;
     let limits = config.connection_limits(raise_file_limit());
     // Before anything listens.
-    let tls = public_tls(&config)?;
+    let tls = public_tls(&config.options)?;
     let data_dir = DataDir::open(&config.data_dir).await?;
-    let listeners = Listeners::bind(&config).await?;
-    let objects = objects::open(config.object_store.as_deref(), &config.data_dir)?;
+    let listeners = Listeners::bind(&config.options).await?;
+    let objects = objects::open(config.options.object_store.as_deref(), &config.data_dir)?;
     let tasks = Tasks::new();
     let parts = Parts {
         config: &config,
@@ -149,21 +150,26 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
 ///
 /// # Errors
 /// What keeps it from starting, in a sentence for the operator.
-pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
-    let platform = &config.platform;
-    let _telemetry = telemetry::init(&telemetry_of(platform, &format!("mi-{}", config.role.as_str())))?;
+pub async fn serve(
+    config: ServeOptions,
+    platform: PlatformConfig,
+    told: impl FnOnce(&Ready) -> Result<()>,
+) -> Result<()> {
+    let platform = &platform;
+    let _telemetry = telemetry::init(&telemetry_of(&platform.options, &format!("mi-{}", config.role.as_str())))?;
     let connections = Connections::new(platform.connection_limits(raise_file_limit()));
     let key_file = config.internal_key_file.as_deref();
     let key_file =
         key_file.ok_or_else(|| missing("internal_key_file", "--internal-key-file FILE, the same for all roles"))?;
     let key = PrincipalKey::from_file(key_file)?;
-    let role_tls = match &config.internal_tls {
-        Some((ca, files)) => RoleTls::from_files(ca, files.clone())?,
-        None => RoleTls::development(&key_file.with_file_name("internal-tls"), config.role.as_str())?,
-    };
-    let edge_tls = if config.role == RoleName::Gateway { public_tls(platform)? } else { None };
+    let role_tls =
+        match (&config.internal_tls_ca, config.internal_tls_cert.clone().zip(config.internal_tls_key.clone())) {
+            (Some(ca), Some((cert, key))) => RoleTls::from_files(ca, KeyFiles { cert, key })?,
+            _ => RoleTls::development(&key_file.with_file_name("internal-tls"), config.role.as_str())?,
+        };
+    let edge_tls = if config.role == RoleName::Gateway { public_tls(&platform.options)? } else { None };
     let data_dir = DataDir::open(&platform.data_dir).await?;
-    let listeners = Listeners::bind(platform).await?;
+    let listeners = Listeners::bind(&platform.options).await?;
     let tasks = Tasks::new();
     let clock = SystemClock::shared();
     let peer = |field: &'static str, flag: &str, role: RoleName, url: &Option<String>| {
@@ -173,7 +179,7 @@ pub async fn serve(config: ServeConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let office = || peer("office_url", "--office-url", RoleName::Office, &config.office_url);
     let scheduler = || peer("scheduler_url", "--scheduler-url", RoleName::Scheduler, &config.scheduler_url);
     let activity = || peer("activity_url", "--activity-url", RoleName::Activity, &config.activity_url);
-    let objects = || objects::open(platform.object_store.as_deref(), &platform.data_dir);
+    let objects = || objects::open(platform.options.object_store.as_deref(), &platform.data_dir);
     let parts = Parts {
         config: platform,
         node_id: &data_dir.node_id,

@@ -15,9 +15,10 @@ const SERVER: &str = "MI_TEST_POSTGRES";
 const SCHEMA: &str = "mi_test";
 
 /// The databases that tests run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Backend {
     /// SQLite, in a file of its own.
+    #[default]
     Sqlite,
     /// A database on the server of `MI_TEST_POSTGRES`.
     Postgres,

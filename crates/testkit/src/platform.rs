@@ -32,16 +32,17 @@ const INTERNAL_KEY: &str = "internal.key";
 const ADMIN_KEY: &str = "admin.key";
 
 /// How the services are spread over processes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Arrangement {
     /// `mi up`.
+    #[default]
     OneProcess,
     /// `mi serve` four times.
     FourProcesses,
 }
 
 /// How the platform is started.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Builder {
     backend: Backend,
     /// Of this Postgres server; none: of the one that tests share.
@@ -142,13 +143,7 @@ pub struct Platform {
 impl Platform {
     /// What to start can be told before [`Builder::start`].
     pub fn builder() -> Builder {
-        Builder {
-            backend: Backend::Sqlite,
-            server: None,
-            arrangement: Arrangement::OneProcess,
-            args: Vec::new(),
-            envs: Vec::new(),
-        }
+        Builder::default()
     }
 
     /// Starts it again over the same data, after [`kill9`](Self::kill9) or [`stop`](Self::stop).

@@ -1,7 +1,5 @@
 //! `mi keys`, `mi accounts`, `mi whoami` and `mi login`.
 
-use std::io::{self, BufRead, IsTerminal, Read};
-
 use clap::Subcommand;
 use mi_client::{Client, Credential, once, retry};
 use mi_kernel::secret::Secret;
@@ -11,13 +9,14 @@ use mi_proto::v1::{
 };
 
 use crate::{
-    answer::resource,
+    answer::{ask, resource},
     config::ConfigFile,
-    context::{Context, full_id},
+    context::Context,
     failure::Failure,
+    input::ask_for,
     known::{Known, by},
     options::{Global, NameArg},
-    output::Resource,
+    output::resource,
     resolve,
 };
 
@@ -66,16 +65,8 @@ pub(crate) async fn keys(command: KeysCommand, context: &Context) -> Result<(), 
         }
         KeysCommand::List { account } => out.list(&client.all_api_keys(&account.unwrap_or_default()).await?),
         KeysCommand::Revoke { id } => {
-            let api_key_id = match full_id(&id) {
-                Some(id) => id,
-                None => {
-                    let keys = client.all_api_keys("").await?;
-                    resolve::pick("API key", &id, &keys, |key| &key.id, |_| None)?.id.clone()
-                }
-            };
-            let request = RevokeApiKeyRequest { api_key_id };
-            let answer = retry(async || client.access().revoke_api_key(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.api_key)?)
+            let api_key_id = resolve::id("API key", &id, client.all_api_keys(""), |key| &key.id).await?;
+            out.one(&ask!(context, access.revoke_api_key(RevokeApiKeyRequest { api_key_id }).api_key).await?)
         }
     }
 }
@@ -129,15 +120,8 @@ pub(crate) async fn login(global: &Global, context: &Context) -> Result<(), Fail
 }
 
 fn read_key() -> Result<Secret, Failure> {
-    let stdin = io::stdin();
     let mut text = String::new();
-    let read = if stdin.is_terminal() {
-        eprint!("API key: ");
-        stdin.lock().read_line(&mut text)
-    } else {
-        stdin.lock().read_to_string(&mut text)
-    };
-    read.map_err(|error| Failure::io("standard input cannot be read", &error))?;
+    ask_for("API key", &mut text)?;
     match text.trim() {
         "" => {
             Err(Failure::new("no API key was given")
@@ -147,33 +131,25 @@ fn read_key() -> Result<Secret, Failure> {
     }
 }
 
+fn key(created: &CreateApiKeyResponse) -> ApiKey {
+    created.api_key.clone().unwrap_or_default()
+}
+
+fn account(created: &CreateAccountResponse) -> Account {
+    created.account.clone().unwrap_or_default()
+}
+
 // The secret is shown with what it opens, or alone: it cannot be asked for again.
-impl Resource for CreateApiKeyResponse {
-    const TYPE: &'static str = "mi.v1.CreateApiKeyResponse";
-    const PLURAL: &'static str = "API keys";
-    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "SECRET"];
+resource!(
+    CreateApiKeyResponse, "API keys", |it| { "ID" => key(it).id, "NAME" => key(it).name, "SECRET" => it.secret }
+    id { it.secret }
+);
 
-    fn row(&self) -> Vec<String> {
-        let ApiKey { id, name, .. } = self.api_key.clone().unwrap_or_default();
-        vec![id, name, self.secret.clone()]
+resource!(
+    CreateAccountResponse, "accounts", |it| {
+        "ID" => account(it).id,
+        "NAME" => account(it).name,
+        "SECRET" => it.secret,
     }
-
-    fn id(&self) -> Option<&str> {
-        Some(&self.secret)
-    }
-}
-
-impl Resource for CreateAccountResponse {
-    const TYPE: &'static str = "mi.v1.CreateAccountResponse";
-    const PLURAL: &'static str = "accounts";
-    const COLUMNS: &'static [&'static str] = &["ID", "NAME", "SECRET"];
-
-    fn row(&self) -> Vec<String> {
-        let Account { id, name, .. } = self.account.clone().unwrap_or_default();
-        vec![id, name, self.secret.clone()]
-    }
-
-    fn id(&self) -> Option<&str> {
-        Some(&self.secret)
-    }
-}
+    id { it.secret }
+);

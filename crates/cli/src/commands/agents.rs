@@ -8,14 +8,14 @@ pub(crate) mod hire;
 use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Subcommand};
-use mi_client::{once, retry};
+use mi_client::once;
 use mi_proto::v1::{
     Agent, GetAgentRequest, ListModelTiersRequest, ListRolesRequest, RestartAgentRequest, RotateAgentIdentityRequest,
     StartAgentRequest, StopAgentRequest,
 };
 
 use crate::{
-    answer::resource,
+    answer::{ask, resource},
     context::Context,
     failure::Failure,
     known::{Known, by},
@@ -108,15 +108,11 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
         AgentsCommand::Update(args) => change::update(args, context).await,
         AgentsCommand::Start(arg) => {
             let (office_id, name) = target(&arg, context).await?;
-            let request = StartAgentRequest { office_id, name };
-            let answer = retry(async || client.agents().start_agent(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.agent)?)
+            out.one(&ask!(context, agents.start_agent(StartAgentRequest { office_id, name }).agent).await?)
         }
         AgentsCommand::Stop(arg) => {
             let (office_id, name) = target(&arg, context).await?;
-            let request = StopAgentRequest { office_id, name };
-            let answer = retry(async || client.agents().stop_agent(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.agent)?)
+            out.one(&ask!(context, agents.stop_agent(StopAgentRequest { office_id, name }).agent).await?)
         }
         AgentsCommand::Restart(arg) => {
             let (office_id, name) = target(&arg, context).await?;
@@ -134,13 +130,9 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
             out.one(&resource(answer, |answer| answer.agent)?)
         }
         AgentsCommand::Watch(arg) => feed::watch(arg, context).await,
-        AgentsCommand::Roles => {
-            let answer = retry(async || client.agents().list_roles(ListRolesRequest {}).await).await?;
-            out.list(&answer.into_inner().roles)
-        }
+        AgentsCommand::Roles => out.list(&ask!(context, agents.list_roles(ListRolesRequest {})).await?.roles),
         AgentsCommand::Models => {
-            let answer = retry(async || client.agents().list_model_tiers(ListModelTiersRequest {}).await).await?;
-            out.list(&answer.into_inner().model_tiers)
+            out.list(&ask!(context, agents.list_model_tiers(ListModelTiersRequest {})).await?.model_tiers)
         }
         AgentsCommand::Run | AgentsCommand::Pack { .. } | AgentsCommand::Unpack { .. } => {
             unreachable!("main runs what needs no platform")
@@ -155,8 +147,7 @@ async fn target(arg: &AgentArg, context: &Context) -> Result<(String, String), F
     Ok((office_id, name.to_owned()))
 }
 
-async fn get(context: &Context, office_id: &str, name: &str) -> Result<Agent, Failure> {
+pub(crate) async fn get(context: &Context, office_id: &str, name: &str) -> Result<Agent, Failure> {
     let request = GetAgentRequest { office_id: office_id.to_owned(), name: name.to_owned() };
-    let answer = retry(async || context.client.agents().get_agent(request.clone()).await).await?;
-    resource(answer, |answer| answer.agent)
+    ask!(context, agents.get_agent(request).agent).await
 }

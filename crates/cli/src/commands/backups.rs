@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use mi_client::retry;
 use mi_proto::v1::{Backup, DeleteBackupRequest, DownloadBackupRequest};
 use tokio_stream::StreamExt;
 
 use crate::{
-    answer::delete,
+    answer::{ask, delete},
     context::{Context, full_id},
     download::{Download, Mode},
     failure::Failure,
@@ -81,15 +80,11 @@ async fn target(arg: &BackupArg, context: &Context) -> Result<(String, String), 
 
 /// The id of a backup given by id or by a unique start of it.
 pub(crate) async fn backup_id(context: &Context, office_id: &str, given: &str) -> Result<String, Failure> {
-    if let Some(id) = full_id(given) {
-        return Ok(id);
-    }
-    let backups = context.client.all_backups(office_id).await?;
-    Ok(resolve::pick("backup", given, &backups, |backup| &backup.id, |_| None)?.id.clone())
+    resolve::id("backup", given, context.client.all_backups(office_id), |backup| &backup.id).await
 }
 
 async fn download(context: &Context, request: DownloadBackupRequest, file: Option<PathBuf>) -> Result<(), Failure> {
-    let mut stream = retry(async || context.client.agents().download_backup(request.clone()).await).await?.into_inner();
+    let mut stream = ask!(context, agents.download_backup(request)).await?;
     let mut first = stream.message().await?;
     let nameless = || Failure::new("the platform sent no description of the backup").hint("try again");
     let backup = first.as_mut().and_then(|first| first.backup.take()).ok_or_else(nameless)?;

@@ -3,13 +3,12 @@
 use std::cell::RefCell;
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
-use mi_client::retry;
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{ChatMessage, ListMessagesRequest, SendMessageRequest, WatchMessagesRequest};
 use uuid::Uuid;
 
 use crate::{
-    answer::resource,
+    answer::ask,
     context::Context,
     failure::Failure,
     follow::follow,
@@ -110,8 +109,7 @@ async fn send(args: SendArgs, context: &Context) -> Result<(), Failure> {
         body,
         request_id: args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
     };
-    let answer = retry(async || context.client.chat().send_message(request.clone()).await).await?;
-    context.out.one(&resource(answer, |answer| answer.message)?)
+    context.out.one(&ask!(context, chat.send_message(request).message).await?)
 }
 
 async fn history(args: HistoryArgs, context: &Context) -> Result<(), Failure> {
@@ -181,7 +179,7 @@ async fn newest(
             limit: Some(left),
             before_id,
         };
-        let page = retry(async || context.client.chat().list_messages(request.clone()).await).await?.into_inner();
+        let page = ask!(context, chat.list_messages(request)).await?;
         // A page may end early, for its size: there are no more when it is empty.
         let is_empty = page.messages.is_empty();
         messages.extend(page.messages);

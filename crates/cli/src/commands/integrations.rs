@@ -1,12 +1,8 @@
 //! `mi integrations` and `mi admin`.
 
-use std::{
-    fs,
-    io::{self, BufRead, IsTerminal, Read},
-};
+use std::{fs, io::Read};
 
 use clap::{Args, Subcommand};
-use mi_client::retry;
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{
     DeleteIntegrationSecretRequest, Integration, ListIntegrationsRequest, RotateMasterKeyRequest,
@@ -15,12 +11,13 @@ use mi_proto::v1::{
 use zeroize::Zeroizing;
 
 use crate::{
-    answer::resource,
+    answer::ask,
     context::Context,
     failure::Failure,
+    input::ask_for,
     known::{Known, by},
     options::ColonyArg,
-    output::Resource,
+    output::resource,
 };
 
 #[derive(Debug, Subcommand)]
@@ -61,26 +58,23 @@ pub(crate) enum AdminCommand {
 }
 
 pub(crate) async fn run(command: IntegrationsCommand, context: &Context) -> Result<(), Failure> {
-    let (client, out) = (&context.client, context.out);
+    let out = context.out;
     match command {
         IntegrationsCommand::List(colony) => {
             let request = ListIntegrationsRequest { office_id: context.colony(&colony).await? };
-            let answer = retry(async || client.integrations().list_integrations(request.clone()).await).await?;
-            out.list(&answer.into_inner().integrations)
+            out.list(&ask!(context, integrations.list_integrations(request)).await?.integrations)
         }
         IntegrationsCommand::SetSecret(SetArgs { secret: SecretArgs { colony, integration, name }, file }) => {
             let value = read_secret(file.as_deref())?;
             let office_id = context.colony(&colony).await?;
             let value = value.expose().to_owned();
             let request = SetIntegrationSecretRequest { office_id, integration, name, value };
-            let answer = retry(async || client.integrations().set_integration_secret(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.integration)?)
+            out.one(&ask!(context, integrations.set_integration_secret(request).integration).await?)
         }
         IntegrationsCommand::RmSecret(SecretArgs { colony, integration, name }) => {
             let office_id = context.colony(&colony).await?;
             let request = DeleteIntegrationSecretRequest { office_id, integration, name };
-            let answer = retry(async || client.integrations().delete_integration_secret(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.integration)?)
+            out.one(&ask!(context, integrations.delete_integration_secret(request).integration).await?)
         }
     }
 }
@@ -102,14 +96,7 @@ fn read_secret(file: Option<&std::path::Path>) -> Result<Secret, Failure> {
         let read = fs::File::open(file).and_then(|mut file| file.read_to_string(&mut text));
         read.map_err(|error| Failure::io(file.display(), &error))?;
     } else {
-        let stdin = io::stdin();
-        let read = if stdin.is_terminal() {
-            eprint!("Secret: ");
-            stdin.lock().read_line(&mut text)
-        } else {
-            stdin.lock().read_to_string(&mut text)
-        };
-        read.map_err(|error| Failure::io("standard input cannot be read", &error))?;
+        ask_for("Secret", &mut text)?;
     }
     let value = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
     if value.is_empty() {
@@ -118,43 +105,30 @@ fn read_secret(file: Option<&std::path::Path>) -> Result<Secret, Failure> {
     Ok(Secret::new(value))
 }
 
-impl Resource for Integration {
-    const TYPE: &'static str = "mi.v1.Integration";
-    const PLURAL: &'static str = "integrations";
-    const COLUMNS: &'static [&'static str] = &["NAME", "CONFIGURED", "SECRETS", "DESCRIPTION"];
-
-    fn row(&self) -> Vec<String> {
-        let secrets = self.secrets.iter().map(|secret| {
-            let state = match (&secret.updated_at, secret.required) {
-                (Some(_), _) => "set",
-                (None, true) => "missing",
-                (None, false) => "optional",
-            };
-            format!("{} ({state})", secret.name)
-        });
-        vec![
-            self.name.clone(),
-            self.configured.to_string(),
-            secrets.collect::<Vec<_>>().join(", "),
-            self.description.clone(),
-        ]
-    }
-
-    fn id(&self) -> Option<&str> {
-        Some(&self.name)
-    }
+/// The names of its secrets, and which of them are there.
+fn secrets(integration: &Integration) -> String {
+    let shown = integration.secrets.iter().map(|secret| {
+        let state = match (&secret.updated_at, secret.required) {
+            (Some(_), _) => "set",
+            (None, true) => "missing",
+            (None, false) => "optional",
+        };
+        format!("{} ({state})", secret.name)
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
-impl Resource for RotateMasterKeyResponse {
-    const TYPE: &'static str = "mi.v1.RotateMasterKeyResponse";
-    const PLURAL: &'static str = "rotations";
-    const COLUMNS: &'static [&'static str] = &["MASTER KEY", "REWRAPPED"];
-
-    fn row(&self) -> Vec<String> {
-        vec![self.master_key_id.clone(), self.rewrapped.to_string()]
+resource!(
+    Integration, "integrations", |it| {
+        "NAME" => it.name,
+        "CONFIGURED" => it.configured,
+        "SECRETS" => secrets(it),
+        "DESCRIPTION" => it.description,
     }
+    id { it.name }
+);
 
-    fn id(&self) -> Option<&str> {
-        Some(&self.master_key_id)
-    }
-}
+resource!(
+    RotateMasterKeyResponse, "rotations", |it| { "MASTER KEY" => it.master_key_id, "REWRAPPED" => it.rewrapped }
+    id { it.master_key_id }
+);

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use mi_client::retry;
 use mi_proto::v1::{
-    CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, GetOfficeSettingsRequest, GetOfficeStatusRequest,
-    Office, OfficeStatus, ResumeOfficeRequest, SuspendOfficeRequest, UpdateOfficeSettingsRequest,
+    CreateOfficeRequest, DeleteOfficeRequest, GetOfficeSettingsRequest, GetOfficeStatusRequest, Office, OfficeStatus,
+    ResumeOfficeRequest, SuspendOfficeRequest, UpdateOfficeSettingsRequest,
 };
 use uuid::Uuid;
 
 use crate::{
-    answer::resource,
+    answer::ask,
     commands::{settings, verify},
     context::Context,
     failure::Failure,
@@ -118,13 +117,11 @@ pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<()
         OfficesCommand::List => out.list(&client.all_offices().await?),
         OfficesCommand::Get(arg) => {
             let office_id = context.colony_or_default(arg.office.as_deref()).await?;
-            out.one(&get(context, &office_id).await?)
+            out.one(&context.office(&office_id).await?)
         }
         OfficesCommand::Status(arg) => {
             let office_id = context.colony_or_default(arg.office.as_deref()).await?;
-            let request = GetOfficeStatusRequest { office_id };
-            let answer = retry(async || client.offices().get_office_status(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.status)?)
+            out.one(&ask!(context, offices.get_office_status(GetOfficeStatusRequest { office_id }).status).await?)
         }
         OfficesCommand::Verify(arg) => {
             let office_id = context.colony_or_default(arg.office.as_deref()).await?;
@@ -133,30 +130,19 @@ pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<()
         OfficesCommand::Settings(args) => settings(args, context).await,
         OfficesCommand::Suspend(arg) => {
             let office_id = context.office_id(&arg.office).await?;
-            let request = SuspendOfficeRequest { office_id };
-            let answer = retry(async || client.offices().suspend_office(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.office)?)
+            out.one(&ask!(context, offices.suspend_office(SuspendOfficeRequest { office_id }).office).await?)
         }
         OfficesCommand::Resume(arg) => {
             let office_id = context.office_id(&arg.office).await?;
-            let request = ResumeOfficeRequest { office_id };
-            let answer = retry(async || client.offices().resume_office(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.office)?)
+            out.one(&ask!(context, offices.resume_office(ResumeOfficeRequest { office_id }).office).await?)
         }
         OfficesCommand::Delete(args) => delete(args, context).await,
     }
 }
 
-async fn get(context: &Context, office_id: &str) -> Result<Office, Failure> {
-    let request = GetOfficeRequest { office_id: office_id.to_owned() };
-    let answer = retry(async || context.client.offices().get_office(request.clone()).await).await?;
-    resource(answer, |answer| answer.office)
-}
-
 async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
     let request = CreateOfficeRequest { name: args.name.into_name(), request_id: Uuid::new_v4().to_string() };
-    let answer = retry(async || context.client.offices().create_office(request.clone()).await).await?;
-    let office = resource(answer, |answer| answer.office)?;
+    let office = ask!(context, offices.create_office(request).office).await?;
     if args.no_wait || office.status() != OfficeStatus::Provisioning {
         return context.out.one(&office);
     }
@@ -173,19 +159,17 @@ async fn create(args: CreateArgs, context: &Context) -> Result<(), Failure> {
 /// Waits until a new colony is active; none: it is still on its way.
 pub(crate) async fn settled(context: &Context, office_id: &str) -> Result<Option<Office>, Failure> {
     let active = wait::until("waiting for the colony to become active".into(), ACTIVE_LIMIT, async || {
-        let office = get(context, office_id).await?;
+        let office = context.office(office_id).await?;
         Ok((office.status() != OfficeStatus::Provisioning).then_some(office))
     });
     active.await
 }
 
 async fn settings(args: SettingsArgs, context: &Context) -> Result<(), Failure> {
-    let client = &context.client;
     let (colony, set) = args.split()?;
     if set.is_empty() {
         let request = GetOfficeSettingsRequest { office_id: context.colony_or_default(colony.as_deref()).await? };
-        let answer = retry(async || client.offices().get_office_settings(request.clone()).await).await?;
-        return context.out.one(&resource(answer, |answer| answer.settings)?);
+        return context.out.one(&ask!(context, offices.get_office_settings(request).settings).await?);
     }
     // Before the first call: a misspelt setting needs no platform to be refused.
     let (settings, mask) = settings::parse(&set)?;
@@ -194,25 +178,24 @@ async fn settings(args: SettingsArgs, context: &Context) -> Result<(), Failure> 
         settings: Some(settings),
         update_mask: Some(mask),
     };
-    let answer = retry(async || client.offices().update_office_settings(request.clone()).await).await?;
-    context.out.one(&resource(answer, |answer| answer.settings)?)
+    context.out.one(&ask!(context, offices.update_office_settings(request).settings).await?)
 }
 
 async fn delete(args: DeleteArgs, context: &Context) -> Result<(), Failure> {
     let office_id = context.office_id(&args.office.office).await?;
-    let request = DeleteOfficeRequest { office_id: office_id.clone() };
-    retry(async || context.client.offices().delete_office(request.clone()).await).await?;
+    ask!(context, offices.delete_office(DeleteOfficeRequest { office_id: office_id.clone() })).await?;
     let shown = escape(&args.office.office).into_owned();
     if args.no_wait {
         context.out.note(&format!("colony {shown} is being deleted"));
         return Ok(());
     }
-    let gone =
-        wait::until(format!("deleting colony {shown}"), DELETE_LIMIT, async || match get(context, &office_id).await {
+    let gone = wait::until(format!("deleting colony {shown}"), DELETE_LIMIT, async || {
+        match context.office(&office_id).await {
             Ok(_) => Ok(None),
             Err(failure) if failure.is_not_found() => Ok(Some(())),
             Err(failure) => Err(failure),
-        });
+        }
+    });
     match gone.await? {
         Some(()) => {
             context.out.note(&format!("colony {shown} is deleted"));

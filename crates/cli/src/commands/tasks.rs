@@ -7,7 +7,7 @@ mod receipt;
 mod watch;
 
 use clap::{Args, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
-use mi_client::{list_all, retry};
+use mi_client::list_all;
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{
     GetTaskRequest, GetTaskStatsRequest, ListTaskNotesRequest, ListTasksRequest, Task, TaskKind, TaskStatus,
@@ -15,7 +15,7 @@ use mi_proto::v1::{
 use serde::Deserialize;
 
 use crate::{
-    answer::resource,
+    answer::ask,
     context::{Context, full_id},
     failure::Failure,
     known::{Known, by},
@@ -89,60 +89,34 @@ pub(crate) struct ListArgs {
 pub(crate) enum Kind {
     /// Anything.
     #[default]
-    General,
+    General = TaskKind::General as isize,
     /// Writing software.
-    Code,
+    Code = TaskKind::Code as isize,
     /// Finding out.
-    Research,
+    Research = TaskKind::Research as isize,
     /// Judging work.
-    Review,
+    Review = TaskKind::Review as isize,
     /// A shell script, which is the description.
-    Command,
+    Command = TaskKind::Command as isize,
 }
 
 /// Where a task stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Status {
     /// Waits for something.
-    Blocked,
+    Blocked = TaskStatus::Blocked as isize,
     /// Waits for somebody.
-    Queued,
+    Queued = TaskStatus::Queued as isize,
     /// Somebody works on it.
-    Running,
+    Running = TaskStatus::Running as isize,
     /// Waits to be accepted.
-    Verifying,
+    Verifying = TaskStatus::Verifying as isize,
     /// Finished, with a result.
-    Done,
+    Done = TaskStatus::Done as isize,
     /// Given up.
-    Failed,
+    Failed = TaskStatus::Failed as isize,
     /// Called off.
-    Cancelled,
-}
-
-impl Kind {
-    pub(crate) fn wire(self) -> TaskKind {
-        match self {
-            Self::General => TaskKind::General,
-            Self::Code => TaskKind::Code,
-            Self::Research => TaskKind::Research,
-            Self::Review => TaskKind::Review,
-            Self::Command => TaskKind::Command,
-        }
-    }
-}
-
-impl Status {
-    fn wire(self) -> TaskStatus {
-        match self {
-            Self::Blocked => TaskStatus::Blocked,
-            Self::Queued => TaskStatus::Queued,
-            Self::Running => TaskStatus::Running,
-            Self::Verifying => TaskStatus::Verifying,
-            Self::Done => TaskStatus::Done,
-            Self::Failed => TaskStatus::Failed,
-            Self::Cancelled => TaskStatus::Cancelled,
-        }
-    }
+    Cancelled = TaskStatus::Cancelled as isize,
 }
 
 pub(crate) async fn run(command: TasksCommand, context: &Context) -> Result<(), Failure> {
@@ -173,8 +147,7 @@ pub(crate) async fn run(command: TasksCommand, context: &Context) -> Result<(), 
         TasksCommand::Receipt(args) => receipt::run(args, context).await,
         TasksCommand::Stats(arg) => {
             let request = GetTaskStatsRequest { office_id: context.colony(&arg).await? };
-            let answer = retry(async || client.tasks().get_task_stats(request.clone()).await).await?;
-            out.one(&resource(answer, |answer| answer.stats)?)
+            out.one(&ask!(context, tasks.get_task_stats(request).stats).await?)
         }
     }
 }
@@ -188,20 +161,16 @@ async fn target(arg: &TaskArg, context: &Context) -> Result<(String, String), Fa
 
 pub(crate) async fn get(context: &Context, office_id: &str, task_id: &str) -> Result<Task, Failure> {
     let request = GetTaskRequest { office_id: office_id.to_owned(), task_id: task_id.to_owned() };
-    let answer = retry(async || context.client.tasks().get_task(request.clone()).await).await?;
-    resource(answer, |answer| answer.task)
+    ask!(context, tasks.get_task(request).task).await
 }
 
 async fn list(args: ListArgs, context: &Context) -> Result<(), Failure> {
     let office_id = context.colony(&args.colony).await?;
-    let parent_id = match &args.parent {
-        Some(given) => task_id(context, &office_id, given).await?,
-        None => String::new(),
-    };
+    let parent_id = task_id_if_any(context, &office_id, args.parent.as_deref()).await?;
     let limit = usize::try_from(args.limit).unwrap_or_default();
     let request = ListTasksRequest {
         office_id,
-        statuses: args.status.iter().map(|status| status.wire().into()).collect(),
+        statuses: args.status.iter().map(|status| *status as i32).collect(),
         assigned_agent: args.agent.unwrap_or_default(),
         parent_id,
         page_size: Some(args.limit.min(MAX_PAGE_SIZE)),
@@ -220,7 +189,7 @@ async fn read(
 ) -> Result<Vec<Task>, Failure> {
     let mut tasks = Vec::new();
     loop {
-        let page = retry(async || context.client.tasks().list_tasks(request.clone()).await).await?.into_inner();
+        let page = ask!(context, tasks.list_tasks(request.clone())).await?;
         tasks.extend(page.tasks);
         if page.next_page_token.is_empty() || enough(&tasks) {
             return Ok(tasks);
@@ -244,6 +213,14 @@ pub(crate) async fn task_id(context: &Context, office_id: &str, given: &str) -> 
     tasks.retain(|task| task.id.starts_with(&start));
     tasks.truncate(CANDIDATES);
     Ok(resolve::pick("task", given, &tasks, |task| &task.id, |_| None)?.id.clone())
+}
+
+/// The same; empty when none is given.
+async fn task_id_if_any(context: &Context, office_id: &str, given: Option<&str>) -> Result<String, Failure> {
+    match given {
+        Some(given) => task_id(context, office_id, given).await,
+        None => Ok(String::new()),
+    }
 }
 
 /// Whether nothing after these tasks matters: there are too many candidates, or what follows is older than all of them.

@@ -7,10 +7,9 @@ mod inside;
 mod neighbour;
 mod tokens;
 
-use mi_client::retry;
 use mi_proto::v1::{IsolationCheck, IsolationState, VerifyOfficeRequest};
 
-use crate::{context::Context, failure::Failure, output::Resource, text::word};
+use crate::{answer::ask, context::Context, failure::Failure, output::resource, text::word};
 use neighbour::Neighbour;
 
 /// What was tried so far, and what came of it.
@@ -33,23 +32,18 @@ impl Report {
     }
 }
 
-impl Resource for IsolationCheck {
-    const TYPE: &'static str = "mi.v1.IsolationCheck";
-    const PLURAL: &'static str = "checks";
-    const COLUMNS: &'static [&'static str] = &["LAYER", "TRIED", "STATE", "SEEN"];
-
-    fn row(&self) -> Vec<String> {
-        let state = word(self.state().as_str_name(), "ISOLATION_STATE_");
-        vec![self.layer.clone(), self.probe.clone(), state, self.detail.clone()]
-    }
-}
+resource!(IsolationCheck, "checks", |it| {
+    "LAYER" => it.layer,
+    "TRIED" => it.probe,
+    "STATE" => word(it.state().as_str_name(), "ISOLATION_STATE_"),
+    "SEEN" => it.detail,
+});
 
 /// Tries everything, prints the matrix, and fails when anything worked that must not.
 pub(crate) async fn run(office_id: &str, context: &Context) -> Result<(), Failure> {
     let mut report = Report::default();
     let request = VerifyOfficeRequest { office_id: office_id.to_owned() };
-    let answer = retry(async || context.client.offices().verify_office(request.clone()).await).await?;
-    report.0.extend(answer.into_inner().checks);
+    report.0.extend(ask!(context, offices.verify_office(request)).await?.checks);
     let neighbour = Neighbour::open(context).await?;
     let probed = probe(&mut report, &neighbour, office_id, context).await;
     // Whatever happened: nothing of the neighbour stays.

@@ -6,13 +6,12 @@ use std::{cell::Cell, time::Duration};
 
 use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use futures::future::try_join_all;
-use mi_client::retry;
 use mi_proto::v1::{
-    Agent, AgentPhase, File, GetAgentRequest, Task, TaskStatus, WatchAgentsRequest, WatchChangesRequest,
-    WatchTasksRequest,
+    Agent, AgentPhase, File, Task, TaskStatus, WatchAgentsRequest, WatchChangesRequest, WatchTasksRequest,
 };
 
 use super::{
+    agents,
     files::find,
     tasks::{
         finish::{is_finished, outcome},
@@ -20,7 +19,6 @@ use super::{
     },
 };
 use crate::{
-    answer::resource,
     context::Context,
     failure::Failure,
     follow::{follow_until, watch_until},
@@ -234,11 +232,7 @@ async fn agent(
 ) -> Result<Option<Agent>, Failure> {
     let (client, lower) = (&context.client, name.to_ascii_lowercase());
     let open = async || client.agents().watch_agents(WatchAgentsRequest { office_id: office_id.to_owned() }).await;
-    let look = async || {
-        let request = GetAgentRequest { office_id: office_id.to_owned(), name: name.to_owned() };
-        let answer = retry(async || client.agents().get_agent(request.clone()).await).await?;
-        judge_agent(resource(answer, |answer| answer.agent)?, condition)
-    };
+    let look = async || judge_agent(agents::get(context, office_id, name).await?, condition);
     let found = watch_until(context.out, open, look, |answer| match answer.agent {
         Some(agent) if agent.name == lower && answer.deleted => {
             Err(Failure::not_found(format!("agent {:?} was deleted", agent.name)))

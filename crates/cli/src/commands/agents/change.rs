@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use mi_client::retry;
 use mi_proto::v1::{Agent, AgentPhase, FireAgentRequest, PromoteAgentRequest, UpdateAgentRequest};
 use prost_types::FieldMask;
 use tokio::time::Instant;
 
 use super::{AgentArg, get, target};
 use crate::{
-    answer::resource,
+    answer::ask,
     context::Context,
     failure::Failure,
     input::text_or_file,
@@ -89,8 +88,7 @@ pub(crate) async fn promote(args: PromoteArgs, context: &Context) -> Result<(), 
         model_tier: args.model.unwrap_or_default(),
         provider: args.provider.unwrap_or_default(),
     };
-    let answer = retry(async || context.client.agents().promote_agent(request.clone()).await).await?;
-    finish(context, &office_id, resource(answer, |answer| answer.agent)?, args.wait).await
+    finish(context, &office_id, ask!(context, agents.promote_agent(request).agent).await?, args.wait).await
 }
 
 pub(crate) async fn update(args: UpdateArgs, context: &Context) -> Result<(), Failure> {
@@ -116,11 +114,11 @@ pub(crate) async fn update(args: UpdateArgs, context: &Context) -> Result<(), Fa
         agent: Some(agent),
         update_mask: Some(FieldMask { paths }),
     };
-    let answer = retry(async || context.client.agents().update_agent(request.clone()).await).await?;
-    finish(context, &office_id, resource(answer, |answer| answer.agent)?, args.wait).await
+    finish(context, &office_id, ask!(context, agents.update_agent(request).agent).await?, args.wait).await
 }
 
-async fn finish(context: &Context, office_id: &str, agent: Agent, wait: bool) -> Result<(), Failure> {
+/// Shows the agent, once it has settled if that is to be waited for.
+pub(super) async fn finish(context: &Context, office_id: &str, agent: Agent, wait: bool) -> Result<(), Failure> {
     match wait {
         true => context.out.one(&settled(context, office_id, agent).await?),
         false => context.out.one(&agent),
@@ -130,8 +128,7 @@ async fn finish(context: &Context, office_id: &str, agent: Agent, wait: bool) ->
 pub(crate) async fn fire(args: FireArgs, context: &Context) -> Result<(), Failure> {
     let (office_id, name) = target(&args.agent, context).await?;
     let request = FireAgentRequest { office_id: office_id.clone(), name, force: args.force };
-    let answer = retry(async || context.client.agents().fire_agent(request.clone()).await).await?;
-    let agent = resource(answer, |answer| answer.agent)?;
+    let agent = ask!(context, agents.fire_agent(request).agent).await?;
     if args.no_wait {
         return context.out.one(&agent);
     }

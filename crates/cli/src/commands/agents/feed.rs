@@ -3,14 +3,13 @@
 use std::cell::Cell;
 
 use clap::Args;
-use mi_client::retry;
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{
     ActivityEvent, ListActivityRequest, ListLogsRequest, TailLogsRequest, WatchActivityRequest, WatchAgentsRequest,
 };
 
 use super::{AgentArg, get, target};
-use crate::{context::Context, failure::Failure, follow::follow, options::ColonyArg};
+use crate::{answer::ask, context::Context, failure::Failure, follow::follow, options::ColonyArg};
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
@@ -50,7 +49,7 @@ pub(crate) async fn logs(args: LogsArgs, context: &Context) -> Result<(), Failur
             start_time: None,
             end_time: None,
         };
-        let lines = retry(async || client.logs().list_logs(request.clone()).await).await?.into_inner().lines;
+        let lines = ask!(context, logs.list_logs(request)).await?.lines;
         if lines.is_empty() {
             known(context, &office_id, &agent).await?;
         }
@@ -145,7 +144,7 @@ async fn newest(
             page_size: Some(left.min(MAX_PAGE_SIZE)),
             page_token,
         };
-        let page = retry(async || context.client.activity().list_activity(request.clone()).await).await?.into_inner();
+        let page = ask!(context, activity.list_activity(request)).await?;
         events.extend(page.events);
         events.truncate(limit);
         if page.next_page_token.is_empty() || events.len() == limit {

@@ -1,12 +1,11 @@
 //! `mi agents hire`.
 
 use clap::Args;
-use mi_client::retry;
 use mi_proto::v1::HireAgentRequest;
 use uuid::Uuid;
 
 use crate::{
-    answer::resource,
+    answer::ask,
     commands::{agents::change, backups},
     context::Context,
     failure::Failure,
@@ -67,10 +66,6 @@ pub(crate) async fn run(args: HireArgs, context: &Context) -> Result<(), Failure
         restore_from_backup,
         request_id: Uuid::new_v4().to_string(),
     };
-    let answer = retry(async || context.client.agents().hire_agent(request.clone()).await).await?;
-    let agent = resource(answer, |answer| answer.agent)?;
-    match args.wait {
-        true => context.out.one(&change::settled(context, &office_id, agent).await?),
-        false => context.out.one(&agent),
-    }
+    let agent = ask!(context, agents.hire_agent(request).agent).await?;
+    change::finish(context, &office_id, agent, args.wait).await
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use mi_client::retry;
 use mi_proto::v1::{
     Agent, HireAgentRequest, ListRolesRequest, PromoteAgentRequest, Resources, Role, UpdateAgentRequest,
 };
@@ -10,7 +9,7 @@ use prost_types::FieldMask;
 use uuid::Uuid;
 
 use super::{Action, Report, Work, file};
-use crate::{answer::resource, failure::Failure};
+use crate::{answer::ask, failure::Failure};
 
 impl Work<'_> {
     /// Hires who is missing, and changes those who are not as the file has them.
@@ -23,8 +22,7 @@ impl Work<'_> {
             Some(office_id) => client.all_agents(office_id).await?,
             None => Vec::new(),
         };
-        let answer = retry(async || client.agents().list_roles(ListRolesRequest {}).await).await?;
-        let roles = answer.into_inner().roles;
+        let roles = ask!(self.context, agents.list_roles(ListRolesRequest {})).await?.roles;
         for wanted in &self.file.agents {
             let found = there.iter().find(|agent| agent.name.eq_ignore_ascii_case(&wanted.name));
             let (action, id) = match (found, office_id) {
@@ -53,8 +51,7 @@ impl Work<'_> {
             restore_from_backup: String::new(),
             request_id: Uuid::new_v4().to_string(),
         };
-        let answer = retry(async || self.context.client.agents().hire_agent(request.clone()).await).await?;
-        resource(answer, |answer| answer.agent)
+        ask!(self.context, agents.hire_agent(request).agent).await
     }
 
     async fn converge(
@@ -71,17 +68,16 @@ impl Work<'_> {
         if self.is_dry {
             return Ok(Action::ToUpdate);
         }
-        let client = &self.context.client;
         let (office_id, name) = (office_id.to_owned(), agent.name.clone());
         if let Some((model_tier, provider)) = change.promotion {
             let (office_id, name) = (office_id.clone(), name.clone());
-            let request = PromoteAgentRequest { office_id, name, model_tier, provider };
-            retry(async || client.agents().promote_agent(request.clone()).await).await?;
+            ask!(self.context, agents.promote_agent(PromoteAgentRequest { office_id, name, model_tier, provider }))
+                .await?;
         }
         if let Some((agent, paths)) = change.update {
             let update_mask = Some(FieldMask { paths });
             let request = UpdateAgentRequest { office_id, name, agent: Some(agent), update_mask };
-            retry(async || client.agents().update_agent(request.clone()).await).await?;
+            ask!(self.context, agents.update_agent(request)).await?;
         }
         Ok(Action::Updated)
     }

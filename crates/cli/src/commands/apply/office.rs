@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Action, Report, Work};
 use crate::{
-    answer::resource,
+    answer::{ask, resource},
     commands::{offices, settings},
     failure::Failure,
 };
@@ -37,8 +37,7 @@ impl Work<'_> {
             }
         };
         let request = GetOfficeSettingsRequest { office_id: office.id.clone() };
-        let answer = retry(async || client.offices().get_office_settings(request.clone()).await).await?;
-        let now = resource(answer, |answer| answer.settings)?;
+        let now = ask!(self.context, offices.get_office_settings(request).settings).await?;
         let mask = settings::differing(&now, &wanted, mask)?;
         if !mask.paths.is_empty() {
             if action == Action::Unchanged {
@@ -47,7 +46,7 @@ impl Work<'_> {
             if !self.is_dry {
                 let (office_id, settings) = (office.id.clone(), Some(wanted));
                 let request = UpdateOfficeSettingsRequest { office_id, settings, update_mask: Some(mask) };
-                retry(async || client.offices().update_office_settings(request.clone()).await).await?;
+                ask!(self.context, offices.update_office_settings(request)).await?;
             }
         }
         report.add("colony", name, action, &office.id);

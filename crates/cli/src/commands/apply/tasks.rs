@@ -12,7 +12,7 @@ use tonic_types::StatusExt;
 
 use super::{Action, Report, Work, file};
 use crate::{
-    answer::resource,
+    answer::{ask, resource},
     commands::{
         run::report::Ran,
         tasks::{finish, get},
@@ -64,8 +64,11 @@ impl Work<'_> {
     async fn newest(&self, office_id: &str) -> Result<Option<(i64, i32)>, Failure> {
         let request =
             ListTasksRequest { office_id: office_id.to_owned(), page_size: Some(1), ..ListTasksRequest::default() };
-        let answer = retry(async || self.context.client.tasks().list_tasks(request.clone()).await).await?;
-        Ok(answer.into_inner().tasks.first().and_then(|task| moment(task.created_at.as_ref())))
+        Ok(ask!(self.context, tasks.list_tasks(request))
+            .await?
+            .tasks
+            .first()
+            .and_then(|task| moment(task.created_at.as_ref())))
     }
 
     async fn create_task(&self, request: &CreateTaskRequest, key: &str) -> Result<Task, Failure> {
@@ -136,7 +139,7 @@ fn request(office_id: &str, run: &str, task: &file::Task, id: impl Fn(&str) -> S
         office_id: office_id.to_owned(),
         title: task.title.clone().unwrap_or_else(|| key.clone()),
         description: task.description.clone(),
-        kind: task.kind.wire().into(),
+        kind: task.kind as i32,
         priority: task.priority,
         assigned_agent: task.agent.clone(),
         parent_id: task.parent.as_ref().map(|parent| id(&parent.value)).unwrap_or_default(),

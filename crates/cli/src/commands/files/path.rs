@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use mi_client::retry;
 use mi_proto::v1::{File, StatFileRequest};
 
-use crate::{answer::resource, context::Context, failure::Failure};
+use crate::{answer::ask, context::Context, failure::Failure};
 
 /// What stands for standard input and output.
 pub(super) const STANDARD: &str = "-";
@@ -26,8 +25,7 @@ pub(crate) struct ConditionArgs {
 /// A file as it is on the drive, without its content.
 pub(super) async fn stat(context: &Context, office_id: &str, path: &str) -> Result<File, Failure> {
     let request = StatFileRequest { office_id: office_id.to_owned(), path: path.to_owned() };
-    let answer = retry(async || context.client.drive().stat_file(request.clone()).await).await?;
-    resource(answer, |answer| answer.file)
+    ask!(context, drive.stat_file(request).file).await
 }
 
 /// The same; none: it is not there.

@@ -1,13 +1,13 @@
 //! `mi tasks cancel`, `retry`, `verify`, `complete` and `note`.
 
 use clap::Args;
-use mi_client::{once, retry as send};
+use mi_client::once;
 use mi_proto::v1::{AddTaskNoteRequest, CancelTaskRequest, CompleteTaskRequest, RetryTaskRequest, VerifyTaskRequest};
 use uuid::Uuid;
 
 use super::{TaskArg, target};
 use crate::{
-    answer::resource,
+    answer::{ask, resource},
     context::Context,
     failure::Failure,
     input::text_or_file,
@@ -91,14 +91,12 @@ pub(crate) async fn complete(args: CompleteArgs, context: &Context) -> Result<()
     let artifacts = args.artifacts;
     let request = CompleteTaskRequest { office_id, task_id, result, artifacts, ..CompleteTaskRequest::default() };
     // The same completion again answers the same.
-    let answer = send(async || context.client.tasks().complete_task(request.clone()).await).await?;
-    context.out.one(&resource(answer, |answer| answer.task)?)
+    context.out.one(&ask!(context, tasks.complete_task(request).task).await?)
 }
 
 pub(crate) async fn note(args: NoteArgs, context: &Context) -> Result<(), Failure> {
     let body = text_or_file(&args.note)?;
     let (office_id, task_id) = target(&args.task, context).await?;
     let request = AddTaskNoteRequest { office_id, task_id, body, request_id: Uuid::new_v4().to_string() };
-    let answer = send(async || context.client.tasks().add_task_note(request.clone()).await).await?;
-    context.out.one(&resource(answer, |answer| answer.note)?)
+    context.out.one(&ask!(context, tasks.add_task_note(request).note).await?)
 }

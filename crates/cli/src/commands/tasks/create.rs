@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use clap::{Args, builder::NonEmptyStringValueParser};
-use mi_client::retry;
 use mi_proto::v1::{CreateTaskRequest, Task};
 use uuid::Uuid;
 
-use super::{Kind, finish, task_id};
+use super::{Kind, finish, task_id, task_id_if_any};
 use crate::{
-    answer::resource,
+    answer::{ask, resource},
     context::Context,
     failure::Failure,
     follow::taken,
@@ -72,10 +71,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
         None => String::new(),
     };
     let office_id = context.colony(&args.colony).await?;
-    let parent_id = match &args.parent {
-        Some(given) => task_id(context, &office_id, given).await?,
-        None => String::new(),
-    };
+    let parent_id = task_id_if_any(context, &office_id, args.parent.as_deref()).await?;
     let mut depends_on = Vec::new();
     for given in &args.depends_on {
         depends_on.push(task_id(context, &office_id, given).await?);
@@ -84,7 +80,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
         office_id: office_id.clone(),
         title: args.title,
         description,
-        kind: args.kind.wire().into(),
+        kind: args.kind as i32,
         priority: args.priority,
         assigned_agent: args.agent.unwrap_or_default(),
         parent_id,
@@ -95,8 +91,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
         request_id: args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
     };
     if !args.wait {
-        let answer = retry(async || context.client.tasks().create_task(request.clone()).await).await?;
-        return context.out.one(&resource(answer, |answer| answer.task)?);
+        return context.out.one(&ask!(context, tasks.create_task(request).task).await?);
     }
     let end = wait::end(args.timeout);
     let task = wait::by(end, send(context, &request)).await.ok_or_else(not_taken)??;

@@ -8,24 +8,23 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use clap::Args;
-use mi_client::retry;
 use mi_kernel::receipt::{self, Artifact, Receipt, sha256_hex};
 use mi_proto::{
     rules::POOL,
-    v1::{StatFileRequest, Task, TaskKind},
+    v1::{Task, TaskKind},
 };
 use prost_reflect::DynamicMessage;
 use prost_types::Timestamp;
 use serde::Serialize;
-use tonic::Code;
 
 use super::{get, task_id};
 use crate::{
+    commands::files::find,
     context::Context,
     failure::Failure,
     known::{Known, by},
     options::ColonyArg,
-    output::Resource,
+    output::{Resource, pairs},
     text::time,
 };
 
@@ -123,18 +122,16 @@ fn claims(receipt: &Receipt, key: &[u8]) -> Vec<(&'static str, String)> {
     let lines = |lines: Vec<String>| lines.join("\n");
     let artifact = |it: &Artifact| format!("{} revision {} SHA-256 {}", it.path, it.revision, it.sha256);
     let command = |it: &receipt::Command| format!("exit code {} SHA-256 {}", it.exit_code, it.sha256);
-    let mut claims = vec![
-        ("AGENT", receipt.iss.clone()),
-        ("TASK", receipt.task_id.clone()),
-        ("ATTEMPT", receipt.attempt.to_string()),
-        ("RESULT SHA-256", receipt.result_sha256.clone()),
-        ("ARTIFACTS", lines(receipt.artifacts.iter().map(artifact).collect())),
-        ("COMMANDS", lines(receipt.commands.iter().map(command).collect())),
-        ("SIGNED", time(Some(&Timestamp { seconds: receipt.iat, nanos: 0 }))),
-        ("PUBLIC KEY", hex::encode(key)),
-    ];
-    claims.retain(|(_, value)| !value.is_empty());
-    claims
+    pairs! {
+        "AGENT" => receipt.iss,
+        "TASK" => receipt.task_id,
+        "ATTEMPT" => receipt.attempt,
+        "RESULT SHA-256" => receipt.result_sha256,
+        "ARTIFACTS" => lines(receipt.artifacts.iter().map(artifact).collect()),
+        "COMMANDS" => lines(receipt.commands.iter().map(command).collect()),
+        "SIGNED" => time(Some(&Timestamp { seconds: receipt.iat, nanos: 0 })),
+        "PUBLIC KEY" => hex::encode(key),
+    }
 }
 
 /// Compares a receipt, whose signature was checked, with the task.
@@ -170,14 +167,8 @@ fn over(receipt: &Receipt, task: &Task, is_key_given: bool) -> Vec<Check> {
 }
 
 async fn in_drive(context: &Context, office_id: &str, artifact: &Artifact) -> Result<Check, Failure> {
-    let request = StatFileRequest { office_id: office_id.to_owned(), path: artifact.path.clone() };
-    let file = match retry(async || context.client.drive().stat_file(request.clone()).await).await {
-        Ok(answer) => answer.into_inner().file,
-        Err(status) if status.code() == Code::NotFound => None,
-        Err(status) => return Err(status.into()),
-    };
     let Artifact { path, revision, sha256 } = artifact;
-    let (holds, detail) = match file {
+    let (holds, detail) = match find(context, office_id, path).await? {
         Some(file) if file.revision == *revision && file.sha256 == *sha256 => (true, format!("{path} is unchanged")),
         Some(file) => (
             false,

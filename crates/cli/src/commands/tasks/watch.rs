@@ -9,15 +9,15 @@ use std::{
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use mi_client::retry;
 use mi_proto::v1::{
     GetTaskStatsRequest, ListTasksRequest, Task, TaskStats, TaskStatus, WatchTasksRequest, WatchTasksResponse,
 };
 use tokio::time::{MissedTickBehavior, interval};
 use tonic::{Response, Status, Streaming};
 
-use super::{finish::is_finished, task_id};
+use super::{finish::is_finished, task_id_if_any};
 use crate::{
+    answer::ask,
     context::Context,
     failure::Failure,
     follow::{follow, follow_until},
@@ -48,10 +48,7 @@ pub(crate) struct WatchArgs {
 
 pub(crate) async fn run(args: WatchArgs, context: &Context) -> Result<(), Failure> {
     let office_id = context.colony(&args.colony).await?;
-    let task_id = match &args.task {
-        Some(given) => task_id(context, &office_id, given).await?,
-        None => String::new(),
-    };
+    let task_id = task_id_if_any(context, &office_id, args.task.as_deref()).await?;
     let is_table =
         io::stdout().is_terminal() && context.out.is_for_people() && args.after.is_none() && task_id.is_empty();
     if is_table {
@@ -167,9 +164,8 @@ async fn table(context: &Context, office_id: &str) -> Result<(), Failure> {
 
 /// The counts, and the newest tasks that are not finished.
 async fn read(context: &Context, office_id: &str) -> Result<(TaskStats, Vec<Task>), Failure> {
-    let client = &context.client;
     let request = GetTaskStatsRequest { office_id: office_id.to_owned() };
-    let stats = retry(async || client.tasks().get_task_stats(request.clone()).await).await?.into_inner().stats;
+    let stats = ask!(context, tasks.get_task_stats(request)).await?.stats;
     let statuses = [TaskStatus::Running, TaskStatus::Verifying, TaskStatus::Queued, TaskStatus::Blocked];
     let request = ListTasksRequest {
         office_id: office_id.to_owned(),
@@ -177,7 +173,7 @@ async fn read(context: &Context, office_id: &str) -> Result<(TaskStats, Vec<Task
         page_size: Some(OPEN_SHOWN),
         ..ListTasksRequest::default()
     };
-    let open = retry(async || client.tasks().list_tasks(request.clone()).await).await?.into_inner().tasks;
+    let open = ask!(context, tasks.list_tasks(request)).await?.tasks;
     Ok((stats.unwrap_or_default(), open))
 }
 

@@ -8,7 +8,6 @@ use std::{
 };
 
 use mi_agent::check::{ADDRESSES, ASK, DONE, LINE, PATHS};
-use mi_client::retry;
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{
     HireAgentRequest, IsolationState, ListActivityRequest, ListLogsRequest, LogLine, SetIntegrationSecretRequest,
@@ -17,7 +16,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use super::{Report, neighbour::Neighbour};
-use crate::{context::Context, failure::Failure};
+use crate::{answer::ask, context::Context, failure::Failure};
 
 const AGENT: &str = "isolation-check-inside";
 /// How long the agent may take to start and to try everything.
@@ -89,7 +88,7 @@ async fn plant(neighbour: &Neighbour, context: &Context, secret: &Secret) -> Res
         name: "token".into(),
         value: secret.expose().to_owned(),
     };
-    retry(async || context.client.integrations().set_integration_secret(request.clone()).await).await?;
+    ask!(context, integrations.set_integration_secret(request)).await?;
     Ok(())
 }
 

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use mi_client::{AgentKey, retry};
+use mi_client::AgentKey;
 use mi_kernel::{Clock, SystemClock};
 use mi_proto::v1::{FireAgentRequest, JoinOfficeRequest, WatchActivityRequest, WhoAmIRequest};
 use tonic::{Code, Request, Status};
 
 use super::{Report, neighbour::Neighbour};
-use crate::{context::Context, failure::Failure};
+use crate::{answer::ask, context::Context, failure::Failure};
 
 /// How long open streams of a fired agent may last.
 const SOON: Duration = Duration::from_secs(1);
@@ -49,7 +49,7 @@ pub(super) async fn probe(report: &mut Report, neighbour: &Neighbour, context: &
     };
     let mut stream = neighbour.client.activity().watch_activity(watch).await?.into_inner();
     let fire = FireAgentRequest { office_id: neighbour.office_id.clone(), name: neighbour.agent.clone(), force: true };
-    retry(async || context.client.agents().fire_agent(fire.clone()).await).await?;
+    ask!(context, agents.fire_agent(fire)).await?;
     let fired = Instant::now();
     let ended = tokio::time::timeout(LONG, stream.message()).await;
     let outcome = match ended {

@@ -3,7 +3,6 @@
 use std::{io::Write as _, sync::Arc};
 
 use mi_proto::v1::{ListFilesRequest, UploadHeader};
-use serde::Deserialize;
 
 use super::{Answer, MAX_ANSWER, Shared, files::part, refused};
 use crate::{blocking::blocking, work::drive};
@@ -11,29 +10,21 @@ use crate::{blocking::blocking, work::drive};
 /// Most that is read at once; the answer also names the revision and where to go on.
 const MAX_READ: usize = MAX_ANSWER - 256;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct List {
-    #[serde(default)]
-    prefix: String,
-}
+tool!(List, "drive_list", "List files of the drive, which the whole office shares.", {
+    #[serde(default)] prefix: String = "string?", "Only paths that start with it.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Read {
-    path: String,
-    #[serde(default)]
-    offset: u64,
-}
+tool!(Read, "drive_read", "Read a text file of the drive. You also get its revision.", {
+    path: String = "string", "Path in the drive.";
+    #[serde(default)] offset: u64 = "integer?", "First byte; 0 by default.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Write {
-    path: String,
-    content: String,
+tool!(Write, "drive_write", "Write a file of the drive.", {
+    path: String = "string", "Path in the drive.";
+    content: String = "string", "The whole content.";
     #[serde(default)]
-    revision: i64,
-}
+    revision: i64 = "integer?", "The revision that you read, to replace a file; without it the file must be new.";
+});
 
 pub(super) async fn list(shared: &Shared, asked: List) -> Answer {
     let request = ListFilesRequest {

@@ -8,7 +8,6 @@ use std::{
 };
 
 use nix::libc;
-use serde::Deserialize;
 
 use super::{super::super::output::text, Answer, MAX_ANSWER};
 
@@ -16,27 +15,19 @@ use super::{super::super::output::text, Answer, MAX_ANSWER};
 const MAX_READ: usize = MAX_ANSWER - 256;
 const MAX_ENTRIES: usize = 500;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Read {
-    path: String,
-    #[serde(default)]
-    offset: u64,
-}
+tool!(Read, "read_file", "Read a text file of your workspace.", {
+    path: String = "string", "Path in the workspace.";
+    #[serde(default)] offset: u64 = "integer?", "First byte; 0 by default.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Write {
-    path: String,
-    content: String,
-}
+tool!(Write, "write_file", "Write a file of your workspace, over whatever is there.", {
+    path: String = "string", "Path in the workspace.";
+    content: String = "string", "The whole content.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct List {
-    #[serde(default)]
-    path: String,
-}
+tool!(List, "list_files", "List a directory of your workspace.", {
+    #[serde(default)] path: String = "string?", "Path in the workspace; the workspace itself by default.";
+});
 
 pub(super) fn read(workspace: &Path, asked: &Read) -> Answer {
     let wrong = |error: std::io::Error| format!("{}: {error}", asked.path);

@@ -1,38 +1,26 @@
 //! Colleagues: messages to and from them, and hiring.
 
 use mi_proto::v1::{HireAgentRequest, ListMessagesRequest, SendMessageRequest};
-use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Answer, Shared, refused};
+use super::{Answer, CHAT_SEND, Shared, refused};
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Send {
-    body: String,
-    #[serde(default)]
-    to: String,
-}
+tool!(Send, CHAT_SEND, "Send a message to the office's group, or to one agent or the operator.", {
+    body: String = "string", "The message.";
+    #[serde(default)] to: String = "string?", "Name of an agent, or operator; the group by default.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Read {
-    #[serde(default)]
-    with: String,
-    limit: Option<i32>,
-}
+tool!(Read, "chat_read", "Read the newest messages, newest first.", {
+    #[serde(default)] with: String = "string?", "Name of an agent, or operator; the group by default.";
+    limit: Option<i32> = "integer?", "How many; 20 by default.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Hire {
-    name: String,
-    #[serde(default)]
-    role: String,
-    #[serde(default)]
-    model_tier: String,
-    #[serde(default)]
-    system_prompt: String,
-}
+tool!(Hire, "hire_agent", "Hire an agent into the office, if the office allows that.", {
+    name: String = "string", "Lower-case letters, digits and dashes.";
+    #[serde(default)] role: String = "string?", "A role, such as engineer or research-analyst.";
+    #[serde(default)] model_tier: String = "string?", "A model tier.";
+    #[serde(default)] system_prompt: String = "string?", "Instructions for it.";
+});
 
 pub(super) async fn send(shared: &Shared, asked: Send) -> Answer {
     let request = SendMessageRequest {

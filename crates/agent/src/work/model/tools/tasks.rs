@@ -14,74 +14,52 @@ use crate::work::{
     outcome::{Done, Ended, Failed, Outcome},
 };
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Create {
-    title: String,
-    description: String,
-    #[serde(default)]
-    kind: Kind,
-    #[serde(default)]
-    assigned_agent: String,
-    #[serde(default)]
-    depends_on: Vec<String>,
-    subtask: Option<bool>,
-}
+tool!(Create, "create_task", "Create a task, by default a subtask of yours. Others claim and do it; you get its id.", {
+    title: String = "string", "What is to be done, in a line.";
+    description: String = "string", "All that whoever does it needs to know; for kind command, the shell script.";
+    #[serde(default)] kind: Kind = "string?", "general, code, research, review or command; general by default.";
+    #[serde(default)] assigned_agent: String = "string?", "Name of the only agent that may do it.";
+    #[serde(default)] depends_on: Vec<String> = "strings?", "Ids of tasks that must be done first.";
+    subtask: Option<bool> = "boolean?", "Whether it is a part of your task; true by default.";
+});
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Kind {
     #[default]
-    General,
-    Code,
-    Research,
-    Review,
-    Command,
+    General = TaskKind::General as isize,
+    Code = TaskKind::Code as isize,
+    Research = TaskKind::Research as isize,
+    Review = TaskKind::Review as isize,
+    Command = TaskKind::Command as isize,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Which {
-    task_id: String,
-}
+tool!(Which, "task_status", "See how a task stands, and its result.", { task_id: String = "string", "The task."; });
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Verify {
-    approve: bool,
-    note: String,
-    #[serde(default)]
-    task_id: String,
-}
+tool!(Wait, "wait_for_subtasks", "Give your task back until its subtasks are finished; it then comes back to you.", {});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Complete {
-    result: String,
-    #[serde(default)]
-    artifacts: Vec<String>,
-}
+tool!(Verify, "verify_task", "Accept or reject the work on a task that is to be verified.", {
+    approve: bool = "boolean", "Whether it is accepted.";
+    note: String = "string", "Why.";
+    #[serde(default)] task_id: String = "string?", "The task; the one that you are to judge by default.";
+});
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Fail {
-    error: String,
-    retryable: Option<bool>,
-}
+tool!(Complete, "complete_task", "Finish your task with its result.", {
+    result: String = "string", "The whole result.";
+    #[serde(default)] artifacts: Vec<String> = "strings?", "Paths of files in the drive that belong to it.";
+});
+
+tool!(Fail, "fail_task", "Give your task up.", {
+    error: String = "string", "Why it cannot be done.";
+    retryable: Option<bool> = "boolean?", "Whether another attempt may do better; true by default.";
+});
 
 pub(super) async fn create(shared: &Shared, own: &Task, asked: Create) -> Answer {
-    let kind = match asked.kind {
-        Kind::General => TaskKind::General,
-        Kind::Code => TaskKind::Code,
-        Kind::Research => TaskKind::Research,
-        Kind::Review => TaskKind::Review,
-        Kind::Command => TaskKind::Command,
-    };
     let request = CreateTaskRequest {
         office_id: shared.office_id.clone(),
         title: asked.title,
         description: asked.description,
-        kind: kind.into(),
+        kind: asked.kind as i32,
         assigned_agent: asked.assigned_agent,
         parent_id: if asked.subtask.unwrap_or(true) { own.id.clone() } else { String::new() },
         depends_on: asked.depends_on,
