@@ -100,8 +100,9 @@ pub(super) async fn file_clash(conn: &mut OfficeConn, path: &str) -> DbResult<Op
     let sql = conn.pick(
         "SELECT path FROM drive_files WHERE office_id = $1 AND path IN (SELECT value FROM json_each($2))
          UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND path >= $3 AND path < $4 LIMIT 1",
-        "SELECT path FROM drive_files
-         WHERE office_id = $1 AND path = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+        // Behind LATERAL and a limit, each path above is looked up: to go over all files of the office is no way then.
+        "SELECT above.path FROM json_array_elements_text($2::json) AS asked (path) CROSS JOIN LATERAL
+             (SELECT path FROM drive_files WHERE office_id = $1 AND path = asked.path LIMIT 1) AS above
          UNION ALL SELECT path FROM drive_files WHERE office_id = $1 AND path >= $3 AND path < $4 LIMIT 1",
     );
     scalar!(conn, sql, above, &below, after_prefix(&below))

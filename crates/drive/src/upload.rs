@@ -64,10 +64,12 @@ impl Drive {
             admit(&mut tx, &target, current.as_ref()).await?;
         }
         let room = Room::new(self.limits, repo::usage_get(&mut tx).await?, current.as_ref());
-        let (slot, object) = (self.storage.slot(office.id)?, Uuid::now_v7());
+        let object = Uuid::now_v7();
+        // Before there is a row, so that none is left when the call is given up while that is committed.
+        let upload = Upload::new(&self.storage, self.storage.slot(office.id)?, object);
         objects::upload_insert(&mut tx, object, self.clock.now()).await?;
         tx.commit().await?;
-        Ok((Upload::new(&self.storage, slot, object), target, room))
+        Ok((upload, target, room))
     }
 
     /// Makes what was written the content of the file, if all is still as it must be.
