@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use futures::Stream;
 use mi_kernel::{
-    Clock, EventId, OfficeId, Result, Time,
+    Clock, Error, EventId, OfficeId, Result, Time,
     chain::{self, End, Ends, Link},
     event::{Category, Event},
     page::Page,
@@ -143,6 +143,11 @@ impl Feed {
         let feed = self.clone();
         Ok(changes.follow(async move || {
             let mut found = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;
+            // Cursors have no gaps, so the first one tells; whoever begins at the beginning misses nothing.
+            if position > 0 && found.first().is_some_and(|first| first.cursor > position + 1) {
+                let text = "events after this cursor are no longer kept; begin anew, with cursor 0";
+                return Err(Error::precondition("CURSOR_EXPIRED", text));
+            }
             match found.last() {
                 Some(last) => position = last.cursor,
                 None => feed.offices.still_there(office_id).await?,

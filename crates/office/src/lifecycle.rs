@@ -136,6 +136,8 @@ impl Lifecycle {
         outbox::push(&mut tx, &event).await?;
         tx.commit().await?;
         self.context.outbox.notify_one();
+        // Before the other roles are waited for: whoever waits in the office is to know at once.
+        self.context.db.notify_office(office.id);
         self.converge_now(office.id).await;
         Ok(office)
     }
@@ -222,8 +224,6 @@ impl Lifecycle {
         if matches!(step, Transition::Suspend | Transition::Delete) {
             self.step(&mut tx, &office, LifecycleStep::Stop, access.trace_id()).await?;
         }
-        let saved = self.save(tx, office, event).await?;
-        self.context.db.notify_office(saved.id);
-        Ok(saved)
+        self.save(tx, office, event).await
     }
 }

@@ -1,6 +1,6 @@
 //! `mi.internal.v1.AgentRegistryService`: whose key is this, and who is there.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use mi_kernel::{
@@ -29,8 +29,9 @@ use crate::{
     offices,
 };
 
-/// How long a transaction that revokes may take to become visible after its time.
-const OVERLAP: Duration = Duration::from_secs(10);
+/// How long after its time a revocation may become visible: it may wait for a connection, a lock and a statement, as long as
+/// the store lets each of them last, and clocks differ.
+const OVERLAP: Duration = Duration::from_secs(90);
 /// Most members of a page: with all that an agent may have, they fit into a message.
 const MEMBERS: usize = 200;
 
@@ -164,13 +165,15 @@ impl Scheduler {
         self: Arc<Self>,
         mut since: Option<Time>,
     ) -> impl Stream<Item = Result<WatchRevokedAgentKeysResponse>> + use<> {
-        let (changes, mut first) = (self.db.listen(revoked_keys::topic()), true);
+        let (changes, mut first, mut told) = (self.db.listen(revoked_keys::topic()), true, HashSet::new());
         changes.follow(async move || {
             let now = self.clock.now();
             let from = since.replace(now).unwrap_or(now) - OVERLAP;
-            let dead = revoked_keys::keys_revoked_since(&mut self.db.platform().read().await?, from).await?;
+            let revoked = revoked_keys::keys_revoked_since(&mut self.db.platform().read().await?, from).await?;
+            let fresh = revoked.iter().filter(|key| !told.contains(*key));
             let keys: Vec<AgentKeyName> =
-                dead.into_iter().map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id }).collect();
+                fresh.map(|(id, key_id)| AgentKeyName { agent_id: id.to_string(), key_id: key_id.clone() }).collect();
+            told = revoked.into_iter().collect();
             // The first one says from when on keys are told, whether there are any or not.
             let tells = std::mem::take(&mut first) || !keys.is_empty();
             let message = WatchRevokedAgentKeysResponse { keys, time: Some(convert::timestamp(now)) };

@@ -4,8 +4,9 @@
 //! each process listens on one connection.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -13,14 +14,13 @@ use futures::{Stream, TryStreamExt, stream};
 use mi_kernel::{Error, OfficeId, Result};
 use sqlx::{PgPool, postgres::PgListener};
 use tokio::{
-    sync::{Notify, broadcast, watch},
+    sync::{Notify, Semaphore, broadcast, watch},
     time::{sleep, timeout},
 };
 use uuid::Uuid;
 
-use crate::{Db, DbResult};
+use crate::Db;
 
-const CHANNEL: &str = "mi_changes";
 /// While changes keep coming, those of this time are told together; the first of them at once.
 const COALESCE: Duration = Duration::from_millis(10);
 /// Postgres takes 8,000 bytes in one notification.
@@ -33,6 +33,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 const OFFICE_INTERVAL: Duration = Duration::from_secs(30);
 /// The same for what concerns the platform, which a few watch, and revocations are part of.
 const PLATFORM_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a process says something to itself: one that does not hear it has lost its connection, or its server, without
+/// a word, and connects again.
+const PULSE: Duration = Duration::from_secs(10);
+/// Looks of one office's watches at a time: many who watch one office, which changes all the time, leave connections to
+/// the others.
+const LOOKS: usize = 2;
+/// What topics begin with that belong to no office.
+const PLATFORM: &str = "platform";
 /// Hints that a reader of [`Db::heard`] may be behind.
 const HEARD: usize = 1024;
 
@@ -53,7 +61,7 @@ impl Topic {
 
     /// What belongs to no office.
     pub fn platform(resource: &'static str) -> Self {
-        Self(format!("platform/{resource}"))
+        Self(format!("{PLATFORM}/{resource}"))
     }
 
     /// Everything.
@@ -72,6 +80,11 @@ impl Topic {
         OfficeId::parse(office).ok().filter(|_| about == resource)
     }
 
+    /// Its first part.
+    fn office(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+
     fn covers(&self, other: &Self) -> bool {
         let below = other.0.strip_prefix(&self.0);
         below.is_some_and(|rest| self.is_everything() || rest.is_empty() || rest.starts_with('/'))
@@ -83,25 +96,28 @@ impl Topic {
 pub(crate) struct ChangeBus {
     /// Identifies this process, which passes over its own notifications.
     node: Uuid,
+    /// The schema's own: other roles in the same database have nothing to hear here.
+    channel: String,
     listeners: Mutex<BTreeMap<Topic, watch::Sender<()>>>,
+    looks: Mutex<HashMap<String, Weak<Semaphore>>>,
     waiting: Mutex<BTreeSet<Topic>>,
     waits: Notify,
     heard: broadcast::Sender<Topic>,
 }
 
-impl Default for ChangeBus {
-    fn default() -> Self {
+impl ChangeBus {
+    pub(crate) fn new(schema: &str) -> Self {
         Self {
             node: Uuid::new_v4(),
+            channel: format!("mi_changes_{schema}"),
             listeners: Mutex::default(),
+            looks: Mutex::default(),
             waiting: Mutex::default(),
             waits: Notify::new(),
             heard: broadcast::Sender::new(HEARD),
         }
     }
-}
 
-impl ChangeBus {
     fn wake(&self, topic: &Topic) {
         let listeners = locked(&self.listeners);
         let below = listeners.range(topic.clone()..).take_while(|(other, _)| other.0.starts_with(&topic.0));
@@ -136,38 +152,44 @@ impl ChangeBus {
         taken
     }
 
-    async fn tell(&self, pool: &PgPool) {
+    /// Tells what waits, and something at every pulse.
+    async fn tell(&self, db: &Db, pool: &PgPool) {
         loop {
-            self.waits.notified().await;
+            let _ = timeout(PULSE, self.waits.notified()).await;
             loop {
                 let topics = self.take();
-                if topics.is_empty() {
-                    break;
-                }
                 let mut payload = self.node.to_string();
                 for topic in &topics {
                     payload.push('\n');
                     payload.push_str(&topic.0);
                 }
-                let told = sqlx::query("SELECT pg_notify($1, $2)").bind(CHANNEL).bind(payload).execute(pool).await;
-                if let Err(error) = told {
-                    tracing::warn!(target: "mi::store", %error, "other processes could not be told of changes yet");
-                    self.wait(topics);
-                    sleep(PAUSE).await;
+                let query = sqlx::query("SELECT pg_notify($1, $2)").bind(&self.channel).bind(payload);
+                match db.turnover().heed(query.execute(pool).await) {
+                    Ok(_) if locked(&self.waiting).is_empty() => break,
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::warn!(target: "mi::store", %error, "other processes could not be told of changes yet");
+                        self.wait(topics);
+                        sleep(PAUSE).await;
+                    }
                 }
             }
             sleep(COALESCE).await;
         }
     }
 
-    async fn hear(&self, pool: &PgPool) -> DbResult<()> {
+    /// Hears what is told, until the connection fails or says nothing any more.
+    async fn hear(&self, pool: &PgPool) -> sqlx::Result<()> {
         let mut listener = PgListener::connect_with(pool).await?;
-        listener.listen(CHANNEL).await?;
+        listener.listen(&self.channel).await?;
         let own = self.node.to_string();
         // What was said while nobody listened, and whenever the connection was away for a moment, may be anything.
         self.told(Topic::everything());
         loop {
-            match listener.try_recv().await? {
+            let Ok(heard) = timeout(3 * PULSE, listener.try_recv()).await else {
+                return Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into()));
+            };
+            match heard? {
                 None => self.told(Topic::everything()),
                 Some(notification) => {
                     let mut lines = notification.payload().split('\n');
@@ -177,6 +199,26 @@ impl ChangeBus {
                 }
             }
         }
+    }
+
+    fn listen(bus: &Arc<Self>, topic: Topic) -> Changes {
+        let interval = match topic.office() {
+            PLATFORM => PLATFORM_INTERVAL,
+            _ => OFFICE_INTERVAL,
+        };
+        let receiver = Some(locked(&bus.listeners).entry(topic.clone()).or_default().subscribe());
+        Changes { receiver, looks: Some(bus.looks(&topic)), topic, bus: bus.clone(), interval }
+    }
+
+    /// Whose turn it is to look, among those who watch the topic's office.
+    fn looks(&self, topic: &Topic) -> Arc<Semaphore> {
+        let mut looks = locked(&self.looks);
+        if let Some(known) = looks.get(topic.office()).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Arc::new(Semaphore::new(LOOKS));
+        looks.insert(topic.office().to_owned(), Arc::downgrade(&new));
+        new
     }
 
     /// Something changed elsewhere.
@@ -210,12 +252,7 @@ impl Db {
 
     /// Everything notified after this call is heard.
     pub fn listen(&self, topic: Topic) -> Changes {
-        let interval = match topic.0.starts_with("platform/") {
-            true => PLATFORM_INTERVAL,
-            false => OFFICE_INTERVAL,
-        };
-        let receiver = locked(&self.changes.listeners).entry(topic.clone()).or_default().subscribe();
-        Changes { receiver, topic, bus: self.changes.clone(), interval: self.is_shared().then_some(interval) }
+        ChangeBus::listen(&self.changes, topic)
     }
 
     /// What other processes tell from now on, and what is told of whole offices here.
@@ -229,24 +266,28 @@ impl Db {
         let Some(pool) = self.postgres_pool() else { return };
         let hearing = async {
             loop {
-                if let Err(error) = self.changes.hear(pool).await {
+                if let Err(error) = self.turnover().heed(self.changes.hear(pool).await) {
                     tracing::warn!(target: "mi::store", %error, "cannot hear of changes by other processes yet");
                     sleep(PAUSE).await;
                 }
             }
         };
-        tokio::join!(self.changes.tell(pool), hearing);
+        tokio::join!(self.changes.tell(&self, pool), hearing);
     }
 }
 
 /// The changes of a topic, for one who listens.
 #[derive(Debug)]
 pub struct Changes {
-    receiver: watch::Receiver<()>,
+    /// Until it is dropped.
+    receiver: Option<watch::Receiver<()>>,
     topic: Topic,
     bus: Arc<ChangeBus>,
-    /// How long a change that nobody told of may stay unseen; none: there is no such change.
-    interval: Option<Duration>,
+    /// Shared by the watches of an office. Until it is dropped.
+    looks: Option<Arc<Semaphore>>,
+    /// How long a change that nobody told of may stay unseen: by a process that ended between its commit and its word, or by
+    /// a call that was given up there.
+    interval: Duration,
 }
 
 /// What was found at one look.
@@ -262,10 +303,8 @@ impl Changes {
     /// Returns when something may have changed since it last did.
     pub async fn changed(&mut self) {
         // The sender lives in the map as long as this does, so `changed` does not fail.
-        let changed = self.receiver.changed();
-        match self.interval {
-            Some(interval) => drop(timeout(interval, changed).await),
-            None => drop(changed.await),
+        if let Some(receiver) = &mut self.receiver {
+            let _ = timeout(self.interval, receiver.changed()).await;
         }
     }
 
@@ -279,7 +318,13 @@ impl Changes {
             if !more {
                 changes.changed().await;
             }
-            let Batch { found, more } = look().await?;
+            let Batch { found, more } = {
+                let _turn = match &changes.looks {
+                    Some(looks) => looks.acquire().await.ok(),
+                    None => None,
+                };
+                look().await?
+            };
             Ok::<_, Error>(Some((stream::iter(found.into_iter().map(Ok)), (changes, look, more))))
         });
         batches.try_flatten()
@@ -289,9 +334,54 @@ impl Changes {
 impl Drop for Changes {
     fn drop(&mut self) {
         let mut listeners = locked(&self.bus.listeners);
-        // Under the lock nobody else can subscribe: the last one takes the entry along.
-        if listeners.get(&self.topic).is_some_and(|sender| sender.receiver_count() == 1) {
+        // Under the lock nobody else comes or goes: the last one takes the entry along.
+        self.receiver = None;
+        if listeners.get(&self.topic).is_some_and(|sender| sender.receiver_count() == 0) {
             listeners.remove(&self.topic);
         }
+        let mut looks = locked(&self.bus.looks);
+        self.looks = None;
+        if looks.get(self.topic.office()).is_some_and(|known| known.strong_count() == 0) {
+            looks.remove(self.topic.office());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn whoever_goes_leaves_nothing_behind() {
+        let (bus, topic) = (Arc::new(ChangeBus::new("test")), Topic::of(OfficeId::new(), "chat"));
+        for _ in 0..2000 {
+            let pair = [(); 2].map(|()| ChangeBus::listen(&bus, topic.clone()));
+            thread::scope(|scope| pair.into_iter().for_each(|changes| drop(scope.spawn(move || drop(changes)))));
+            assert_eq!((locked(&bus.listeners).len(), locked(&bus.looks).len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn what_waits_goes_in_parts_and_is_bounded() {
+        let bus = ChangeBus::new("test");
+        let topics: BTreeSet<Topic> = (0..500).map(|_| Topic::of(OfficeId::new(), "chat")).collect();
+        bus.wait(topics.clone());
+        let mut told = BTreeSet::new();
+        loop {
+            let part = bus.take();
+            let bytes: usize = part.iter().map(|topic| topic.0.len() + 1).sum();
+            assert!(bytes + 36 <= MAX_PAYLOAD_BYTES, "{bytes} bytes");
+            if part.is_empty() {
+                break;
+            }
+            told.extend(part);
+        }
+        assert_eq!(told, topics);
+
+        bus.wait((0..=MAX_WAITING).map(|_| Topic::of(OfficeId::new(), "chat")));
+        assert_eq!(bus.take(), [Topic::everything()]);
+        assert_eq!(bus.take(), []);
     }
 }

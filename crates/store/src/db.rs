@@ -217,7 +217,11 @@ impl Db {
         let write = write.connect_with(options.clone()).await.map_err(open)?;
         migrate::run(&write, migrations, |step| step.sqlite).await?;
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
-        Ok(Self { pools: Pools::Sqlite { read, write }, turnover: Turnover::default(), changes: Arc::default() })
+        Ok(Self {
+            pools: Pools::Sqlite { read, write },
+            turnover: Turnover::default(),
+            changes: Arc::new(ChangeBus::new("")),
+        })
     }
 
     async fn postgres(url: &str, schema: &'static str, migrations: &Migrations) -> Result<Self> {
@@ -256,7 +260,7 @@ impl Db {
             .await
             .map_err(unreachable)?;
         service_role::verify(&pool).await?;
-        Ok(Self { pools: Pools::Postgres(pool), turnover, changes: Arc::default() })
+        Ok(Self { pools: Pools::Postgres(pool), turnover, changes: Arc::new(ChangeBus::new(schema)) })
     }
 
     /// The database in the scope of one office: the other offices' rows are not there.
@@ -296,6 +300,10 @@ impl Db {
 
     fn conn(&self, inner: sqlx::Result<Inner>) -> DbResult<Conn> {
         Ok(Conn::new(self.turnover.heed(inner)?, self.turnover.clone()))
+    }
+
+    pub(crate) fn turnover(&self) -> &Turnover {
+        &self.turnover
     }
 
     pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {

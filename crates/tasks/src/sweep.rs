@@ -125,7 +125,10 @@ impl Tasks {
                 let mut stream = answer.map_err(|status| from_status(&status))?.into_inner();
                 while let Some(told) = stream.message().await.map_err(|status| from_status(&status))? {
                     for key in told.keys {
-                        self.gone(AgentId::parse(&key.agent_id)?).await?;
+                        // One office in trouble keeps no other from hearing; the pass over all of them comes to it.
+                        if let Err(error) = self.gone(AgentId::parse(&key.agent_id)?).await {
+                            tracing::warn!(target: "mi::tasks", agent = key.agent_id, error = %error.chain(), "its tasks wait");
+                        }
                     }
                     since = told.time;
                 }

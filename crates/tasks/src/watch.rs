@@ -75,8 +75,15 @@ async fn changes(
     access: &Access,
 ) -> Result<Batch<WatchTasksResponse>> {
     let rows = repo::task_changed(conn, cursor, only, BATCH).await?;
-    if rows.is_empty() && office_get(conn).await?.is_none() {
-        return Err(Error::not_found("office", office_id));
+    if rows.is_empty() {
+        if office_get(conn).await?.is_none() {
+            return Err(Error::not_found("office", office_id));
+        }
+        if let Some(id) = only
+            && repo::task_get_all(conn, &[id]).await?.is_empty()
+        {
+            return Err(Error::not_found("task", id));
+        }
     }
     let full = i64::try_from(rows.len()) == Ok(BATCH);
     let change = |task: Task| WatchTasksResponse { cursor: task.cursor, task: Some(wire::task(task, access)) };

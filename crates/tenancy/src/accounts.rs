@@ -177,6 +177,8 @@ impl Accounts {
         let key = repo::key_get(&mut tx, id).await?.filter(|key| caller.actor.owns(key.account_id));
         let mut key = key.ok_or_else(|| Error::not_found("api_key", id))?;
         if key.revoked_at.is_some() {
+            // Whoever asks again may not have got the answer, and nobody else may have been told.
+            self.db.notify(credentials::revocations());
             return Ok(key);
         }
         let now = self.clock.now();

@@ -90,9 +90,6 @@ impl Logs {
         };
         let logs = self.clone();
         let lines = log.follow(async move || {
-            if found.is_none() {
-                found = logs.find(&name).await?;
-            }
             let chunk = match found {
                 Some((agent_id, _)) => {
                     repo::chunk_after(&mut logs.db.office(name.0).read().await?, agent_id, position).await?
@@ -101,7 +98,14 @@ impl Logs {
             };
             let Some(chunk) = chunk else {
                 logs.offices.still_there(name.0).await?;
-                return Ok(Batch { found: Vec::new(), more: false });
+                // A name may have passed to another agent, whose log begins anew.
+                let now = logs.find(&name).await?;
+                let passed = now.map(|(id, _)| id) != found.map(|(id, _)| id);
+                if passed {
+                    position = if found.is_some() { 0 } else { position };
+                    found = now;
+                }
+                return Ok(Batch { found: Vec::new(), more: passed });
             };
             let (after, last_seq) = (position, chunk.last_seq);
             let mut found = logs.lines(chunk).await?;

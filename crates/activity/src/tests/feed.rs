@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mi_kernel::EventId;
 use mi_proto::v1::{ActivityEvent, ListActivityRequest, WatchActivityRequest};
+use tonic::Code;
 
 use super::*;
 
@@ -238,4 +239,13 @@ async fn old_events_are_deleted_and_do_not_come_back(db: TestDb) {
     world.append_events(&old[..3]).await;
     let left = list(&world, &owner, of(office_id)).await;
     assert_eq!((ids(&left), left[0].cursor), (vec![young.id.to_string()], 1501));
+    // Who goes on from before what is kept is told so; who begins at the beginning, or at the end, misses nothing.
+    let mut behind = watch(&world, &owner, office_id, Some(5)).await;
+    let refused = behind.message().await.expect_err("not all of it is kept");
+    let told = "events after this cursor are no longer kept; begin anew, with cursor 0";
+    assert_eq!((refused.code(), refused.message()), (Code::FailedPrecondition, told));
+    for after in [0, 1500] {
+        let mut stream = watch(&world, &owner, office_id, Some(after)).await;
+        assert_eq!(next_event(&mut stream).await.id, young.id.to_string());
+    }
 }

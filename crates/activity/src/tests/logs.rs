@@ -199,8 +199,11 @@ async fn a_name_stands_for_its_newest_agent(db: TestDb) {
     let fired = Log::new(&world).await;
     fired.numbers(&world, 1..=2).await;
     assert_eq!(fired.texts(&world).await, ["1", "2"]);
+    let mut tail = fired.tail(&world, None, Some(1)).await;
+    assert_eq!(next_line(&mut tail).await, (2, "2".to_owned()));
     let hired = Log { agent: agent(fired.office_id, "analyst"), ..fired };
     hired.send(&world, 1, vec![line("new")]).await.expect("appended");
+    assert_eq!(next_line(&mut tail).await, (1, "new".to_owned()));
     assert_eq!(world.list(&hired.owner, hired.all()).await, [(1, "new".to_owned())]);
 }
 

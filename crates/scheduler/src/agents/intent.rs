@@ -253,6 +253,8 @@ impl Scheduler {
         change.agent.may_change()?;
         change.agent.hosted()?;
         if change.agent.public_key.is_none() {
+            // Whoever asks again may not have got the answer, and nobody else may have been told.
+            self.db.notify(revoked_keys::topic());
             return Ok(change.agent);
         }
         revoked_keys::key_revoke(&mut change.tx, &change.agent, self.clock.now()).await?;
@@ -270,6 +272,7 @@ impl Scheduler {
         revoked_keys::key_revoke(&mut change.tx, &change.agent, self.clock.now()).await?;
         let already = change.agent.begin_fire(request.force);
         if already {
+            self.db.notify(revoked_keys::topic());
             return Ok(change.agent);
         }
         let by = match &caller.actor {

@@ -5,14 +5,17 @@
 use std::{collections::HashMap, sync::Arc};
 
 use futures::Stream;
-use mi_kernel::{AgentId, OfficeId, Result};
+use mi_kernel::{AgentId, Error, OfficeId, Result};
 use mi_proto::v1::{self, WatchAgentsResponse};
 use mi_store::{Batch, Topic};
 
 use super::{TOPIC, repo, wire};
-use crate::Scheduler;
+use crate::{Scheduler, offices};
 
-/// What was last sent of each agent.
+/// Agents that are read, and held, at a time.
+const BATCH: usize = 50;
+
+/// What was last sent of each agent: its revision, and what a client needs to know to take it away.
 type Sent = HashMap<AgentId, (i64, v1::Agent)>;
 
 pub(crate) fn watch(
@@ -20,29 +23,39 @@ pub(crate) fn watch(
     office: OfficeId,
 ) -> impl Stream<Item = Result<WatchAgentsResponse>> + use<> {
     let (agents, mut sent) = (scheduler.db.listen(Topic::of(office, TOPIC)), Sent::new());
-    agents.follow(async move || Ok(Batch { found: round(&scheduler, office, &mut sent).await?, more: false }))
+    agents.follow(async move || round(&scheduler, office, &mut sent).await)
 }
 
-async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Result<Vec<WatchAgentsResponse>> {
+/// The first agents that are not as they were sent last.
+async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Result<Batch<WatchAgentsResponse>> {
     let mut conn = scheduler.db.office(office).read().await?;
     let revisions = repo::agent_revisions(&mut conn).await?;
-    let mut messages = Vec::new();
+    let mut found = Vec::new();
     sent.retain(|id, (_, agent)| {
         let stays = revisions.contains_key(id);
         if !stays {
-            messages.push(WatchAgentsResponse { agent: Some(agent.clone()), deleted: true });
+            found.push(WatchAgentsResponse { agent: Some(std::mem::take(agent)), deleted: true });
         }
         stays
     });
-    for (id, revision) in revisions {
-        if sent.get(&id).is_some_and(|(known, _)| *known == revision) {
-            continue;
+    if revisions.is_empty() {
+        if found.is_empty() && offices::repo::office_get(&mut conn).await?.is_none() {
+            return Err(Error::not_found("office", office));
         }
-        if let Some(agent) = repo::agent_get(&mut conn, id).await? {
+        // Once these are told, the office may be found gone.
+        return Ok(Batch { more: !found.is_empty(), found });
+    }
+    let changed = |id: &AgentId, revision: i64| sent.get(id).is_none_or(|(known, _)| *known != revision);
+    let changed: Vec<AgentId> =
+        revisions.into_iter().filter(|(id, revision)| changed(id, *revision)).map(|(id, _)| id).collect();
+    for id in changed.iter().take(BATCH) {
+        if let Some(agent) = repo::agent_get(&mut conn, *id).await? {
             let message = wire::agent(&scheduler.seen.freshen(agent.clone()), scheduler.runtime.sandbox());
-            sent.insert(id, (agent.revision, message.clone()));
-            messages.push(WatchAgentsResponse { agent: Some(message), deleted: false });
+            // What may be long is not held for as long as the client watches.
+            let brief = v1::Agent { system_prompt: String::new(), env: HashMap::new(), ..message.clone() };
+            sent.insert(*id, (agent.revision, brief));
+            found.push(WatchAgentsResponse { agent: Some(message), deleted: false });
         }
     }
-    Ok(messages)
+    Ok(Batch { found, more: changed.len() > BATCH })
 }

@@ -78,7 +78,7 @@ impl Scheduler {
                     agents::revoked_keys::key_revoke(&mut tx, &before, self.clock.now()).await?;
                     if agents::repo::agent_update(&mut tx, &mut agent).await? {
                         tx.commit().await?;
-                        self.seen.doubt(agent.id);
+                        self.changed(&agent);
                         self.db.notify(agents::revoked_keys::topic());
                     }
                 }
@@ -92,6 +92,7 @@ impl Scheduler {
         let mut tx = self.db.office(id).begin().await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;
+        self.db.notify_office(id);
         Ok(true)
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use mi_kernel::OfficeId;
+use futures::StreamExt;
+use mi_kernel::{ErrorKind, OfficeId};
 use mi_proto::{
     internal::v1::{
         CountAgentsRequest, RemoveOfficeRequest, agent_registry_service_server::AgentRegistryService,
@@ -14,8 +15,11 @@ use mi_testkit::on_both;
 use object_store::{ObjectStoreExt, local::LocalFileSystem, path::Path};
 use tonic::Request;
 
-use super::harness::{Harness, place};
-use crate::{agents::Phase, offices, registry};
+use super::harness::{Harness, LONG, place};
+use crate::{
+    agents::{self, Phase},
+    offices, registry,
+};
 
 on_both! {
     a_removed_office_leaves_nothing_and_others_stay,
@@ -75,6 +79,10 @@ impl Harness {
 async fn a_removed_office_leaves_nothing_and_others_stay(harness: Harness) {
     let survivor = harness.survivor().await;
     let agents = harness.populate().await;
+    let mut watch = agents::watch::watch(harness.scheduler.clone(), harness.office).boxed();
+    for _ in &agents {
+        assert!(!watch.next().await.expect("goes on").expect("no error").deleted);
+    }
     assert!(!harness.remove(harness.office).await);
     let late = harness.scheduler.hire(&harness.owner("HireAgent"), harness.hiring("late")).await.expect_err("removing");
     assert_eq!(late.reason, "OFFICE_NOT_ACTIVE");
@@ -89,6 +97,19 @@ async fn a_removed_office_leaves_nothing_and_others_stay(harness: Harness) {
     assert!(harness.remove(harness.office).await);
     harness.assert_nothing_is_left_but(&survivor).await;
     assert!(harness.remove(harness.office).await, "again");
+    // Who watched saw each of them go, and then the office.
+    let mut gone = Vec::new();
+    let end = loop {
+        match tokio::time::timeout(LONG, watch.next()).await.expect("in time").expect("goes on") {
+            Ok(message) if message.deleted => gone.push(message.agent.expect("the last known").name),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    gone.sort();
+    let mut names: Vec<_> = agents.iter().map(|agent| agent.name.clone()).collect();
+    names.sort();
+    assert_eq!((gone, end.kind), (names, ErrorKind::NotFound));
     for agent in &agents {
         assert_eq!(harness.event_counts(&agent.name).await["agent.fired"], 1, "{}", agent.name);
     }

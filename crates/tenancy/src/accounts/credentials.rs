@@ -1,6 +1,6 @@
 //! `mi.internal.v1.CredentialService`: the gateway asks whose a key is.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use mi_kernel::{Result, Time};
@@ -14,8 +14,9 @@ use tonic::{Request, codegen::BoxStream};
 
 use super::{Accounts, repo};
 
-/// How long a transaction that revokes may take to become visible after its time.
-const OVERLAP: Duration = Duration::from_secs(10);
+/// How long after its time a revocation may become visible: it may wait for a connection, a lock and a statement, as long as
+/// the store lets each of them last, and clocks differ.
+const OVERLAP: Duration = Duration::from_secs(90);
 
 /// What the change bus tells of when a key was revoked.
 pub(super) fn revocations() -> Topic {
@@ -28,15 +29,17 @@ impl Accounts {
         &self,
         mut since: Option<Time>,
     ) -> impl Stream<Item = Result<WatchRevokedApiKeysResponse>> + use<> {
-        let (accounts, mut first) = (self.clone(), true);
+        let (accounts, mut first, mut told) = (self.clone(), true, HashSet::new());
         self.db.listen(revocations()).follow(async move || {
             let now = accounts.clock.now();
             let from = since.replace(now).unwrap_or(now) - OVERLAP;
             let ids = repo::key_revoked_since(&mut accounts.db.platform().read().await?, from).await?;
-            let api_key_ids: Vec<String> = ids.iter().map(ToString::to_string).collect();
-            let message = WatchRevokedApiKeysResponse { api_key_ids, time: Some(convert::timestamp(now)) };
+            let fresh = ids.iter().filter(|id| !told.contains(*id));
+            let api_key_ids: Vec<String> = fresh.map(ToString::to_string).collect();
+            told = ids.into_iter().collect();
             // The first one says from when on keys are told, whether there are any or not.
-            let tells = std::mem::take(&mut first) || !ids.is_empty();
+            let tells = std::mem::take(&mut first) || !api_key_ids.is_empty();
+            let message = WatchRevokedApiKeysResponse { api_key_ids, time: Some(convert::timestamp(now)) };
             Ok(Batch { found: tells.then_some(message).into_iter().collect(), more: false })
         })
     }

@@ -160,10 +160,17 @@ async fn who_watches_from_before_what_is_gone_is_told(harness: Harness) {
     for id in &ids[1..] {
         harness.done(&office, id).await;
     }
+    let one = WatchTasksRequest { office_id: office.clone(), task_id: ids[1].clone(), after_cursor: Some(0) };
+    let mut of_one = harness.tasks(&harness.owner).watch_tasks(one).await.expect("watches").into_inner();
+    of_one.message().await.expect("no error").expect("its last change");
     harness.keep_three_days(&office).await;
     harness.clock.advance(4 * DAY);
     harness.forget(&office).await;
     assert_eq!(harness.titles(&office).await, ["kept"]);
+    // Who watches one task alone hears of its end with the next change of the queue.
+    harness.new_task(&office, "new").await;
+    let end = tokio::time::timeout(LONG, of_one.message()).await.expect("in time").expect_err("the task is gone");
+    assert_eq!(end.code(), Code::NotFound);
 
     let watch = async |after: i64| {
         let request =
@@ -177,6 +184,5 @@ async fn who_watches_from_before_what_is_gone_is_told(harness: Harness) {
     for after in [1, 4] {
         assert_refused(watch(after).await, Code::FailedPrecondition, "CURSOR_EXPIRED");
     }
-    harness.new_task(&office, "new").await;
     assert_eq!(watch(5).await.expect("complete"), (6, "new".into()));
 }

@@ -15,7 +15,10 @@ use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
 use super::{assert_refused, request, seconds};
-use crate::tests::harness::{Harness, LONG};
+use crate::tests::{
+    harness::{Harness, LONG},
+    peer::Mood,
+};
 
 on_both! {
     whatever_can_be_claimed_wakes,
@@ -25,6 +28,7 @@ on_both! {
     who_did_the_work_waits_for_other_work_than_its_review,
     who_does_not_wait_any_more_gets_nothing,
     a_suspended_office_lets_nobody_wait,
+    whoever_waits_is_told_of_a_suspension_whatever_becomes_of_the_call,
 }
 
 /// What wakes must do so long before a claim looks again by itself.
@@ -194,6 +198,21 @@ async fn a_suspended_office_lets_nobody_wait(harness: Harness) {
     let resume = ResumeOfficeRequest { office_id: office.clone() };
     harness.offices(&harness.owner).resume_office(resume).await.expect("resumes");
     assert_eq!(harness.claim_all(&worker, &office).await, ["task", "created meanwhile"]);
+}
+
+async fn whoever_waits_is_told_of_a_suspension_whatever_becomes_of_the_call(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    let waiter = harness.waiter(&worker, waits(&office)).await;
+    // The other roles do not answer, and the client leaves before they are given up.
+    harness.scheduler.be(Mood::Hangs);
+    let mut offices = harness.offices(&harness.owner);
+    let suspend = SuspendOfficeRequest { office_id: office.clone() };
+    let call = tokio::spawn(async move { offices.suspend_office(suspend).await });
+    harness.until_status(&office, Some(OfficeStatus::Suspended)).await;
+    call.abort();
+    let answer = tokio::time::timeout(AT_ONCE, waiter).await.expect("told at once").expect("no panic");
+    assert_refused(answer, Code::FailedPrecondition, "OFFICE_NOT_ACTIVE");
 }
 
 impl Harness {
