@@ -14,19 +14,17 @@ use mi_kernel::{
 };
 use mi_proto::internal::v1::Member;
 use mi_store::OfficeConn;
-use mi_tenancy::{Author, Office};
+use mi_tenancy::{Author, Office, quotas};
 use moka::future::Cache;
 use serde_json::json;
 
 use super::{
-    create::Cause,
-    model::{State, Task, TaskTransition},
+    consequences::Consequences,
+    members::{Reconcile, RosterFreshness},
+    model::{Cause, State, Task, TaskTransition},
     presence::{Moment, Presence},
-    reconcile::Reconcile,
     repo::{self, Standing, Wanted},
-    settle::Consequences,
     tally::Tally,
-    work::RosterFreshness,
 };
 
 /// The agents of an office.
@@ -51,7 +49,7 @@ pub(super) struct Batch<'a> {
     /// How many may be open.
     pub(super) open_quota: u32,
     /// Whether there was anything to write.
-    wrote: bool,
+    pub(super) wrote: bool,
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) fresh: BTreeSet<TaskId>,
     /// Where tasks stand on which others wait and that are not in the working set.
@@ -178,6 +176,16 @@ impl<'a> Batch<'a> {
     /// Tasks that are not written yet.
     pub(super) fn fresh(&self) -> impl Iterator<Item = &Task> {
         self.fresh.iter().filter_map(|id| self.tasks.get(id))
+    }
+
+    /// Whether so many more tasks may be open.
+    pub(super) fn room_for(&self, more: usize) -> Result<()> {
+        let more = i64::try_from(more).unwrap_or(i64::MAX);
+        if more > 0 && self.tally.open().saturating_add(more) > i64::from(self.open_quota) {
+            let hint = "finish or cancel some of its open tasks first";
+            return Err(quotas::exceeded("the office", "open_tasks", self.open_quota, hint));
+        }
+        Ok(())
     }
 
     /// Adds a new task.
@@ -327,15 +335,6 @@ impl<'a> Batch<'a> {
             repo::dependency_insert(self.tx, &pairs).await?;
         }
         Ok(())
-    }
-
-    /// Writes the rest: what changed, and the events. False: nothing had to be written.
-    pub(super) async fn finish(&mut self) -> Result<bool> {
-        self.settle().await?;
-        self.write().await?;
-        let (over, left) = self.consequences.take(self.wrote);
-        repo::consequence_put(self.tx, &over, &left).await?;
-        Ok(self.wrote)
     }
 }
 

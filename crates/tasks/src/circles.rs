@@ -11,12 +11,29 @@ use mi_kernel::{Error, Result, TaskId};
 
 use super::{
     batch::Batch,
-    create::Layout,
+    model::Task,
     repo::{self, Direction, MAX_REACHED, WIDE},
 };
 
 /// Who waits for whom.
 type Ways = BTreeMap<TaskId, Vec<TaskId>>;
+
+/// Tasks of one batch before they are in the working set: they get there together or not at all.
+#[derive(Default)]
+pub(super) struct Layout {
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    /// Subtasks among them, by parent.
+    pub(super) subtasks: BTreeMap<TaskId, Vec<TaskId>>,
+}
+
+impl Layout {
+    pub(super) fn add(&mut self, task: Task) {
+        if let Some(parent) = task.spec.parent {
+            self.subtasks.entry(parent).or_default().push(task.id);
+        }
+        self.tasks.insert(task.id, task);
+    }
+}
 
 impl Batch<'_> {
     /// Refuses new tasks that close a circle, or of which that cannot be told with bounded effort. What they depend on is

@@ -13,11 +13,10 @@ use super::{
     Tasks,
     decide::Verdict,
     group_commit::{Answer, unanswered},
-    model::Task,
+    model::{ReportKind, Task},
     repo, rules,
     tally::Tally,
     wire,
-    work::ReportKind,
 };
 
 /// A claim answers this much before the call's time is up.

@@ -6,6 +6,7 @@
 
 mod batch;
 mod circles;
+mod consequences;
 mod create;
 mod decide;
 mod group_commit;
@@ -51,16 +52,11 @@ use self::{
     batch::Roster,
     decide::{Decision, Verdict},
     group_commit::{Answer, GroupCommit, Patience, TaskCommand, unanswered},
-    model::{Assignee, Task},
-    receipts::Signed,
-    reconcile::Reconcile,
-    work::{Claim, Report, ReportKind, RosterFreshness, not_working},
+    members::{Reconcile, RosterFreshness},
+    model::{Assignee, Report, ReportKind, Signed, Task},
+    work::{Claim, not_working},
 };
-pub use self::{
-    create::{Cause, LOOP_DEPTH},
-    members::Members,
-    retention::TaskHistory,
-};
+pub use self::{create::LOOP_DEPTH, members::Members, model::Cause, retention::TaskHistory};
 
 /// Offices whose agents are remembered, to notice when they change.
 const ROSTERS: u64 = 10_000;

@@ -28,8 +28,8 @@ pub(super) use self::{
         task_with_agents,
     },
     consequences::{
-        Follower, Relation, Rest, SCANNED, consequence_list, consequence_put, office_of_consequences,
-        task_dependents_after, task_followers,
+        Consequence, Follower, NOBODY, Relation, Rest, SCANNED, consequence_list, consequence_put,
+        office_of_consequences, task_dependents_after, task_followers,
     },
     list::{Filter, task_list},
     queue::{queue_ends, queue_forget},

@@ -19,6 +19,8 @@ const INTERVAL: Duration = Duration::from_millis(400);
 const BATCH: i64 = 1000;
 /// How often every office with open work of certain agents is looked at, whatever was heard.
 const FULL_PASS: Duration = Duration::from_secs(60);
+/// How often offices are looked for in which something is left: a process may have ended, or failed, before it was done.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Tasks {
@@ -165,6 +167,25 @@ impl Tasks {
             }
             tokio::time::sleep(FULL_PASS).await;
             self.kick_all();
+        }
+    }
+
+    /// Has consequences carried on that are left somewhere, for ever.
+    async fn settle_forever(&self) {
+        loop {
+            let offices = async { repo::office_of_consequences(&mut self.db.platform().read().await?).await };
+            match offices.await {
+                Ok(offices) => {
+                    for office_id in offices {
+                        // An office that cannot take it in now is asked again.
+                        drop(self.enqueue(office_id, vec![TaskCommand::Settle], None, ""));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(target: "mi::tasks", %error, "what is left to do about tasks could not be looked for");
+                }
+            }
+            tokio::time::sleep(SETTLE_INTERVAL).await;
         }
     }
 

@@ -5,10 +5,10 @@ use mi_tenancy::Author;
 
 use super::MAX_BATCH_BYTES;
 use crate::{
-    create::{New, Reference},
     decide::{Decision, Verdict},
-    reconcile::Reconcile,
-    work::{Claim, Report, ReportKind},
+    members::Reconcile,
+    model::{New, Reference, Report, ReportKind},
+    work::Claim,
 };
 
 /// What a search for circles costs, as if it were bytes: it reads up to thousands of rows.
