@@ -14,9 +14,9 @@ use mi_tenancy::{Author, State as OfficeState};
 
 use super::{
     batch::Batch,
-    circles::Layout,
+    blockers::Outlook,
+    cycles::Layout,
     model::{Asked, Cause, New, Progress, Reference, Spec, State, Task},
-    obstacles::Outlook,
     repo::{self, Parent},
 };
 
@@ -144,7 +144,7 @@ impl Batch<'_> {
                 progress: Progress::new(State::Queued, assigned, cause.depth, self.moment()),
             });
         }
-        self.refuse_circles(&laid).await?;
+        self.refuse_cycles(&laid).await?;
         for id in &ids {
             let Some(mut task) = laid.tasks.remove(id) else { continue };
             if let Outlook::Waits { reason, hangs_on } = self.outlook(&task)? {

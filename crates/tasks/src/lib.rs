@@ -5,16 +5,16 @@
 //! [`model::Progress::transition`].
 
 mod batch;
-mod circles;
+mod blockers;
 mod consequences;
 mod create;
+mod cycles;
 mod decide;
 mod group_commit;
 mod grpc;
 mod members;
 mod model;
 mod notes;
-mod obstacles;
 mod part;
 mod presence;
 mod receipts;
