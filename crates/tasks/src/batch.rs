@@ -24,7 +24,7 @@ use super::{
     model::{Cause, State, Task, TaskTransition},
     presence::{Moment, Presence},
     repo::{self, Standing, Wanted},
-    tally::Tally,
+    status_counts::StatusCounts,
 };
 
 /// The agents of an office.
@@ -45,7 +45,7 @@ pub(super) struct Batch<'a> {
     pub(super) freshness: RosterFreshness,
     cursor: i64,
     /// How many tasks have each status, with the changes.
-    pub(super) tally: Tally,
+    pub(super) status_counts: StatusCounts,
     /// How many may be open.
     pub(super) open_quota: u32,
     /// Whether there was anything to write.
@@ -103,7 +103,7 @@ impl<'a> Batch<'a> {
             ended: None,
             freshness: RosterFreshness::default(),
             cursor: opened.cursor,
-            tally: opened.counts.0,
+            status_counts: opened.counts.0,
             open_quota: u32::MAX,
             wrote: false,
             tasks: BTreeMap::new(),
@@ -181,7 +181,7 @@ impl<'a> Batch<'a> {
     /// Whether so many more tasks may be open.
     pub(super) fn room_for(&self, more: usize) -> Result<()> {
         let more = i64::try_from(more).unwrap_or(i64::MAX);
-        if more > 0 && self.tally.open().saturating_add(more) > i64::from(self.open_quota) {
+        if more > 0 && self.status_counts.open().saturating_add(more) > i64::from(self.open_quota) {
             let hint = "finish or cancel some of its open tasks first";
             return Err(quotas::exceeded("the office", "open_tasks", self.open_quota, hint));
         }
@@ -193,7 +193,7 @@ impl<'a> Batch<'a> {
         let (id, author) = (task.id, task.spec.created_by.clone());
         self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
         self.queued |= *task.state() == State::Queued;
-        self.tally.add(task.state().as_str(), 1);
+        self.status_counts.add(task.state().as_str(), 1);
         self.put(task);
         self.fresh.insert(id);
         self.touch(id);
@@ -227,8 +227,8 @@ impl<'a> Batch<'a> {
             let summary = format!("Task {:?} {verb}{}", task.spec.title, shortened(&outcome));
             self.note(&task, kind, summary, trace_id);
         }
-        self.tally.add(was_named, -1);
-        self.tally.add(task.state().as_str(), 1);
+        self.status_counts.add(was_named, -1);
+        self.status_counts.add(task.state().as_str(), 1);
         self.queued |= *task.state() == State::Queued;
         if was_verifying {
             self.judged.push(id);
@@ -327,7 +327,7 @@ impl<'a> Batch<'a> {
         }
         let tasks: Vec<(&Task, bool)> =
             changed.iter().filter_map(|(id, _)| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
-        repo::task_put(self.tx, &tasks, self.cursor, &self.tally, &events).await?;
+        repo::task_put(self.tx, &tasks, self.cursor, &self.status_counts, &events).await?;
         let new = tasks.iter().filter(|(_, fresh)| *fresh);
         let pairs: Vec<_> =
             new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();

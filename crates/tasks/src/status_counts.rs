@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// By the statuses' names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tally(BTreeMap<String, i64>);
+pub(crate) struct StatusCounts(BTreeMap<String, i64>);
 
-impl Tally {
+impl StatusCounts {
     /// One more has this status, or one fewer.
     pub(super) fn add(&mut self, status: &str, count: i64) {
         match self.0.get_mut(status) {
