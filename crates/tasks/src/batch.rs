@@ -22,9 +22,9 @@ use super::{
     consequences::Consequences,
     members::{Reconcile, RosterFreshness},
     model::{Cause, State, Task, TaskTransition},
-    presence::{Moment, Presence},
     repo::{self, Standing, Wanted},
     status_counts::StatusCounts,
+    sweep_clock::{Moment, SweepClock},
 };
 
 /// The agents of an office.
@@ -35,7 +35,7 @@ pub(super) struct Batch<'a> {
     pub(super) tx: &'a mut OfficeConn,
     /// When the queue was locked: by the database's clock where processes share one, else by this process's.
     pub(super) now: Time,
-    pub(super) presence: Presence,
+    pub(super) sweep_clock: SweepClock,
     pub(super) office: Office,
     /// The agents there are, as far as one of the operations knows.
     pub(super) roster: Option<Roster>,
@@ -97,7 +97,7 @@ impl<'a> Batch<'a> {
         Ok(Self {
             tx,
             now: opened.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
-            presence: opened.presence,
+            sweep_clock: opened.sweep_clock,
             office: opened.office,
             roster: None,
             ended: None,
@@ -134,7 +134,7 @@ impl<'a> Batch<'a> {
 
     /// When it is, and what the platform has missed.
     pub(super) fn moment(&self) -> Moment {
-        self.presence.at(self.now)
+        self.sweep_clock.at(self.now)
     }
 
     /// Takes tasks into the working set; those that do not exist are left out.

@@ -19,7 +19,7 @@ pub(crate) use self::{
     new_task::{MAX_TITLE, New, Reference},
     report::{Report, ReportKind, Signed},
 };
-use super::presence::Moment;
+use super::sweep_clock::Moment;
 
 /// A piece of work.
 #[derive(Debug, Clone, PartialEq, FromRow)]

@@ -7,10 +7,10 @@
 mod agents;
 mod consequences;
 mod list;
-mod presence;
 mod queue;
 mod reach;
 mod relations;
+mod sweep_clock;
 mod wakes;
 
 use std::collections::BTreeSet;
@@ -38,8 +38,8 @@ pub(super) use self::{
     wakes::{wake_get, wake_put},
 };
 pub(crate) use self::{
-    presence::{Seen, presence_get, presence_put},
     queue::{queue_insert, queue_open, queue_status_counts},
+    sweep_clock::{Seen, sweep_clock_get, sweep_clock_put},
 };
 use super::{
     model::{Progress, Spec, Task},

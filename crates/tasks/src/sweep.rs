@@ -12,7 +12,7 @@ use mi_rpc::{convert, status::from_status};
 use mi_store::Topic;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{TOPIC, Tasks, group_commit::TaskCommand, presence::Look, repo};
+use super::{TOPIC, Tasks, group_commit::TaskCommand, repo, sweep_clock::Look};
 
 /// How late a deadline may be noticed. One look at an index of deadlines.
 const INTERVAL: Duration = Duration::from_millis(400);
@@ -79,20 +79,20 @@ impl Tasks {
         besides: &BTreeSet<OfficeId>,
     ) -> Result<(BTreeMap<OfficeId, Vec<TaskId>>, bool)> {
         let mut conn = self.db.platform().read().await?;
-        let repo::Seen { presence, told, waited_for } = repo::presence_get(&mut conn).await?;
+        let repo::Seen { sweep_clock, told, waited_for } = repo::sweep_clock_get(&mut conn).await?;
         let now = told.map_or_else(|| self.clock.now(), |told| self.clock.agreed(told));
         let due = repo::task_due(&mut conn, now, besides, BATCH).await?;
         drop(conn);
         let look = Look { now, last: *last, shared: self.db.is_shared(), waited_for };
-        if let Some(next) = presence.after(look) {
+        if let Some(next) = sweep_clock.after(look) {
             let mut tx = self.db.platform().begin().await?;
-            if !repo::presence_put(&mut tx, presence, next).await? {
+            if !repo::sweep_clock_put(&mut tx, sweep_clock, next).await? {
                 // Another process looked at the same moment.
                 return Ok((BTreeMap::new(), true));
             }
             tx.commit().await?;
-            if next.away > presence.away {
-                let seconds = Duration::from_micros(next.away.abs_diff(presence.away)).as_secs_f64();
+            if next.away > sweep_clock.away {
+                let seconds = Duration::from_micros(next.away.abs_diff(sweep_clock.away)).as_secs_f64();
                 tracing::info!(target: "mi::tasks", seconds, "the platform was away; leases last longer for it");
             }
         }

@@ -327,7 +327,7 @@ impl Batch<'_> {
     /// Ends what has no time left, and puts off what has, since the platform was away.
     pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
         // The process was held up between its look at deadlines and this: what it missed is not counted yet. It looks again.
-        if !self.presence.is_current(self.now) {
+        if !self.sweep_clock.is_current(self.now) {
             return Ok(());
         }
         for id in ids {

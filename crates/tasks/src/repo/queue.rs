@@ -5,7 +5,7 @@ use mi_store::{DbResult, FromRow, Json, OfficeConn, exec, json_text, optional, s
 use mi_tenancy::Office;
 
 use super::Rest;
-use crate::{presence::Presence, status_counts::StatusCounts};
+use crate::{status_counts::StatusCounts, sweep_clock::SweepClock};
 
 /// Makes the new office's queue. Made with the office, since who makes it later waits for whoever has the office locked,
 /// and that one for the queue.
@@ -26,7 +26,7 @@ pub(crate) struct Opened {
     #[sqlx(flatten)]
     pub(crate) office: Office,
     #[sqlx(flatten)]
-    pub(crate) presence: Presence,
+    pub(crate) sweep_clock: SweepClock,
     /// When that was, by the database's clock; none: it has no clock of its own.
     pub(crate) told: Option<Time>,
 }
