@@ -2,30 +2,11 @@
 
 pub(crate) mod objects;
 
-use mi_kernel::{Time, page::Page};
+use mi_kernel::page::Page;
 use mi_store::{DbResult, FromRow, OfficeConn, all, exec, json_text, optional, scalar, scalar_one};
 use uuid::Uuid;
 
-use super::Change;
-
-/// A file of the drive, without its content.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct FileRow {
-    /// Where it is, without a leading slash.
-    pub path: String,
-    /// Bytes of its content.
-    pub size: i64,
-    /// Of the content, lower-case hex.
-    pub sha256: String,
-    /// The drive's revision that it was written with.
-    pub revision: i64,
-    /// Media type, as whoever wrote it said.
-    pub content_type: String,
-    /// When it was written.
-    pub modified_at: Time,
-    /// Name of an agent, or `operator`.
-    pub modified_by: String,
-}
+use super::model::{Change, FileRow};
 
 /// What an office's files amount to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]

@@ -6,10 +6,7 @@ use mi_kernel::{Error, ErrorKind, Result, text::drive_path};
 use mi_proto::v1;
 use mi_tenancy::{Office, State};
 
-use super::{
-    DriveLimits,
-    repo::{FileRow, Usage},
-};
+use super::{DriveLimits, model::FileRow, repo::Usage};
 
 /// Longest media type, in bytes.
 const MAX_CONTENT_TYPE: usize = 255;
