@@ -89,7 +89,7 @@ pub struct Tasks {
 type Reported = (TaskId, Option<LeaseId>, ReportKind);
 
 impl Tasks {
-    /// Queues of these offices. The scheduler's registry pauses agents and tells of dead keys; `background` runs what
+    /// Queues of these offices. The scheduler's registry pauses agents and tells of revoked keys; `background` runs what
     /// goes on without a call.
     pub fn new(
         context: RoleContext,

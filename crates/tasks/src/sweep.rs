@@ -117,7 +117,7 @@ impl Tasks {
         office_id
     }
 
-    /// Follows the scheduler's word on keys that died: their agents may be gone.
+    /// Follows the scheduler's word on revoked keys: their agents may be gone.
     async fn watch_agents(&self) {
         let mut since = None;
         loop {
