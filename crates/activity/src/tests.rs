@@ -6,8 +6,8 @@ mod feed;
 mod logs;
 mod plans;
 mod removal;
+mod row_security;
 mod storage;
-mod walls;
 
 use std::{
     convert::Infallible,

@@ -6,6 +6,7 @@
 mod grpc;
 mod mentions;
 mod model;
+mod part;
 mod read;
 mod repo;
 mod retention;
@@ -14,11 +15,10 @@ mod send;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use mi_kernel::{Clock, OfficeId, Result};
-use mi_store::{Db, OfficeConn};
+use mi_kernel::Clock;
+use mi_store::Db;
 use mi_tasks::{Members, Tasks};
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext};
+use mi_tenancy::{Offices, RoleContext};
 use tokio::sync::Notify;
 
 pub use self::retention::HISTORY;
@@ -49,19 +49,5 @@ impl Chat {
     ) -> Self {
         let RoleContext { db, clock, outbox } = context;
         Self { db, clock, outbox, offices, members, tasks, background }
-    }
-}
-
-#[async_trait]
-impl OfficePart for Chat {
-    async fn step(&self, tx: &mut OfficeConn, _: &Office, step: LifecycleStep, _: &str) -> Result<()> {
-        match step {
-            LifecycleStep::Create | LifecycleStep::Stop => Ok(()),
-            LifecycleStep::Remove => Ok(repo::chat_delete(tx).await?),
-        }
-    }
-
-    async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
-        Ok(repo::message_clear_some(&self.db, office_id).await?)
     }
 }

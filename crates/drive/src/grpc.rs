@@ -14,8 +14,8 @@ use mi_rpc::{Reply, convert, handle, outgoing, status, status::from_status};
 use tonic::{Request, Status, Streaming, codegen::BoxStream};
 
 use super::{
-    Change, Drive, Kind,
-    repo::FileRow,
+    Drive,
+    model::{Change, FileRow, Kind},
     rules,
     storage::{SILENCE, in_time},
 };

@@ -1,6 +1,8 @@
 //! The drive: files that an office shares, their changes, and who may write them when.
 
 mod grpc;
+mod model;
+mod part;
 mod repo;
 mod retention;
 mod rules;
@@ -9,7 +11,6 @@ mod upload;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{Stream, stream::BoxStream};
 use mi_kernel::{
@@ -20,20 +21,17 @@ use mi_kernel::{
 };
 use mi_proto::v1;
 use mi_rpc::{Access, Caller};
-use mi_store::{Batch, Db, FromRow, OfficeConn, OfficeTx, Topic, outbox};
-use mi_tenancy::{Author, OfficePart, Offices, RoleContext, offices::repo::office_get, quotas};
-use strum::{EnumString, IntoStaticStr};
+use mi_store::{Batch, Db, OfficeTx, Topic, outbox};
+use mi_tenancy::{Author, Offices, RoleContext, offices::repo::office_get};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+pub use self::{model::FileRow, repo::file_get_all, retention::HISTORY};
 use self::{
+    model::{Change, Kind},
     repo::objects,
     rules::Condition,
     storage::{GRACE, Storage},
-};
-pub use self::{
-    repo::{FileRow, file_get_all},
-    retention::HISTORY,
 };
 
 /// What the change bus tells of when a file changed.
@@ -53,43 +51,6 @@ impl Default for DriveLimits {
     fn default() -> Self {
         Self { file_bytes: 1 << 30, office_bytes: 100 << 30 }
     }
-}
-
-/// What happened to a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumString, IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
-enum Kind {
-    /// It is there since.
-    Created,
-    /// Its content was replaced.
-    Updated,
-    /// It is gone.
-    Deleted,
-}
-
-impl Kind {
-    /// The name in the database.
-    fn as_str(self) -> &'static str {
-        self.into()
-    }
-}
-
-impl TryFrom<String> for Kind {
-    type Error = strum::ParseError;
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        name.parse()
-    }
-}
-
-/// A change, and the file as it left it; of a deletion, as it was before, with the revision of the deletion.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-struct Change {
-    /// What happened.
-    #[sqlx(try_from = "String")]
-    kind: Kind,
-    /// To which file.
-    #[sqlx(flatten)]
-    file: FileRow,
 }
 
 /// The drives of all offices.
@@ -225,21 +186,6 @@ impl Drive {
             true => Ok((changes, kept_after)),
             false => Ok((changes, 0)),
         }
-    }
-}
-
-#[async_trait]
-impl OfficePart for Drive {
-    async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
-        self.storage.clear_some(office_id).await
-    }
-
-    async fn report(&self, conn: &mut OfficeConn, report: &mut v1::OfficeStatusReport) -> Result<()> {
-        let usage = repo::usage_get(conn).await?;
-        (report.drive_bytes, report.drive_files) = (usage.bytes, usage.files);
-        let most = self.limits.office_bytes.try_into().unwrap_or(i64::MAX);
-        report.quotas.push(quotas::to_wire("drive_bytes", usage.bytes, most));
-        Ok(())
     }
 }
 

@@ -2,30 +2,11 @@
 
 pub(crate) mod objects;
 
-use mi_kernel::{Time, page::Page};
+use mi_kernel::page::Page;
 use mi_store::{DbResult, FromRow, OfficeConn, all, exec, json_text, optional, scalar, scalar_one};
 use uuid::Uuid;
 
-use super::{Change, rules::after_prefix};
-
-/// A file of the drive, without its content.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
-pub struct FileRow {
-    /// Where it is, without a leading slash.
-    pub path: String,
-    /// Bytes of its content.
-    pub size: i64,
-    /// Of the content, lower-case hex.
-    pub sha256: String,
-    /// The drive's revision that it was written with.
-    pub revision: i64,
-    /// Media type, as whoever wrote it said.
-    pub content_type: String,
-    /// When it was written.
-    pub modified_at: Time,
-    /// Name of an agent, or `operator`.
-    pub modified_by: String,
-}
+use super::model::{Change, FileRow};
 
 /// What an office's files amount to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
@@ -38,6 +19,19 @@ pub(super) struct Usage {
     pub(super) files: i64,
     /// Bytes that were replaced or deleted, and are in storage yet.
     pub(super) trash: i64,
+}
+
+/// The first text behind all that start with this one; none: there is no such text.
+fn after_prefix(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        // Byte order of UTF-8 is the order of the characters.
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
 }
 
 /// The file at this path.
@@ -184,4 +178,18 @@ pub(super) async fn change_of_upload(conn: &mut OfficeConn, upload: Uuid) -> DbR
     let sql = "SELECT path, size, sha256, revision, content_type, modified_at, modified_by FROM drive_changes
          WHERE office_id = $1 AND upload = $2";
     optional!(conn, sql, upload)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix() {
+        for (prefix, end) in [("", None), ("a", Some("b")), ("a/", Some("a0")), ("\u{D7FF}", Some("\u{E000}"))] {
+            assert_eq!(after_prefix(prefix).as_deref(), end);
+        }
+        assert_eq!(after_prefix("a\u{10FFFF}").as_deref(), Some("b"));
+        assert_eq!(after_prefix("\u{10FFFF}"), None);
+    }
 }

@@ -3,7 +3,7 @@
 use mi_kernel::{Error, Result};
 use mi_tenancy::retention::{Log, expired};
 
-use super::Change;
+use super::model::Change;
 
 /// The changes of an office's drive.
 pub const HISTORY: Log = Log {

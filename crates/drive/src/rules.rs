@@ -6,10 +6,7 @@ use mi_kernel::{Error, ErrorKind, Result, text::drive_path};
 use mi_proto::v1;
 use mi_tenancy::{Office, State};
 
-use super::{
-    DriveLimits,
-    repo::{FileRow, Usage},
-};
+use super::{DriveLimits, model::FileRow, repo::Usage};
 
 /// Longest media type, in bytes.
 const MAX_CONTENT_TYPE: usize = 255;
@@ -155,19 +152,6 @@ pub(super) fn not_negative(field: &'static str, value: i64) -> Result<u64> {
     u64::try_from(value).map_err(|_| Error::invalid(field, "must not be negative"))
 }
 
-/// The first text behind all that start with this one; none: there is no such text.
-pub(super) fn after_prefix(prefix: &str) -> Option<String> {
-    let mut chars: Vec<char> = prefix.chars().collect();
-    while let Some(last) = chars.pop() {
-        // Byte order of UTF-8 is the order of the characters.
-        if let Some(next) = (last..=char::MAX).nth(1) {
-            chars.push(next);
-            return Some(chars.into_iter().collect());
-        }
-    }
-    None
-}
-
 /// The office has as many uploads under way as it may.
 pub(super) fn too_many(most: usize) -> Error {
     let text = format!("an office may send {most} files at a time; try again when one of them is there");
@@ -225,15 +209,6 @@ mod tests {
             }
         }
         assert_eq!(Condition::parse(-1, false).expect_err("negative").field, Some("if_revision"));
-    }
-
-    #[test]
-    fn the_end_of_a_prefix() {
-        for (prefix, end) in [("", None), ("a", Some("b")), ("a/", Some("a0")), ("\u{D7FF}", Some("\u{E000}"))] {
-            assert_eq!(after_prefix(prefix).as_deref(), end);
-        }
-        assert_eq!(after_prefix("a\u{10FFFF}").as_deref(), Some("b"));
-        assert_eq!(after_prefix("\u{10FFFF}"), None);
     }
 
     #[test]

@@ -11,8 +11,9 @@ use prost::Message;
 use uuid::Uuid;
 
 use super::{
-    Change, Drive, Kind,
-    repo::{self, FileRow, objects},
+    Drive,
+    model::{Change, FileRow, Kind},
+    repo::{self, objects},
     rules::{self, Room, Target},
     storage::{GRACE, Upload, Written},
 };

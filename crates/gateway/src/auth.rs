@@ -22,7 +22,7 @@ use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use tonic::{Code, Request, Status};
 
 use crate::{
-    Backends,
+    config::Backends,
     reports::Reports,
     revocation::{Credential, Revocations},
     token::{self, Token},

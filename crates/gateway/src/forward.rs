@@ -27,8 +27,8 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::{
-    Backends, GatewayConfig,
     auth::Authenticator,
+    config::{Backends, GatewayConfig},
     limits::Limiter,
     revocation::{Held, Revocations},
     route::{self, Target},

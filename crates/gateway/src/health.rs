@@ -20,7 +20,7 @@ use tonic_health::{
     server::{HealthReporter, health_reporter},
 };
 
-use crate::{Backends, route::Role};
+use crate::{config::Backends, route::Role};
 
 const PERIOD: Duration = Duration::from_secs(2);
 

@@ -4,6 +4,7 @@
 //! holds a credential is asked of the roles that keep them, and remembered for a second.
 
 mod auth;
+mod config;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -18,75 +19,20 @@ mod web;
 use std::{
     convert::Infallible,
     future::{Future, ready},
-    num::NonZeroU32,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use mi_base::Tasks;
 use mi_kernel::Clock;
-use mi_rpc::{HttpRequest, HttpResponse, Refusals, Transport};
+use mi_rpc::{HttpRequest, HttpResponse, Refusals};
 use tokio::sync::watch;
 use tonic_health::server::HealthReporter;
 use tower::{Service, ServiceExt};
 
+pub use crate::config::{Backends, GatewayConfig, Limits};
 use crate::{auth::Authenticator, forward::Forwarder, limits::Limiter, revocation::Revocations, web::Traffic};
-
-/// What one principal may do.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Calls a second, in the long run.
-    pub per_second: NonZeroU32,
-    /// Calls at once after a pause.
-    pub burst: NonZeroU32,
-    /// Unary calls and streams open at the same time.
-    pub concurrent: usize,
-}
-
-/// How the edge behaves.
-#[derive(Debug, Clone, Copy)]
-pub struct GatewayConfig {
-    /// For each account and each agent.
-    pub limits: Limits,
-    /// For each address that calls without a credential.
-    pub anonymous: Limits,
-    /// For unary calls that ask for none.
-    pub default_deadline: Duration,
-    /// The longest that a unary call gets.
-    pub max_deadline: Duration,
-}
-
-impl Default for GatewayConfig {
-    fn default() -> Self {
-        // Literals that the compiler checks.
-        const KNOWN: Limits = Limits {
-            per_second: NonZeroU32::new(2000).unwrap(),
-            burst: NonZeroU32::new(4000).unwrap(),
-            concurrent: 512,
-        };
-        const ANONYMOUS: Limits =
-            Limits { per_second: NonZeroU32::new(50).unwrap(), burst: NonZeroU32::new(200).unwrap(), concurrent: 64 };
-        Self {
-            limits: KNOWN,
-            anonymous: ANONYMOUS,
-            default_deadline: Duration::from_secs(30),
-            max_deadline: Duration::from_secs(300),
-        }
-    }
-}
-
-/// The ways to the roles.
-#[derive(Clone)]
-pub struct Backends {
-    /// Offices, accounts and keys.
-    pub office: Transport,
-    /// Agents.
-    pub scheduler: Transport,
-    /// Feed and logs.
-    pub activity: Transport,
-}
 
 /// The edge as a service: for [`mi_rpc::server::serve`], and for calls within the process.
 #[derive(Clone)]

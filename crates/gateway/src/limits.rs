@@ -11,7 +11,7 @@ use mi_rpc::connections::network;
 use moka::future::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::Limits;
+use crate::config::Limits;
 
 /// Principals remembered at once; the least used are forgotten first.
 const PRINCIPALS: u64 = 100_000;

@@ -26,7 +26,7 @@ use prost_types::Timestamp;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
-use crate::Backends;
+use crate::config::Backends;
 
 /// How long a revocation is remembered for calls that are being let in at this moment on a remembered answer.
 const REMEMBERED: Duration = Duration::from_secs(10);

@@ -5,7 +5,7 @@ use mi_rpc::compressed;
 use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
 
-use crate::Backends;
+use crate::config::Backends;
 
 /// A role that the gateway forwards to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,19 +5,19 @@
 mod catalogue;
 mod data_keys;
 mod grpc;
+mod part;
 mod repo;
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use mi_kernel::{
     Clock, Error, Result, Time,
     event::{Category, Event},
     secret::Secret,
 };
 use mi_rpc::Caller;
-use mi_store::{Db, FromRow, OfficeConn, outbox};
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext, State};
+use mi_store::{Db, FromRow, outbox};
+use mi_tenancy::{Offices, RoleContext, State};
 use mi_vault::Place;
 use tokio::sync::Notify;
 
@@ -146,19 +146,5 @@ impl Integrations {
         tx.commit().await?;
         self.outbox.notify_one();
         Ok(Configured::new(integration, &kept))
-    }
-}
-
-/// A removed office takes its secrets along, then the key that sealed them.
-#[async_trait]
-impl OfficePart for Integrations {
-    async fn step(&self, tx: &mut OfficeConn, _: &Office, step: LifecycleStep, _: &str) -> Result<()> {
-        match step {
-            LifecycleStep::Create | LifecycleStep::Stop => Ok(()),
-            LifecycleStep::Remove => {
-                repo::secret_clear(tx).await?;
-                DataKeys::destroy(tx).await
-            }
-        }
     }
 }

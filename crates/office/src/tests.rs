@@ -21,5 +21,5 @@ mod plans;
 mod quotas;
 mod retention;
 mod rotation;
+mod row_security;
 mod tasks;
-mod walls;

@@ -14,19 +14,17 @@ use mi_kernel::{
 };
 use mi_proto::internal::v1::Member;
 use mi_store::OfficeConn;
-use mi_tenancy::{Author, Office};
+use mi_tenancy::{Author, Office, quotas};
 use moka::future::Cache;
 use serde_json::json;
 
 use super::{
-    create::Cause,
-    model::{State, Task, TaskTransition},
-    presence::{Moment, Presence},
-    reconcile::Reconcile,
+    consequences::Consequences,
+    members::{Reconcile, RosterFreshness},
+    model::{Cause, State, Task, TaskTransition},
     repo::{self, Standing, Wanted},
-    settle::Consequences,
-    tally::Tally,
-    work::RosterFreshness,
+    status_counts::StatusCounts,
+    sweep_clock::{Moment, SweepClock},
 };
 
 /// The agents of an office.
@@ -37,7 +35,7 @@ pub(super) struct Batch<'a> {
     pub(super) tx: &'a mut OfficeConn,
     /// When the queue was locked: by the database's clock where processes share one, else by this process's.
     pub(super) now: Time,
-    pub(super) presence: Presence,
+    pub(super) sweep_clock: SweepClock,
     pub(super) office: Office,
     /// The agents there are, as far as one of the operations knows.
     pub(super) roster: Option<Roster>,
@@ -47,11 +45,11 @@ pub(super) struct Batch<'a> {
     pub(super) freshness: RosterFreshness,
     cursor: i64,
     /// How many tasks have each status, with the changes.
-    pub(super) tally: Tally,
+    pub(super) status_counts: StatusCounts,
     /// How many may be open.
     pub(super) open_quota: u32,
     /// Whether there was anything to write.
-    wrote: bool,
+    pub(super) wrote: bool,
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) fresh: BTreeSet<TaskId>,
     /// Where tasks stand on which others wait and that are not in the working set.
@@ -99,13 +97,13 @@ impl<'a> Batch<'a> {
         Ok(Self {
             tx,
             now: opened.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
-            presence: opened.presence,
+            sweep_clock: opened.sweep_clock,
             office: opened.office,
             roster: None,
             ended: None,
             freshness: RosterFreshness::default(),
             cursor: opened.cursor,
-            tally: opened.counts.0,
+            status_counts: opened.counts.0,
             open_quota: u32::MAX,
             wrote: false,
             tasks: BTreeMap::new(),
@@ -136,7 +134,7 @@ impl<'a> Batch<'a> {
 
     /// When it is, and what the platform has missed.
     pub(super) fn moment(&self) -> Moment {
-        self.presence.at(self.now)
+        self.sweep_clock.at(self.now)
     }
 
     /// Takes tasks into the working set; those that do not exist are left out.
@@ -180,12 +178,22 @@ impl<'a> Batch<'a> {
         self.fresh.iter().filter_map(|id| self.tasks.get(id))
     }
 
+    /// Whether so many more tasks may be open.
+    pub(super) fn room_for(&self, more: usize) -> Result<()> {
+        let more = i64::try_from(more).unwrap_or(i64::MAX);
+        if more > 0 && self.status_counts.open().saturating_add(more) > i64::from(self.open_quota) {
+            let hint = "finish or cancel some of its open tasks first";
+            return Err(quotas::exceeded("the office", "open_tasks", self.open_quota, hint));
+        }
+        Ok(())
+    }
+
     /// Adds a new task.
     pub(super) fn insert(&mut self, task: Task, trace_id: &str) {
         let (id, author) = (task.id, task.spec.created_by.clone());
         self.note(&task, "task.created", format!("Task {:?} created by {author}", task.spec.title), trace_id);
         self.queued |= *task.state() == State::Queued;
-        self.tally.add(task.state().as_str(), 1);
+        self.status_counts.add(task.state().as_str(), 1);
         self.put(task);
         self.fresh.insert(id);
         self.touch(id);
@@ -219,8 +227,8 @@ impl<'a> Batch<'a> {
             let summary = format!("Task {:?} {verb}{}", task.spec.title, shortened(&outcome));
             self.note(&task, kind, summary, trace_id);
         }
-        self.tally.add(was_named, -1);
-        self.tally.add(task.state().as_str(), 1);
+        self.status_counts.add(was_named, -1);
+        self.status_counts.add(task.state().as_str(), 1);
         self.queued |= *task.state() == State::Queued;
         if was_verifying {
             self.judged.push(id);
@@ -319,7 +327,7 @@ impl<'a> Batch<'a> {
         }
         let tasks: Vec<(&Task, bool)> =
             changed.iter().filter_map(|(id, _)| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
-        repo::task_put(self.tx, &tasks, self.cursor, &self.tally, &events).await?;
+        repo::task_put(self.tx, &tasks, self.cursor, &self.status_counts, &events).await?;
         let new = tasks.iter().filter(|(_, fresh)| *fresh);
         let pairs: Vec<_> =
             new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();
@@ -327,15 +335,6 @@ impl<'a> Batch<'a> {
             repo::dependency_insert(self.tx, &pairs).await?;
         }
         Ok(())
-    }
-
-    /// Writes the rest: what changed, and the events. False: nothing had to be written.
-    pub(super) async fn finish(&mut self) -> Result<bool> {
-        self.settle().await?;
-        self.write().await?;
-        let (over, left) = self.consequences.take(self.wrote);
-        repo::consequence_put(self.tx, &over, &left).await?;
-        Ok(self.wrote)
     }
 }
 

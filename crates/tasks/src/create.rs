@@ -14,8 +14,9 @@ use mi_tenancy::{Author, State as OfficeState};
 
 use super::{
     batch::Batch,
-    model::{Asked, Assignee, Kind, Progress, Spec, State, Task},
-    obstacles::Outlook,
+    blockers::Outlook,
+    cycles::Layout,
+    model::{Asked, Cause, New, Progress, Reference, Spec, State, Task},
     repo::{self, Parent},
 };
 
@@ -25,63 +26,6 @@ pub const LOOP_DEPTH: i32 = 16;
 /// How long what an agent does without a task passes for an answer to the message that has reached it, or for a consequence
 /// of the task that it ended.
 const ANSWERING: Duration = Duration::from_secs(600);
-
-/// A task by id, or by its place in the same batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Reference {
-    Id(TaskId),
-    Place(usize),
-}
-
-/// A task that is to be created.
-#[derive(Debug)]
-pub(super) struct New {
-    pub(super) title: String,
-    pub(super) description: String,
-    pub(super) kind: Kind,
-    pub(super) priority: i32,
-    /// Whom it is kept for, or why there is nobody of that name: no matter when it was created before.
-    pub(super) assigned: Result<Option<Assignee>>,
-    pub(super) parent: Option<Reference>,
-    pub(super) depends_on: Vec<Reference>,
-    pub(super) required_tools: Vec<String>,
-    pub(super) max_attempts: i32,
-    pub(super) verification_required: bool,
-    pub(super) request: Option<Asked>,
-}
-
-/// What a task is created for, and how far that is from an operator.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Cause {
-    /// `task/ID` or `message/ID`; empty: an operator asked for it.
-    pub text: String,
-    /// How many causes lead back to an operator.
-    pub depth: i32,
-}
-
-impl Cause {
-    /// That of whatever is done for this task.
-    pub(super) fn of(task: &Task) -> Self {
-        Self { text: format!("task/{}", task.id), depth: task.progress.depth + 1 }
-    }
-}
-
-/// Tasks of one batch before they are in the working set: they get there together or not at all.
-#[derive(Default)]
-pub(super) struct Layout {
-    pub(super) tasks: BTreeMap<TaskId, Task>,
-    /// Subtasks among them, by parent.
-    pub(super) subtasks: BTreeMap<TaskId, Vec<TaskId>>,
-}
-
-impl Layout {
-    fn add(&mut self, task: Task) {
-        if let Some(parent) = task.spec.parent {
-            self.subtasks.entry(parent).or_default().push(task.id);
-        }
-        self.tasks.insert(task.id, task);
-    }
-}
 
 impl Batch<'_> {
     /// What an agent's doings are caused by: the deepest task that it works on; without one, the newest message that has
@@ -200,7 +144,7 @@ impl Batch<'_> {
                 progress: Progress::new(State::Queued, assigned, cause.depth, self.moment()),
             });
         }
-        self.refuse_circles(&laid).await?;
+        self.refuse_cycles(&laid).await?;
         for id in &ids {
             let Some(mut task) = laid.tasks.remove(id) else { continue };
             if let Outlook::Waits { reason, hangs_on } = self.outlook(&task)? {

@@ -5,8 +5,7 @@ use mi_tenancy::Author;
 
 use super::{
     batch::Batch,
-    create::Cause,
-    model::{State, Task, TaskTransition},
+    model::{Cause, State, Task, TaskTransition},
 };
 
 /// A decision on a task.

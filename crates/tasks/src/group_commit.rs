@@ -26,9 +26,8 @@ use self::group::Group;
 use super::{
     Tasks,
     batch::{Batch, Roster},
-    create::Cause,
-    model::Task,
-    reconcile::Reconcile,
+    members::Reconcile,
+    model::{Cause, Task},
     repo::Wanted,
     work::{Claim, Offer, not_working, wanted},
 };

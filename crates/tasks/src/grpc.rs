@@ -13,11 +13,10 @@ use super::{
     Tasks,
     decide::Verdict,
     group_commit::{Answer, unanswered},
-    model::Task,
+    model::{ReportKind, Task},
     repo, rules,
-    tally::Tally,
+    status_counts::StatusCounts,
     wire,
-    work::ReportKind,
 };
 
 /// A claim answers this much before the call's time is up.
@@ -221,8 +220,7 @@ impl TaskService for Tasks {
     async fn get_task_stats(&self, request: Request<v1::GetTaskStatsRequest>) -> Reply<v1::GetTaskStatsResponse> {
         handle!(request, |caller, body| {
             let access = self.enter_to_read(&caller, &body.office_id).await?;
-            let tally = self.tally(&access).await?;
-            let counts = wire::counts(&tally);
+            let counts = wire::counts(&self.status_counts(&access).await?);
             let stats = v1::TaskStats { total: counts.iter().map(|count| count.count).sum(), counts };
             v1::GetTaskStatsResponse { stats: Some(stats) }
         })
@@ -230,8 +228,8 @@ impl TaskService for Tasks {
 }
 
 impl Tasks {
-    async fn tally(&self, access: &Access) -> Result<Tally> {
-        Ok(repo::queue_tally(&mut self.db.office(access.office_id()).read().await?).await?)
+    async fn status_counts(&self, access: &Access) -> Result<StatusCounts> {
+        Ok(repo::queue_status_counts(&mut self.db.office(access.office_id()).read().await?).await?)
     }
 
     /// Completes several tasks: one that is refused does not keep the others.

@@ -5,25 +5,26 @@
 //! [`model::Progress::transition`].
 
 mod batch;
-mod circles;
+mod blockers;
+mod consequences;
 mod create;
+mod cycles;
 mod decide;
 mod group_commit;
 mod grpc;
 mod members;
 mod model;
 mod notes;
-mod obstacles;
 mod part;
-mod presence;
 mod receipts;
 mod reconcile;
 mod repo;
 mod retention;
 mod rules;
 mod settle;
+mod status_counts;
 mod sweep;
-mod tally;
+mod sweep_clock;
 pub mod wake;
 mod watch;
 mod wire;
@@ -51,16 +52,11 @@ use self::{
     batch::Roster,
     decide::{Decision, Verdict},
     group_commit::{Answer, GroupCommit, Patience, TaskCommand, unanswered},
-    model::{Assignee, Task},
-    receipts::Signed,
-    reconcile::Reconcile,
-    work::{Claim, Report, ReportKind, RosterFreshness, not_working},
+    members::{Reconcile, RosterFreshness},
+    model::{Assignee, Report, ReportKind, Signed, Task},
+    work::{Claim, not_working},
 };
-pub use self::{
-    create::{Cause, LOOP_DEPTH},
-    members::Members,
-    retention::TaskHistory,
-};
+pub use self::{create::LOOP_DEPTH, members::Members, model::Cause, retention::TaskHistory};
 
 /// Offices whose agents are remembered, to notice when they change.
 const ROSTERS: u64 = 10_000;
@@ -93,7 +89,7 @@ pub struct Tasks {
 type Reported = (TaskId, Option<LeaseId>, ReportKind);
 
 impl Tasks {
-    /// Queues of these offices. The scheduler's registry pauses agents and tells of dead keys; `background` runs what
+    /// Queues of these offices. The scheduler's registry pauses agents and tells of revoked keys; `background` runs what
     /// goes on without a call.
     pub fn new(
         context: RoleContext,

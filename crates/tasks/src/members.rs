@@ -1,8 +1,10 @@
-//! Who works in an office, as the scheduler tells: asked at most about once a second, however many want to know.
+//! Who works in an office, as the scheduler tells: asked at most about once a second, however many want to know. What is
+//! known may be old: see [`RosterFreshness`].
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use mi_kernel::{Error, OfficeId, Result, text};
+use chrono::{DateTime, TimeDelta};
+use mi_kernel::{AgentId, Error, OfficeId, Result, TaskId, Time, text};
 use mi_proto::internal::v1::{ListMembersRequest, Member, agent_registry_service_client::AgentRegistryServiceClient};
 use mi_rpc::{RoleClient, status::from_status};
 use moka::future::Cache;
@@ -11,6 +13,10 @@ use moka::future::Cache;
 const FRESH: Duration = Duration::from_secs(1);
 /// Offices that are remembered at a time.
 const CAPACITY: u64 = 10_000;
+/// How old a roster may be, and how far apart the clocks: who is younger may be missing on it and there all the same.
+const YOUNG: TimeDelta = TimeDelta::seconds(5);
+/// How far the hour of a hire and that of a question after it may be apart, though the one came before the other.
+const APART: TimeDelta = TimeDelta::seconds(2);
 
 /// The agents of all offices.
 #[derive(Clone)]
@@ -76,5 +82,67 @@ impl Members {
         // One may have been hired since: whoever hires and then writes to the new one must not be told that there is none.
         self.forget(office_id).await;
         Ok(pick(&self.list(office_id).await?))
+    }
+}
+
+/// Whether the agent was hired so short a time before, as its id tells, or later.
+fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
+    let hired = agent.0.get_timestamp().and_then(|time| {
+        let (seconds, nanos) = time.to_unix();
+        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
+    });
+    hired.is_some_and(|hired| at - hired < than)
+}
+
+/// How fresh a roster is, which says whether an agent that is missing on it is gone; by default it may be old.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RosterFreshness {
+    /// When the scheduler was asked for it, if that is known.
+    pub(super) asked: Option<Time>,
+    /// The agent whose end the scheduler told of before that.
+    pub(super) told: Option<AgentId>,
+}
+
+impl RosterFreshness {
+    /// Whether it was not just hired.
+    pub(super) fn is_gone(self, agent: AgentId, now: Time) -> bool {
+        let young = self.asked.map_or(is_younger(agent, YOUNG, now), |asked| is_younger(agent, APART, asked));
+        self.told == Some(agent) || !young
+    }
+}
+
+/// A look at the agents.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reconcile {
+    pub(super) freshness: RosterFreshness,
+    /// The last task that was looked at for its tools, with those; none: nothing was yet.
+    pub(super) after: Option<(Vec<String>, TaskId)>,
+}
+
+impl Reconcile {
+    pub(super) fn new(freshness: RosterFreshness) -> Self {
+        Self { freshness, after: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mi_kernel::{Clock, SystemClock};
+
+    use super::*;
+
+    #[test]
+    fn who_was_hired_after_the_question_is_not_gone() {
+        let agent = AgentId::new();
+        let hired = SystemClock.now();
+        let at = |seconds| hired + TimeDelta::seconds(seconds);
+        let asked = |seconds| RosterFreshness { asked: Some(at(seconds)), told: None };
+        // The answer may arrive at any time.
+        assert!(!asked(-10).is_gone(agent, at(60)));
+        assert!(!asked(1).is_gone(agent, at(60)));
+        assert!(asked(3).is_gone(agent, at(3)));
+        assert!(RosterFreshness { asked: Some(at(0)), told: Some(agent) }.is_gone(agent, at(0)), "its end was told");
+        assert!(!RosterFreshness::default().is_gone(agent, at(4)));
+        assert!(RosterFreshness::default().is_gone(agent, at(6)));
     }
 }

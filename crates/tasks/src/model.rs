@@ -1,6 +1,9 @@
 //! What a task is, and the one function that moves it from state to state.
 
+mod cause;
 mod deadline;
+mod new_task;
+mod report;
 
 use std::time::Duration;
 
@@ -10,8 +13,13 @@ use mi_tenancy::Author;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-pub(crate) use self::deadline::{ANSWER_LIMIT, Due, VERIFY_LIMIT};
-use super::presence::Moment;
+pub use self::cause::Cause;
+pub(crate) use self::{
+    deadline::{ANSWER_LIMIT, Due, VERIFY_LIMIT},
+    new_task::{MAX_TITLE, New, Reference},
+    report::{Report, ReportKind, Signed},
+};
+use super::sweep_clock::Moment;
 
 /// A piece of work.
 #[derive(Debug, Clone, PartialEq, FromRow)]

@@ -29,9 +29,9 @@ impl OfficePart for Tasks {
     }
 
     async fn report(&self, conn: &mut OfficeConn, report: &mut OfficeStatusReport) -> Result<()> {
-        let tally = repo::queue_tally(conn).await?;
-        report.tasks = wire::counts(&tally);
-        report.quotas.push(quotas::to_wire("open_tasks", tally.open(), self.quotas.open_tasks.into()));
+        let counts = repo::queue_status_counts(conn).await?;
+        report.tasks = wire::counts(&counts);
+        report.quotas.push(quotas::to_wire("open_tasks", counts.open(), self.quotas.open_tasks.into()));
         Ok(())
     }
 }

@@ -12,8 +12,7 @@ use mi_proto::internal::v1::Member;
 
 use super::{
     batch::Batch,
-    model::{Task, Work},
-    work::Report,
+    model::{Report, Signed, Task, Work},
 };
 
 const OTHER_ARTIFACTS: &str = "artifacts differ from the drive";
@@ -21,10 +20,6 @@ const OTHER_ARTIFACTS: &str = "artifacts differ from the drive";
 fn mismatch(what: &str) -> Error {
     Error::precondition("RECEIPT_MISMATCH", format!("the receipt is not over this work: {what}"))
 }
-
-/// What the receipt of a report says, and the key in hex that it is signed by; none: there is no receipt, and none is
-/// needed. Found out before the report waits for its transaction: signatures are not checked while the queue is locked.
-pub(super) type Signed = Result<Option<(Receipt, String)>>;
 
 /// Checks the signature of completed work; `member` is the agent that reports it, none: an operator.
 pub(super) fn signed(member: Option<&Member>, work: &Work) -> Signed {

@@ -6,24 +6,15 @@
 use mi_kernel::{AgentId, Result, TaskId};
 use mi_proto::internal::v1::Member;
 
-use super::{batch::Batch, model::TaskTransition, repo, settle::NOBODY, work::RosterFreshness};
+use super::{
+    batch::Batch,
+    members::Reconcile,
+    model::TaskTransition,
+    repo::{self, NOBODY},
+};
 
 /// Tasks of a page.
 const PAGE: i64 = 64;
-
-/// A look at the agents.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Reconcile {
-    freshness: RosterFreshness,
-    /// The last task that was looked at for its tools, with those; none: nothing was yet.
-    after: Option<(Vec<String>, TaskId)>,
-}
-
-impl Reconcile {
-    pub(super) fn new(freshness: RosterFreshness) -> Self {
-        Self { freshness, after: None }
-    }
-}
 
 impl Batch<'_> {
     /// Takes back what agents have that are no longer there, and looks again at what no agent could do. What is left for

@@ -7,10 +7,10 @@
 mod agents;
 mod consequences;
 mod list;
-mod presence;
 mod queue;
 mod reach;
 mod relations;
+mod sweep_clock;
 mod wakes;
 
 use std::collections::BTreeSet;
@@ -28,8 +28,8 @@ pub(super) use self::{
         task_with_agents,
     },
     consequences::{
-        Follower, Relation, Rest, SCANNED, consequence_list, consequence_put, office_of_consequences,
-        task_dependents_after, task_followers,
+        Consequence, Follower, NOBODY, Relation, Rest, SCANNED, consequence_list, consequence_put,
+        office_of_consequences, task_dependents_after, task_followers,
     },
     list::{Filter, task_list},
     queue::{queue_ends, queue_forget},
@@ -38,12 +38,12 @@ pub(super) use self::{
     wakes::{wake_get, wake_put},
 };
 pub(crate) use self::{
-    presence::{Seen, presence_get, presence_put},
-    queue::{queue_insert, queue_open, queue_tally},
+    queue::{queue_insert, queue_open, queue_status_counts},
+    sweep_clock::{Seen, sweep_clock_get, sweep_clock_put},
 };
 use super::{
     model::{Progress, Spec, Task},
-    tally::Tally,
+    status_counts::StatusCounts,
 };
 
 /// A task as the writing statements take it. Both databases read ids and times from text.
@@ -101,10 +101,10 @@ pub(super) async fn task_put(
     tx: &mut OfficeConn,
     tasks: &[(&Task, bool)],
     cursor: i64,
-    tally: &Tally,
+    counts: &StatusCounts,
     events: &[Event],
 ) -> DbResult<()> {
-    let (events, tally) = (outbox::text(tx, events)?, json_text(tally)?);
+    let (events, counts) = (outbox::text(tx, events)?, json_text(counts)?);
     let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
     // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
@@ -143,7 +143,7 @@ pub(super) async fn task_put(
             outbox_insert!(postgres)
         ),
     );
-    exec!(tx, sql, events, tasks, cursor, tally).map(drop)
+    exec!(tx, sql, events, tasks, cursor, counts).map(drop)
 }
 
 pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, TaskId)]) -> DbResult<()> {

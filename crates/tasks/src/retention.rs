@@ -35,7 +35,7 @@ impl History for TaskHistory {
         let Some(opened) = queue_open(&mut tx).await? else {
             return Ok(Forgotten::default());
         };
-        let mut tally = opened.counts.0;
+        let mut counts = opened.counts.0;
         let rows = task_after(&mut tx, after, PART).await?;
         let full = i64::try_from(rows.len()) == Ok(PART);
         // In the order of their last changes: behind the first young one there are young ones only.
@@ -57,8 +57,8 @@ impl History for TaskHistory {
         }
         task_delete(&mut tx, &free).await?;
         let gone: Vec<&Row> = old.into_iter().filter(|row| free.contains(&row.id)).collect();
-        gone.iter().for_each(|row| tally.add(&row.status, -1));
-        queue_forget(&mut tx, gone.iter().map(|row| row.cursor).max().unwrap_or_default(), &tally).await?;
+        gone.iter().for_each(|row| counts.add(&row.status, -1));
+        queue_forget(&mut tx, gone.iter().map(|row| row.cursor).max().unwrap_or_default(), &counts).await?;
         record(tx, "finished tasks", gone.len(), bound).await?;
         Ok(Forgotten { deleted: gone.len(), next })
     }

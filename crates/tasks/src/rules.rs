@@ -7,13 +7,8 @@ use mi_proto::v1::{CompleteTaskRequest, CreateTaskRequest, TaskKind, TaskStatus}
 use mi_rpc::Access;
 use mi_store::idempotency;
 
-use super::{
-    create::{New, Reference},
-    model::{Asked, Assignee, Kind, LEASE, Task, Work},
-};
+use super::model::{Asked, Assignee, Kind, LEASE, MAX_TITLE, New, Reference, Task, Work};
 
-/// Longest title, in characters.
-pub(super) const MAX_TITLE: usize = 200;
 /// Longest description and result, in bytes.
 const MAX_TEXT: usize = 256 << 10;
 /// Longest error, note and reason, in bytes.

@@ -5,107 +5,16 @@
 //! (`task_consequences`) in the transaction of the change, and done in later ones, whoever opens them; nothing is decided by
 //! the order. Meanwhile dependents wait on, and while subtasks are still to be cancelled nothing is handed out.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use mi_kernel::{Result, TaskId};
-use uuid::Uuid;
 
 use super::{
-    Tasks,
     batch::Batch,
-    group_commit::TaskCommand,
+    consequences::TOGETHER,
     model::{State, Task, TaskTransition},
-    repo::{self, Follower, Relation, SCANNED},
+    repo::{self, Consequence, Follower, NOBODY, Relation, SCANNED},
 };
-
-/// Tasks whose followers are asked for together.
-const TOGETHER: usize = 256;
-/// Statements of one transaction are at most about six times as many.
-const ROUNDS: u32 = 16;
-/// Tasks that one transaction reads for this.
-const MAX_TASKS: usize = 256;
-/// Bytes of those tasks together.
-const MAX_BYTES: i64 = 1 << 20;
-/// How often offices are looked for in which something is left: a process may have ended, or failed, before it was done.
-const INTERVAL: Duration = Duration::from_secs(2);
-
-/// Before every task.
-pub(super) const NOBODY: TaskId = TaskId(Uuid::nil());
-
-/// What is left to be done about a change of a task.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Consequence {
-    /// With which task its open subtasks are still to be cancelled: itself, or one that it is a part of.
-    pub(crate) root: Option<TaskId>,
-    /// Its parent, and its dependents up to this id, have looked; none: nobody has.
-    pub(crate) after: Option<TaskId>,
-}
-
-/// What a transaction may still do about consequences, and what is left of them.
-pub(super) struct Consequences {
-    pub(super) left: BTreeMap<TaskId, Consequence>,
-    /// Of which the database tells, too, and how it does.
-    stored: BTreeMap<TaskId, Consequence>,
-    /// Whether this transaction took up what was left and got no further with it: the next one would not either.
-    pub(super) stuck: bool,
-    /// What the database has besides, of tasks before this one.
-    rest: repo::Rest,
-    before: TaskId,
-    /// Whether that is taken up, too.
-    carries_on: bool,
-    /// Of how many tasks the followers are asked for together, since those of more were too many.
-    together: usize,
-    rounds: u32,
-    tasks: usize,
-    bytes: i64,
-}
-
-impl Consequences {
-    pub(super) fn new(rest: repo::Rest) -> Self {
-        let (left, stored) = Default::default();
-        let (rounds, tasks, bytes) = (ROUNDS, MAX_TASKS, MAX_BYTES);
-        let (before, carries_on, stuck, together) = (TaskId(Uuid::max()), false, false, TOGETHER);
-        Self { left, stored, stuck, rest, before, carries_on, together, rounds, tasks, bytes }
-    }
-
-    /// Whether there is something for another transaction.
-    pub(super) fn are_left(&self) -> bool {
-        self.rest != repo::Rest::None || !self.left.is_empty()
-    }
-
-    /// Whether open subtasks of cancelled tasks are still to be cancelled.
-    pub(super) fn cancel(&self) -> bool {
-        self.rest == repo::Rest::Cancels || self.left.values().any(|left| left.root.is_some())
-    }
-
-    /// Whether open subtasks of this task are, or may be, still to be cancelled.
-    pub(super) fn cancels(&self, id: TaskId) -> bool {
-        let known = self.left.get(&id).map(|left| left.root.is_some());
-        known.unwrap_or(self.rest == repo::Rest::Cancels)
-    }
-
-    /// Takes what it costs to read a task of this length; false: that is no longer possible. The first one always is.
-    fn afford(&mut self, length: i64) -> bool {
-        let fits = self.tasks > 0 && (self.bytes >= length || self.tasks == MAX_TASKS);
-        // What is used up is used up: the next one may be shorter, and would come before its turn.
-        self.tasks = if fits { self.tasks - 1 } else { 0 };
-        self.bytes -= length;
-        fits
-    }
-
-    /// What there is to write: what is over, and what is left and was not yet, or otherwise. `changed`: whether tasks did.
-    pub(super) fn take(&mut self, changed: bool) -> (Vec<TaskId>, Vec<(TaskId, Consequence)>) {
-        let stored = std::mem::take(&mut self.stored);
-        let over: Vec<TaskId> = stored.keys().filter(|id| !self.left.contains_key(id)).copied().collect();
-        let left = self.left.iter().filter(|(id, left)| stored.get(id) != Some(left));
-        let left: Vec<(TaskId, Consequence)> = left.map(|(id, left)| (*id, *left)).collect();
-        self.stuck = self.carries_on && !changed && over.is_empty() && left.is_empty();
-        (over, left)
-    }
-}
 
 impl Batch<'_> {
     /// Takes up what earlier transactions left to be done, besides what follows from this one.
@@ -149,6 +58,15 @@ impl Batch<'_> {
             consequences.rounds -= 1;
             self.follow().await?;
         }
+    }
+
+    /// Writes the rest: what changed, and the events. False: nothing had to be written.
+    pub(super) async fn finish(&mut self) -> Result<bool> {
+        self.settle().await?;
+        self.write().await?;
+        let (over, left) = self.consequences.take(self.wrote);
+        repo::consequence_put(self.tx, &over, &left).await?;
+        Ok(self.wrote)
     }
 
     /// Looks after the followers of some tasks.
@@ -315,52 +233,5 @@ struct Found {
 impl Found {
     fn is_truncated(&self) -> bool {
         self.subtasks_truncated || self.dependents_truncated
-    }
-}
-
-impl Tasks {
-    /// Has consequences carried on that are left somewhere, for ever.
-    pub(super) async fn settle_forever(&self) {
-        loop {
-            let offices = async { repo::office_of_consequences(&mut self.db.platform().read().await?).await };
-            match offices.await {
-                Ok(offices) => {
-                    for office_id in offices {
-                        // An office that cannot take it in now is asked again.
-                        drop(self.enqueue(office_id, vec![TaskCommand::Settle], None, ""));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(target: "mi::tasks", %error, "what is left to do about tasks could not be looked for");
-                }
-            }
-            tokio::time::sleep(INTERVAL).await;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_gets_no_further_is_noticed_and_not_written_again() {
-        let (id, other) = (TaskId::new(), TaskId::new());
-        let left = Consequence { root: Some(id), after: None };
-        let further = Consequence { root: None, after: Some(NOBODY) };
-        let taken = |carries_on, changed, now: &[(TaskId, Consequence)]| {
-            let mut consequences = Consequences::new(repo::Rest::None);
-            consequences.carries_on = carries_on;
-            consequences.stored.insert(id, left);
-            consequences.left.extend(now.iter().copied());
-            let written = consequences.take(changed);
-            (written, consequences.stuck)
-        };
-        assert_eq!(taken(true, false, &[(id, left)]), ((vec![], vec![]), true));
-        assert_eq!(taken(true, true, &[(id, left)]), ((vec![], vec![]), false), "some of its followers changed");
-        assert_eq!(taken(false, false, &[(id, left)]), ((vec![], vec![]), false), "nobody tried");
-        assert_eq!(taken(true, false, &[(id, further)]), ((vec![], vec![(id, further)]), false));
-        assert_eq!(taken(true, false, &[]), ((vec![id], vec![]), false));
-        assert_eq!(taken(true, false, &[(id, left), (other, left)]), ((vec![], vec![(other, left)]), false));
     }
 }

@@ -12,13 +12,15 @@ use mi_rpc::{convert, status::from_status};
 use mi_store::Topic;
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use super::{TOPIC, Tasks, group_commit::TaskCommand, presence::Look, repo};
+use super::{TOPIC, Tasks, group_commit::TaskCommand, repo, sweep_clock::Look};
 
 /// How late a deadline may be noticed. One look at an index of deadlines.
 const INTERVAL: Duration = Duration::from_millis(400);
 const BATCH: i64 = 1000;
 /// How often every office with open work of certain agents is looked at, whatever was heard.
 const FULL_PASS: Duration = Duration::from_secs(60);
+/// How often offices are looked for in which something is left: a process may have ended, or failed, before it was done.
+const SETTLE_INTERVAL: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 
 impl Tasks {
@@ -77,20 +79,20 @@ impl Tasks {
         besides: &BTreeSet<OfficeId>,
     ) -> Result<(BTreeMap<OfficeId, Vec<TaskId>>, bool)> {
         let mut conn = self.db.platform().read().await?;
-        let repo::Seen { presence, told, waited_for } = repo::presence_get(&mut conn).await?;
+        let repo::Seen { sweep_clock, told, waited_for } = repo::sweep_clock_get(&mut conn).await?;
         let now = told.map_or_else(|| self.clock.now(), |told| self.clock.agreed(told));
         let due = repo::task_due(&mut conn, now, besides, BATCH).await?;
         drop(conn);
         let look = Look { now, last: *last, shared: self.db.is_shared(), waited_for };
-        if let Some(next) = presence.after(look) {
+        if let Some(next) = sweep_clock.after(look) {
             let mut tx = self.db.platform().begin().await?;
-            if !repo::presence_put(&mut tx, presence, next).await? {
+            if !repo::sweep_clock_put(&mut tx, sweep_clock, next).await? {
                 // Another process looked at the same moment.
                 return Ok((BTreeMap::new(), true));
             }
             tx.commit().await?;
-            if next.away > presence.away {
-                let seconds = Duration::from_micros(next.away.abs_diff(presence.away)).as_secs_f64();
+            if next.away > sweep_clock.away {
+                let seconds = Duration::from_micros(next.away.abs_diff(sweep_clock.away)).as_secs_f64();
                 tracing::info!(target: "mi::tasks", seconds, "the platform was away; leases last longer for it");
             }
         }
@@ -115,7 +117,7 @@ impl Tasks {
         office_id
     }
 
-    /// Follows the scheduler's word on keys that died: their agents may be gone.
+    /// Follows the scheduler's word on revoked keys: their agents may be gone.
     async fn watch_agents(&self) {
         let mut since = None;
         loop {
@@ -168,6 +170,25 @@ impl Tasks {
             }
             tokio::time::sleep(FULL_PASS).await;
             self.kick_all();
+        }
+    }
+
+    /// Has consequences carried on that are left somewhere, for ever.
+    async fn settle_forever(&self) {
+        loop {
+            let offices = async { repo::office_of_consequences(&mut self.db.platform().read().await?).await };
+            match offices.await {
+                Ok(offices) => {
+                    for office_id in offices {
+                        // An office that cannot take it in now is asked again.
+                        drop(self.enqueue(office_id, vec![TaskCommand::Settle], None, ""));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(target: "mi::tasks", %error, "what is left to do about tasks could not be looked for");
+                }
+            }
+            tokio::time::sleep(SETTLE_INTERVAL).await;
         }
     }
 

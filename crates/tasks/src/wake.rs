@@ -7,8 +7,7 @@ use mi_tenancy::Author;
 use super::{
     Tasks,
     batch::Batch,
-    create::Cause,
-    model::{ANSWER_LIMIT, Assignee, Channel, Kind, Progress, Spec, State, Task},
+    model::{ANSWER_LIMIT, Assignee, Cause, Channel, Kind, Progress, Spec, State, Task},
     notes::{Note, note_count, note_insert},
     repo,
 };

@@ -7,7 +7,7 @@ use mi_tenancy::Author;
 use super::{
     model::{Kind, State, Task},
     rules,
-    tally::Tally,
+    status_counts::StatusCounts,
 };
 
 fn kind(kind: Kind) -> v1::TaskKind {
@@ -33,13 +33,13 @@ fn status(state: &State) -> v1::TaskStatus {
 }
 
 /// Tasks by status, for people who ask how it goes.
-pub(crate) fn counts(tally: &Tally) -> Vec<v1::TaskCount> {
+pub(crate) fn counts(status_counts: &StatusCounts) -> Vec<v1::TaskCount> {
     let named = |name: &str| v1::TaskStatus::from_str_name(&format!("TASK_STATUS_{}", name.to_uppercase()));
     let count = |(name, count): (&str, i64)| v1::TaskCount {
         status: named(name).unwrap_or_default().into(),
         count: count.try_into().unwrap_or(i32::MAX),
     };
-    tally.counts().map(count).collect()
+    status_counts.counts().map(count).collect()
 }
 
 /// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of

@@ -2,25 +2,19 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use chrono::{DateTime, TimeDelta};
-use mi_kernel::{AgentId, Error, LeaseId, Result, TaskId, Time, page::MAX_PAGE_BYTES, receipt::sha256_hex};
+use mi_kernel::{Error, LeaseId, Result, TaskId, page::MAX_PAGE_BYTES};
 use mi_tenancy::{Author, State as OfficeState};
-use serde_json::json;
 
 use super::{
     batch::Batch,
     model::{
-        Assignee, Due, Ended, Kind, Lease, MAX_WAITS, Progress, Spec, State, Task, TaskTransition, VERIFY_LIMIT, Work,
-        finished, lease_lost,
+        Assignee, Due, Ended, Kind, Lease, MAX_TITLE, MAX_WAITS, Progress, Report, ReportKind, Spec, State, Task,
+        TaskTransition, VERIFY_LIMIT, Work, finished, lease_lost,
     },
-    receipts::{self, Signed},
+    receipts,
     repo::{self, Wanted},
 };
 
-/// How old a roster may be, and how far apart the clocks: who is younger may be missing on it and there all the same.
-const YOUNG: TimeDelta = TimeDelta::seconds(5);
-/// How far the hour of a hire and that of a question after it may be apart, though the one came before the other.
-const APART: TimeDelta = TimeDelta::seconds(2);
 /// What the platform is called where a creator has a name.
 const PLATFORM: &str = "platform";
 
@@ -81,57 +75,6 @@ pub(super) struct Offer<'a> {
     pub(super) looks: bool,
 }
 
-/// A report on a task: by whoever holds its lease, or by an operator, who needs none.
-#[derive(Debug)]
-pub(super) struct Report {
-    pub(super) task_id: TaskId,
-    pub(super) lease_id: Option<LeaseId>,
-    pub(super) by: Author,
-    /// As an owner of the office.
-    pub(super) owner: bool,
-    pub(super) what: ReportKind,
-    /// Of completed work; otherwise none.
-    pub(super) signed: Box<Signed>,
-}
-
-impl Report {
-    /// The agent that has nothing more to do with the task then.
-    pub(super) fn ends_work(&self) -> Option<AgentId> {
-        self.by.agent_id.filter(|_| !matches!(self.what, ReportKind::Renewed { .. }))
-    }
-}
-
-/// What is reported.
-#[derive(Debug)]
-pub(super) enum ReportKind {
-    Renewed { lease: Duration },
-    Released,
-    Completed { work: Work },
-    Failed { error: String, retryable: bool, loop_detected: bool },
-}
-
-impl ReportKind {
-    /// What is reported as completed.
-    pub(super) fn work(&self) -> Option<&Work> {
-        match self {
-            Self::Completed { work } => Some(work),
-            _ => None,
-        }
-    }
-
-    /// Tells reports apart.
-    fn digest(&self) -> String {
-        let text = match self {
-            Self::Renewed { .. } => String::new(),
-            Self::Released => "released".to_owned(),
-            // As JSON, so that no part passes for another.
-            Self::Completed { work } => json!(["completed", work.artifacts, work.result]).to_string(),
-            Self::Failed { error, retryable, .. } => json!(["failed", retryable, error]).to_string(),
-        };
-        sha256_hex(text.as_bytes())
-    }
-}
-
 /// The report that gives a task back which was claimed for somebody who is no longer there.
 pub(super) fn give_back(task: &Task, by: &Author) -> Option<Report> {
     let State::Running(lease) = task.state() else { return None };
@@ -149,32 +92,6 @@ pub(super) fn give_back(task: &Task, by: &Author) -> Option<Report> {
 pub(super) fn not_working() -> Error {
     let text = "the agent is stopped or paused; it takes no work until it is started again";
     Error::precondition("AGENT_NOT_WORKING", text)
-}
-
-/// Whether the agent was hired so short a time before, as its id tells, or later.
-fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
-    let hired = agent.0.get_timestamp().and_then(|time| {
-        let (seconds, nanos) = time.to_unix();
-        DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanos)
-    });
-    hired.is_some_and(|hired| at - hired < than)
-}
-
-/// How fresh a roster is, which says whether an agent that is missing on it is gone; by default it may be old.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RosterFreshness {
-    /// When the scheduler was asked for it, if that is known.
-    pub(super) asked: Option<Time>,
-    /// The agent whose end the scheduler told of before that.
-    pub(super) told: Option<AgentId>,
-}
-
-impl RosterFreshness {
-    /// Whether it was not just hired.
-    pub(super) fn is_gone(self, agent: AgentId, now: Time) -> bool {
-        let young = self.asked.map_or(is_younger(agent, YOUNG, now), |asked| is_younger(agent, APART, asked));
-        self.told == Some(agent) || !young
-    }
 }
 
 impl Batch<'_> {
@@ -383,7 +300,7 @@ impl Batch<'_> {
             "Judge the work on task {}, then call VerifyTask for it.\n\nThe task: {}\n\n{}\n\nThe result:\n{shown}",
             task.id, task.spec.title, task.spec.description
         );
-        let title: String = format!("Verify: {}", task.spec.title).chars().take(super::rules::MAX_TITLE).collect();
+        let title: String = format!("Verify: {}", task.spec.title).chars().take(MAX_TITLE).collect();
         let spec = Spec {
             title,
             description,
@@ -410,7 +327,7 @@ impl Batch<'_> {
     /// Ends what has no time left, and puts off what has, since the platform was away.
     pub(super) async fn expire(&mut self, ids: &[TaskId]) -> Result<()> {
         // The process was held up between its look at deadlines and this: what it missed is not counted yet. It looks again.
-        if !self.presence.is_current(self.now) {
+        if !self.sweep_clock.is_current(self.now) {
             return Ok(());
         }
         for id in ids {
@@ -454,43 +371,5 @@ impl Batch<'_> {
                 Err(Error::precondition("OFFICE_NOT_ACTIVE", "the office is not active; resume it first"))
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use mi_kernel::{Clock, SystemClock};
-
-    use super::*;
-
-    #[test]
-    fn no_report_passes_for_another() {
-        let completed = |artifacts: &[&str], result: &str| {
-            let artifacts = artifacts.iter().map(ToString::to_string).collect();
-            let (receipt, public_key) = Default::default();
-            ReportKind::Completed { work: Work { result: result.into(), artifacts, receipt, public_key } }.digest()
-        };
-        assert_eq!(completed(&["a"], "x"), completed(&["a"], "x"));
-        assert_ne!(completed(&["a"], "b\nx"), completed(&["a", "b"], "x"));
-        let failed = |error: &str, retryable| {
-            ReportKind::Failed { error: error.into(), retryable, loop_detected: false }.digest()
-        };
-        assert_ne!(failed("x", true), failed("x", false));
-        assert_ne!(failed("x", true), failed("y", true));
-    }
-
-    #[test]
-    fn who_was_hired_after_the_question_is_not_gone() {
-        let agent = AgentId::new();
-        let hired = SystemClock.now();
-        let at = |seconds| hired + TimeDelta::seconds(seconds);
-        let asked = |seconds| RosterFreshness { asked: Some(at(seconds)), told: None };
-        // The answer may arrive at any time.
-        assert!(!asked(-10).is_gone(agent, at(60)));
-        assert!(!asked(1).is_gone(agent, at(60)));
-        assert!(asked(3).is_gone(agent, at(3)));
-        assert!(RosterFreshness { asked: Some(at(0)), told: Some(agent) }.is_gone(agent, at(0)), "its end was told");
-        assert!(!RosterFreshness::default().is_gone(agent, at(4)));
-        assert!(RosterFreshness::default().is_gone(agent, at(6)));
     }
 }

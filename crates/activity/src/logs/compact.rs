@@ -45,7 +45,8 @@ impl Logs {
         loop {
             let now = self.clock.now();
             let mut conn = self.db.platform().read().await?;
-            let backlog = repo::tail_backlog(&mut conn, after, now - DUE_AGE, LOGS).await?;
+            let due = repo::Due { bytes: DUE_BYTES, blocks: DUE_BLOCKS, written_before: now - DUE_AGE };
+            let backlog = repo::tail_backlog(&mut conn, after, due, LOGS).await?;
             drop(conn);
             for (office_id, agent_id) in &backlog {
                 if self.setbacks.waits(agent_id, now) {

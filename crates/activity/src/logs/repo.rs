@@ -7,11 +7,7 @@ use mi_store::{
     DbResult, FromRow, Json, OfficeConn, PlatformConn, all, exec, json_text, one, optional, scalar, scalars,
 };
 
-use super::{
-    block::Block,
-    compact::{DUE_BLOCKS, DUE_BYTES},
-    source::Sources,
-};
+use super::{block::Block, source::Sources};
 
 /// How far a log and its sources got.
 #[derive(Debug)]
@@ -118,18 +114,28 @@ pub(crate) async fn tail_insert(
     exec!(tx, sql, agent_id, first_seq, last_seq, first_time, last_time, now, raw_bytes, data).map(drop)
 }
 
+/// When a tail is due for a segment: one of these is enough.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Due {
+    /// Before compression, at least.
+    pub(crate) bytes: i64,
+    /// More blocks than this.
+    pub(crate) blocks: i64,
+    pub(crate) written_before: Time,
+}
+
 /// Logs, after one, whose tail is due for a segment: large, of many blocks, or old. Spans offices: compaction works for all.
 pub(crate) async fn tail_backlog(
     conn: &mut PlatformConn,
     after: Option<AgentId>,
-    written_before: Time,
+    due: Due,
     limit: i64,
 ) -> DbResult<Vec<(OfficeId, AgentId)>> {
     let sql = "SELECT s.office_id, s.agent_id FROM log_streams s JOIN (
              SELECT agent_id FROM log_tail WHERE agent_id > $5 GROUP BY agent_id
              HAVING SUM(raw_bytes) >= $1 OR COUNT(*) > $2 OR MIN(written_at) < $3 ORDER BY agent_id LIMIT $4
          ) t ON t.agent_id = s.agent_id ORDER BY t.agent_id";
-    all!(conn, sql, DUE_BYTES, DUE_BLOCKS, written_before, limit, after.unwrap_or(AgentId::MIN))
+    all!(conn, sql, due.bytes, due.blocks, due.written_before, limit, after.unwrap_or(AgentId::MIN))
 }
 
 /// Last sequence and size of a log's oldest blocks.

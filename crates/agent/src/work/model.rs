@@ -4,6 +4,7 @@
 
 mod anthropic;
 mod conversation;
+mod descriptions;
 pub(super) mod http;
 mod openai;
 mod prompt;

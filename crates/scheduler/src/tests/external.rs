@@ -216,7 +216,8 @@ async fn a_fired_one_is_gone_at_once_and_its_invite_stays_used(harness: Harness)
     assert_eq!((counted["access.revoked"], counted["agent.fired"]), (1, 1));
     let again = harness.admit(harness.office, invite, "robo", KEY).await.expect_err("used");
     assert_eq!(again.kind, ErrorKind::Unauthenticated);
-    let dead = harness.admit(harness.office, InviteId::new(), "robo", KEY).await.expect_err("a dead key stays dead");
+    let dead =
+        harness.admit(harness.office, InviteId::new(), "robo", KEY).await.expect_err("a revoked key stays revoked");
     assert_eq!((dead.kind, dead.reason), (ErrorKind::AlreadyExists, "KEY_IN_USE"));
     let back =
         harness.admit(harness.office, InviteId::new(), "robo", OTHER_KEY).await.expect("with a new invite and key");

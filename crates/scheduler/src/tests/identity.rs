@@ -170,7 +170,7 @@ async fn a_key_is_dead_once_the_agent_is_fired_or_its_identity_rotated(harness: 
     harness.settle(rotated.id).await;
     assert_eq!(harness.runtime.launches().len(), launches);
     let token = harness.runtime.handed(rotated.id).expect("handed over").expose().to_owned();
-    let old = harness.enrol(harness.office, &token, KEY).await.expect_err("a dead key stays dead");
+    let old = harness.enrol(harness.office, &token, KEY).await.expect_err("a revoked key stays revoked");
     assert_eq!((old.code(), old.message()), (Code::Unauthenticated, "this key was revoked; make a new one"));
     harness.enrol(harness.office, &token, NEW_KEY).await.expect("enrols a new one");
     harness.resolve(rotated.id, NEW_KEY).await.expect("the new key");

@@ -128,7 +128,7 @@ async fn an_upgrade_keeps_agents_that_share_a_key_and_lets_in_no_more(database: 
     assert_eq!(take(NEW_KEY).await, Ok(()));
 }
 
-/// Writes a dead key as earlier versions did.
+/// Writes a revoked key as earlier versions did.
 async fn revoke(tx: &mut mi_store::OfficeConn, key_id: &str, now: Time) -> DbResult<()> {
     let office = tx.office_id();
     on!(tx, |c| {

@@ -5,13 +5,13 @@ use mi_tenancy::Author;
 
 use super::MAX_BATCH_BYTES;
 use crate::{
-    create::{New, Reference},
     decide::{Decision, Verdict},
-    reconcile::Reconcile,
-    work::{Claim, Report, ReportKind},
+    members::Reconcile,
+    model::{New, Reference, Report, ReportKind},
+    work::Claim,
 };
 
-/// What a search for circles costs, as if it were bytes: it reads up to thousands of rows.
+/// What a search for cycles costs, as if it were bytes: it reads up to thousands of rows.
 const SEARCH_COST: usize = MAX_BATCH_BYTES / 8;
 /// What a task costs besides its text.
 pub(super) const TASK: usize = 4 << 10;
@@ -50,7 +50,7 @@ impl TaskCommand {
         self.writes() + if self.searches() { SEARCH_COST } else { 0 }
     }
 
-    /// Whether circles may have to be looked for among stored tasks: see [`crate::circles`].
+    /// Whether cycles may have to be looked for among stored tasks: see [`crate::cycles`].
     pub(super) fn searches(&self) -> bool {
         let is_stored = |reference: &Reference| matches!(reference, Reference::Id(_));
         match self {

@@ -3,7 +3,7 @@
 use mi_tenancy::Author;
 
 use super::{command::TASK, *};
-use crate::work::{Report, ReportKind};
+use crate::model::{Report, ReportKind};
 
 fn pending_op(command: TaskCommand) -> PendingOp {
     PendingOp { command, roster: None, trace_id: String::new(), answer: oneshot::channel().0, _share: None }

@@ -6,7 +6,7 @@ use chrono::TimeDelta;
 use mi_kernel::Time;
 
 use super::{State, Task};
-use crate::presence::Moment;
+use crate::sweep_clock::Moment;
 
 /// How long an agent has to take a message up.
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(24 * 3600);

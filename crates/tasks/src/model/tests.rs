@@ -3,7 +3,7 @@
 use mi_kernel::{Clock, SystemClock};
 
 use super::*;
-use crate::presence::Presence;
+use crate::sweep_clock::SweepClock;
 
 fn work() -> Work {
     Work { result: "r".into(), artifacts: Vec::new(), receipt: String::new(), public_key: String::new() }
@@ -15,7 +15,7 @@ fn held(id: LeaseId, until: Time) -> Lease {
 
 /// On a platform that was never away.
 fn moment(now: Time) -> Moment {
-    Presence::default().at(now)
+    SweepClock::default().at(now)
 }
 
 fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, TaskTransition)> {

@@ -2,13 +2,24 @@
 
 use mi_kernel::{OfficeId, TaskId};
 use mi_store::{DbResult, FromRow, OfficeConn, PlatformConn, all, exec, json_text, scalars};
-
-use crate::settle::{Consequence, NOBODY};
+use uuid::Uuid;
 
 /// Offices that are answered at a time.
 const OFFICES: i64 = 1000;
 /// Most subtasks, and most dependents, that [`task_followers`] and [`task_dependents_after`] read.
 pub(crate) const SCANNED: usize = 1024;
+
+/// Before every task.
+pub(crate) const NOBODY: TaskId = TaskId(Uuid::nil());
+
+/// What is left to be done about a change of a task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Consequence {
+    /// With which task its open subtasks are still to be cancelled: itself, or one that it is a part of.
+    pub(crate) root: Option<TaskId>,
+    /// Its parent, and its dependents up to this id, have looked; none: nobody has.
+    pub(crate) after: Option<TaskId>,
+}
 
 /// What is left to be done in an office.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use mi_store::{DbResult, FromRow, Json, OfficeConn, exec, json_text, optional, s
 use mi_tenancy::Office;
 
 use super::Rest;
-use crate::{presence::Presence, tally::Tally};
+use crate::{status_counts::StatusCounts, sweep_clock::SweepClock};
 
 /// Makes the new office's queue. Made with the office, since who makes it later waits for whoever has the office locked,
 /// and that one for the queue.
@@ -19,14 +19,14 @@ pub(crate) struct Opened {
     /// The position of the newest change.
     pub(crate) cursor: i64,
     /// How many tasks have each status.
-    pub(crate) counts: Json<Tally>,
+    pub(crate) counts: Json<StatusCounts>,
     /// What is left to be done about changes.
     #[sqlx(try_from = "i64")]
     pub(crate) rest: Rest,
     #[sqlx(flatten)]
     pub(crate) office: Office,
     #[sqlx(flatten)]
-    pub(crate) presence: Presence,
+    pub(crate) sweep_clock: SweepClock,
     /// When that was, by the database's clock; none: it has no clock of its own.
     pub(crate) told: Option<Time>,
 }
@@ -52,17 +52,17 @@ pub(crate) async fn queue_ends(conn: &mut OfficeConn) -> DbResult<(i64, i64)> {
 }
 
 /// Notes that tasks are deleted whose changes lie up to this position, and how many are left of each status.
-pub(crate) async fn queue_forget(tx: &mut OfficeConn, position: i64, tally: &Tally) -> DbResult<()> {
-    let tally = json_text(tally)?;
+pub(crate) async fn queue_forget(tx: &mut OfficeConn, position: i64, counts: &StatusCounts) -> DbResult<()> {
+    let counts = json_text(counts)?;
     let sql = tx.pick(
         "UPDATE task_queues SET forgotten = max(forgotten, $2), counts = $3 WHERE office_id = $1",
         "UPDATE task_queues SET forgotten = greatest(forgotten, $2), counts = $3::json WHERE office_id = $1",
     );
-    exec!(tx, sql, position, tally).map(drop)
+    exec!(tx, sql, position, counts).map(drop)
 }
 
 /// How many tasks have each status.
-pub(crate) async fn queue_tally(conn: &mut OfficeConn) -> DbResult<Tally> {
-    let found: Option<Json<Tally>> = scalar!(conn, "SELECT counts FROM task_queues WHERE office_id = $1")?;
-    Ok(found.map(|tally| tally.0).unwrap_or_default())
+pub(crate) async fn queue_status_counts(conn: &mut OfficeConn) -> DbResult<StatusCounts> {
+    let found: Option<Json<StatusCounts>> = scalar!(conn, "SELECT counts FROM task_queues WHERE office_id = $1")?;
+    Ok(found.map(|counts| counts.0).unwrap_or_default())
 }

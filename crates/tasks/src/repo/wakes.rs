@@ -3,7 +3,7 @@
 use mi_kernel::{AgentId, Time};
 use mi_store::{DbResult, OfficeConn, exec, optional};
 
-use crate::create::Cause;
+use crate::model::Cause;
 
 /// Notes the newest message that reached an agent, in place of the one before.
 pub(crate) async fn wake_put(tx: &mut OfficeConn, agent: AgentId, cause: &Cause, now: Time) -> DbResult<()> {

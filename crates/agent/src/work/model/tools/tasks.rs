@@ -6,7 +6,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::{
-    super::prompt::{MORE, about, has_open_subtasks, stalled_subtasks, subtasks},
+    super::descriptions::{MORE, about, has_open_subtasks, stalled_subtasks, subtasks},
     Answer, Refused, Shared, refused,
 };
 use crate::work::{

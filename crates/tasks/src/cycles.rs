@@ -1,7 +1,7 @@
-//! Circles: no task may wait for itself, by whatever way. A task waits for what it depends on, and for its subtasks.
+//! Cycles: no task may wait for itself, by whatever way. A task waits for what it depends on, and for its subtasks.
 //!
 //! What a task depends on never changes, and nothing that is there depends on a new task: among stored tasks only a parent
-//! comes to wait for more. So a new circle leads from a stored parent to its new subtask, to what that depends on, and from
+//! comes to wait for more. So a new cycle leads from a stored parent to its new subtask, to what that depends on, and from
 //! there among stored tasks back to the parent. Those ways are looked for once for all the tasks of a call: first among
 //! what waits for the parents, which is mostly little; when that is too much, among what the dependencies wait for.
 
@@ -11,17 +11,34 @@ use mi_kernel::{Error, Result, TaskId};
 
 use super::{
     batch::Batch,
-    create::Layout,
+    model::Task,
     repo::{self, Direction, MAX_REACHED, WIDE},
 };
 
 /// Who waits for whom.
 type Ways = BTreeMap<TaskId, Vec<TaskId>>;
 
+/// Tasks of one batch before they are in the working set: they get there together or not at all.
+#[derive(Default)]
+pub(super) struct Layout {
+    pub(super) tasks: BTreeMap<TaskId, Task>,
+    /// Subtasks among them, by parent.
+    pub(super) subtasks: BTreeMap<TaskId, Vec<TaskId>>,
+}
+
+impl Layout {
+    pub(super) fn add(&mut self, task: Task) {
+        if let Some(parent) = task.spec.parent {
+            self.subtasks.entry(parent).or_default().push(task.id);
+        }
+        self.tasks.insert(task.id, task);
+    }
+}
+
 impl Batch<'_> {
-    /// Refuses new tasks that close a circle, or of which that cannot be told with bounded effort. What they depend on is
+    /// Refuses new tasks that close a cycle, or of which that cannot be told with bounded effort. What they depend on is
     /// looked at already.
-    pub(super) async fn refuse_circles(&mut self, laid: &Layout) -> Result<()> {
+    pub(super) async fn refuse_cycles(&mut self, laid: &Layout) -> Result<()> {
         let is_stored = |id: &TaskId| !laid.tasks.contains_key(id);
         let parents: BTreeSet<TaskId> = laid.subtasks.keys().copied().filter(is_stored).collect();
         let links = laid.tasks.values().flat_map(|task| &task.spec.depends_on).copied().filter(is_stored);
@@ -38,7 +55,7 @@ impl Batch<'_> {
         for (parent, subtasks) in &laid.subtasks {
             ways.entry(*parent).or_default().extend(subtasks);
         }
-        match circle(&ways) {
+        match cycle(&ways) {
             None => Ok(()),
             Some(ids) => {
                 let known = ids.iter().find(|id| is_stored(id));
@@ -72,8 +89,8 @@ impl Batch<'_> {
     }
 }
 
-/// The tasks of a circle, if there is one.
-fn circle(ways: &Ways) -> Option<Vec<TaskId>> {
+/// The tasks of a cycle, if there is one.
+fn cycle(ways: &Ways) -> Option<Vec<TaskId>> {
     let mut left: BTreeSet<TaskId> = BTreeSet::new();
     let mut entered: BTreeSet<TaskId> = BTreeSet::new();
     for start in ways.keys() {
@@ -107,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn circles_are_found_and_nothing_else() {
+    fn cycles_are_found_and_nothing_else() {
         let ids: Vec<TaskId> = (0..5).map(|_| TaskId::new()).collect();
         let ways = |pairs: &[(usize, usize)]| {
             let mut ways = Ways::new();
@@ -115,9 +132,9 @@ mod tests {
             ways
         };
         for none in [&[][..], &[(0, 1), (0, 2), (1, 3), (2, 3), (3, 4)], &[(4, 3), (3, 1), (4, 1), (2, 1), (2, 4)]] {
-            assert_eq!(circle(&ways(none)), None);
+            assert_eq!(cycle(&ways(none)), None);
         }
-        assert_eq!(circle(&ways(&[(0, 0)])), Some(vec![ids[0]]));
-        assert_eq!(circle(&ways(&[(0, 1), (1, 2), (2, 3), (3, 1), (0, 4)])), Some(vec![ids[1], ids[2], ids[3]]));
+        assert_eq!(cycle(&ways(&[(0, 0)])), Some(vec![ids[0]]));
+        assert_eq!(cycle(&ways(&[(0, 1), (1, 2), (2, 3), (3, 1), (0, 4)])), Some(vec![ids[1], ids[2], ids[3]]));
     }
 }

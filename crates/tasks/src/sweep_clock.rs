@@ -17,7 +17,7 @@ const MARK: TimeDelta = TimeDelta::seconds(1);
 
 /// What is known of looks at deadlines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
-pub(crate) struct Presence {
+pub(crate) struct SweepClock {
     /// When anybody last looked, about.
     pub(crate) swept_at: Option<Time>,
     /// How long the platform was away in all, in microseconds.
@@ -30,9 +30,9 @@ pub(crate) struct Presence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Moment {
     pub(crate) now: Time,
-    /// As in [`Presence`].
+    /// As in [`SweepClock`].
     pub(crate) away: i64,
-    /// As in [`Presence`].
+    /// As in [`SweepClock`].
     pub(crate) back_at: Option<Time>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Look {
     pub(crate) waited_for: bool,
 }
 
-impl Presence {
+impl SweepClock {
     pub(crate) fn at(self, now: Time) -> Moment {
         Moment { now, away: self.away, back_at: self.back_at }
     }
@@ -85,7 +85,7 @@ mod tests {
     fn what_was_missed_is_what_nobody_looked_at() {
         let start = SystemClock.now();
         let at = |milliseconds| start + TimeDelta::milliseconds(milliseconds);
-        let known = Presence { swept_at: Some(at(0)), away: 7, back_at: None };
+        let known = SweepClock { swept_at: Some(at(0)), away: 7, back_at: None };
         let look = |now, last: Option<i64>, shared, waited_for| {
             let next = known.after(Look { now: at(now), last: last.map(at), shared, waited_for })?;
             assert_eq!(next.swept_at, Some(at(now)));
@@ -109,7 +109,7 @@ mod tests {
         // A clock that was put back.
         assert_eq!(look(-60000, Some(0), false, true), Some(0));
         // The first one ever.
-        let first = Presence::default().after(Look { now: at(0), last: None, shared: true, waited_for: false });
-        assert_eq!(first, Some(Presence { swept_at: Some(at(0)), away: 1, back_at: Some(at(0)) }));
+        let first = SweepClock::default().after(Look { now: at(0), last: None, shared: true, waited_for: false });
+        assert_eq!(first, Some(SweepClock { swept_at: Some(at(0)), away: 1, back_at: Some(at(0)) }));
     }
 }

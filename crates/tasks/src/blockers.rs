@@ -170,7 +170,7 @@ impl Batch<'_> {
         !task.spec.required_tools.is_empty() && roster.is_some_and(|members| !members.iter().any(has))
     }
 
-    /// Blocks or frees a task that waits, as its obstacles are now.
+    /// Blocks or frees a task that waits, as its blockers are now.
     pub(super) async fn reconsider(&mut self, id: TaskId, trace_id: &str) -> Result<()> {
         if matches!(self.get(id)?.state(), State::Blocked { .. } | State::Queued) {
             self.prepare(&[id]).await?;

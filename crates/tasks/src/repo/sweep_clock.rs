@@ -3,13 +3,13 @@
 use mi_kernel::Time;
 use mi_store::{DbResult, FromRow, PlatformConn, exec, one};
 
-use crate::presence::Presence;
+use crate::sweep_clock::SweepClock;
 
 /// What a look at deadlines begins with.
 #[derive(FromRow)]
 pub(crate) struct Seen {
     #[sqlx(flatten)]
-    pub(crate) presence: Presence,
+    pub(crate) sweep_clock: SweepClock,
     /// The time by the database's clock; none: it has no clock of its own.
     pub(crate) told: Option<Time>,
     /// Whether any task has a deadline.
@@ -17,7 +17,7 @@ pub(crate) struct Seen {
 }
 
 /// What is known of looks at deadlines. Spans offices: one sweep looks after all of them.
-pub(crate) async fn presence_get(conn: &mut PlatformConn) -> DbResult<Seen> {
+pub(crate) async fn sweep_clock_get(conn: &mut PlatformConn) -> DbResult<Seen> {
     let sql = conn.pick(
         "SELECT swept_at, away, back_at, NULL AS told, EXISTS (SELECT 1 FROM tasks WHERE deadline > '') AS waited_for
          FROM task_sweeps WHERE id = 1",
@@ -29,7 +29,7 @@ pub(crate) async fn presence_get(conn: &mut PlatformConn) -> DbResult<Seen> {
 }
 
 /// Notes a look; false: another process noted one since the row was read. Spans offices.
-pub(crate) async fn presence_put(tx: &mut PlatformConn, known: Presence, next: Presence) -> DbResult<bool> {
+pub(crate) async fn sweep_clock_put(tx: &mut PlatformConn, known: SweepClock, next: SweepClock) -> DbResult<bool> {
     let sql = tx.pick(
         "UPDATE task_sweeps SET swept_at = $1, away = $2, back_at = $3 WHERE id = 1 AND swept_at IS $4",
         "UPDATE task_sweeps SET swept_at = $1, away = $2, back_at = $3

@@ -2,17 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use mi_kernel::Result;
-use mi_tenancy::quotas;
 use serde::{Deserialize, Serialize};
-
-use super::batch::Batch;
 
 /// By the statuses' names.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tally(BTreeMap<String, i64>);
+pub(crate) struct StatusCounts(BTreeMap<String, i64>);
 
-impl Tally {
+impl StatusCounts {
     /// One more has this status, or one fewer.
     pub(super) fn add(&mut self, status: &str, count: i64) {
         match self.0.get_mut(status) {
@@ -30,17 +26,5 @@ impl Tally {
     /// Statuses that some task has, with how many have it.
     pub(crate) fn counts(&self) -> impl Iterator<Item = (&str, i64)> {
         self.0.iter().filter(|(_, count)| **count != 0).map(|(status, count)| (status.as_str(), *count))
-    }
-}
-
-impl Batch<'_> {
-    /// Whether so many more tasks may be open.
-    pub(super) fn room_for(&self, more: usize) -> Result<()> {
-        let more = i64::try_from(more).unwrap_or(i64::MAX);
-        if more > 0 && self.tally.open().saturating_add(more) > i64::from(self.open_quota) {
-            let hint = "finish or cancel some of its open tasks first";
-            return Err(quotas::exceeded("the office", "open_tasks", self.open_quota, hint));
-        }
-        Ok(())
     }
 }
