@@ -12,7 +12,7 @@ pub(crate) mod writer;
 
 use std::sync::Arc;
 
-use mi_base::setbacks::Setbacks;
+use mi_base::failure_backoff::FailureBackoff;
 use mi_kernel::{AgentActor, AgentId, Clock, Error, OfficeId, Result};
 use mi_proto::v1::LogLine;
 use mi_store::{Db, Topic};
@@ -40,7 +40,7 @@ pub(crate) struct Logs {
     offices: Offices,
     writer: Writer,
     /// Logs that could not be compacted.
-    pub(crate) setbacks: Arc<Setbacks<AgentId>>,
+    pub(crate) failure_backoff: Arc<FailureBackoff<AgentId>>,
 }
 
 /// One batch of one writer, compressed and ready to be stored.
@@ -84,8 +84,8 @@ impl Logs {
         tasks: &mi_base::Tasks,
     ) -> Self {
         let writer = Writer::spawn(db.clone(), clock.clone(), tasks);
-        let setbacks = Arc::new(Setbacks::new(compact::BACKOFF));
-        Self { db, objects, clock, offices, writer, setbacks }
+        let failure_backoff = Arc::new(FailureBackoff::new(compact::BACKOFF));
+        Self { db, objects, clock, offices, writer, failure_backoff }
     }
 
     /// Stores a batch and answers, once it is durable, up to which index its source is. Lines stored before are left

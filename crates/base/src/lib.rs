@@ -1,10 +1,10 @@
 //! What every role stands on: telemetry, metrics, supervised tasks, sweeps, shutdown and private files.
 
 pub mod budget;
+pub mod disk_reserve;
+pub mod failure_backoff;
 pub mod files;
 pub mod metrics;
-pub mod reserve;
-pub mod setbacks;
 pub mod sweep;
 pub mod tasks;
 pub mod telemetry;

@@ -20,7 +20,7 @@ use futures::{
 };
 use mi_base::{
     budget::{Budget, Share},
-    reserve::{Reserve, full, is_full},
+    disk_reserve::{DiskReserve, full, is_full},
 };
 use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, Time};
 use mi_store::Db;
@@ -78,7 +78,7 @@ pub struct Storage {
     db: Db,
     clock: Arc<dyn Clock>,
     store: Arc<dyn ObjectStore>,
-    pub(crate) reserve: Reserve,
+    pub(crate) reserve: DiskReserve,
     open: Open,
     memory: Budget,
 }
@@ -106,7 +106,7 @@ impl Drop for Slot {
 
 impl Storage {
     /// Objects in this store, named by the tables of this database.
-    pub fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>, reserve: Reserve) -> Self {
+    pub fn new(db: Db, clock: Arc<dyn Clock>, store: Arc<dyn ObjectStore>, reserve: DiskReserve) -> Self {
         Self { db, clock, store, reserve, open: Arc::default(), memory: Budget::new(MAX_MEMORY_BYTES) }
     }
 

@@ -35,7 +35,7 @@ pub(crate) fn start(backends: &Backends, tasks: &Tasks) -> (HealthReporter, Heal
 pub(crate) async fn watch_disk(reporter: HealthReporter, mut gone: watch::Receiver<bool>) {
     loop {
         let up = !*gone.borrow_and_update();
-        reporter.set_service_status(mi_base::reserve::HEALTH, status(up)).await;
+        reporter.set_service_status(mi_base::disk_reserve::HEALTH, status(up)).await;
         if gone.changed().await.is_err() {
             // Nothing will change any more.
             return std::future::pending().await;

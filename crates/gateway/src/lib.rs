@@ -68,7 +68,7 @@ pub fn build(
 }
 
 impl Gateway {
-    /// Has the health service say under [`mi_base::reserve::HEALTH`] whether the platform's disk has room; `gone` follows whether
+    /// Has the health service say under [`mi_base::disk_reserve::HEALTH`] whether the platform's disk has room; `gone` follows whether
     /// the reserve for deletions is given up.
     pub fn report_disk(&self, gone: watch::Receiver<bool>, tasks: &Tasks) {
         tasks.spawn("disk-health", health::watch_disk(self.health.clone(), gone));

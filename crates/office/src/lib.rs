@@ -12,7 +12,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use mi_base::{Tasks, reserve::Reserve};
+use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_chat::Chat;
 pub use mi_drive::DriveLimits;
 use mi_drive::{Drive, storage::Storage};
@@ -87,7 +87,7 @@ pub struct OfficeConfig {
     /// How much an account and an office may have of everything else.
     pub quotas: Quotas,
     /// What is given up for deletions on a full disk.
-    pub reserve: Reserve,
+    pub reserve: DiskReserve,
 }
 
 /// The roles it talks to.

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use mi_base::{Tasks, reserve::Reserve};
+use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_kernel::{Actor, Error, ErrorKind, OfficeId, Result, event::Event, text::display_name};
 use mi_proto::{
     internal::v1::{
@@ -36,7 +36,7 @@ pub(crate) struct Deps {
     /// What runs in the background.
     pub(crate) tasks: Tasks,
     /// What is given up for deletions on a full disk.
-    pub(crate) reserve: Reserve,
+    pub(crate) reserve: DiskReserve,
     /// Everything that an office has.
     pub(crate) parts: Vec<Arc<dyn OfficePart>>,
 }

@@ -5,7 +5,7 @@ pub(crate) mod grpc;
 pub(crate) mod intent;
 pub(crate) mod invite_redemptions;
 pub(crate) mod keys;
-pub(crate) mod looks;
+pub(crate) mod next_look;
 pub(crate) mod repo;
 pub(crate) mod revoked_keys;
 pub(crate) mod rules;

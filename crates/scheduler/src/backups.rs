@@ -7,7 +7,7 @@ use std::io::{self, Write};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use mi_base::reserve::{full, is_full};
+use mi_base::disk_reserve::{full, is_full};
 use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
 use mi_rpc::Caller;
 use mi_store::{FromRow, OfficeConn, outbox};

@@ -6,10 +6,10 @@ pub mod agents;
 mod backups;
 pub mod catalogue;
 mod exec;
+mod liveness;
 mod logs;
 mod offices;
 pub mod plan;
-mod presence;
 mod reconcile;
 mod registry;
 mod sessions;
@@ -21,7 +21,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use agents::Agent;
 use catalogue::Catalogue;
-use mi_base::{Tasks, reserve::Reserve, setbacks::Setbacks};
+use mi_base::{Tasks, disk_reserve::DiskReserve, failure_backoff::FailureBackoff};
 use mi_kernel::{AgentId, Clock, Error, Result, secret::Secret};
 use mi_proto::{
     internal::v1::{
@@ -77,7 +77,7 @@ pub struct SchedulerConfig {
     /// Where backups are kept.
     pub objects: Arc<dyn ObjectStore>,
     /// What is given up for deletions on a full disk.
-    pub reserve: Reserve,
+    pub reserve: DiskReserve,
     /// Where agents run.
     pub runtime: Arc<dyn Runtime>,
     /// What the runtime's instances print.
@@ -101,15 +101,15 @@ pub(crate) struct Scheduler {
     catalogue: Catalogue,
     runtime: Arc<dyn Runtime>,
     objects: Arc<dyn ObjectStore>,
-    reserve: Reserve,
+    reserve: DiskReserve,
     agent_endpoint: AgentEndpoint,
     model: Option<ModelServer>,
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
-    seen: presence::Seen,
+    seen: liveness::Seen,
     /// Agents of which a step failed.
-    setbacks: Setbacks<AgentId>,
+    failure_backoff: FailureBackoff<AgentId>,
     execs: Arc<exec::Execs>,
     /// Commands of operators, each of which sees its own end through.
     tasks: Tasks,
@@ -154,15 +154,15 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         holder: config.holder,
         outbox: Notify::new(),
         queue: reconcile::Queue::default(),
-        seen: presence::Seen::default(),
-        setbacks: Setbacks::new(reconcile::RETRY),
+        seen: liveness::Seen::default(),
+        failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
         tasks: tasks.clone(),
     });
 
     tasks.spawn("scheduler-changes", scheduler.db.clone().exchange_changes());
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
-    tasks.spawn("scheduler-heartbeats", presence::flush_forever(scheduler.clone()));
+    tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use mi_base::reserve::is_full;
+use mi_base::disk_reserve::is_full;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
 use mi_runtime::{Launch, Limits, Place};
 use mi_store::{Topic, lease, outbox};
@@ -21,7 +21,7 @@ use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
 
 use crate::{
     Scheduler,
-    agents::{Agent, Desired, State, TOPIC, looks, repo},
+    agents::{Agent, Desired, State, TOPIC, next_look, repo},
     offices,
     plan::{self, PlannedAction, plan},
 };
@@ -142,7 +142,7 @@ impl Scheduler {
     /// Queues the agents that are due, but those that are worked on; answers when to look again.
     async fn enqueue_due(&self, active: &HashSet<AgentId>) -> Time {
         let now = self.clock.now();
-        let due = async { looks::look_due(&mut self.db.platform().read().await?, now, PAGE).await };
+        let due = async { next_look::look_due(&mut self.db.platform().read().await?, now, PAGE).await };
         let due = match due.await {
             Ok(due) => due,
             Err(error) => {
@@ -167,12 +167,12 @@ impl Scheduler {
     pub(crate) async fn look_over(&self, all: bool) -> Result<()> {
         let mut after = None;
         loop {
-            let page = looks::look_over(&mut self.db.platform().read().await?, after, PAGE).await?;
+            let page = next_look::look_over(&mut self.db.platform().read().await?, after, PAGE).await?;
             let due: Vec<AgentId> =
                 page.iter().filter(|found| found.unsettled && (all || !found.expected)).map(|found| found.id).collect();
             if !due.is_empty() {
                 let mut tx = self.db.platform().begin().await?;
-                looks::look_at(&mut tx, &due).await?;
+                next_look::look_at(&mut tx, &due).await?;
                 tx.commit().await?;
             }
             match page.last() {
@@ -191,18 +191,18 @@ impl Scheduler {
                 Ok(Some(_)) => continue,
                 Err(error) => return Some(self.leave_alone(id, &error).await),
             };
-            self.setbacks.clear(&id);
+            self.failure_backoff.clear(&id);
             return rests;
         }
     }
 
     /// Leaves an agent alone for a while of which a step failed.
     async fn leave_alone(&self, id: AgentId, error: &Error) -> Time {
-        let at = self.setbacks.add(id, self.clock.now());
+        let at = self.failure_backoff.add(id, self.clock.now());
         tracing::warn!(target: "mi::scheduler", agent = %id, error = %error.chain(), "a step failed; it is tried again");
         let written = async {
             let mut tx = self.db.platform().begin().await?;
-            looks::look_put_off(&mut tx, id, at).await?;
+            next_look::look_put_off(&mut tx, id, at).await?;
             tx.commit().await
         };
         if let Err(error) = written.await {
@@ -215,7 +215,7 @@ impl Scheduler {
     /// Records what the planner concluded from a row.
     async fn looked(&self, agent: &Agent, at: Option<Time>, listening: bool) -> Result<()> {
         let mut tx = self.db.office(agent.office_id).begin().await?;
-        looks::look_set(&mut tx, (agent.id, agent.revision), at, listening).await?;
+        next_look::look_set(&mut tx, (agent.id, agent.revision), at, listening).await?;
         Ok(tx.commit().await?)
     }
 

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use mi_activity::ActivityConfig;
-use mi_base::{Tasks, reserve::Reserve};
+use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_office::{DriveLimits, OfficeConfig, Peers, Quotas};
@@ -31,16 +31,16 @@ pub(crate) struct Parts<'a> {
     pub(crate) tasks: &'a Tasks,
     pub(crate) refusals: Refusals,
     /// What is given up for deletions on a full disk.
-    pub(crate) reserve: Reserve,
+    pub(crate) reserve: DiskReserve,
 }
 
 impl Parts<'_> {
     /// Takes the reserve of the data directory, if anything is kept there that can be deleted.
-    pub(crate) fn reserve_of(config: &PlatformConfig, tasks: &Tasks) -> Reserve {
+    pub(crate) fn reserve_of(config: &PlatformConfig, tasks: &Tasks) -> DiskReserve {
         if config.options.database.is_some() && config.options.object_store.is_some() {
-            return Reserve::default();
+            return DiskReserve::default();
         }
-        let reserve = Reserve::open(&config.data_dir);
+        let reserve = DiskReserve::open(&config.data_dir);
         tasks.spawn("disk-reserve", reserve.clone().keep());
         reserve
     }

@@ -164,7 +164,7 @@ impl ChangeBus {
                     payload.push_str(&topic.0);
                 }
                 let query = sqlx::query("SELECT pg_notify($1, $2)").bind(&self.channel).bind(payload);
-                match db.turnover().heed(query.execute(pool).await) {
+                match db.eviction().heed(query.execute(pool).await) {
                     Ok(_) if locked(&self.waiting).is_empty() => break,
                     Ok(_) => {}
                     Err(error) => {
@@ -266,7 +266,7 @@ impl Db {
         let Some(pool) = self.postgres_pool() else { return };
         let hearing = async {
             loop {
-                if let Err(error) = self.turnover().heed(self.changes.hear(pool).await) {
+                if let Err(error) = self.eviction().heed(self.changes.hear(pool).await) {
                     tracing::warn!(target: "mi::store", %error, "cannot hear of changes by other processes yet");
                     sleep(PAUSE).await;
                 }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use mi_kernel::OfficeId;
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction, pool::PoolConnection};
 
-use crate::{DbResult, turnover::Turnover};
+use crate::{DbResult, connection_eviction::ConnectionEviction};
 
 /// A borrowed connection of either kind.
 pub enum Arm<'a> {
@@ -18,12 +18,12 @@ pub enum Arm<'a> {
 /// Runs sqlx's own query on whichever database the connection belongs to, where no [statement macro](crate::exec) fits.
 ///
 /// `on!(conn, |c| sqlx::query("...").bind(x).execute(&mut *c).await)`: the body is compiled once for each database. What
-/// it answers is looked at on the way: see [`Turnover`](crate::turnover::Turnover).
+/// it answers is looked at on the way: see [`ConnectionEviction`](crate::connection_eviction::ConnectionEviction).
 #[macro_export]
 macro_rules! on {
     ($conn:expr, |$c:ident| $body:expr) => {
         match $conn.watched() {
-            (turnover, arm) => turnover.heed(match arm {
+            (eviction, arm) => eviction.heed(match arm {
                 $crate::Arm::Sqlite($c) => $body,
                 $crate::Arm::Postgres($c) => $body,
             }),
@@ -34,7 +34,7 @@ macro_rules! on {
 /// A connection, of whatever scope: what statements and helpers below the repositories work with.
 pub struct Conn {
     pub(crate) inner: Inner,
-    pub(crate) turnover: Turnover,
+    pub(crate) eviction: ConnectionEviction,
     statements: u32,
 }
 
@@ -46,8 +46,8 @@ pub(crate) enum Inner {
 }
 
 impl Conn {
-    pub(crate) fn new(inner: Inner, turnover: Turnover) -> Self {
-        Self { inner, turnover, statements: 0 }
+    pub(crate) fn new(inner: Inner, eviction: ConnectionEviction) -> Self {
+        Self { inner, eviction, statements: 0 }
     }
 
     /// How many statements were run on it since it was taken. What others wait for, such as a transaction with a lock,
@@ -63,7 +63,7 @@ impl Conn {
 
     /// The connection, by kind, and who is to hear how it does.
     #[doc(hidden)]
-    pub fn watched(&mut self) -> (&Turnover, Arm<'_>) {
+    pub fn watched(&mut self) -> (&ConnectionEviction, Arm<'_>) {
         self.statements += 1;
         let arm = match &mut self.inner {
             Inner::SqlitePooled(c) => Arm::Sqlite(c),
@@ -71,14 +71,14 @@ impl Conn {
             Inner::PostgresPooled(c) => Arm::Postgres(c),
             Inner::PostgresTx(c) => Arm::Postgres(c),
         };
-        (&self.turnover, arm)
+        (&self.eviction, arm)
     }
 
     /// The same for one of the [statement macros](crate::exec): no office comes before its values.
     #[doc(hidden)]
-    pub fn statement(&mut self) -> (&Turnover, Arm<'_>, Option<OfficeId>) {
-        let (turnover, arm) = self.watched();
-        (turnover, arm, None)
+    pub fn statement(&mut self) -> (&ConnectionEviction, Arm<'_>, Option<OfficeId>) {
+        let (eviction, arm) = self.watched();
+        (eviction, arm, None)
     }
 
     /// The SQL text for this database, where the dialects differ.
@@ -105,9 +105,9 @@ impl OfficeConn {
 
     /// As [`Conn::statement`]: the office comes before the statement's values.
     #[doc(hidden)]
-    pub fn statement(&mut self) -> (&Turnover, Arm<'_>, Option<OfficeId>) {
-        let (turnover, arm) = self.conn.watched();
-        (turnover, arm, Some(self.office_id))
+    pub fn statement(&mut self) -> (&ConnectionEviction, Arm<'_>, Option<OfficeId>) {
+        let (eviction, arm) = self.conn.watched();
+        (eviction, arm, Some(self.office_id))
     }
 }
 
@@ -137,13 +137,13 @@ pub type PlatformTx = Tx<PlatformConn>;
 impl<C: Into<Conn>> Tx<C> {
     /// Makes everything durable that was written since the beginning.
     pub async fn commit(self) -> DbResult<()> {
-        let Conn { inner, turnover, .. } = self.0.into();
+        let Conn { inner, eviction, .. } = self.0.into();
         let committed = match inner {
             Inner::SqliteTx(tx) => tx.commit().await,
             Inner::PostgresTx(tx) => tx.commit().await,
             Inner::SqlitePooled(_) | Inner::PostgresPooled(_) => Ok(()),
         };
-        Ok(turnover.heed(committed)?)
+        Ok(eviction.heed(committed)?)
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, change_bus::ChangeBus,
-    conn::Inner, migrate, service_role, turnover::Turnover,
+    conn::Inner, connection_eviction::ConnectionEviction, migrate, service_role,
 };
 
 /// How long a call waits for a connection before it answers Unavailable.
@@ -74,7 +74,7 @@ pub enum DbTarget {
 #[derive(Debug, Clone)]
 pub struct Db {
     pools: Pools,
-    turnover: Turnover,
+    eviction: ConnectionEviction,
     pub(crate) changes: Arc<ChangeBus>,
 }
 
@@ -219,7 +219,7 @@ impl Db {
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
         Ok(Self {
             pools: Pools::Sqlite { read, write },
-            turnover: Turnover::default(),
+            eviction: ConnectionEviction::default(),
             changes: Arc::new(ChangeBus::new("")),
         })
     }
@@ -244,8 +244,8 @@ impl Db {
 
         let given = options.get_options().unwrap_or_default().to_owned();
         let limits = LIMITS.into_iter().filter(|(name, _)| !given.contains(&format!("{name}=")));
-        let turnover = Turnover::default();
-        let kept = turnover.clone();
+        let eviction = ConnectionEviction::default();
+        let kept = eviction.clone();
         let pool = pool
             .max_connections(16)
             .test_before_acquire(false)
@@ -260,7 +260,7 @@ impl Db {
             .await
             .map_err(unreachable)?;
         service_role::verify(&pool).await?;
-        Ok(Self { pools: Pools::Postgres(pool), turnover, changes: Arc::new(ChangeBus::new(schema)) })
+        Ok(Self { pools: Pools::Postgres(pool), eviction, changes: Arc::new(ChangeBus::new(schema)) })
     }
 
     /// The database in the scope of one office: the other offices' rows are not there.
@@ -299,11 +299,11 @@ impl Db {
     }
 
     fn conn(&self, inner: sqlx::Result<Inner>) -> DbResult<Conn> {
-        Ok(Conn::new(self.turnover.heed(inner)?, self.turnover.clone()))
+        Ok(Conn::new(self.eviction.heed(inner)?, self.eviction.clone()))
     }
 
-    pub(crate) fn turnover(&self) -> &Turnover {
-        &self.turnover
+    pub(crate) fn eviction(&self) -> &ConnectionEviction {
+        &self.eviction
     }
 
     pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {

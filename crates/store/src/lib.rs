@@ -6,6 +6,8 @@
 mod change_bus;
 mod class;
 mod conn;
+#[doc(hidden)]
+pub mod connection_eviction;
 mod db;
 mod error;
 pub mod examine;
@@ -17,8 +19,6 @@ mod probe;
 mod rows;
 mod service_role;
 mod statement;
-#[doc(hidden)]
-pub mod turnover;
 
 pub use change_bus::{Batch, Changes, Topic};
 pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};

@@ -73,7 +73,7 @@ macro_rules! statement {
     ($conn:expr, $sql:expr, $values:tt, $query:ident, $run:ident $(, $answer:expr)?) => {{
         let sql: &'static str = $sql;
         match $conn.statement() {
-            (turnover, arm, office) => turnover.heed(match arm {
+            (eviction, arm, office) => eviction.heed(match arm {
                 $crate::Arm::Sqlite(conn) => {
                     $crate::bound!($crate::sqlx::$query(sql), office, $values).$run(conn).await $(.map($answer))?
                 }

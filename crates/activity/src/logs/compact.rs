@@ -34,7 +34,7 @@ pub(crate) const BACKOFF: Backoff = Backoff { first: Duration::from_secs(5), mos
 impl Logs {
     /// Compacts until no tail is due. A log that fails is left alone for a while, and in the way of no other.
     pub(crate) async fn compact(&self) -> Result<()> {
-        self.setbacks.forget(self.clock.now());
+        self.failure_backoff.forget(self.clock.now());
         while self.compact_round().await? {}
         Ok(())
     }
@@ -49,16 +49,16 @@ impl Logs {
             let backlog = repo::tail_backlog(&mut conn, after, due, LOGS).await?;
             drop(conn);
             for (office_id, agent_id) in &backlog {
-                if self.setbacks.waits(agent_id, now) {
+                if self.failure_backoff.waits(agent_id, now) {
                     continue;
                 }
                 match self.compact_one(*office_id, *agent_id).await {
                     Ok(compacted) => {
                         progress |= compacted;
-                        self.setbacks.clear(agent_id);
+                        self.failure_backoff.clear(agent_id);
                     }
                     Err(error) => {
-                        self.setbacks.add(*agent_id, now);
+                        self.failure_backoff.add(*agent_id, now);
                         tracing::warn!(
                             target: "mi::logs", office = %office_id, agent = %agent_id, error = %error.chain(),
                             "a log is not compacted yet"

@@ -228,7 +228,7 @@ async fn logs_that_cannot_be_compacted_are_in_the_way_of_no_other(db: TestDb) {
     // Left alone for a while.
     let round = async || {
         troubled.parts.logs.compact().await.expect("goes on");
-        stuck.iter().filter(|log| troubled.parts.logs.setbacks.waits(&agent_id(log), world.clock.now())).count()
+        stuck.iter().filter(|log| troubled.parts.logs.failure_backoff.waits(&agent_id(log), world.clock.now())).count()
     };
     assert_eq!(round().await, stuck.len());
     world.clock.advance(compact::BACKOFF.first);

@@ -53,18 +53,20 @@ async fn exit_code_and_both_outputs_are_the_result_and_each_line_is_in_the_log()
     assert_eq!(receipt.commands, [Command { sha256: sha256_hex(script.as_bytes()), exit_code: 0 }]);
     agent.stop().await;
 
-    let batches = platform.batches.lock().expect("lock");
-    let lines: Vec<_> = batches.iter().flat_map(|(_, lines)| lines).map(|line| (line.stream(), &*line.text)).collect();
-    for line in [
-        (LogStream::Agent, "task task-1: attempt 1, \"A task\""),
-        (LogStream::Stdout, "task task-1: out"),
-        (LogStream::Stderr, "task task-1: err"),
-        (LogStream::Stdout, "task task-1: task-1 office 1"),
-        (LogStream::Agent, "task task-1: done"),
-    ] {
-        assert!(lines.contains(&line), "{line:?} in {lines:?}");
+    {
+        let batches = platform.batches.lock().expect("lock");
+        let lines: Vec<_> =
+            batches.iter().flat_map(|(_, lines)| lines).map(|line| (line.stream(), &*line.text)).collect();
+        for line in [
+            (LogStream::Agent, "task task-1: attempt 1, \"A task\""),
+            (LogStream::Stdout, "task task-1: out"),
+            (LogStream::Stderr, "task task-1: err"),
+            (LogStream::Stdout, "task task-1: task-1 office 1"),
+            (LogStream::Agent, "task task-1: done"),
+        ] {
+            assert!(lines.contains(&line), "{line:?} in {lines:?}");
+        }
     }
-    drop(batches);
     // Nothing of a task stays but what it left in the workspace; its own directory is removed in the background.
     until("only the workspace and the key are left", LONG, async || {
         let mut left: Vec<_> =

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use mi_base::reserve::HEALTH;
+use mi_base::disk_reserve::HEALTH;
 use mi_client::{Client, retry};
 use mi_proto::{
     rules,

@@ -4,7 +4,7 @@ mod sweeps;
 
 use std::{sync::Arc, time::Duration};
 
-use mi_base::{reserve::Reserve, sweep::BACKOFF};
+use mi_base::{disk_reserve::DiskReserve, sweep::BACKOFF};
 use mi_drive::storage::{GRACE, MAX_UPLOADS, Storage};
 use mi_kernel::{Clock, OfficeId};
 use mi_proto::v1::{
@@ -58,7 +58,7 @@ impl Harness {
 
     /// What the sweep of any process does.
     async fn sweep(&self) -> mi_kernel::Result<()> {
-        Storage::new(self.db().await, self.clock.shared(), Arc::new(self.objects.clone()), Reserve::default())
+        Storage::new(self.db().await, self.clock.shared(), Arc::new(self.objects.clone()), DiskReserve::default())
             .sweep()
             .await
     }

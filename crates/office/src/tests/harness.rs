@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use mi_base::{Tasks, reserve::Reserve};
+use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
@@ -56,7 +56,7 @@ pub(super) struct Harness {
     /// Where the content of files is.
     pub(super) objects: Faulty,
     /// What is given up on a full disk.
-    pub(super) reserve: Reserve,
+    pub(super) reserve: DiskReserve,
     transport: Transport,
     tasks: Tasks,
     /// Of the next process that starts.
@@ -97,7 +97,7 @@ impl Harness {
         let (scheduler, activity) = (Peer::default(), Peer::default());
         let keys = tempfile::tempdir().expect("made");
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
-        let (objects, reserve, quotas) = (Faulty::default(), Reserve::default(), Quotas::default());
+        let (objects, reserve, quotas) = (Faulty::default(), DiskReserve::default(), Quotas::default());
         let (accounts, transport) =
             start(&database, clock.shared(), [&scheduler, &activity], wrapper, (&objects, &reserve), quotas, &tasks)
                 .await
@@ -126,7 +126,7 @@ impl Harness {
 fn config(
     database: &TestDb,
     master_keys: Arc<dyn KeyWrapper>,
-    (objects, reserve): (&Faulty, &Reserve),
+    (objects, reserve): (&Faulty, &DiskReserve),
     quotas: Quotas,
 ) -> OfficeConfig {
     OfficeConfig {
@@ -144,7 +144,7 @@ async fn start(
     clock: Arc<dyn Clock>,
     [scheduler, activity]: [&Peer; 2],
     master_keys: Arc<dyn KeyWrapper>,
-    (objects, reserve): (&Faulty, &Reserve),
+    (objects, reserve): (&Faulty, &DiskReserve),
     quotas: Quotas,
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {

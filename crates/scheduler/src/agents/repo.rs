@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mi_kernel::{AgentId, page::Page};
 use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, optional, scalar_one};
 
-use super::{Agent, Phase, looks::AT_ONCE};
+use super::{Agent, Phase, next_look::AT_ONCE};
 
 pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult<()> {
     let sql = "INSERT INTO agents

@@ -47,7 +47,7 @@ impl Scheduler {
         let applied = repo::office_apply(&mut tx, &office).await?;
         let turned = applied && before.is_some_and(|before| before.active != office.active);
         if turned {
-            agents::looks::look_at_all(&mut tx).await?;
+            agents::next_look::look_at_all(&mut tx).await?;
         }
         tx.commit().await?;
         if turned {

@@ -6,7 +6,7 @@ use mi_store::DbError;
 use mi_testkit::on_both;
 
 use super::harness::{Harness, TRACE, counts, free_hiring};
-use crate::agents::{Phase, looks};
+use crate::agents::{Phase, next_look};
 
 on_both! { a_full_pass_finds_what_a_lost_signal_left_undone, every_change_has_exactly_one_event }
 
@@ -37,7 +37,7 @@ async fn a_full_pass_finds_what_a_lost_signal_left_undone(mut harness: Harness) 
 
 /// Whom a full pass looks at.
 pub(super) async fn unsettled(harness: &Harness) -> Vec<AgentId> {
-    let read = async { looks::look_over(&mut harness.scheduler.db.platform().read().await?, None, 100).await };
+    let read = async { next_look::look_over(&mut harness.scheduler.db.platform().read().await?, None, 100).await };
     let all = read.await.unwrap_or_else(|error: DbError| panic!("{error}"));
     all.into_iter().filter(|found| found.unsettled).map(|found| found.id).collect()
 }

@@ -22,7 +22,7 @@ use crate::{
     agents::{Agent, Phase, State, repo},
     backups::Backup,
     catalogue::Catalogue,
-    offices, presence, reconcile,
+    liveness, offices, reconcile,
 };
 
 /// Long enough for any wait that is not meant to fail.
@@ -89,7 +89,7 @@ async fn scheduler(
         catalogue: Catalogue::load(None).expect("built in"),
         runtime: runtime.clone(),
         objects,
-        reserve: mi_base::reserve::Reserve::default(),
+        reserve: mi_base::disk_reserve::DiskReserve::default(),
         agent_endpoint: crate::AgentEndpoint { url: "http://127.0.0.1:7400".into(), ca: None },
         model: Some(crate::ModelServer {
             api: "openai",
@@ -100,8 +100,8 @@ async fn scheduler(
         holder: "test".into(),
         outbox: tokio::sync::Notify::new(),
         queue: reconcile::Queue::default(),
-        seen: presence::Seen::default(),
-        setbacks: mi_base::setbacks::Setbacks::new(reconcile::RETRY),
+        seen: liveness::Seen::default(),
+        failure_backoff: mi_base::failure_backoff::FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
         tasks: mi_base::Tasks::new(),
     })

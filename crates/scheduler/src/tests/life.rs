@@ -8,7 +8,7 @@ use mi_testkit::on_both;
 
 use super::harness::{Harness, actor_of, free_hiring, instance_of, place};
 use crate::{
-    agents::{Desired, Phase, State, looks::look_seen},
+    agents::{Desired, Phase, State, next_look::look_seen},
     plan::PlannedAction,
 };
 

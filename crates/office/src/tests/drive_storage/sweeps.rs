@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mi_base::{
-    reserve::Reserve,
+    disk_reserve::DiskReserve,
     sweep::{BACKOFF, Removals},
 };
 use mi_drive::storage::{EXPIRY, GRACE, Storage};
@@ -33,7 +33,7 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(harne
     }
     harness.clock.advance(GRACE);
     let storage = Arc::new(Stuck::new(Arc::new(harness.objects.clone()), &stuck));
-    let storage = Storage::new(harness.db().await, harness.clock.shared(), storage, Reserve::default());
+    let storage = Storage::new(harness.db().await, harness.clock.shared(), storage, DiskReserve::default());
     let swept_at = harness.clock.now();
     storage.sweep().await.expect("goes on");
     let owners = async || {
@@ -87,7 +87,7 @@ async fn on_a_full_disk_the_trash_is_emptied_before_its_time(harness: Harness) {
     harness.name(&office, TRASH, &[uuid::Uuid::now_v7()], harness.clock.now() + GRACE).await;
     assert_eq!((harness.objects().await, harness.named().await), (3, (0, 3)));
     let stuck = Arc::new(Stuck::new(Arc::new(harness.objects.clone()), &other));
-    let storage = Storage::new(harness.db().await, harness.clock.shared(), stuck, Reserve::default());
+    let storage = Storage::new(harness.db().await, harness.clock.shared(), stuck, DiskReserve::default());
     // It comes to its end, whatever cannot be deleted.
     for _ in 0..2 {
         storage.sweep_early().await.expect("sweeps");
@@ -99,11 +99,11 @@ async fn on_a_full_disk_the_trash_is_emptied_before_its_time(harness: Harness) {
 
 async fn while_the_reserve_is_given_up_nothing_is_uploaded(mut harness: Harness) {
     let directory = tempfile::tempdir().expect("directory");
-    harness.reserve = Reserve::open(directory.path());
+    harness.reserve = DiskReserve::open(directory.path());
     harness.crash().await;
     let office = harness.create("Mine").await.id;
     harness.put(&office, "a", b"1").await;
-    let full = || async { Err::<(), _>(mi_base::reserve::full("as told")) };
+    let full = || async { Err::<(), _>(mi_base::disk_reserve::full("as told")) };
     harness.reserve.freeing(full).await.expect_err("still full");
     assert_eq!(exhausted(harness.upload(header(&office, "b"), b"2").await), "STORAGE_FULL");
     harness.remove(&office, "a").await;

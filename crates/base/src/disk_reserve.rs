@@ -27,7 +27,7 @@ const STORAGE_FULL: &str = "STORAGE_FULL";
 
 /// The reserve of a data directory. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Reserve(Option<Arc<Inner>>);
+pub struct DiskReserve(Option<Arc<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -65,7 +65,7 @@ impl Inner {
     }
 }
 
-impl Reserve {
+impl DiskReserve {
     /// Takes the reserve in this directory, whose disk has to be there already. A disk that is full already has none.
     pub fn open(directory: &Path) -> Self {
         let inner = Inner { file: directory.join("reserve"), gone: watch::Sender::new(false), wanted: Notify::new() };
@@ -98,7 +98,7 @@ impl Reserve {
         self.0.as_ref().is_some_and(|inner| *inner.gone.borrow())
     }
 
-    /// Follows [`Reserve::is_gone`].
+    /// Follows [`DiskReserve::is_gone`].
     pub fn watch(&self) -> watch::Receiver<bool> {
         self.0.as_ref().map_or_else(|| watch::Sender::new(false).subscribe(), |inner| inner.gone.subscribe())
     }
@@ -195,7 +195,7 @@ mod tests {
     #[tokio::test]
     async fn it_is_given_up_once_for_what_frees_and_taken_back() {
         let directory = tempfile::tempdir().expect("directory");
-        let reserve = Reserve::open(directory.path());
+        let reserve = DiskReserve::open(directory.path());
         assert!(size(directory.path()).expect("there") >= u64::from(SIZE), "its blocks are allocated");
         assert!(!reserve.is_gone() && reserve.leave().is_ok());
 
@@ -223,7 +223,7 @@ mod tests {
     #[tokio::test]
     async fn it_serves_all_that_free_at_the_same_time() {
         let directory = tempfile::tempdir().expect("directory");
-        let reserve = Reserve::open(directory.path());
+        let reserve = DiskReserve::open(directory.path());
         let (both_began, tries) = (tokio::sync::Barrier::new(2), AtomicUsize::new(0));
         let work = || async {
             tries.fetch_add(1, Ordering::Relaxed);

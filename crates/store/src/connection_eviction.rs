@@ -15,9 +15,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// After a failover the old server answers on as a read-only one, and a proxy or a name leads new connections to the
 /// new one. A connection that is kept would fail for as long as it lives, although it is sound.
 #[derive(Debug, Clone, Default)]
-pub struct Turnover(Arc<Mutex<Option<Instant>>>);
+pub struct ConnectionEviction(Arc<Mutex<Option<Instant>>>);
 
-impl Turnover {
+impl ConnectionEviction {
     /// Passes on what a statement answered, and gives the connections up when their server has to be looked for anew.
     ///
     /// # Errors
@@ -54,17 +54,17 @@ mod tests {
 
     #[test]
     fn what_was_open_is_given_up_and_no_more_often_than_once_a_second() {
-        let (turnover, start) = (Turnover::default(), Instant::now());
-        assert!(turnover.keeps(Duration::from_secs(3600)));
-        let passed: sqlx::Result<u8> = turnover.heed(Err(sqlx::Error::RowNotFound));
+        let (eviction, start) = (ConnectionEviction::default(), Instant::now());
+        assert!(eviction.keeps(Duration::from_secs(3600)));
+        let passed: sqlx::Result<u8> = eviction.heed(Err(sqlx::Error::RowNotFound));
         assert!(matches!(passed, Err(sqlx::Error::RowNotFound)));
-        assert_eq!(turnover.since(), None, "says nothing of the server");
-        turnover.give_up(start);
-        turnover.give_up(start + PAUSE / 2);
-        assert_eq!(turnover.since(), Some(start));
-        assert!(!turnover.keeps(Duration::from_secs(3600)));
-        assert!(turnover.keeps(Duration::ZERO), "opened since");
-        turnover.give_up(start + PAUSE);
-        assert_eq!(turnover.since(), Some(start + PAUSE));
+        assert_eq!(eviction.since(), None, "says nothing of the server");
+        eviction.give_up(start);
+        eviction.give_up(start + PAUSE / 2);
+        assert_eq!(eviction.since(), Some(start));
+        assert!(!eviction.keeps(Duration::from_secs(3600)));
+        assert!(eviction.keeps(Duration::ZERO), "opened since");
+        eviction.give_up(start + PAUSE);
+        assert_eq!(eviction.since(), Some(start + PAUSE));
     }
 }

@@ -18,7 +18,7 @@ use mi_kernel::{AgentId, InstanceId, OfficeId, Result, Time};
 
 use crate::{
     Scheduler,
-    agents::{Agent, looks},
+    agents::{Agent, next_look},
     plan::OFFLINE_AFTER,
 };
 
@@ -209,7 +209,7 @@ impl Scheduler {
 
     async fn flush_part(&self, part: &[(AgentId, OfficeId, Time)]) -> Result<Vec<(AgentId, i64)>> {
         let mut tx = self.db.platform().begin().await?;
-        let found = looks::look_seen(&mut tx, part).await?;
+        let found = next_look::look_seen(&mut tx, part).await?;
         tx.commit().await?;
         Ok(found)
     }

@@ -13,12 +13,12 @@ type Failed<K> = HashMap<K, (u32, Time)>;
 
 /// See the module.
 #[derive(Debug)]
-pub struct Setbacks<K> {
+pub struct FailureBackoff<K> {
     backoff: Backoff,
     failed: Mutex<Failed<K>>,
 }
 
-impl<K: Eq + Hash> Setbacks<K> {
+impl<K: Eq + Hash> FailureBackoff<K> {
     /// Nobody failed yet.
     pub fn new(backoff: Backoff) -> Self {
         Self { backoff, failed: Mutex::default() }
@@ -65,20 +65,25 @@ mod tests {
 
     #[test]
     fn a_failure_waits_longer_each_time_until_a_success() {
-        let setbacks = Setbacks::new(Backoff { first: Duration::from_secs(1), most: Duration::from_secs(4) });
+        let failure_backoff =
+            FailureBackoff::new(Backoff { first: Duration::from_secs(1), most: Duration::from_secs(4) });
         let start = SystemClock.now();
         let mut now = start;
         for _ in 0..4 {
-            let until = setbacks.add("one", now);
-            assert!(setbacks.waits(&"one", now) && !setbacks.waits(&"one", until) && !setbacks.waits(&"other", now));
+            let until = failure_backoff.add("one", now);
+            assert!(
+                failure_backoff.waits(&"one", now)
+                    && !failure_backoff.waits(&"one", until)
+                    && !failure_backoff.waits(&"other", now)
+            );
             now = until;
         }
         assert_eq!((now - start).num_seconds(), 1 + 2 + 4 + 4);
-        setbacks.clear(&"one");
-        assert_eq!((setbacks.add("one", now) - now).num_seconds(), 1);
-        setbacks.forget(now + Duration::from_secs(4));
-        assert_eq!((setbacks.add("one", now) - now).num_seconds(), 2, "it may be tried any moment");
-        setbacks.forget(now + Duration::from_secs(6));
-        assert_eq!((setbacks.add("one", now) - now).num_seconds(), 1, "nobody asked for it");
+        failure_backoff.clear(&"one");
+        assert_eq!((failure_backoff.add("one", now) - now).num_seconds(), 1);
+        failure_backoff.forget(now + Duration::from_secs(4));
+        assert_eq!((failure_backoff.add("one", now) - now).num_seconds(), 2, "it may be tried any moment");
+        failure_backoff.forget(now + Duration::from_secs(6));
+        assert_eq!((failure_backoff.add("one", now) - now).num_seconds(), 1, "nobody asked for it");
     }
 }

@@ -10,7 +10,7 @@ use super::harness::{Harness, actor_of, free_hiring, instance_of};
 use crate::{
     agents::{
         Agent, Phase,
-        looks::{self, Due},
+        next_look::{self, Due},
     },
     plan::{OFFLINE_AFTER, SILENCE_LIMIT},
 };
@@ -29,7 +29,7 @@ impl Harness {
     /// What is due now, and when there is more.
     async fn due(&self) -> Due {
         let mut conn = self.scheduler.db.platform().read().await.expect("reads");
-        looks::look_due(&mut conn, self.now(), 100).await.expect("reads")
+        next_look::look_due(&mut conn, self.now(), 100).await.expect("reads")
     }
 
     /// Nobody is due before this time.
@@ -177,7 +177,7 @@ async fn a_plan_from_before_its_office_turned_is_not_written(harness: Harness) {
     let late_plan = async |planned: &Agent| {
         let mut tx = harness.scheduler.db.office(harness.office).begin().await.expect("begins");
         let at = Some(harness.now() + SILENCE_LIMIT);
-        looks::look_set(&mut tx, (planned.id, planned.revision), at, true).await.expect("writes");
+        next_look::look_set(&mut tx, (planned.id, planned.revision), at, true).await.expect("writes");
         tx.commit().await.expect("commits");
     };
     // By another process, which does not hear of either.
