@@ -13,6 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "mi/v1/activity_service.proto",
         "mi/v1/agent_service.proto",
         "mi/v1/chat_service.proto",
+        "mi/v1/credit_service.proto",
         "mi/v1/drive_service.proto",
         "mi/v1/integration_service.proto",
         "mi/v1/log_service.proto",

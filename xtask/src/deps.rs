@@ -16,6 +16,7 @@ const DATABASE: &[&str] = &[
     "mi-drive",
     "mi-tasks",
     "mi-chat",
+    "mi-credits",
     "mi-office",
     "mi-scheduler",
     "mi-activity",
@@ -26,6 +27,7 @@ const DATABASE: &[&str] = &[
 const RESOURCES: &[(&str, &[&str])] = &[
     ("mi-tenancy", &[]),
     ("mi-integrations", &["mi-tenancy"]),
+    ("mi-credits", &["mi-tenancy"]),
     ("mi-drive", &["mi-tenancy"]),
     ("mi-tasks", &["mi-tenancy", "mi-drive"]),
     ("mi-chat", &["mi-tenancy", "mi-drive", "mi-tasks"]),

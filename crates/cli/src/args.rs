@@ -13,6 +13,7 @@ use crate::{
         backups::BackupsCommand,
         chat::ChatCommand,
         cp::CpArgs,
+        credits::CreditsCommand,
         doctor::DoctorArgs,
         files::FilesCommand,
         integrations::{AdminCommand, IntegrationsCommand},
@@ -71,6 +72,9 @@ pub(crate) enum Command {
     /// What agents can use outside the platform, and the secrets it takes
     #[command(subcommand, alias = "integration")]
     Integrations(IntegrationsCommand),
+    /// What a colony may spend, and the ledger that explains it
+    #[command(subcommand, alias = "credit")]
+    Credits(CreditsCommand),
     /// The platform itself, for the administrator
     #[command(subcommand)]
     Admin(AdminCommand),

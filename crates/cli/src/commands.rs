@@ -7,6 +7,7 @@ pub(crate) mod backups;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod cp;
+pub(crate) mod credits;
 pub(crate) mod doctor;
 pub(crate) mod files;
 pub(crate) mod integrations;
@@ -37,6 +38,7 @@ pub(crate) async fn run(command: Command, global: Global) -> Result<(), Failure>
         Command::Wait(command) => wait::run(command, &context).await,
         Command::Cp(args) => cp::run(args, &context).await,
         Command::Files(command) => files::run(command, &context).await,
+        Command::Credits(command) => credits::run(command, &context).await,
         Command::Integrations(command) => integrations::run(command, &context).await,
         Command::Admin(command) => integrations::admin(command, &context).await,
         Command::Keys(command) => access::keys(command, &context).await,

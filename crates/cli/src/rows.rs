@@ -8,6 +8,7 @@ use mi_proto::v1::{
 };
 
 use crate::{
+    commands::credits::credits,
     output::{pairs, resource},
     text::{precise_time, size, time, word, word_if_any},
 };
@@ -62,6 +63,7 @@ resource!(OfficeStatusReport, "reports", |it| {
         count => format!("{count}, {}", size(it.drive_bytes)),
     },
     "QUOTAS" => quotas(&it.quotas),
+    "CREDITS" => it.balance.as_ref().map(|it| credits(it.balance)).unwrap_or_default(),
 });
 
 /// A setting that the platform keeps and nothing goes by yet.
@@ -218,10 +220,6 @@ resource!(
     }
     id { it.name }
 );
-
-fn credits(micro: i64) -> String {
-    format!("{}.{:02}", micro / 1_000_000, micro % 1_000_000 / 10_000)
-}
 
 resource!(
     ModelTier, "model tiers", |it| {

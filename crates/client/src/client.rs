@@ -5,9 +5,9 @@ use std::{fmt, time::Duration};
 use mi_proto::v1::{
     access_service_client::AccessServiceClient, activity_service_client::ActivityServiceClient,
     agent_service_client::AgentServiceClient, chat_service_client::ChatServiceClient,
-    drive_service_client::DriveServiceClient, integration_service_client::IntegrationServiceClient,
-    log_service_client::LogServiceClient, office_service_client::OfficeServiceClient,
-    task_service_client::TaskServiceClient,
+    credit_service_client::CreditServiceClient, drive_service_client::DriveServiceClient,
+    integration_service_client::IntegrationServiceClient, log_service_client::LogServiceClient,
+    office_service_client::OfficeServiceClient, task_service_client::TaskServiceClient,
 };
 use tonic::{
     service::interceptor::InterceptedService,
@@ -127,4 +127,6 @@ clients! {
     drive: DriveServiceClient,
     /// Chat.
     chat: ChatServiceClient,
+    /// Credits and their ledger.
+    credits: CreditServiceClient,
 }

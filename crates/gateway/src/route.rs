@@ -22,7 +22,7 @@ impl Role {
     pub(crate) fn serving(service: &str) -> Option<Self> {
         match service.strip_prefix("mi.v1.")? {
             "OfficeService" | "AccessService" | "IntegrationService" | "TaskService" | "DriveService"
-            | "ChatService" => Some(Self::Office),
+            | "ChatService" | "CreditService" => Some(Self::Office),
             "AgentService" => Some(Self::Scheduler),
             "LogService" | "ActivityService" => Some(Self::Activity),
             _ => None,

@@ -1,4 +1,4 @@
-//! The office role: what makes one role of accounts, offices, integrations, the drive, tasks and chat.
+//! The office role: what makes one role of accounts, offices, integrations, credits, the drive, tasks and chat.
 //!
 //! Each of those is a crate of its own. Here they are put together, over one database with one list of migrations, and here
 //! offices are made and removed with all that belongs to them.
@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_chat::Chat;
+use mi_credits::Credits;
 pub use mi_drive::DriveLimits;
 use mi_drive::{Drive, storage::Storage};
 use mi_integrations::{DataKeys, Integrations};
@@ -25,8 +26,9 @@ use mi_proto::{
     },
     v1::{
         access_service_server::AccessServiceServer, chat_service_server::ChatServiceServer,
-        drive_service_server::DriveServiceServer, integration_service_server::IntegrationServiceServer,
-        office_service_server::OfficeServiceServer, task_service_server::TaskServiceServer,
+        credit_service_server::CreditServiceServer, drive_service_server::DriveServiceServer,
+        integration_service_server::IntegrationServiceServer, office_service_server::OfficeServiceServer,
+        task_service_server::TaskServiceServer,
     },
 };
 use mi_rpc::{EventSink, RoleClient, Transport, compressed};
@@ -69,6 +71,7 @@ const MIGRATIONS: &Migrations = &[
     step!(186, "0186", "quotas"),
     step!(187, "0187", "retention"),
     step!(188, "0188", "drive_trash_order"),
+    step!(190, "0190", "credits"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -117,6 +120,7 @@ struct Resources {
     drive: Drive,
     tasks: mi_tasks::Tasks,
     chat: Chat,
+    credits: Credits,
     retention: Retention,
 }
 
@@ -139,8 +143,9 @@ impl Resources {
         let (members, running) = (Members::new(registry()), background.clone());
         let tasks = mi_tasks::Tasks::new(context(), offices.clone(), members.clone(), registry(), running, quotas);
         let chat = Chat::new(context(), offices.clone(), members, tasks.clone(), background.clone());
+        let credits = Credits::new(context(), offices.clone());
         let retention = Retention::new(context());
-        Ok(Self { accounts, offices, invites, keys, integrations, storage, drive, tasks, chat, retention })
+        Ok(Self { accounts, offices, invites, keys, integrations, storage, drive, tasks, chat, credits, retention })
     }
 
     /// Everything that an office has: the queue before the chat, since that is the order of their locks; the account last,
@@ -151,6 +156,7 @@ impl Resources {
             Arc::new(self.chat.clone()),
             Arc::new(self.drive.clone()),
             Arc::new(self.integrations.clone()),
+            Arc::new(self.credits.clone()),
             self.invites.clone(),
             Arc::new(self.retention.clone()),
             Arc::new(self.accounts.clone()),
@@ -171,8 +177,19 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     let reserve = config.reserve.clone();
     let resources = Resources::open(config, &context, &registry, tasks).await?;
     let parts = resources.parts();
-    let Resources { accounts, offices, invites, keys, integrations, storage, drive, tasks: queues, chat, retention } =
-        resources;
+    let Resources {
+        accounts,
+        offices,
+        invites,
+        keys,
+        integrations,
+        storage,
+        drive,
+        tasks: queues,
+        chat,
+        credits,
+        retention,
+    } = resources;
     queues.start().await?;
     let lifecycle = Lifecycle::new(lifecycle::Deps {
         context: context.clone(),
@@ -204,6 +221,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         .add_service(compressed!(TaskServiceServer::new(queues)))
         .add_service(compressed!(DriveServiceServer::new(drive)))
         .add_service(compressed!(ChatServiceServer::new(chat)))
+        .add_service(compressed!(CreditServiceServer::new(credits)))
         .add_service(compressed!(AccessServiceServer::new(access)))
         .add_service(compressed!(CredentialServiceServer::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })

@@ -5,6 +5,7 @@ mod administrator;
 mod chat;
 mod chat_wake;
 mod chat_watch;
+mod credits;
 mod deletion;
 mod drive;
 mod drive_storage;

@@ -56,10 +56,11 @@ impl Caller {
             self.note(office_id, "", kind);
             return Err(Error::not_found("office", office_id));
         }
-        use v1::Caller::{Ancestor, Member, Owner, Self_};
+        use v1::Caller::{Administrator, Ancestor, Member, Owner, Self_};
         let access = Access::new(office_id, &self.actor, &self.trace_id);
         let (kinds, problem) = match access.is_owner() {
-            true => (&[Owner][..], "only agents of the office may call this"),
+            // Only the administrator is admitted where no owner is.
+            true => (&[Owner, Administrator][..], "only agents of the office may call this"),
             false => (&[Member, Self_, Ancestor][..], "agents may not call this; ask the operator of the office"),
         };
         match kinds.iter().any(|kind| self.rule.callers.contains(kind)) {

@@ -74,6 +74,7 @@ async fn reflection_lists_what_is_public_in_both_versions() {
             "mi.v1.ActivityService",
             "mi.v1.AgentService",
             "mi.v1.ChatService",
+            "mi.v1.CreditService",
             "mi.v1.DriveService",
             "mi.v1.IntegrationService",
             "mi.v1.LogService",

@@ -21,7 +21,7 @@ on_both! {
 }
 
 /// Tables with rows of offices, beside the office's own.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 13] = [
     "task_notes",
     "task_dependencies",
     "tasks",
@@ -33,6 +33,8 @@ const TABLES: [&str; 11] = [
     "drive_trash",
     "drive_usage",
     "messages",
+    "balances",
+    "ledger_entries",
 ];
 
 impl Harness {
@@ -191,7 +193,7 @@ async fn a_large_office_goes_in_parts_between_which_others_work(mut harness: Har
     let (id, kept_id) = (OfficeId::parse(&office).expect("an id"), OfficeId::parse(&kept).expect("an id"));
     harness.fill(id).await;
     harness.fill(kept_id).await;
-    let full = vec![2500, 2500, 2500, 1, 2500, 2500, 2500, 0, 0, 0, 0];
+    let full = vec![2500, 2500, 2500, 1, 2500, 2500, 2500, 0, 0, 0, 0, 1, 0];
     assert_eq!(harness.left(id).await, full);
     harness.activity.be(Mood::Fails);
     harness.delete(&office).await;
@@ -202,7 +204,7 @@ async fn a_large_office_goes_in_parts_between_which_others_work(mut harness: Har
         assert!(resources.tasks.empty_some(id).await.expect("deletes"));
         assert!(resources.drive.empty_some(id).await.expect("deletes"));
     }
-    assert_eq!(harness.left(id).await, [500, 2500, 2500, 1, 500, 2500, 2500, 0, 0, 0, 0]);
+    assert_eq!(harness.left(id).await, [500, 2500, 2500, 1, 500, 2500, 2500, 0, 0, 0, 0, 1, 0]);
     harness.activity.be(Mood::Works);
     harness.start_again().await;
     let mut created = 0;
@@ -211,6 +213,6 @@ async fn a_large_office_goes_in_parts_between_which_others_work(mut harness: Har
         harness.tasks(&harness.owner).create_task(request).await.expect("others go on");
         created += 1;
     }
-    assert_eq!(harness.left(id).await, [0; 11]);
-    assert_eq!(harness.left(kept_id).await, [2500, 2500, 2500 + created, 1, 2500, 2500, 2500, 0, 0, 0, 0]);
+    assert_eq!(harness.left(id).await, [0; 13]);
+    assert_eq!(harness.left(kept_id).await, [2500, 2500, 2500 + created, 1, 2500, 2500, 2500, 0, 0, 0, 0, 1, 0]);
 }

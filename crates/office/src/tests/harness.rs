@@ -18,8 +18,9 @@ use mi_proto::{
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
         access_service_client::AccessServiceClient, chat_service_client::ChatServiceClient,
-        drive_service_client::DriveServiceClient, integration_service_client::IntegrationServiceClient,
-        office_service_client::OfficeServiceClient, task_service_client::TaskServiceClient,
+        credit_service_client::CreditServiceClient, drive_service_client::DriveServiceClient,
+        integration_service_client::IntegrationServiceClient, office_service_client::OfficeServiceClient,
+        task_service_client::TaskServiceClient,
     },
 };
 use mi_rpc::{Guard, HttpRequest, HttpResponse, PrincipalKey, RoleClient, Transport, convert};
@@ -259,6 +260,10 @@ impl Harness {
 
     pub(super) fn chat(&self, actor: &Actor) -> ChatServiceClient<Client> {
         ChatServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    pub(super) fn credits(&self, actor: &Actor) -> CreditServiceClient<Client> {
+        CreditServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
     }
 
     /// Another process over the same database and with the same peers; only where there can be one.

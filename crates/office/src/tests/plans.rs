@@ -31,7 +31,7 @@ const ALLOWED: &[Allowed] = &[
 #[tokio::test]
 async fn every_statement_goes_by_an_index() {
     let plans = Plans {
-        crates: &["office", "tenancy", "integrations", "drive", "tasks", "chat"],
+        crates: &["office", "tenancy", "integrations", "drive", "tasks", "chat", "credits"],
         few: &["master_key", "task_sweeps"],
         values: &[
             (

@@ -95,6 +95,9 @@ const CASES: &[Case] = &[
     case("DriveService/StatFile", r#"{"office_id": "{office}", "path": "nothing"}"#),
     case("DriveService/UploadFile", r#"{"header": {"office_id": "{office}", "path": "../nothing"}}"#),
     case("DriveService/WatchChanges", r#"{"office_id": "{office}", "after_cursor": -1}"#),
+    case("CreditService/GetBalance", r#"{"office_id": "{office}"}"#),
+    case("CreditService/GrantCredits", r#"{"office_id": "{office}", "amount": 1, "reason": "a test"}"#),
+    case("CreditService/ListLedgerEntries", r#"{"office_id": "{office}"}"#),
     case(
         "IntegrationService/DeleteIntegrationSecret",
         r#"{"office_id": "{office}", "integration": "github", "name": "token"}"#,

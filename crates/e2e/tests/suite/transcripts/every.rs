@@ -225,6 +225,23 @@ async fn every_command() {
 
     session
         .run_all(&[
+            "credits balance",
+            "credits grant 2.5 --reason \"for the first steps\"",
+            "credits grant 2.5 --request-id one",
+            "credits grant 2.5 --request-id one -q",
+            "credits grant 3 --request-id one",
+            "credits grant 0",
+            "credits grant 1 --reason \" \"",
+            "credits balance",
+            "credits ledger",
+            "credits ledger --limit 0",
+            "credits balance --colony nowhere",
+        ])
+        .await;
+    insta::assert_snapshot!("credits", session.take());
+
+    session
+        .run_all(&[
             "agents fire nobody",
             "agents fire worker",
             "backups ls --colony nowhere",
