@@ -107,17 +107,19 @@ impl Credits {
             entered_at: self.clock.now(),
         };
         repo::entry_insert(&mut tx, &entry, replay.as_ref()).await?;
-        outbox::push(&mut tx, &granted(office.id, &entry, self.clock.now()).traced(access.trace_id())).await?;
+        outbox::push(&mut tx, &granted(office.id, &entry).traced(access.trace_id())).await?;
         tx.commit().await?;
         self.outbox.notify_one();
         Ok(entry)
     }
 }
 
-fn granted(office_id: OfficeId, entry: &Entry, time: Time) -> Event {
+fn granted(office_id: OfficeId, entry: &Entry) -> Event {
     let summary = format!("{} micro-credits granted: {}", entry.amount, entry.reason);
     let metadata = json!({ "entry_id": entry.id, "amount": entry.amount, "balance_after": entry.balance_after });
-    Event::lifecycle(office_id, "", "credit.granted", summary, time).category(Category::Credit).with(metadata)
+    Event::lifecycle(office_id, "", "credit.granted", summary, entry.entered_at)
+        .category(Category::Credit)
+        .with(metadata)
 }
 
 #[async_trait]

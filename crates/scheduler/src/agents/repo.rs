@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mi_kernel::{AgentId, page::Page};
-use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, optional, scalar_one};
+use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar_one};
 
 use super::{Agent, Phase, next_look::AT_ONCE};
 
@@ -75,6 +75,16 @@ pub(crate) async fn agent_delete(tx: &mut OfficeConn, id: AgentId) -> DbResult<b
 
 pub(crate) async fn agent_get(conn: &mut OfficeConn, id: AgentId) -> DbResult<Option<Agent>> {
     optional!(conn, "SELECT * FROM agents WHERE office_id = $1 AND id = $2", id)
+}
+
+/// The agents with these ids.
+pub(crate) async fn agent_get_all(conn: &mut OfficeConn, ids: &[AgentId]) -> DbResult<Vec<Agent>> {
+    let sql = conn.pick(
+        "SELECT * FROM agents WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "SELECT * FROM agents
+         WHERE office_id = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+    );
+    all!(conn, sql, json_text(ids)?)
 }
 
 /// The agent, of whatever office: a key has to be resolved, and the end of an instance looked at, before its office is known.

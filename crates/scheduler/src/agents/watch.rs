@@ -48,14 +48,13 @@ async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Resu
     let changed = |id: &AgentId, revision: i64| sent.get(id).is_none_or(|(known, _)| *known != revision);
     let changed: Vec<AgentId> =
         revisions.into_iter().filter(|(id, revision)| changed(id, *revision)).map(|(id, _)| id).collect();
-    for id in changed.iter().take(BATCH) {
-        if let Some(agent) = repo::agent_get(&mut conn, *id).await? {
-            let message = wire::agent(&scheduler.seen.freshen(agent.clone()), scheduler.runtime.sandbox());
-            // What may be long is not held for as long as the client watches.
-            let brief = v1::Agent { system_prompt: String::new(), env: HashMap::new(), ..message.clone() };
-            sent.insert(*id, (agent.revision, brief));
-            found.push(WatchAgentsResponse { agent: Some(message), deleted: false });
-        }
+    for agent in repo::agent_get_all(&mut conn, &changed[..changed.len().min(BATCH)]).await? {
+        let (id, revision) = (agent.id, agent.revision);
+        let message = wire::agent(&scheduler.seen.freshen(agent), scheduler.runtime.sandbox());
+        // What may be long is not held for as long as the client watches.
+        let brief = v1::Agent { system_prompt: String::new(), env: HashMap::new(), ..message.clone() };
+        sent.insert(id, (revision, brief));
+        found.push(WatchAgentsResponse { agent: Some(message), deleted: false });
     }
     Ok(Batch { found, more: changed.len() > BATCH })
 }

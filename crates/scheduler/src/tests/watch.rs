@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use super::harness::{Harness, LONG};
 use crate::agents::{watch, wire};
 
-on_both! { a_watch_shows_the_present_then_each_change_then_the_end }
+on_both! { a_watch_shows_the_present_then_each_change_then_the_end, a_watch_shows_each_of_many_agents_once }
 
 type Stream = BoxStream<'static, Result<WatchAgentsResponse>>;
 
@@ -62,6 +62,23 @@ async fn a_watch_shows_the_present_then_each_change_then_the_end(harness: Harnes
     let hired = harness.hire("late").await;
     let message = next(&mut stream).await;
     assert_eq!((message.agent, message.deleted), (Some(wire::agent(&hired, harness.runtime.sandbox())), false));
+}
+
+async fn a_watch_shows_each_of_many_agents_once(harness: Harness) {
+    // More than one look reads.
+    let names: Vec<String> = (0..60).map(|number| format!("agent-{number:03}")).collect();
+    for name in &names {
+        harness.hire(name).await;
+    }
+    let mut stream = watch::watch(harness.scheduler.clone(), harness.office).boxed();
+    let mut shown = Vec::new();
+    for _ in &names {
+        shown.push(next(&mut stream).await.agent.expect("always there").name);
+    }
+    shown.sort();
+    assert_eq!(shown, names);
+    harness.hire("late").await;
+    assert_eq!(next(&mut stream).await.agent.expect("always there").name, "late");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
