@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.include_imports(true).include_source_info(true);
     compiler.open_files(public)?;
     fs::write(out.join("public.bin"), compiler.encode_file_descriptor_set())?;
-    compiler.open_file("mi/internal/v1/internal.proto")?;
+    compiler.open_files(["mi/internal/v1/internal.proto", "mi/internal/v1/metering.proto"])?;
     fs::write(out.join("all.bin"), compiler.encode_file_descriptor_set())?;
 
     let secret = secret_messages(&compiler.descriptor_pool())?;

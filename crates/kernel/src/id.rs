@@ -73,6 +73,10 @@ id!(
     ApiKeyId, "api_key_id"
 );
 id!(
+    /// Names a call of a model that is paid for.
+    CallId, "call_id"
+);
+id!(
     /// Names an entry of an office's ledger.
     LedgerEntryId, "ledger_entry_id"
 );

@@ -21,6 +21,6 @@ pub use actor::{Actor, AgentActor};
 pub use clock::{Clock, SystemClock, Time};
 pub use error::{Error, ErrorKind, Result};
 pub use id::{
-    AccountId, AgentId, ApiKeyId, BackupId, EventId, ExecId, InstanceId, InviteId, LeaseId, LedgerEntryId, MessageId,
-    NoteId, OfficeId, TaskId,
+    AccountId, AgentId, ApiKeyId, BackupId, CallId, EventId, ExecId, InstanceId, InviteId, LeaseId, LedgerEntryId,
+    MessageId, NoteId, OfficeId, TaskId,
 };

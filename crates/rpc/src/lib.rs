@@ -28,7 +28,7 @@ pub use principal::PrincipalKey;
 pub use refusals::{Refusal, Refusals};
 pub use status::status;
 pub use tls::RoleTls;
-pub use transport::{RoleClient, Transport};
+pub use transport::{Promised, RoleClient, Transport};
 
 /// A request as it crosses between roles.
 pub type HttpRequest = http::Request<tonic::body::Body>;

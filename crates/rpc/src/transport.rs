@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     error::Error as _,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
@@ -38,7 +38,19 @@ pub struct Transport(Kind);
 #[derive(Clone)]
 enum Kind {
     Local(Box<Guard>),
+    Later(Arc<OnceLock<Guard>>),
     Remote(Arc<Remote>),
+}
+
+/// Where a role of this process will be, for roles that call each other: one of them has to be built first.
+pub struct Promised(Arc<OnceLock<Guard>>);
+
+impl Promised {
+    /// The role is there now.
+    pub fn keep(self, guard: Guard) {
+        // Nobody else has this cell to set.
+        let _ = self.0.set(guard);
+    }
 }
 
 struct Remote {
@@ -52,6 +64,12 @@ impl Transport {
     /// A role of this process.
     pub fn local(guard: Guard) -> Self {
         Self(Kind::Local(Box::new(guard)))
+    }
+
+    /// A role of this process that is built later; until then its calls answer UNAVAILABLE.
+    pub fn promised() -> (Self, Promised) {
+        let cell = Arc::new(OnceLock::new());
+        (Self(Kind::Later(cell.clone())), Promised(cell))
     }
 
     /// A role at `https://host:port`, or `http://` where no TLS is given. Connects at the first call, and again whenever a
@@ -92,11 +110,11 @@ impl Transport {
     /// Sends a call on behalf of the actor. What fails on the way answers UNAVAILABLE.
     pub async fn call(&self, actor: Arc<Actor>, mut request: HttpRequest) -> HttpResponse {
         match &self.0 {
-            Kind::Local(guard) => {
-                request.extensions_mut().insert(LocalActor(actor));
-                let response = Guard::clone(guard).oneshot(request).await;
-                response.unwrap_or_else(|never: Infallible| match never {})
-            }
+            Kind::Local(guard) => local(guard, actor, request).await,
+            Kind::Later(cell) => match cell.get() {
+                Some(guard) => local(guard, actor, request).await,
+                None => status(Error::unavailable("the platform is starting; try again")).into_http(),
+            },
             Kind::Remote(remote) => {
                 let token = remote.key.sign(&actor, remote.clock.now());
                 if let Ok(token) = HeaderValue::try_from(token) {
@@ -118,6 +136,12 @@ impl Transport {
             }
         }
     }
+}
+
+async fn local(guard: &Guard, actor: Arc<Actor>, mut request: HttpRequest) -> HttpResponse {
+    request.extensions_mut().insert(LocalActor(actor));
+    let response = Guard::clone(guard).oneshot(request).await;
+    response.unwrap_or_else(|never: Infallible| match never {})
 }
 
 /// A role as another role calls it: what the generated clients of `mi.internal.v1` are built on.
