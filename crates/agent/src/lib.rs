@@ -8,6 +8,7 @@ pub mod check;
 pub mod config;
 mod error;
 mod identity;
+mod idle;
 pub mod init;
 mod logs;
 mod retry;
@@ -48,6 +49,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     let ready = ready_line(&config, &agent);
     let mut worker = Worker::new(&config, agent, client.clone(), key.clone(), log.clone());
     let (mut execs, commands) = worker.execs();
+    let idle = worker.idle();
     let (taken_in, start) = oneshot::channel();
     let on_ready = || {
         let _ = taken_in.send(());
@@ -59,7 +61,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
         ended = async {
             check::run(&config, &anonymous, &log).await;
             let renew = async || identity::renew(&config, &anonymous, &key).await;
-            session::keep(&client, &config, on_ready, &commands, renew).await
+            session::keep(&client, &config, &idle, on_ready, &commands, renew).await
         } => ended,
         never = async {
             // Without a session there is no work, and the session's end is the end of both.

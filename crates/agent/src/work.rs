@@ -40,6 +40,7 @@ use self::{
 };
 use crate::{
     config::AgentConfig,
+    idle::Idle,
     logs::Log,
     retry::{BACKOFF, soon},
 };
@@ -72,6 +73,7 @@ impl Worker {
             log,
             config: config.work.clone(),
             agent,
+            idle: Idle::new(),
             model: OnceLock::new(),
         };
         Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
@@ -80,6 +82,11 @@ impl Worker {
     /// What runs commands of operators beside the work; also where to tell it of one, by its id.
     pub(crate) fn execs(&self) -> (Execs, mpsc::Sender<String>) {
         Execs::new(self.shared.clone())
+    }
+
+    /// For how long there was nothing to do.
+    pub(crate) fn idle(&self) -> Idle {
+        self.shared.idle.clone()
     }
 
     /// Works until it is dropped; what is under way then goes on until [`stop`](Self::stop).
@@ -163,6 +170,7 @@ impl Shared {
 
 /// Does one task, as long as its lease is good.
 async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) {
+    let _busy = shared.idle.busy();
     shared.log.say(format!("task {}: attempt {}, {:?}", task.id, task.attempt, task.title));
     let lease = Lease::new(&shared, &task);
     let done = async {

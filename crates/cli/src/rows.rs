@@ -90,7 +90,7 @@ resource!(OfficeSettings, "settings", |it| {
     "hires_per_10_minutes" => count(it.hires_per_10_minutes),
     "default_model_tier" => it.default_model_tier,
     "default_provider" => it.default_provider,
-    "idle_fire_after" => it.idle_fire_after.as_ref().map(unheeded).unwrap_or_default(),
+    "idle_fire_after" => it.idle_fire_after.as_ref().map(|after| format!("{}s", after.seconds)).unwrap_or_default(),
     "verification" => word_if_any(it.verification().as_str_name(), "VERIFICATION_"),
     "model_budget_per_task" => unheeded(it.model_budget_per_task),
     "finished_task_retention" => kept_for(it.finished_task_retention.as_ref()),

@@ -6,6 +6,7 @@ pub mod agents;
 mod backups;
 pub mod catalogue;
 mod exec;
+mod idle;
 mod liveness;
 mod logs;
 mod offices;
@@ -46,6 +47,7 @@ const MIGRATIONS: &Migrations = &[
     step!(111, "0111", "next_look"),
     step!(117, "0117", "agent_keys"),
     step!(118, "0118", "backups_shown"),
+    step!(130, "0130", "hirers"),
 ];
 
 /// Where agents reach the gateway.
@@ -164,6 +166,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
+    tasks.spawn("scheduler-idle", idle::run(scheduler.clone()));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();
     tasks.spawn("scheduler-outbox", async move {

@@ -29,6 +29,9 @@ pub(crate) struct HiringRules {
     pub(crate) max_hire_depth: i32,
     pub(crate) hires_per_10_minutes: i32,
     pub(crate) default_model_tier: String,
+    /// Seconds without work after which an agent that an agent hired is fired; 0: never.
+    #[serde(default)]
+    pub(crate) idle_fire_after_seconds: i64,
 }
 
 impl From<v1::OfficeSettings> for HiringRules {
@@ -39,6 +42,7 @@ impl From<v1::OfficeSettings> for HiringRules {
             max_hire_depth: settings.max_hire_depth.unwrap_or_default(),
             hires_per_10_minutes: settings.hires_per_10_minutes.unwrap_or_default(),
             default_model_tier: settings.default_model_tier,
+            idle_fire_after_seconds: settings.idle_fire_after.map_or(0, |after| after.seconds),
         }
     }
 }

@@ -5,6 +5,7 @@ mod backups;
 mod convergence;
 mod exec;
 mod external;
+mod family;
 mod fire;
 mod harness;
 mod hire;

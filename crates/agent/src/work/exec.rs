@@ -87,6 +87,7 @@ async fn take(shared: &Shared, exec_id: String) -> Result<(), Status> {
         // Whoever wanted it has left.
         return Ok(());
     };
+    let _busy = shared.idle.busy();
     let out = Out { send, room: Semaphore::new(WINDOW) };
     let Some(code) = perform(shared, &start, &out, &mut answers).await else { return Ok(()) };
     out.send(serve_exec_request::Part::ExitCode(code)).await;

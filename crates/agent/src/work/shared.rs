@@ -12,6 +12,7 @@ use mi_proto::v1::{Agent, Task};
 use super::model::http::Model;
 use crate::{
     config::{ModelConfig, WorkConfig},
+    idle::Idle,
     logs::Log,
 };
 
@@ -25,6 +26,7 @@ pub(super) struct Shared {
     pub(super) config: WorkConfig,
     /// What the agent is.
     pub(super) agent: Agent,
+    pub(super) idle: Idle,
     pub(super) model: OnceLock<Model>,
 }
 
