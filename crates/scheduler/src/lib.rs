@@ -26,7 +26,7 @@ use mi_kernel::{AgentId, Clock, Error, Result, secret::Secret};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
-        office_replica_service_server::OfficeReplicaServiceServer,
+        metering_service_client::MeteringServiceClient, office_replica_service_server::OfficeReplicaServiceServer,
     },
     v1::agent_service_server::AgentServiceServer,
 };
@@ -46,6 +46,7 @@ const MIGRATIONS: &Migrations = &[
     step!(111, "0111", "next_look"),
     step!(117, "0117", "agent_keys"),
     step!(118, "0118", "backups_shown"),
+    step!(200, "0200", "agent_budget"),
 ];
 
 /// Where agents reach the gateway.
@@ -90,6 +91,8 @@ pub struct SchedulerConfig {
     pub model: Option<ModelServer>,
     /// Names this process among those over the same database; the same after a restart.
     pub holder: String,
+    /// The office role, which keeps the credits.
+    pub office: Transport,
     /// The activity role.
     pub activity: Transport,
 }
@@ -111,6 +114,8 @@ pub(crate) struct Scheduler {
     /// Agents of which a step failed.
     failure_backoff: FailureBackoff<AgentId>,
     execs: Arc<exec::Execs>,
+    /// Who can pay, and what they pay for.
+    metering: MeteringServiceClient<RoleClient>,
     /// Commands of operators, each of which sees its own end through.
     tasks: Tasks,
 }
@@ -157,6 +162,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         seen: liveness::Seen::default(),
         failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        metering: MeteringServiceClient::new(RoleClient::new(config.office, "scheduler")),
         tasks: tasks.clone(),
     });
 
