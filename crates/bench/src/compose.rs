@@ -65,6 +65,7 @@ impl Composition {
         let activity = local("activity", activity.routes);
 
         let (lines_in, lines) = mpsc::channel(1);
+        let (to_office, promised) = Transport::promised();
         let config = SchedulerConfig {
             database: database("scheduler"),
             objects: objects.clone(),
@@ -75,6 +76,7 @@ impl Composition {
             catalogue: None,
             model: None,
             holder: "bench".into(),
+            office: to_office,
             activity: activity.clone(),
         };
         let bare = mi_scheduler::build(config, clock.clone(), &tasks).await?;
@@ -92,7 +94,10 @@ impl Composition {
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;
         let admin_key = office.accounts.ensure_administrator(&dir.path().join("admin.key")).await?;
 
-        let backends = Backends { office: local("office", office.routes), scheduler, activity };
+        let office_guard =
+            Guard::new("office", office.routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default());
+        promised.keep(office_guard.clone());
+        let backends = Backends { office: Transport::local(office_guard), scheduler, activity };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
         let connections = Connections::default();

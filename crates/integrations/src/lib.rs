@@ -16,7 +16,7 @@ use mi_kernel::{
     secret::Secret,
 };
 use mi_rpc::Caller;
-use mi_store::{Db, FromRow, outbox};
+use mi_store::{Db, FromRow, OfficeConn, outbox};
 use mi_tenancy::{Offices, RoleContext, State};
 use mi_vault::Place;
 use tokio::sync::Notify;
@@ -83,6 +83,16 @@ impl Integrations {
     pub fn new(context: RoleContext, offices: Offices, keys: DataKeys) -> Result<Self> {
         let RoleContext { db, clock, outbox } = context;
         Ok(Self { db, clock, outbox, offices, keys, catalogue: Arc::new(Catalogue::built_in()?) })
+    }
+
+    /// Integrations of which the connection's office has every secret that is required, by name.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn configured(&self, conn: &mut OfficeConn) -> Result<Vec<String>> {
+        let kept = repo::secret_list(conn).await?;
+        let all = self.catalogue.integrations.iter().map(|integration| Configured::new(integration, &kept));
+        Ok(all.filter(Configured::complete).map(|found| found.integration.name.clone()).collect())
     }
 
     async fn list(&self, caller: &Caller, office: &str) -> Result<Vec<Configured<'_>>> {

@@ -27,7 +27,7 @@ use mi_kernel::{AgentId, Clock, Error, Result, secret::Secret};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
-        office_replica_service_server::OfficeReplicaServiceServer,
+        metering_service_client::MeteringServiceClient, office_replica_service_server::OfficeReplicaServiceServer,
     },
     v1::agent_service_server::AgentServiceServer,
 };
@@ -48,6 +48,7 @@ const MIGRATIONS: &Migrations = &[
     step!(117, "0117", "agent_keys"),
     step!(118, "0118", "backups_shown"),
     step!(130, "0130", "hirers"),
+    step!(200, "0200", "agent_budget"),
 ];
 
 /// Where agents reach the gateway.
@@ -92,6 +93,8 @@ pub struct SchedulerConfig {
     pub model: Option<ModelServer>,
     /// Names this process among those over the same database; the same after a restart.
     pub holder: String,
+    /// The office role, which keeps the credits.
+    pub office: Transport,
     /// The activity role.
     pub activity: Transport,
 }
@@ -113,6 +116,8 @@ pub(crate) struct Scheduler {
     /// Agents of which a step failed.
     failure_backoff: FailureBackoff<AgentId>,
     execs: Arc<exec::Execs>,
+    /// Who can pay, and what they pay for.
+    metering: MeteringServiceClient<RoleClient>,
     /// Commands of operators, each of which sees its own end through.
     tasks: Tasks,
 }
@@ -159,6 +164,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         seen: liveness::Seen::default(),
         failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        metering: MeteringServiceClient::new(RoleClient::new(config.office, "scheduler")),
         tasks: tasks.clone(),
     });
 

@@ -10,12 +10,13 @@ use mi_kernel::{
 };
 use mi_proto::{
     internal::v1::{
-        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, CountAgentsRequest, CountAgentsResponse,
-        ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, PauseAgentRequest,
-        PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
-        RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
-        ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
-        agent_registry_service_server::AgentRegistryService,
+        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, ApplyAgentBudgetRequest,
+        ApplyAgentBudgetResponse, ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, CountAgentsRequest,
+        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListMembersRequest, ListMembersResponse,
+        ListTiersRequest, ListTiersResponse, PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest,
+        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
+        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -259,6 +260,21 @@ impl AgentRegistryService for Handler {
             self.scheduler.pause(body).await?;
             PauseAgentResponse {}
         })
+    }
+
+    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Reply<GetSpenderResponse> {
+        handle!(request, |body| self.scheduler.spender(&body).await?)
+    }
+
+    async fn apply_agent_budget(&self, request: Request<ApplyAgentBudgetRequest>) -> Reply<ApplyAgentBudgetResponse> {
+        handle!(request, |body| ApplyAgentBudgetResponse { agent: self.scheduler.apply_budget(body).await? })
+    }
+
+    async fn apply_agent_integration(
+        &self,
+        _: Request<ApplyAgentIntegrationRequest>,
+    ) -> Reply<ApplyAgentIntegrationResponse> {
+        Err(tonic::Status::unimplemented("integrations are not toggled yet"))
     }
 
     async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {

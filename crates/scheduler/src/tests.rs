@@ -2,6 +2,7 @@
 //! clock in the hand of the test.
 
 mod backups;
+mod budget;
 mod convergence;
 mod exec;
 mod external;
@@ -18,4 +19,5 @@ mod offices;
 mod pause;
 mod plans;
 mod row_security;
+mod treasury;
 mod watch;

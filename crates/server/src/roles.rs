@@ -72,6 +72,7 @@ impl Parts<'_> {
     pub(crate) async fn scheduler(
         &self,
         objects: Arc<dyn ObjectStore>,
+        office: Transport,
         activity: Transport,
         agent_endpoint: AgentEndpoint,
     ) -> Result<Guard> {
@@ -90,6 +91,7 @@ impl Parts<'_> {
             catalogue: options.catalogue.clone(),
             model: model::open(options.model().as_ref()).await?,
             holder: self.node_id.to_owned(),
+            office,
             activity,
         };
         let routes = mi_scheduler::build(config, self.clock.clone(), self.tasks).await?;

@@ -129,9 +129,13 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
     parts.tell_refusals(&activity);
-    let scheduler = Transport::local(parts.scheduler(objects.clone(), activity.clone(), agent_endpoint).await?);
+    // The scheduler and the office role call each other.
+    let (to_office, promised) = Transport::promised();
+    let scheduler = parts.scheduler(objects.clone(), to_office, activity.clone(), agent_endpoint).await?;
+    let scheduler = Transport::local(scheduler);
     let key_file = config.data_dir.join("admin.key");
     let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
+    promised.keep(office.clone());
     let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
     if let Some(socket) = agents {
@@ -217,7 +221,7 @@ pub async fn serve(
             });
             let endpoint = AgentEndpoint { url: endpoint, ca: ca.transpose()? };
             parts.tell_refusals(&activity()?);
-            parts.scheduler(objects()?, activity()?, endpoint).await?
+            parts.scheduler(objects()?, office()?, activity()?, endpoint).await?
         }
         RoleName::Office => {
             let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));

@@ -10,13 +10,14 @@ use mi_kernel::{AgentId, Clock, Error, event::Event};
 use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
-        AppendEventsRequest, AppendEventsResponse, ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest,
-        CountAgentsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, Member,
-        PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
-        RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse,
-        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
-        ResolveAgentKeyResponse, RunIsolationChecksRequest, RunIsolationChecksResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse,
+        AppendEventsRequest, AppendEventsResponse, ApplyAgentBudgetRequest, ApplyAgentBudgetResponse,
+        ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, ApplyOfficeRequest, ApplyOfficeResponse,
+        CountAgentsRequest, CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListMembersRequest,
+        ListMembersResponse, ListTiersRequest, ListTiersResponse, Member, PauseAgentRequest, PauseAgentResponse,
+        RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse,
+        RemoveOfficeRequest, RemoveOfficeResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
+        ResolveAgentKeyRequest, ResolveAgentKeyResponse, RunIsolationChecksRequest, RunIsolationChecksResponse,
+        WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
@@ -218,6 +219,24 @@ impl AgentRegistryService for Peer {
         self.answer().await?;
         self.known().paused.push(request.into_inner());
         Ok(Response::new(PauseAgentResponse {}))
+    }
+
+    async fn get_spender(&self, _: Request<GetSpenderRequest>) -> Result<Response<GetSpenderResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn apply_agent_budget(
+        &self,
+        _: Request<ApplyAgentBudgetRequest>,
+    ) -> Result<Response<ApplyAgentBudgetResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn apply_agent_integration(
+        &self,
+        _: Request<ApplyAgentIntegrationRequest>,
+    ) -> Result<Response<ApplyAgentIntegrationResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
     }
 
     async fn count_agents(&self, _: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {

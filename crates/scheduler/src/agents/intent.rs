@@ -8,8 +8,12 @@ use mi_kernel::{
     event::{Category, Event},
     text,
 };
-use mi_proto::{fields, internal::v1::PauseAgentRequest, v1};
-use mi_rpc::Caller;
+use mi_proto::{
+    fields,
+    internal::v1::{GetHireTermsRequest, GetHireTermsResponse, PauseAgentRequest},
+    v1,
+};
+use mi_rpc::{Caller, status::from_status};
 use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
 use serde_json::json;
@@ -18,16 +22,17 @@ use super::{Agent, Desired, State, repo, revoked_keys, rules, wire};
 use crate::{Scheduler, backups, offices};
 
 /// A change of one agent that its row still waits for.
-struct Change {
-    tx: OfficeTx,
-    agent: Agent,
-    trace_id: String,
+pub(crate) struct Change {
+    pub(crate) tx: OfficeTx,
+    pub(crate) agent: Agent,
+    pub(crate) trace_id: String,
 }
 
 impl Scheduler {
     /// Hires an agent.
     pub(crate) async fn hire(&self, caller: &Caller, request: v1::HireAgentRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
+        let terms = self.hire_terms(caller, office_id).await?;
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
@@ -56,12 +61,14 @@ impl Scheduler {
             let hirer = hirer.filter(Agent::stays);
             let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
             let recent = offices::repo::hire_count(&mut tx, now - rules::HIRE_WINDOW).await?;
-            let allowed = rules::agent_may_hire(&office.settings, hirer.lineage.len(), recent);
+            let allowed = rules::agent_may_hire(&office.settings, &terms, hirer.lineage.len(), recent);
             allowed.map_err(|error| caller.refused(office_id, error))?;
             offices::repo::hire_insert(&mut tx, id, now).await?;
             lineage.push(hirer.id);
             lineage.extend(hirer.lineage);
             hired_by = hirer.name;
+        } else {
+            rules::solvent(&terms)?;
         }
         rules::room(&office.settings, repo::agent_count(&mut tx).await?)?;
 
@@ -85,6 +92,15 @@ impl Scheduler {
         Ok(agent)
     }
 
+    /// What a hire has to know of the office role, for a caller that may hire in the office. It is asked before the
+    /// transaction: none waits for another role.
+    async fn hire_terms(&self, caller: &Caller, office_id: OfficeId) -> Result<GetHireTermsResponse> {
+        self.enter(&mut self.db.office(office_id).read().await?, caller).await?;
+        let request = GetHireTermsRequest { office_id: office_id.to_string() };
+        let answer = self.metering.clone().get_hire_terms(request).await;
+        Ok(answer.map_err(|status| from_status(&status))?.into_inner())
+    }
+
     /// Locks an agent that the caller may act on and that is not being fired.
     async fn change(&self, caller: &Caller, office_id: &str, name: &str) -> Result<Change> {
         let office_id = OfficeId::parse(office_id)?;
@@ -100,7 +116,7 @@ impl Scheduler {
     }
 
     /// Writes a changed agent with its event, and lets the reconciler loose.
-    async fn save(
+    pub(crate) async fn save(
         &self,
         mut change: Change,
         kind: &str,
@@ -119,6 +135,16 @@ impl Scheduler {
         change.tx.commit().await?;
         self.changed(&agent);
         Ok(agent)
+    }
+
+    /// The same for a change that another role has told the feed of.
+    pub(crate) async fn save_silently(&self, mut change: Change) -> Result<Agent> {
+        if !repo::agent_update(&mut change.tx, &mut change.agent).await? {
+            return Err(Error::internal("a locked row was changed by somebody else"));
+        }
+        change.tx.commit().await?;
+        self.changed(&change.agent);
+        Ok(change.agent)
     }
 
     /// Changes tier and provider.
@@ -358,7 +384,10 @@ impl Agent {
     /// Refuses to start what is started elsewhere, unless the platform itself paused it.
     fn startable(&self, caller: &Caller) -> Result<()> {
         self.left_to_operators(caller)?;
-        if self.desired == Desired::Pause { Ok(()) } else { self.hosted() }
+        if self.desired != Desired::Pause {
+            self.hosted()?;
+        }
+        self.has_budget()
     }
 
     /// Refuses agents who would bring back a paused one: itself and those above it may be what it goes in circles with.
@@ -371,7 +400,7 @@ impl Agent {
     }
 
     /// A new generation, tried from the start.
-    fn renew(&mut self) -> Result<()> {
+    pub(crate) fn renew(&mut self) -> Result<()> {
         self.may_change()?;
         self.generation += 1;
         self.failures = 0;

@@ -4,7 +4,7 @@ use mi_proto::{internal::v1::Member, v1};
 use mi_rpc::convert::timestamp;
 use mi_runtime::Sandbox;
 
-use super::{Agent, Desired, Phase, State};
+use super::{Agent, Phase};
 use crate::catalogue::{Role, Tier};
 
 pub(crate) fn phase(phase: Phase) -> v1::AgentPhase {
@@ -53,6 +53,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
         }),
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),
+        budget: agent.budget,
     }
 }
 
@@ -60,7 +61,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
 pub(crate) fn member(agent: Agent) -> Member {
     Member {
         agent_id: agent.id.to_string(),
-        working: agent.desired == Desired::Run && !matches!(agent.state, State::Suspended | State::Failed { .. }),
+        working: agent.works(),
         name: agent.name,
         tools: agent.spec.skills,
         public_key: agent.public_key.unwrap_or_default().into(),
