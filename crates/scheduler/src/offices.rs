@@ -29,6 +29,8 @@ pub(crate) struct HiringRules {
     pub(crate) max_hire_depth: i32,
     pub(crate) hires_per_10_minutes: i32,
     pub(crate) default_model_tier: String,
+    #[serde(default)]
+    pub(crate) default_provider: String,
 }
 
 impl From<v1::OfficeSettings> for HiringRules {
@@ -39,6 +41,7 @@ impl From<v1::OfficeSettings> for HiringRules {
             max_hire_depth: settings.max_hire_depth.unwrap_or_default(),
             hires_per_10_minutes: settings.hires_per_10_minutes.unwrap_or_default(),
             default_model_tier: settings.default_model_tier,
+            default_provider: settings.default_provider,
         }
     }
 }

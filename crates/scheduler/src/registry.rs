@@ -7,12 +7,15 @@ use mi_kernel::{
     Actor, AgentActor, AgentId, Error, OfficeId, Result, Time,
     event::{Category, Event},
     public_key::key_id,
+    text,
 };
 use mi_proto::{
     internal::v1::{
-        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, CountAgentsRequest, CountAgentsResponse,
-        ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, PauseAgentRequest,
-        PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
+        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, ApplyAgentBudgetRequest,
+        ApplyAgentBudgetResponse, ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, CountAgentsRequest,
+        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListEnabledIntegrationsRequest,
+        ListEnabledIntegrationsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse,
+        PauseAgentRequest, PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
         RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
         ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
         agent_registry_service_server::AgentRegistryService,
@@ -21,7 +24,7 @@ use mi_proto::{
 };
 use mi_rpc::{Caller, Refusal, Reply, convert, handle, status};
 use mi_store::{Batch, outbox};
-use tonic::{Request, Response, codegen::BoxStream};
+use tonic::{Request, Response, Status, codegen::BoxStream};
 
 use crate::{
     Scheduler,
@@ -262,8 +265,52 @@ impl AgentRegistryService for Handler {
     }
 
     async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
-        let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
-        Ok(Response::new(ListTiersResponse { model_tiers }))
+        let catalogue = self.scheduler.catalogues.current();
+        let providers = catalogue.providers.iter().map(|provider| ProviderNames {
+            name: provider.name.clone(),
+            aliases: provider.aliases.clone(),
+        });
+        let providers = providers.collect();
+        Ok(Response::new(ListTiersResponse { model_tiers: wire::tiers(&catalogue), providers }))
+    }
+
+    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Reply<GetSpenderResponse> {
+        handle!(request, |body| {
+            let office_id = OfficeId::parse(&body.office_id)?;
+            let mut conn = self.scheduler.db.office(office_id).read().await?;
+            let found = match body.agent_id.as_str() {
+                "" => repo::agent_get_by_name(&mut conn, &text::lookup_name("agent", &body.agent)?).await?,
+                id => repo::agent_get(&mut conn, AgentId::parse(id)?).await?,
+            };
+            let name = if body.agent_id.is_empty() { &body.agent } else { &body.agent_id };
+            let agent = found.filter(Agent::stays).ok_or_else(|| Error::not_found("agent", name))?;
+            wire::spender(&self.scheduler.seen.freshen(agent), self.scheduler.runtime.sandbox())
+        })
+    }
+
+    async fn apply_agent_budget(&self, _: Request<ApplyAgentBudgetRequest>) -> Reply<ApplyAgentBudgetResponse> {
+        Err(Status::unimplemented("agents have no budgets"))
+    }
+
+    async fn apply_agent_integration(
+        &self,
+        request: Request<ApplyAgentIntegrationRequest>,
+    ) -> Reply<ApplyAgentIntegrationResponse> {
+        handle!(request, |body| {
+            let agent = self.scheduler.apply_integration(body).await?;
+            let agent = self.scheduler.seen.freshen(agent);
+            ApplyAgentIntegrationResponse { spender: Some(wire::spender(&agent, self.scheduler.runtime.sandbox())) }
+        })
+    }
+
+    async fn list_enabled_integrations(
+        &self,
+        request: Request<ListEnabledIntegrationsRequest>,
+    ) -> Reply<ListEnabledIntegrationsResponse> {
+        handle!(request, |body| {
+            let enabled = self.scheduler.enabled_integrations(OfficeId::parse(&body.office_id)?).await?;
+            ListEnabledIntegrationsResponse { integrations: enabled.into_iter().collect() }
+        })
     }
 
     async fn count_agents(&self, request: Request<CountAgentsRequest>) -> Reply<CountAgentsResponse> {

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    catalogue,
     config::{PlatformConfig, PlatformOptions, RoleName, ServeOptions},
     data_dir::DataDir,
     objects,
@@ -119,6 +120,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         tasks: &tasks,
         refusals: Refusals::default(),
         reserve: Parts::reserve_of(&config, &tasks),
+        catalogues: catalogue::open(&config.options, &tasks)?,
     };
     // Agents of this machine need no certificate to trust: with TLS they have a listener of their own on loopback.
     let agents = match &tls {
@@ -129,10 +131,14 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
     parts.tell_refusals(&activity);
-    let scheduler = Transport::local(parts.scheduler(objects.clone(), activity.clone(), agent_endpoint).await?);
+    // The two call each other: one of them has to be built first.
+    let (office, office_promised) = Transport::promised();
+    let scheduler = parts.scheduler(objects.clone(), activity.clone(), office.clone(), agent_endpoint).await?;
+    let scheduler = Transport::local(scheduler);
     let key_file = config.data_dir.join("admin.key");
-    let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
-    let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
+    let (office_role, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
+    office_promised.keep(office_role);
+    let gateway = parts.gateway(Backends { office, scheduler, activity });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
     if let Some(socket) = agents {
         // All agents have one address, and strangers must not take their room.
@@ -188,6 +194,7 @@ pub async fn serve(
         tasks: &tasks,
         refusals: Refusals::default(),
         reserve: Parts::reserve_of(platform, &tasks),
+        catalogues: catalogue::open(&platform.options, &tasks)?,
     };
     let mut admin_key = None;
     let guard = match config.role {
@@ -217,7 +224,7 @@ pub async fn serve(
             });
             let endpoint = AgentEndpoint { url: endpoint, ca: ca.transpose()? };
             parts.tell_refusals(&activity()?);
-            parts.scheduler(objects()?, activity()?, endpoint).await?
+            parts.scheduler(objects()?, activity()?, office()?, endpoint).await?
         }
         RoleName::Office => {
             let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));

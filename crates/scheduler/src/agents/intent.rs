@@ -18,16 +18,17 @@ use super::{Agent, Desired, State, repo, revoked_keys, rules, wire};
 use crate::{Scheduler, backups, offices};
 
 /// A change of one agent that its row still waits for.
-struct Change {
-    tx: OfficeTx,
-    agent: Agent,
-    trace_id: String,
+pub(super) struct Change {
+    pub(super) tx: OfficeTx,
+    pub(super) agent: Agent,
+    pub(super) trace_id: String,
 }
 
 impl Scheduler {
     /// Hires an agent.
     pub(crate) async fn hire(&self, caller: &Caller, request: v1::HireAgentRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
+        let configured = self.configured(caller, office_id, &request.provider).await?;
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
@@ -43,7 +44,7 @@ impl Scheduler {
         }
         let name = text::new_agent_name("name", &request.name)?;
         rules::office_hires(&office)?;
-        let spec = rules::spec_of(&request, &office.settings, &self.catalogue)?;
+        let spec = rules::spec_of(&request, &office.settings, &self.catalogues.current(), &configured)?;
         let restore_from = match request.restore_from_backup.as_str() {
             "" => None,
             id => Some(backups::find(&mut tx, id).await?.id),
@@ -73,8 +74,9 @@ impl Scheduler {
         let by = if agent.hired_by.is_empty() { "an operator".to_owned() } else { format!("{:?}", agent.hired_by) };
         let summary = format!("Agent {:?} hired by {by} with model {}", agent.name, agent.spec.model_tier);
         let event = Event::lifecycle(office_id, &agent.name, "agent.hired", summary, now).with(json!({
-            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "role": agent.spec.role,
-            "hired_by": agent.hired_by, "restored_from": agent.restore_from,
+            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "provider": agent.spec.provider,
+            "role": agent.spec.role, "integrations": agent.spec.integrations, "hired_by": agent.hired_by,
+            "restored_from": agent.restore_from,
         }));
         outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         let granted = security(&agent, "access.granted", "may act in the office", &agent.hired_by, &self.clock);
@@ -82,6 +84,16 @@ impl Scheduler {
         tx.commit().await?;
         self.changed(&agent);
         Ok(agent)
+    }
+
+    /// The integrations that the office has secrets for, where that matters: a provider is named. Asked before the
+    /// transaction: none waits for another role.
+    async fn configured(&self, caller: &Caller, office_id: OfficeId, provider: &str) -> Result<Vec<String>> {
+        if provider.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.enter(&mut self.db.office(office_id).read().await?, caller).await?;
+        self.office_role.configured(office_id).await
     }
 
     /// Locks an agent that the caller may act on and that is not being fired.
@@ -99,7 +111,7 @@ impl Scheduler {
     }
 
     /// Writes a changed agent with its event, and lets the reconciler loose.
-    async fn save(
+    pub(super) async fn save(
         &self,
         mut change: Change,
         kind: &str,
@@ -111,8 +123,10 @@ impl Scheduler {
         }
         let agent = change.agent;
         let mut event = Event::lifecycle(agent.office_id, &agent.name, kind, summary, self.clock.now()).with(metadata);
-        if kind == "agent.identity_rotated" {
-            event = event.category(Category::Security);
+        match kind {
+            "agent.identity_rotated" => event = event.category(Category::Security),
+            "integration.enabled" | "integration.disabled" => event = event.category(Category::Integration),
+            _ => {}
         }
         outbox::push(&mut change.tx, &event.traced(&change.trace_id)).await?;
         change.tx.commit().await?;
@@ -122,6 +136,8 @@ impl Scheduler {
 
     /// Changes tier and provider.
     pub(crate) async fn promote(&self, caller: &Caller, request: v1::PromoteAgentRequest) -> Result<Agent> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        let configured = self.configured(caller, office_id, &request.provider).await?;
         let mut change = self.change(caller, &request.office_id, &request.name).await?;
         let agent = &mut change.agent;
         agent.renew()?;
@@ -133,9 +149,16 @@ impl Scheduler {
             "" => before.as_str(),
             tier => tier,
         };
-        let tier = self.catalogue.tier("model_tier", tier)?;
-        agent.spec.provider = rules::configured(&request.provider, &tier.provider)?;
+        let catalogue = self.catalogues.current();
+        let tier = catalogue.tier("model_tier", tier)?;
+        agent.spec.provider = match request.provider.as_str() {
+            "" => tier.provider().to_owned(),
+            asked => rules::provider(&catalogue, tier, asked, &configured)?,
+        };
         agent.spec.model_tier.clone_from(&tier.name);
+        if let Some(name) = rules::integration_of(&catalogue, &agent.spec.provider) {
+            agent.spec.set_integration(&name, true);
+        }
         let summary = format!("Agent {:?} promoted from {before} to {}", agent.name, tier.name);
         let metadata =
             json!({ "from": before, "to": tier.name, "provider": agent.spec.provider, "generation": agent.generation });
@@ -319,7 +342,7 @@ fn content_of(request: &v1::HireAgentRequest) -> Vec<u8> {
 }
 
 impl Agent {
-    fn may_change(&self) -> Result<()> {
+    pub(super) fn may_change(&self) -> Result<()> {
         if matches!(self.desired, Desired::Fire { .. }) {
             return Err(Error::precondition("AGENT_TERMINATING", format!("agent {:?} is being fired", self.name)));
         }
@@ -342,7 +365,7 @@ impl Agent {
     }
 
     /// A new generation, tried from the start.
-    fn renew(&mut self) -> Result<()> {
+    pub(super) fn renew(&mut self) -> Result<()> {
         self.may_change()?;
         self.generation += 1;
         self.failures = 0;
