@@ -6,6 +6,7 @@ use mi_kernel::{Error, Result};
 use mi_proto::internal::v1::{ApplyAgentIntegrationRequest, GetSpenderRequest, GetSpenderResponse};
 use mi_rpc::{Caller, status::from_status};
 use mi_tenancy::State;
+use tonic::{Code, Status};
 
 use super::{Configured, Integrations, repo};
 
@@ -27,7 +28,7 @@ impl Integrations {
             agent: agent.to_owned(),
         };
         let answer = self.registry.clone().get_spender(request).await;
-        let spender = answer.map_err(|status| from_status(&status))?.into_inner();
+        let spender = answer.map_err(|status| refused(&status, agent))?.into_inner();
         let kept = repo::secret_list(&mut self.db.office(office.id).read().await?).await?;
         let (catalogue, enabled) = (self.catalogues.current(), enabled_of(&spender));
         let all = catalogue.integrations.iter().map(|known| Configured::new(&catalogue, known, &kept, &enabled));
@@ -65,9 +66,17 @@ impl Integrations {
             trace_id: access.trace_id().to_owned(),
         };
         let answer = self.registry.clone().apply_agent_integration(request).await;
-        let spender = answer.map_err(|status| from_status(&status))?.into_inner().spender.unwrap_or_default();
+        let spender = answer.map_err(|status| refused(&status, agent))?.into_inner().spender.unwrap_or_default();
         let now = Configured::new(&catalogue, integration, &kept, &enabled_of(&spender));
         Ok((now, spender.integrations_revision))
+    }
+}
+
+/// What the scheduler answers about an agent, in full: names of resources do not cross from role to role.
+fn refused(status: &Status, agent: &str) -> Error {
+    match status.code() {
+        Code::NotFound => Error::not_found("agent", agent),
+        _ => from_status(status),
     }
 }
 

@@ -21,7 +21,7 @@ use mi_proto::internal::v1::{
     ListEnabledIntegrationsRequest, agent_registry_service_client::AgentRegistryServiceClient,
 };
 use mi_rpc::{Caller, RoleClient, status::from_status};
-use mi_store::{Db, FromRow, outbox};
+use mi_store::{Db, FromRow, OfficeConn, outbox};
 use mi_tenancy::{Offices, RoleContext, State};
 use mi_vault::Place;
 use tokio::sync::Notify;
@@ -135,15 +135,15 @@ impl Integrations {
         Self { db, clock, outbox, offices, keys, catalogues, registry }
     }
 
-    /// Names of the integrations that the office has every required secret of.
+    /// Integrations of which the connection's office has every secret that is required, by name.
     ///
     /// # Errors
-    /// When the database fails.
-    pub async fn configured(&self, office_id: OfficeId) -> Result<Vec<String>> {
+    /// Those of the database.
+    pub async fn configured(&self, conn: &mut OfficeConn) -> Result<Vec<String>> {
         let (catalogue, none) = (self.catalogues.current(), BTreeSet::new());
-        let kept = repo::secret_list(&mut self.db.office(office_id).read().await?).await?;
+        let kept = repo::secret_list(conn).await?;
         let all = catalogue.integrations.iter().map(|known| Configured::new(&catalogue, known, &kept, &none));
-        Ok(all.filter(Configured::complete).map(|configured| configured.integration.name).collect())
+        Ok(all.filter(Configured::complete).map(|found| found.integration.name).collect())
     }
 
     async fn list(&self, caller: &Caller, office: &str) -> Result<Vec<Configured>> {

@@ -23,7 +23,8 @@ use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_client::AgentRegistryServiceClient, credential_service_server::CredentialServiceServer,
-        office_replica_service_client::OfficeReplicaServiceClient, secret_service_server::SecretServiceServer,
+        metering_service_server::MeteringServiceServer, office_replica_service_client::OfficeReplicaServiceClient,
+        secret_service_server::SecretServiceServer,
     },
     v1::{
         access_service_server::AccessServiceServer, chat_service_server::ChatServiceServer,
@@ -208,7 +209,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         parts,
     });
 
-    let (converging, relay_db, feed) = (lifecycle.clone(), db.clone(), EventSink::new(activity));
+    let (converging, relay_db, metered) = (lifecycle.clone(), db.clone(), db.clone());
+    let feed = EventSink::new(activity);
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
     tasks.spawn("office-outbox", async move {
         outbox::relay(relay_db, &context.outbox, |events| feed.clone().append(events)).await;
@@ -218,6 +220,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("office-retention", retention.sweep_forever());
     tasks.spawn("drive-sweep", storage.sweep_forever());
 
+    let metering = grpc::metering::Handler::new(metered, credits.clone(), integrations.clone());
     let access = grpc::access::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let offices = grpc::offices::Handler::new(lifecycle, offices, registry);
     let routes = Routes::new(compressed!(OfficeServiceServer::new(offices)))
@@ -227,6 +230,7 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         .add_service(compressed!(DriveServiceServer::new(drive)))
         .add_service(compressed!(ChatServiceServer::new(chat)))
         .add_service(compressed!(CreditServiceServer::new(credits)))
+        .add_service(compressed!(MeteringServiceServer::new(metering)))
         .add_service(compressed!(AccessServiceServer::new(access)))
         .add_service(compressed!(CredentialServiceServer::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })

@@ -1,5 +1,6 @@
 //! Agents: what they should be, what was seen of them, and how the two are told apart.
 
+pub(crate) mod budget;
 pub(crate) mod external;
 pub(crate) mod grpc;
 pub(crate) mod integrations;
@@ -93,8 +94,8 @@ pub enum Desired {
     Run,
     /// It should be stopped.
     Stop,
-    /// It should be stopped, until somebody starts it again: it went in circles. The state is [`State::Paused`] from the
-    /// start.
+    /// It should be stopped, until somebody starts it again: it went in circles. Or until its budget, or that of an agent
+    /// above it, is raised. The state is [`State::Paused`] from the start.
     Pause,
     /// It should be gone.
     Fire {
@@ -149,7 +150,7 @@ pub enum State {
     Stopped,
     /// Ended because the office is suspended.
     Suspended,
-    /// Ended, or not listened to, because it went in circles.
+    /// Ended, or not listened to, because it went in circles or its budget is used up.
     Paused {
         /// What it was paused for.
         reason: String,
@@ -206,6 +207,12 @@ pub struct Agent {
     pub enrol_expires_at: Option<Time>,
     /// Last sign of life.
     pub last_seen_at: Option<Time>,
+    /// Micro-credits that it and all whom it hired may spend; none: no limit of its own.
+    pub budget: Option<i64>,
+    /// The newest version of its budget that the office role told.
+    pub budget_version: i64,
+    /// Whose budget is used up, so that it has to wait; empty: it need not.
+    pub budget_reached: String,
     /// Grows with every write of the row, for optimistic concurrency.
     pub revision: i64,
     /// When it was hired.
@@ -256,6 +263,9 @@ impl Agent {
             enrol_sha256: None,
             enrol_expires_at: None,
             last_seen_at: None,
+            budget: None,
+            budget_version: 0,
+            budget_reached: String::new(),
             revision: 1,
             created_at: now,
         }
@@ -292,7 +302,7 @@ impl Agent {
         !matches!(self.desired, Desired::Fire { .. })
     }
 
-    /// Whether it may work: it is not stopped, paused or being fired.
+    /// Whether it may work, as far as that is its own matter and not its office's.
     pub(crate) fn works(&self) -> bool {
         self.desired == Desired::Run && !matches!(self.state, State::Suspended | State::Failed { .. })
     }

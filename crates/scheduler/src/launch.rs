@@ -1,12 +1,22 @@
 //! What an instance is started with.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use mi_catalogue::{Catalogue, Provider};
-use mi_kernel::{InstanceId, Result, secret::Secret};
+use mi_kernel::{InstanceId, OfficeId, Result, secret::Secret};
+use mi_proto::internal::v1::{GetHireTermsRequest, ResolveSecretsRequest};
+use mi_rpc::status::from_status;
 use mi_runtime::{Launch, Limits};
+use tonic::{Code, Response, Status};
 
 use crate::{Scheduler, agents::Agent};
+
+/// How often the office role is asked, and how long the pause in between is, before a start is put off.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(100);
 
 impl Scheduler {
     /// The part of an instance's environment that is the office's to say: secrets of integrations that programs want there,
@@ -23,7 +33,7 @@ impl Scheduler {
             if shared.is_empty() {
                 continue;
             }
-            let secrets = self.office_role.secrets(agent.office_id, &integration.name).await?;
+            let secrets = self.secrets_of(agent.office_id, &integration.name).await?;
             let known = shared.iter().filter_map(|spec| Some((spec.env.clone(), secrets.get(&spec.name)?)));
             env.extend(known.map(|(name, secret)| (name, secret.expose().to_owned())));
         }
@@ -38,7 +48,7 @@ impl Scheduler {
         let own = named(&agent.spec.provider).filter(|own| catalogue.served(tier, &own.name).is_some());
         let provider: Option<&Provider> = match own {
             Some(own) if own.works_without_office() => Some(own),
-            Some(own) if self.office_role.configured(agent.office_id).await?.contains(&own.name) => Some(own),
+            Some(own) if self.keys_of(agent.office_id).await?.contains(&own.name) => Some(own),
             _ => catalogue.fallback.as_deref().and_then(named),
         };
         let Some((provider, model)) = provider.and_then(|it| Some((it, catalogue.served(tier, &it.name)?))) else {
@@ -47,6 +57,27 @@ impl Scheduler {
         let api: &'static str = provider.api.into();
         let known = [("MI_MODEL_API", api), ("MI_MODEL_PROVIDER", &provider.name), ("MI_MODEL_ID", &model.id)];
         Ok(known.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
+    }
+
+    /// The integrations that the office has every required secret of, by name.
+    async fn keys_of(&self, office_id: OfficeId) -> Result<Vec<String>> {
+        let request = GetHireTermsRequest { office_id: office_id.to_string() };
+        let ask = || {
+            let (mut metering, request) = (self.metering.clone(), request.clone());
+            async move { metering.get_hire_terms(request).await }
+        };
+        Ok(patiently(ask).await?.configured)
+    }
+
+    /// The office's secrets of an integration, by name.
+    async fn secrets_of(&self, office_id: OfficeId, integration: &str) -> Result<HashMap<String, Secret>> {
+        let (office_id, integration) = (office_id.to_string(), integration.to_owned());
+        let request = ResolveSecretsRequest { office_id, integration };
+        let ask = || {
+            let (mut secrets, request) = (self.secrets.clone(), request.clone());
+            async move { secrets.resolve_secrets(request).await }
+        };
+        Ok(patiently(ask).await?.secrets.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
     }
 
     /// What starts an instance; `taken` is its environment as far as that is the office's to say.
@@ -93,6 +124,20 @@ impl Scheduler {
             },
         }
     }
+}
+
+/// Asks the office role, which in a process of its own is there a moment after the scheduler.
+async fn patiently<T, F>(call: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<Response<T>, Status>>,
+{
+    for _ in 1..TRIES {
+        match call().await {
+            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(PAUSE).await,
+            answer => return answer.map(Response::into_inner).map_err(|status| from_status(&status)),
+        }
+    }
+    call().await.map(Response::into_inner).map_err(|status| from_status(&status))
 }
 
 /// How many tasks an agent does at once: one a core, and never just one, so that a long one holds nothing else up.

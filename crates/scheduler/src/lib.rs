@@ -8,7 +8,6 @@ mod exec;
 mod launch;
 mod liveness;
 mod logs;
-mod office_role;
 mod offices;
 pub mod plan;
 mod reconcile;
@@ -27,7 +26,8 @@ use mi_kernel::{AgentId, Clock, Error, Result};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
-        office_replica_service_server::OfficeReplicaServiceServer,
+        metering_service_client::MeteringServiceClient, office_replica_service_server::OfficeReplicaServiceServer,
+        secret_service_client::SecretServiceClient,
     },
     v1::agent_service_server::AgentServiceServer,
 };
@@ -47,6 +47,7 @@ const MIGRATIONS: &Migrations = &[
     step!(111, "0111", "next_look"),
     step!(117, "0117", "agent_keys"),
     step!(118, "0118", "backups_shown"),
+    step!(200, "0200", "agent_budget"),
 ];
 
 /// Where agents reach the gateway.
@@ -76,10 +77,10 @@ pub struct SchedulerConfig {
     pub catalogues: Catalogues,
     /// Names this process among those over the same database; the same after a restart.
     pub holder: String,
+    /// The office role, which keeps credits and secrets.
+    pub office: Transport,
     /// The activity role.
     pub activity: Transport,
-    /// The office role.
-    pub office: Transport,
 }
 
 /// The role's state, shared by its services and tasks.
@@ -91,7 +92,6 @@ pub(crate) struct Scheduler {
     objects: Arc<dyn ObjectStore>,
     reserve: DiskReserve,
     agent_endpoint: AgentEndpoint,
-    office_role: office_role::OfficeRole,
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
@@ -99,6 +99,10 @@ pub(crate) struct Scheduler {
     /// Agents of which a step failed.
     failure_backoff: FailureBackoff<AgentId>,
     execs: Arc<exec::Execs>,
+    /// Who can pay, and what they pay for.
+    metering: MeteringServiceClient<RoleClient>,
+    /// What integrations of agents take.
+    secrets: SecretServiceClient<RoleClient>,
     /// Commands of operators, each of which sees its own end through.
     tasks: Tasks,
 }
@@ -128,6 +132,7 @@ impl Scheduler {
 /// What [`Db::open`] answers.
 pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Routes> {
     let activity = RoleClient::new(config.activity, "scheduler");
+    let office = RoleClient::new(config.office, "scheduler");
     let (ingest, feed) = (IngestServiceClient::new(activity.clone()), EventSink::new(activity));
     let scheduler = Arc::new(Scheduler {
         db: Db::open(&config.database, MIGRATIONS).await?,
@@ -137,13 +142,14 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         objects: config.objects,
         reserve: config.reserve,
         agent_endpoint: config.agent_endpoint,
-        office_role: office_role::OfficeRole::new(config.office),
         holder: config.holder,
         outbox: Notify::new(),
         queue: reconcile::Queue::default(),
         seen: liveness::Seen::default(),
         failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        metering: MeteringServiceClient::new(office.clone()),
+        secrets: SecretServiceClient::new(office),
         tasks: tasks.clone(),
     });
 

@@ -7,7 +7,6 @@ use mi_kernel::{
     Actor, AgentActor, AgentId, Error, OfficeId, Result, Time,
     event::{Category, Event},
     public_key::key_id,
-    text,
 };
 use mi_proto::{
     internal::v1::{
@@ -24,7 +23,7 @@ use mi_proto::{
 };
 use mi_rpc::{Caller, Refusal, Reply, convert, handle, status};
 use mi_store::{Batch, outbox};
-use tonic::{Request, Response, Status, codegen::BoxStream};
+use tonic::{Request, Response, codegen::BoxStream};
 
 use crate::{
     Scheduler,
@@ -264,6 +263,14 @@ impl AgentRegistryService for Handler {
         })
     }
 
+    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Reply<GetSpenderResponse> {
+        handle!(request, |body| self.scheduler.spender(&body).await?)
+    }
+
+    async fn apply_agent_budget(&self, request: Request<ApplyAgentBudgetRequest>) -> Reply<ApplyAgentBudgetResponse> {
+        handle!(request, |body| ApplyAgentBudgetResponse { agent: self.scheduler.apply_budget(body).await? })
+    }
+
     async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
         let catalogue = self.scheduler.catalogues.current();
         let providers = catalogue.providers.iter().map(|provider| ProviderNames {
@@ -272,24 +279,6 @@ impl AgentRegistryService for Handler {
         });
         let providers = providers.collect();
         Ok(Response::new(ListTiersResponse { model_tiers: wire::tiers(&catalogue), providers }))
-    }
-
-    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Reply<GetSpenderResponse> {
-        handle!(request, |body| {
-            let office_id = OfficeId::parse(&body.office_id)?;
-            let mut conn = self.scheduler.db.office(office_id).read().await?;
-            let found = match body.agent_id.as_str() {
-                "" => repo::agent_get_by_name(&mut conn, &text::lookup_name("agent", &body.agent)?).await?,
-                id => repo::agent_get(&mut conn, AgentId::parse(id)?).await?,
-            };
-            let name = if body.agent_id.is_empty() { &body.agent } else { &body.agent_id };
-            let agent = found.filter(Agent::stays).ok_or_else(|| Error::not_found("agent", name))?;
-            wire::spender(&self.scheduler.seen.freshen(agent), self.scheduler.runtime.sandbox())
-        })
-    }
-
-    async fn apply_agent_budget(&self, _: Request<ApplyAgentBudgetRequest>) -> Reply<ApplyAgentBudgetResponse> {
-        Err(Status::unimplemented("agents have no budgets"))
     }
 
     async fn apply_agent_integration(

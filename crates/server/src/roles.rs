@@ -72,8 +72,8 @@ impl Parts<'_> {
     pub(crate) async fn scheduler(
         &self,
         objects: Arc<dyn ObjectStore>,
-        activity: Transport,
         office: Transport,
+        activity: Transport,
         agent_endpoint: AgentEndpoint,
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
@@ -90,8 +90,8 @@ impl Parts<'_> {
             agent_endpoint,
             catalogues: self.catalogues.clone(),
             holder: self.node_id.to_owned(),
-            activity,
             office,
+            activity,
         };
         let routes = mi_scheduler::build(config, self.clock.clone(), self.tasks).await?;
         Ok(self.guard(RoleName::Scheduler, routes))

@@ -131,14 +131,14 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
     parts.tell_refusals(&activity);
-    // The two call each other: one of them has to be built first.
-    let (office, office_promised) = Transport::promised();
-    let scheduler = parts.scheduler(objects.clone(), activity.clone(), office.clone(), agent_endpoint).await?;
+    // The scheduler and the office role call each other.
+    let (to_office, promised) = Transport::promised();
+    let scheduler = parts.scheduler(objects.clone(), to_office, activity.clone(), agent_endpoint).await?;
     let scheduler = Transport::local(scheduler);
     let key_file = config.data_dir.join("admin.key");
-    let (office_role, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
-    office_promised.keep(office_role);
-    let gateway = parts.gateway(Backends { office, scheduler, activity });
+    let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
+    promised.keep(office.clone());
+    let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
     if let Some(socket) = agents {
         // All agents have one address, and strangers must not take their room.
@@ -224,7 +224,7 @@ pub async fn serve(
             });
             let endpoint = AgentEndpoint { url: endpoint, ca: ca.transpose()? };
             parts.tell_refusals(&activity()?);
-            parts.scheduler(objects()?, activity()?, office()?, endpoint).await?
+            parts.scheduler(objects()?, office()?, activity()?, endpoint).await?
         }
         RoleName::Office => {
             let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));

@@ -109,6 +109,7 @@ impl Agent {
     fn listened_to(&self) -> Result<()> {
         match &self.state {
             State::Paused { reason } if self.desired == Desired::Pause => {
+                self.has_budget()?;
                 let text = format!("agent {:?} is paused until somebody starts it again: {reason}", self.name);
                 Err(Error::precondition("LOOP_DETECTED", text))
             }

@@ -7,7 +7,10 @@ use std::{
 
 use mi_catalogue::{Catalogue, Tier};
 use mi_kernel::{AgentActor, AgentId, Error, Result};
-use mi_proto::{internal::v1::PauseAgentRequest, v1};
+use mi_proto::{
+    internal::v1::{GetHireTermsResponse, PauseAgentRequest},
+    v1,
+};
 use mi_rpc::Access;
 
 use super::{Agent, Resources, Spec};
@@ -15,6 +18,8 @@ use crate::offices::{HiringRules, Office};
 
 /// Window of the rate limit for hires by agents.
 pub(crate) const HIRE_WINDOW: Duration = Duration::from_secs(600);
+/// When an office without credits is worth another try: somebody has to grant some.
+const CREDITS_RETRY: Duration = Duration::from_secs(60);
 const MAX_SKILLS: usize = 64;
 const MAX_PROMPT: usize = 64 << 10;
 const MAX_ENV: usize = 100;
@@ -199,11 +204,26 @@ fn active(office: &Office, consequence: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether an agent may hire at all, in the order of the specification: permission, rate, depth.
-pub(crate) fn agent_may_hire(rules: &HiringRules, hirer_depth: usize, recent_hires: i64) -> Result<()> {
+/// Whether the office can pay for whom it hires.
+pub(crate) fn solvent(terms: &GetHireTermsResponse) -> Result<()> {
+    if terms.metered && terms.available <= 0 {
+        let text = format!("{} micro-credits are left in the office, so it hires nobody", terms.available);
+        return Err(Error::exhausted("OUT_OF_CREDITS", text, CREDITS_RETRY));
+    }
+    Ok(())
+}
+
+/// Whether an agent may hire at all, in the order of the specification: permission, balance, rate, depth.
+pub(crate) fn agent_may_hire(
+    rules: &HiringRules,
+    terms: &GetHireTermsResponse,
+    hirer_depth: usize,
+    recent_hires: i64,
+) -> Result<()> {
     if !rules.allow_agent_hiring {
         return Err(Error::denied("agents of this office may not hire; its owner can set allow_agent_hiring"));
     }
+    solvent(terms)?;
     if recent_hires >= i64::from(rules.hires_per_10_minutes) {
         return Err(Error::exhausted(
             "HIRE_RATE",
