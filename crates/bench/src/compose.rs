@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_activity::ActivityConfig;
 use mi_base::Tasks;
 use mi_gateway::{Backends, GatewayConfig, Limits};
@@ -66,6 +67,7 @@ impl Composition {
 
         let (lines_in, lines) = mpsc::channel(1);
         let (to_office, promised) = Transport::promised();
+        let catalogues = Catalogues::new(Catalogue::built_in()?);
         let config = SchedulerConfig {
             database: database("scheduler"),
             objects: objects.clone(),
@@ -73,8 +75,7 @@ impl Composition {
             runtime: Arc::new(FakeRuntime::default()),
             lines,
             agent_endpoint: AgentEndpoint { url: endpoint.clone(), ca: None },
-            catalogue: None,
-            model: None,
+            catalogues: catalogues.clone(),
             holder: "bench".into(),
             office: to_office,
             activity: activity.clone(),
@@ -89,6 +90,7 @@ impl Composition {
             drive: Default::default(),
             quotas: Default::default(),
             reserve: Default::default(),
+            catalogues,
         };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;

@@ -3,6 +3,7 @@
 pub(crate) mod budget;
 pub(crate) mod external;
 pub(crate) mod grpc;
+pub(crate) mod integrations;
 pub(crate) mod intent;
 pub(crate) mod invite_redemptions;
 pub(crate) mod keys;
@@ -13,7 +14,7 @@ pub(crate) mod rules;
 pub(crate) mod watch;
 pub(crate) mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Time};
 use mi_store::FromRow;
@@ -40,6 +41,33 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// Bounds of the instance; 0: the default.
     pub resources: Resources,
+    /// Integrations that are enabled for it, by name.
+    #[serde(default)]
+    pub integrations: BTreeSet<String>,
+    /// Grows with every change of these; 0: hired before there were any.
+    #[serde(default)]
+    pub integrations_revision: i64,
+}
+
+impl Spec {
+    /// The integrations that are enabled. Whoever was hired before there were any has its provider's.
+    pub fn enabled(&self) -> BTreeSet<String> {
+        match self.integrations_revision {
+            0 => BTreeSet::from([self.provider.clone()]),
+            _ => self.integrations.clone(),
+        }
+    }
+
+    /// Enables or disables an integration; false: it is as asked already.
+    pub fn set_integration(&mut self, name: &str, enabled: bool) -> bool {
+        let mut now = self.enabled();
+        let changed = if enabled { now.insert(name.to_owned()) } else { now.remove(name) };
+        if changed {
+            self.integrations = now;
+            self.integrations_revision += 1;
+        }
+        changed
+    }
 }
 
 /// Bounds of an instance; 0: the runtime's default.

@@ -32,6 +32,8 @@ pub(crate) struct HiringRules {
     /// Seconds without work after which an agent that an agent hired is fired; 0: never.
     #[serde(default)]
     pub(crate) idle_fire_after_seconds: i64,
+    #[serde(default)]
+    pub(crate) default_provider: String,
 }
 
 impl From<v1::OfficeSettings> for HiringRules {
@@ -43,6 +45,7 @@ impl From<v1::OfficeSettings> for HiringRules {
             hires_per_10_minutes: settings.hires_per_10_minutes.unwrap_or_default(),
             default_model_tier: settings.default_model_tier,
             idle_fire_after_seconds: settings.idle_fire_after.map_or(0, |after| after.seconds),
+            default_provider: settings.default_provider,
         }
     }
 }

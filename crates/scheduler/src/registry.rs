@@ -12,11 +12,12 @@ use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, ApplyAgentBudgetRequest,
         ApplyAgentBudgetResponse, ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, CountAgentsRequest,
-        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListMembersRequest, ListMembersResponse,
-        ListTiersRequest, ListTiersResponse, PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest,
-        RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
-        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
+        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListEnabledIntegrationsRequest,
+        ListEnabledIntegrationsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse,
+        PauseAgentRequest, PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
+        RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
+        ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
+        agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -270,16 +271,35 @@ impl AgentRegistryService for Handler {
         handle!(request, |body| ApplyAgentBudgetResponse { agent: self.scheduler.apply_budget(body).await? })
     }
 
-    async fn apply_agent_integration(
-        &self,
-        _: Request<ApplyAgentIntegrationRequest>,
-    ) -> Reply<ApplyAgentIntegrationResponse> {
-        Err(tonic::Status::unimplemented("integrations are not toggled yet"))
+    async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
+        let catalogue = self.scheduler.catalogues.current();
+        let providers = catalogue.providers.iter().map(|provider| ProviderNames {
+            name: provider.name.clone(),
+            aliases: provider.aliases.clone(),
+        });
+        let providers = providers.collect();
+        Ok(Response::new(ListTiersResponse { model_tiers: wire::tiers(&catalogue), providers }))
     }
 
-    async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
-        let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
-        Ok(Response::new(ListTiersResponse { model_tiers }))
+    async fn apply_agent_integration(
+        &self,
+        request: Request<ApplyAgentIntegrationRequest>,
+    ) -> Reply<ApplyAgentIntegrationResponse> {
+        handle!(request, |body| {
+            let agent = self.scheduler.apply_integration(body).await?;
+            let agent = self.scheduler.seen.freshen(agent);
+            ApplyAgentIntegrationResponse { spender: Some(wire::spender(&agent, self.scheduler.runtime.sandbox())) }
+        })
+    }
+
+    async fn list_enabled_integrations(
+        &self,
+        request: Request<ListEnabledIntegrationsRequest>,
+    ) -> Reply<ListEnabledIntegrationsResponse> {
+        handle!(request, |body| {
+            let enabled = self.scheduler.enabled_integrations(OfficeId::parse(&body.office_id)?).await?;
+            ListEnabledIntegrationsResponse { integrations: enabled.into_iter().collect() }
+        })
     }
 
     async fn count_agents(&self, request: Request<CountAgentsRequest>) -> Reply<CountAgentsResponse> {

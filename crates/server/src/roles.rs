@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use mi_activity::ActivityConfig;
 use mi_base::{Tasks, disk_reserve::DiskReserve};
+use mi_catalogue::Catalogues;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_office::{DriveLimits, OfficeConfig, Peers, Quotas};
@@ -14,10 +15,7 @@ use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::{
-    config::{PlatformConfig, RoleName, RuntimeKind},
-    model,
-};
+use crate::config::{PlatformConfig, RoleName, RuntimeKind};
 
 /// Lines that instances printed and nobody stored yet.
 const LINES: usize = 4096;
@@ -32,6 +30,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) refusals: Refusals,
     /// What is given up for deletions on a full disk.
     pub(crate) reserve: DiskReserve,
+    /// What the installation offers, the same for all roles.
+    pub(crate) catalogues: Catalogues,
 }
 
 impl Parts<'_> {
@@ -88,8 +88,7 @@ impl Parts<'_> {
             runtime: Arc::new(runtime),
             lines,
             agent_endpoint,
-            catalogue: options.catalogue.clone(),
-            model: model::open(options.model().as_ref()).await?,
+            catalogues: self.catalogues.clone(),
             holder: self.node_id.to_owned(),
             office,
             activity,
@@ -118,6 +117,7 @@ impl Parts<'_> {
                 open_tasks: options.max_open_tasks,
             },
             reserve: self.reserve.clone(),
+            catalogues: self.catalogues.clone(),
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;

@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    catalogue,
     config::{PlatformConfig, PlatformOptions, RoleName, ServeOptions},
     data_dir::DataDir,
     objects,
@@ -119,6 +120,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         tasks: &tasks,
         refusals: Refusals::default(),
         reserve: Parts::reserve_of(&config, &tasks),
+        catalogues: catalogue::open(&config.options, &tasks)?,
     };
     // Agents of this machine need no certificate to trust: with TLS they have a listener of their own on loopback.
     let agents = match &tls {
@@ -192,6 +194,7 @@ pub async fn serve(
         tasks: &tasks,
         refusals: Refusals::default(),
         reserve: Parts::reserve_of(platform, &tasks),
+        catalogues: catalogue::open(&platform.options, &tasks)?,
     };
     let mut admin_key = None;
     let guard = match config.role {

@@ -28,12 +28,7 @@ impl Scheduler {
             id => (repo::agent_get(&mut conn, AgentId::parse(id)?).await?, id.to_owned()),
         };
         let agent = found.ok_or_else(|| Error::not_found("agent", shown))?;
-        Ok(GetSpenderResponse {
-            lineage: agent.lineage.iter().map(ToString::to_string).collect(),
-            working: agent.works(),
-            agent: Some(wire::agent(&self.seen.freshen(agent), self.runtime.sandbox())),
-            ..GetSpenderResponse::default()
-        })
+        Ok(wire::spender(&self.seen.freshen(agent), self.runtime.sandbox()))
     }
 
     /// Brings an agent to what its budget says. None: it is gone.

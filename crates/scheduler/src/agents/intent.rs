@@ -48,7 +48,7 @@ impl Scheduler {
         }
         let name = text::new_agent_name("name", &request.name)?;
         rules::office_hires(&office)?;
-        let spec = rules::spec_of(&request, &office.settings, &self.catalogue)?;
+        let spec = rules::spec_of(&request, &office.settings, &self.catalogues.current(), &terms.configured)?;
         let restore_from = match request.restore_from_backup.as_str() {
             "" => None,
             id => Some(backups::find(&mut tx, id).await?.id),
@@ -81,8 +81,9 @@ impl Scheduler {
         let by = if agent.hired_by.is_empty() { "an operator".to_owned() } else { format!("{:?}", agent.hired_by) };
         let summary = format!("Agent {:?} hired by {by} with model {}", agent.name, agent.spec.model_tier);
         let event = Event::lifecycle(office_id, &agent.name, "agent.hired", summary, now).with(json!({
-            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "role": agent.spec.role,
-            "hired_by": agent.hired_by, "restored_from": agent.restore_from,
+            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "provider": agent.spec.provider,
+            "role": agent.spec.role, "integrations": agent.spec.integrations, "hired_by": agent.hired_by,
+            "restored_from": agent.restore_from,
         }));
         outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         let granted = security(&agent, "access.granted", "may act in the office", &agent.hired_by, &self.clock);
@@ -128,8 +129,10 @@ impl Scheduler {
         }
         let agent = change.agent;
         let mut event = Event::lifecycle(agent.office_id, &agent.name, kind, summary, self.clock.now()).with(metadata);
-        if kind == "agent.identity_rotated" {
-            event = event.category(Category::Security);
+        match kind {
+            "agent.identity_rotated" => event = event.category(Category::Security),
+            "integration.enabled" | "integration.disabled" => event = event.category(Category::Integration),
+            _ => {}
         }
         outbox::push(&mut change.tx, &event.traced(&change.trace_id)).await?;
         change.tx.commit().await?;
@@ -149,6 +152,12 @@ impl Scheduler {
 
     /// Changes tier and provider.
     pub(crate) async fn promote(&self, caller: &Caller, request: v1::PromoteAgentRequest) -> Result<Agent> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        // Only whoever names a provider needs a key for it.
+        let configured = match request.provider.as_str() {
+            "" => Vec::new(),
+            _ => self.hire_terms(caller, office_id).await?.configured,
+        };
         let mut change = self.change(caller, &request.office_id, &request.name).await?;
         let agent = &mut change.agent;
         agent.renew()?;
@@ -160,9 +169,16 @@ impl Scheduler {
             "" => before.as_str(),
             tier => tier,
         };
-        let tier = self.catalogue.tier("model_tier", tier)?;
-        agent.spec.provider = rules::configured(&request.provider, &tier.provider)?;
+        let catalogue = self.catalogues.current();
+        let tier = catalogue.tier("model_tier", tier)?;
+        agent.spec.provider = match request.provider.as_str() {
+            "" => tier.provider().to_owned(),
+            asked => rules::provider(&catalogue, tier, asked, &configured)?,
+        };
         agent.spec.model_tier.clone_from(&tier.name);
+        if let Some(name) = rules::integration_of(&catalogue, &agent.spec.provider) {
+            agent.spec.set_integration(&name, true);
+        }
         let summary = format!("Agent {:?} promoted from {before} to {}", agent.name, tier.name);
         let metadata =
             json!({ "from": before, "to": tier.name, "provider": agent.spec.provider, "generation": agent.generation });
@@ -374,7 +390,7 @@ fn content_of(request: &v1::HireAgentRequest) -> Vec<u8> {
 }
 
 impl Agent {
-    fn may_change(&self) -> Result<()> {
+    pub(super) fn may_change(&self) -> Result<()> {
         if matches!(self.desired, Desired::Fire { .. }) {
             return Err(Error::precondition("AGENT_TERMINATING", format!("agent {:?} is being fired", self.name)));
         }

@@ -146,6 +146,22 @@ pub(crate) async fn agent_page(conn: &mut OfficeConn, after: &str, most: usize) 
     all!(conn, sql, after, i64::try_from(most).unwrap_or(i64::MAX))
 }
 
+/// What is enabled for agents by name after this one, as a JSON array; of those hired before there were integrations, their
+/// provider's.
+pub(crate) async fn agent_integrations(
+    conn: &mut OfficeConn,
+    after: &str,
+    most: i64,
+) -> DbResult<Vec<(String, String)>> {
+    let sql = conn.pick(
+        "SELECT name, coalesce(json_extract(spec, '$.integrations'), json_array(json_extract(spec, '$.provider')))
+         FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3",
+        "SELECT name, coalesce(spec -> 'integrations', jsonb_build_array(spec -> 'provider'))::text
+         FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3",
+    );
+    all!(conn, sql, after, most)
+}
+
 /// Every agent of the office with the version of its row.
 pub(crate) async fn agent_revisions(conn: &mut OfficeConn) -> DbResult<HashMap<AgentId, i64>> {
     Ok(all!(conn, "SELECT id, revision FROM agents WHERE office_id = $1")?.into_iter().collect())

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_kernel::{AccountId, Actor, AgentActor, AgentId, ApiKeyId, Clock, InstanceId, OfficeId, Time, event::Event};
 use mi_proto::{
     internal::v1::{ApplyOfficeRequest, office_replica_service_server::OfficeReplicaService},
@@ -22,7 +23,6 @@ use crate::{
     MIGRATIONS, Scheduler,
     agents::{Agent, Phase, State, repo},
     backups::Backup,
-    catalogue::Catalogue,
     liveness, offices, reconcile,
 };
 
@@ -92,17 +92,11 @@ async fn scheduler(
     Arc::new(Scheduler {
         db: Db::open(database.target(), MIGRATIONS).await.expect("opens"),
         clock: clock.shared(),
-        catalogue: Catalogue::load(None).expect("built in"),
+        catalogues: Catalogues::new(Catalogue::built_in().expect("built in")),
         runtime: runtime.clone(),
         objects,
         reserve: mi_base::disk_reserve::DiskReserve::default(),
         agent_endpoint: crate::AgentEndpoint { url: "http://127.0.0.1:7400".into(), ca: None },
-        model: Some(crate::ModelServer {
-            api: "openai",
-            url: "http://models.test/v1".into(),
-            address: Some("models.test=127.0.0.9:80".into()),
-            key: Some(mi_kernel::secret::Secret::new("model-key")),
-        }),
         holder: "test".into(),
         outbox: tokio::sync::Notify::new(),
         queue: reconcile::Queue::default(),
@@ -110,6 +104,7 @@ async fn scheduler(
         failure_backoff: mi_base::failure_backoff::FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
         metering: treasury.client(clock.shared()),
+        secrets: treasury.secrets(clock.shared()),
         tasks: mi_base::Tasks::new(),
     })
 }

@@ -15,7 +15,7 @@ const EVENTS_OF_A_HIRE: usize = 2;
 
 on_both! {
     the_gates_for_agents_stand_in_the_specified_order,
-    a_hire_takes_the_provider_of_its_tier,
+    a_hire_that_names_no_provider_takes_a_default,
     the_rate_of_hires_survives_firing,
     agents_fire_themselves_and_those_below_only,
     strangers_find_nothing,
@@ -95,7 +95,7 @@ async fn the_gates_for_agents_stand_in_the_specified_order(harness: Harness) {
     assert_eq!(kind_and_reason(deep), (ErrorKind::FailedPrecondition, "MAX_HIRE_DEPTH"));
 }
 
-async fn a_hire_takes_the_provider_of_its_tier(harness: Harness) {
+async fn a_hire_that_names_no_provider_takes_a_default(harness: Harness) {
     let settings = |tier: &str, provider: &str| OfficeSettings {
         default_model_tier: tier.into(),
         default_provider: provider.into(),
@@ -110,13 +110,13 @@ async fn a_hire_takes_the_provider_of_its_tier(harness: Harness) {
     };
     let is = |tier: &str, provider: &str| Ok((tier.to_owned(), provider.to_owned()));
     assert_eq!(hire("one", "", "").await, is("opus", "anthropic"));
-    assert_eq!(hire("two", "", "anthropic").await, is("opus", "anthropic"));
-    assert_eq!(hire("three", "gpt-5.5", "").await, is("gpt-5.5", "openai"));
-    assert_eq!(hire("four", "gpt-5.5", "openai").await, is("gpt-5.5", "openai"));
-    let unconfigured = Err((ErrorKind::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED"));
-    assert_eq!(hire("five", "gpt-5.5", "anthropic").await, unconfigured);
+    // The default does not serve this one, whose own is meant.
+    assert_eq!(hire("two", "gpt-5.5", "").await, is("gpt-5.5", "openai"));
+    harness.settings(3, settings("opus", "openrouter")).await;
+    assert_eq!(hire("three", "", "").await, is("opus", "openrouter"));
+    assert_eq!(hire("four", "gpt-5.5", "").await, is("gpt-5.5", "openrouter"));
     // Stored by a version that took anything, or under another catalogue.
-    harness.settings(3, settings("zzz", "zzz")).await;
+    harness.settings(4, settings("zzz", "zzz")).await;
     let unknown = Err((ErrorKind::FailedPrecondition, "MODEL_TIER_UNKNOWN"));
     assert_eq!(hire("six", "", "").await, unknown);
     assert_eq!(hire("six", "sonnet", "").await, is("sonnet", "anthropic"));
