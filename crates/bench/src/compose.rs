@@ -88,6 +88,7 @@ impl Composition {
             objects,
             drive: Default::default(),
             quotas: Default::default(),
+            credits: Default::default(),
             reserve: Default::default(),
         };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };

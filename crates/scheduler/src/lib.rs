@@ -5,6 +5,7 @@
 pub mod agents;
 mod backups;
 pub mod catalogue;
+mod compute;
 mod exec;
 mod liveness;
 mod logs;
@@ -170,6 +171,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
+    tasks.spawn("scheduler-compute", compute::run(scheduler.clone()));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();
     tasks.spawn("scheduler-outbox", async move {

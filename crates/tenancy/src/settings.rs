@@ -103,9 +103,11 @@ impl Settings {
                 }
                 "verification" => next.verify_by_peer = by_peer(given.verification)?,
                 "model_budget_per_task" => {
-                    let kept = [self.model_budget_per_task, default.model_budget_per_task];
-                    let known = kept.into_iter().find(|amount| *amount == given.model_budget_per_task);
-                    next.model_budget_per_task = known.ok_or_else(|| unheeded("model_budget_per_task"))?;
+                    if given.model_budget_per_task < 0 {
+                        let text = "must be 0 (no limit) or more micro-credits";
+                        return Err(Error::invalid("model_budget_per_task", text));
+                    }
+                    next.model_budget_per_task = given.model_budget_per_task;
                 }
                 "finished_task_retention" => {
                     next.finished_task_retention_seconds =
@@ -295,31 +297,34 @@ mod tests {
 
     #[test]
     fn what_nothing_heeds_keeps_its_value() {
-        let given = |seconds, nanos, budget| v1::OfficeSettings {
+        let given = |seconds, nanos| v1::OfficeSettings {
             idle_fire_after: Some(prost_types::Duration { seconds, nanos }),
-            model_budget_per_task: budget,
             ..Default::default()
         };
         // An older version let others be stored: those stay, and can be taken back.
-        let old = Settings { idle_fire_after_seconds: 60, model_budget_per_task: 5, ..Settings::default() };
-        let both = owned(&["idle_fire_after", "model_budget_per_task"]);
-        for (seconds, budget) in [(60, 5), (600, 0)] {
+        let (old, mask) = (Settings { idle_fire_after_seconds: 60, ..Settings::default() }, owned(&["idle_fire_after"]));
+        for seconds in [60, 600] {
             let mut settings = old.clone();
-            settings.update(&given(seconds, 0, budget), &both).expect("harmless");
-            assert_eq!((settings.idle_fire_after_seconds, settings.model_budget_per_task), (seconds, budget));
+            settings.update(&given(seconds, 0), &mask).expect("harmless");
+            assert_eq!(settings.idle_fire_after_seconds, seconds);
         }
-        for (wrong, field) in [
-            (given(3600, 0, 5), "idle_fire_after"),
-            (given(60, 1, 5), "idle_fire_after"),
-            (v1::OfficeSettings { idle_fire_after: None, ..given(60, 0, 5) }, "idle_fire_after"),
-            (given(60, 0, 6), "model_budget_per_task"),
-            (given(60, 0, -1), "model_budget_per_task"),
-        ] {
+        for wrong in [given(3600, 0), given(60, 1), v1::OfficeSettings { idle_fire_after: None, ..given(60, 0) }] {
             let mut settings = old.clone();
-            let error = settings.update(&wrong, &both).expect_err("would be a lie");
-            assert_eq!((error.field, error.reason), (Some(field), "SETTING_NOT_SUPPORTED_YET"));
+            let error = settings.update(&wrong, &mask).expect_err("would be a lie");
+            assert_eq!((error.field, error.reason), (Some("idle_fire_after"), "SETTING_NOT_SUPPORTED_YET"));
             assert_eq!(settings, old);
         }
+    }
+
+    #[test]
+    fn a_task_may_have_a_ceiling() {
+        let given = |model_budget_per_task| v1::OfficeSettings { model_budget_per_task, ..Default::default() };
+        for ceiling in [0, 1, i64::MAX] {
+            let settings = update(given(ceiling), &["model_budget_per_task"]).expect("fine");
+            assert_eq!(settings.model_budget_per_task, ceiling);
+        }
+        let refused = update(given(-1), &["model_budget_per_task"]).expect_err("negative");
+        assert_eq!(refused.field, Some("model_budget_per_task"));
     }
 
     #[test]

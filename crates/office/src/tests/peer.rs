@@ -60,6 +60,10 @@ pub(super) struct Known {
     pub(super) admitted: BTreeMap<String, Admitted>,
     /// The agents there are, in whatever office.
     pub(super) members: Vec<Member>,
+    /// The hirers of agents, by id.
+    pub(super) lineages: BTreeMap<String, Vec<String>>,
+    /// What was told of budgets.
+    pub(super) budgets: Vec<ApplyAgentBudgetRequest>,
     /// Agents that were to be paused.
     pub(super) paused: Vec<PauseAgentRequest>,
     /// Events of the feed.
@@ -221,15 +225,27 @@ impl AgentRegistryService for Peer {
         Ok(Response::new(PauseAgentResponse {}))
     }
 
-    async fn get_spender(&self, _: Request<GetSpenderRequest>) -> Result<Response<GetSpenderResponse>, Status> {
-        Err(Status::unimplemented("no part of these tests"))
+    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Result<Response<GetSpenderResponse>, Status> {
+        self.answer().await?;
+        let (asked, known) = (request.into_inner(), self.known());
+        let found = known.members.iter().find(|member| member.name == asked.agent || member.agent_id == asked.agent_id);
+        let member = found.ok_or_else(|| status(Error::not_found("agent", &asked.agent)))?;
+        let agent = Agent { id: member.agent_id.clone(), name: member.name.clone(), ..Agent::default() };
+        let lineage = known.lineages.get(&member.agent_id).cloned().unwrap_or_default();
+        Ok(Response::new(GetSpenderResponse { agent: Some(agent), lineage, ..GetSpenderResponse::default() }))
     }
 
     async fn apply_agent_budget(
         &self,
-        _: Request<ApplyAgentBudgetRequest>,
+        request: Request<ApplyAgentBudgetRequest>,
     ) -> Result<Response<ApplyAgentBudgetResponse>, Status> {
-        Err(Status::unimplemented("no part of these tests"))
+        self.answer().await?;
+        let (asked, mut known) = (request.into_inner(), self.known());
+        let (id, budget) = (asked.agent_id.clone(), asked.budget);
+        known.budgets.push(asked);
+        let member = known.members.iter().find(|member| member.agent_id == id);
+        let agent = member.map(|member| Agent { id, name: member.name.clone(), budget, ..Agent::default() });
+        Ok(Response::new(ApplyAgentBudgetResponse { agent }))
     }
 
     async fn apply_agent_integration(
