@@ -23,14 +23,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mi_client::{Client, KeyRing, jittered};
+use mi_client::{Client, KeyRing, jittered, reason};
 use mi_kernel::backoff::Backoff;
 use mi_proto::v1::{Agent, ClaimTasksRequest, Task, TaskKind};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 pub(crate) use self::exec::Execs;
 use self::{
@@ -113,10 +113,10 @@ impl Worker {
                 }
                 Err(status) => {
                     failures += 1;
-                    if failures == 1 && !soon(status.code()) {
+                    if failures == 1 && !is_soon(&status) {
                         self.shared.log.say(format!("no work can be claimed: {}", status.message()));
                     }
-                    pause(status.code(), failures)
+                    pause(&status, failures)
                 }
             };
             tokio::time::sleep(jittered(pause)).await;
@@ -135,8 +135,13 @@ impl Worker {
 }
 
 /// How long not to ask for work after so many refusals.
-fn pause(code: Code, failures: u32) -> Duration {
-    if soon(code) { BACKOFF.after(failures) } else { SLOW.after(failures) }
+fn pause(status: &Status, failures: u32) -> Duration {
+    if is_soon(status) { BACKOFF.after(failures) } else { SLOW.after(failures) }
+}
+
+/// Whether there may be work in a moment. An office without credits waits for somebody who grants some.
+fn is_soon(status: &Status) -> bool {
+    soon(status.code()) && reason(status) != "OUT_OF_CREDITS"
 }
 
 impl Shared {
@@ -201,13 +206,24 @@ async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+    use tonic_types::{ErrorDetails, StatusExt};
+
     use super::*;
 
     #[test]
     fn an_office_that_lets_nobody_work_is_asked_seldom() {
-        let seconds = |code| (1..=5).map(|failures| pause(code, failures).as_secs_f64()).collect::<Vec<_>>();
+        let waits = |status: &Status| (1..=5).map(|failures| pause(status, failures).as_secs_f64()).collect::<Vec<_>>();
+        let seconds = |code| waits(&Status::new(code, ""));
         assert_eq!(seconds(Code::FailedPrecondition), [5.0, 10.0, 20.0, 30.0, 30.0]);
         assert_eq!(seconds(Code::Unavailable), [0.1, 0.2, 0.4, 0.8, 1.6]);
         assert_eq!(seconds(Code::Unauthenticated), seconds(Code::Unavailable));
+        // What passes by itself is not what somebody has to pay for.
+        let exhausted = |reason| {
+            let details = ErrorDetails::with_error_info(reason, "mi", []);
+            Status::with_error_details(Code::ResourceExhausted, "", details)
+        };
+        assert_eq!(waits(&exhausted("QUEUE_BUSY")), seconds(Code::Unavailable));
+        assert_eq!(waits(&exhausted("OUT_OF_CREDITS")), seconds(Code::FailedPrecondition));
     }
 }

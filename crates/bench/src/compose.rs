@@ -89,6 +89,7 @@ impl Composition {
             objects,
             drive: Default::default(),
             quotas: Default::default(),
+            credits: Default::default(),
             reserve: Default::default(),
             catalogues,
         };

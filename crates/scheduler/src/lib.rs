@@ -4,6 +4,7 @@
 
 pub mod agents;
 mod backups;
+mod compute;
 mod exec;
 mod idle;
 mod launch;
@@ -160,6 +161,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
     tasks.spawn("scheduler-idle", idle::run(scheduler.clone()));
+    tasks.spawn("scheduler-compute", compute::run(scheduler.clone()));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();
     tasks.spawn("scheduler-outbox", async move {

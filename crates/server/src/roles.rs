@@ -7,7 +7,7 @@ use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
-use mi_office::{DriveLimits, OfficeConfig, Peers, Quotas};
+use mi_office::{CREDIT, CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
@@ -115,6 +115,12 @@ impl Parts<'_> {
                 offices: options.max_offices,
                 api_keys: options.max_api_keys,
                 open_tasks: options.max_open_tasks,
+            },
+            credits: CreditRules {
+                metered: options.credits,
+                office: CREDIT * i64::from(options.office_credits),
+                account: CREDIT * i64::from(options.account_credits),
+                ..CreditRules::default()
             },
             reserve: self.reserve.clone(),
             catalogues: self.catalogues.clone(),

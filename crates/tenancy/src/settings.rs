@@ -83,7 +83,7 @@ impl Settings {
         let mut paths = mask.iter().map(|path| field_name(path)).collect::<Result<Vec<String>>>()?;
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));
-        let (mut next, default) = (self.clone(), Self::default());
+        let mut next = self.clone();
         for path in &paths {
             match path.as_str() {
                 "allow_agent_hiring" => next.allow_agent_hiring = given.allow_agent_hiring,
@@ -102,9 +102,11 @@ impl Settings {
                 }
                 "verification" => next.verify_by_peer = by_peer(given.verification)?,
                 "model_budget_per_task" => {
-                    let kept = [self.model_budget_per_task, default.model_budget_per_task];
-                    let known = kept.into_iter().find(|amount| *amount == given.model_budget_per_task);
-                    next.model_budget_per_task = known.ok_or_else(|| unheeded("model_budget_per_task"))?;
+                    if given.model_budget_per_task < 0 {
+                        let text = "must be 0 (no limit) or more micro-credits";
+                        return Err(Error::invalid("model_budget_per_task", text));
+                    }
+                    next.model_budget_per_task = given.model_budget_per_task;
                 }
                 "finished_task_retention" => {
                     next.finished_task_retention_seconds =
@@ -228,12 +230,6 @@ fn idle_for(given: Option<&prost_types::Duration>) -> Result<i64> {
     })
 }
 
-/// Whoever set it would believe that it has an effect.
-fn unheeded(field: &'static str) -> Error {
-    let problem = "has no effect in this version, so it cannot be changed; leave it as it is";
-    Error { reason: "SETTING_NOT_SUPPORTED_YET", ..Error::invalid(field, problem) }
-}
-
 fn by_peer(value: i32) -> Result<bool> {
     match v1::Verification::try_from(value) {
         Ok(v1::Verification::None) => Ok(false),
@@ -317,22 +313,14 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_heeds_keeps_its_value() {
-        let given = |budget| v1::OfficeSettings { model_budget_per_task: budget, ..Default::default() };
-        // An older version let others be stored: those stay, and can be taken back.
-        let old = Settings { model_budget_per_task: 5, ..Settings::default() };
-        let mask = owned(&["model_budget_per_task"]);
-        for budget in [5, 0] {
-            let mut settings = old.clone();
-            settings.update(&given(budget), &mask).expect("harmless");
-            assert_eq!(settings.model_budget_per_task, budget);
+    fn a_task_may_have_a_ceiling() {
+        let given = |model_budget_per_task| v1::OfficeSettings { model_budget_per_task, ..Default::default() };
+        for ceiling in [0, 1, i64::MAX] {
+            let settings = update(given(ceiling), &["model_budget_per_task"]).expect("fine");
+            assert_eq!(settings.model_budget_per_task, ceiling);
         }
-        for wrong in [6, -1] {
-            let mut settings = old.clone();
-            let error = settings.update(&given(wrong), &mask).expect_err("would be a lie");
-            assert_eq!((error.field, error.reason), (Some("model_budget_per_task"), "SETTING_NOT_SUPPORTED_YET"));
-            assert_eq!(settings, old);
-        }
+        let refused = update(given(-1), &["model_budget_per_task"]).expect_err("negative");
+        assert_eq!(refused.field, Some("model_budget_per_task"));
     }
 
     #[test]

@@ -235,6 +235,13 @@ async fn every_command() {
             "credits balance",
             "credits ledger",
             "credits ledger --limit 0",
+            "credits usage",
+            "credits usage --by nonsense",
+            "credits usage --days 93",
+            "credits budget worker 2.5",
+            "credits budget worker none",
+            "credits budget worker -- -1",
+            "credits budget nobody 1",
             "credits balance --colony nowhere",
         ])
         .await;
