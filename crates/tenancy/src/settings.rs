@@ -302,7 +302,8 @@ mod tests {
             ..Default::default()
         };
         // An older version let others be stored: those stay, and can be taken back.
-        let (old, mask) = (Settings { idle_fire_after_seconds: 60, ..Settings::default() }, owned(&["idle_fire_after"]));
+        let (old, mask) =
+            (Settings { idle_fire_after_seconds: 60, ..Settings::default() }, owned(&["idle_fire_after"]));
         for seconds in [60, 600] {
             let mut settings = old.clone();
             settings.update(&given(seconds, 0), &mask).expect("harmless");
