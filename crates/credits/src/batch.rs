@@ -19,7 +19,9 @@ use serde_json::json;
 
 use super::{
     CREDITS_RETRY, CreditRules, Entry,
-    model::{Account, Compute, Op, Payer, Reservation, Reserve, Running, SetBudget, Settle, Spender, TaskCost, Tokens, Usage},
+    model::{
+        Account, Compute, Op, Payer, Reservation, Reserve, Running, SetBudget, Settle, Spender, TaskCost, Tokens, Usage,
+    },
     out_of_credits,
     repo::{self, Purse, UsageKind},
 };
@@ -126,7 +128,9 @@ impl<'a> Batch<'a> {
         }
         if ops.iter().any(|op| matches!(op, Op::SetBudget(_))) {
             let waiting = repo::account_waiting(self.tx).await?;
-            agents.extend(waiting.iter().flat_map(|account| [account.agent_id].into_iter().chain(account.lineage.clone())));
+            agents.extend(
+                waiting.iter().flat_map(|account| [account.agent_id].into_iter().chain(account.lineage.clone())),
+            );
         }
         if !agents.is_empty() {
             let found = repo::account_get_all(self.tx, &Vec::from_iter(agents)).await?;

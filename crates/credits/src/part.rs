@@ -49,8 +49,7 @@ impl OfficePart for Credits {
     }
 
     async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
-        Ok(repo::entry_clear_some(&self.db, office_id).await?
-            || repo::metering_clear_some(&self.db, office_id).await?)
+        Ok(repo::entry_clear_some(&self.db, office_id).await? || repo::metering_clear_some(&self.db, office_id).await?)
     }
 
     async fn report(&self, conn: &mut OfficeConn, report: &mut v1::OfficeStatusReport) -> Result<()> {

@@ -25,7 +25,7 @@ pub(super) async fn balance_get(conn: &mut OfficeConn) -> DbResult<Balance> {
 pub(super) async fn balance_taken(tx: &mut OfficeConn) -> DbResult<Option<(i64, i64)>> {
     let sql = tx.pick(
         "SELECT balance, taken FROM balances WHERE office_id = $1",
-        "SELECT balance, taken FROM balances WHERE office_id = $1 FOR UPDATE",
+        "SELECT balance, taken FROM balances WHERE office_id = $1 FOR NO KEY UPDATE",
     );
     optional!(tx, sql)
 }

@@ -99,12 +99,13 @@ impl Scheduler {
             let page = running_after(&mut self.db.platform().read().await?, after, limit).await?;
             let Some(last) = page.last() else { return failed.map_or(Ok(()), Err) };
             after = (last.office_id, last.id);
-            let requests = page.chunk_by(|one, next| one.office_id == next.office_id).map(|agents| ChargeComputeRequest {
-                office_id: agents[0].office_id.to_string(),
-                until: Some(timestamp(until)),
-                at_most: Some(at_most),
-                agents: agents.iter().filter_map(Row::to_wire).collect(),
-            });
+            let requests =
+                page.chunk_by(|one, next| one.office_id == next.office_id).map(|agents| ChargeComputeRequest {
+                    office_id: agents[0].office_id.to_string(),
+                    until: Some(timestamp(until)),
+                    at_most: Some(at_most),
+                    agents: agents.iter().filter_map(Row::to_wire).collect(),
+                });
             let requests: Vec<_> = requests.filter(|request| !request.agents.is_empty()).collect();
             let mut charged = stream::iter(requests)
                 .map(|request| {

@@ -195,10 +195,8 @@ const SANDBOXES: Choices<SandboxMode> = &[
     ("auto", SandboxMode::Auto, "Warn of what is missing, and report it"),
     ("off", SandboxMode::Off, "Agents may do what the user that runs the platform may"),
 ];
-const SWITCH: Choices<bool> = &[
-    ("on", true, "a colony that has none left has to wait"),
-    ("off", false, "balances are shown and refuse nothing"),
-];
+const SWITCH: Choices<bool> =
+    &[("on", true, "a colony that has none left has to wait"), ("off", false, "balances are shown and refuse nothing")];
 const LOG_FORMATS: Choices<LogFormat> =
     &[("text", LogFormat::Text, "For people"), ("json", LogFormat::Json, "One JSON object a line")];
 

@@ -29,7 +29,8 @@ impl Tasks {
             repo::task_ancestors(&mut conn, task_id).await?.into_iter().collect();
         let mut root_id = task_id;
         // A parent that is no longer kept is none.
-        while let Some(parent) = parents.get(&root_id).copied().flatten().filter(|parent| parents.contains_key(parent)) {
+        while let Some(parent) = parents.get(&root_id).copied().flatten().filter(|parent| parents.contains_key(parent))
+        {
             root_id = parent;
         }
         self.roots.insert(key, root_id).await;

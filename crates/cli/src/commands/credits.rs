@@ -157,7 +157,9 @@ fn budget(text: &str) -> Result<Budget, String> {
     match text {
         "none" => Ok(Budget(None)),
         "0" => Ok(Budget(Some(0))),
-        text => micro_credits(text).map(|amount| Budget(Some(amount))).map_err(|problem| format!("{problem}, 0 or none")),
+        text => {
+            micro_credits(text).map(|amount| Budget(Some(amount))).map_err(|problem| format!("{problem}, 0 or none"))
+        }
     }
 }
 

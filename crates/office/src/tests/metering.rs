@@ -177,10 +177,7 @@ async fn of_parallel_calls_none_spends_what_is_not_there(harness: Harness) {
     let (granted, turned_away): (Vec<_>, Vec<_>) = calls.iter().zip(reserved).partition(|(_, done)| done.is_ok());
     assert_eq!((granted.len(), turned_away.len()), (100, 100));
     for (_, refusal) in turned_away {
-        assert_eq!(
-            refused(&refusal.expect_err("too much")),
-            (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None)
-        );
+        assert_eq!(refused(&refusal.expect_err("too much")), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
     }
     assert_eq!(harness.money(&office).await, (START, START));
     harness.until_events(&office, &["office.created", "office.activated", "credit.exhausted"]).await;
@@ -202,7 +199,8 @@ async fn the_first_call_of_an_unknown_agent_is_checked_too(harness: Harness) {
     let office = harness.create("Mine").await.id;
     let nobody = Spender { agent_id: AgentId::new().to_string(), agent: "new".into(), lineage: Vec::new() };
     for amount in [START + 1, i64::from(u32::MAX)] {
-        let refusal = harness.reserve_call(&call(&office, nobody.clone(), amount)).await.expect_err("more than there is");
+        let refusal =
+            harness.reserve_call(&call(&office, nobody.clone(), amount)).await.expect_err("more than there is");
         assert_eq!(refused(&refusal), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
     }
     harness.reserve_call(&call(&office, nobody.clone(), START)).await.expect("all that there is");
@@ -419,11 +417,8 @@ async fn usage_is_added_up_by_agent_model_task_and_day(harness: Harness) {
         calls,
     };
     assert_eq!(harness.used_by(&office, UsageGroup::Agent).await, [row("two", 100, 1), row("one", 84, 3)]);
-    let models = [
-        row("anthropic/opus", 170, 2),
-        row("anthropic/claude-sonnet-4-5", 9, 1),
-        row("anthropic/haiku", 5, 1),
-    ];
+    let models =
+        [row("anthropic/opus", 170, 2), row("anthropic/claude-sonnet-4-5", 9, 1), row("anthropic/haiku", 5, 1)];
     assert_eq!(harness.used_by(&office, UsageGroup::Model).await, models);
     assert_eq!(harness.used_by(&office, UsageGroup::Task).await, [row(&task, 100, 1), row("", 84, 3)]);
     let days = [row(&first_day, 175, 3), row(&second_day, 9, 1)];
@@ -487,7 +482,10 @@ async fn compute_is_charged_by_whole_minutes_once(harness: Harness) {
     assert_eq!(charge(36_130, 300, &[(&one, 36_060)]).await, 7);
     let ledger = harness.ledger(&harness.owner, &office, 50).await.expect("lists");
     assert_eq!(ledger.len(), 5);
-    assert_eq!((ledger[1].amount, &*ledger[1].reason, &*ledger[1].reference), (-200, "compute: 2 agent-minutes", "compute"));
+    assert_eq!(
+        (ledger[1].amount, &*ledger[1].reason, &*ledger[1].reference),
+        (-200, "compute: 2 agent-minutes", "compute")
+    );
     let models = harness.used_by(&office, UsageGroup::Model).await;
     assert_eq!(models, [Usage { key: "compute".into(), amount: 700, ..Usage::default() }]);
 }

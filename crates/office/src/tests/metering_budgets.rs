@@ -32,13 +32,7 @@ fn id(agent: &Actor) -> String {
 }
 
 impl Harness {
-    async fn set_budget(
-        &self,
-        actor: &Actor,
-        office: &str,
-        agent: &str,
-        amount: Option<i64>,
-    ) -> Result<Agent, Status> {
+    async fn set_budget(&self, actor: &Actor, office: &str, agent: &str, amount: Option<i64>) -> Result<Agent, Status> {
         let request = SetAgentBudgetRequest { office_id: office.into(), agent: agent.into(), amount };
         Ok(self.credits(actor).set_agent_budget(request).await?.into_inner().agent.expect("always there"))
     }
@@ -109,14 +103,20 @@ async fn whoever_is_hired_spends_the_hirers_budget(harness: Harness) {
     harness.budget(&office, "boss", 100).await;
     let below = call(&office, spender(&leaf, &[&middle, &boss]), 70);
     harness.reserve_call(&below).await.expect("within the hirer's");
-    assert!(reached(&harness.reserve_call(&call(&office, spender(&boss, &[]), 31)).await.expect_err("it is carved out")));
+    assert!(reached(
+        &harness.reserve_call(&call(&office, spender(&boss, &[]), 31)).await.expect_err("it is carved out")
+    ));
     harness.settle_call(&below, Some(80)).await;
-    assert!(reached(&harness.reserve_call(&call(&office, spender(&middle, &[&boss]), 21)).await.expect_err("not beside it")));
+    assert!(reached(
+        &harness.reserve_call(&call(&office, spender(&middle, &[&boss]), 21)).await.expect_err("not beside it")
+    ));
     harness.until_told(&middle, None, true).await;
     // A hired agent with more than its hirer has still spends the hirer's.
     harness.hired(&leaf, &[&middle, &boss]);
     harness.budget(&office, "leaf", 5000).await;
-    assert!(reached(&harness.reserve_call(&call(&office, spender(&leaf, &[&middle, &boss]), 21)).await.expect_err("a wall")));
+    assert!(reached(
+        &harness.reserve_call(&call(&office, spender(&leaf, &[&middle, &boss]), 21)).await.expect_err("a wall")
+    ));
     harness.reserve_call(&call(&office, spender(&leaf, &[&middle, &boss]), 20)).await.expect("just so");
 }
 

@@ -39,7 +39,7 @@ async fn running_agents_are_charged_by_office(mut harness: Harness) {
         let State::Running { since, .. } = agent.state else { panic!("it runs as {:?}", instance_of(agent)) };
         expected.push((office.to_string(), vec![(agent.id.to_string(), "analyst".to_owned(), Some(timestamp(since)))]));
     }
-    expected.sort();
+    expected.sort_by_key(|(office, _)| office.clone());
     let shown = charged.iter().map(|request| {
         let agents = request.agents.iter().map(|agent| {
             let spender = agent.spender.clone().expect("always there");

@@ -51,7 +51,7 @@ pub(super) async fn discount(tx: &mut Conn, account: AccountId, what: Counted) -
 pub(super) async fn allowance_lock(tx: &mut Conn, account: AccountId) -> DbResult<Option<(bool, i64)>> {
     let sql = tx.pick(
         "SELECT administrator, credits_taken FROM accounts WHERE id = $1",
-        "SELECT administrator, credits_taken FROM accounts WHERE id = $1 FOR UPDATE",
+        "SELECT administrator, credits_taken FROM accounts WHERE id = $1 FOR NO KEY UPDATE",
     );
     optional!(tx, sql, account)
 }

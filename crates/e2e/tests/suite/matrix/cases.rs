@@ -99,10 +99,7 @@ const CASES: &[Case] = &[
     case("CreditService/GetUsage", r#"{"office_id": "{office}", "group_by": "USAGE_GROUP_AGENT"}"#),
     case("CreditService/GrantCredits", r#"{"office_id": "{office}", "amount": 1, "reason": "a test"}"#),
     case("CreditService/ListLedgerEntries", r#"{"office_id": "{office}"}"#),
-    case(
-        "CreditService/SetAgentBudget",
-        r#"{"office_id": "{office}", "agent": "{agent}", "amount": 1000000000000}"#,
-    ),
+    case("CreditService/SetAgentBudget", r#"{"office_id": "{office}", "agent": "{agent}", "amount": 1000000000000}"#),
     case(
         "IntegrationService/DeleteIntegrationSecret",
         r#"{"office_id": "{office}", "integration": "github", "name": "token"}"#,
