@@ -92,7 +92,7 @@ impl Composition {
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;
         let admin_key = office.accounts.ensure_administrator(&dir.path().join("admin.key")).await?;
 
-        let backends = Backends { office: local("office", office.routes), scheduler, activity };
+        let backends = Backends { office: local("office", office.routes), scheduler, activity, models: None };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
         let connections = Connections::default();
