@@ -30,6 +30,8 @@ pub(crate) struct HiringRules {
     pub(crate) hires_per_10_minutes: i32,
     pub(crate) default_model_tier: String,
     #[serde(default)]
+    pub(crate) default_provider: String,
+    #[serde(default)]
     pub(crate) allow_any_model: bool,
 }
 
@@ -41,6 +43,7 @@ impl From<v1::OfficeSettings> for HiringRules {
             max_hire_depth: settings.max_hire_depth.unwrap_or_default(),
             hires_per_10_minutes: settings.hires_per_10_minutes.unwrap_or_default(),
             default_model_tier: settings.default_model_tier,
+            default_provider: settings.default_provider,
             allow_any_model: settings.allow_any_model,
         }
     }

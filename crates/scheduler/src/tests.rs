@@ -2,12 +2,14 @@
 //! clock in the hand of the test.
 
 mod backups;
+mod budget;
 mod convergence;
 mod exec;
 mod external;
 mod fire;
 mod harness;
 mod hire;
+mod integrations;
 mod identity;
 mod keys;
 mod life;
@@ -16,5 +18,7 @@ mod next_look;
 mod offices;
 mod pause;
 mod plans;
+mod providers;
 mod row_security;
+mod treasury;
 mod watch;

@@ -141,7 +141,7 @@ impl Settings {
         (&self.default_model_tier, &self.default_provider)
     }
 
-    /// Whether a hire that names neither tier nor provider works, now that fields of these names were changed.
+    /// Whether a hire that names neither tier nor provider gets what these say, now that fields of these names were changed.
     ///
     /// # Errors
     /// `Invalid`, naming the field that has to be another one.
@@ -152,10 +152,10 @@ impl Settings {
             let problem = format!("{tier:?} is no model tier of this platform; known are {}", known.join(", "));
             return Err(Error::invalid("default_model_tier", problem));
         };
-        if provider.is_empty() || provider == tier.provider {
+        if provider.is_empty() || tier.providers.iter().any(|serves| serves == provider) {
             return Ok(());
         }
-        let serves = format!("the tier {:?} is served by {:?}", tier.name, tier.provider);
+        let serves = format!("the tier {:?} is served by {}", tier.name, tier.providers.join(", "));
         Err(match changed.iter().any(|path| path == "default_provider") {
             true => Error::invalid("default_provider", format!("cannot be {provider:?}: {serves}, or leave it empty")),
             false => Error::invalid(
@@ -332,6 +332,7 @@ mod tests {
         let tier = |name: &str, provider: &str| v1::ModelTier {
             name: name.into(),
             provider: provider.into(),
+            providers: vec![provider.into(), "router".into()],
             ..v1::ModelTier::default()
         };
         let tiers = [tier("sonnet", "anthropic"), tier("gpt", "openai")];
@@ -340,7 +341,7 @@ mod tests {
             let settings = Settings { default_model_tier, default_provider, ..Settings::default() };
             settings.check_defaults(&owned(changed), &tiers).map_err(|error| error.field)
         };
-        for (tier, provider) in [("sonnet", ""), ("sonnet", "anthropic"), ("gpt", "openai")] {
+        for (tier, provider) in [("sonnet", ""), ("sonnet", "anthropic"), ("gpt", "openai"), ("gpt", "router")] {
             assert_eq!(check(tier, provider, &["default_model_tier", "default_provider"]), Ok(()));
         }
         for (tier, provider, changed, field) in [

@@ -121,6 +121,13 @@ impl registry::AgentRegistryService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn list_tiers(
+        &self,
+        _: Request<internal::ListTiersRequest>,
+    ) -> Result<Response<internal::ListTiersResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn get_spender(
         &self,
         _: Request<internal::GetSpenderRequest>,
@@ -142,10 +149,10 @@ impl registry::AgentRegistryService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
-    async fn list_tiers(
+    async fn list_enabled_integrations(
         &self,
-        _: Request<internal::ListTiersRequest>,
-    ) -> Result<Response<internal::ListTiersResponse>, Status> {
+        _: Request<internal::ListEnabledIntegrationsRequest>,
+    ) -> Result<Response<internal::ListEnabledIntegrationsResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 

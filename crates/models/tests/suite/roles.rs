@@ -206,4 +206,11 @@ impl AgentRegistryService for Roles {
     ) -> Result<Response<internal::CountAgentsResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
+
+    async fn list_enabled_integrations(
+        &self,
+        _: Request<internal::ListEnabledIntegrationsRequest>,
+    ) -> Result<Response<internal::ListEnabledIntegrationsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 }

@@ -52,6 +52,7 @@ async fn a_hire_becomes_a_running_instance_in_recorded_steps(harness: Harness) {
 }
 
 async fn an_instance_gets_its_own_environment_and_nobody_elses(harness: Harness) {
+    harness.treasury.configure(&["anthropic"]);
     let mut ids = Vec::new();
     for (name, secret) in [("alpha", "only-alphas"), ("beta", "only-betas")] {
         let mut request = harness.hiring(name);
@@ -69,11 +70,9 @@ async fn an_instance_gets_its_own_environment_and_nobody_elses(harness: Harness)
         ("MI_ENROL_TOKEN", env["MI_ENROL_TOKEN"].clone()),
         ("MI_GENERATION", "1".into()),
         ("MI_INSTANCE_ID", instance_of(&alpha).to_string()),
-        ("MI_MODEL_ADDRESS", "models.test=127.0.0.9:80".into()),
-        ("MI_MODEL_API", "openai".into()),
+        ("MI_MODEL_API", "anthropic".into()),
         ("MI_MODEL_ID", "claude-sonnet-4-5".into()),
-        ("MI_MODEL_KEY", "model-key".into()),
-        ("MI_MODEL_URL", "http://models.test/v1".into()),
+        ("MI_MODEL_PROVIDER", "anthropic".into()),
         ("MI_NEW_IDENTITY", "1".into()),
         ("MI_OFFICE_ID", harness.office.to_string()),
         ("MI_SLOTS", "2".into()),
