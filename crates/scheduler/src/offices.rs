@@ -21,7 +21,7 @@ pub(crate) struct Office {
     pub(crate) settings: HiringRules,
 }
 
-/// The settings that concern hiring.
+/// The settings that concern hiring and what agents may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HiringRules {
     pub(crate) allow_agent_hiring: bool,
@@ -34,6 +34,8 @@ pub(crate) struct HiringRules {
     pub(crate) idle_fire_after_seconds: i64,
     #[serde(default)]
     pub(crate) default_provider: String,
+    #[serde(default)]
+    pub(crate) allow_any_model: bool,
 }
 
 impl From<v1::OfficeSettings> for HiringRules {
@@ -46,6 +48,7 @@ impl From<v1::OfficeSettings> for HiringRules {
             default_model_tier: settings.default_model_tier,
             idle_fire_after_seconds: settings.idle_fire_after.map_or(0, |after| after.seconds),
             default_provider: settings.default_provider,
+            allow_any_model: settings.allow_any_model,
         }
     }
 }

@@ -125,6 +125,9 @@ pub struct ServeOptions {
     /// Where the activity service listens
     #[arg(long, value_name = "URL")]
     pub(crate) activity_url: Option<String>,
+    /// Where the models service listens [default: agents get no models]
+    #[arg(long, value_name = "URL")]
+    pub(crate) models_url: Option<String>,
     /// Where agents reach the gateway
     #[arg(long, value_name = "URL")]
     pub(crate) agent_endpoint: Option<String>,
@@ -164,6 +167,8 @@ pub(crate) enum RoleName {
     Scheduler,
     /// Keeps logs and the activity feed.
     Activity,
+    /// Calls models for agents, with keys that they do not see.
+    Models,
 }
 
 impl RoleName {
@@ -174,6 +179,7 @@ impl RoleName {
             Self::Office => "office",
             Self::Scheduler => "scheduler",
             Self::Activity => "activity",
+            Self::Models => "models",
         }
     }
 
@@ -183,6 +189,8 @@ impl RoleName {
             Self::Office => "mi_office",
             Self::Scheduler => "mi_scheduler",
             Self::Activity => "mi_activity",
+            // It has no tables.
+            Self::Models => "mi_models",
         }
     }
 }

@@ -46,6 +46,8 @@ pub struct Settings {
     pub drive_change_retention_seconds: i64,
     /// Seconds for which messages are kept; 0: for ever.
     pub message_retention_seconds: i64,
+    /// Whether agents may use any model that has a price.
+    pub allow_any_model: bool,
 }
 
 impl Default for Settings {
@@ -63,6 +65,7 @@ impl Default for Settings {
             finished_task_retention_seconds: 0,
             drive_change_retention_seconds: 0,
             message_retention_seconds: 0,
+            allow_any_model: false,
         }
     }
 }
@@ -119,6 +122,7 @@ impl Settings {
                 "message_retention" => {
                     next.message_retention_seconds = kept_for("message_retention", given.message_retention.as_ref())?;
                 }
+                "allow_any_model" => next.allow_any_model = given.allow_any_model,
                 other => return Err(unknown(other)),
             }
         }
@@ -179,6 +183,7 @@ impl Settings {
             finished_task_retention: duration(self.finished_task_retention_seconds),
             drive_change_retention: duration(self.drive_change_retention_seconds),
             message_retention: duration(self.message_retention_seconds),
+            allow_any_model: self.allow_any_model,
         }
     }
 }

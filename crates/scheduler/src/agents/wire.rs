@@ -80,6 +80,8 @@ pub(crate) fn spender(spender: &Agent, sandbox: Sandbox) -> GetSpenderResponse {
         integrations: spender.spec.enabled().into_iter().collect(),
         integrations_revision: spender.spec.integrations_revision,
         working: spender.works(),
+        // Known to whoever reads the office.
+        allow_any_model: false,
     }
 }
 
