@@ -22,7 +22,7 @@ use std::{path::PathBuf, sync::Arc};
 use agents::Agent;
 use catalogue::Catalogue;
 use mi_base::{Tasks, disk_reserve::DiskReserve, failure_backoff::FailureBackoff};
-use mi_kernel::{AgentId, Clock, Error, Result, secret::Secret};
+use mi_kernel::{AgentId, Clock, Error, Result};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
@@ -57,19 +57,6 @@ pub struct AgentEndpoint {
     pub ca: Option<String>,
 }
 
-/// The model server of all agents.
-#[derive(Debug, Clone)]
-pub struct ModelServer {
-    /// How it is spoken to: `openai` or `anthropic`.
-    pub api: &'static str,
-    /// Its base URL.
-    pub url: String,
-    /// Where its host is, as HOST=ADDRESS:PORT; none: the URL says it.
-    pub address: Option<String>,
-    /// What it wants to see.
-    pub key: Option<Secret>,
-}
-
 /// What the role needs to start.
 pub struct SchedulerConfig {
     /// Where its tables are.
@@ -86,8 +73,6 @@ pub struct SchedulerConfig {
     pub agent_endpoint: AgentEndpoint,
     /// File with tiers and roles; none: the built-in one.
     pub catalogue: Option<PathBuf>,
-    /// The model server of the agents; none: they run scripts only.
-    pub model: Option<ModelServer>,
     /// Names this process among those over the same database; the same after a restart.
     pub holder: String,
     /// The activity role.
@@ -103,7 +88,6 @@ pub(crate) struct Scheduler {
     objects: Arc<dyn ObjectStore>,
     reserve: DiskReserve,
     agent_endpoint: AgentEndpoint,
-    model: Option<ModelServer>,
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
@@ -150,7 +134,6 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         objects: config.objects,
         reserve: config.reserve,
         agent_endpoint: config.agent_endpoint,
-        model: config.model,
         holder: config.holder,
         outbox: Notify::new(),
         queue: reconcile::Queue::default(),

@@ -340,18 +340,17 @@ impl Scheduler {
         }
     }
 
-    /// What tells an agent of its model; nothing when there is no server, or its tier is one that no longer exists.
+    /// What tells an agent of its model; nothing when its tier is one that no longer exists.
     fn model_of(&self, agent: &Agent) -> BTreeMap<String, String> {
         let tier = self.catalogue.tier("model_tier", &agent.spec.model_tier);
-        let (Some(server), Ok(tier)) = (&self.model, tier) else { return BTreeMap::new() };
-        let known = [
-            ("MI_MODEL_API", Some(server.api)),
-            ("MI_MODEL_URL", Some(server.url.as_str())),
-            ("MI_MODEL_ADDRESS", server.address.as_deref()),
-            ("MI_MODEL_KEY", server.key.as_ref().map(Secret::expose)),
-            ("MI_MODEL_ID", Some(tier.model_id.as_str())),
-        ];
-        known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
+        let Ok(tier) = tier else { return BTreeMap::new() };
+        let provider = agent.spec.provider.as_str();
+        let api = match provider {
+            "anthropic" | "gemini" => provider,
+            _ => "openai",
+        };
+        let known = [("MI_MODEL_API", api), ("MI_MODEL_PROVIDER", provider), ("MI_MODEL_ID", &*tier.model_id)];
+        known.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
     async fn halt(&self, mut agent: Agent, state: State) -> Result<()> {

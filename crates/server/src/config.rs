@@ -145,16 +145,6 @@ pub(crate) enum ModelApi {
     Anthropic,
 }
 
-impl ModelApi {
-    /// The name in flags and in the environment of agents.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::OpenAi => "openai",
-            Self::Anthropic => "anthropic",
-        }
-    }
-}
-
 /// A role of the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RoleName {

@@ -78,6 +78,7 @@ impl Parts<'_> {
         let (lines_in, lines) = mpsc::channel(LINES);
         let options = &self.config.options;
         let RuntimeKind::Process = options.runtime;
+        model::open(options.model().as_ref())?;
         let agents = ProcessConfig::new(self.config.data_dir.join("agents"), options.sandbox);
         let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone(), self.tasks)?;
         let config = SchedulerConfig {
@@ -88,7 +89,6 @@ impl Parts<'_> {
             lines,
             agent_endpoint,
             catalogue: options.catalogue.clone(),
-            model: model::open(options.model().as_ref()).await?,
             holder: self.node_id.to_owned(),
             activity,
         };

@@ -91,12 +91,6 @@ async fn scheduler(
         objects,
         reserve: mi_base::disk_reserve::DiskReserve::default(),
         agent_endpoint: crate::AgentEndpoint { url: "http://127.0.0.1:7400".into(), ca: None },
-        model: Some(crate::ModelServer {
-            api: "openai",
-            url: "http://models.test/v1".into(),
-            address: Some("models.test=127.0.0.9:80".into()),
-            key: Some(mi_kernel::secret::Secret::new("model-key")),
-        }),
         holder: "test".into(),
         outbox: tokio::sync::Notify::new(),
         queue: reconcile::Queue::default(),
