@@ -146,6 +146,7 @@ resource!(
             "ROLE" => it.role,
             "SKILLS" => it.skills.join(", "),
             "SYSTEM PROMPT" => it.system_prompt,
+            "COMMAND" => it.command,
             "ENV" => env(it),
             "HIRED BY" => it.hired_by,
             "PUBLIC KEY" => hex::encode(&it.public_key),

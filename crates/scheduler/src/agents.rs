@@ -39,6 +39,9 @@ pub struct Spec {
     pub env: BTreeMap<String, String>,
     /// Bounds of the instance; 0: the default.
     pub resources: Resources,
+    /// What it runs instead of doing tasks; empty: it does tasks.
+    #[serde(default)]
+    pub command: String,
 }
 
 /// Bounds of an instance; 0: the runtime's default.

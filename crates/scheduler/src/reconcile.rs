@@ -320,6 +320,9 @@ impl Scheduler {
             env.insert("MI_CA_PEM".to_owned(), ca.clone());
         }
         env.extend(self.model_of(agent));
+        if !agent.spec.command.is_empty() {
+            env.insert("MI_COMMAND".to_owned(), agent.spec.command.clone());
+        }
         if agent.public_key.is_none() {
             // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
             env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());

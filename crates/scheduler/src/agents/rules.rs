@@ -19,6 +19,7 @@ use crate::{
 pub(crate) const HIRE_WINDOW: Duration = Duration::from_secs(600);
 const MAX_SKILLS: usize = 64;
 const MAX_PROMPT: usize = 64 << 10;
+const MAX_COMMAND: usize = 16 << 10;
 const MAX_ENV: usize = 100;
 const MAX_ENV_BYTES: usize = 32 << 10;
 const MAX_PAUSE_MESSAGE: usize = 1024;
@@ -58,6 +59,7 @@ pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, cata
         system_prompt: system_prompt(prompt)?,
         env: env(&request.env)?,
         resources: resources(request.resources.as_ref())?,
+        command: command(&request.command)?,
     })
 }
 
@@ -93,6 +95,15 @@ pub(crate) fn system_prompt(text: &str) -> Result<String> {
             "system_prompt",
             format!("must have at most {MAX_PROMPT} bytes and no NUL character"),
         ));
+    }
+    Ok(text.to_owned())
+}
+
+/// What the agent's shell runs: it gets there by the environment, which holds no NUL.
+pub(crate) fn command(text: &str) -> Result<String> {
+    if text.len() > MAX_COMMAND || text.contains('\0') {
+        let problem = format!("must have at most {MAX_COMMAND} bytes and no NUL character");
+        return Err(Error::invalid("command", problem));
     }
     Ok(text.to_owned())
 }
