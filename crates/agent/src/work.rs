@@ -140,7 +140,7 @@ impl Worker {
                 }
                 Err(status) => {
                     failures += 1;
-                    if failures == 1 && !changes_soon(&status) {
+                    if failures == 1 && !is_soon(&status) {
                         self.shared.log.say(format!("no work can be claimed: {}", status.message()));
                     }
                     pause(&status, failures)
@@ -163,12 +163,12 @@ impl Worker {
 
 /// How long not to ask for work after so many refusals.
 fn pause(status: &Status, failures: u32) -> Duration {
-    if changes_soon(status) { BACKOFF.after(failures) } else { SLOW.after(failures) }
+    if is_soon(status) { BACKOFF.after(failures) } else { SLOW.after(failures) }
 }
 
-/// Whether it is a matter of a moment; credits are not.
-fn changes_soon(status: &Status) -> bool {
-    soon(status.code()) && !["OUT_OF_CREDITS", "BUDGET_REACHED"].contains(&&*reason(status))
+/// Whether there may be work in a moment. An office without credits waits for somebody who grants some.
+fn is_soon(status: &Status) -> bool {
+    soon(status.code()) && reason(status) != "OUT_OF_CREDITS"
 }
 
 impl Shared {
@@ -239,14 +239,17 @@ mod tests {
 
     #[test]
     fn an_office_that_lets_nobody_work_is_asked_seldom() {
-        let of = |status: Status| (1..=5).map(|failures| pause(&status, failures).as_secs_f64()).collect::<Vec<_>>();
-        let seconds = |code| of(Status::new(code, "no"));
+        let waits = |status: &Status| (1..=5).map(|failures| pause(status, failures).as_secs_f64()).collect::<Vec<_>>();
+        let seconds = |code| waits(&Status::new(code, ""));
         assert_eq!(seconds(Code::FailedPrecondition), [5.0, 10.0, 20.0, 30.0, 30.0]);
         assert_eq!(seconds(Code::Unavailable), [0.1, 0.2, 0.4, 0.8, 1.6]);
         assert_eq!(seconds(Code::Unauthenticated), seconds(Code::Unavailable));
-        assert_eq!(seconds(Code::ResourceExhausted), seconds(Code::Unavailable));
-        let details = ErrorDetails::with_error_info("OUT_OF_CREDITS", "mi", []);
-        let unpaid = Status::with_error_details(Code::ResourceExhausted, "no credits", details);
-        assert_eq!(of(unpaid), seconds(Code::FailedPrecondition));
+        // What passes by itself is not what somebody has to pay for.
+        let exhausted = |reason| {
+            let details = ErrorDetails::with_error_info(reason, "mi", []);
+            Status::with_error_details(Code::ResourceExhausted, "", details)
+        };
+        assert_eq!(waits(&exhausted("QUEUE_BUSY")), seconds(Code::Unavailable));
+        assert_eq!(waits(&exhausted("OUT_OF_CREDITS")), seconds(Code::FailedPrecondition));
     }
 }

@@ -5,6 +5,7 @@ mod anthropic;
 mod gemini;
 mod openai;
 mod responses;
+pub mod sdk;
 pub mod team;
 
 use std::{
@@ -33,7 +34,7 @@ pub enum ModelApi {
     OpenAi,
     /// `POST /v1/messages`.
     Anthropic,
-    /// `POST /v1beta/models/...:generateContent` and `:streamGenerateContent`.
+    /// `POST /v1beta/models/...:generateContent` and `:streamGenerateContent`, also below `/v1`.
     Gemini,
     /// `POST /v1/responses`.
     Responses,
@@ -49,7 +50,12 @@ impl ModelApi {
             "/v1/messages" => Self::Anthropic,
             "/v1/responses" => Self::Responses,
             "/v1/embeddings" => Self::Embeddings,
-            path if path.starts_with("/v1beta/models/") && path.ends_with("enerateContent") => Self::Gemini,
+            // Google's libraries do not agree on the version.
+            path if ["/v1beta/models/", "/v1/models/"].iter().any(|start| path.starts_with(start))
+                && path.ends_with("enerateContent") =>
+            {
+                Self::Gemini
+            }
             _ => return None,
         })
     }

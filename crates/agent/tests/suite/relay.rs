@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, fs, net::TcpListener as StdListener, sync::Arc};
 
 use mi_agent::AgentError;
-use mi_testkit::until;
+use mi_testkit::{
+    model::{FakeModel, sdk},
+    until,
+};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::{
@@ -196,6 +199,25 @@ async fn what_a_program_gives_up_is_given_up_at_the_platform() {
     harness.open(1).await;
     drop(waits);
     harness.open(0).await;
+    harness.end().await;
+}
+
+/// Where `MI_TEST_SDK` names a directory for their packages, which come from PyPI and npm.
+#[tokio::test]
+async fn vendors_libraries_work_as_they_are() {
+    let Ok(packages) = std::env::var("MI_TEST_SDK") else { return };
+    let harness = Harness::new().await;
+    let model = FakeModel::scripted("127.0.0.1:0".parse().expect("an address"), sdk::reply).await;
+    *harness.platform.proxies.model.lock().expect("lock") = Some(model.address());
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../e2e/sdk/run.py");
+    let mut command = tokio::process::Command::new("python3");
+    command.args([script, "--packages", &packages]).envs(&harness.env).env_remove("MI_ENDPOINT");
+    let ran = command.output().await.expect("runs");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}{}", String::from_utf8_lossy(&ran.stderr));
+    let asked = harness.asked();
+    assert!(asked.iter().all(|(_, task)| task.as_deref() == Some(&harness.task)), "{asked:?}");
+    assert_eq!(said.lines().last(), Some(&*format!("{} calls, 0 failures", asked.len())));
     harness.end().await;
 }
 

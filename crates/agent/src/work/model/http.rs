@@ -41,7 +41,7 @@ const MAX_REFUSAL: usize = 2 << 10;
 const REASON: &str = "mi-reason";
 /// Its word for a ceiling that is used up, and what the sentence says when that is the task's own.
 const BUDGET_REACHED: &str = "BUDGET_REACHED";
-const OF_THE_TASK: &str = "the task";
+const OF_THE_TASK: &str = "the task ";
 
 /// A model as it works on one task.
 pub(super) struct Model<'a> {
