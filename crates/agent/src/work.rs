@@ -11,15 +11,18 @@ mod lease;
 mod model;
 mod outcome;
 mod output;
+mod paid;
 mod processes;
+mod program;
 mod script;
 mod shared;
 mod surroundings;
 mod terminal;
+mod vendors;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -36,12 +39,16 @@ pub(crate) use self::exec::Execs;
 use self::{
     lease::Lease,
     outcome::{Ended, Outcome},
+    paid::Paid,
     shared::{Shared, duration, is_private},
+    vendors::Vendors,
 };
 use crate::{
     config::AgentConfig,
     idle::Idle,
     logs::Log,
+    proxy::Proxy,
+    relay::Relay,
     retry::{BACKOFF, soon},
 };
 
@@ -51,7 +58,7 @@ const WAIT: Duration = Duration::from_secs(240);
 const MARGIN: Duration = Duration::from_secs(15);
 /// A call without work that ends sooner than this has not waited: the next one does.
 const TOO_SOON: Duration = Duration::from_secs(1);
-/// Waits while the office lets nobody work, before jitter.
+/// Waits while the office lets nobody work, or nobody pays for it, before jitter.
 const SLOW: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(30) };
 /// How long it may take at the end to give back what is under way.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
@@ -64,17 +71,26 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: &AgentConfig, agent: Agent, client: Client, key: Arc<KeyRing>, log: Log) -> Self {
+    pub(crate) fn new(
+        config: &AgentConfig,
+        agent: Agent,
+        client: Client,
+        key: Arc<KeyRing>,
+        log: Log,
+        relay: &Relay,
+    ) -> Self {
         let shared = Shared {
             client,
             office_id: config.office_id.clone(),
             agent_id: config.agent_id,
+            proxy: Arc::new(Proxy::new(config, key.clone())),
             key,
             log,
             config: config.work.clone(),
             agent,
             idle: Idle::new(),
-            model: OnceLock::new(),
+            paid: Paid::default(),
+            vendors: Vendors::new(relay.port(), relay.keys(), config.work.model.as_ref()),
         };
         Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
     }
@@ -89,9 +105,18 @@ impl Worker {
         self.shared.idle.clone()
     }
 
+    /// The way to the platform's proxies, for the relay.
+    pub(crate) fn proxy(&self) -> Arc<Proxy> {
+        self.shared.proxy.clone()
+    }
+
     /// Works until it is dropped; what is under way then goes on until [`stop`](Self::stop).
     pub(crate) async fn run(&mut self) -> Infallible {
+        if let Some(command) = &self.shared.config.command {
+            return program::run(&self.shared, command).await;
+        }
         let mut failures = 0;
+        let mut refusals = self.shared.paid.refusals();
         loop {
             while self.running.try_join_next().is_some() {}
             if self.running.len() >= self.shared.config.slots {
@@ -99,7 +124,16 @@ impl Worker {
                 continue;
             }
             let (free, asked) = (self.shared.config.slots - self.running.len(), Instant::now());
-            let pause = match self.shared.claim(free).await {
+            let claimed = tokio::select! {
+                biased;
+                // A call that waits for work would be given back what was given up for want of credits.
+                pause = refusals.next() => {
+                    tokio::time::sleep(jittered(pause)).await;
+                    continue;
+                }
+                claimed = self.shared.claim(free) => claimed,
+            };
+            let pause = match claimed {
                 Ok(tasks) if tasks.is_empty() && asked.elapsed() < TOO_SOON => {
                     failures += 1;
                     BACKOFF.after(failures)

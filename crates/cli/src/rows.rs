@@ -66,11 +66,6 @@ resource!(OfficeStatusReport, "reports", |it| {
     "CREDITS" => it.balance.as_ref().map(|it| credits(it.balance)).unwrap_or_default(),
 });
 
-/// A setting that the platform keeps and nothing goes by yet.
-fn unheeded(value: impl std::fmt::Display) -> String {
-    format!("{value} (no effect in this version)")
-}
-
 fn kept_for(time: Option<&prost_types::Duration>) -> String {
     match time {
         None | Some(prost_types::Duration { seconds: 0, .. }) => "0 (keep all)".to_owned(),
@@ -147,6 +142,7 @@ resource!(
             "ROLE" => it.role,
             "SKILLS" => it.skills.join(", "),
             "SYSTEM PROMPT" => it.system_prompt,
+            "COMMAND" => it.command,
             "ENV" => env(it),
             "HIRED BY" => it.hired_by,
             "BUDGET" => it.budget.map(credits).unwrap_or_default(),

@@ -160,7 +160,7 @@ async fn perform(
     answers: &mut Streaming<ServeExecResponse>,
 ) -> Option<i32> {
     let started = async {
-        let surroundings = Surroundings::new(shared, "exec-").await?;
+        let surroundings = Surroundings::new(shared, "exec-", None).await?;
         let (processes, pipes) = spawn(shared, &surroundings, start)?;
         Ok::<_, io::Error>((surroundings, processes, pipes))
     };

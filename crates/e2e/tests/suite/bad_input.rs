@@ -29,11 +29,13 @@ async fn names_tiers_and_pages(backend: Backend) {
         change(&mut request);
         request
     };
-    let cases: [(v1::HireAgentRequest, &str); 8] = [
+    let cases: [(v1::HireAgentRequest, &str); 10] = [
         (with(|r| r.model_tier = "nope".into()), "model_tier"),
         (with(|r| r.role = "emperor".into()), "role"),
         (with(|r| r.skills = vec!["a b".into()]), "skills"),
         (with(|r| r.system_prompt = "x".repeat(70_000)), "system_prompt"),
+        (with(|r| r.command = "x".repeat((16 << 10) + 1)), "command"),
+        (with(|r| r.command = "a\0b".into()), "command"),
         (with(|r| r.env = [("MI_ENDPOINT".into(), "x".into())].into()), "env"),
         (with(|r| r.env = [("LD_PRELOAD".into(), "x".into())].into()), "env"),
         (with(|r| r.resources = Some(v1::Resources { memory_bytes: -1, ..Default::default() })), "resources"),

@@ -202,7 +202,7 @@ impl Scheduler {
         if paths.is_empty() {
             return Err(Error::invalid(
                 "update_mask",
-                "must name at least one of skills, system_prompt, env, resources",
+                "must name at least one of skills, system_prompt, env, resources, command",
             ));
         }
         for path in &paths {
@@ -211,9 +211,11 @@ impl Scheduler {
                 "system_prompt" => agent.spec.system_prompt = rules::system_prompt(&given.system_prompt)?,
                 "env" => agent.spec.env = rules::env(&given.env)?,
                 "resources" => agent.spec.resources = rules::resources(given.resources.as_ref())?,
+                "command" => agent.spec.command = rules::command(&given.command)?,
                 other => {
                     let shown: String = other.chars().take(80).collect();
-                    let problem = format!("names {shown:?}; it may name skills, system_prompt, env, resources");
+                    let problem =
+                        format!("names {shown:?}; it may name skills, system_prompt, env, resources, command");
                     return Err(Error::invalid("update_mask", problem));
                 }
             }

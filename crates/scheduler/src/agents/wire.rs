@@ -57,6 +57,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),
         budget: agent.budget,
+        command: spec.command.clone(),
     }
 }
 
