@@ -10,7 +10,7 @@ use crate::{
 
 const PEERS: &str = "--peers";
 /// The benchmarks that need a database server.
-const ON_POSTGRES: &[&str] = &["rls", "queue", "kills", "history", "idle"];
+const ON_POSTGRES: &[&str] = &["rls", "queue", "kills", "history", "idle", "credits", "models"];
 
 pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let (names, rounds) = arguments(args)?;

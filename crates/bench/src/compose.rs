@@ -2,9 +2,9 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use mi_catalogue::{Catalogue, Catalogues};
 use mi_activity::ActivityConfig;
 use mi_base::Tasks;
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_gateway::{Backends, GatewayConfig, Limits};
 use mi_kernel::{SystemClock, secret::Secret};
 use mi_office::{OfficeConfig, Peers};
@@ -15,6 +15,7 @@ use mi_rpc::{
 use mi_runtime::{CapturedLine, fake::FakeRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use mi_store::DbTarget;
+use mi_testkit::{Backend, TestDb};
 use object_store::memory::InMemory;
 use tempfile::TempDir;
 use tokio::{net::TcpListener, sync::mpsc};
@@ -43,17 +44,29 @@ pub(crate) struct Composition {
     pub(crate) admin_key: Secret,
     /// The scheduler's services without their guard.
     pub(crate) scheduler: Routes,
+    /// The way to the office role.
+    pub(crate) office: Transport,
     pub(crate) tasks: Tasks,
     /// Nobody prints; the scheduler waits for lines all the same.
     _lines: mpsc::Sender<CapturedLine>,
     _dir: TempDir,
+    _on: TestDb,
 }
 
 impl Composition {
-    /// Starts all roles, and serves the gateway.
+    /// Starts all roles on SQLite, and serves the gateway.
     pub(crate) async fn start() -> Result<Self> {
+        Self::start_on(Backend::Sqlite).await
+    }
+
+    /// The same on this database.
+    pub(crate) async fn start_on(backend: Backend) -> Result<Self> {
         let dir = tempfile::tempdir()?;
-        let database = |role: &str| DbTarget::Sqlite { path: dir.path().join(format!("{role}.db")) };
+        let on = TestDb::new(backend, "mi_unused").await;
+        let database = |role: &'static str| match on.url() {
+            None => DbTarget::Sqlite { path: dir.path().join(format!("{role}.db")) },
+            Some(url) => DbTarget::Postgres { url: url.to_owned(), schema: role },
+        };
         let (tasks, clock, key) = (Tasks::new(), SystemClock::shared(), PrincipalKey::random());
         let objects = Arc::new(InMemory::new());
         let local = |role: &'static str, routes: Routes| {
@@ -100,13 +113,14 @@ impl Composition {
         let office_guard =
             Guard::new("office", office.routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default());
         promised.keep(office_guard.clone());
-        let backends = Backends { office: Transport::local(office_guard), scheduler, activity, models: None };
+        let office = Transport::local(office_guard);
+        let backends = Backends { office: office.clone(), scheduler, activity, models: None };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
         let connections = Connections::default();
         let listener = Listener { name: "gateway", socket: listener, tls: None, http1: true, connections };
         server::serve(&tasks, listener, gateway);
-        Ok(Self { endpoint, admin_key, scheduler: bare, tasks, _lines: lines_in, _dir: dir })
+        Ok(Self { endpoint, admin_key, scheduler: bare, office, tasks, _lines: lines_in, _dir: dir, _on: on })
     }
 
     /// Ends all roles.

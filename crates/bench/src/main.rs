@@ -4,6 +4,7 @@
 
 mod compare;
 mod compose;
+mod credits;
 mod customer;
 mod daemon;
 mod drive;
@@ -17,6 +18,7 @@ mod latency;
 mod list;
 mod logs;
 mod metrics;
+mod models;
 mod proc;
 mod proxy;
 mod queue;
@@ -57,6 +59,8 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("history", || history::run().boxed_local()),
     ("idle", || idle::run().boxed_local()),
     ("drive", || drive::run().boxed_local()),
+    ("credits", || credits::run().boxed_local()),
+    ("models", || models::run().boxed_local()),
 ];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
