@@ -144,7 +144,8 @@ async fn latency(side: &Side, streamed: bool) -> Result<Latency> {
 /// Calls a second by clients that do not pause.
 async fn throughput(sides: &[Side]) -> Result<f64> {
     let (start, mut working) = (Instant::now(), JoinSet::<Result<usize>>::new());
-    for side in sides.iter().cycle().take(CLIENTS).cloned() {
+    for side in sides.iter().cycle().take(CLIENTS) {
+        let side = side.clone();
         working.spawn(async move {
             let mut calls = 0;
             while start.elapsed() < SPAN {
@@ -166,7 +167,8 @@ async fn streams(sides: &[Side], pid: u32) -> Result<(f64, f64)> {
     let before = proc::memory(pid)?.rss;
     proc::forget_peak(pid)?;
     let mut open = JoinSet::<Result>::new();
-    for side in sides.iter().cycle().take(STREAMS).cloned() {
+    for side in sides.iter().cycle().take(STREAMS) {
+        let side = side.clone();
         open.spawn(async move { side.call(true, true).await.map(drop) });
     }
     while let Some(done) = open.join_next().await {
