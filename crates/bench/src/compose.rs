@@ -2,6 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_activity::ActivityConfig;
 use mi_base::Tasks;
 use mi_gateway::{Backends, GatewayConfig, Limits};
@@ -65,6 +66,8 @@ impl Composition {
         let activity = local("activity", activity.routes);
 
         let (lines_in, lines) = mpsc::channel(1);
+        let (to_office, promised) = Transport::promised();
+        let catalogues = Catalogues::new(Catalogue::built_in()?);
         let config = SchedulerConfig {
             database: database("scheduler"),
             objects: objects.clone(),
@@ -72,9 +75,9 @@ impl Composition {
             runtime: Arc::new(FakeRuntime::default()),
             lines,
             agent_endpoint: AgentEndpoint { url: endpoint.clone(), ca: None },
-            catalogue: None,
-            model: None,
+            catalogues: catalogues.clone(),
             holder: "bench".into(),
+            office: to_office,
             activity: activity.clone(),
         };
         let bare = mi_scheduler::build(config, clock.clone(), &tasks).await?;
@@ -87,12 +90,16 @@ impl Composition {
             drive: Default::default(),
             quotas: Default::default(),
             reserve: Default::default(),
+            catalogues,
         };
         let peers = Peers { scheduler: scheduler.clone(), activity: activity.clone() };
         let office = mi_office::build(config, peers, clock.clone(), &tasks).await?;
         let admin_key = office.accounts.ensure_administrator(&dir.path().join("admin.key")).await?;
 
-        let backends = Backends { office: local("office", office.routes), scheduler, activity };
+        let office_guard =
+            Guard::new("office", office.routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default());
+        promised.keep(office_guard.clone());
+        let backends = Backends { office: Transport::local(office_guard), scheduler, activity, models: None };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
         let connections = Connections::default();

@@ -3,12 +3,19 @@
 //!
 //! Every role reads the same file, so that a price means the same to whoever reserves and to whoever shows it.
 
+mod check;
 mod integration;
+mod lines;
 mod model;
 mod parse;
 mod role;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::Read,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -19,7 +26,7 @@ use url::Url;
 pub use self::{
     integration::{Allowed, Broker, Integration, SecretSpec},
     model::{Model, ModelApi, Price, Provider, Served, Tier, Tool},
-    role::Role,
+    role::{Role, Skill},
 };
 
 /// What an installation offers.
@@ -35,6 +42,8 @@ pub struct Catalogue {
     pub tiers: Vec<Tier>,
     /// Role templates to hire by.
     pub roles: Vec<Role>,
+    /// Skills that take integrations, and those that roles name. Hires may name any others.
+    pub skills: Vec<Skill>,
     /// What an office can integrate. Every provider has an integration, which keeps its key.
     pub integrations: Vec<Integration>,
     /// The provider that serves every tier whose own provider an office has no key for: the server that the operator
@@ -46,13 +55,28 @@ impl Catalogue {
     /// The catalogue in a file, or the built-in one.
     ///
     /// # Errors
-    /// `Invalid` when the file cannot be read, does not parse, or contradicts itself.
+    /// `Invalid` when the file cannot be read, and as [`Catalogue::parse`].
     pub fn load(file: Option<&Path>) -> Result<Self> {
-        match file {
-            None => Self::built_in(),
-            Some(file) => Self::parse(&std::fs::read_to_string(file).map_err(|error| {
-                Error::invalid("catalogue", format!("cannot be read: {}", file.display())).caused_by(error)
-            })?),
+        let Some(path) = file else { return Self::built_in() };
+        Self::parse(&Self::text_of(path)?).map_err(|mut error| {
+            error.message.push_str(&format!(" ({})", path.display()));
+            error
+        })
+    }
+
+    /// What is in a file, not much more than may be.
+    ///
+    /// # Errors
+    /// `Invalid` when it cannot be read.
+    pub fn text_of(path: &Path) -> Result<String> {
+        let mut text = String::new();
+        let most = u64::try_from(parse::MAX_FILE).unwrap_or(u64::MAX).saturating_add(1);
+        match File::open(path).and_then(|file| file.take(most).read_to_string(&mut text)) {
+            Ok(_) => Ok(text),
+            Err(error) => {
+                let problem = format!("cannot be read: {}: {error}", path.display());
+                Err(Error::invalid("catalogue", problem).caused_by(error))
+            }
         }
     }
 
@@ -118,6 +142,22 @@ impl Catalogue {
         let found =
             self.integrations.iter().find(|known| known.name == name || known.aliases.iter().any(|a| a == name));
         found.ok_or_else(|| unknown(field, None, self.integrations.iter().map(|known| &known.name)))
+    }
+
+    /// The integrations that these skills take. A skill that the catalogue does not know takes none.
+    pub fn integrations_of(&self, skills: &[String]) -> BTreeSet<String> {
+        let names = skills.iter().flat_map(|word| match self.skills.iter().find(|skill| skill.name == *word) {
+            Some(skill) => skill.integrations.as_slice(),
+            None => std::slice::from_ref(word),
+        });
+        names.filter_map(|name| self.integration("skills", name).ok()).map(|known| known.name.clone()).collect()
+    }
+
+    /// Names of the providers that serve a tier, its own first.
+    pub fn providers_of<'a>(&'a self, tier: &'a Tier) -> Vec<&'a str> {
+        let mut names: Vec<&str> = tier.served.iter().map(|served| served.provider.as_str()).collect();
+        names.extend(self.fallback.as_deref().filter(|fallback| !names.contains(fallback)));
+        names
     }
 
     /// A provider's model by the provider's own name of it.

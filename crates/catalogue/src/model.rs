@@ -35,6 +35,13 @@ pub struct Provider {
     pub open: bool,
 }
 
+impl Provider {
+    /// Whether it can be used without a key of the office.
+    pub fn works_without_office(&self) -> bool {
+        self.open || self.key.is_some()
+    }
+}
+
 /// Micro-credits for a million tokens, by kind. A provider counts each token as one kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

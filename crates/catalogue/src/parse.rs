@@ -1,108 +1,115 @@
-//! The file, as it is written, and what is wrong with it.
+//! The file, as it is written.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::path::PathBuf;
 
 use mi_kernel::{Error, Result, secret::Secret};
 use serde::Deserialize;
 use url::Url;
 
-use crate::{Catalogue, Integration, Model, ModelApi, Provider, Role, Served, Tier, Tool};
+use crate::{
+    Catalogue, Integration, Model, ModelApi, Provider, Role, Served, Skill, Tier, Tool,
+    check::{Check, check},
+    lines::Lines,
+};
+
+/// Longest file, in bytes.
+pub(crate) const MAX_FILE: usize = 1 << 20;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+pub(crate) struct File {
     #[serde(rename = "provider", default)]
-    providers: Vec<ProviderEntry>,
+    pub(crate) providers: Vec<ProviderEntry>,
     #[serde(rename = "model", default)]
-    models: Vec<Model>,
+    pub(crate) models: Vec<Model>,
     #[serde(rename = "tool", default)]
-    tools: Vec<Tool>,
+    pub(crate) tools: Vec<Tool>,
     #[serde(rename = "tier", default)]
-    tiers: Vec<TierEntry>,
+    pub(crate) tiers: Vec<TierEntry>,
     #[serde(rename = "role", default)]
-    roles: Vec<Role>,
+    pub(crate) roles: Vec<Role>,
+    #[serde(rename = "skill", default)]
+    pub(crate) skills: Vec<Skill>,
     #[serde(rename = "integration", default)]
-    integrations: Vec<Integration>,
+    pub(crate) integrations: Vec<Integration>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ProviderEntry {
-    name: String,
+pub(crate) struct ProviderEntry {
+    pub(crate) name: String,
     #[serde(default)]
-    aliases: Vec<String>,
-    api: ModelApi,
-    base_url: Url,
-    key_file: Option<PathBuf>,
+    pub(crate) aliases: Vec<String>,
+    pub(crate) api: ModelApi,
+    pub(crate) base_url: Url,
+    pub(crate) key_file: Option<PathBuf>,
     #[serde(default)]
-    open: bool,
+    pub(crate) open: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct TierEntry {
-    name: String,
-    provider: String,
-    model: String,
+pub(crate) struct TierEntry {
+    pub(crate) name: String,
+    pub(crate) provider: String,
+    pub(crate) model: String,
     #[serde(default)]
-    also: Vec<Served>,
+    pub(crate) also: Vec<Served>,
 }
 
 impl Catalogue {
     /// Reads a catalogue.
     ///
     /// # Errors
-    /// `Invalid` when the text does not parse or contradicts itself.
+    /// `Invalid` when the text is too long, does not parse, or contradicts itself. It says what is wrong in which line:
+    /// all that contradicts, or the first thing that does not parse.
     pub fn parse(text: &str) -> Result<Self> {
-        let file: File = toml::from_str(text).map_err(|error| invalid(format!("does not parse: {error}")))?;
-        let providers = file.providers.into_iter().map(provider).collect::<Result<Vec<_>>>()?;
+        if text.len() > MAX_FILE {
+            return Err(Error::invalid("catalogue", format!("must have at most {MAX_FILE} bytes")));
+        }
+        let lines = Lines::read(text)?;
+        let file: File = toml::from_str(text).map_err(|error| lines.unparsed(&error))?;
+        let mut wrong = Check::new(&lines);
+        check(&file, &mut wrong);
+        let mut keys = Vec::new();
+        for (n, entry) in file.providers.iter().enumerate() {
+            keys.push(match entry.key_file.as_ref().map(key_of).transpose() {
+                Ok(key) => key,
+                Err(problem) => {
+                    wrong.note(&format!("provider.{n}.key_file"), problem);
+                    None
+                }
+            });
+        }
+        wrong.done()?;
+        let providers = file.providers.into_iter().zip(keys).map(|(entry, key)| {
+            let ProviderEntry { name, aliases, api, base_url, open, .. } = entry;
+            Provider { name, aliases, api, base_url, key, open }
+        });
         let tiers = file.tiers.into_iter().map(|TierEntry { name, provider, model, also }| Tier {
             name,
             served: std::iter::once(Served { provider, model }).chain(also).collect(),
         });
-        let catalogue = Self {
-            providers,
+        Ok(Self {
+            providers: providers.collect(),
             models: file.models,
             tools: file.tools,
             tiers: tiers.collect(),
             roles: file.roles,
+            skills: file.skills,
             integrations: file.integrations,
             fallback: None,
-        };
-        catalogue.check()?;
-        Ok(catalogue)
-    }
-
-    fn check(&self) -> Result<()> {
-        let names: Vec<&str> = self.tiers.iter().map(|tier| tier.name.as_str()).collect();
-        let distinct: BTreeSet<&str> = names.iter().copied().collect();
-        if names.is_empty() || distinct.len() != names.len() || distinct.contains("") {
-            return Err(invalid("needs at least one tier, and each name of a tier once"));
-        }
-        for tier in &self.tiers {
-            for Served { provider, model } in &tier.served {
-                if self.model(provider, model).is_none() {
-                    let name = &tier.name;
-                    return Err(invalid(format!("has the tier {name:?} without a price: {provider} has no {model:?}")));
-                }
-            }
-        }
-        Ok(())
+        })
     }
 }
 
-fn provider(entry: ProviderEntry) -> Result<Provider> {
-    let ProviderEntry { name, aliases, api, base_url, key_file, open } = entry;
-    let key = key_file.map(|file| match std::fs::read_to_string(&file) {
-        Ok(text) if !text.trim().is_empty() => Ok(Secret::new(text.trim())),
-        Ok(_) => Err(invalid(format!("names a key file that is empty: {}", file.display()))),
-        Err(error) => {
-            Err(invalid(format!("names a key file that cannot be read: {}", file.display())).caused_by(error))
-        }
-    });
-    Ok(Provider { name, aliases, api, base_url, key: key.transpose()?, open })
-}
-
-fn invalid(problem: impl std::fmt::Display) -> Error {
-    Error::invalid("catalogue", problem)
+/// The key in a file; it becomes the value of a header.
+fn key_of(file: &PathBuf) -> Result<Secret, String> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).map_err(|error| format!("{shown} cannot be read: {error}"))?;
+    match text.trim() {
+        "" => Err(format!("{shown} is empty")),
+        key if key.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(Secret::new(key)),
+        _ => Err(format!("{shown} holds more than one word of printable ASCII: a key is sent as a header")),
+    }
 }

@@ -1,4 +1,4 @@
-//! Role templates.
+//! Role templates, and the skills that they and hires name.
 
 use serde::Deserialize;
 
@@ -18,4 +18,17 @@ pub struct Role {
     pub skills: Vec<String>,
     /// Instructions it brings.
     pub system_prompt: String,
+}
+
+/// Something that an agent is hired for. An integration is one, too: its name enables it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Skill {
+    /// Name to hire by.
+    pub name: String,
+    /// What it is.
+    pub description: String,
+    /// Integrations that it takes, which a hire with it enables.
+    #[serde(default)]
+    pub integrations: Vec<String>,
 }

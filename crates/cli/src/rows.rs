@@ -96,6 +96,7 @@ resource!(OfficeSettings, "settings", |it| {
     "finished_task_retention" => kept_for(it.finished_task_retention.as_ref()),
     "drive_change_retention" => kept_for(it.drive_change_retention.as_ref()),
     "message_retention" => kept_for(it.message_retention.as_ref()),
+    "allow_any_model" => it.allow_any_model,
 });
 
 /// What was last seen of an agent.

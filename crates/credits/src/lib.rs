@@ -65,6 +65,19 @@ impl Credits {
         Ok(repo::balance_get(&mut self.db.office(access.office_id()).read().await?).await?)
     }
 
+    /// Micro-credits that the connection's office may spend.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn available(&self, conn: &mut OfficeConn) -> Result<i64> {
+        Ok(repo::balance_get(conn).await?)
+    }
+
+    /// Whether a balance refuses anything. Not yet: offices do not begin with credits in this version.
+    pub fn metered(&self) -> bool {
+        false
+    }
+
     /// One page of the ledger, newest first, and the token of the next.
     async fn list(&self, caller: &Caller, office: &str, page: &Page<i64>) -> Result<(Vec<Entry>, String)> {
         let (access, _) = self.offices.get(caller, office).await?;

@@ -11,6 +11,11 @@ pub(super) async fn secret_list(conn: &mut OfficeConn) -> DbResult<Vec<Kept>> {
     all!(conn, sql)
 }
 
+/// The secrets of one integration, sealed, by name.
+pub(super) async fn secret_sealed(conn: &mut OfficeConn, integration: &str) -> DbResult<Vec<(String, Vec<u8>)>> {
+    all!(conn, "SELECT name, sealed FROM integration_secrets WHERE office_id = $1 AND integration = $2", integration)
+}
+
 /// Writes a secret, in place of the one before.
 pub(super) async fn secret_put(
     tx: &mut OfficeConn,

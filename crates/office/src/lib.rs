@@ -13,6 +13,7 @@ mod tests;
 use std::sync::Arc;
 
 use mi_base::{Tasks, disk_reserve::DiskReserve};
+use mi_catalogue::Catalogues;
 use mi_chat::Chat;
 use mi_credits::Credits;
 pub use mi_drive::DriveLimits;
@@ -22,7 +23,8 @@ use mi_kernel::{Clock, Result};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_client::AgentRegistryServiceClient, credential_service_server::CredentialServiceServer,
-        office_replica_service_client::OfficeReplicaServiceClient,
+        metering_service_server::MeteringServiceServer, office_replica_service_client::OfficeReplicaServiceClient,
+        secret_service_server::SecretServiceServer,
     },
     v1::{
         access_service_server::AccessServiceServer, chat_service_server::ChatServiceServer,
@@ -91,6 +93,8 @@ pub struct OfficeConfig {
     pub quotas: Quotas,
     /// What is given up for deletions on a full disk.
     pub reserve: DiskReserve,
+    /// What can be integrated.
+    pub catalogues: Catalogues,
 }
 
 /// The roles it talks to.
@@ -131,13 +135,14 @@ impl Resources {
         registry: &AgentRegistryServiceClient<RoleClient>,
         background: &Tasks,
     ) -> Result<Self> {
-        let OfficeConfig { master_keys, objects, drive: limits, quotas, reserve, .. } = config;
+        let OfficeConfig { master_keys, objects, drive: limits, quotas, reserve, catalogues, .. } = config;
         let (context, registry) = (|| context.clone(), || registry.clone());
         let accounts = Accounts::new(context(), quotas);
         let offices = Offices::new(context().db);
         let invites = Arc::new(Invites::new(context(), offices.clone(), registry()));
         let keys = DataKeys::open(context(), master_keys).await?;
-        let integrations = Integrations::new(context(), offices.clone(), keys.clone())?;
+        let integrations =
+            Integrations::new(context(), offices.clone(), keys.clone(), catalogues, registry());
         let storage = Storage::new(context().db, context().clock, objects, reserve);
         let drive = Drive::new(context(), offices.clone(), storage.clone(), limits, background.clone());
         let (members, running) = (Members::new(registry()), background.clone());
@@ -204,7 +209,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         parts,
     });
 
-    let (converging, relay_db, feed) = (lifecycle.clone(), db.clone(), EventSink::new(activity));
+    let (converging, relay_db, metered) = (lifecycle.clone(), db.clone(), db.clone());
+    let feed = EventSink::new(activity);
     tasks.spawn("office-converge", async move { converging.converge_forever().await });
     tasks.spawn("office-outbox", async move {
         outbox::relay(relay_db, &context.outbox, |events| feed.clone().append(events)).await;
@@ -214,14 +220,17 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("office-retention", retention.sweep_forever());
     tasks.spawn("drive-sweep", storage.sweep_forever());
 
+    let metering = grpc::metering::Handler::new(metered, credits.clone(), integrations.clone());
     let access = grpc::access::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let offices = grpc::offices::Handler::new(lifecycle, offices, registry);
     let routes = Routes::new(compressed!(OfficeServiceServer::new(offices)))
-        .add_service(compressed!(IntegrationServiceServer::new(integrations)))
+        .add_service(compressed!(IntegrationServiceServer::new(integrations.clone())))
+        .add_service(compressed!(SecretServiceServer::new(integrations)))
         .add_service(compressed!(TaskServiceServer::new(queues)))
         .add_service(compressed!(DriveServiceServer::new(drive)))
         .add_service(compressed!(ChatServiceServer::new(chat)))
         .add_service(compressed!(CreditServiceServer::new(credits)))
+        .add_service(compressed!(MeteringServiceServer::new(metering)))
         .add_service(compressed!(AccessServiceServer::new(access)))
         .add_service(compressed!(CredentialServiceServer::new(accounts.clone())));
     Ok(OfficeRole { routes, accounts })

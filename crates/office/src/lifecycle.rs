@@ -14,7 +14,7 @@ use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_kernel::{Actor, Error, ErrorKind, OfficeId, Result, event::Event, text::display_name};
 use mi_proto::{
     internal::v1::{
-        ListTiersRequest, RunIsolationChecksRequest, agent_registry_service_client::AgentRegistryServiceClient,
+        ListTiersRequest, ListTiersResponse, RunIsolationChecksRequest, agent_registry_service_client::AgentRegistryServiceClient,
     },
     v1,
 };
@@ -148,9 +148,9 @@ impl Lifecycle {
         caller: &Caller,
         request: v1::UpdateOfficeSettingsRequest,
     ) -> Result<Settings> {
-        let given = request.settings.unwrap_or_default();
+        let mut given = request.settings.unwrap_or_default();
         let mask = request.update_mask.unwrap_or_default().paths;
-        let checked = self.check_defaults(caller, &request.office_id, &given, &mask).await?;
+        let checked = self.check_defaults(caller, &request.office_id, &mut given, &mask).await?;
         let (mut tx, access, mut office) = self.offices.lock(caller, &request.office_id).await?;
         if office.state == State::Deleting {
             return Err(State::deleting());
@@ -170,22 +170,30 @@ impl Lifecycle {
         Ok(self.save(tx, office, event).await?.settings)
     }
 
-    /// Refuses defaults with which every hire would fail; when there are new ones, answers the settings that have them.
+    /// Refuses defaults that hires cannot take; when there are new ones, answers the settings that have them. A provider is
+    /// called by its own name from here on.
     /// The scheduler knows the tiers, and is asked before the transaction: none waits for another role.
     async fn check_defaults(
         &self,
         caller: &Caller,
         office: &str,
-        given: &v1::OfficeSettings,
+        given: &mut v1::OfficeSettings,
         mask: &[String],
     ) -> Result<Option<Settings>> {
-        let mut settings = self.offices.get(caller, office).await?.1.settings;
+        let before = self.offices.get(caller, office).await?.1.settings;
+        let mut settings = before.clone();
         let changed = settings.update(given, mask)?;
         if !changed.iter().any(|path| path == "default_model_tier" || path == "default_provider") {
             return Ok(None);
         }
         let listed = self.registry.clone().list_tiers(ListTiersRequest {}).await;
-        let tiers = listed.map_err(|status| from_status(&status))?.into_inner().model_tiers;
+        let ListTiersResponse { model_tiers: tiers, providers } =
+            listed.map_err(|status| from_status(&status))?.into_inner();
+        if let Some(known) = providers.iter().find(|known| known.aliases.contains(&given.default_provider)) {
+            given.default_provider.clone_from(&known.name);
+            settings = before;
+            settings.update(given, mask)?;
+        }
         settings.check_defaults(&changed, &tiers)?;
         Ok(Some(settings))
     }

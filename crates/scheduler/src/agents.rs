@@ -1,7 +1,9 @@
 //! Agents: what they should be, what was seen of them, and how the two are told apart.
 
+pub(crate) mod budget;
 pub(crate) mod external;
 pub(crate) mod grpc;
+pub(crate) mod integrations;
 pub(crate) mod intent;
 pub(crate) mod invite_redemptions;
 pub(crate) mod keys;
@@ -12,7 +14,7 @@ pub(crate) mod rules;
 pub(crate) mod watch;
 pub(crate) mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Time};
 use mi_store::FromRow;
@@ -42,6 +44,33 @@ pub struct Spec {
     /// What it runs instead of doing tasks; empty: it does tasks.
     #[serde(default)]
     pub command: String,
+    /// Integrations that are enabled for it, by name.
+    #[serde(default)]
+    pub integrations: BTreeSet<String>,
+    /// Grows with every change of these; 0: hired before there were any.
+    #[serde(default)]
+    pub integrations_revision: i64,
+}
+
+impl Spec {
+    /// The integrations that are enabled. Whoever was hired before there were any has its provider's.
+    pub fn enabled(&self) -> BTreeSet<String> {
+        match self.integrations_revision {
+            0 => BTreeSet::from([self.provider.clone()]),
+            _ => self.integrations.clone(),
+        }
+    }
+
+    /// Enables or disables an integration; false: it is as asked already.
+    pub fn set_integration(&mut self, name: &str, enabled: bool) -> bool {
+        let mut now = self.enabled();
+        let changed = if enabled { now.insert(name.to_owned()) } else { now.remove(name) };
+        if changed {
+            self.integrations = now;
+            self.integrations_revision += 1;
+        }
+        changed
+    }
 }
 
 /// Bounds of an instance; 0: the runtime's default.
@@ -68,8 +97,8 @@ pub enum Desired {
     Run,
     /// It should be stopped.
     Stop,
-    /// It should be stopped, until somebody starts it again: it went in circles. The state is [`State::Paused`] from the
-    /// start.
+    /// It should be stopped, until somebody starts it again: it went in circles. Or until its budget, or that of an agent
+    /// above it, is raised. The state is [`State::Paused`] from the start.
     Pause,
     /// It should be gone.
     Fire {
@@ -124,7 +153,7 @@ pub enum State {
     Stopped,
     /// Ended because the office is suspended.
     Suspended,
-    /// Ended, or not listened to, because it went in circles.
+    /// Ended, or not listened to, because it went in circles or its budget is used up.
     Paused {
         /// What it was paused for.
         reason: String,
@@ -181,6 +210,12 @@ pub struct Agent {
     pub enrol_expires_at: Option<Time>,
     /// Last sign of life.
     pub last_seen_at: Option<Time>,
+    /// Micro-credits that it and all whom it hired may spend; none: no limit of its own.
+    pub budget: Option<i64>,
+    /// The newest version of its budget that the office role told.
+    pub budget_version: i64,
+    /// Whose budget is used up, so that it has to wait; empty: it need not.
+    pub budget_reached: String,
     /// Grows with every write of the row, for optimistic concurrency.
     pub revision: i64,
     /// When it was hired.
@@ -231,6 +266,9 @@ impl Agent {
             enrol_sha256: None,
             enrol_expires_at: None,
             last_seen_at: None,
+            budget: None,
+            budget_version: 0,
+            budget_reached: String::new(),
             revision: 1,
             created_at: now,
         }
@@ -265,6 +303,11 @@ impl Agent {
     /// Whether it is not being fired.
     pub(crate) fn stays(&self) -> bool {
         !matches!(self.desired, Desired::Fire { .. })
+    }
+
+    /// Whether it may work, as far as that is its own matter and not its office's.
+    pub(crate) fn works(&self) -> bool {
+        self.desired == Desired::Run && !matches!(self.state, State::Suspended | State::Failed { .. })
     }
 
     /// Whether this instance is the one that should run now.

@@ -4,8 +4,8 @@
 
 pub mod agents;
 mod backups;
-pub mod catalogue;
 mod exec;
+mod launch;
 mod liveness;
 mod logs;
 mod offices;
@@ -17,16 +17,17 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use agents::Agent;
-use catalogue::Catalogue;
 use mi_base::{Tasks, disk_reserve::DiskReserve, failure_backoff::FailureBackoff};
+use mi_catalogue::Catalogues;
 use mi_kernel::{AgentId, Clock, Error, Result};
 use mi_proto::{
     internal::v1::{
         agent_registry_service_server::AgentRegistryServiceServer, ingest_service_client::IngestServiceClient,
-        office_replica_service_server::OfficeReplicaServiceServer,
+        metering_service_client::MeteringServiceClient, office_replica_service_server::OfficeReplicaServiceServer,
+        secret_service_client::SecretServiceClient,
     },
     v1::agent_service_server::AgentServiceServer,
 };
@@ -46,6 +47,7 @@ const MIGRATIONS: &Migrations = &[
     step!(111, "0111", "next_look"),
     step!(117, "0117", "agent_keys"),
     step!(118, "0118", "backups_shown"),
+    step!(200, "0200", "agent_budget"),
 ];
 
 /// Where agents reach the gateway.
@@ -71,10 +73,12 @@ pub struct SchedulerConfig {
     pub lines: mpsc::Receiver<CapturedLine>,
     /// Where agents reach the gateway.
     pub agent_endpoint: AgentEndpoint,
-    /// File with tiers and roles; none: the built-in one.
-    pub catalogue: Option<PathBuf>,
+    /// What can be hired.
+    pub catalogues: Catalogues,
     /// Names this process among those over the same database; the same after a restart.
     pub holder: String,
+    /// The office role, which keeps credits and secrets.
+    pub office: Transport,
     /// The activity role.
     pub activity: Transport,
 }
@@ -83,7 +87,7 @@ pub struct SchedulerConfig {
 pub(crate) struct Scheduler {
     db: Db,
     clock: Arc<dyn Clock>,
-    catalogue: Catalogue,
+    catalogues: Catalogues,
     runtime: Arc<dyn Runtime>,
     objects: Arc<dyn ObjectStore>,
     reserve: DiskReserve,
@@ -95,6 +99,10 @@ pub(crate) struct Scheduler {
     /// Agents of which a step failed.
     failure_backoff: FailureBackoff<AgentId>,
     execs: Arc<exec::Execs>,
+    /// Who can pay, and what they pay for.
+    metering: MeteringServiceClient<RoleClient>,
+    /// What integrations of agents take.
+    secrets: SecretServiceClient<RoleClient>,
     /// Commands of operators, each of which sees its own end through.
     tasks: Tasks,
 }
@@ -121,15 +129,15 @@ impl Scheduler {
 /// Opens the database, starts the background tasks and builds the services.
 ///
 /// # Errors
-/// What [`Db::open`] and [`Catalogue::load`] answer.
+/// What [`Db::open`] answers.
 pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Routes> {
-    let catalogue = Catalogue::load(config.catalogue.as_deref())?;
     let activity = RoleClient::new(config.activity, "scheduler");
+    let office = RoleClient::new(config.office, "scheduler");
     let (ingest, feed) = (IngestServiceClient::new(activity.clone()), EventSink::new(activity));
     let scheduler = Arc::new(Scheduler {
         db: Db::open(&config.database, MIGRATIONS).await?,
         clock,
-        catalogue,
+        catalogues: config.catalogues,
         runtime: config.runtime,
         objects: config.objects,
         reserve: config.reserve,
@@ -140,6 +148,8 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         seen: liveness::Seen::default(),
         failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        metering: MeteringServiceClient::new(office.clone()),
+        secrets: SecretServiceClient::new(office),
         tasks: tasks.clone(),
     });
 

@@ -21,7 +21,7 @@ pub(crate) struct Office {
     pub(crate) settings: HiringRules,
 }
 
-/// The settings that concern hiring.
+/// The settings that concern hiring and what agents may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HiringRules {
     pub(crate) allow_agent_hiring: bool,
@@ -29,6 +29,10 @@ pub(crate) struct HiringRules {
     pub(crate) max_hire_depth: i32,
     pub(crate) hires_per_10_minutes: i32,
     pub(crate) default_model_tier: String,
+    #[serde(default)]
+    pub(crate) default_provider: String,
+    #[serde(default)]
+    pub(crate) allow_any_model: bool,
 }
 
 impl From<v1::OfficeSettings> for HiringRules {
@@ -39,6 +43,8 @@ impl From<v1::OfficeSettings> for HiringRules {
             max_hire_depth: settings.max_hire_depth.unwrap_or_default(),
             hires_per_10_minutes: settings.hires_per_10_minutes.unwrap_or_default(),
             default_model_tier: settings.default_model_tier,
+            default_provider: settings.default_provider,
+            allow_any_model: settings.allow_any_model,
         }
     }
 }

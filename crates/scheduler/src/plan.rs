@@ -196,6 +196,9 @@ mod tests {
             enrol_sha256: None,
             enrol_expires_at: None,
             last_seen_at: None,
+            budget: None,
+            budget_version: 0,
+            budget_reached: String::new(),
             revision: 1,
             created_at: at(0),
         }

@@ -6,14 +6,14 @@
 //! conditional on the row being what the plan was made from.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use mi_base::disk_reserve::is_full;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
-use mi_runtime::{Launch, Limits, Place};
+use mi_runtime::Place;
 use mi_store::{Topic, lease, outbox};
 use ring::digest;
 use serde_json::json;
@@ -270,6 +270,8 @@ impl Scheduler {
     }
 
     async fn launch(&self, mut agent: Agent, lost: Option<&'static str>) -> Result<()> {
+        // Before anything is ended: it may have to be tried again.
+        let taken = self.environment_of(&agent).await?;
         let place = agent.place();
         self.runtime.stop(place).await?;
         if let Err(error) = self.prepare(&agent).await {
@@ -286,7 +288,7 @@ impl Scheduler {
         if !self.record(&mut agent, event).await? {
             return Ok(());
         }
-        let launch = self.launch_of(&agent, instance, &token);
+        let launch = self.launch_of(&agent, instance, &token, taken);
         if let Err(error) = self.runtime.start(launch).await {
             return self.give_up(agent, &error.chain(), true).await;
         }
@@ -301,59 +303,6 @@ impl Scheduler {
             self.runtime.hand_over(agent.place(), &token).await?;
         }
         Ok(())
-    }
-
-    fn launch_of(&self, agent: &Agent, instance: InstanceId, token: &Secret) -> Launch {
-        let mut env = agent.spec.env.clone();
-        let own = [
-            ("MI_ENDPOINT", self.agent_endpoint.url.clone()),
-            ("MI_OFFICE_ID", agent.office_id.to_string()),
-            ("MI_AGENT_ID", agent.id.to_string()),
-            ("MI_AGENT_NAME", agent.name.clone()),
-            ("MI_GENERATION", agent.generation.to_string()),
-            ("MI_INSTANCE_ID", instance.to_string()),
-            ("MI_ENROL_TOKEN", token.expose().to_owned()),
-            ("MI_SLOTS", slots(agent.spec.resources.cpu_millis).to_string()),
-        ];
-        env.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(ca) = &self.agent_endpoint.ca {
-            env.insert("MI_CA_PEM".to_owned(), ca.clone());
-        }
-        env.extend(self.model_of(agent));
-        if !agent.spec.command.is_empty() {
-            env.insert("MI_COMMAND".to_owned(), agent.spec.command.clone());
-        }
-        if agent.public_key.is_none() {
-            // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
-            env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());
-        }
-        let positive = |limit: i64| u64::try_from(limit).ok().filter(|limit| *limit > 0);
-        Launch {
-            place: agent.place(),
-            name: agent.name.clone(),
-            instance,
-            env,
-            limits: Limits {
-                cpu_millis: positive(agent.spec.resources.cpu_millis.into()),
-                memory_bytes: positive(agent.spec.resources.memory_bytes),
-                pids: positive(agent.spec.resources.pids.into()),
-                file_bytes: positive(agent.spec.resources.file_bytes),
-                disk_bytes: positive(agent.spec.resources.disk_bytes),
-            },
-        }
-    }
-
-    /// What tells an agent of its model; nothing when its tier is one that no longer exists.
-    fn model_of(&self, agent: &Agent) -> BTreeMap<String, String> {
-        let tier = self.catalogue.tier("model_tier", &agent.spec.model_tier);
-        let Ok(tier) = tier else { return BTreeMap::new() };
-        let provider = agent.spec.provider.as_str();
-        let api = match provider {
-            "anthropic" | "gemini" => provider,
-            _ => "openai",
-        };
-        let known = [("MI_MODEL_API", api), ("MI_MODEL_PROVIDER", provider), ("MI_MODEL_ID", &*tier.model_id)];
-        known.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
     }
 
     async fn halt(&self, mut agent: Agent, state: State) -> Result<()> {
@@ -470,10 +419,4 @@ impl Agent {
     pub(crate) fn place(&self) -> Place {
         Place { office_id: self.office_id, agent_id: self.id }
     }
-}
-
-/// How many tasks an agent does at once: one a core, and never just one, so that a long one holds nothing else up.
-fn slots(cpu_millis: i32) -> i32 {
-    const MOST: i32 = 100;
-    (cpu_millis.saturating_add(999) / 1000).clamp(2, MOST)
 }

@@ -10,12 +10,14 @@ use mi_kernel::{
 };
 use mi_proto::{
     internal::v1::{
-        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, CountAgentsRequest, CountAgentsResponse,
-        ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, PauseAgentRequest,
-        PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
-        RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
-        ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
-        agent_registry_service_server::AgentRegistryService,
+        AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, ApplyAgentBudgetRequest,
+        ApplyAgentBudgetResponse, ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, CountAgentsRequest,
+        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListEnabledIntegrationsRequest,
+        ListEnabledIntegrationsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse,
+        PauseAgentRequest, PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse,
+        RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
+        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -261,9 +263,43 @@ impl AgentRegistryService for Handler {
         })
     }
 
+    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Reply<GetSpenderResponse> {
+        handle!(request, |body| self.scheduler.spender(&body).await?)
+    }
+
+    async fn apply_agent_budget(&self, request: Request<ApplyAgentBudgetRequest>) -> Reply<ApplyAgentBudgetResponse> {
+        handle!(request, |body| ApplyAgentBudgetResponse { agent: self.scheduler.apply_budget(body).await? })
+    }
+
     async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
-        let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
-        Ok(Response::new(ListTiersResponse { model_tiers }))
+        let catalogue = self.scheduler.catalogues.current();
+        let providers = catalogue
+            .providers
+            .iter()
+            .map(|provider| ProviderNames { name: provider.name.clone(), aliases: provider.aliases.clone() });
+        let providers = providers.collect();
+        Ok(Response::new(ListTiersResponse { model_tiers: wire::tiers(&catalogue), providers }))
+    }
+
+    async fn apply_agent_integration(
+        &self,
+        request: Request<ApplyAgentIntegrationRequest>,
+    ) -> Reply<ApplyAgentIntegrationResponse> {
+        handle!(request, |body| {
+            let agent = self.scheduler.apply_integration(body).await?;
+            let agent = self.scheduler.seen.freshen(agent);
+            ApplyAgentIntegrationResponse { spender: Some(wire::spender(&agent, self.scheduler.runtime.sandbox())) }
+        })
+    }
+
+    async fn list_enabled_integrations(
+        &self,
+        request: Request<ListEnabledIntegrationsRequest>,
+    ) -> Reply<ListEnabledIntegrationsResponse> {
+        handle!(request, |body| {
+            let enabled = self.scheduler.enabled_integrations(OfficeId::parse(&body.office_id)?).await?;
+            ListEnabledIntegrationsResponse { integrations: enabled.into_iter().collect() }
+        })
     }
 
     async fn count_agents(&self, request: Request<CountAgentsRequest>) -> Reply<CountAgentsResponse> {

@@ -2,6 +2,7 @@
 //! clock in the hand of the test.
 
 mod backups;
+mod budget;
 mod convergence;
 mod exec;
 mod external;
@@ -9,6 +10,7 @@ mod fire;
 mod harness;
 mod hire;
 mod identity;
+mod integrations;
 mod keys;
 mod life;
 mod lying;
@@ -16,5 +18,7 @@ mod next_look;
 mod offices;
 mod pause;
 mod plans;
+mod providers;
 mod row_security;
+mod treasury;
 mod watch;

@@ -66,17 +66,16 @@ pub struct PlatformOptions {
     /// Whether agents are sandboxed: only start when they are, as far as this kernel can, or not at all
     #[arg(long, value_name = "MODE", env = "MI_SANDBOX", default_value = "auto", value_parser = one_of(SANDBOXES))]
     pub(crate) sandbox: SandboxMode,
-    /// How agents speak to their model server; without one they run scripts only
+    /// How a model server is spoken to that stands for every provider without a key
     #[arg(long, value_name = "API", requires = "model_url")]
     pub(crate) model_api: Option<ModelApi>,
-    /// Base URL of that server, such as https://api.openai.com/v1 or https://api.anthropic.com. Agents may then connect to
-    /// its port
+    /// Base URL of that server, such as https://api.openai.com/v1 or https://api.anthropic.com
     #[arg(long, value_name = "URL", requires = "model_api")]
     pub(crate) model_url: Option<String>,
-    /// Key that it wants to see, in a file. Every agent gets it
+    /// Key that it wants to see, in a file
     #[arg(long, value_name = "FILE", requires = "model_url")]
     pub(crate) model_key_file: Option<PathBuf>,
-    /// Roles and model tiers [default: built in]
+    /// Models with prices, tiers, roles, skills and integrations; read again when it changes [default: built in]
     #[arg(long, value_name = "FILE")]
     pub(crate) catalogue: Option<PathBuf>,
     /// Master key of the office service, the base64 of 32 bytes in a file of mode 0600; MI_MASTER_KEY, the key itself, can
@@ -117,6 +116,9 @@ pub struct ServeOptions {
     /// Where the activity service listens
     #[arg(long, value_name = "URL")]
     pub(crate) activity_url: Option<String>,
+    /// Where the models service listens [default: agents get no models]
+    #[arg(long, value_name = "URL")]
+    pub(crate) models_url: Option<String>,
     /// Where agents reach the gateway
     #[arg(long, value_name = "URL")]
     pub(crate) agent_endpoint: Option<String>,
@@ -156,6 +158,8 @@ pub(crate) enum RoleName {
     Scheduler,
     /// Keeps logs and the activity feed.
     Activity,
+    /// Calls models for agents, with keys that they do not see.
+    Models,
 }
 
 impl RoleName {
@@ -166,6 +170,7 @@ impl RoleName {
             Self::Office => "office",
             Self::Scheduler => "scheduler",
             Self::Activity => "activity",
+            Self::Models => "models",
         }
     }
 
@@ -175,6 +180,8 @@ impl RoleName {
             Self::Office => "mi_office",
             Self::Scheduler => "mi_scheduler",
             Self::Activity => "mi_activity",
+            // It has no tables.
+            Self::Models => "mi_models",
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Composition root: roles become services, services become listeners. The only crate that knows all of them.
 
+mod catalogue;
 mod config;
 mod data_dir;
 pub mod doctor;
-mod model;
 mod objects;
 mod ready;
 mod roles;

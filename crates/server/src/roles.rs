@@ -4,8 +4,10 @@ use std::{path::Path, sync::Arc};
 
 use mi_activity::ActivityConfig;
 use mi_base::{Tasks, disk_reserve::DiskReserve};
+use mi_catalogue::Catalogues;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
+use mi_models::ModelsConfig;
 use mi_office::{DriveLimits, OfficeConfig, Peers, Quotas};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime};
@@ -14,10 +16,7 @@ use object_store::ObjectStore;
 use tokio::sync::mpsc;
 use tonic::service::Routes;
 
-use crate::{
-    config::{PlatformConfig, RoleName, RuntimeKind},
-    model,
-};
+use crate::config::{PlatformConfig, RoleName, RuntimeKind};
 
 /// Lines that instances printed and nobody stored yet.
 const LINES: usize = 4096;
@@ -32,6 +31,8 @@ pub(crate) struct Parts<'a> {
     pub(crate) refusals: Refusals,
     /// What is given up for deletions on a full disk.
     pub(crate) reserve: DiskReserve,
+    /// What the installation offers, the same for all roles.
+    pub(crate) catalogues: Catalogues,
 }
 
 impl Parts<'_> {
@@ -72,13 +73,13 @@ impl Parts<'_> {
     pub(crate) async fn scheduler(
         &self,
         objects: Arc<dyn ObjectStore>,
+        office: Transport,
         activity: Transport,
         agent_endpoint: AgentEndpoint,
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
         let options = &self.config.options;
         let RuntimeKind::Process = options.runtime;
-        model::open(options.model().as_ref())?;
         let agents = ProcessConfig::new(self.config.data_dir.join("agents"), options.sandbox);
         let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone(), self.tasks)?;
         let config = SchedulerConfig {
@@ -88,8 +89,9 @@ impl Parts<'_> {
             runtime: Arc::new(runtime),
             lines,
             agent_endpoint,
-            catalogue: options.catalogue.clone(),
+            catalogues: self.catalogues.clone(),
             holder: self.node_id.to_owned(),
+            office,
             activity,
         };
         let routes = mi_scheduler::build(config, self.clock.clone(), self.tasks).await?;
@@ -116,10 +118,18 @@ impl Parts<'_> {
                 open_tasks: options.max_open_tasks,
             },
             reserve: self.reserve.clone(),
+            catalogues: self.catalogues.clone(),
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;
         Ok((self.guard(RoleName::Office, role.routes), key))
+    }
+
+    pub(crate) fn models(&self, office: Transport, scheduler: Transport) -> Result<Guard> {
+        let catalogues = self.catalogues.clone();
+        let config = ModelsConfig { catalogues, office, scheduler, limits: mi_models::Limits::default() };
+        let http = mi_models::build(config, self.tasks)?;
+        Ok(self.guard(RoleName::Models, Routes::default()).with_http(http))
     }
 
     pub(crate) fn gateway(&self, backends: Backends) -> Gateway {

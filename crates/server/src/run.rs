@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use crate::{
+    catalogue,
     config::{PlatformConfig, PlatformOptions, RoleName, ServeOptions},
     data_dir::DataDir,
     objects,
@@ -119,6 +120,7 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         tasks: &tasks,
         refusals: Refusals::default(),
         reserve: Parts::reserve_of(&config, &tasks),
+        catalogues: catalogue::open(&config.options, &tasks)?,
     };
     // Agents of this machine need no certificate to trust: with TLS they have a listener of their own on loopback.
     let agents = match &tls {
@@ -129,15 +131,21 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
     parts.tell_refusals(&activity);
-    let scheduler = Transport::local(parts.scheduler(objects.clone(), activity.clone(), agent_endpoint).await?);
+    // The scheduler and the office role call each other.
+    let (to_office, promised) = Transport::promised();
+    let scheduler = parts.scheduler(objects.clone(), to_office, activity.clone(), agent_endpoint).await?;
+    let scheduler = Transport::local(scheduler);
     let key_file = config.data_dir.join("admin.key");
     let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
-    let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
+    promised.keep(office.clone());
+    let office = Transport::local(office);
+    let models = Some(Transport::local(parts.models(office.clone(), scheduler.clone())?));
+    let gateway = parts.gateway(Backends { office, scheduler, activity, models });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
     if let Some(socket) = agents {
         // All agents have one address, and strangers must not take their room.
         let connections = Connections::new(ConnectionLimits { per_address: limits.total, ..limits });
-        let listener = Listener { name: "gateway-agents", socket, tls: None, http1: false, connections };
+        let listener = Listener { name: "gateway-agents", socket, tls: None, http1: true, connections };
         server::serve(&tasks, listener, gateway.clone());
     }
     let connections = Connections::new(limits);
@@ -179,6 +187,7 @@ pub async fn serve(
     let office = || peer("office_url", "--office-url", RoleName::Office, &config.office_url);
     let scheduler = || peer("scheduler_url", "--scheduler-url", RoleName::Scheduler, &config.scheduler_url);
     let activity = || peer("activity_url", "--activity-url", RoleName::Activity, &config.activity_url);
+    let models = || peer("models_url", "--models-url", RoleName::Models, &config.models_url);
     let objects = || objects::open(platform.options.object_store.as_deref(), &platform.data_dir);
     let parts = Parts {
         config: platform,
@@ -188,11 +197,13 @@ pub async fn serve(
         tasks: &tasks,
         refusals: Refusals::default(),
         reserve: Parts::reserve_of(platform, &tasks),
+        catalogues: catalogue::open(&platform.options, &tasks)?,
     };
     let mut admin_key = None;
     let guard = match config.role {
         RoleName::Gateway => {
-            let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()? };
+            let models = config.models_url.as_ref().map(|_| models()).transpose()?;
+            let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()?, models };
             parts.tell_refusals(&backends.activity);
             let gateway = parts.gateway(backends);
             let ready = listeners.ready(edge_tls.is_some(), None)?;
@@ -217,7 +228,7 @@ pub async fn serve(
             });
             let endpoint = AgentEndpoint { url: endpoint, ca: ca.transpose()? };
             parts.tell_refusals(&activity()?);
-            parts.scheduler(objects()?, activity()?, endpoint).await?
+            parts.scheduler(objects()?, office()?, activity()?, endpoint).await?
         }
         RoleName::Office => {
             let key_file = config.admin_key_file.clone().unwrap_or_else(|| platform.data_dir.join("admin.key"));
@@ -226,6 +237,7 @@ pub async fn serve(
             admin_key = Some(key);
             guard
         }
+        RoleName::Models => parts.models(office()?, scheduler()?)?,
     };
     let ready = listeners.ready(true, admin_key)?;
     let (name, tls) = (config.role.as_str(), Some(role_tls.acceptor()?));

@@ -43,6 +43,8 @@ pub struct Settings {
     pub drive_change_retention_seconds: i64,
     /// Seconds for which messages are kept; 0: for ever.
     pub message_retention_seconds: i64,
+    /// Whether agents may use any model that has a price.
+    pub allow_any_model: bool,
 }
 
 impl Default for Settings {
@@ -60,6 +62,7 @@ impl Default for Settings {
             finished_task_retention_seconds: 0,
             drive_change_retention_seconds: 0,
             message_retention_seconds: 0,
+            allow_any_model: false,
         }
     }
 }
@@ -118,6 +121,7 @@ impl Settings {
                 "message_retention" => {
                     next.message_retention_seconds = kept_for("message_retention", given.message_retention.as_ref())?;
                 }
+                "allow_any_model" => next.allow_any_model = given.allow_any_model,
                 other => return Err(unknown(other)),
             }
         }
@@ -137,7 +141,7 @@ impl Settings {
         (&self.default_model_tier, &self.default_provider)
     }
 
-    /// Whether a hire that names neither tier nor provider works, now that fields of these names were changed.
+    /// Whether a hire that names neither tier nor provider gets what these say, now that fields of these names were changed.
     ///
     /// # Errors
     /// `Invalid`, naming the field that has to be another one.
@@ -148,10 +152,10 @@ impl Settings {
             let problem = format!("{tier:?} is no model tier of this platform; known are {}", known.join(", "));
             return Err(Error::invalid("default_model_tier", problem));
         };
-        if provider.is_empty() || provider == tier.provider {
+        if provider.is_empty() || tier.providers.iter().any(|serves| serves == provider) {
             return Ok(());
         }
-        let serves = format!("the tier {:?} is served by {:?}", tier.name, tier.provider);
+        let serves = format!("the tier {:?} is served by {}", tier.name, tier.providers.join(", "));
         Err(match changed.iter().any(|path| path == "default_provider") {
             true => Error::invalid("default_provider", format!("cannot be {provider:?}: {serves}, or leave it empty")),
             false => Error::invalid(
@@ -178,6 +182,7 @@ impl Settings {
             finished_task_retention: duration(self.finished_task_retention_seconds),
             drive_change_retention: duration(self.drive_change_retention_seconds),
             message_retention: duration(self.message_retention_seconds),
+            allow_any_model: self.allow_any_model,
         }
     }
 }
@@ -327,6 +332,7 @@ mod tests {
         let tier = |name: &str, provider: &str| v1::ModelTier {
             name: name.into(),
             provider: provider.into(),
+            providers: vec![provider.into(), "router".into()],
             ..v1::ModelTier::default()
         };
         let tiers = [tier("sonnet", "anthropic"), tier("gpt", "openai")];
@@ -335,7 +341,7 @@ mod tests {
             let settings = Settings { default_model_tier, default_provider, ..Settings::default() };
             settings.check_defaults(&owned(changed), &tiers).map_err(|error| error.field)
         };
-        for (tier, provider) in [("sonnet", ""), ("sonnet", "anthropic"), ("gpt", "openai")] {
+        for (tier, provider) in [("sonnet", ""), ("sonnet", "anthropic"), ("gpt", "openai"), ("gpt", "router")] {
             assert_eq!(check(tier, provider, &["default_model_tier", "default_provider"]), Ok(()));
         }
         for (tier, provider, changed, field) in [

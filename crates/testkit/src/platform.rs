@@ -106,10 +106,12 @@ impl Builder {
         let data_dir = dir.path().join("data");
         fs::create_dir(&data_dir).expect("a directory can be made in a fresh one");
         write_internal_key(&data_dir.join(INTERNAL_KEY));
+        let [gateway, office] = own_addresses();
         let mut platform = Platform {
             processes: Vec::new(),
             binary,
-            gateway: own_address(),
+            gateway,
+            office,
             what: self,
             db,
             data_dir,
@@ -131,6 +133,8 @@ pub struct Platform {
     binary: PathBuf,
     /// Of four processes, the gateway's: agents are told its address before it runs, and keep it over restarts.
     gateway: SocketAddr,
+    /// Of four processes, the office role's: the scheduler is told its address before it runs.
+    office: SocketAddr,
     what: Builder,
     db: Option<TestDb>,
     data_dir: PathBuf,
@@ -174,13 +178,15 @@ impl Platform {
         let activity = self.launch("activity", ANY_PORT, &flags).await;
         flags.push(("--activity-url", activity));
 
-        let own = [flags.clone(), vec![("--agent-endpoint", format!("http://{gateway}"))]].concat();
+        let (office, agents) = (self.office.to_string(), ("--agent-endpoint", format!("http://{gateway}")));
+        let to_office = ("--office-url", format!("https://{office}"));
+        let own = [flags.clone(), vec![agents, to_office.clone()]].concat();
         let scheduler = self.launch("scheduler", ANY_PORT, &own).await;
         flags.push(("--scheduler-url", scheduler));
 
         let own = [flags.clone(), vec![("--admin-key-file", admin_key)]].concat();
-        let office = self.launch("office", ANY_PORT, &own).await;
-        flags.push(("--office-url", office));
+        self.launch("office", &office, &own).await;
+        flags.push(to_office);
 
         self.launch(GATEWAY, &gateway, &flags).await;
     }
@@ -318,15 +324,17 @@ impl Platform {
     }
 }
 
-/// A free port of a loopback address that no other process takes ports of, made of this one's id: the port is still free
-/// when the gateway starts, and between its end and its next start. Where the loopback interface has 127.0.0.1 alone, a
-/// port of that, which was free a moment ago.
-fn own_address() -> SocketAddr {
+/// Free ports of a loopback address that no other process takes ports of, made of this one's id: they are still free
+/// when the roles start, and between their end and their next start. Where the loopback interface has 127.0.0.1 alone,
+/// ports of that, which were free a moment ago.
+fn own_addresses() -> [SocketAddr; 2] {
     // Process ids have 22 bits at most, so 64.0.0 is added without a carry.
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     let own = Ipv4Addr::new(127, 64 | high, middle, low);
-    let listener = TcpListener::bind((own, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
-    listener.and_then(|listener| listener.local_addr()).expect("a port is free")
+    let bind = || TcpListener::bind((own, 0)).or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)));
+    // Both are held until both are known, so that they differ.
+    let listeners = [bind(), bind()].map(|bound| bound.expect("a port is free"));
+    listeners.map(|listener| listener.local_addr().expect("it is bound"))
 }
 
 /// The key that `mi serve` wants to find; text, so that it survives editors and Kubernetes secrets.
@@ -405,7 +413,7 @@ mod tests {
         let args = args(&platform);
         let wanted: [(&str, &[&str]); 4] = [
             ("serve activity ", &[]),
-            ("serve scheduler ", &["--activity-url", "--agent-endpoint"]),
+            ("serve scheduler ", &["--activity-url", "--agent-endpoint", "--office-url"]),
             ("serve office ", &["--activity-url", "--scheduler-url", "--admin-key-file"]),
             ("serve gateway ", &["--activity-url", "--scheduler-url", "--office-url"]),
         ];

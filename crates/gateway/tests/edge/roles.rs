@@ -128,6 +128,34 @@ impl registry::AgentRegistryService for Fake {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn get_spender(
+        &self,
+        _: Request<internal::GetSpenderRequest>,
+    ) -> Result<Response<internal::GetSpenderResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn apply_agent_budget(
+        &self,
+        _: Request<internal::ApplyAgentBudgetRequest>,
+    ) -> Result<Response<internal::ApplyAgentBudgetResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn apply_agent_integration(
+        &self,
+        _: Request<internal::ApplyAgentIntegrationRequest>,
+    ) -> Result<Response<internal::ApplyAgentIntegrationResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_enabled_integrations(
+        &self,
+        _: Request<internal::ListEnabledIntegrationsRequest>,
+    ) -> Result<Response<internal::ListEnabledIntegrationsResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn count_agents(
         &self,
         _: Request<internal::CountAgentsRequest>,

@@ -9,11 +9,12 @@ use std::{
 };
 
 use mi_base::{Tasks, disk_reserve::DiskReserve};
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
         ApplyOfficeRequest, Member, ResolveApiKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
-        credential_service_client::CredentialServiceClient,
+        credential_service_client::CredentialServiceClient, secret_service_client::SecretServiceClient,
     },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
@@ -137,6 +138,7 @@ fn config(
         drive: LIMITS,
         quotas,
         reserve: reserve.clone(),
+        catalogues: Catalogues::new(Catalogue::built_in().expect("good")),
     }
 }
 
@@ -256,6 +258,11 @@ impl Harness {
 
     pub(super) fn integrations(&self, actor: &Actor) -> IntegrationServiceClient<Client> {
         IntegrationServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    /// What the models role and the scheduler ask for secrets.
+    pub(super) fn secret_service(&self) -> SecretServiceClient<RoleClient> {
+        SecretServiceClient::new(RoleClient::new(self.transport.clone(), "models"))
     }
 
     pub(super) fn chat(&self, actor: &Actor) -> ChatServiceClient<Client> {

@@ -3,8 +3,12 @@
 use std::sync::Arc;
 
 use mi_kernel::{Actor, AgentActor, AgentId, ErrorKind, OfficeId, event::Category, secret::Secret};
-use mi_proto::v1::{
-    DeleteIntegrationSecretRequest, Integration, ListIntegrationsRequest, OfficeStatus, SetIntegrationSecretRequest,
+use mi_proto::{
+    internal::v1::ResolveSecretsRequest,
+    v1::{
+        AgentIntegration, DeleteIntegrationSecretRequest, Integration, IntegrationStatus, ListAgentIntegrationsRequest,
+        ListIntegrationsRequest, OfficeStatus, SetAgentIntegrationRequest, SetIntegrationSecretRequest,
+    },
 };
 use mi_store::on;
 use mi_testkit::on_both;
@@ -21,6 +25,12 @@ use crate::DataKeys;
 
 on_both! {
     secrets_are_set_shown_as_set_and_deleted,
+    an_integration_is_known_by_its_aliases,
+    an_integration_is_enabled_for_one_agent,
+    an_integration_without_its_secret_is_not_enabled,
+    toggles_are_the_owners_and_strangers_see_nothing,
+    what_becomes_a_header_is_one_line,
+    services_are_told_secrets,
     only_the_owner_writes_and_strangers_see_nothing,
     what_cannot_be_a_secret_is_refused_and_not_repeated,
     a_row_holds_no_plain_text_and_opens_in_its_place_only,
@@ -44,6 +54,39 @@ impl Harness {
         };
         let answer = self.integrations(actor).set_integration_secret(request).await?.into_inner();
         Ok(answer.integration.expect("always there"))
+    }
+
+    async fn toggle(
+        &self,
+        actor: &Actor,
+        office: &str,
+        agent: &str,
+        (integration, enabled): (&str, bool),
+    ) -> Result<(AgentIntegration, i64), Status> {
+        let (office_id, agent, integration) = (office.into(), agent.into(), integration.into());
+        let request = SetAgentIntegrationRequest { office_id, agent, integration, enabled };
+        let answer = self.integrations(actor).set_agent_integration(request).await?.into_inner();
+        Ok((answer.integration.expect("always there"), answer.revision))
+    }
+
+    async fn of_agent(
+        &self,
+        actor: &Actor,
+        office: &str,
+        agent: &str,
+    ) -> Result<(Vec<AgentIntegration>, i64), Status> {
+        let request = ListAgentIntegrationsRequest { office_id: office.into(), agent: agent.into() };
+        let answer = self.integrations(actor).list_agent_integrations(request).await?.into_inner();
+        Ok((answer.integrations, answer.revision))
+    }
+
+    /// The secrets that a service is told, by name.
+    async fn resolved(&self, office: &str, integration: &str) -> Result<Vec<(String, String)>, Status> {
+        let request = ResolveSecretsRequest { office_id: office.into(), integration: integration.into() };
+        let secrets = self.secret_service().resolve_secrets(request).await?.into_inner().secrets;
+        let mut secrets: Vec<_> = secrets.into_iter().collect();
+        secrets.sort();
+        Ok(secrets)
     }
 
     async fn unset(&self, actor: &Actor, office: &str, secret: (&str, &str)) -> Result<Integration, Status> {
@@ -154,6 +197,130 @@ async fn secrets_are_set_shown_as_set_and_deleted(harness: Harness) {
         let printed = format!("{event:?}");
         assert!(!printed.contains("glpat") && !printed.contains("git.example"), "{printed}");
     }
+}
+
+async fn an_integration_is_known_by_its_aliases(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let set = harness.set(&harness.owner, &office, ("google-gemini", "api_key"), "k-1").await.expect("sets");
+    assert_eq!((set.name.as_str(), set.category.as_str()), ("gemini", "model"));
+    assert_eq!((set.aliases.as_slice(), set.configured), (&["google".to_owned(), "google-gemini".to_owned()][..], true));
+    assert_eq!(harness.opened(&office, ("gemini", "api_key")).await, Secret::new("k-1"));
+    assert_eq!(harness.resolved(&office, "google").await.expect("told"), [("api_key".to_owned(), "k-1".to_owned())]);
+    harness.agent(&office, "analyst", true, &[]);
+    let (toggled, _) = harness.toggle(&harness.owner, &office, "analyst", ("google", true)).await.expect("enables");
+    assert_eq!((toggled.name.as_str(), toggled.enabled), ("gemini", true));
+    harness.unset(&harness.owner, &office, ("google", "api_key")).await.expect("deletes");
+}
+
+async fn an_integration_is_enabled_for_one_agent(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.agent(&office, "analyst", true, &[]);
+    harness.agent(&office, "other", true, &[]);
+    let status = async |name: &str| of(&harness.listed(&harness.owner, &office).await.expect("lists"), name).status();
+    assert_eq!(status("github").await, IntegrationStatus::Pending);
+    harness.set(&harness.owner, &office, ("github", "token"), "ghp_1").await.expect("sets");
+    assert_eq!(status("github").await, IntegrationStatus::Configured);
+    let expected = |enabled: bool| AgentIntegration {
+        name: "github".into(),
+        enabled,
+        status: if enabled { IntegrationStatus::Active } else { IntegrationStatus::Configured }.into(),
+        env: vec!["GITHUB_TOKEN".into()],
+        category: "code".into(),
+    };
+    for _ in 0..2 {
+        let toggled = harness.toggle(&harness.owner, &office, "analyst", ("github", true)).await.expect("enables");
+        assert_eq!(toggled, (expected(true), 1));
+    }
+    assert_eq!(status("github").await, IntegrationStatus::Active);
+    let (listed, revision) = harness.of_agent(&harness.owner, &office, "analyst").await.expect("lists");
+    assert_eq!((listed.iter().find(|it| it.name == "github"), revision), (Some(&expected(true)), 1));
+    assert_eq!(listed.iter().filter(|it| it.enabled).count(), 1);
+    let slack = listed.iter().find(|it| it.name == "slack").expect("listed");
+    assert_eq!((slack.status(), slack.env.is_empty()), (IntegrationStatus::Pending, true));
+    let (others, _) = harness.of_agent(&harness.owner, &office, "other").await.expect("lists");
+    assert_eq!(others.iter().find(|it| it.name == "github"), Some(&expected(false)));
+    // Without its secret it is pending again, whoever has it; to disable it always works.
+    let unset = harness.unset(&harness.owner, &office, ("github", "token")).await.expect("deletes");
+    assert_eq!(unset.status(), IntegrationStatus::Pending);
+    let (off, revision) = harness.toggle(&harness.owner, &office, "analyst", ("github", false)).await.expect("disables");
+    assert_eq!((off.enabled, off.status(), revision), (false, IntegrationStatus::Pending, 2));
+}
+
+async fn an_integration_without_its_secret_is_not_enabled(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.agent(&office, "analyst", true, &[]);
+    let refused = harness.toggle(&harness.owner, &office, "analyst", ("jira", true)).await.expect_err("no secrets");
+    let reason = refused.get_details_error_info().expect("always there").reason;
+    assert_eq!((refused.code(), reason.as_str()), (Code::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED"));
+    assert!(refused.message().contains("url, email, api_token"), "{refused:?}");
+    let missing = harness.toggle(&harness.owner, &office, "nobody", ("jira", false)).await.expect_err("missing");
+    let named = missing.get_details_resource_info().expect("names it");
+    assert_eq!((missing.code(), named.resource_type.as_str()), (Code::NotFound, "agent"));
+    let unknown = harness.toggle(&harness.owner, &office, "analyst", ("acme", true)).await.expect_err("unknown");
+    assert_eq!(unknown.code(), Code::InvalidArgument);
+    // What the scheduler does not confirm did not happen, and a secret can be set all the same.
+    harness.scheduler.be(Mood::Fails);
+    let away = harness.toggle(&harness.owner, &office, "analyst", ("jira", false)).await.expect_err("away");
+    assert_eq!(away.code(), Code::Unavailable);
+    let set = harness.set(&harness.owner, &office, ("github", "token"), "ghp_1").await.expect("sets");
+    assert_eq!(set.status(), IntegrationStatus::Configured);
+}
+
+async fn toggles_are_the_owners_and_strangers_see_nothing(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let member = harness.agent(&office, "analyst", true, &[]);
+    harness.set(&harness.owner, &office, ("github", "token"), "ghp_1").await.expect("sets");
+    harness.of_agent(&member, &office, "analyst").await.expect("members read");
+    let denied = harness.toggle(&member, &office, "analyst", ("github", true)).await.expect_err("a member");
+    assert_eq!(denied.code(), Code::PermissionDenied);
+    let (stranger, _) = harness.account("Stranger").await;
+    for refused in [
+        harness.of_agent(&stranger, &office, "analyst").await.map(drop),
+        harness.toggle(&stranger, &office, "analyst", ("github", true)).await.map(drop),
+        harness.toggle(&stranger, &office, "nobody", ("acme", true)).await.map(drop),
+    ] {
+        let refused = refused.expect_err("foreign");
+        let named = refused.get_details_resource_info().expect("names it");
+        assert_eq!((refused.code(), named.resource_type.as_str()), (Code::NotFound, "office"));
+    }
+    assert!(harness.scheduler.known().integrations.is_empty());
+}
+
+async fn what_becomes_a_header_is_one_line(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    for (secret, value) in [
+        (("anthropic", "api_key"), "sk-1\n"),
+        (("anthropic", "api_key"), "sk-1\r\nx-admin: 1"),
+        (("openai", "api_key"), "sk-\u{e4}"),
+        (("github", "token"), "ghp\n"),
+    ] {
+        let refused = harness.set(&harness.owner, &office, secret, value).await.expect_err(secret.0);
+        let field = refused.get_details_bad_request().expect("names the field").field_violations[0].field.clone();
+        assert_eq!((refused.code(), field.as_str()), (Code::InvalidArgument, "value"));
+        assert!(!format!("{refused:?}").contains("x-admin"), "{refused:?}");
+    }
+    assert_eq!(harness.rows(&office).await, [0, 0]);
+    // A whole JSON file, as what goes nowhere near a header may be.
+    let json = "{\n  \"key\": \"-----BEGIN PRIVATE KEY-----\\n\"\n}\n";
+    harness.set(&harness.owner, &office, ("jira", "api_token"), json).await.expect("sets");
+    assert_eq!(harness.opened(&office, ("jira", "api_token")).await, Secret::new(json));
+}
+
+async fn services_are_told_secrets(harness: Harness) {
+    let (office, other) = (harness.create("Mine").await.id, harness.create("Other").await.id);
+    for (name, value) in [("token", "glpat-1"), ("url", "https://git.example")] {
+        harness.set(&harness.owner, &office, ("gitlab", name), value).await.expect("sets");
+    }
+    harness.set(&harness.owner, &office, ("github", "token"), "ghp_1").await.expect("sets");
+    let expected = [("token", "glpat-1"), ("url", "https://git.example")];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(harness.resolved(&office, "gitlab").await.expect("told"), expected);
+    assert_eq!(harness.resolved(&office, "slack").await.expect("none"), []);
+    assert_eq!(harness.resolved(&other, "gitlab").await.expect("none"), [], "another office has none of it");
+    assert_eq!(harness.resolved(&office, "acme").await.expect_err("unknown").code(), Code::InvalidArgument);
+    harness.delete(&office).await;
+    harness.until_status(&office, None).await;
+    assert_eq!(harness.resolved(&office, "gitlab").await.expect("none"), []);
 }
 
 async fn only_the_owner_writes_and_strangers_see_nothing(harness: Harness) {

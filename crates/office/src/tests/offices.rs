@@ -200,6 +200,9 @@ async fn no_default_is_accepted_with_which_hires_fail(harness: Harness) {
     assert_eq!(update("", "openai", &["default_provider"]).await, refused("default_provider"));
     assert_eq!(update("", "anthropic", &["defaultProvider"]).await, is("sonnet", "anthropic"));
     assert_eq!(update("opus", "", &["default_model_tier"]).await, is("opus", "anthropic"));
+    assert_eq!(update("", "router", &["default_provider"]).await, is("opus", "router"));
+    // An alias is known by its name from here on.
+    assert_eq!(update("", "claude", &["default_provider"]).await, is("opus", "anthropic"));
     assert_eq!(update("gpt", "", &["default_model_tier"]).await, refused("default_model_tier"));
     assert_eq!(update("gpt", "openai", &both).await, is("gpt", "openai"));
     assert_eq!(update("sonnet", "", &both).await, is("sonnet", ""));

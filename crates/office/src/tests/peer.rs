@@ -1,7 +1,7 @@
 //! A role that keeps copies of offices, as the office role sees it: it answers, fails or takes its time as told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -10,13 +10,15 @@ use mi_kernel::{AgentId, Clock, Error, event::Event};
 use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AppendCapturedLogsRequest, AppendCapturedLogsResponse,
-        AppendEventsRequest, AppendEventsResponse, ApplyOfficeRequest, ApplyOfficeResponse, CountAgentsRequest,
-        CountAgentsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, Member,
-        PauseAgentRequest, PauseAgentResponse, RecordHeartbeatRequest, RecordHeartbeatResponse,
-        RegisterAgentKeyRequest, RegisterAgentKeyResponse, RemoveOfficeRequest, RemoveOfficeResponse,
-        ReportRefusedCredentialRequest, ReportRefusedCredentialResponse, ResolveAgentKeyRequest,
-        ResolveAgentKeyResponse, RunIsolationChecksRequest, RunIsolationChecksResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse,
+        AppendEventsRequest, AppendEventsResponse, ApplyAgentBudgetRequest, ApplyAgentBudgetResponse,
+        ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, ApplyOfficeRequest, ApplyOfficeResponse,
+        CountAgentsRequest, CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListEnabledIntegrationsRequest,
+        ListEnabledIntegrationsResponse, ListMembersRequest,
+        ListMembersResponse, ListTiersRequest, ListTiersResponse, Member, PauseAgentRequest, PauseAgentResponse, ProviderNames,
+        RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest, RegisterAgentKeyResponse,
+        RemoveOfficeRequest, RemoveOfficeResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
+        ResolveAgentKeyRequest, ResolveAgentKeyResponse, RunIsolationChecksRequest, RunIsolationChecksResponse,
+        WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
         agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
         ingest_service_server::{IngestService, IngestServiceServer},
         office_replica_service_server::{OfficeReplicaService, OfficeReplicaServiceServer},
@@ -59,6 +61,8 @@ pub(super) struct Known {
     pub(super) admitted: BTreeMap<String, Admitted>,
     /// The agents there are, in whatever office.
     pub(super) members: Vec<Member>,
+    /// What is enabled for agents by name, and how often that changed.
+    pub(super) integrations: BTreeMap<String, (BTreeSet<String>, i64)>,
     /// Agents that were to be paused.
     pub(super) paused: Vec<PauseAgentRequest>,
     /// Events of the feed.
@@ -114,6 +118,21 @@ impl Peer {
             Default::default(),
         );
         Transport::local(guard)
+    }
+
+    /// The member of this name with its integrations.
+    #[allow(clippy::result_large_err, reason = "tonic's status is what handlers return")]
+    fn spender(&self, name: &str) -> Result<GetSpenderResponse, Status> {
+        let known = self.known();
+        if !known.members.iter().any(|member| member.name == name) {
+            return Err(status(Error::not_found("agent", name)));
+        }
+        let (enabled, revision) = known.integrations.get(name).cloned().unwrap_or_default();
+        Ok(GetSpenderResponse {
+            integrations: enabled.into_iter().collect(),
+            integrations_revision: revision,
+            ..GetSpenderResponse::default()
+        })
     }
 
     /// Fails or hangs, if it is in that mood.
@@ -220,6 +239,46 @@ impl AgentRegistryService for Peer {
         Ok(Response::new(PauseAgentResponse {}))
     }
 
+    async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Result<Response<GetSpenderResponse>, Status> {
+        self.answer().await?;
+        Ok(Response::new(self.spender(&request.into_inner().agent)?))
+    }
+
+    async fn apply_agent_budget(
+        &self,
+        _: Request<ApplyAgentBudgetRequest>,
+    ) -> Result<Response<ApplyAgentBudgetResponse>, Status> {
+        Err(Status::unimplemented("no part of these tests"))
+    }
+
+    async fn apply_agent_integration(
+        &self,
+        request: Request<ApplyAgentIntegrationRequest>,
+    ) -> Result<Response<ApplyAgentIntegrationResponse>, Status> {
+        self.answer().await?;
+        let request = request.into_inner();
+        self.spender(&request.agent)?;
+        let mut known = self.known();
+        let (enabled, revision) = known.integrations.entry(request.agent.clone()).or_default();
+        let changed = match request.enabled {
+            true => enabled.insert(request.integration),
+            false => enabled.remove(&request.integration),
+        };
+        *revision += i64::from(changed);
+        drop(known);
+        Ok(Response::new(ApplyAgentIntegrationResponse { spender: Some(self.spender(&request.agent)?) }))
+    }
+
+    async fn list_enabled_integrations(
+        &self,
+        _: Request<ListEnabledIntegrationsRequest>,
+    ) -> Result<Response<ListEnabledIntegrationsResponse>, Status> {
+        self.answer().await?;
+        let known = self.known();
+        let all: BTreeSet<String> = known.integrations.values().flat_map(|(enabled, _)| enabled.clone()).collect();
+        Ok(Response::new(ListEnabledIntegrationsResponse { integrations: all.into_iter().collect() }))
+    }
+
     async fn count_agents(&self, _: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {
         let agents = vec![AgentCount { phase: AgentPhase::Running.into(), count: 3 }];
         Ok(Response::new(CountAgentsResponse { agents }))
@@ -230,10 +289,16 @@ impl AgentRegistryService for Peer {
         let tier = |(name, provider): (&str, &str)| ModelTier {
             name: name.into(),
             provider: provider.into(),
+            providers: vec![provider.into(), "router".into()],
             ..ModelTier::default()
         };
         let model_tiers = [("sonnet", "anthropic"), ("opus", "anthropic"), ("gpt", "openai")].map(tier).to_vec();
-        Ok(Response::new(ListTiersResponse { model_tiers }))
+        let names = |name: &str, aliases: &[&str]| ProviderNames {
+            name: name.into(),
+            aliases: aliases.iter().map(ToString::to_string).collect(),
+        };
+        let providers = vec![names("anthropic", &["claude"]), names("openai", &[]), names("router", &[])];
+        Ok(Response::new(ListTiersResponse { model_tiers, providers }))
     }
 
     async fn resolve_agent_key(

@@ -38,7 +38,7 @@ impl Scheduler {
         }
         rules::office_hires(&office)?;
         // It brings a model of its own; the office's default stands for it until somebody promotes it.
-        let spec = rules::spec_of(&HireAgentRequest::default(), &office.settings, &self.catalogue)?;
+        let spec = rules::spec_of(&HireAgentRequest::default(), &office.settings, &self.catalogues.current(), &[])?;
         rules::room(&office.settings, repo::agent_count(&mut tx).await?)?;
 
         let now = self.clock.now();
@@ -109,6 +109,7 @@ impl Agent {
     fn listened_to(&self) -> Result<()> {
         match &self.state {
             State::Paused { reason } if self.desired == Desired::Pause => {
+                self.has_budget()?;
                 let text = format!("agent {:?} is paused until somebody starts it again: {reason}", self.name);
                 Err(Error::precondition("LOOP_DETECTED", text))
             }

@@ -236,13 +236,14 @@ impl AgentService for Handler {
     }
 
     async fn list_roles(&self, _: Request<v1::ListRolesRequest>) -> Reply<v1::ListRolesResponse> {
-        let mut roles: Vec<v1::Role> = self.scheduler.catalogue.roles.iter().map(wire::role).collect();
+        let catalogue = self.scheduler.catalogues.current();
+        let mut roles: Vec<v1::Role> = catalogue.roles.iter().map(wire::role).collect();
         roles.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Response::new(v1::ListRolesResponse { roles }))
     }
 
     async fn list_model_tiers(&self, _: Request<v1::ListModelTiersRequest>) -> Reply<v1::ListModelTiersResponse> {
-        let model_tiers = self.scheduler.catalogue.tiers.iter().map(wire::tier).collect();
+        let model_tiers = wire::tiers(&self.scheduler.catalogues.current());
         Ok(Response::new(v1::ListModelTiersResponse { model_tiers }))
     }
 }

@@ -8,8 +8,12 @@ use mi_kernel::{
     event::{Category, Event},
     text,
 };
-use mi_proto::{fields, internal::v1::PauseAgentRequest, v1};
-use mi_rpc::Caller;
+use mi_proto::{
+    fields,
+    internal::v1::{GetHireTermsRequest, GetHireTermsResponse, PauseAgentRequest},
+    v1,
+};
+use mi_rpc::{Caller, status::from_status};
 use mi_store::{OfficeTx, idempotency, outbox};
 use prost::Message;
 use serde_json::json;
@@ -18,16 +22,17 @@ use super::{Agent, Desired, State, repo, revoked_keys, rules, wire};
 use crate::{Scheduler, backups, offices};
 
 /// A change of one agent that its row still waits for.
-struct Change {
-    tx: OfficeTx,
-    agent: Agent,
-    trace_id: String,
+pub(crate) struct Change {
+    pub(crate) tx: OfficeTx,
+    pub(crate) agent: Agent,
+    pub(crate) trace_id: String,
 }
 
 impl Scheduler {
     /// Hires an agent.
     pub(crate) async fn hire(&self, caller: &Caller, request: v1::HireAgentRequest) -> Result<Agent> {
         let office_id = OfficeId::parse(&request.office_id)?;
+        let terms = self.hire_terms(caller, office_id).await?;
         let mut tx = self.db.office(office_id).begin().await?;
         let office = offices::repo::office_lock(&mut tx).await?;
         let office = office.ok_or_else(|| Error::not_found("office", office_id))?;
@@ -43,7 +48,7 @@ impl Scheduler {
         }
         let name = text::new_agent_name("name", &request.name)?;
         rules::office_hires(&office)?;
-        let spec = rules::spec_of(&request, &office.settings, &self.catalogue)?;
+        let spec = rules::spec_of(&request, &office.settings, &self.catalogues.current(), &terms.configured)?;
         let restore_from = match request.restore_from_backup.as_str() {
             "" => None,
             id => Some(backups::find(&mut tx, id).await?.id),
@@ -55,12 +60,14 @@ impl Scheduler {
             let hirer = repo::agent_get(&mut tx, member.agent_id).await?;
             let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
             let recent = offices::repo::hire_count(&mut tx, now - rules::HIRE_WINDOW).await?;
-            let allowed = rules::agent_may_hire(&office.settings, hirer.lineage.len(), recent);
+            let allowed = rules::agent_may_hire(&office.settings, &terms, hirer.lineage.len(), recent);
             allowed.map_err(|error| caller.refused(office_id, error))?;
             offices::repo::hire_insert(&mut tx, id, now).await?;
             lineage.push(hirer.id);
             lineage.extend(hirer.lineage);
             hired_by = hirer.name;
+        } else {
+            rules::solvent(&terms)?;
         }
         rules::room(&office.settings, repo::agent_count(&mut tx).await?)?;
 
@@ -73,8 +80,9 @@ impl Scheduler {
         let by = if agent.hired_by.is_empty() { "an operator".to_owned() } else { format!("{:?}", agent.hired_by) };
         let summary = format!("Agent {:?} hired by {by} with model {}", agent.name, agent.spec.model_tier);
         let event = Event::lifecycle(office_id, &agent.name, "agent.hired", summary, now).with(json!({
-            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "role": agent.spec.role,
-            "hired_by": agent.hired_by, "restored_from": agent.restore_from,
+            "agent_id": agent.id, "model_tier": agent.spec.model_tier, "provider": agent.spec.provider,
+            "role": agent.spec.role, "integrations": agent.spec.integrations, "hired_by": agent.hired_by,
+            "restored_from": agent.restore_from,
         }));
         outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         let granted = security(&agent, "access.granted", "may act in the office", &agent.hired_by, &self.clock);
@@ -82,6 +90,15 @@ impl Scheduler {
         tx.commit().await?;
         self.changed(&agent);
         Ok(agent)
+    }
+
+    /// What a hire has to know of the office role, for a caller that may hire in the office. It is asked before the
+    /// transaction: none waits for another role.
+    async fn hire_terms(&self, caller: &Caller, office_id: OfficeId) -> Result<GetHireTermsResponse> {
+        self.enter(&mut self.db.office(office_id).read().await?, caller).await?;
+        let request = GetHireTermsRequest { office_id: office_id.to_string() };
+        let answer = self.metering.clone().get_hire_terms(request).await;
+        Ok(answer.map_err(|status| from_status(&status))?.into_inner())
     }
 
     /// Locks an agent that the caller may act on and that is not being fired.
@@ -99,7 +116,7 @@ impl Scheduler {
     }
 
     /// Writes a changed agent with its event, and lets the reconciler loose.
-    async fn save(
+    pub(crate) async fn save(
         &self,
         mut change: Change,
         kind: &str,
@@ -111,8 +128,10 @@ impl Scheduler {
         }
         let agent = change.agent;
         let mut event = Event::lifecycle(agent.office_id, &agent.name, kind, summary, self.clock.now()).with(metadata);
-        if kind == "agent.identity_rotated" {
-            event = event.category(Category::Security);
+        match kind {
+            "agent.identity_rotated" => event = event.category(Category::Security),
+            "integration.enabled" | "integration.disabled" => event = event.category(Category::Integration),
+            _ => {}
         }
         outbox::push(&mut change.tx, &event.traced(&change.trace_id)).await?;
         change.tx.commit().await?;
@@ -120,8 +139,24 @@ impl Scheduler {
         Ok(agent)
     }
 
+    /// The same for a change that another role has told the feed of.
+    pub(crate) async fn save_silently(&self, mut change: Change) -> Result<Agent> {
+        if !repo::agent_update(&mut change.tx, &mut change.agent).await? {
+            return Err(Error::internal("a locked row was changed by somebody else"));
+        }
+        change.tx.commit().await?;
+        self.changed(&change.agent);
+        Ok(change.agent)
+    }
+
     /// Changes tier and provider.
     pub(crate) async fn promote(&self, caller: &Caller, request: v1::PromoteAgentRequest) -> Result<Agent> {
+        let office_id = OfficeId::parse(&request.office_id)?;
+        // Only whoever names a provider needs a key for it.
+        let configured = match request.provider.as_str() {
+            "" => Vec::new(),
+            _ => self.hire_terms(caller, office_id).await?.configured,
+        };
         let mut change = self.change(caller, &request.office_id, &request.name).await?;
         let agent = &mut change.agent;
         agent.renew()?;
@@ -133,9 +168,16 @@ impl Scheduler {
             "" => before.as_str(),
             tier => tier,
         };
-        let tier = self.catalogue.tier("model_tier", tier)?;
-        agent.spec.provider = rules::configured(&request.provider, &tier.provider)?;
+        let catalogue = self.catalogues.current();
+        let tier = catalogue.tier("model_tier", tier)?;
+        agent.spec.provider = match request.provider.as_str() {
+            "" => tier.provider().to_owned(),
+            asked => rules::provider(&catalogue, tier, asked, &configured)?,
+        };
         agent.spec.model_tier.clone_from(&tier.name);
+        if let Some(name) = rules::integration_of(&catalogue, &agent.spec.provider) {
+            agent.spec.set_integration(&name, true);
+        }
         let summary = format!("Agent {:?} promoted from {before} to {}", agent.name, tier.name);
         let metadata =
             json!({ "from": before, "to": tier.name, "provider": agent.spec.provider, "generation": agent.generation });
@@ -321,7 +363,7 @@ fn content_of(request: &v1::HireAgentRequest) -> Vec<u8> {
 }
 
 impl Agent {
-    fn may_change(&self) -> Result<()> {
+    pub(super) fn may_change(&self) -> Result<()> {
         if matches!(self.desired, Desired::Fire { .. }) {
             return Err(Error::precondition("AGENT_TERMINATING", format!("agent {:?} is being fired", self.name)));
         }
@@ -331,7 +373,10 @@ impl Agent {
     /// Refuses to start what is started elsewhere, unless the platform itself paused it.
     fn startable(&self, caller: &Caller) -> Result<()> {
         self.left_to_operators(caller)?;
-        if self.desired == Desired::Pause { Ok(()) } else { self.hosted() }
+        if self.desired != Desired::Pause {
+            self.hosted()?;
+        }
+        self.has_budget()
     }
 
     /// Refuses agents who would bring back a paused one: itself and those above it may be what it goes in circles with.
@@ -344,7 +389,7 @@ impl Agent {
     }
 
     /// A new generation, tried from the start.
-    fn renew(&mut self) -> Result<()> {
+    pub(crate) fn renew(&mut self) -> Result<()> {
         self.may_change()?;
         self.generation += 1;
         self.failures = 0;

@@ -43,7 +43,8 @@ pub(crate) async fn agent_insert(tx: &mut OfficeConn, agent: &Agent) -> DbResult
 pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbResult<bool> {
     let sql = "UPDATE agents SET spec = $4, desired = $5, generation = $6, state = $7, phase = $8, failures = $9,
          restarts = $10, observed_generation = $11, public_key = $12, enrol_sha256 = $13, enrol_expires_at = $14,
-         last_seen_at = $15, revision = revision + 1, next_look_at = $16, listening = FALSE
+         last_seen_at = $15, revision = revision + 1, next_look_at = $16, listening = FALSE,
+         budget = $17, budget_version = $18, budget_reached = $19
          WHERE id = $2 AND revision = $3 AND office_id = $1";
     let updated = exec!(
         tx,
@@ -62,7 +63,10 @@ pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbRe
         &agent.enrol_sha256,
         agent.enrol_expires_at,
         agent.last_seen_at,
-        AT_ONCE
+        AT_ONCE,
+        agent.budget,
+        agent.budget_version,
+        &agent.budget_reached
     )? == 1;
     agent.revision += i64::from(updated);
     Ok(updated)
@@ -105,6 +109,15 @@ pub(crate) async fn agent_lock_by_name(tx: &mut OfficeConn, name: &str) -> DbRes
     optional!(tx, sql, name)
 }
 
+/// The agent, which nobody else changes until the transaction ends.
+pub(crate) async fn agent_lock(tx: &mut OfficeConn, id: AgentId) -> DbResult<Option<Agent>> {
+    let sql = tx.pick(
+        "SELECT * FROM agents WHERE office_id = $1 AND id = $2",
+        "SELECT * FROM agents WHERE office_id = $1 AND id = $2 FOR UPDATE",
+    );
+    optional!(tx, sql, id)
+}
+
 /// The agent whose newest enrolment token this is, locked: of two users of one token, one wins. Of whatever office: who
 /// shows a token has not said who they are.
 pub(crate) async fn agent_lock_by_token(tx: &mut PlatformConn, sha256: &[u8]) -> DbResult<Option<Agent>> {
@@ -124,6 +137,22 @@ pub(crate) async fn agent_list(conn: &mut OfficeConn, page: &Page<String>) -> Db
 pub(crate) async fn agent_page(conn: &mut OfficeConn, after: &str, most: usize) -> DbResult<Vec<Agent>> {
     let sql = "SELECT * FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3";
     all!(conn, sql, after, i64::try_from(most).unwrap_or(i64::MAX))
+}
+
+/// What is enabled for agents by name after this one, as a JSON array; of those hired before there were integrations, their
+/// provider's.
+pub(crate) async fn agent_integrations(
+    conn: &mut OfficeConn,
+    after: &str,
+    most: i64,
+) -> DbResult<Vec<(String, String)>> {
+    let sql = conn.pick(
+        "SELECT name, coalesce(json_extract(spec, '$.integrations'), json_array(json_extract(spec, '$.provider')))
+         FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3",
+        "SELECT name, coalesce(spec -> 'integrations', jsonb_build_array(spec -> 'provider'))::text
+         FROM agents WHERE office_id = $1 AND name > $2 ORDER BY name LIMIT $3",
+    );
+    all!(conn, sql, after, most)
 }
 
 /// Every agent of the office with the version of its row.

@@ -5,18 +5,21 @@ use std::{
     time::Duration,
 };
 
+use mi_catalogue::{Catalogue, Tier};
 use mi_kernel::{AgentActor, AgentId, Error, Result};
-use mi_proto::{internal::v1::PauseAgentRequest, v1};
+use mi_proto::{
+    internal::v1::{GetHireTermsResponse, PauseAgentRequest},
+    v1,
+};
 use mi_rpc::Access;
 
 use super::{Agent, Resources, Spec};
-use crate::{
-    catalogue::Catalogue,
-    offices::{HiringRules, Office},
-};
+use crate::offices::{HiringRules, Office};
 
 /// Window of the rate limit for hires by agents.
 pub(crate) const HIRE_WINDOW: Duration = Duration::from_secs(600);
+/// When an office without credits is worth another try: somebody has to grant some.
+const CREDITS_RETRY: Duration = Duration::from_secs(60);
 const MAX_SKILLS: usize = 64;
 const MAX_PROMPT: usize = 64 << 10;
 const MAX_COMMAND: usize = 16 << 10;
@@ -24,8 +27,14 @@ const MAX_ENV: usize = 100;
 const MAX_ENV_BYTES: usize = 32 << 10;
 const MAX_PAUSE_MESSAGE: usize = 1024;
 
-/// The spec that a hire asks for, role and defaults filled in.
-pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, catalogue: &Catalogue) -> Result<Spec> {
+/// The spec that a hire asks for, role and defaults filled in. `configured` are the integrations that the office has secrets
+/// for.
+pub(crate) fn spec_of(
+    request: &v1::HireAgentRequest,
+    office: &HiringRules,
+    catalogue: &Catalogue,
+    configured: &[String],
+) -> Result<Spec> {
     let role = match request.role.as_str() {
         "" => None,
         name => Some(catalogue.role("role", name)?),
@@ -49,31 +58,54 @@ pub(crate) fn spec_of(request: &v1::HireAgentRequest, office: &HiringRules, cata
         ("", Some(role)) => role.system_prompt.trim(),
         (given, _) => given,
     };
+    let provider = match request.provider.as_str() {
+        "" => default_provider(catalogue, tier, &office.default_provider),
+        asked => provider(catalogue, tier, asked, configured)?,
+    };
+    let mut integrations = catalogue.integrations_of(&skills);
+    integrations.extend(integration_of(catalogue, &provider));
     Ok(Spec {
         model_tier: tier.name.clone(),
-        // The office's default is the provider of its default tier (the office role checks that): another tier, which
-        // a hire or its role names, has its own.
-        provider: configured(&request.provider, &tier.provider)?,
+        provider,
         role: request.role.clone(),
         skills,
         system_prompt: system_prompt(prompt)?,
         env: env(&request.env)?,
         resources: resources(request.resources.as_ref())?,
         command: command(&request.command)?,
+        integrations,
+        integrations_revision: 1,
     })
 }
 
-/// The provider to use: the tier's own, unless another is asked for and its integration has a secret.
-pub(crate) fn configured(asked: &str, own: &str) -> Result<String> {
-    if asked.is_empty() || asked == own {
-        return Ok(own.to_owned());
+/// The provider of a hire that names none: the office's default where that serves the tier, else the tier's own.
+fn default_provider(catalogue: &Catalogue, tier: &Tier, default: &str) -> String {
+    let default = catalogue.provider("default_provider", default).ok().map(|provider| provider.name.as_str());
+    default.filter(|name| catalogue.served(tier, name).is_some()).unwrap_or(tier.provider()).to_owned()
+}
+
+/// The provider that is asked for, if it serves the tier and there is a key for it.
+pub(crate) fn provider(catalogue: &Catalogue, tier: &Tier, asked: &str, configured: &[String]) -> Result<String> {
+    let provider = catalogue.provider("provider", asked)?;
+    let name = &provider.name;
+    if catalogue.served(tier, name).is_none() {
+        let serve = catalogue.providers_of(tier).join(", ");
+        let problem = format!("{name:?} does not serve the tier {:?}; served by {serve}", tier.name);
+        return Err(Error::invalid("provider", problem));
     }
-    // No office has integrations yet, so no provider has a secret.
-    let shown: String = asked.chars().take(40).collect();
-    Err(Error::precondition(
-        "INTEGRATION_NOT_CONFIGURED",
-        format!("the office has no secret for the provider {shown:?}; leave the provider empty to use the tier's own"),
-    ))
+    if !provider.works_without_office() && !configured.contains(name) {
+        let text = format!(
+            "the office has no key for the provider {name:?}; set the secrets of that integration, or leave the provider \
+             empty to use a default one"
+        );
+        return Err(Error::precondition("INTEGRATION_NOT_CONFIGURED", text));
+    }
+    Ok(name.clone())
+}
+
+/// The integration that keeps a provider's key; none: it needs none.
+pub(crate) fn integration_of(catalogue: &Catalogue, provider: &str) -> Option<String> {
+    catalogue.integration("provider", provider).ok().map(|integration| integration.name.clone())
 }
 
 /// Names of skills: short words.
@@ -183,11 +215,26 @@ fn active(office: &Office, consequence: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether an agent may hire at all, in the order of the specification: permission, rate, depth.
-pub(crate) fn agent_may_hire(rules: &HiringRules, hirer_depth: usize, recent_hires: i64) -> Result<()> {
+/// Whether the office can pay for whom it hires.
+pub(crate) fn solvent(terms: &GetHireTermsResponse) -> Result<()> {
+    if terms.metered && terms.available <= 0 {
+        let text = format!("{} micro-credits are left in the office, so it hires nobody", terms.available);
+        return Err(Error::exhausted("OUT_OF_CREDITS", text, CREDITS_RETRY));
+    }
+    Ok(())
+}
+
+/// Whether an agent may hire at all, in the order of the specification: permission, balance, rate, depth.
+pub(crate) fn agent_may_hire(
+    rules: &HiringRules,
+    terms: &GetHireTermsResponse,
+    hirer_depth: usize,
+    recent_hires: i64,
+) -> Result<()> {
     if !rules.allow_agent_hiring {
         return Err(Error::denied("agents of this office may not hire; its owner can set allow_agent_hiring"));
     }
+    solvent(terms)?;
     if recent_hires >= i64::from(rules.hires_per_10_minutes) {
         return Err(Error::exhausted(
             "HIRE_RATE",

@@ -1,11 +1,14 @@
 //! Agents and catalogue entries for the wire.
 
-use mi_proto::{internal::v1::Member, v1};
+use mi_catalogue::{Catalogue, Role};
+use mi_proto::{
+    internal::v1::{GetSpenderResponse, Member},
+    v1,
+};
 use mi_rpc::convert::timestamp;
 use mi_runtime::Sandbox;
 
-use super::{Agent, Desired, Phase, State};
-use crate::catalogue::{Role, Tier};
+use super::{Agent, Phase};
 
 pub(crate) fn phase(phase: Phase) -> v1::AgentPhase {
     match phase {
@@ -54,6 +57,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),
         command: spec.command.clone(),
+        budget: agent.budget,
     }
 }
 
@@ -61,11 +65,24 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
 pub(crate) fn member(agent: Agent) -> Member {
     Member {
         agent_id: agent.id.to_string(),
-        working: agent.desired == Desired::Run && !matches!(agent.state, State::Suspended | State::Failed { .. }),
+        working: agent.works(),
         name: agent.name,
         tools: agent.spec.skills,
         public_key: agent.public_key.unwrap_or_default().into(),
         hosted: !agent.external,
+    }
+}
+
+/// What whoever meters an agent needs to know.
+pub(crate) fn spender(spender: &Agent, sandbox: Sandbox) -> GetSpenderResponse {
+    GetSpenderResponse {
+        agent: Some(agent(spender, sandbox)),
+        lineage: spender.lineage.iter().map(ToString::to_string).collect(),
+        integrations: spender.spec.enabled().into_iter().collect(),
+        integrations_revision: spender.spec.integrations_revision,
+        working: spender.works(),
+        // Known to whoever reads the office.
+        allow_any_model: false,
     }
 }
 
@@ -79,12 +96,17 @@ pub(crate) fn role(role: &Role) -> v1::Role {
     }
 }
 
-pub(crate) fn tier(tier: &Tier) -> v1::ModelTier {
-    v1::ModelTier {
-        name: tier.name.clone(),
-        provider: tier.provider.clone(),
-        model_id: tier.model_id.clone(),
-        input_price: tier.input_price,
-        output_price: tier.output_price,
-    }
+pub(crate) fn tiers(catalogue: &Catalogue) -> Vec<v1::ModelTier> {
+    let tiers = catalogue.tiers.iter().map(|tier| {
+        let model = catalogue.served(tier, tier.provider());
+        v1::ModelTier {
+            name: tier.name.clone(),
+            provider: tier.provider().to_owned(),
+            model_id: model.map(|model| model.id.clone()).unwrap_or_default(),
+            input_price: model.map_or(0, |model| model.price.input),
+            output_price: model.map_or(0, |model| model.price.output),
+            providers: catalogue.providers_of(tier).into_iter().map(str::to_owned).collect(),
+        }
+    });
+    tiers.collect()
 }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures::TryStreamExt;
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_kernel::{AccountId, Actor, AgentActor, AgentId, ApiKeyId, Clock, InstanceId, OfficeId, Time, event::Event};
 use mi_proto::{
     internal::v1::{ApplyOfficeRequest, office_replica_service_server::OfficeReplicaService},
@@ -17,11 +18,11 @@ use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
 use sqlx::types::Json;
 use tonic::Request;
 
+use super::treasury::Treasury;
 use crate::{
     MIGRATIONS, Scheduler,
     agents::{Agent, Phase, State, repo},
     backups::Backup,
-    catalogue::Catalogue,
     liveness, offices, reconcile,
 };
 
@@ -37,6 +38,8 @@ pub(super) struct Harness {
     pub(super) runtime: Arc<FakeRuntime>,
     pub(super) objects: Arc<InMemory>,
     pub(super) scheduler: Arc<Scheduler>,
+    /// The office role.
+    pub(super) treasury: Treasury,
     pub(super) account: AccountId,
     pub(super) office: OfficeId,
     /// What was refused to callers of this harness.
@@ -60,13 +63,15 @@ impl OnBackend for Harness {
         let database = TestDb::plain(backend).await;
         let clock = ManualClock::new();
         let (runtime, objects) = (Arc::new(FakeRuntime::default()), Arc::new(InMemory::new()));
-        let scheduler = scheduler(&database, &clock, &runtime, objects.clone()).await;
+        let treasury = Treasury::default();
+        let scheduler = scheduler(&database, &clock, &runtime, objects.clone(), &treasury).await;
         let mut harness = Self {
             database,
             clock,
             runtime,
             objects,
             scheduler,
+            treasury,
             account: AccountId::new(),
             office: OfficeId::new(),
             refusals: Refusals::default(),
@@ -82,11 +87,12 @@ async fn scheduler(
     clock: &ManualClock,
     runtime: &Arc<FakeRuntime>,
     objects: Arc<dyn ObjectStore>,
+    treasury: &Treasury,
 ) -> Arc<Scheduler> {
     Arc::new(Scheduler {
         db: Db::open(database.target(), MIGRATIONS).await.expect("opens"),
         clock: clock.shared(),
-        catalogue: Catalogue::load(None).expect("built in"),
+        catalogues: Catalogues::new(Catalogue::built_in().expect("built in")),
         runtime: runtime.clone(),
         objects,
         reserve: mi_base::disk_reserve::DiskReserve::default(),
@@ -97,6 +103,8 @@ async fn scheduler(
         seen: liveness::Seen::default(),
         failure_backoff: mi_base::failure_backoff::FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        metering: treasury.client(clock.shared()),
+        secrets: treasury.secrets(clock.shared()),
         tasks: mi_base::Tasks::new(),
     })
 }
@@ -110,7 +118,7 @@ impl Harness {
 
     /// A new scheduler whose object storage is reached through this.
     pub(super) async fn restart_with(&mut self, objects: Arc<dyn ObjectStore>) {
-        self.scheduler = scheduler(&self.database, &self.clock, &self.runtime, objects).await;
+        self.scheduler = scheduler(&self.database, &self.clock, &self.runtime, objects, &self.treasury).await;
     }
 
     /// A further active office of the same account, under [`free_hiring`].

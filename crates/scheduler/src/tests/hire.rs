@@ -16,10 +16,11 @@ const EVENTS_OF_A_HIRE: usize = 2;
 
 on_both! {
     the_gates_for_agents_stand_in_the_specified_order,
-    a_hire_takes_the_provider_of_its_tier,
+    a_hire_that_names_no_provider_takes_a_default,
     the_rate_of_hires_survives_firing,
     agents_fire_themselves_and_those_below_only,
     strangers_find_nothing,
+    without_credits_nobody_is_hired,
     a_hire_that_is_sent_again_answers_the_same_agent,
     a_request_id_belongs_to_its_caller_and_content,
     of_many_hires_of_one_name_one_wins,
@@ -60,11 +61,14 @@ async fn the_gates_for_agents_stand_in_the_specified_order(harness: Harness) {
     let mut refusals = Vec::new();
     harness.apply(harness.office, 2, false, settings.clone()).await;
     refusals.push(kind_and_reason(harness.hire_by(&root, "child").await.expect_err("suspended")));
-    let steps: [fn(&mut OfficeSettings); 4] = [
-        |settings| settings.allow_agent_hiring = true,
-        |settings| settings.hires_per_10_minutes = Some(1),
-        |settings| settings.max_hire_depth = Some(1),
-        |settings| settings.max_agents = Some(2),
+    harness.treasury.known().terms.available = 0;
+    let grant = |_: &mut OfficeSettings| harness.treasury.known().terms.available = 1;
+    let steps: [&dyn Fn(&mut OfficeSettings); 5] = [
+        &|settings| settings.allow_agent_hiring = true,
+        &grant,
+        &|settings| settings.hires_per_10_minutes = Some(1),
+        &|settings| settings.max_hire_depth = Some(1),
+        &|settings| settings.max_agents = Some(2),
     ];
     for (step, version) in steps.into_iter().zip(3..) {
         harness.settings(version, settings.clone()).await;
@@ -74,6 +78,7 @@ async fn the_gates_for_agents_stand_in_the_specified_order(harness: Harness) {
     let expected = [
         (ErrorKind::FailedPrecondition, "OFFICE_NOT_ACTIVE"),
         (ErrorKind::PermissionDenied, "PERMISSION_DENIED"),
+        (ErrorKind::Exhausted, "OUT_OF_CREDITS"),
         (ErrorKind::Exhausted, "HIRE_RATE"),
         (ErrorKind::FailedPrecondition, "MAX_HIRE_DEPTH"),
         (ErrorKind::Exhausted, "MAX_AGENTS"),
@@ -81,18 +86,18 @@ async fn the_gates_for_agents_stand_in_the_specified_order(harness: Harness) {
     assert_eq!(refusals, expected);
     assert_eq!((harness.rows("agents").await, harness.rows("hires").await), (1, 0));
 
-    harness.settings(7, settings).await;
+    harness.settings(8, settings).await;
     let child = harness.hire_by(&root, "child").await.expect("all gates are open");
     assert_eq!((child.hired_by.as_str(), &child.lineage), ("root", &vec![root.id]));
     // Operators pass the gates for agents, but not the office's size.
     let full = harness.scheduler.hire(&harness.owner("HireAgent"), harness.hiring("third")).await.expect_err("full");
     assert_eq!(kind_and_reason(full), (ErrorKind::Exhausted, "MAX_AGENTS"));
-    harness.settings(8, OfficeSettings { max_hire_depth: Some(1), ..free_hiring() }).await;
+    harness.settings(9, OfficeSettings { max_hire_depth: Some(1), ..free_hiring() }).await;
     let deep = harness.hire_by(&child, "grandchild").await.expect_err("too deep");
     assert_eq!(kind_and_reason(deep), (ErrorKind::FailedPrecondition, "MAX_HIRE_DEPTH"));
 }
 
-async fn a_hire_takes_the_provider_of_its_tier(harness: Harness) {
+async fn a_hire_that_names_no_provider_takes_a_default(harness: Harness) {
     let settings = |tier: &str, provider: &str| OfficeSettings {
         default_model_tier: tier.into(),
         default_provider: provider.into(),
@@ -107,13 +112,13 @@ async fn a_hire_takes_the_provider_of_its_tier(harness: Harness) {
     };
     let is = |tier: &str, provider: &str| Ok((tier.to_owned(), provider.to_owned()));
     assert_eq!(hire("one", "", "").await, is("opus", "anthropic"));
-    assert_eq!(hire("two", "", "anthropic").await, is("opus", "anthropic"));
-    assert_eq!(hire("three", "gpt-5.5", "").await, is("gpt-5.5", "openai"));
-    assert_eq!(hire("four", "gpt-5.5", "openai").await, is("gpt-5.5", "openai"));
-    let unconfigured = Err((ErrorKind::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED"));
-    assert_eq!(hire("five", "gpt-5.5", "anthropic").await, unconfigured);
+    // The default does not serve this one, whose own is meant.
+    assert_eq!(hire("two", "gpt-5.5", "").await, is("gpt-5.5", "openai"));
+    harness.settings(3, settings("opus", "openrouter")).await;
+    assert_eq!(hire("three", "", "").await, is("opus", "openrouter"));
+    assert_eq!(hire("four", "gpt-5.5", "").await, is("gpt-5.5", "openrouter"));
     // Stored by a version that took anything, or under another catalogue.
-    harness.settings(3, settings("zzz", "zzz")).await;
+    harness.settings(4, settings("zzz", "zzz")).await;
     let unknown = Err((ErrorKind::FailedPrecondition, "MODEL_TIER_UNKNOWN"));
     assert_eq!(hire("six", "", "").await, unknown);
     assert_eq!(hire("six", "sonnet", "").await, is("sonnet", "anthropic"));
@@ -167,6 +172,32 @@ async fn agents_fire_themselves_and_those_below_only(harness: Harness) {
         left.push(harness.agent(agent.id).await.desired);
     }
     assert_eq!(left, [crate::agents::Desired::Run; 3]);
+}
+
+async fn without_credits_nobody_is_hired(harness: Harness) {
+    let caller = harness.owner("HireAgent");
+    let first = harness.scheduler.hire(&caller, with_id(&harness, "analyst", "r-1")).await.expect("hires");
+    for available in [0, -5] {
+        harness.treasury.known().terms.available = available;
+        let refused = harness.scheduler.hire(&caller, harness.hiring("second")).await.expect_err("no credits");
+        assert!(refused.retry_after.is_some());
+        assert_eq!(kind_and_reason(refused), (ErrorKind::Exhausted, "OUT_OF_CREDITS"));
+        // What was done is answered all the same.
+        let again = harness.scheduler.hire(&caller, with_id(&harness, "analyst", "r-1")).await.expect("the same");
+        assert_eq!(again, first);
+    }
+    // The office's own state comes first.
+    harness.apply(harness.office, 2, false, free_hiring()).await;
+    let refused = harness.scheduler.hire(&caller, harness.hiring("second")).await.expect_err("suspended");
+    assert_eq!(refused.reason, "OFFICE_NOT_ACTIVE");
+    harness.apply(harness.office, 3, true, free_hiring()).await;
+    harness.treasury.known().terms.metered = false;
+    harness.hire("second").await;
+    // Whoever is foreign has nothing asked for.
+    let asked = harness.treasury.known().asked.len();
+    let stranger = harness.stranger("HireAgent");
+    let refused = harness.scheduler.hire(&stranger, harness.hiring("mine")).await.expect_err("foreign");
+    assert_eq!((refused.kind, harness.treasury.known().asked.len()), (ErrorKind::NotFound, asked));
 }
 
 async fn strangers_find_nothing(harness: Harness) {

@@ -52,6 +52,7 @@ async fn a_hire_becomes_a_running_instance_in_recorded_steps(harness: Harness) {
 }
 
 async fn an_instance_gets_its_own_environment_and_nobody_elses(harness: Harness) {
+    harness.treasury.configure(&["anthropic"]);
     let mut ids = Vec::new();
     for (name, secret) in [("alpha", "only-alphas"), ("beta", "only-betas")] {
         let mut request = harness.hiring(name);
