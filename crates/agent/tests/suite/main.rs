@@ -9,5 +9,6 @@ mod office;
 mod platform;
 mod programs;
 mod proxies;
+mod refusals;
 mod relay;
 mod session;

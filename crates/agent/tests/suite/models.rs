@@ -14,18 +14,18 @@ use tonic::Code;
 
 use crate::platform::{LONG, Platform, Running, config};
 
-const ALL: [ModelApi; 3] = [ModelApi::OpenAi, ModelApi::Anthropic, ModelApi::Gemini];
+pub(crate) const ALL: [ModelApi; 3] = [ModelApi::OpenAi, ModelApi::Anthropic, ModelApi::Gemini];
 
 /// A platform with an agent that has a model.
-struct Harness {
-    platform: Arc<Platform>,
+pub(crate) struct Harness {
+    pub(crate) platform: Arc<Platform>,
     model: FakeModel,
-    agent: Running,
+    pub(crate) agent: Running,
     dir: tempfile::TempDir,
 }
 
 impl Harness {
-    async fn new(api: ModelApi, replies: impl IntoIterator<Item = Reply>) -> Self {
+    pub(crate) async fn new(api: ModelApi, replies: impl IntoIterator<Item = Reply>) -> Self {
         Self::changed(api, FakeModel::start(replies).await, |_| {}).await
     }
 
@@ -48,7 +48,7 @@ impl Harness {
     }
 
     /// Puts a task for the model into the queue; answers its id.
-    fn task(&self) -> String {
+    pub(crate) fn task(&self) -> String {
         self.platform.add(Task { kind: TaskKind::General.into(), description: "Do it.".into(), ..Task::default() })
     }
 
@@ -58,7 +58,7 @@ impl Harness {
         texts.into_iter().skip(2).filter(|text| !text.is_empty()).collect()
     }
 
-    async fn failure(self) -> FailTaskRequest {
+    pub(crate) async fn failure(self) -> FailTaskRequest {
         let failure = self.platform.failure(&self.task()).await;
         self.agent.stop().await;
         failure
@@ -71,7 +71,7 @@ impl Harness {
     }
 }
 
-fn complete() -> Reply {
+pub(crate) fn complete() -> Reply {
     Reply::call("complete_task", json!({ "result": "all done" }))
 }
 
@@ -481,42 +481,6 @@ async fn a_server_that_stays_away_or_refuses_is_a_reason() {
     let failure = Harness::new(ModelApi::Anthropic, [refused]).await.failure().await;
     assert!(failure.error.starts_with("the model server refuses: 401 Unauthorized"), "{}", failure.error);
     assert!(!failure.retryable);
-}
-
-#[tokio::test]
-async fn without_credits_the_task_is_given_back_and_nothing_is_claimed_for_a_while() {
-    for (reason, text) in [("OUT_OF_CREDITS", "the office has no credits"), ("BUDGET_REACHED", "analyst has no more")] {
-        let harness = Harness::new(ModelApi::OpenAi, [Reply::Proxy(402, reason, text), complete()]).await;
-        let id = harness.task();
-        until("it is given back", LONG, async || {
-            let releases = harness.platform.releases.lock().expect("lock");
-            Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
-        })
-        .await;
-        let refused = std::time::Instant::now();
-        harness.platform.completion(&harness.task()).await;
-        assert!(refused.elapsed() >= Duration::from_secs(2), "{:?}", refused.elapsed());
-        assert_eq!(harness.platform.failures.lock().expect("lock").len(), 0);
-        harness.agent.stop().await;
-        let line = format!("task {id}: the model is not paid for: 402 Payment Required: ");
-        let lines = harness.platform.texts();
-        assert!(lines.iter().any(|(_, said)| said.starts_with(&line) && said.contains(text)), "{lines:?}");
-    }
-}
-
-#[tokio::test]
-async fn what_the_proxy_refuses_for_good_is_asked_once() {
-    let own = Reply::Proxy(402, "BUDGET_REACHED", "the task may not cost more than 5 credits");
-    let away = Reply::Proxy(503, "MODEL_AWAY", "no such server");
-    for (reply, error) in [
-        (own, "the credits of the task are used up: 402 Payment Required: "),
-        (away, "the model server refuses: 503 Service Unavailable: "),
-    ] {
-        for api in ALL {
-            let failure = Harness::new(api, [reply.clone(), complete()]).await.failure().await;
-            assert!(failure.error.starts_with(error) && !failure.retryable, "{failure:?}");
-        }
-    }
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod identity;
 mod isolation;
 mod journey;
 mod matrix;
+mod sdk;
 mod secrets;
 mod tls;
 mod transcripts;

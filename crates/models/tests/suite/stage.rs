@@ -329,6 +329,12 @@ fn catalogue(address: SocketAddr) -> Catalogue {
     ] {
         text += &format!("[[tier]]\nname = \"{name}\"\nprovider = \"{provider}\"\nmodel = \"{model}\"\n");
     }
+    for name in ["anthropic", "openai", "gemini", "keyless"] {
+        text += &format!(
+            "[[integration]]\nname = \"{name}\"\ncategory = \"model\"\ndescription = \"d\"\n\
+             [[integration.secret]]\nname = \"api_key\"\nenv = \"KEY\"\ndescription = \"d\"\n"
+        );
+    }
     text += "[[tool]]\nprovider = \"anthropic\"\nname = \"web_search\"\nprice = 10_000\n";
     Catalogue::parse(&text).expect("a catalogue")
 }
