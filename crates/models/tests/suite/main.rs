@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
 
+mod broker;
 mod calls;
 mod clients;
 mod gates;
