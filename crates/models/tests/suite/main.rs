@@ -9,4 +9,5 @@ mod gates;
 mod money;
 mod providers;
 mod roles;
+mod spans;
 mod stage;
