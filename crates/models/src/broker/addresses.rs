@@ -8,7 +8,7 @@ use url::{Host, Url};
 /// What an address of the catalogue names.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Named {
-    /// This machine, in so many words.
+    /// An address of this machine, as a number.
     Loopback,
     /// Another address that is inside.
     Inside,
@@ -26,7 +26,6 @@ pub(super) fn named(url: &Url) -> Named {
     match url.host() {
         Some(Host::Ipv4(address)) => of(address.into()),
         Some(Host::Ipv6(address)) => of(address.into()),
-        Some(Host::Domain("localhost")) => Named::Loopback,
         Some(Host::Domain(_)) => Named::Outside,
         None => Named::Inside,
     }
@@ -140,7 +139,8 @@ mod tests {
     fn only_the_catalogue_names_this_machine() {
         for (url, what) in [
             ("http://127.0.0.1:7", Named::Loopback),
-            ("http://localhost:7", Named::Loopback),
+            // A name leads where somebody else says.
+            ("http://localhost:7", Named::Outside),
             ("http://[::1]:7", Named::Loopback),
             ("http://10.0.0.1", Named::Inside),
             ("http://169.254.169.254", Named::Inside),
