@@ -68,3 +68,49 @@ pub(crate) fn incoming(headers: &HeaderMap, same: bool) -> HeaderMap {
     }
     passed
 }
+
+/// Which way a message goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    /// To the outside.
+    Out,
+    /// Back to the agent.
+    In,
+}
+
+/// The headers of a message that is not looked at: all but those of the connection, ours, and whoever's credentials.
+pub(crate) fn all_but_own(headers: &HeaderMap, direction: Direction) -> HeaderMap {
+    let stays = |name: &HeaderName| {
+        let name = name.as_str();
+        let of_the_connection = matches!(
+            name,
+            "connection"
+                | "keep-alive"
+                | "proxy-connection"
+                | "transfer-encoding"
+                | "upgrade"
+                | "trailer"
+                | "te"
+                | "expect"
+                | "host"
+        );
+        let credential = match direction {
+            Direction::Out => {
+                let named = ["authorization", "proxy-authorization", "cookie", "traceparent", "tracestate", "baggage"];
+                named.contains(&name)
+                    || name == "content-length"
+                    || name == "forwarded"
+                    || name.starts_with("x-forwarded-")
+            }
+            Direction::In => name == "set-cookie",
+        };
+        of_the_connection || credential || name.starts_with("mi-") || name.starts_with("grpc-")
+    };
+    let mut passed = HeaderMap::new();
+    for (name, value) in headers {
+        if !stays(name) {
+            passed.append(name.clone(), value.clone());
+        }
+    }
+    passed
+}

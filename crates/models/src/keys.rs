@@ -85,7 +85,7 @@ impl Keys {
 }
 
 /// A secret as a header, which is never printed.
-fn shown(text: &str) -> Result<HeaderValue> {
+pub(crate) fn shown(text: &str) -> Result<HeaderValue> {
     let mut value = HeaderValue::try_from(text).map_err(|_| {
         let text = "a secret of the integration has characters that no key has, such as a line break; set it again";
         Error::precondition("INTEGRATION_NOT_CONFIGURED", text)

@@ -3,11 +3,12 @@
 //!
 //! `route.rs` knows the paths, `allowed.rs` says who may call what, `asked.rs` reads what a request may cost, `usage.rs` what it
 //! used, `price.rs` multiplies, `ledger.rs` reserves and settles, and `job.rs` carries one call from its reservation to its
-//! settlement, whatever client and provider do.
+//! settlement, whatever client and provider do. `broker.rs` calls what is no model, with secrets that agents do not see.
 
 mod allowed;
 mod asked;
 mod body;
+mod broker;
 mod headers;
 mod job;
 mod json;

@@ -22,7 +22,9 @@ use tracing::{Instrument, field::Empty};
 use crate::{
     Limits, ModelsConfig, allowed,
     asked::{Asked, Body, Ceiling},
-    body, headers,
+    body,
+    broker::Outside,
+    headers,
     job::{Job, Paid},
     keys::Keys,
     ledger::Ledger,
@@ -42,13 +44,14 @@ const OPENAI_HOST: &str = "api.openai.com";
 
 /// What all calls share.
 pub(crate) struct Proxy {
-    catalogues: Catalogues,
-    spenders: Spenders,
-    keys: Keys,
+    pub(crate) catalogues: Catalogues,
+    pub(crate) spenders: Spenders,
+    pub(crate) keys: Keys,
     pub(crate) ledger: Ledger,
     pub(crate) upstream: Upstream,
-    slots: Slots,
-    bodies: Budget,
+    pub(crate) outside: Outside,
+    pub(crate) slots: Slots,
+    pub(crate) bodies: Budget,
     pub(crate) limits: Limits,
     tasks: Tasks,
 }
@@ -62,6 +65,7 @@ impl Proxy {
             keys: Keys::new(office.clone(), OWN),
             ledger: Ledger::new(office, OWN, limits.settled_within, tasks),
             upstream: Upstream::new(&limits)?,
+            outside: Outside::new(&limits)?,
             slots: Slots::default(),
             bodies: Budget::new(limits.request_bytes),
             limits,
@@ -163,14 +167,15 @@ impl Proxy {
 /// Answers one request.
 pub(crate) async fn handle(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     let form = Form::of_path(request.uri().path());
-    match proxy.answer(request).await {
-        Ok(response) => response,
-        Err(error) => {
+    let is_model = request.uri().path().starts_with("/llm/");
+    let answered = if is_model { proxy.answer(request).await } else { proxy.broker(request).await };
+    answered.unwrap_or_else(|error| {
+        if is_model {
             // Models and providers that were not found have no label of their own.
             metrics::model_call("", "", "refused");
-            vendor::refusal(form, &error).map(HttpBody::new)
         }
-    }
+        vendor::refusal(form, &error).map(HttpBody::new)
+    })
 }
 
 fn has_ceiling(call: Call) -> bool {

@@ -2,10 +2,12 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
 
+mod broker;
 mod calls;
 mod clients;
 mod gates;
 mod money;
 mod providers;
 mod roles;
+mod spans;
 mod stage;

@@ -44,6 +44,7 @@ pub(crate) const KEY: &str = "sk-of-the-office";
 /// A request as the provider got it.
 #[derive(Debug, Clone)]
 pub(crate) struct Got {
+    pub(crate) method: Method,
     pub(crate) uri: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: String,
@@ -88,7 +89,12 @@ async fn answer(State(state): State<Arc<Shared>>, request: axum::extract::Reques
     let (head, body) = request.into_parts();
     let body = body.collect().await.expect("whole").to_bytes();
     let body = String::from_utf8(body.to_vec()).expect("text");
-    state.got.lock().expect("lock").push(Got { uri: head.uri.to_string(), headers: head.headers, body });
+    state.got.lock().expect("lock").push(Got {
+        method: head.method,
+        uri: head.uri.to_string(),
+        headers: head.headers,
+        body,
+    });
     let does = state.does.lock().expect("lock").pop_front();
     match does {
         Some(Does::Answers(response)) => response,
@@ -335,6 +341,13 @@ fn catalogue(address: SocketAddr) -> Catalogue {
              [[integration.secret]]\nname = \"api_key\"\nenv = \"KEY\"\ndescription = \"d\"\n"
         );
     }
+    text += &format!(
+        "[[integration]]\nname = \"forge\"\naliases = [\"smithy\"]\ncategory = \"code\"\ndescription = \"d\"\n\
+         [[integration.secret]]\nname = \"token\"\nenv = \"FORGE_TOKEN\"\ndescription = \"d\"\n\
+         [integration.broker]\nbase_url = \"http://{address}/api\"\nheader = \"Authorization\"\n\
+         value = \"Token {{token}}\"\n\
+         allow = [{{ methods = [\"GET\", \"POST\"], path = \"/repos/**\" }}, {{ methods = [\"GET\"], path = \"/user\" }}]\n"
+    );
     text += "[[tool]]\nprovider = \"anthropic\"\nname = \"web_search\"\nprice = 10_000\n";
     Catalogue::parse(&text).expect("a catalogue")
 }

@@ -6,6 +6,7 @@ mod callers;
 mod compression;
 mod connections;
 mod deadlines;
+mod http;
 mod remote;
 mod stage;
 mod streams;
