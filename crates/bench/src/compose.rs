@@ -2,9 +2,9 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use mi_catalogue::{Catalogue, Catalogues};
 use mi_activity::ActivityConfig;
 use mi_base::Tasks;
+use mi_catalogue::{Catalogue, Catalogues};
 use mi_gateway::{Backends, GatewayConfig, Limits};
 use mi_kernel::{SystemClock, secret::Secret};
 use mi_office::{OfficeConfig, Peers};

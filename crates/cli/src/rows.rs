@@ -229,6 +229,7 @@ resource!(
         "INPUT/MTOK" => credits(it.input_price),
         "OUTPUT/MTOK" => credits(it.output_price),
     }
+    wide { "PROVIDERS" => it.providers.join(", ") }
     id { it.name }
 );
 

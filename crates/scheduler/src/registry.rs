@@ -14,10 +14,10 @@ use mi_proto::{
         ApplyAgentBudgetResponse, ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, CountAgentsRequest,
         CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListEnabledIntegrationsRequest,
         ListEnabledIntegrationsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse,
-        PauseAgentRequest, PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
-        RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
-        ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
-        agent_registry_service_server::AgentRegistryService,
+        PauseAgentRequest, PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse,
+        RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
+        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
+        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -273,10 +273,10 @@ impl AgentRegistryService for Handler {
 
     async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Reply<ListTiersResponse> {
         let catalogue = self.scheduler.catalogues.current();
-        let providers = catalogue.providers.iter().map(|provider| ProviderNames {
-            name: provider.name.clone(),
-            aliases: provider.aliases.clone(),
-        });
+        let providers = catalogue
+            .providers
+            .iter()
+            .map(|provider| ProviderNames { name: provider.name.clone(), aliases: provider.aliases.clone() });
         let providers = providers.collect();
         Ok(Response::new(ListTiersResponse { model_tiers: wire::tiers(&catalogue), providers }))
     }

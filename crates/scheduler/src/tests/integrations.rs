@@ -61,9 +61,12 @@ async fn a_toggle_changes_what_it_has_to_and_no_more(harness: Harness) {
     let events = harness.events().await;
     let told = events.iter().filter(|event| event.category == Category::Integration);
     let told: Vec<_> = told
-        .map(|event| (event.kind.as_str(), event.agent.as_str(), event.metadata["integration"].as_str(), &*event.trace_id))
+        .map(|event| {
+            (event.kind.as_str(), event.agent.as_str(), event.metadata["integration"].as_str(), &*event.trace_id)
+        })
         .collect();
-    let expected = [("integration.enabled", "slack"), ("integration.enabled", "github"), ("integration.disabled", "slack")];
+    let expected =
+        [("integration.enabled", "slack"), ("integration.enabled", "github"), ("integration.disabled", "slack")];
     assert_eq!(told, expected.map(|(kind, name)| (kind, "analyst", Some(name), super::harness::TRACE)));
     harness.settle(agent.id).await;
     assert_eq!(harness.ready(agent.id).await.observed_generation, 2);

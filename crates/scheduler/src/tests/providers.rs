@@ -120,11 +120,8 @@ async fn a_provider_that_cannot_serve_is_refused_and_nothing_is_created(harness:
 
 async fn a_hire_that_was_served_is_answered_whatever_changed(harness: Harness) {
     harness.treasury.configure(&["anthropic"]);
-    let request = || HireAgentRequest {
-        provider: "anthropic".into(),
-        request_id: "r-1".into(),
-        ..harness.hiring("analyst")
-    };
+    let request =
+        || HireAgentRequest { provider: "anthropic".into(), request_id: "r-1".into(), ..harness.hiring("analyst") };
     let caller = harness.owner("HireAgent");
     let hired = harness.scheduler.hire(&caller, request()).await.expect("hires");
     harness.treasury.configure(&[]);
@@ -173,7 +170,8 @@ async fn a_promotion_arrives_whatever_dies(mut harness: Harness) {
     let steps = harness.arrives(id, usize::MAX, true).await;
     let mut generation = 2;
     for (n, platform) in (0..=steps).flat_map(|n| [(n, true), (n, false)]) {
-        for (tier, provider, model) in [("sonnet", "", &[][..]), ("opus", "openrouter", &["anthropic/claude-opus-4.5"])] {
+        for (tier, provider, model) in [("sonnet", "", &[][..]), ("opus", "openrouter", &["anthropic/claude-opus-4.5"])]
+        {
             harness.promote("analyst", tier, provider).await.expect("promotes");
             generation += 1;
             harness.arrives(id, n, platform).await;
