@@ -1,6 +1,6 @@
 //! What the platform tells an agent through its environment.
 
-use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, time::Duration};
 
 use mi_kernel::{AgentId, secret::Secret};
 
@@ -29,6 +29,8 @@ pub struct AgentConfig {
     pub identity_dir: PathBuf,
     /// `MI_NEW_IDENTITY=1`: the key there is dead, make another.
     pub new_identity: bool,
+    /// `MI_RELAY_PORT`: where on loopback its programs find the relay; 0: on any free port.
+    pub relay_port: u16,
     /// What concerns its work.
     pub work: WorkConfig,
 }
@@ -47,6 +49,8 @@ pub struct WorkConfig {
     /// `COMMAND_SECONDS`, which the agent's hirer may set: how long a script may take, at most an hour; 10 minutes unless
     /// told.
     pub command_limit: Duration,
+    /// `MI_COMMAND`: the program, a line for the shell, that it runs instead of doing tasks; none: it does tasks.
+    pub command: Option<String>,
     /// The model that it thinks with; none: it runs scripts only.
     pub model: Option<ModelConfig>,
 }
@@ -54,15 +58,11 @@ pub struct WorkConfig {
 /// A model, and how much of it a task may take.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
-    /// `MI_MODEL_API`: `openai` or `anthropic`; without it there is no model.
+    /// `MI_MODEL_API`: `anthropic`, `openai` or `gemini`; without it there is no model.
     pub api: ModelApi,
-    /// `MI_MODEL_URL`: base URL of the server.
-    pub url: String,
-    /// `MI_MODEL_ADDRESS`: where the host of that URL is, which nobody in the sandbox could find out.
-    pub address: Option<(String, SocketAddr)>,
-    /// `MI_MODEL_KEY`: what the server wants to see.
-    pub key: Option<Secret>,
-    /// `MI_MODEL_ID`: the server's name of the model.
+    /// `MI_MODEL_PROVIDER`: the name under which the platform's proxy knows whoever serves it.
+    pub provider: String,
+    /// `MI_MODEL_ID`: the provider's name of the model.
     pub id: String,
     /// How many answers of the model a task may take.
     pub steps: u32,
@@ -72,13 +72,15 @@ pub struct ModelConfig {
     pub tokens: u64,
 }
 
-/// How a model server is spoken to.
+/// How a provider is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModelApi {
     /// The chat completions of OpenAI, which many servers speak.
     OpenAi,
     /// The messages of Anthropic.
     Anthropic,
+    /// The contents of Google.
+    Gemini,
 }
 
 /// Slots of an agent that nobody told how many.
@@ -124,6 +126,10 @@ impl AgentConfig {
             enrol_token: Secret::new(required("MI_ENROL_TOKEN")?),
             identity_dir: required("MI_IDENTITY_DIR")?.into(),
             new_identity: get("MI_NEW_IDENTITY").as_deref() == Some("1"),
+            relay_port: match get("MI_RELAY_PORT") {
+                None => 0,
+                Some(text) => text.parse().map_err(|_| wrong("MI_RELAY_PORT", "is no port"))?,
+            },
             work: WorkConfig {
                 workspace: get("MI_WORKSPACE").unwrap_or_else(|| ".".into()).into(),
                 temporary: get("TMPDIR").unwrap_or_else(|| "/tmp".into()).into(),
@@ -135,6 +141,7 @@ impl AgentConfig {
                     3600,
                     "is no number from 1 to 3600",
                 )?),
+                command: get("MI_COMMAND").filter(|command| !command.is_empty()),
                 model: model(&get)?,
             },
         })
@@ -146,22 +153,18 @@ fn model(get: &impl Fn(&str) -> Option<String>) -> Result<Option<ModelConfig>, A
         None | Some("") => return Ok(None),
         Some("openai") => ModelApi::OpenAi,
         Some("anthropic") => ModelApi::Anthropic,
-        Some(_) => return Err(AgentError::Environment { name: "MI_MODEL_API", problem: "is not openai or anthropic" }),
+        Some("gemini") => ModelApi::Gemini,
+        Some(_) => {
+            let problem = "is not anthropic, openai or gemini";
+            return Err(AgentError::Environment { name: "MI_MODEL_API", problem });
+        }
     };
     let required = |name: &'static str| {
         get(name).filter(|value| !value.is_empty()).ok_or(AgentError::Environment { name, problem: "is missing" })
     };
-    // HOST=ADDRESS:PORT
-    let address = |text: String| {
-        let (host, address) = text.split_once('=')?;
-        Some((host.to_owned(), address.parse().ok()?))
-    };
-    let wrong = AgentError::Environment { name: "MI_MODEL_ADDRESS", problem: "is not HOST=ADDRESS:PORT" };
     Ok(Some(ModelConfig {
         api,
-        url: required("MI_MODEL_URL")?,
-        address: get("MI_MODEL_ADDRESS").map(|text| address(text).ok_or(wrong)).transpose()?,
-        key: get("MI_MODEL_KEY").filter(|key| !key.is_empty()).map(Secret::new),
+        provider: required("MI_MODEL_PROVIDER")?,
         id: required("MI_MODEL_ID")?,
         steps: MODEL_STEPS,
         limit: MODEL_LIMIT,
@@ -202,6 +205,25 @@ mod tests {
     }
 
     #[test]
+    fn reads_its_model_its_relay_and_its_command() {
+        let mut variables = environment();
+        let read = |variables: &HashMap<&str, String>| AgentConfig::read(|name| variables.get(name).cloned());
+        let plain = read(&variables).expect("complete");
+        assert!(plain.work.model.is_none() && plain.work.command.is_none());
+        assert_eq!(plain.relay_port, 0);
+        variables.extend([("MI_RELAY_PORT", "4711".to_owned()), ("MI_COMMAND", "codex".to_owned())]);
+        variables.insert("MI_MODEL_API", "gemini".to_owned());
+        variables.insert("MI_MODEL_ID", "gemini-2.5-flash".to_owned());
+        let error = read(&variables).expect_err("no provider").to_string();
+        assert!(error.contains("MI_MODEL_PROVIDER is missing"), "{error}");
+        variables.insert("MI_MODEL_PROVIDER", "gemini".to_owned());
+        let config = read(&variables).expect("complete");
+        assert_eq!((config.relay_port, config.work.command.as_deref()), (4711, Some("codex")));
+        let model = config.work.model.expect("a model");
+        assert_eq!((model.api, &*model.provider, &*model.id), (ModelApi::Gemini, "gemini", "gemini-2.5-flash"));
+    }
+
+    #[test]
     fn names_what_is_missing_or_wrong() {
         for name in environment().into_keys() {
             let mut variables = environment();
@@ -214,6 +236,8 @@ mod tests {
             ("MI_GENERATION", "is no number"),
             ("MI_SLOTS", "is no number from 1 to 100"),
             ("COMMAND_SECONDS", "is no number from 1 to 3600"),
+            ("MI_RELAY_PORT", "is no port"),
+            ("MI_MODEL_API", "is not anthropic, openai or gemini"),
         ] {
             let mut variables = environment();
             variables.insert(name, "x".to_owned());

@@ -1,5 +1,7 @@
 //! Why an agent gives up.
 
+use std::io;
+
 use mi_client::ClientError;
 use thiserror::Error;
 
@@ -20,6 +22,14 @@ pub enum AgentError {
     /// The platform refused the session.
     #[error("the session was refused: {0}")]
     Session(#[source] ClientError),
+    /// Somebody else has the port of the relay.
+    #[error("the relay for programs cannot listen on port {port} of 127.0.0.1: {source}")]
+    Relay {
+        /// The port, from `MI_RELAY_PORT`.
+        port: u16,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The key or the endpoint cannot be used.
     #[error(transparent)]
     Client(#[from] ClientError),

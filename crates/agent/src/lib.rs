@@ -8,8 +8,11 @@ pub mod check;
 pub mod config;
 mod error;
 mod identity;
+mod idle;
 pub mod init;
 mod logs;
+mod proxy;
+mod relay;
 mod retry;
 mod session;
 mod work;
@@ -26,6 +29,7 @@ pub use error::AgentError;
 
 use crate::{
     logs::{Log, complain},
+    relay::Relay,
     work::Worker,
 };
 
@@ -35,9 +39,10 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// Works until `stop` resolves or the platform no longer wants this instance.
 ///
 /// # Errors
-/// When the agent cannot become what its environment says it is: a broken key, a refused token.
+/// When the agent cannot become what its environment says it is: a broken key, a refused token, a port that is taken.
 pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
     tokio::pin!(stop);
+    let mut relay = Relay::bind(config.relay_port).await?;
     let anonymous = Client::connect_trusting(&config.endpoint, config.ca.as_deref(), Credential::None)?;
     let (agent, client, key) = tokio::select! {
         biased;
@@ -46,8 +51,10 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     };
     let (log, shipper) = logs::start(client.clone(), &config);
     let ready = ready_line(&config, &agent);
-    let mut worker = Worker::new(&config, agent, client.clone(), key.clone(), log.clone());
+    let mut worker = Worker::new(&config, agent, client.clone(), key.clone(), log.clone(), &relay);
+    let proxy = worker.proxy();
     let (mut execs, commands) = worker.execs();
+    let idle = worker.idle();
     let (taken_in, start) = oneshot::channel();
     let on_ready = || {
         let _ = taken_in.send(());
@@ -59,7 +66,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
         ended = async {
             check::run(&config, &anonymous, &log).await;
             let renew = async || identity::renew(&config, &anonymous, &key).await;
-            session::keep(&client, &config, on_ready, &commands, renew).await
+            session::keep(&client, &config, &idle, on_ready, &commands, renew).await
         } => ended,
         never = async {
             // Without a session there is no work, and the session's end is the end of both.
@@ -67,6 +74,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
                 Ok(()) => tokio::select! {
                     never = worker.run() => never,
                     never = execs.run() => never,
+                    never = relay.run(proxy) => never,
                 },
                 Err(_) => std::future::pending().await,
             }

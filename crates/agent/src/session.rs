@@ -14,6 +14,7 @@ use tonic::{Code, Status};
 use crate::{
     config::AgentConfig,
     error::AgentError,
+    idle::Idle,
     retry::{BACKOFF, passes},
 };
 
@@ -39,6 +40,7 @@ enum Meaning {
 pub(crate) async fn keep(
     client: &Client,
     config: &AgentConfig,
+    idle: &Idle,
     on_ready: impl FnOnce(),
     commands: &mpsc::Sender<String>,
     renew: impl AsyncFn() -> Result<bool, AgentError>,
@@ -47,6 +49,7 @@ pub(crate) async fn keep(
         office_id: config.office_id.clone(),
         generation: config.generation,
         instance_id: config.instance_id.clone(),
+        idle_for: None,
     };
     let mut on_ready = Some(on_ready);
     let mut failures = 0;
@@ -57,7 +60,7 @@ pub(crate) async fn keep(
                 on_ready();
             }
         };
-        let Err(status) = once(client, &hello, commands, answered).await else {
+        let Err(status) = once(client, &hello, idle, commands, answered).await else {
             return Ok(());
         };
         match meaning(status.code()) {
@@ -86,6 +89,7 @@ fn meaning(code: Code) -> Meaning {
 async fn once(
     client: &Client,
     hello: &ConnectAgentRequest,
+    idle: &Idle,
     commands: &mpsc::Sender<String>,
     mut answered: impl FnMut(),
 ) -> Result<(), Status> {
@@ -107,7 +111,8 @@ async fn once(
             },
             _ = heartbeat.tick() => {
                 // Full: the last one is not sent yet, and says the same. Closed: `answers` is about to say why.
-                let _ = send.try_send(hello.clone());
+                let idle_for = idle.lasts().and_then(|lasts| lasts.try_into().ok());
+                let _ = send.try_send(ConnectAgentRequest { idle_for, ..hello.clone() });
             }
         }
     }

@@ -11,36 +11,44 @@ mod lease;
 mod model;
 mod outcome;
 mod output;
+mod paid;
 mod processes;
+mod program;
 mod script;
 mod shared;
 mod surroundings;
 mod terminal;
+mod vendors;
 
 use std::{
     convert::Infallible,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use mi_client::{Client, KeyRing, jittered};
+use mi_client::{Client, KeyRing, jittered, reason};
 use mi_kernel::backoff::Backoff;
 use mi_proto::v1::{Agent, ClaimTasksRequest, Task, TaskKind};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tonic::{Code, Request, Status};
+use tonic::{Request, Status};
 
 pub(crate) use self::exec::Execs;
 use self::{
     lease::Lease,
     outcome::{Ended, Outcome},
+    paid::Paid,
     shared::{Shared, duration, is_private},
+    vendors::Vendors,
 };
 use crate::{
     config::AgentConfig,
+    idle::Idle,
     logs::Log,
+    proxy::Proxy,
+    relay::Relay,
     retry::{BACKOFF, soon},
 };
 
@@ -50,7 +58,7 @@ const WAIT: Duration = Duration::from_secs(240);
 const MARGIN: Duration = Duration::from_secs(15);
 /// A call without work that ends sooner than this has not waited: the next one does.
 const TOO_SOON: Duration = Duration::from_secs(1);
-/// Waits while the office lets nobody work, before jitter.
+/// Waits while the office lets nobody work, or nobody pays for it, before jitter.
 const SLOW: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(30) };
 /// How long it may take at the end to give back what is under way.
 const RELEASE_LIMIT: Duration = Duration::from_secs(2);
@@ -63,16 +71,26 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(crate) fn new(config: &AgentConfig, agent: Agent, client: Client, key: Arc<KeyRing>, log: Log) -> Self {
+    pub(crate) fn new(
+        config: &AgentConfig,
+        agent: Agent,
+        client: Client,
+        key: Arc<KeyRing>,
+        log: Log,
+        relay: &Relay,
+    ) -> Self {
         let shared = Shared {
             client,
             office_id: config.office_id.clone(),
             agent_id: config.agent_id,
+            proxy: Arc::new(Proxy::new(config, key.clone())),
             key,
             log,
             config: config.work.clone(),
             agent,
-            model: OnceLock::new(),
+            idle: Idle::new(),
+            paid: Paid::default(),
+            vendors: Vendors::new(relay.port(), relay.keys(), config.work.model.as_ref()),
         };
         Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
     }
@@ -82,9 +100,23 @@ impl Worker {
         Execs::new(self.shared.clone())
     }
 
+    /// For how long there was nothing to do.
+    pub(crate) fn idle(&self) -> Idle {
+        self.shared.idle.clone()
+    }
+
+    /// The way to the platform's proxies, for the relay.
+    pub(crate) fn proxy(&self) -> Arc<Proxy> {
+        self.shared.proxy.clone()
+    }
+
     /// Works until it is dropped; what is under way then goes on until [`stop`](Self::stop).
     pub(crate) async fn run(&mut self) -> Infallible {
+        if let Some(command) = &self.shared.config.command {
+            return program::run(&self.shared, command).await;
+        }
         let mut failures = 0;
+        let mut refusals = self.shared.paid.refusals();
         loop {
             while self.running.try_join_next().is_some() {}
             if self.running.len() >= self.shared.config.slots {
@@ -92,7 +124,16 @@ impl Worker {
                 continue;
             }
             let (free, asked) = (self.shared.config.slots - self.running.len(), Instant::now());
-            let pause = match self.shared.claim(free).await {
+            let claimed = tokio::select! {
+                biased;
+                // A call that waits for work would be given back what was given up for want of credits.
+                pause = refusals.next() => {
+                    tokio::time::sleep(jittered(pause)).await;
+                    continue;
+                }
+                claimed = self.shared.claim(free) => claimed,
+            };
+            let pause = match claimed {
                 Ok(tasks) if tasks.is_empty() && asked.elapsed() < TOO_SOON => {
                     failures += 1;
                     BACKOFF.after(failures)
@@ -106,10 +147,10 @@ impl Worker {
                 }
                 Err(status) => {
                     failures += 1;
-                    if failures == 1 && !soon(status.code()) {
+                    if failures == 1 && !is_soon(&status) {
                         self.shared.log.say(format!("no work can be claimed: {}", status.message()));
                     }
-                    pause(status.code(), failures)
+                    pause(&status, failures)
                 }
             };
             tokio::time::sleep(jittered(pause)).await;
@@ -128,8 +169,13 @@ impl Worker {
 }
 
 /// How long not to ask for work after so many refusals.
-fn pause(code: Code, failures: u32) -> Duration {
-    if soon(code) { BACKOFF.after(failures) } else { SLOW.after(failures) }
+fn pause(status: &Status, failures: u32) -> Duration {
+    if is_soon(status) { BACKOFF.after(failures) } else { SLOW.after(failures) }
+}
+
+/// Whether there may be work in a moment. An office without credits waits for somebody who grants some.
+fn is_soon(status: &Status) -> bool {
+    soon(status.code()) && reason(status) != "OUT_OF_CREDITS"
 }
 
 impl Shared {
@@ -163,6 +209,7 @@ impl Shared {
 
 /// Does one task, as long as its lease is good.
 async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) {
+    let _busy = shared.idle.busy();
     shared.log.say(format!("task {}: attempt {}, {:?}", task.id, task.attempt, task.title));
     let lease = Lease::new(&shared, &task);
     let done = async {
@@ -193,13 +240,24 @@ async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {
 
 #[cfg(test)]
 mod tests {
+    use tonic::Code;
+    use tonic_types::{ErrorDetails, StatusExt};
+
     use super::*;
 
     #[test]
     fn an_office_that_lets_nobody_work_is_asked_seldom() {
-        let seconds = |code| (1..=5).map(|failures| pause(code, failures).as_secs_f64()).collect::<Vec<_>>();
+        let waits = |status: &Status| (1..=5).map(|failures| pause(status, failures).as_secs_f64()).collect::<Vec<_>>();
+        let seconds = |code| waits(&Status::new(code, ""));
         assert_eq!(seconds(Code::FailedPrecondition), [5.0, 10.0, 20.0, 30.0, 30.0]);
         assert_eq!(seconds(Code::Unavailable), [0.1, 0.2, 0.4, 0.8, 1.6]);
         assert_eq!(seconds(Code::Unauthenticated), seconds(Code::Unavailable));
+        // What passes by itself is not what somebody has to pay for.
+        let exhausted = |reason| {
+            let details = ErrorDetails::with_error_info(reason, "mi", []);
+            Status::with_error_details(Code::ResourceExhausted, "", details)
+        };
+        assert_eq!(waits(&exhausted("QUEUE_BUSY")), seconds(Code::Unavailable));
+        assert_eq!(waits(&exhausted("OUT_OF_CREDITS")), seconds(Code::FailedPrecondition));
     }
 }

@@ -35,6 +35,21 @@ static REFUSED: LazyLock<IntCounterVec> = LazyLock::new(|| {
     registered(IntCounterVec::new(options, &["listener", "limit"]))
 });
 
+static MODEL_CALLS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("mi_model_calls_total", "Calls of models by provider, model and outcome");
+    registered(IntCounterVec::new(options, &["provider", "model", "outcome"]))
+});
+
+static MODEL_TOKENS: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("mi_model_tokens_total", "Tokens of models by provider, model and kind, as providers say");
+    registered(IntCounterVec::new(options, &["provider", "model", "kind"]))
+});
+
+static MODEL_COST: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let options = opts!("mi_model_cost_micro_credits_total", "Micro-credits that models cost, by provider and model");
+    registered(IntCounterVec::new(options, &["provider", "model"]))
+});
+
 fn registered<M: prometheus::core::Collector + Clone + 'static>(metric: prometheus::Result<M>) -> M {
     // Names and labels are literals above: a mistake in them shows in the first test that touches the metric.
     let metric = metric.expect("metric definitions are valid");
@@ -91,6 +106,21 @@ pub fn refused_connection(listener: &'static str, limit: &'static str) {
     REFUSED.with_label_values(&[listener, limit]).inc();
 }
 
+/// Counts a call of a model that ended. Provider and model are those of the catalogue; both empty: the call named none.
+pub fn model_call(provider: &str, model: &str, outcome: &'static str) {
+    MODEL_CALLS.with_label_values(&[provider, model, outcome]).inc();
+}
+
+/// Counts tokens of a kind.
+pub fn model_tokens(provider: &str, model: &str, kind: &'static str, tokens: i64) {
+    MODEL_TOKENS.with_label_values(&[provider, model, kind]).inc_by(u64::try_from(tokens).unwrap_or_default());
+}
+
+/// Counts what a call cost.
+pub fn model_cost(provider: &str, model: &str, micro_credits: i64) {
+    MODEL_COST.with_label_values(&[provider, model]).inc_by(u64::try_from(micro_credits).unwrap_or_default());
+}
+
 /// `/metrics` for Prometheus and `/healthz` for liveness probes.
 pub fn router() -> Router {
     let metrics = || async {
@@ -110,11 +140,17 @@ mod tests {
         fault("test-work");
         let _open = open_connection("test");
         refused_connection("test", "address");
+        model_call("p", "m", "ok");
+        model_tokens("p", "m", "input", 7);
+        model_cost("p", "m", 9);
         let text = TextEncoder::new().encode_to_string(&REGISTRY.gather()).expect("text");
         assert!(text.contains(r#"mi_rpc_duration_seconds_count{code="OK",method="/a.B/C",role="test"} 1"#), "{text}");
         assert!(text.contains(r#"mi_rpc_open_streams{method="/a.B/D",role="test"} 0"#), "{text}");
         assert!(text.contains(r#"mi_faults_total{work="test-work"} 1"#), "{text}");
         assert!(text.contains(r#"mi_open_connections{listener="test"} 1"#), "{text}");
         assert!(text.contains(r#"mi_refused_connections_total{limit="address",listener="test"} 1"#), "{text}");
+        assert!(text.contains(r#"mi_model_calls_total{model="m",outcome="ok",provider="p"} 1"#), "{text}");
+        assert!(text.contains(r#"mi_model_tokens_total{kind="input",model="m",provider="p"} 7"#), "{text}");
+        assert!(text.contains(r#"mi_model_cost_micro_credits_total{model="m",provider="p"} 9"#), "{text}");
     }
 }

@@ -89,6 +89,7 @@ impl Composition {
             objects,
             drive: Default::default(),
             quotas: Default::default(),
+            credits: Default::default(),
             reserve: Default::default(),
             catalogues,
         };
@@ -99,7 +100,7 @@ impl Composition {
         let office_guard =
             Guard::new("office", office.routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default());
         promised.keep(office_guard.clone());
-        let backends = Backends { office: Transport::local(office_guard), scheduler, activity };
+        let backends = Backends { office: Transport::local(office_guard), scheduler, activity, models: None };
         let config = GatewayConfig { limits: UNREACHED, ..GatewayConfig::default() };
         let gateway = mi_gateway::build(config, backends, clock, Default::default(), &tasks);
         let connections = Connections::default();

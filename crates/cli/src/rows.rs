@@ -66,11 +66,6 @@ resource!(OfficeStatusReport, "reports", |it| {
     "CREDITS" => it.balance.as_ref().map(|it| credits(it.balance)).unwrap_or_default(),
 });
 
-/// A setting that the platform keeps and nothing goes by yet.
-fn unheeded(value: impl std::fmt::Display) -> String {
-    format!("{value} (no effect in this version)")
-}
-
 fn kept_for(time: Option<&prost_types::Duration>) -> String {
     match time {
         None | Some(prost_types::Duration { seconds: 0, .. }) => "0 (keep all)".to_owned(),
@@ -90,12 +85,13 @@ resource!(OfficeSettings, "settings", |it| {
     "hires_per_10_minutes" => count(it.hires_per_10_minutes),
     "default_model_tier" => it.default_model_tier,
     "default_provider" => it.default_provider,
-    "idle_fire_after" => it.idle_fire_after.as_ref().map(unheeded).unwrap_or_default(),
+    "idle_fire_after" => it.idle_fire_after.as_ref().map(|after| format!("{}s", after.seconds)).unwrap_or_default(),
     "verification" => word_if_any(it.verification().as_str_name(), "VERIFICATION_"),
-    "model_budget_per_task" => unheeded(it.model_budget_per_task),
+    "model_budget_per_task" => it.model_budget_per_task,
     "finished_task_retention" => kept_for(it.finished_task_retention.as_ref()),
     "drive_change_retention" => kept_for(it.drive_change_retention.as_ref()),
     "message_retention" => kept_for(it.message_retention.as_ref()),
+    "allow_any_model" => it.allow_any_model,
 });
 
 /// What was last seen of an agent.
@@ -146,8 +142,10 @@ resource!(
             "ROLE" => it.role,
             "SKILLS" => it.skills.join(", "),
             "SYSTEM PROMPT" => it.system_prompt,
+            "COMMAND" => it.command,
             "ENV" => env(it),
             "HIRED BY" => it.hired_by,
+            "BUDGET" => it.budget.map(credits).unwrap_or_default(),
             "PUBLIC KEY" => hex::encode(&it.public_key),
             "GENERATION" => format!("{} ({} observed)", it.generation, seen(it).observed_generation),
             "RESTARTS" => seen(it).restarts,

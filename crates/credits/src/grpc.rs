@@ -5,11 +5,11 @@ use mi_proto::v1::{self, credit_service_server::CreditService};
 use mi_rpc::{Reply, convert, handle};
 use tonic::Request;
 
-use super::{Credits, Entry};
+use super::{Balance, Credits, Entry, model::Usage};
 
 /// A balance for the wire, in micro-credits.
-pub(super) fn balance(balance: i64) -> v1::Balance {
-    v1::Balance { available: balance, balance, reserved: 0 }
+pub(super) fn balance(has: Balance) -> v1::Balance {
+    v1::Balance { available: has.available(), balance: has.balance, reserved: has.reserved }
 }
 
 fn to_wire(entry: Entry) -> v1::LedgerEntry {
@@ -21,6 +21,11 @@ fn to_wire(entry: Entry) -> v1::LedgerEntry {
         reference: entry.reference,
         time: Some(convert::timestamp(entry.entered_at)),
     }
+}
+
+fn usage((key, used): (String, Usage)) -> v1::Usage {
+    let Usage { amount, tokens, calls } = used;
+    v1::Usage { key, amount, input_tokens: tokens.input, output_tokens: tokens.output, calls }
 }
 
 #[tonic::async_trait]
@@ -47,6 +52,19 @@ impl CreditService for Credits {
         handle!(request, |caller, body| {
             let entry = self.grant(&caller, &body).await?;
             v1::GrantCreditsResponse { entry: Some(to_wire(entry)) }
+        })
+    }
+
+    async fn get_usage(&self, request: Request<v1::GetUsageRequest>) -> Reply<v1::GetUsageResponse> {
+        handle!(request, |caller, body| {
+            let usages = self.usage(&caller, &body).await?;
+            v1::GetUsageResponse { usages: usages.into_iter().map(usage).collect() }
+        })
+    }
+
+    async fn set_agent_budget(&self, request: Request<v1::SetAgentBudgetRequest>) -> Reply<v1::SetAgentBudgetResponse> {
+        handle!(request, |caller, body| v1::SetAgentBudgetResponse {
+            agent: Some(self.set_budget(&caller, body).await?)
         })
     }
 }

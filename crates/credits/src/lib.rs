@@ -1,32 +1,74 @@
 //! Credits: what an office may spend, and the ledger that explains every micro-credit of it.
 //!
-//! The balance is the sum of the ledger, always: both change in one transaction, under the lock of the office's
-//! row in `balances`. Entries are only ever added.
+//! The balance is the sum of the ledger, always: both change in one transaction, under the lock of the office's row in
+//! `balances`. Entries are only ever added. What is spent is reserved before and settled after ([`group_commit`] says who
+//! shares a transaction, [`batch`] what happens in it): available is the balance without what is reserved, so however many
+//! spend at a time, no more is spent than there is.
 
+mod batch;
+mod budgets;
+mod group_commit;
 mod grpc;
+mod model;
+mod part;
 mod repo;
+mod sweep;
+mod usage;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
 use mi_kernel::{
-    Actor, Clock, Error, LedgerEntryId, OfficeId, Result, Time,
+    Actor, Clock, Error, LedgerEntryId, OfficeId, Result, TaskId, Time,
     event::{Category, Event},
     page::Page,
     text::display_name,
 };
-use mi_proto::v1::{self, GrantCreditsRequest};
-use mi_rpc::Caller;
-use mi_store::{Db, FromRow, OfficeConn, idempotency, outbox};
-use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext, State};
+use mi_proto::{internal::v1::agent_registry_service_client::AgentRegistryServiceClient, v1::GrantCreditsRequest};
+use mi_rpc::{Caller, RoleClient};
+use mi_store::{Db, FromRow, OfficeConn, Topic, idempotency, outbox};
+use mi_tenancy::{Offices, RoleContext, State};
 use prost::Message;
 use serde_json::json;
 use tokio::sync::Notify;
 
-/// Most micro-credits of one grant: a thousand million credits.
-const MAX_GRANT: i64 = 1_000_000_000_000_000;
+pub use self::model::{Compute, Payer, Reserve, Running, Settle, Spender, Tokens};
+use self::{group_commit::GroupCommit, model::Op};
+
+/// Micro-credits of one credit.
+pub const CREDIT: i64 = 1_000_000;
+/// Most micro-credits of one grant, budget or call: a thousand million credits.
+pub const MAX_GRANT: i64 = 1_000_000_000_000_000;
 /// Most micro-credits that an office may have: a thousand such grants.
 const MAX_BALANCE: i64 = 1000 * MAX_GRANT;
+/// The longest for which credits are set aside at once.
+const MAX_VALID: Duration = Duration::from_secs(3600);
+/// Most agents that are charged for compute at once.
+const MAX_RUNNING: usize = 1000;
+/// Longest note of the ledger, in characters.
+const MAX_NOTE: usize = 200;
+/// When an office without credits is worth another try: somebody has to grant some.
+const CREDITS_RETRY: Duration = Duration::from_secs(60);
+/// What the change bus tells of when an office's credits changed.
+const TOPIC: &str = "credits";
+
+/// What whoever runs the platform decides about credits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreditRules {
+    /// Whether a balance refuses anything. Budgets do in any case.
+    pub metered: bool,
+    /// Micro-credits that a new office begins with.
+    pub office: i64,
+    /// Micro-credits that the offices of an account begin with together.
+    pub account: i64,
+    /// Micro-credits for a minute in which an agent runs.
+    pub minute_price: i64,
+}
+
+impl Default for CreditRules {
+    fn default() -> Self {
+        Self { metered: true, office: 10 * CREDIT, account: 1000 * CREDIT, minute_price: 100 }
+    }
+}
 
 /// An entry of a ledger.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -43,6 +85,28 @@ struct Entry {
     entered_at: Time,
 }
 
+/// What an office has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, FromRow)]
+pub struct Balance {
+    /// The sum of the ledger.
+    pub balance: i64,
+    /// What is set aside of it.
+    pub reserved: i64,
+}
+
+impl Balance {
+    /// Micro-credits that may be spent.
+    pub fn available(self) -> i64 {
+        self.balance.saturating_sub(self.reserved)
+    }
+}
+
+/// The refusal of whatever costs, where nothing is left.
+pub fn out_of_credits(available: i64) -> Error {
+    let text = format!("the office has {available} micro-credits left to spend, which is too little; grant some");
+    Error::exhausted("OUT_OF_CREDITS", text, CREDITS_RETRY)
+}
+
 /// The credits of all offices.
 #[derive(Clone)]
 pub struct Credits {
@@ -50,32 +114,95 @@ pub struct Credits {
     clock: Arc<dyn Clock>,
     outbox: Arc<Notify>,
     offices: Offices,
+    /// The scheduler, which knows the agents and makes them wait.
+    registry: AgentRegistryServiceClient<RoleClient>,
+    background: mi_base::Tasks,
+    rules: CreditRules,
+    group_commit: GroupCommit,
 }
 
 impl Credits {
-    /// Credits of these offices.
-    pub fn new(context: RoleContext, offices: Offices) -> Self {
+    /// Credits of these offices. `background` runs what goes on without a call.
+    pub fn new(
+        context: RoleContext,
+        offices: Offices,
+        registry: AgentRegistryServiceClient<RoleClient>,
+        background: mi_base::Tasks,
+        rules: CreditRules,
+    ) -> Self {
         let RoleContext { db, clock, outbox } = context;
-        Self { db, clock, outbox, offices }
+        Self { db, clock, outbox, offices, registry, background, rules, group_commit: GroupCommit::default() }
     }
 
-    /// Micro-credits that the office has.
-    async fn balance(&self, caller: &Caller, office: &str) -> Result<i64> {
-        let (access, _) = self.offices.get(caller, office).await?;
-        Ok(repo::balance_get(&mut self.db.office(access.office_id()).read().await?).await?)
-    }
-
-    /// Micro-credits that the connection's office may spend.
+    /// What the connection's office has.
     ///
     /// # Errors
     /// Those of the database.
-    pub async fn available(&self, conn: &mut OfficeConn) -> Result<i64> {
+    pub async fn balance_of(&self, conn: &mut OfficeConn) -> Result<Balance> {
         Ok(repo::balance_get(conn).await?)
     }
 
-    /// Whether a balance refuses anything. Not yet: offices do not begin with credits in this version.
+    /// Whether a balance refuses anything.
     pub fn metered(&self) -> bool {
-        false
+        self.rules.metered
+    }
+
+    /// Micro-credits that these tasks cost, with their whole tree those that have no parent.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn task_costs(&self, conn: &mut OfficeConn, ids: &[TaskId]) -> Result<HashMap<TaskId, i64>> {
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let costs = repo::cost_get_all(conn, ids).await?;
+        // One with a parent is at the top of no tree.
+        Ok(costs.into_iter().map(|cost| (cost.task_id, cost.spent.max(cost.tree_spent))).collect())
+    }
+
+    /// Sets credits aside for a call before it is made; again for the same call puts its end off.
+    ///
+    /// # Errors
+    /// `Exhausted` with `OUT_OF_CREDITS` or `BUDGET_REACHED` when they are not there, `FailedPrecondition` when the call has
+    /// ended or the office is not active.
+    pub async fn reserve(&self, office_id: OfficeId, reserve: Reserve) -> Result<()> {
+        if !(0..=MAX_GRANT).contains(&reserve.amount) {
+            return Err(Error::invalid("amount", format!("must be 0 to {MAX_GRANT} micro-credits")));
+        }
+        if !(Duration::from_secs(1)..=MAX_VALID).contains(&reserve.valid_for) {
+            return Err(Error::invalid("valid_for", format!("must be 1 to {} seconds", MAX_VALID.as_secs())));
+        }
+        self.submit(office_id, Op::Reserve(reserve)).await.map(drop)
+    }
+
+    /// Ends a reservation with what the call cost, once; answers what was debited.
+    ///
+    /// # Errors
+    /// `Invalid` for an amount that is none, and those of the database.
+    pub async fn settle(&self, office_id: OfficeId, mut settle: Settle) -> Result<i64> {
+        if settle.amount.is_some_and(|amount| !(0..=MAX_GRANT).contains(&amount)) {
+            return Err(Error::invalid("amount", format!("must be 0 to {MAX_GRANT} micro-credits, or unset")));
+        }
+        settle.tokens = settle.tokens.map(batch::bounded);
+        settle.note = settle.note.chars().filter(|c| !c.is_control()).take(MAX_NOTE).collect();
+        self.submit(office_id, Op::Settle(settle)).await
+    }
+
+    /// Charges the time for which agents ran, each minute once; answers what was debited.
+    ///
+    /// # Errors
+    /// `Invalid` for too many agents, and those of the database.
+    pub async fn charge(&self, office_id: OfficeId, compute: Compute) -> Result<i64> {
+        if compute.agents.len() > MAX_RUNNING {
+            return Err(Error::invalid("agents", format!("must be at most {MAX_RUNNING}")));
+        }
+        self.submit(office_id, Op::Compute(compute)).await
+    }
+
+    /// What the office has.
+    async fn balance(&self, caller: &Caller, office: &str) -> Result<Balance> {
+        let (access, _) = self.offices.get(caller, office).await?;
+        Ok(repo::balance_get(&mut self.db.office(access.office_id()).read().await?).await?)
     }
 
     /// One page of the ledger, newest first, and the token of the next.
@@ -123,6 +250,7 @@ impl Credits {
         outbox::push(&mut tx, &granted(office.id, &entry).traced(access.trace_id())).await?;
         tx.commit().await?;
         self.outbox.notify_one();
+        self.db.notify(Topic::of(office.id, TOPIC));
         Ok(entry)
     }
 }
@@ -133,24 +261,4 @@ fn granted(office_id: OfficeId, entry: &Entry) -> Event {
     Event::lifecycle(office_id, "", "credit.granted", summary, entry.entered_at)
         .category(Category::Credit)
         .with(metadata)
-}
-
-#[async_trait]
-impl OfficePart for Credits {
-    async fn step(&self, tx: &mut OfficeConn, _: &Office, step: LifecycleStep, _: &str) -> Result<()> {
-        match step {
-            LifecycleStep::Create => Ok(repo::balance_insert(tx).await?),
-            LifecycleStep::Stop => Ok(()),
-            LifecycleStep::Remove => Ok(repo::balance_delete(tx).await?),
-        }
-    }
-
-    async fn empty_some(&self, office_id: OfficeId) -> Result<bool> {
-        Ok(repo::entry_clear_some(&self.db, office_id).await?)
-    }
-
-    async fn report(&self, conn: &mut OfficeConn, report: &mut v1::OfficeStatusReport) -> Result<()> {
-        report.balance = Some(grpc::balance(repo::balance_get(conn).await?));
-        Ok(())
-    }
 }

@@ -1,26 +1,40 @@
 //! Tables `balances` and `ledger_entries`.
 
+mod metering;
+
 use mi_kernel::{OfficeId, page::Page};
-use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, idempotency, optional, scalar};
+use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, idempotency, optional};
 use sqlx::FromRow;
 
-use super::Entry;
+pub(super) use self::metering::*;
+use super::{Balance, Entry};
 
-/// A new office has nothing.
-pub(super) async fn balance_insert(tx: &mut OfficeConn) -> DbResult<()> {
-    exec!(tx, "INSERT INTO balances (office_id, balance, entries) VALUES ($1, 0, 0)").map(drop)
+/// A new office has what it begins with, `taken` of it out of its account's allowance.
+pub(super) async fn balance_insert(tx: &mut OfficeConn, amount: i64, taken: i64) -> DbResult<()> {
+    let sql = "INSERT INTO balances (office_id, balance, entries, taken) VALUES ($1, $2, $3, $4)";
+    exec!(tx, sql, amount, i64::from(amount > 0), taken).map(drop)
 }
 
-/// Micro-credits that the office has.
-pub(super) async fn balance_get(conn: &mut OfficeConn) -> DbResult<i64> {
-    let balance: Option<i64> = scalar!(conn, "SELECT balance FROM balances WHERE office_id = $1")?;
-    Ok(balance.unwrap_or_default())
+/// What the office has.
+pub(super) async fn balance_get(conn: &mut OfficeConn) -> DbResult<Balance> {
+    let found = optional!(conn, "SELECT balance, reserved FROM balances WHERE office_id = $1")?;
+    Ok(found.unwrap_or_default())
+}
+
+/// Locks the balance: micro-credits that the office has, and those that it took out of its account's allowance.
+pub(super) async fn balance_taken(tx: &mut OfficeConn) -> DbResult<Option<(i64, i64)>> {
+    let sql = tx.pick(
+        "SELECT balance, taken FROM balances WHERE office_id = $1",
+        "SELECT balance, taken FROM balances WHERE office_id = $1 FOR NO KEY UPDATE",
+    );
+    optional!(tx, sql)
 }
 
 /// Changes the balance, unless it would be more than `most`: the place of the entry that explains it, and the balance then.
 /// Nobody else changes it until the transaction ends.
 pub(super) async fn balance_add(tx: &mut OfficeConn, amount: i64, most: i64) -> DbResult<Option<(i64, i64)>> {
-    let sql = "UPDATE balances SET balance = balance + $2, entries = entries + 1
+    let sql = "UPDATE balances SET balance = balance + $2, entries = entries + 1,
+             exhausted = exhausted AND balance + $2 - reserved <= 0
          WHERE office_id = $1 AND balance <= $3 RETURNING entries, balance";
     optional!(tx, sql, amount, most - amount)
 }

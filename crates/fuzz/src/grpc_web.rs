@@ -118,6 +118,7 @@ fn edge() -> Gateway {
         let clock = SystemClock::shared();
         Transport::local(Guard::new(name, routes, key.clone(), clock, tasks.shutdown(), Refusals::default()))
     };
-    let backends = Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity") };
+    let backends =
+        Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity"), models: None };
     mi_gateway::build(config, backends, SystemClock::shared(), Refusals::default(), &tasks)
 }

@@ -107,9 +107,17 @@ impl Authenticator {
     /// `Unauthenticated` for a credential that is malformed or that nobody holds, `Unavailable` when the role that
     /// knows cannot be asked.
     pub(crate) async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity> {
-        let Some(credential) = bearer(headers)? else {
-            return Ok(self.anonymous());
-        };
+        match bearer(headers)? {
+            Some(credential) => self.known(credential).await,
+            None => Ok(self.anonymous()),
+        }
+    }
+
+    /// Who holds this credential.
+    ///
+    /// # Errors
+    /// As [`Authenticator::authenticate`].
+    pub(crate) async fn known(&self, credential: &str) -> Result<Identity> {
         let mut hash = Hash::default();
         hash.copy_from_slice(digest(&SHA256, credential.as_bytes()).as_ref());
         let verdict = match self.verdicts.get(&hash).await {
@@ -134,7 +142,14 @@ impl Authenticator {
 
     /// Tells the office of the agent that a refused credential names, if it names one.
     pub(crate) fn tell(&self, headers: &HeaderMap, refused: &Error, source: Option<IpAddr>) {
-        let named = bearer(headers).ok().flatten().and_then(token::claimed_agent);
+        if let Ok(Some(credential)) = bearer(headers) {
+            self.tell_of(credential, refused, source);
+        }
+    }
+
+    /// The same for a credential that came elsewhere.
+    pub(crate) fn tell_of(&self, credential: &str, refused: &Error, source: Option<IpAddr>) {
+        let named = token::claimed_agent(credential);
         if let (ErrorKind::Unauthenticated, Some(agent_id), Some(why)) = (refused.kind, named, &refused.source) {
             self.reports.send(agent_id, &why.to_string(), source);
         }
@@ -202,8 +217,8 @@ impl Authenticator {
     }
 }
 
-/// The one credential of the headers.
-fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
+/// The one credential of the header that is meant for it.
+pub(crate) fn bearer(headers: &HeaderMap) -> Result<Option<&str>> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
         return Ok(None);

@@ -56,4 +56,6 @@ pub struct Backends {
     pub scheduler: Transport,
     /// Feed and logs.
     pub activity: Transport,
+    /// Calls of models and integrations; none: they are refused.
+    pub models: Option<Transport>,
 }

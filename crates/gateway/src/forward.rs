@@ -34,7 +34,7 @@ use crate::{
     route::{self, Target},
 };
 
-const ROLE: &str = "gateway";
+pub(crate) const ROLE: &str = "gateway";
 /// How much earlier than asked our deadlines end: tonic has timers of its own at the listener and at the channel, which
 /// would answer something else.
 const HEAD_START: Duration = Duration::from_millis(2);
@@ -215,7 +215,7 @@ fn prepare(headers: &mut HeaderMap, trace: &TraceContext, time_left: Option<Dura
 
 /// Removes what must not get past the edge: our own headers, which only we may set, credentials, and what concerns one
 /// connection only.
-fn strip(headers: &mut HeaderMap) {
+pub(crate) fn strip(headers: &mut HeaderMap) {
     let stays_here = |name: &&HeaderName| {
         let name = name.as_str();
         name.starts_with("mi-")

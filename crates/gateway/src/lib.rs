@@ -1,7 +1,8 @@
 //! The edge: authentication, limits, routing of bytes, gRPC-Web, reflection and health.
 //!
 //! A call is routed by its path and forwarded as it came; messages are never decoded here. There is no database: who
-//! holds a credential is asked of the roles that keep them, and remembered for a second.
+//! holds a credential is asked of the roles that keep them, and remembered for a second. What agents ask of models passes as
+//! plain HTTP (`http.rs`), under the same checks.
 
 mod auth;
 mod config;
@@ -9,6 +10,7 @@ mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
 mod health;
+mod http;
 mod limits;
 mod reports;
 mod revocation;
@@ -87,6 +89,10 @@ impl Service<HttpRequest> for Gateway {
     }
 
     fn call(&mut self, mut request: HttpRequest) -> Answer {
+        if http::serves(request.uri().path()) {
+            let forwarder = self.grpc.0.clone();
+            return Box::pin(async move { Ok(forwarder.handle_http(request).await) });
+        }
         match Traffic::of(&request) {
             Traffic::Grpc => self.grpc.call(request),
             Traffic::Web => {

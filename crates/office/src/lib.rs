@@ -16,6 +16,7 @@ use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
 use mi_chat::Chat;
 use mi_credits::Credits;
+pub use mi_credits::{CREDIT, CreditRules};
 pub use mi_drive::DriveLimits;
 use mi_drive::{Drive, storage::Storage};
 use mi_integrations::{DataKeys, Integrations};
@@ -74,6 +75,7 @@ const MIGRATIONS: &Migrations = &[
     step!(187, "0187", "retention"),
     step!(188, "0188", "drive_trash_order"),
     step!(190, "0190", "credits"),
+    step!(200, "0200", "metering"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -91,6 +93,8 @@ pub struct OfficeConfig {
     pub drive: DriveLimits,
     /// How much an account and an office may have of everything else.
     pub quotas: Quotas,
+    /// What offices begin with, and whether a balance refuses anything.
+    pub credits: CreditRules,
     /// What is given up for deletions on a full disk.
     pub reserve: DiskReserve,
     /// What can be integrated.
@@ -135,7 +139,7 @@ impl Resources {
         registry: &AgentRegistryServiceClient<RoleClient>,
         background: &Tasks,
     ) -> Result<Self> {
-        let OfficeConfig { master_keys, objects, drive: limits, quotas, reserve, catalogues, .. } = config;
+        let OfficeConfig { master_keys, objects, drive: limits, quotas, credits, reserve, catalogues, .. } = config;
         let (context, registry) = (|| context.clone(), || registry.clone());
         let accounts = Accounts::new(context(), quotas);
         let offices = Offices::new(context().db);
@@ -145,24 +149,25 @@ impl Resources {
         let storage = Storage::new(context().db, context().clock, objects, reserve);
         let drive = Drive::new(context(), offices.clone(), storage.clone(), limits, background.clone());
         let (members, running) = (Members::new(registry()), background.clone());
-        let tasks = mi_tasks::Tasks::new(context(), offices.clone(), members.clone(), registry(), running, quotas);
+        let credits = Credits::new(context(), offices.clone(), registry(), background.clone(), credits);
+        let deps = mi_tasks::Deps { members: members.clone(), registry: registry(), credits: credits.clone(), quotas };
+        let tasks = mi_tasks::Tasks::new(context(), offices.clone(), deps, running);
         let chat = Chat::new(context(), offices.clone(), members, tasks.clone(), background.clone());
-        let credits = Credits::new(context(), offices.clone());
         let retention = Retention::new(context());
         Ok(Self { accounts, offices, invites, keys, integrations, storage, drive, tasks, chat, credits, retention })
     }
 
-    /// Everything that an office has: the queue before the chat, since that is the order of their locks; the account last,
-    /// which many offices share.
+    /// Everything that an office has: the queue before the chat, since that is the order of their locks; the credits and
+    /// the account last, since the account's row is one that many offices share.
     fn parts(&self) -> Vec<Arc<dyn OfficePart>> {
         vec![
             Arc::new(self.tasks.clone()),
             Arc::new(self.chat.clone()),
             Arc::new(self.drive.clone()),
             Arc::new(self.integrations.clone()),
-            Arc::new(self.credits.clone()),
             self.invites.clone(),
             Arc::new(self.retention.clone()),
+            Arc::new(self.credits.clone()),
             Arc::new(self.accounts.clone()),
         ]
     }
@@ -218,8 +223,9 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     tasks.spawn("office-sweep", sweep(db, clock));
     tasks.spawn("office-retention", retention.sweep_forever());
     tasks.spawn("drive-sweep", storage.sweep_forever());
+    tasks.spawn("credit-sweep", credits.clone().sweep_forever());
 
-    let metering = grpc::metering::Handler::new(metered, credits.clone(), integrations.clone());
+    let metering = grpc::metering::Handler::new(metered, credits.clone(), queues.clone(), integrations.clone());
     let access = grpc::access::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
     let offices = grpc::offices::Handler::new(lifecycle, offices, registry);
     let routes = Routes::new(compressed!(OfficeServiceServer::new(offices)))

@@ -16,6 +16,8 @@ mod harness;
 mod held_up;
 mod integrations;
 mod invites;
+mod metering;
+mod metering_budgets;
 mod offices;
 mod peer;
 mod plans;

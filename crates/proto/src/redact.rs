@@ -70,6 +70,7 @@ mod tests {
         let answers = secret_fields().filter(|field| !field.parent_message().name().ends_with("Request"));
         let names: BTreeSet<String> = answers.map(|field| field.full_name().to_owned()).collect();
         let shown = [
+            "mi.v1.Agent.command",
             "mi.v1.Agent.env",
             "mi.v1.CreateAccountResponse.secret",
             "mi.v1.CreateApiKeyResponse.secret",

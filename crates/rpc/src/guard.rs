@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use mi_base::{
@@ -29,16 +29,28 @@ use crate::{
     Caller, HttpRequest, HttpResponse, PrincipalKey, Refusals, deadline,
     principal::PRINCIPAL_HEADER,
     status::{mend_too_large, status, unlogged},
+    transport::CLIENT_HEADER,
 };
 
 /// The actor of an in-process call: an extension, which nothing from the wire can set.
 #[derive(Debug, Clone)]
 pub(crate) struct LocalActor(pub(crate) Arc<Actor>);
 
+/// Who calls a role over plain HTTP: an extension of each such request.
+#[derive(Debug, Clone)]
+pub struct HttpCaller {
+    /// Who.
+    pub actor: Actor,
+    /// The trace that the call belongs to.
+    pub trace: TraceContext,
+}
+
 /// A role's services behind the checks that all of them need.
 #[derive(Clone)]
 pub struct Guard {
     routes: axum::Router,
+    /// What is served besides RPCs.
+    http: Option<axum::Router>,
     shared: Arc<Shared>,
 }
 
@@ -63,18 +75,49 @@ impl Guard {
         refusals: Refusals,
     ) -> Self {
         let routes = routes.prepare().into_axum_router();
-        Self { routes, shared: Arc::new(Shared { role, key, clock, shutdown, refusals }) }
+        Self { routes, http: None, shared: Arc::new(Shared { role, key, clock, shutdown, refusals }) }
     }
 
-    fn caller(&self, request: &HttpRequest, rule: &'static MethodRule, trace: &TraceContext) -> Result<Caller> {
-        let actor = match request.extensions().get::<LocalActor>() {
-            Some(local) => Actor::clone(&local.0),
+    /// Serves plain HTTP besides, at every path that is no RPC's. Its requests carry an [`HttpCaller`]; one that carries no
+    /// principal is answered as an RPC is. They have no deadline here, and what is sent and answered passes as it is.
+    pub fn with_http(self, http: axum::Router) -> Self {
+        Self { http: Some(http), ..self }
+    }
+
+    /// Whom the gateway, or a role of this process, vouches for.
+    fn actor(&self, request: &HttpRequest) -> Result<Actor> {
+        match request.extensions().get::<LocalActor>() {
+            Some(local) => Ok(Actor::clone(&local.0)),
             None => {
                 let token = request.headers().get(PRINCIPAL_HEADER).and_then(|value| value.to_str().ok());
                 let token = token.ok_or_else(|| Error::unauthenticated("the call does not come from the gateway"))?;
-                self.shared.key.verify(token, self.shared.clock.now())?
+                self.shared.key.verify(token, self.shared.clock.now())
             }
+        }
+    }
+
+    async fn handle_http(&self, mut request: HttpRequest, http: axum::Router) -> HttpResponse {
+        let started = Instant::now();
+        let incoming = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+        let trace = incoming.and_then(TraceContext::parse).unwrap_or_else(TraceContext::fresh);
+        let response = match self.actor(&request) {
+            Ok(actor) => {
+                let headers = request.headers_mut();
+                headers.remove(PRINCIPAL_HEADER);
+                if let Some(client) = headers.remove(CLIENT_HEADER) {
+                    headers.insert(header::USER_AGENT, client);
+                }
+                request.extensions_mut().insert(HttpCaller { actor, trace });
+                http.oneshot(request).await.unwrap_or_else(|never: Infallible| match never {}).map(Body::new)
+            }
+            Err(error) => status(error).into_http(),
         };
+        metrics::rpc(self.shared.role, "HTTP", response.status().as_str(), started.elapsed());
+        response
+    }
+
+    fn caller(&self, request: &HttpRequest, rule: &'static MethodRule, trace: &TraceContext) -> Result<Caller> {
+        let actor = self.actor(request)?;
         let caller = Caller { actor, rule, trace_id: trace.trace_id(), refusals: self.shared.refusals.clone() };
         caller.admitted()?;
         Ok(caller)
@@ -147,6 +190,9 @@ impl Service<HttpRequest> for Guard {
         let guard = self.clone();
         Box::pin(async move {
             let Some(rule) = rules::rule(request.uri().path()) else {
+                if let Some(http) = guard.http.clone() {
+                    return Ok(guard.handle_http(request, http).await);
+                }
                 return Ok(Status::unimplemented("there is no such method; `grpcurl HOST list` shows what there is")
                     .into_http());
             };

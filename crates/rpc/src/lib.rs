@@ -16,12 +16,13 @@ pub mod server;
 pub mod status;
 pub mod tls;
 pub mod transport;
+pub mod vendor;
 
 pub use access::Access;
 pub use caller::{Caller, SOURCE_HEADER, source_of};
 pub use connections::{ConnectionLimits, Connections};
 pub use events::EventSink;
-pub use guard::Guard;
+pub use guard::{Guard, HttpCaller};
 pub use handle::Reply;
 pub use outgoing::outgoing;
 pub use principal::PrincipalKey;

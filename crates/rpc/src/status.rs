@@ -108,7 +108,7 @@ pub fn mend_too_large(headers: &mut HeaderMap) {
 
 /// Reasons are static; those that cross from role to role are few and listed here.
 fn known_reason(reason: &str) -> &'static str {
-    const KNOWN: [&str; 9] = [
+    const KNOWN: [&str; 11] = [
         "AGENT_TERMINATING",
         "INVALID_ARGUMENT",
         "NOT_FOUND",
@@ -117,6 +117,8 @@ fn known_reason(reason: &str) -> &'static str {
         "UNAUTHENTICATED",
         "CONFLICT",
         "OFFICE_NOT_ACTIVE",
+        "OUT_OF_CREDITS",
+        "BUDGET_REACHED",
         TOO_LARGE,
     ];
     KNOWN.into_iter().find(|known| *known == reason).unwrap_or("REFUSED")

@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use http::HeaderValue;
+use http::{HeaderValue, header};
 use mi_base::trace::{TRACEPARENT, TraceContext};
 use mi_kernel::{Actor, Clock, Error, Result};
 use tonic::{
@@ -30,6 +30,9 @@ use crate::{
 const CONNECTIONS: usize = 4;
 /// How long a call between roles may take when its caller set no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Header of the client's own name, on the way to a role elsewhere.
+pub(crate) const CLIENT_HEADER: &str = "mi-user-agent";
 
 /// The way to one role.
 #[derive(Clone)]
@@ -119,6 +122,10 @@ impl Transport {
                 let token = remote.key.sign(&actor, remote.clock.now());
                 if let Ok(token) = HeaderValue::try_from(token) {
                     request.headers_mut().insert(PRINCIPAL_HEADER, token);
+                }
+                // Tonic would add its own name to the client's.
+                if let Some(client) = request.headers_mut().remove(header::USER_AGENT) {
+                    request.headers_mut().insert(CLIENT_HEADER, client);
                 }
                 let index = remote.next.fetch_add(1, Ordering::Relaxed) % remote.channels.len();
                 match remote.channels[index].clone().oneshot(request).await {

@@ -26,6 +26,7 @@ use super::{
 };
 
 pub(super) use cgroup::Group;
+pub(super) use landlock::Ports;
 pub(super) use tree::Tree;
 pub(super) use user::{Become, User};
 
@@ -179,7 +180,7 @@ impl Isolation {
                 }
                 false => Vec::new(),
             });
-            let plan = self.plan(program.clone(), None, AgentId::new(), &[])?;
+            let plan = self.plan(program.clone(), None, AgentId::new(), Ports::default())?;
             let Err(failure) = clone::start(&plan, platform) else { return Ok(failures) };
             let given = &mut self.given;
             match failure.step {
@@ -245,7 +246,7 @@ impl Isolation {
         program: Arc<OwnedFd>,
         own: Option<&Own<'_>>,
         agent: AgentId,
-        ports: &[u16],
+        ports: Ports,
     ) -> Result<Plan> {
         let unusable = |error: io::Error| Error::internal(error);
         let paths = own.map(|own| [own.workspace, own.identity, own.temporary]).into_iter().flatten();

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::CString,
     fs, io,
+    net::{Ipv4Addr, TcpListener},
     os::fd::{FromRawFd, OwnedFd},
     path::Path,
     sync::Arc,
@@ -19,7 +20,7 @@ use super::{
     Program, SandboxMode,
     child::{Child, Process},
     clone::{self, Failure, Plan},
-    sandbox::{Group, Isolation, Own, Seen},
+    sandbox::{Group, Isolation, Own, Ports, Seen},
     workspace,
 };
 
@@ -135,15 +136,23 @@ fn text(text: String) -> Result<CString> {
     CString::new(text).map_err(Error::internal)
 }
 
-fn plan(isolation: &Isolation, program: Arc<OwnedFd>, launch: Launch, limits: &Limits, home: &Path) -> Result<Plan> {
+fn plan(
+    isolation: &Isolation,
+    program: Arc<OwnedFd>,
+    mut launch: Launch,
+    limits: &Limits,
+    home: &Path,
+) -> Result<Plan> {
     let (workspace, identity, temporary) =
         (workspace::workspace(home), workspace::identity(home), workspace::temporary(home));
     let own = Own { workspace: &workspace, identity: &identity, temporary: &temporary };
     let agent = launch.place.agent_id;
     workspace::ready(home, isolation.owner(agent))?;
-    let port = |name| launch.env.get(name).and_then(|url| Url::parse(url).ok()?.port_or_known_default());
-    let ports: Vec<u16> = ["MI_ENDPOINT", "MI_MODEL_URL"].into_iter().filter_map(port).collect();
-    let mut plan = isolation.plan(program, Some(&own), agent, &ports)?;
+    let relay = free_port()
+        .map_err(|error| Error::unavailable("no port is free for the relay of an agent's programs").caused_by(error))?;
+    launch.env.insert("MI_RELAY_PORT".to_owned(), relay.to_string());
+    let gateway = launch.env.get("MI_ENDPOINT").and_then(|url| Url::parse(url).ok()?.port_or_known_default());
+    let mut plan = isolation.plan(program, Some(&own), agent, Ports { gateway, relay: Some(relay) })?;
     plan.environment = environment(launch.env, &isolation.seen(&own))?;
     let known = [
         (libc::RLIMIT_DATA, limits.memory_bytes),
@@ -153,6 +162,11 @@ fn plan(isolation: &Isolation, program: Arc<OwnedFd>, launch: Launch, limits: &L
     ];
     plan.limits.extend(known.into_iter().filter_map(|(resource, most)| Some((resource, most?))));
     Ok(plan)
+}
+
+/// A port of loopback that nobody listens on. Somebody may by the time the agent does: then it ends, and gets another one.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
 fn environment(given: BTreeMap<String, String>, seen: &Seen) -> Result<Vec<CString>> {

@@ -47,6 +47,9 @@ pub struct Spec {
     /// Grows with every change of these; 0: hired before there were any.
     #[serde(default)]
     pub integrations_revision: i64,
+    /// What it runs instead of doing tasks; empty: it does tasks.
+    #[serde(default)]
+    pub command: String,
 }
 
 impl Spec {

@@ -105,6 +105,9 @@ impl Scheduler {
         if let Some(ca) = &self.agent_endpoint.ca {
             env.insert("MI_CA_PEM".to_owned(), ca.clone());
         }
+        if !agent.spec.command.is_empty() {
+            env.insert("MI_COMMAND".to_owned(), agent.spec.command.clone());
+        }
         if agent.public_key.is_none() {
             // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
             env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());

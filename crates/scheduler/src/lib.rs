@@ -4,7 +4,9 @@
 
 pub mod agents;
 mod backups;
+mod compute;
 mod exec;
+mod idle;
 mod launch;
 mod liveness;
 mod logs;
@@ -47,6 +49,7 @@ const MIGRATIONS: &Migrations = &[
     step!(111, "0111", "next_look"),
     step!(117, "0117", "agent_keys"),
     step!(118, "0118", "backups_shown"),
+    step!(130, "0130", "hirers"),
     step!(200, "0200", "agent_budget"),
 ];
 
@@ -157,6 +160,8 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
+    tasks.spawn("scheduler-idle", idle::run(scheduler.clone()));
+    tasks.spawn("scheduler-compute", compute::run(scheduler.clone()));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();
     tasks.spawn("scheduler-outbox", async move {

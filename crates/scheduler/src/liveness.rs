@@ -7,7 +7,7 @@
 //! sign of life.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -62,6 +62,8 @@ struct State {
     /// Last signs of life that are not in the database yet.
     fresh: HashMap<AgentId, (OfficeId, Time)>,
     vouched: HashMap<AgentId, Vouched>,
+    /// Since when those have had nothing to do that an agent hired.
+    idle: HashMap<AgentId, (OfficeId, Time)>,
     /// How often something changed: what was read before a change is not vouched for.
     changes: u64,
 }
@@ -95,6 +97,26 @@ impl Seen {
         known.heard_at = now;
         state.fresh.insert(agent, (office_id, now));
         true
+    }
+
+    /// Notes since when an agent has had nothing to do; none: it works.
+    pub(crate) fn idle(&self, office_id: OfficeId, agent: AgentId, since: Option<Time>) {
+        let mut state = self.state();
+        match since {
+            Some(since) => drop(state.idle.insert(agent, (office_id, since))),
+            None => drop(state.idle.remove(&agent)),
+        }
+    }
+
+    /// Those that have had nothing to do since before this time, by office.
+    pub(crate) fn idle_since(&self, before: Time) -> BTreeMap<OfficeId, Vec<(AgentId, Time)>> {
+        let mut idle: BTreeMap<OfficeId, Vec<(AgentId, Time)>> = BTreeMap::new();
+        for (agent, (office_id, since)) in &self.state().idle {
+            if *since <= before {
+                idle.entry(*office_id).or_default().push((*agent, *since));
+            }
+        }
+        idle
     }
 
     /// To be asked for before a row is read that is to be vouched for.

@@ -21,7 +21,7 @@ pub(crate) struct Office {
     pub(crate) settings: HiringRules,
 }
 
-/// The settings that concern hiring.
+/// The settings that concern hiring and what agents may use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct HiringRules {
     pub(crate) allow_agent_hiring: bool,
@@ -29,8 +29,13 @@ pub(crate) struct HiringRules {
     pub(crate) max_hire_depth: i32,
     pub(crate) hires_per_10_minutes: i32,
     pub(crate) default_model_tier: String,
+    /// Seconds without work after which an agent that an agent hired is fired; 0: never.
+    #[serde(default)]
+    pub(crate) idle_fire_after_seconds: i64,
     #[serde(default)]
     pub(crate) default_provider: String,
+    #[serde(default)]
+    pub(crate) allow_any_model: bool,
 }
 
 impl From<v1::OfficeSettings> for HiringRules {
@@ -41,7 +46,9 @@ impl From<v1::OfficeSettings> for HiringRules {
             max_hire_depth: settings.max_hire_depth.unwrap_or_default(),
             hires_per_10_minutes: settings.hires_per_10_minutes.unwrap_or_default(),
             default_model_tier: settings.default_model_tier,
+            idle_fire_after_seconds: settings.idle_fire_after.map_or(0, |after| after.seconds),
             default_provider: settings.default_provider,
+            allow_any_model: settings.allow_any_model,
         }
     }
 }

@@ -42,6 +42,8 @@ const LEASE: Duration = Duration::from_secs(10);
 /// How long an enrolment token is good for.
 const ENROLMENT: Duration = Duration::from_secs(300);
 const PAGE: i64 = 1000;
+/// Agents of one transaction that get another hirer.
+const HANDED_OVER: i64 = 200;
 
 /// Agents to look at, each once.
 #[derive(Default)]
@@ -390,9 +392,21 @@ impl Scheduler {
         self.forget(&agent, Some(backup_id)).await
     }
 
-    /// The end of a fire: the row goes.
+    /// The end of a fire: those whom it hired count as hired by who hired it, or by an operator, and the row goes.
     async fn forget(&self, agent: &Agent, backup_id: Option<BackupId>) -> Result<()> {
-        let mut tx = self.db.office(agent.office_id).begin().await?;
+        let mut tx = loop {
+            let mut tx = self.db.office(agent.office_id).begin().await?;
+            // Nobody hires meanwhile: it is whoever it hired last that must not be left without a hirer.
+            offices::repo::office_lock(&mut tx).await?;
+            let handed_over = repo::agent_hand_over(&mut tx, &agent.name, &agent.hired_by, HANDED_OVER).await?;
+            let more = i64::try_from(handed_over.len()) == Ok(HANDED_OVER);
+            let events: Vec<Event> = handed_over.iter().map(|name| self.handed_over(agent, name)).collect();
+            outbox::push_all(&mut tx, &events).await?;
+            if !more {
+                break tx;
+            }
+            tx.commit().await?;
+        };
         if !repo::agent_delete(&mut tx, agent.id).await? {
             return Ok(());
         }
@@ -403,6 +417,17 @@ impl Scheduler {
         self.outbox.notify_one();
         self.db.notify(Topic::of(agent.office_id, TOPIC));
         Ok(())
+    }
+}
+
+impl Scheduler {
+    /// What is told of an agent whose hirer is gone.
+    fn handed_over(&self, hirer: &Agent, name: &str) -> Event {
+        let (gone, to) = (&hirer.name, &hirer.hired_by);
+        let now_of = if to.is_empty() { "an operator".to_owned() } else { format!("{to:?}") };
+        let summary = format!("Agent {name:?} counts as hired by {now_of}, since {gone:?} was fired");
+        let metadata = json!({ "from": gone, "to": to });
+        Event::lifecycle(hirer.office_id, name, "agent.handed_over", summary, self.clock.now()).with(metadata)
     }
 }
 

@@ -3,9 +3,11 @@
 
 mod backups;
 mod budget;
+mod compute;
 mod convergence;
 mod exec;
 mod external;
+mod family;
 mod fire;
 mod harness;
 mod hire;

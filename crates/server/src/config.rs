@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::{
-    Args, ValueEnum,
+    ArgAction, Args, ValueEnum,
     builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser},
 };
 use mi_base::telemetry::LogFormat;
@@ -60,6 +60,15 @@ pub struct PlatformOptions {
     /// Most tasks of a colony that are not finished
     #[arg(long, value_name = "N", env = "MI_MAX_OPEN_TASKS", default_value_t = Quotas::default().open_tasks)]
     pub(crate) max_open_tasks: u32,
+    /// Credits that a new colony begins with
+    #[arg(long, value_name = "N", env = "MI_OFFICE_CREDITS", default_value_t = 10)]
+    pub(crate) office_credits: u32,
+    /// Credits that the colonies of an account begin with together; the administrator's have no such limit
+    #[arg(long, value_name = "N", env = "MI_ACCOUNT_CREDITS", default_value_t = 1000)]
+    pub(crate) account_credits: u32,
+    /// Whether a colony without credits hires, claims and calls models no more; off: balances are shown and refuse nothing
+    #[arg(long, value_name = "ON|OFF", env = "MI_CREDITS", default_value = "on", action = ArgAction::Set, value_parser = one_of(SWITCH))]
+    pub(crate) credits: bool,
     /// Where agents run
     #[arg(long, default_value = "process")]
     pub(crate) runtime: RuntimeKind,
@@ -116,6 +125,9 @@ pub struct ServeOptions {
     /// Where the activity service listens
     #[arg(long, value_name = "URL")]
     pub(crate) activity_url: Option<String>,
+    /// Where the models service listens [default: agents get no models]
+    #[arg(long, value_name = "URL")]
+    pub(crate) models_url: Option<String>,
     /// Where agents reach the gateway
     #[arg(long, value_name = "URL")]
     pub(crate) agent_endpoint: Option<String>,
@@ -155,6 +167,8 @@ pub(crate) enum RoleName {
     Scheduler,
     /// Keeps logs and the activity feed.
     Activity,
+    /// Calls models for agents, with keys that they do not see.
+    Models,
 }
 
 impl RoleName {
@@ -165,6 +179,7 @@ impl RoleName {
             Self::Office => "office",
             Self::Scheduler => "scheduler",
             Self::Activity => "activity",
+            Self::Models => "models",
         }
     }
 
@@ -174,6 +189,8 @@ impl RoleName {
             Self::Office => "mi_office",
             Self::Scheduler => "mi_scheduler",
             Self::Activity => "mi_activity",
+            // It has no tables.
+            Self::Models => "mi_models",
         }
     }
 }
@@ -186,6 +203,8 @@ const SANDBOXES: Choices<SandboxMode> = &[
     ("auto", SandboxMode::Auto, "Warn of what is missing, and report it"),
     ("off", SandboxMode::Off, "Agents may do what the user that runs the platform may"),
 ];
+const SWITCH: Choices<bool> =
+    &[("on", true, "a colony that has none left has to wait"), ("off", false, "balances are shown and refuse nothing")];
 const LOG_FORMATS: Choices<LogFormat> =
     &[("text", LogFormat::Text, "For people"), ("json", LogFormat::Json, "One JSON object a line")];
 

@@ -7,7 +7,8 @@ use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{Clock, Result, secret::Secret};
-use mi_office::{DriveLimits, OfficeConfig, Peers, Quotas};
+use mi_models::ModelsConfig;
+use mi_office::{CREDIT, CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
@@ -116,12 +117,25 @@ impl Parts<'_> {
                 api_keys: options.max_api_keys,
                 open_tasks: options.max_open_tasks,
             },
+            credits: CreditRules {
+                metered: options.credits,
+                office: CREDIT * i64::from(options.office_credits),
+                account: CREDIT * i64::from(options.account_credits),
+                ..CreditRules::default()
+            },
             reserve: self.reserve.clone(),
             catalogues: self.catalogues.clone(),
         };
         let role = mi_office::build(config, Peers { scheduler, activity }, self.clock.clone(), self.tasks).await?;
         let key = role.accounts.ensure_administrator(admin_key_file).await?;
         Ok((self.guard(RoleName::Office, role.routes), key))
+    }
+
+    pub(crate) fn models(&self, office: Transport, scheduler: Transport) -> Result<Guard> {
+        let catalogues = self.catalogues.clone();
+        let config = ModelsConfig { catalogues, office, scheduler, limits: mi_models::Limits::default() };
+        let http = mi_models::build(config, self.tasks)?;
+        Ok(self.guard(RoleName::Models, Routes::default()).with_http(http))
     }
 
     pub(crate) fn gateway(&self, backends: Backends) -> Gateway {

@@ -138,12 +138,14 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     let key_file = config.data_dir.join("admin.key");
     let (office, key) = parts.office(objects, scheduler.clone(), activity.clone(), &key_file).await?;
     promised.keep(office.clone());
-    let gateway = parts.gateway(Backends { office: Transport::local(office), scheduler, activity });
+    let office = Transport::local(office);
+    let models = Some(Transport::local(parts.models(office.clone(), scheduler.clone())?));
+    let gateway = parts.gateway(Backends { office, scheduler, activity, models });
     let ready = listeners.ready(tls.is_some(), Some(key))?;
     if let Some(socket) = agents {
         // All agents have one address, and strangers must not take their room.
         let connections = Connections::new(ConnectionLimits { per_address: limits.total, ..limits });
-        let listener = Listener { name: "gateway-agents", socket, tls: None, http1: false, connections };
+        let listener = Listener { name: "gateway-agents", socket, tls: None, http1: true, connections };
         server::serve(&tasks, listener, gateway.clone());
     }
     let connections = Connections::new(limits);
@@ -185,6 +187,7 @@ pub async fn serve(
     let office = || peer("office_url", "--office-url", RoleName::Office, &config.office_url);
     let scheduler = || peer("scheduler_url", "--scheduler-url", RoleName::Scheduler, &config.scheduler_url);
     let activity = || peer("activity_url", "--activity-url", RoleName::Activity, &config.activity_url);
+    let models = || peer("models_url", "--models-url", RoleName::Models, &config.models_url);
     let objects = || objects::open(platform.options.object_store.as_deref(), &platform.data_dir);
     let parts = Parts {
         config: platform,
@@ -199,7 +202,8 @@ pub async fn serve(
     let mut admin_key = None;
     let guard = match config.role {
         RoleName::Gateway => {
-            let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()? };
+            let models = config.models_url.as_ref().map(|_| models()).transpose()?;
+            let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()?, models };
             parts.tell_refusals(&backends.activity);
             let gateway = parts.gateway(backends);
             let ready = listeners.ready(edge_tls.is_some(), None)?;
@@ -233,6 +237,7 @@ pub async fn serve(
             admin_key = Some(key);
             guard
         }
+        RoleName::Models => parts.models(office()?, scheduler()?)?,
     };
     let ready = listeners.ready(true, admin_key)?;
     let (name, tls) = (config.role.as_str(), Some(role_tls.acceptor()?));

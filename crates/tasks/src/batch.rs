@@ -48,6 +48,10 @@ pub(super) struct Batch<'a> {
     pub(super) status_counts: StatusCounts,
     /// How many may be open.
     pub(super) open_quota: u32,
+    /// Whether work is taken only while the office can pay for it.
+    pub(super) metered: bool,
+    /// Micro-credits that it may spend.
+    pub(super) available: i64,
     /// Whether there was anything to write.
     pub(super) wrote: bool,
     pub(super) tasks: BTreeMap<TaskId, Task>,
@@ -105,6 +109,8 @@ impl<'a> Batch<'a> {
             cursor: opened.cursor,
             status_counts: opened.counts.0,
             open_quota: u32::MAX,
+            metered: false,
+            available: opened.available,
             wrote: false,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),

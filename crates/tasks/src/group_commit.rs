@@ -381,6 +381,7 @@ impl Tasks {
         let mut batch = Batch::open(&mut tx, &*self.clock).await?;
         batch.ended = Some(self.ended.clone());
         batch.open_quota = self.quotas.open_tasks;
+        batch.metered = self.credits.metered();
         batch.roster = roster(self.rosters.get(&office_id).await, ops, waiting);
         let all: Vec<&PendingOp> = waiting.iter().chain(ops).collect();
         // Whoever waits found nothing there, unless another process has put something in since.

@@ -93,7 +93,7 @@ impl TaskService for Tasks {
         handle!(request, |caller, body| {
             let access = self.enter_to_read(&caller, &body.office_id).await?;
             let task = self.get(&access, &body.task_id).await?;
-            v1::GetTaskResponse { task: Some(wire::task(task, &access)) }
+            v1::GetTaskResponse { task: Some(self.show(&access, task).await?) }
         })
     }
 

@@ -16,6 +16,7 @@ mod members;
 mod model;
 mod notes;
 mod part;
+mod payer;
 mod receipts;
 mod reconcile;
 mod repo;
@@ -32,6 +33,7 @@ mod work;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use mi_credits::Credits;
 use mi_kernel::{
     AgentActor, AgentId, Clock, Error, LeaseId, OfficeId, Result, TaskId, Time,
     page::{MAX_PAGE_BYTES, Page},
@@ -62,6 +64,8 @@ pub use self::{create::LOOP_DEPTH, members::Members, model::Cause, retention::Ta
 const ROSTERS: u64 = 10_000;
 /// Agents of which it is remembered what they ended last.
 const ENDED: u64 = 100_000;
+/// Tasks of which the top of the tree is remembered.
+const ROOTS: u64 = 100_000;
 /// How often a pause is asked for while the scheduler cannot be reached.
 const PAUSE_TRIES: u32 = 5;
 /// What the change bus tells of when an office's tasks changed.
@@ -78,31 +82,53 @@ pub struct Tasks {
     registry: AgentRegistryServiceClient<RoleClient>,
     background: mi_base::Tasks,
     quotas: Quotas,
+    credits: Credits,
     group_commit: GroupCommit,
     /// The agents that each office's queue was last reconciled with.
     rosters: Cache<OfficeId, Roster>,
     /// What follows from the task that each agent ended last. Another process does not know: a loop is met later then.
     ended: Cache<AgentId, (Time, Cause)>,
+    /// The task at the top of each one's tree, which never changes.
+    roots: Cache<(OfficeId, TaskId), TaskId>,
+}
+
+/// What queues go by.
+pub struct Deps {
+    /// Who works in an office.
+    pub members: Members,
+    /// The scheduler's registry, which pauses agents and tells of revoked keys.
+    pub registry: AgentRegistryServiceClient<RoleClient>,
+    /// What work is paid with.
+    pub credits: Credits,
+    /// How much may be open.
+    pub quotas: Quotas,
 }
 
 /// A report on a task, under the lease that it names.
 type Reported = (TaskId, Option<LeaseId>, ReportKind);
 
 impl Tasks {
-    /// Queues of these offices. The scheduler's registry pauses agents and tells of revoked keys; `background` runs what
-    /// goes on without a call.
-    pub fn new(
-        context: RoleContext,
-        offices: Offices,
-        members: Members,
-        registry: AgentRegistryServiceClient<RoleClient>,
-        background: mi_base::Tasks,
-        quotas: Quotas,
-    ) -> Self {
+    /// Queues of these offices. `background` runs what goes on without a call.
+    pub fn new(context: RoleContext, offices: Offices, deps: Deps, background: mi_base::Tasks) -> Self {
+        let Deps { members, registry, credits, quotas } = deps;
         let RoleContext { db, clock, outbox } = context;
         let (group_commit, rosters) = (GroupCommit::default(), Cache::new(ROSTERS));
-        let ended = Cache::new(ENDED);
-        Self { db, clock, outbox, offices, members, registry, background, quotas, group_commit, rosters, ended }
+        let (ended, roots) = (Cache::new(ENDED), Cache::new(ROOTS));
+        Self {
+            db,
+            clock,
+            outbox,
+            offices,
+            members,
+            registry,
+            background,
+            quotas,
+            credits,
+            group_commit,
+            rosters,
+            ended,
+            roots,
+        }
     }
 
     /// The office's agents; when they changed since the last time, the queue is told first.
@@ -263,6 +289,14 @@ impl Tasks {
         found.into_iter().next().ok_or_else(|| Error::not_found("task", id))
     }
 
+    /// A task as its reader sees it, with what it cost.
+    async fn show(&self, access: &Access, task: Task) -> Result<v1::Task> {
+        let mut conn = self.db.office(access.office_id()).read().await?;
+        let costs = self.credits.task_costs(&mut conn, &[task.id]).await?;
+        let cost = costs.get(&task.id).copied().unwrap_or_default();
+        Ok(v1::Task { cost, ..wire::task(task, access) })
+    }
+
     async fn list(&self, access: &Access, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
         let page = Page::parse(request.page_size, &request.page_token)?;
         let parent = match request.parent_id.as_str() {
@@ -277,8 +311,12 @@ impl Tasks {
             },
             parent,
         };
-        let rows = repo::task_list(&mut self.db.office(access.office_id()).read().await?, &filter, &page).await?;
-        let shown: Vec<_> = rows.into_iter().map(|task| (task.id, wire::task(task, access))).collect();
+        let mut conn = self.db.office(access.office_id()).read().await?;
+        let rows = repo::task_list(&mut conn, &filter, &page).await?;
+        let costs = self.credits.task_costs(&mut conn, &rows.iter().map(|task| task.id).collect::<Vec<_>>()).await?;
+        let cost = |id| costs.get(&id).copied().unwrap_or_default();
+        let show = |task: Task| (task.id, v1::Task { cost: cost(task.id), ..wire::task(task, access) });
+        let shown: Vec<_> = rows.into_iter().map(show).collect();
         let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
         Ok((shown.into_iter().map(|(_, task)| task).collect(), next))
     }

@@ -24,8 +24,8 @@ use serde::Serialize;
 
 pub(super) use self::{
     agents::{
-        office_of_agent, office_page_by_agents, task_counts_on, task_held_by, task_in_need, task_kept_for,
-        task_with_agents,
+        office_of_agent, office_page_by_agents, task_ancestors, task_counts_on, task_held_by, task_ids_held_by,
+        task_in_need, task_kept_for, task_with_agents,
     },
     consequences::{
         Consequence, Follower, NOBODY, Relation, Rest, SCANNED, consequence_list, consequence_put,

@@ -2,6 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
+use mi_credits::out_of_credits;
 use mi_kernel::{Error, LeaseId, Result, TaskId, page::MAX_PAGE_BYTES};
 use mi_tenancy::{Author, State as OfficeState};
 
@@ -365,6 +366,7 @@ impl Batch<'_> {
     /// Whether work may be taken.
     pub(super) fn works(&self) -> Result<()> {
         match self.office.state {
+            OfficeState::Active if self.metered && self.available <= 0 => Err(out_of_credits(self.available)),
             OfficeState::Active => Ok(()),
             OfficeState::Deleting => Err(OfficeState::deleting()),
             OfficeState::Provisioning | OfficeState::Suspended => {

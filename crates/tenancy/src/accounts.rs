@@ -16,7 +16,7 @@ use mi_kernel::{
 };
 use mi_proto::v1;
 use mi_rpc::Caller;
-use mi_store::{Db, FromRow, OfficeConn, PlatformConn, outbox};
+use mi_store::{Conn, Db, FromRow, OfficeConn, PlatformConn, outbox};
 use ring::digest;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -318,6 +318,33 @@ impl Accounts {
         self.outbox.notify_one();
         Ok(secret)
     }
+}
+
+/// Takes up to so many micro-credits out of an account's allowance for a new office; how many of them it gets, and how many
+/// of those go back one day. The administrator's account needs no allowance.
+///
+/// # Errors
+/// Those of the database.
+pub async fn take_credits(tx: &mut Conn, account: AccountId, most: i64, allowance: i64) -> Result<(i64, i64)> {
+    match repo::allowance_lock(tx, account).await? {
+        None => Ok((0, 0)),
+        Some((true, _)) => Ok((most, 0)),
+        Some((false, taken)) => {
+            let amount = allowance.saturating_sub(taken).clamp(0, most);
+            if amount > 0 {
+                repo::allowance_take(tx, account, amount).await?;
+            }
+            Ok((amount, amount))
+        }
+    }
+}
+
+/// Puts micro-credits back that [`take_credits`] took.
+///
+/// # Errors
+/// Those of the database.
+pub async fn give_back_credits(tx: &mut Conn, account: AccountId, amount: i64) -> Result<()> {
+    Ok(repo::allowance_take(tx, account, -amount).await?)
 }
 
 /// The account counts its offices. One that is being deleted counts until it is gone.

@@ -12,6 +12,9 @@ const DAY: i64 = 24 * 60 * MINUTE;
 /// types by mistake.
 const MIN_RETENTION: i64 = 3 * DAY;
 const MAX_RETENTION: i64 = 3660 * DAY;
+/// The shortest and the longest time without work after which an agent that an agent hired is fired, in seconds.
+const MIN_IDLE: i64 = MINUTE;
+const MAX_IDLE: i64 = 365 * DAY;
 /// Most fields that one update names.
 const MAX_FIELDS: usize = 100;
 
@@ -43,6 +46,8 @@ pub struct Settings {
     pub drive_change_retention_seconds: i64,
     /// Seconds for which messages are kept; 0: for ever.
     pub message_retention_seconds: i64,
+    /// Whether agents may use any model that has a price.
+    pub allow_any_model: bool,
 }
 
 impl Default for Settings {
@@ -60,6 +65,7 @@ impl Default for Settings {
             finished_task_retention_seconds: 0,
             drive_change_retention_seconds: 0,
             message_retention_seconds: 0,
+            allow_any_model: false,
         }
     }
 }
@@ -80,7 +86,7 @@ impl Settings {
         let mut paths = mask.iter().map(|path| field_name(path)).collect::<Result<Vec<String>>>()?;
         let mut seen = HashSet::new();
         paths.retain(|path| seen.insert(path.clone()));
-        let (mut next, default) = (self.clone(), Self::default());
+        let mut next = self.clone();
         for path in &paths {
             match path.as_str() {
                 "allow_agent_hiring" => next.allow_agent_hiring = given.allow_agent_hiring,
@@ -95,17 +101,15 @@ impl Settings {
                 "default_provider" if given.default_provider.is_empty() => next.default_provider.clear(),
                 "default_provider" => next.default_provider = word("default_provider", &given.default_provider)?,
                 "idle_fire_after" => {
-                    let kept = [self.idle_fire_after_seconds, default.idle_fire_after_seconds];
-                    let given = given.idle_fire_after.as_ref();
-                    let same = |seconds: &i64| given.is_some_and(|d| (d.seconds, d.nanos) == (*seconds, 0));
-                    let known = kept.into_iter().find(same);
-                    next.idle_fire_after_seconds = known.ok_or_else(|| unheeded("idle_fire_after"))?;
+                    next.idle_fire_after_seconds = idle_for(given.idle_fire_after.as_ref())?;
                 }
                 "verification" => next.verify_by_peer = by_peer(given.verification)?,
                 "model_budget_per_task" => {
-                    let kept = [self.model_budget_per_task, default.model_budget_per_task];
-                    let known = kept.into_iter().find(|amount| *amount == given.model_budget_per_task);
-                    next.model_budget_per_task = known.ok_or_else(|| unheeded("model_budget_per_task"))?;
+                    if given.model_budget_per_task < 0 {
+                        let text = "must be 0 (no limit) or more micro-credits";
+                        return Err(Error::invalid("model_budget_per_task", text));
+                    }
+                    next.model_budget_per_task = given.model_budget_per_task;
                 }
                 "finished_task_retention" => {
                     next.finished_task_retention_seconds =
@@ -118,6 +122,7 @@ impl Settings {
                 "message_retention" => {
                     next.message_retention_seconds = kept_for("message_retention", given.message_retention.as_ref())?;
                 }
+                "allow_any_model" => next.allow_any_model = given.allow_any_model,
                 other => return Err(unknown(other)),
             }
         }
@@ -178,6 +183,7 @@ impl Settings {
             finished_task_retention: duration(self.finished_task_retention_seconds),
             drive_change_retention: duration(self.drive_change_retention_seconds),
             message_retention: duration(self.message_retention_seconds),
+            allow_any_model: self.allow_any_model,
         }
     }
 }
@@ -220,10 +226,13 @@ fn kept_for(field: &'static str, value: Option<&prost_types::Duration>) -> Resul
     }
 }
 
-/// Whoever set it would believe that it has an effect.
-fn unheeded(field: &'static str) -> Error {
-    let problem = "has no effect in this version, so it cannot be changed; leave it as it is";
-    Error { reason: "SETTING_NOT_SUPPORTED_YET", ..Error::invalid(field, problem) }
+fn idle_for(given: Option<&prost_types::Duration>) -> Result<i64> {
+    let whole = given.filter(|given| given.nanos == 0).map(|given| given.seconds);
+    let known = whole.filter(|seconds| *seconds == 0 || (MIN_IDLE..=MAX_IDLE).contains(seconds));
+    known.ok_or_else(|| {
+        let problem = format!("must be whole seconds, {MIN_IDLE} to {MAX_IDLE}, or 0 for never");
+        Error::invalid("idle_fire_after", problem)
+    })
 }
 
 fn by_peer(value: i32) -> Result<bool> {
@@ -294,32 +303,29 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_heeds_keeps_its_value() {
-        let given = |seconds, nanos, budget| v1::OfficeSettings {
-            idle_fire_after: Some(prost_types::Duration { seconds, nanos }),
-            model_budget_per_task: budget,
+    fn agents_may_be_idle_for_whole_seconds_within_reason() {
+        let given = |given: Option<(i64, i32)>| v1::OfficeSettings {
+            idle_fire_after: given.map(|(seconds, nanos)| prost_types::Duration { seconds, nanos }),
             ..Default::default()
         };
-        // An older version let others be stored: those stay, and can be taken back.
-        let old = Settings { idle_fire_after_seconds: 60, model_budget_per_task: 5, ..Settings::default() };
-        let both = owned(&["idle_fire_after", "model_budget_per_task"]);
-        for (seconds, budget) in [(60, 5), (600, 0)] {
-            let mut settings = old.clone();
-            settings.update(&given(seconds, 0, budget), &both).expect("harmless");
-            assert_eq!((settings.idle_fire_after_seconds, settings.model_budget_per_task), (seconds, budget));
+        for seconds in [0, 60, 601, 365 * DAY] {
+            let set = update(given(Some((seconds, 0))), &["idle_fire_after"]).expect("fine");
+            assert_eq!(set, Settings { idle_fire_after_seconds: seconds, ..Settings::default() });
         }
-        for (wrong, field) in [
-            (given(3600, 0, 5), "idle_fire_after"),
-            (given(60, 1, 5), "idle_fire_after"),
-            (v1::OfficeSettings { idle_fire_after: None, ..given(60, 0, 5) }, "idle_fire_after"),
-            (given(60, 0, 6), "model_budget_per_task"),
-            (given(60, 0, -1), "model_budget_per_task"),
-        ] {
-            let mut settings = old.clone();
-            let error = settings.update(&wrong, &both).expect_err("would be a lie");
-            assert_eq!((error.field, error.reason), (Some(field), "SETTING_NOT_SUPPORTED_YET"));
-            assert_eq!(settings, old);
+        for wrong in [None, Some((59, 0)), Some((60, 1)), Some((-60, 0)), Some((365 * DAY + 1, 0)), Some((0, 1))] {
+            assert_eq!(update(given(wrong), &["idle_fire_after"]).expect_err("wrong").field, Some("idle_fire_after"));
         }
+    }
+
+    #[test]
+    fn a_task_may_have_a_ceiling() {
+        let given = |model_budget_per_task| v1::OfficeSettings { model_budget_per_task, ..Default::default() };
+        for ceiling in [0, 1, i64::MAX] {
+            let settings = update(given(ceiling), &["model_budget_per_task"]).expect("fine");
+            assert_eq!(settings.model_budget_per_task, ceiling);
+        }
+        let refused = update(given(-1), &["model_budget_per_task"]).expect_err("negative");
+        assert_eq!(refused.field, Some("model_budget_per_task"));
     }
 
     #[test]

@@ -1,8 +1,11 @@
-//! A model server without a model: it speaks both wire formats, streamed and whole, says what a test wants, and remembers
+//! A model server without a model: it speaks all wire formats, streamed and whole, says what a test wants, and remembers
 //! what it was asked.
 
 mod anthropic;
+mod gemini;
 mod openai;
+mod responses;
+pub mod sdk;
 pub mod team;
 
 use std::{
@@ -31,6 +34,31 @@ pub enum ModelApi {
     OpenAi,
     /// `POST /v1/messages`.
     Anthropic,
+    /// `POST /v1beta/models/...:generateContent` and `:streamGenerateContent`, also below `/v1`.
+    Gemini,
+    /// `POST /v1/responses`.
+    Responses,
+    /// `POST /v1/embeddings`, which is always answered alike.
+    Embeddings,
+}
+
+impl ModelApi {
+    /// Of a request for this path.
+    fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/v1/chat/completions" => Self::OpenAi,
+            "/v1/messages" => Self::Anthropic,
+            "/v1/responses" => Self::Responses,
+            "/v1/embeddings" => Self::Embeddings,
+            // Google's libraries do not agree on the version.
+            path if ["/v1beta/models/", "/v1/models/"].iter().any(|start| path.starts_with(start))
+                && path.ends_with("enerateContent") =>
+            {
+                Self::Gemini
+            }
+            _ => return None,
+        })
+    }
 }
 
 /// What the model does with a request.
@@ -57,6 +85,8 @@ pub enum Reply {
         /// What `retry-after` says, in seconds.
         retry_after: Option<u64>,
     },
+    /// Refuses as the platform's proxy does: the status, and what `mi-reason` and the message say. Not to be repeated.
+    Proxy(u16, &'static str, &'static str),
     /// Breaks the stream off in the middle of an answer.
     Cut,
     /// Says in the middle of the stream that it is overloaded.
@@ -88,8 +118,10 @@ impl Reply {
 pub struct ModelRequest {
     /// The format that it came in.
     pub api: ModelApi,
-    /// `authorization` or `x-api-key`, as it came.
+    /// `authorization`, `x-api-key` or `x-goog-api-key`, as it came.
     pub key: Option<String>,
+    /// What `mi-task-id` says.
+    pub task: Option<String>,
     /// The body.
     pub body: Value,
     /// When it arrived.
@@ -99,6 +131,11 @@ pub struct ModelRequest {
 impl ModelRequest {
     /// All that the conversation says, oldest first: prompts, what the model said, and what its tools answered.
     pub fn texts(&self) -> Vec<String> {
+        match self.api {
+            ModelApi::Gemini => return gemini::texts(&self.body),
+            ModelApi::Responses => return responses::texts(&self.body),
+            ModelApi::OpenAi | ModelApi::Anthropic | ModelApi::Embeddings => {}
+        }
         let system = self.body["system"].as_str().map(str::to_owned);
         let messages = self.body["messages"].as_array().cloned().unwrap_or_default();
         let mut texts: Vec<String> = system.into_iter().collect();
@@ -122,7 +159,10 @@ impl ModelRequest {
 
     /// The names of the tools on offer.
     pub fn tools(&self) -> Vec<String> {
-        let tools = self.body["tools"].as_array().cloned().unwrap_or_default();
+        let mut tools = self.body["tools"].as_array().cloned().unwrap_or_default();
+        if self.api == ModelApi::Gemini {
+            tools = tools.iter().flat_map(|tool| tool["functionDeclarations"].as_array().cloned()).flatten().collect();
+        }
         let name =
             |tool: &Value| tool["name"].as_str().or_else(|| tool["function"]["name"].as_str()).map(str::to_owned);
         tools.iter().filter_map(name).collect()
@@ -185,8 +225,8 @@ impl FakeModel {
     /// The base URL for clients of one format.
     pub fn url(&self, api: ModelApi) -> String {
         match api {
-            ModelApi::OpenAi => format!("http://{}/v1", self.address),
-            ModelApi::Anthropic => format!("http://{}", self.address),
+            ModelApi::OpenAi | ModelApi::Responses | ModelApi::Embeddings => format!("http://{}/v1", self.address),
+            ModelApi::Anthropic | ModelApi::Gemini => format!("http://{}", self.address),
         }
     }
 
@@ -208,20 +248,21 @@ impl Drop for FakeModel {
 }
 
 async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let api = match uri.path() {
-        "/v1/chat/completions" => ModelApi::OpenAi,
-        "/v1/messages" => ModelApi::Anthropic,
-        _ => return StatusCode::NOT_FOUND.into_response(),
-    };
+    let Some(api) = ModelApi::of(uri.path()) else { return StatusCode::NOT_FOUND.into_response() };
     let Ok(body) = serde_json::from_slice::<Value>(&body) else { return refuse(400, None) };
     let key = match api {
-        ModelApi::OpenAi => headers.get(header::AUTHORIZATION),
-        ModelApi::Anthropic => headers.get("x-api-key"),
+        ModelApi::OpenAi | ModelApi::Responses | ModelApi::Embeddings => "authorization",
+        ModelApi::Anthropic => "x-api-key",
+        ModelApi::Gemini => "x-goog-api-key",
     };
-    let key = key.and_then(|key| key.to_str().ok()).map(str::to_owned);
-    let (request, streams) =
-        (ModelRequest { api, key, body, at: Instant::now() }, |body: &Value| body["stream"] == true);
-    let streamed = streams(&request.body);
+    let said = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let streamed = body["stream"] == true || uri.path().ends_with(":streamGenerateContent");
+    let request = ModelRequest { api, key: said(key), task: said("mi-task-id"), body, at: Instant::now() };
+    if api == ModelApi::Embeddings {
+        let answer = responses::embeddings(&request.body).to_string();
+        shared.requests.lock().expect("lock").push(request);
+        return ([(header::CONTENT_TYPE, "application/json")], answer).into_response();
+    }
     let scripted = || shared.script.as_ref().map(|script| script(&request));
     let reply = shared.replies.lock().expect("lock").pop_front().or_else(scripted);
     let index = {
@@ -234,20 +275,29 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
         Reply::Answer { ref text, ref calls } | Reply::AtLimit { ref text, ref calls } => (text.clone(), calls.clone()),
         Reply::Cut | Reply::Overloaded => ("half of a sent".to_owned(), Vec::new()),
         Reply::Refuse { status, retry_after } => return refuse(status, retry_after),
+        Reply::Proxy(status, reason, message) => {
+            let body = json!({ "error": { "message": message } }).to_string();
+            let headers = [("mi-reason", reason), ("x-should-retry", "false")];
+            return (StatusCode::from_u16(status).expect("a status"), headers, body).into_response();
+        }
         Reply::Hang => std::future::pending().await,
     };
     let at_limit = matches!(reply, Reply::AtLimit { .. });
     let answer = Answer { id: format!("answer-{index}"), text, calls, at_limit };
     if !streamed {
         let whole = match api {
-            ModelApi::OpenAi => openai::whole(&answer),
+            ModelApi::OpenAi | ModelApi::Embeddings => openai::whole(&answer),
             ModelApi::Anthropic => anthropic::whole(&answer),
+            ModelApi::Gemini => gemini::whole(&answer),
+            ModelApi::Responses => responses::whole(&answer),
         };
         return ([(header::CONTENT_TYPE, "application/json")], whole.to_string()).into_response();
     }
     let mut events = match api {
-        ModelApi::OpenAi => openai::events(&answer),
+        ModelApi::OpenAi | ModelApi::Embeddings => openai::events(&answer),
         ModelApi::Anthropic => anthropic::events(&answer),
+        ModelApi::Gemini => gemini::events(&answer),
+        ModelApi::Responses => responses::events(&answer),
     };
     let cut = matches!(reply, Reply::Cut);
     if matches!(reply, Reply::Cut | Reply::Overloaded) {
@@ -255,7 +305,10 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     }
     if matches!(reply, Reply::Overloaded) {
         events.push(match api {
-            ModelApi::OpenAi => "data: {\"error\":{\"message\":\"overloaded\"}}\n\n".to_owned(),
+            ModelApi::OpenAi | ModelApi::Gemini | ModelApi::Embeddings => {
+                "data: {\"error\":{\"message\":\"overloaded\"}}\n\n".to_owned()
+            }
+            ModelApi::Responses => event("error", &json!({"type": "error", "message": "overloaded"})),
             ModelApi::Anthropic => event("error", &json!({"type": "error", "error": {"message": "overloaded"}})),
         });
     }
@@ -267,7 +320,7 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
     ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces)).into_response()
 }
 
-/// What both formats carry.
+/// What all formats carry.
 struct Answer {
     id: String,
     text: String,
@@ -315,8 +368,16 @@ mod tests {
         let path = match api {
             ModelApi::OpenAi => "/chat/completions",
             ModelApi::Anthropic => "/v1/messages",
+            ModelApi::Gemini if stream => "/v1beta/models/a-model:streamGenerateContent?alt=sse",
+            ModelApi::Gemini => "/v1beta/models/a-model:generateContent",
+            ModelApi::Responses => "/responses",
+            ModelApi::Embeddings => "/embeddings",
         };
-        let body = json!({ "stream": stream, "messages": [{ "role": "user", "content": "hi" }] });
+        let body = match api {
+            ModelApi::Gemini => json!({ "contents": [{ "role": "user", "parts": [{ "text": "hi" }] }] }),
+            ModelApi::Responses | ModelApi::Embeddings => json!({ "stream": stream, "input": "hi" }),
+            _ => json!({ "stream": stream, "messages": [{ "role": "user", "content": "hi" }] }),
+        };
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().expect("a client");
         let request = http.post(model.url(api) + path).body(body.to_string());
@@ -325,33 +386,57 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_formats_say_the_same_streamed_and_whole() {
-        for api in [ModelApi::OpenAi, ModelApi::Anthropic] {
+    async fn all_formats_say_the_same_streamed_and_whole() {
+        for api in [ModelApi::OpenAi, ModelApi::Anthropic, ModelApi::Gemini, ModelApi::Responses] {
             let reply =
                 || Reply::Answer { text: "Hello.".into(), calls: vec![("look".into(), "{\"at\":\"it\"}".into())] };
             let model = FakeModel::start([reply(), reply()]).await;
             let (status, whole) = ask(&model, api, false).await;
             let whole: Value = serde_json::from_str(&whole).expect("JSON");
+            let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let said = match api {
-                ModelApi::OpenAi => {
+                ModelApi::OpenAi | ModelApi::Embeddings => {
                     let message = &whole["choices"][0]["message"];
                     let call = &message["tool_calls"][0]["function"];
-                    (message["content"].clone(), call["name"].clone(), call["arguments"].clone())
+                    [&message["content"], &call["name"], &call["arguments"]].map(text)
                 }
                 ModelApi::Anthropic => {
-                    let (text, call) = (&whole["content"][0]["text"], &whole["content"][1]);
-                    (text.clone(), call["name"].clone(), call["input"].to_string().into())
+                    let content = &whole["content"];
+                    [&content[0]["text"], &content[1]["name"], &content[1]["input"]].map(text)
+                }
+                ModelApi::Gemini => {
+                    let parts = &whole["candidates"][0]["content"]["parts"];
+                    let call = &parts[1]["functionCall"];
+                    [&parts[0]["text"], &call["name"], &call["args"]].map(text)
+                }
+                ModelApi::Responses => {
+                    let output = &whole["output"];
+                    [&output[0]["content"][0]["text"], &output[1]["name"], &output[1]["arguments"]].map(text)
                 }
             };
-            assert_eq!((status, said), (200, ("Hello.".into(), "look".into(), "{\"at\":\"it\"}".into())));
+            assert_eq!((status, said), (200, ["Hello.", "look", "{\"at\":\"it\"}"].map(str::to_owned)));
 
             let (_, streamed) = ask(&model, api, true).await;
-            let end = if api == ModelApi::OpenAi { "data: [DONE]\n\n" } else { "{\"type\":\"message_stop\"}\n\n" };
-            assert!(streamed.ends_with(end), "{streamed}");
+            let last = streamed.trim_end().rsplit("data: ").next().expect("an event");
+            let end = match api {
+                ModelApi::OpenAi | ModelApi::Embeddings => "[DONE]",
+                ModelApi::Anthropic => "\"message_stop\"",
+                ModelApi::Gemini => "\"finishReason\":\"STOP\"",
+                ModelApi::Responses => "\"response.completed\"",
+            };
+            assert!(last.contains(end), "{streamed}");
             let requests = model.requests();
             assert_eq!((requests.len(), requests[0].last()), (2, "hi".to_owned()));
             // Nothing more is scripted.
             assert_eq!(ask(&model, api, true).await.0, 400);
         }
+    }
+
+    #[tokio::test]
+    async fn each_input_has_an_embedding() {
+        let model = FakeModel::start([]).await;
+        let (status, answer) = ask(&model, ModelApi::Embeddings, false).await;
+        let answer: Value = serde_json::from_str(&answer).expect("JSON");
+        assert_eq!((status, &answer["data"][0]["embedding"]), (200, &json!([0.25, 0.5, -0.25])));
     }
 }

@@ -87,6 +87,7 @@ async fn take(shared: &Shared, exec_id: String) -> Result<(), Status> {
         // Whoever wanted it has left.
         return Ok(());
     };
+    let _busy = shared.idle.busy();
     let out = Out { send, room: Semaphore::new(WINDOW) };
     let Some(code) = perform(shared, &start, &out, &mut answers).await else { return Ok(()) };
     out.send(serve_exec_request::Part::ExitCode(code)).await;
@@ -159,7 +160,7 @@ async fn perform(
     answers: &mut Streaming<ServeExecResponse>,
 ) -> Option<i32> {
     let started = async {
-        let surroundings = Surroundings::new(shared, "exec-").await?;
+        let surroundings = Surroundings::new(shared, "exec-", None).await?;
         let (processes, pipes) = spawn(shared, &surroundings, start)?;
         Ok::<_, io::Error>((surroundings, processes, pipes))
     };

@@ -5,7 +5,8 @@
 mod anthropic;
 mod conversation;
 mod descriptions;
-pub(super) mod http;
+mod gemini;
+mod http;
 mod openai;
 mod prompt;
 mod sse;
@@ -48,10 +49,11 @@ const TOO_MANY_CALLS: &str = "error: not done: one answer had more calls than ar
 
 /// Works on the task until it ends.
 pub(super) async fn run(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {
-    let Some((config, model)) = shared.model() else {
+    let Some(config) = &shared.config.model else {
         return Outcome::Failed(Failed::retryable("this agent has no model".into()));
     };
     let tokens = Tokens { used: 0, most: config.tokens };
+    let model = Model::new(shared, config, &task.id);
     let talk = Talk { shared, config, model, strikes: 0, same: Same::default(), tokens };
     match tokio::time::timeout(config.limit, talk.run(task, lease)).await {
         Ok(outcome) => outcome,
@@ -63,7 +65,7 @@ pub(super) async fn run(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outc
 struct Talk<'a> {
     shared: &'a Shared,
     config: &'a ModelConfig,
-    model: &'a Model,
+    model: Model<'a>,
     /// How many times in a row it made no sense.
     strikes: u32,
     same: Same,
@@ -84,7 +86,7 @@ impl Talk<'_> {
         for _ in 0..self.config.steps {
             let reply = match self.model.ask(&system, &turns, &offers, &mut self.tokens).await {
                 Ok(reply) => reply,
-                Err(problem) => return Outcome::Failed(problem),
+                Err(outcome) => return outcome,
             };
             if !self.tokens.have(0) {
                 return Outcome::Failed(self.tokens.used_up());

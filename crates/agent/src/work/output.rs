@@ -17,8 +17,8 @@ pub(super) const KEPT: usize = 48 << 10;
 const MAX_WHOLE: u64 = 64 << 20;
 const CHUNK: usize = 16 << 10;
 
-/// One output of a script.
-pub(super) struct Output {
+/// The lines of an output, on their way to the log.
+pub(super) struct Lines {
     stream: LogStream,
     /// How each line begins in the log.
     prefix: String,
@@ -27,37 +27,35 @@ pub(super) struct Output {
     /// The log did not keep up: lines that find no room are dropped, and the script does not wait.
     behind: bool,
     line: Vec<u8>,
-    tail: Vec<u8>,
-    total: u64,
-    whole: Option<Arc<File>>,
-    /// Bytes in `whole`.
-    written: u64,
-    /// Why `whole` is not the whole.
-    cut: Option<String>,
 }
 
-impl Output {
+impl Lines {
     pub(super) fn new(stream: LogStream, prefix: String, log: Option<Log>) -> Self {
-        let (line, tail) = (Vec::new(), Vec::new());
-        Self { stream, prefix, log, behind: false, line, tail, total: 0, whole: None, written: 0, cut: None }
+        Self { stream, prefix, log, behind: false, line: Vec::new() }
     }
 
-    /// Reads to the end. What was read stays when this is dropped before.
-    pub(super) async fn read(&mut self, mut pipe: impl AsyncRead + Unpin, directory: &Path) {
+    /// Reads to the end.
+    pub(super) async fn read(&mut self, mut pipe: impl AsyncRead + Unpin) {
         let mut chunk = vec![0; CHUNK];
-        // A pipe that cannot be read has nothing more to say.
         while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
-            self.keep(&chunk[..count], directory).await;
-            for part in chunk[..count].split_inclusive(|byte| *byte == b'\n') {
-                let room = MAX_LINE.saturating_sub(self.line.len());
-                let ends = part.ends_with(b"\n");
-                let text = part.strip_suffix(b"\n").unwrap_or(part);
-                self.line.extend_from_slice(&text[..text.len().min(room)]);
-                if ends {
-                    self.say().await;
-                }
+            self.take(&chunk[..count]).await;
+        }
+        self.end().await;
+    }
+
+    async fn take(&mut self, bytes: &[u8]) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let room = MAX_LINE.saturating_sub(self.line.len());
+            let ends = part.ends_with(b"\n");
+            let text = part.strip_suffix(b"\n").unwrap_or(part);
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if ends {
+                self.say().await;
             }
         }
+    }
+
+    async fn end(&mut self) {
         if !self.line.is_empty() {
             self.say().await;
         }
@@ -69,6 +67,36 @@ impl Output {
             let text = format!("{}{}", self.prefix, text(&line));
             self.behind = !log.pass(self.stream, text, !self.behind).await;
         }
+    }
+}
+
+/// One output of a script.
+pub(super) struct Output {
+    lines: Lines,
+    tail: Vec<u8>,
+    total: u64,
+    whole: Option<Arc<File>>,
+    /// Bytes in `whole`.
+    written: u64,
+    /// Why `whole` is not the whole.
+    cut: Option<String>,
+}
+
+impl Output {
+    pub(super) fn new(stream: LogStream, prefix: String, log: Option<Log>) -> Self {
+        let lines = Lines::new(stream, prefix, log);
+        Self { lines, tail: Vec::new(), total: 0, whole: None, written: 0, cut: None }
+    }
+
+    /// Reads to the end. What was read stays when this is dropped before.
+    pub(super) async fn read(&mut self, mut pipe: impl AsyncRead + Unpin, directory: &Path) {
+        let mut chunk = vec![0; CHUNK];
+        // A pipe that cannot be read has nothing more to say.
+        while let Ok(count @ 1..) = pipe.read(&mut chunk).await {
+            self.keep(&chunk[..count], directory).await;
+            self.lines.take(&chunk[..count]).await;
+        }
+        self.lines.end().await;
     }
 
     async fn keep(&mut self, bytes: &[u8], directory: &Path) {

@@ -67,7 +67,7 @@ impl Ran {
 
 /// Runs a script to its end, or to the time limit.
 pub(super) async fn run(shared: &Shared, task: &Task, script: &str, limit: Duration) -> io::Result<Ran> {
-    let surroundings = Surroundings::new(shared, "task-").await?;
+    let surroundings = Surroundings::new(shared, "task-", Some(&task.id)).await?;
     let directory = surroundings.path();
     let (file, artifacts) = (directory.join("script"), directory.join("artifacts"));
     let (written, made, content) = (file.clone(), artifacts.clone(), script.to_owned());

@@ -1,19 +1,13 @@
 //! What all work of one agent shares.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use mi_client::{Client, KeyRing};
 use mi_kernel::AgentId;
 use mi_proto::v1::{Agent, Task};
 
-use super::model::http::Model;
-use crate::{
-    config::{ModelConfig, WorkConfig},
-    logs::Log,
-};
+use super::{paid::Paid, vendors::Vendors};
+use crate::{config::WorkConfig, idle::Idle, logs::Log, proxy::Proxy};
 
 /// What all work of one agent shares.
 pub(super) struct Shared {
@@ -25,22 +19,13 @@ pub(super) struct Shared {
     pub(super) config: WorkConfig,
     /// What the agent is.
     pub(super) agent: Agent,
-    pub(super) model: OnceLock<Model>,
-}
-
-impl Shared {
-    /// The model, made when it is first needed.
-    pub(super) fn model(&self) -> Option<(&ModelConfig, &Model)> {
-        let config = self.config.model.as_ref()?;
-        if self.model.get().is_none() {
-            match Model::new(config) {
-                // Two tasks may have made one; either will do.
-                Ok(model) => drop(self.model.set(model)),
-                Err(error) => self.log.say(format!("the model cannot be used: {error}")),
-            }
-        }
-        Some((config, self.model.get()?))
-    }
+    pub(super) idle: Idle,
+    /// The way to its model.
+    pub(super) proxy: Arc<Proxy>,
+    /// Whether that is paid for.
+    pub(super) paid: Paid,
+    /// How its programs reach theirs.
+    pub(super) vendors: Vendors,
 }
 
 /// For a request; none of ours is too long for that.

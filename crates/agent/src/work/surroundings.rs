@@ -11,22 +11,24 @@ use tempfile::TempDir;
 use tokio::{process::Command, runtime::Handle, task::spawn_blocking};
 
 use super::shared::Shared;
-use crate::blocking::blocking;
+use crate::{blocking::blocking, relay::Key};
 
 /// Variables of the agent's own that are none of a program's business.
 const WITHHELD: &[&str] =
-    &["MI_ENROL_TOKEN", "MI_NEW_IDENTITY", "MI_MODEL_API", "MI_MODEL_ID", "MI_MODEL_URL", "MI_MODEL_KEY"];
+    &["MI_ENROL_TOKEN", "MI_NEW_IDENTITY", "MI_COMMAND", "MI_MODEL_API", "MI_MODEL_PROVIDER", "MI_MODEL_ID"];
 
-/// The directory and the environment of one run of a program. The directory is removed when this is dropped.
+/// The directory and the environment of one run of a program. The directory is removed, and the program's key to the relay
+/// is good for nothing, when this is dropped.
 pub(super) struct Surroundings {
     path: PathBuf,
     /// None: it is being removed.
     directory: Option<TempDir>,
+    key: Key,
 }
 
 impl Surroundings {
-    /// Makes the directory, whose name starts like this.
-    pub(super) async fn new(shared: &Shared, prefix: &'static str) -> io::Result<Self> {
+    /// Makes the directory, whose name starts like this, for a program that runs on behalf of this task.
+    pub(super) async fn new(shared: &Shared, prefix: &'static str, task: Option<&str>) -> io::Result<Self> {
         let temporary = shared.config.temporary.clone();
         let directory = blocking(move || -> io::Result<TempDir> {
             let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(temporary)?;
@@ -37,7 +39,8 @@ impl Surroundings {
             Ok(directory)
         });
         let directory = directory.await?;
-        Ok(Self { path: directory.path().to_owned(), directory: Some(directory) })
+        let path = directory.path().to_owned();
+        Ok(Self { path, directory: Some(directory), key: shared.vendors.key(task) })
     }
 
     /// The path of the directory.
@@ -52,6 +55,7 @@ impl Surroundings {
         path.push(std::env::var_os("PATH").unwrap_or_default());
         let mut command = bare(program);
         command.current_dir(&shared.config.workspace).env("PATH", path).env("MI_OFFICE_ID", &shared.office_id);
+        command.envs(shared.vendors.variables(&self.key));
         command
     }
 }
@@ -83,8 +87,6 @@ mod tests {
     fn a_program_sees_no_secret_of_the_agent() {
         let command = bare("/bin/true");
         let removed: Vec<_> = command.as_std().get_envs().filter(|(_, value)| value.is_none()).collect();
-        for name in ["MI_ENROL_TOKEN", "MI_MODEL_KEY"] {
-            assert!(removed.iter().any(|(removed, _)| *removed == name), "{name} in {removed:?}");
-        }
+        assert!(removed.iter().any(|(removed, _)| *removed == "MI_ENROL_TOKEN"), "{removed:?}");
     }
 }

@@ -7,4 +7,7 @@ mod commands;
 mod models;
 mod office;
 mod platform;
+mod programs;
+mod proxies;
+mod relay;
 mod session;

@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use mi_agent::{ModelApi, ModelConfig};
-use mi_kernel::{
-    receipt::{Artifact, Command, sha256_hex},
-    secret::Secret,
-};
+use mi_kernel::receipt::{Artifact, Command, sha256_hex};
 use mi_proto::v1::{FailTaskRequest, Task, TaskKind, TaskStatus};
 use mi_testkit::{
     model::{self, FakeModel, Reply},
@@ -17,7 +14,7 @@ use tonic::Code;
 
 use crate::platform::{LONG, Platform, Running, config};
 
-const BOTH: [ModelApi; 2] = [ModelApi::OpenAi, ModelApi::Anthropic];
+const ALL: [ModelApi; 3] = [ModelApi::OpenAi, ModelApi::Anthropic, ModelApi::Gemini];
 
 /// A platform with an agent that has a model.
 struct Harness {
@@ -36,15 +33,10 @@ impl Harness {
         let platform = Arc::new(Platform { role: "leader", ..Platform::default() });
         let dir = tempfile::tempdir().expect("temp dir");
         let mut config = config(platform.serve().await, &dir);
-        let url = model.url(match api {
-            ModelApi::OpenAi => model::ModelApi::OpenAi,
-            ModelApi::Anthropic => model::ModelApi::Anthropic,
-        });
+        *platform.proxies.model.lock().expect("lock") = Some(model.address());
         let mut own = ModelConfig {
             api,
-            url,
-            address: None,
-            key: Some(Secret::new("model-key")),
+            provider: "some-provider".into(),
             id: "a-model".into(),
             steps: 20,
             limit: LONG,
@@ -89,7 +81,7 @@ fn bad(name: &str, arguments: &str) -> Reply {
 
 #[tokio::test]
 async fn a_model_works_with_tools_and_completes_with_a_receipt() {
-    for api in BOTH {
+    for api in ALL {
         let harness = Harness::new(
             api,
             [
@@ -116,9 +108,16 @@ async fn a_model_works_with_tools_and_completes_with_a_receipt() {
 
         let requests = harness.model.requests();
         assert_eq!(requests.len(), 3);
-        let key = if api == ModelApi::OpenAi { "Bearer model-key" } else { "model-key" };
-        assert!(requests.iter().all(|request| request.key.as_deref() == Some(key)));
-        assert!(requests.iter().all(|request| request.body["model"] == "a-model"));
+        let path = match api {
+            ModelApi::OpenAi => "/v1/chat/completions",
+            ModelApi::Anthropic => "/v1/messages",
+            ModelApi::Gemini => "/v1beta/models/a-model:streamGenerateContent?alt=sse",
+        };
+        let asked = harness.platform.proxies.asked.lock().expect("lock").clone();
+        // Each with a token that the platform knows, and for this task.
+        assert_eq!(asked, vec![(format!("/llm/some-provider{path}"), Some(id.clone())); 3]);
+        let named = api == ModelApi::Gemini;
+        assert!(requests.iter().all(|request| named || request.body["model"] == "a-model"));
         let first = requests[0].texts();
         assert!(first[0].contains("Your name: analyst\nYour role: leader\n"), "{}", first[0]);
         let task = format!("Task: A task\nId: {id}, attempt 1\n\nDo it.\n\nNote by operator: Be brief.\n");
@@ -302,7 +301,7 @@ async fn an_open_subtask_is_waited_for_however_many_finished_ones_are_newer() {
 
 #[tokio::test]
 async fn a_task_is_done_when_the_model_says_so_with_a_tool_and_never_by_what_it_just_says() {
-    for api in BOTH {
+    for api in ALL {
         let remarks = ["I shall look.", "Now I'll write the report.", "Yes, that is my result."].map(Reply::text);
         let [one, two, three] = remarks;
         let harness = Harness::new(api, [one, two, Reply::call("list_files", json!({})), three, complete()]).await;
@@ -327,7 +326,7 @@ async fn an_answer_that_was_cut_off_is_no_result_and_its_last_call_is_not_done()
         text: text.into(),
         calls: calls.iter().map(|(name, arguments)| ((*name).to_owned(), (*arguments).to_owned())).collect(),
     };
-    for api in BOTH {
+    for api in ALL {
         let whole = json!({ "path": "a", "content": "whole" }).to_string();
         // The second looks whole, too.
         let calls = [("write_file", &*whole), ("complete_task", "{\"result\": \"half\"}")];
@@ -346,7 +345,7 @@ async fn an_answer_that_was_cut_off_is_no_result_and_its_last_call_is_not_done()
             answers[3].starts_with("error: not done: your answer was cut off at the model's length"),
             "{answers:?}"
         );
-        if api == ModelApi::Anthropic {
+        if api != ModelApi::OpenAi {
             assert_eq!(answers[4..], ["a (5 bytes)"], "no blank text is sent back");
         }
         harness.agent.stop().await;
@@ -380,7 +379,7 @@ async fn a_model_that_fails_says_why() {
 #[tokio::test]
 async fn nonsense_is_corrected_twice_and_then_fails() {
     let nothing = || Reply::text(" ");
-    for api in BOTH {
+    for api in ALL {
         let failure = Harness::new(api, [nothing(), nothing(), nothing(), complete()]).await.failure().await;
         assert_eq!(failure.error, "the model makes no sense: it answers nothing, 3 times in a row");
         assert!(failure.retryable);
@@ -391,7 +390,10 @@ async fn nonsense_is_corrected_twice_and_then_fails() {
         let harness = Harness::new(api, [bad("shell", "{\"command\": "), nothing(), complete()]).await;
         harness.platform.completion(&harness.task()).await;
         let texts = harness.answers();
-        assert!(texts[0].starts_with("error: the arguments of shell are not as its schema says: EOF"), "{texts:?}");
+        // Google's format has no arguments that are no JSON.
+        let problem = if api == ModelApi::Gemini { "missing field" } else { "EOF" };
+        let error = format!("error: the arguments of shell are not as its schema says: {problem}");
+        assert!(texts[0].starts_with(&error), "{texts:?}");
         assert!(texts[1].starts_with("Your answer was empty."), "{texts:?}");
         harness.agent.stop().await;
     }
@@ -438,7 +440,7 @@ async fn steps_tokens_and_time_are_bounded() {
 
 #[tokio::test]
 async fn a_server_that_is_busy_or_breaks_off_is_asked_again() {
-    for api in BOTH {
+    for api in ALL {
         let replies = [Reply::Refuse { status: 429, retry_after: Some(1) }, Reply::Cut, Reply::Overloaded, complete()];
         let harness = Harness::new(api, replies).await;
         harness.platform.completion(&harness.task()).await;
@@ -453,7 +455,7 @@ async fn a_server_that_is_busy_or_breaks_off_is_asked_again() {
 
 #[tokio::test]
 async fn answers_that_break_off_are_paid_for() {
-    for api in BOTH {
+    for api in ALL {
         let model = FakeModel::start(std::iter::repeat_n(Reply::Cut, 5)).await;
         let harness = Harness::changed(api, model, |config| config.tokens = 4000).await;
         let failure = harness.platform.failure(&harness.task()).await;
@@ -479,6 +481,42 @@ async fn a_server_that_stays_away_or_refuses_is_a_reason() {
     let failure = Harness::new(ModelApi::Anthropic, [refused]).await.failure().await;
     assert!(failure.error.starts_with("the model server refuses: 401 Unauthorized"), "{}", failure.error);
     assert!(!failure.retryable);
+}
+
+#[tokio::test]
+async fn without_credits_the_task_is_given_back_and_nothing_is_claimed_for_a_while() {
+    for (reason, text) in [("OUT_OF_CREDITS", "the office has no credits"), ("BUDGET_REACHED", "analyst has no more")] {
+        let harness = Harness::new(ModelApi::OpenAi, [Reply::Proxy(402, reason, text), complete()]).await;
+        let id = harness.task();
+        until("it is given back", LONG, async || {
+            let releases = harness.platform.releases.lock().expect("lock");
+            Ok::<_, String>(releases.iter().any(|release| release.task_id == id).then_some(()))
+        })
+        .await;
+        let refused = std::time::Instant::now();
+        harness.platform.completion(&harness.task()).await;
+        assert!(refused.elapsed() >= Duration::from_secs(2), "{:?}", refused.elapsed());
+        assert_eq!(harness.platform.failures.lock().expect("lock").len(), 0);
+        harness.agent.stop().await;
+        let line = format!("task {id}: the model is not paid for: 402 Payment Required: ");
+        let lines = harness.platform.texts();
+        assert!(lines.iter().any(|(_, said)| said.starts_with(&line) && said.contains(text)), "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_proxy_refuses_for_good_is_asked_once() {
+    let own = Reply::Proxy(402, "BUDGET_REACHED", "the task may not cost more than 5 credits");
+    let away = Reply::Proxy(503, "MODEL_AWAY", "no such server");
+    for (reply, error) in [
+        (own, "the credits of the task are used up: 402 Payment Required: "),
+        (away, "the model server refuses: 503 Service Unavailable: "),
+    ] {
+        for api in ALL {
+            let failure = Harness::new(api, [reply.clone(), complete()]).await.failure().await;
+            assert!(failure.error.starts_with(error) && !failure.retryable, "{failure:?}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -37,6 +37,8 @@ use tokio_stream::{
 use tonic::{Code, Request, Response, Status, Streaming, body::Body, server::Grpc, transport::Server};
 use tonic_prost::ProstCodec;
 
+use crate::proxies::Proxies;
+
 type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 /// Longer than anything takes that works.
@@ -77,6 +79,8 @@ pub(crate) struct Platform {
     pub(crate) heard: Mutex<Vec<String>>,
     /// The drive.
     pub(crate) files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// What came for the proxies, and who serves models.
+    pub(crate) proxies: Proxies,
 }
 
 impl Platform {
@@ -163,7 +167,11 @@ impl Platform {
 
     /// Checks the token of a call the way the gateway does.
     fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
-        let bearer = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        self.known(request.metadata().get("authorization").and_then(|value| value.to_str().ok()))
+    }
+
+    /// The same, of a header.
+    pub(crate) fn known(&self, bearer: Option<&str>) -> Result<(), Status> {
         let token =
             bearer.and_then(|value| value.strip_prefix("Bearer ")).ok_or(Status::unauthenticated("no token"))?;
         mi_client::eddsa::install();
@@ -226,6 +234,9 @@ impl Platform {
     }
 
     async fn call(self: Arc<Self>, request: http::Request<Body>) -> Result<http::Response<Body>, Infallible> {
+        if ["/llm/", "/proxy/"].iter().any(|root| request.uri().path().starts_with(root)) {
+            return Ok(self.proxied(request).await);
+        }
         let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
         if !matches!(name.as_str(), "ConnectAgent" | "AppendLogs") {
             self.calls.lock().expect("lock").push(name.clone());
@@ -421,12 +432,14 @@ pub(crate) fn config(endpoint: String, dir: &tempfile::TempDir) -> AgentConfig {
         enrol_token: Secret::new("token"),
         identity_dir: dir.path().to_owned(),
         new_identity: false,
+        relay_port: 0,
         work: WorkConfig {
             workspace,
             temporary: dir.path().to_owned(),
             slots: 2,
             lease: Duration::from_secs(15),
             command_limit: Duration::from_secs(60),
+            command: None,
             model: None,
         },
     }

@@ -27,7 +27,12 @@ async fn survives_lost_calls_on_one_connection_and_leaves_when_it_is_no_longer_w
     limited(mi_agent::run(config, std::future::pending())).await.expect("no longer wanted is no error");
 
     let sessions = platform.sessions.lock().expect("lock").clone();
-    let hello = ConnectAgentRequest { office_id: "office".into(), generation: 7, instance_id: "instance".into() };
+    let hello = ConnectAgentRequest {
+        office_id: "office".into(),
+        generation: 7,
+        instance_id: "instance".into(),
+        idle_for: None,
+    };
     assert_eq!(sessions, [hello.clone(), hello]);
     // The batch whose answer was lost came again under its own number, with nothing before or after it changed.
     let texts = platform.texts();

@@ -4,6 +4,7 @@ mod change;
 mod exec;
 mod feed;
 pub(crate) mod hire;
+mod tree;
 
 use std::{ffi::OsString, path::PathBuf};
 
@@ -28,7 +29,7 @@ pub(crate) enum AgentsCommand {
     Hire(hire::HireArgs),
     /// List the agents of a colony
     #[command(alias = "ls")]
-    List(ColonyArg),
+    List(ListArgs),
     /// Show one agent
     Get(AgentArg),
     /// Show what an agent printed and said
@@ -76,6 +77,16 @@ pub(crate) enum AgentsCommand {
     },
 }
 
+/// Which agents to list, and how.
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// Show each agent below the one that hired it
+    #[arg(long)]
+    tree: bool,
+}
+
 /// An agent of a colony.
 #[derive(Debug, Args)]
 pub(crate) struct AgentArg {
@@ -93,9 +104,10 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
     let (client, out) = (&context.client, context.out);
     match command {
         AgentsCommand::Hire(args) => hire::run(args, context).await,
-        AgentsCommand::List(arg) => {
-            let office_id = context.colony(&arg).await?;
-            out.list(&client.all_agents(&office_id).await?)
+        AgentsCommand::List(args) => {
+            let office_id = context.colony(&args.colony).await?;
+            let agents = client.all_agents(&office_id).await?;
+            out.list(&if args.tree && out.is_for_people() { tree::of(agents) } else { agents })
         }
         AgentsCommand::Get(arg) => {
             let (office_id, name) = target(&arg, context).await?;

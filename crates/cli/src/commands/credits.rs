@@ -1,7 +1,12 @@
 //! `mi credits`.
 
-use clap::{Args, Subcommand};
-use mi_proto::v1::{Balance, GetBalanceRequest, GrantCreditsRequest, LedgerEntry, ListLedgerEntriesRequest};
+use std::time::{Duration, SystemTime};
+
+use clap::{Args, Subcommand, ValueEnum};
+use mi_proto::v1::{
+    Balance, GetBalanceRequest, GetUsageRequest, GrantCreditsRequest, LedgerEntry, ListLedgerEntriesRequest,
+    SetAgentBudgetRequest, Usage, UsageGroup,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -17,6 +22,10 @@ pub(crate) enum CreditsCommand {
     Balance(ColonyArg),
     /// List what changed the balance, newest first
     Ledger(LedgerArgs),
+    /// Show what credits were spent on, the most expensive first
+    Usage(UsageArgs),
+    /// Limit what an agent and all agents below it may spend, counted since it was hired
+    Budget(BudgetArgs),
     /// Give credits to the colony, as the administrator
     Grant(GrantArgs),
 }
@@ -29,6 +38,47 @@ pub(crate) struct LedgerArgs {
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=200))]
     limit: i32,
 }
+
+/// By what usage is added up.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum By {
+    /// By agent
+    Agent,
+    /// By provider and model; `compute` is the time for which agents ran
+    Model,
+    /// By the task at the top of a tree
+    Task,
+    /// By day, the oldest first
+    Day,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UsageArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// By what it is added up
+    #[arg(long, default_value = "agent")]
+    by: By,
+    /// Of the last this many days
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=92))]
+    days: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BudgetArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// The agent
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// Credits, 0 for a wall at once, or `none` for no budget of its own
+    #[arg(value_parser = budget)]
+    amount: Budget,
+}
+
+/// A budget of an agent, or none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Budget(Option<i64>);
 
 #[derive(Debug, Args)]
 pub(crate) struct GrantArgs {
@@ -57,6 +107,27 @@ pub(crate) async fn run(command: CreditsCommand, context: &Context) -> Result<()
             let request = ListLedgerEntriesRequest { office_id, page_size: Some(limit), page_token: String::new() };
             out.list(&ask!(context, credits.list_ledger_entries(request)).await?.entries)
         }
+        CreditsCommand::Usage(UsageArgs { colony, by, days }) => {
+            let group_by = match by {
+                By::Agent => UsageGroup::Agent,
+                By::Model => UsageGroup::Model,
+                By::Task => UsageGroup::Task,
+                By::Day => UsageGroup::Day,
+            };
+            let end = SystemTime::now();
+            let start = end.checked_sub(Duration::from_secs(days * 24 * 3600)).unwrap_or(end);
+            let request = GetUsageRequest {
+                office_id: context.colony(&colony).await?,
+                group_by: group_by.into(),
+                start_time: Some(start.into()),
+                end_time: Some(end.into()),
+            };
+            out.list(&ask!(context, credits.get_usage(request)).await?.usages)
+        }
+        CreditsCommand::Budget(BudgetArgs { colony, name, amount: Budget(amount) }) => {
+            let request = SetAgentBudgetRequest { office_id: context.colony(&colony).await?, agent: name, amount };
+            out.one(&ask!(context, credits.set_agent_budget(request).agent).await?)
+        }
         CreditsCommand::Grant(GrantArgs { colony, amount, reason, request_id }) => {
             let office_id = context.colony(&colony).await?;
             // Chosen here, so that a call that is tried again grants once.
@@ -79,6 +150,17 @@ fn micro_credits(text: &str) -> Result<i64, String> {
     let whole = whole.parse::<i64>().ok().and_then(|whole| whole.checked_mul(CREDIT));
     let amount = whole.zip(format!("{part:0<6}").parse().ok()).and_then(|(whole, part)| whole.checked_add(part));
     amount.filter(|amount| *amount > 0).ok_or_else(refusal)
+}
+
+/// A budget as it is typed.
+fn budget(text: &str) -> Result<Budget, String> {
+    match text {
+        "none" => Ok(Budget(None)),
+        "0" => Ok(Budget(Some(0))),
+        text => {
+            micro_credits(text).map(|amount| Budget(Some(amount))).map_err(|problem| format!("{problem}, 0 or none"))
+        }
+    }
 }
 
 /// Micro-credits as credits, without zeros at the end.
@@ -109,6 +191,14 @@ resource!(
     id { it.id }
 );
 
+resource!(Usage, "usages", |it| {
+    "KEY" => it.key,
+    "AMOUNT" => credits(it.amount),
+    "INPUT TOKENS" => it.input_tokens,
+    "OUTPUT TOKENS" => it.output_tokens,
+    "CALLS" => it.calls,
+});
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,6 +217,15 @@ mod tests {
         assert_eq!((credits(0), credits(-2_500_000)), ("0".into(), "-2.5".into()));
         for text in ["", "0", "0.0", "-1", "+1", "1.", ".5", "1.0000001", "1e3", "1,5", "9223372036854.775808", "٣"] {
             assert!(micro_credits(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_budget_may_be_a_wall_or_none() {
+        let read = |text| budget(text).map(|Budget(amount)| amount);
+        assert_eq!((read("0"), read("none"), read("2.5")), (Ok(Some(0)), Ok(None), Ok(Some(2_500_000))));
+        for text in ["", "-1", "all", "None"] {
+            assert!(read(text).is_err(), "{text:?}");
         }
     }
 }

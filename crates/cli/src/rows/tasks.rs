@@ -4,6 +4,7 @@ use mi_kernel::{Clock, SystemClock};
 use mi_proto::v1::{Task, TaskKind, TaskNote, TaskStats, TaskStatus, WatchTasksResponse};
 
 use crate::{
+    commands::credits::credits,
     output::{pairs, resource},
     text::{age, precise_time, time, word},
 };
@@ -78,6 +79,7 @@ resource!(
             "LEASE UNTIL" => time(it.lease_expires_at.as_ref()),
             "LEASE" => it.lease_id,
             "FINISHED" => time(it.finished_at.as_ref()),
+            "COST" => if it.cost == 0 { String::new() } else { credits(it.cost) },
             "DESCRIPTION" => it.description,
             "ERROR" => it.error,
             "ARTIFACTS" => it.artifacts.join("\n"),

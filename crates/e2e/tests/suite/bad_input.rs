@@ -37,6 +37,8 @@ async fn names_tiers_and_pages(backend: Backend) {
         (with(|r| r.role = "emperor".into()), "role"),
         (with(|r| r.skills = vec!["a b".into()]), "skills"),
         (with(|r| r.system_prompt = "x".repeat(70_000)), "system_prompt"),
+        (with(|r| r.command = "x".repeat((16 << 10) + 1)), "command"),
+        (with(|r| r.command = "a\0b".into()), "command"),
         (with(|r| r.env = [("MI_ENDPOINT".into(), "x".into())].into()), "env"),
         (with(|r| r.env = [("LD_PRELOAD".into(), "x".into())].into()), "env"),
         (with(|r| r.resources = Some(v1::Resources { memory_bytes: -1, ..Default::default() })), "resources"),

@@ -10,6 +10,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures::{StreamExt, stream};
 use mi_base::Tasks;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
 use mi_kernel::{AccountId, AgentId, ApiKeyId, OfficeId, SystemClock};
@@ -21,7 +22,7 @@ use mi_proto::{
     v1::{self, activity_service_client::ActivityServiceClient, activity_service_server as activity},
 };
 use mi_rpc::{
-    Caller, Connections, Guard, PrincipalKey, Refusals, Transport, compressed,
+    Caller, Connections, Guard, HttpCaller, PrincipalKey, Refusals, Transport, compressed,
     server::{self, Listener},
 };
 use ring::{
@@ -78,18 +79,32 @@ impl Edge {
         let (tasks, world) = (Tasks::new(), World::new());
         let key = PrincipalKey::random();
         let role = |name| Transport::local(guard(name, &world, &key, &tasks));
-        let backends = Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity") };
+        let models = Some(Transport::local(guard("models", &world, &key, &tasks).with_http(models())));
+        let backends =
+            Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity"), models };
         let gateway = mi_gateway::build(config, backends, SystemClock::shared(), Refusals::default(), &tasks);
         Self { gateway, world, tasks }
+    }
+
+    /// Roles in this process, and none for models.
+    pub(crate) fn without_models() -> Self {
+        let (tasks, world) = (Tasks::new(), World::new());
+        let key = PrincipalKey::random();
+        let role = |name| Transport::local(guard(name, &world, &key, &tasks));
+        let backends =
+            Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity"), models: None };
+        let (config, clock) = (GatewayConfig::default(), SystemClock::shared());
+        Self { gateway: mi_gateway::build(config, backends, clock, Refusals::default(), &tasks), world, tasks }
     }
 
     /// Roles behind one listener.
     pub(crate) async fn remote(config: GatewayConfig) -> Self {
         let (tasks, world) = (Tasks::new(), World::new());
         let key = PrincipalKey::random();
-        let url = serve(&tasks, guard("remote", &world, &key, &tasks)).await;
+        let url = serve(&tasks, guard("remote", &world, &key, &tasks).with_http(models())).await;
         let role = Transport::remote("roles", &url, None, key, SystemClock::shared()).expect("a URL");
-        let backends = Backends { office: role.clone(), scheduler: role.clone(), activity: role };
+        let backends =
+            Backends { office: role.clone(), scheduler: role.clone(), activity: role.clone(), models: Some(role) };
         let gateway = mi_gateway::build(config, backends, SystemClock::shared(), Refusals::default(), &tasks);
         Self { gateway, world, tasks }
     }
@@ -167,6 +182,32 @@ fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tas
     };
     let routes = routes.into_axum_router().fallback(told);
     Guard::new(name, Routes::from(routes), key.clone(), SystemClock::shared(), tasks.shutdown(), Refusals::default())
+}
+
+/// A models role that tells what it got: the caller, the method, where to, the headers, and the body. A body `endless` is
+/// answered with one that does not end.
+fn models() -> axum::Router {
+    axum::Router::new().fallback(|request: axum::extract::Request| async move {
+        let (head, body) = request.into_parts();
+        let caller = head.extensions.get::<HttpCaller>().expect("the guard puts it there").actor.key();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a whole body");
+        if body == "endless" {
+            let first = stream::iter([Ok::<_, Status>(bytes::Bytes::from("first"))]);
+            return http::Response::new(axum::body::Body::from_stream(first.chain(stream::pending())));
+        }
+        let headers: std::collections::BTreeMap<_, _> =
+            head.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
+        let told = json!({
+            "caller": caller,
+            "method": head.method.as_str(),
+            "uri": head.uri.path_and_query().expect("a path").as_str(),
+            "headers": headers,
+            "body": String::from_utf8_lossy(&body),
+        });
+        let mut response = http::Response::new(axum::body::Body::from(told.to_string()));
+        *response.status_mut() = http::StatusCode::from_u16(529).expect("a status");
+        response
+    })
 }
 
 impl World {

@@ -6,6 +6,7 @@ mod calls;
 mod credentials;
 mod fake;
 mod health;
+mod http_calls;
 mod limits;
 mod revocation;
 mod roles;

@@ -17,7 +17,7 @@ use super::{
     peer::Mood,
     retention::DAY,
 };
-use crate::MIGRATIONS;
+use crate::{CREDIT, MIGRATIONS};
 
 on_both! {
     what_is_granted_is_in_the_ledger_the_balance_and_the_feed,
@@ -29,10 +29,10 @@ on_both! {
     an_office_of_an_earlier_version_has_a_balance,
 }
 
-/// One credit.
-const CREDIT: i64 = 1_000_000;
+/// What an office begins with.
+pub(super) const START: i64 = 10 * CREDIT;
 
-fn grant(office: &str, amount: i64, request_id: &str) -> GrantCreditsRequest {
+pub(super) fn grant(office: &str, amount: i64, request_id: &str) -> GrantCreditsRequest {
     GrantCreditsRequest {
         office_id: office.into(),
         amount,
@@ -42,18 +42,18 @@ fn grant(office: &str, amount: i64, request_id: &str) -> GrantCreditsRequest {
 }
 
 impl Harness {
-    async fn grant(&self, actor: &Actor, request: GrantCreditsRequest) -> Result<LedgerEntry, Status> {
+    pub(super) async fn grant(&self, actor: &Actor, request: GrantCreditsRequest) -> Result<LedgerEntry, Status> {
         let answer = self.credits(actor).grant_credits(request).await?.into_inner();
         Ok(answer.entry.expect("always there"))
     }
 
-    async fn balance(&self, actor: &Actor, office: &str) -> Result<Balance, Status> {
+    pub(super) async fn balance(&self, actor: &Actor, office: &str) -> Result<Balance, Status> {
         let request = GetBalanceRequest { office_id: office.into() };
         Ok(self.credits(actor).get_balance(request).await?.into_inner().balance.expect("always there"))
     }
 
-    /// The whole ledger, in pages of this size.
-    async fn ledger(&self, actor: &Actor, office: &str, page_size: i32) -> Result<Vec<LedgerEntry>, Status> {
+    /// The whole ledger but for what the office began with, in pages of this size.
+    pub(super) async fn ledger(&self, actor: &Actor, office: &str, page_size: i32) -> Result<Vec<LedgerEntry>, Status> {
         let (mut entries, mut page_token) = (Vec::new(), String::new());
         loop {
             let request = ListLedgerEntriesRequest { office_id: office.into(), page_size: Some(page_size), page_token };
@@ -61,13 +61,17 @@ impl Harness {
             entries.extend(page.entries);
             page_token = page.next_page_token;
             if page_token.is_empty() {
+                let first = entries.pop().expect("what the office began with");
+                assert_eq!((first.amount, first.balance_after, &*first.reference), (START, START, "start"));
                 return Ok(entries);
             }
         }
     }
 }
 
-fn has(balance: i64) -> Balance {
+/// So much more than it began with.
+fn has(granted: i64) -> Balance {
+    let balance = START + granted;
     Balance { available: balance, balance, reserved: 0 }
 }
 
@@ -80,7 +84,7 @@ async fn what_is_granted_is_in_the_ledger_the_balance_and_the_feed(harness: Harn
     let Actor::Operator { api_key_id, .. } = &admin else { panic!("an operator") };
     let expected = LedgerEntry {
         amount: 5 * CREDIT,
-        balance_after: 5 * CREDIT,
+        balance_after: START + 5 * CREDIT,
         reason: "for the first steps".into(),
         reference: format!("api_key/{api_key_id}"),
         ..first.clone()
@@ -101,7 +105,7 @@ async fn what_is_granted_is_in_the_ledger_the_balance_and_the_feed(harness: Harn
     let events = harness.activity.known().events.clone();
     let granted = events.iter().find(|event| event.kind == "credit.granted").expect("told");
     assert_eq!((granted.category, &granted.metadata["entry_id"]), (Category::Credit, &first.id.as_str().into()));
-    assert_eq!(granted.metadata["balance_after"], 5 * CREDIT);
+    assert_eq!(granted.metadata["balance_after"], START + 5 * CREDIT);
 }
 
 async fn only_the_administrator_grants_and_strangers_see_nothing(harness: Harness) {
@@ -142,7 +146,7 @@ async fn of_many_grants_at_once_none_is_lost(harness: Harness) {
     assert!(granted.iter().all(Result::is_ok));
     let ledger = harness.ledger(&harness.owner, &office, 7).await.expect("lists");
     assert_eq!(ledger.len(), 40);
-    let mut balance = 0;
+    let mut balance = START;
     for entry in ledger.iter().rev() {
         balance += entry.amount;
         assert_eq!(entry.balance_after, balance, "each entry explains the balance after it");
@@ -173,12 +177,13 @@ async fn what_cannot_be_granted_is_refused_by_field(harness: Harness) {
     let missing = harness.grant(&admin, grant(&OfficeId::new().to_string(), 1, "")).await.expect_err("no office");
     assert_eq!(missing.code(), Code::NotFound);
     // As much as there may be, and not one more.
-    for _ in 0..1000 {
+    for _ in 0..999 {
         harness.grant(&admin, grant(&office, MOST, "")).await.expect("grants");
     }
+    harness.grant(&admin, grant(&office, MOST - START, "")).await.expect("grants");
     let full = harness.grant(&admin, grant(&office, 1, "")).await.expect_err("full");
     assert_eq!(refused(&full), (Code::FailedPrecondition, "BALANCE_LIMIT".into(), None));
-    assert_eq!(harness.balance(&harness.owner, &office).await.expect("reads"), has(1000 * MOST));
+    assert_eq!(harness.balance(&harness.owner, &office).await.expect("reads"), has(1000 * MOST - START));
 }
 
 async fn a_deleted_office_is_granted_nothing(harness: Harness) {
@@ -215,5 +220,5 @@ async fn an_office_of_an_earlier_version_has_a_balance(database: TestDb) {
     let sql = "SELECT balance, entries FROM balances WHERE office_id = $1";
     let found: (i64, i64) =
         on!(conn, |c| sqlx::query_as(sql).bind(office.0).fetch_one(&mut *c).await).expect("is there");
-    assert_eq!(found, (0, 0));
+    assert_eq!(found, (START, 1));
 }

@@ -14,7 +14,8 @@ use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
         ApplyOfficeRequest, Member, ResolveApiKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
-        credential_service_client::CredentialServiceClient, secret_service_client::SecretServiceClient,
+        credential_service_client::CredentialServiceClient, metering_service_client::MeteringServiceClient,
+        secret_service_client::SecretServiceClient,
     },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
@@ -37,7 +38,7 @@ use tonic::{
 };
 
 use super::{faulty::Faulty, peer::Peer};
-use crate::{Accounts, DriveLimits, OfficeConfig, Peers, Quotas, Resources, RoleContext};
+use crate::{Accounts, CreditRules, DriveLimits, OfficeConfig, Peers, Quotas, Resources, RoleContext};
 
 /// Far longer than anything here takes.
 pub(super) const LONG: Duration = Duration::from_secs(30);
@@ -63,6 +64,8 @@ pub(super) struct Harness {
     tasks: Tasks,
     /// Of the next process that starts.
     pub(super) quotas: Quotas,
+    /// Likewise.
+    pub(super) credit_rules: CreditRules,
     /// An operator whose account exists.
     pub(super) owner: Actor,
 }
@@ -99,9 +102,10 @@ impl Harness {
         let (scheduler, activity) = (Peer::default(), Peer::default());
         let keys = tempfile::tempdir().expect("made");
         let wrapper = Arc::new(FileKeys::new(keys.path().join("master.key")));
-        let (objects, reserve, quotas) = (Faulty::default(), DiskReserve::default(), Quotas::default());
+        let (objects, reserve) = (Faulty::default(), DiskReserve::default());
+        let limits @ (quotas, credit_rules) = (Quotas::default(), CreditRules::default());
         let (accounts, transport) =
-            start(&database, clock.shared(), [&scheduler, &activity], wrapper, (&objects, &reserve), quotas, &tasks)
+            start(&database, clock.shared(), [&scheduler, &activity], wrapper, (&objects, &reserve), limits, &tasks)
                 .await
                 .expect("builds");
         let (owner, tables) = (Actor::Anonymous, OnceCell::new());
@@ -118,6 +122,7 @@ impl Harness {
             transport,
             tasks,
             quotas,
+            credit_rules,
             owner,
         };
         harness.owner = harness.account("Owner").await.0;
@@ -129,7 +134,7 @@ fn config(
     database: &TestDb,
     master_keys: Arc<dyn KeyWrapper>,
     (objects, reserve): (&Faulty, &DiskReserve),
-    quotas: Quotas,
+    (quotas, credits): (Quotas, CreditRules),
 ) -> OfficeConfig {
     OfficeConfig {
         database: database.target().clone(),
@@ -137,6 +142,7 @@ fn config(
         objects: Arc::new(objects.clone()),
         drive: LIMITS,
         quotas,
+        credits,
         reserve: reserve.clone(),
         catalogues: Catalogues::new(Catalogue::built_in().expect("good")),
     }
@@ -148,11 +154,11 @@ async fn start(
     [scheduler, activity]: [&Peer; 2],
     master_keys: Arc<dyn KeyWrapper>,
     (objects, reserve): (&Faulty, &DiskReserve),
-    quotas: Quotas,
+    limits: (Quotas, CreditRules),
     tasks: &Tasks,
 ) -> mi_kernel::Result<(Accounts, Transport)> {
     let peers = Peers { scheduler: scheduler.transport(&clock), activity: activity.transport(&clock) };
-    let config = config(database, master_keys, (objects, reserve), quotas);
+    let config = config(database, master_keys, (objects, reserve), limits);
     let role = crate::build(config, peers, clock.clone(), tasks).await?;
     let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.shutdown(), Default::default());
     Ok((role.accounts, Transport::local(guard)))
@@ -181,7 +187,7 @@ impl Harness {
     pub(super) async fn resources(&self) -> Resources {
         let clock = self.clock.shared();
         let keys = Arc::new(FileKeys::new(self.master_key_file()));
-        let config = config(&self.database, keys, (&self.objects, &self.reserve), self.quotas);
+        let config = config(&self.database, keys, (&self.objects, &self.reserve), (self.quotas, self.credit_rules));
         let registry = AgentRegistryServiceClient::new(RoleClient::new(self.scheduler.transport(&clock), "office"));
         let context = self.context(clock).await;
         Resources::open(config, &context, &registry, &Tasks::new()).await.expect("opens")
@@ -212,7 +218,7 @@ impl Harness {
             peers,
             keys,
             (&self.objects, &self.reserve),
-            self.quotas,
+            (self.quotas, self.credit_rules),
             &self.tasks,
         )
         .await;
@@ -234,7 +240,7 @@ impl Harness {
             [&self.scheduler, &self.activity],
             keys,
             (&self.objects, &self.reserve),
-            self.quotas,
+            (self.quotas, self.credit_rules),
             &tasks,
         )
         .await;
@@ -282,7 +288,7 @@ impl Harness {
             [&self.scheduler, &self.activity],
             keys,
             (&self.objects, &self.reserve),
-            self.quotas,
+            (self.quotas, self.credit_rules),
             &self.tasks,
         )
         .await
@@ -314,6 +320,11 @@ impl Harness {
 
     pub(super) fn offices(&self, actor: &Actor) -> OfficeServiceClient<Client> {
         OfficeServiceClient::new(Client(self.transport.clone(), Arc::new(actor.clone())))
+    }
+
+    /// Meters as the scheduler and the models role do.
+    pub(super) fn metering(&self) -> MeteringServiceClient<RoleClient> {
+        MeteringServiceClient::new(RoleClient::new(self.transport.clone(), "models"))
     }
 
     pub(super) fn drive(&self, actor: &Actor) -> DriveServiceClient<Client> {

@@ -164,7 +164,7 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(harness: Harness
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, field);
     }
-    let refused = update(OfficeSettings { model_budget_per_task: 1, ..given }, &["modelBudgetPerTask"]).await;
+    let refused = update(given, &["idleFireAfter"]).await;
     let refused = refused.expect_err("nothing heeds it");
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(refused.get_details_error_info().expect("always there").reason, "SETTING_NOT_SUPPORTED_YET");

@@ -63,6 +63,10 @@ pub(super) struct Known {
     pub(super) members: Vec<Member>,
     /// What is enabled for agents by name, and how often that changed.
     pub(super) integrations: BTreeMap<String, (BTreeSet<String>, i64)>,
+    /// The hirers of agents, by id.
+    pub(super) lineages: BTreeMap<String, Vec<String>>,
+    /// What was told of budgets.
+    pub(super) budgets: Vec<ApplyAgentBudgetRequest>,
     /// Agents that were to be paused.
     pub(super) paused: Vec<PauseAgentRequest>,
     /// Events of the feed.
@@ -122,13 +126,14 @@ impl Peer {
 
     /// The member of this name with its integrations.
     #[allow(clippy::result_large_err, reason = "tonic's status is what handlers return")]
-    fn spender(&self, name: &str) -> Result<GetSpenderResponse, Status> {
+    fn spender(&self, name: &str, id: &str) -> Result<GetSpenderResponse, Status> {
         let known = self.known();
-        if !known.members.iter().any(|member| member.name == name) {
-            return Err(status(Error::not_found("agent", name)));
-        }
-        let (enabled, revision) = known.integrations.get(name).cloned().unwrap_or_default();
+        let found = known.members.iter().find(|member| member.name == name || member.agent_id == id);
+        let member = found.ok_or_else(|| status(Error::not_found("agent", name)))?;
+        let (enabled, revision) = known.integrations.get(&member.name).cloned().unwrap_or_default();
         Ok(GetSpenderResponse {
+            agent: Some(Agent { id: member.agent_id.clone(), name: member.name.clone(), ..Agent::default() }),
+            lineage: known.lineages.get(&member.agent_id).cloned().unwrap_or_default(),
             integrations: enabled.into_iter().collect(),
             integrations_revision: revision,
             ..GetSpenderResponse::default()
@@ -241,14 +246,21 @@ impl AgentRegistryService for Peer {
 
     async fn get_spender(&self, request: Request<GetSpenderRequest>) -> Result<Response<GetSpenderResponse>, Status> {
         self.answer().await?;
-        Ok(Response::new(self.spender(&request.into_inner().agent)?))
+        let asked = request.into_inner();
+        Ok(Response::new(self.spender(&asked.agent, &asked.agent_id)?))
     }
 
     async fn apply_agent_budget(
         &self,
-        _: Request<ApplyAgentBudgetRequest>,
+        request: Request<ApplyAgentBudgetRequest>,
     ) -> Result<Response<ApplyAgentBudgetResponse>, Status> {
-        Err(Status::unimplemented("no part of these tests"))
+        self.answer().await?;
+        let (asked, mut known) = (request.into_inner(), self.known());
+        let (id, budget) = (asked.agent_id.clone(), asked.budget);
+        known.budgets.push(asked);
+        let member = known.members.iter().find(|member| member.agent_id == id);
+        let agent = member.map(|member| Agent { id, name: member.name.clone(), budget, ..Agent::default() });
+        Ok(Response::new(ApplyAgentBudgetResponse { agent }))
     }
 
     async fn apply_agent_integration(
@@ -257,7 +269,7 @@ impl AgentRegistryService for Peer {
     ) -> Result<Response<ApplyAgentIntegrationResponse>, Status> {
         self.answer().await?;
         let request = request.into_inner();
-        self.spender(&request.agent)?;
+        self.spender(&request.agent, "")?;
         let mut known = self.known();
         let (enabled, revision) = known.integrations.entry(request.agent.clone()).or_default();
         let changed = match request.enabled {
@@ -266,7 +278,7 @@ impl AgentRegistryService for Peer {
         };
         *revision += i64::from(changed);
         drop(known);
-        Ok(Response::new(ApplyAgentIntegrationResponse { spender: Some(self.spender(&request.agent)?) }))
+        Ok(Response::new(ApplyAgentIntegrationResponse { spender: Some(self.spender(&request.agent, "")?) }))
     }
 
     async fn list_enabled_integrations(

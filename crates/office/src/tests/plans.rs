@@ -11,6 +11,8 @@ const FEW_PER_OFFICE: &[Allowed] = &[
 ];
 /// What is left when an office was cleared in parts.
 const LAST: &str = "comes after `task_clear_some`, and finds what was written since";
+/// Likewise.
+const LAST_METERED: &str = "comes after `metering_clear_some`, and finds what was written since";
 
 /// Statements that break the rule.
 const ALLOWED: &[Allowed] = &[
@@ -26,6 +28,12 @@ const ALLOWED: &[Allowed] = &[
     ("DELETE FROM task_notes WHERE office_id = $1", LAST),
     ("DELETE FROM task_dependencies WHERE office_id = $1", LAST),
     ("DELETE FROM tasks WHERE office_id = $1", LAST),
+    ("DELETE FROM reservations WHERE office_id = $1", LAST_METERED),
+    ("DELETE FROM agent_accounts WHERE office_id = $1", LAST_METERED),
+    ("DELETE FROM task_costs WHERE office_id = $1", LAST_METERED),
+    ("DELETE FROM usages WHERE office_id = $1", LAST_METERED),
+    ("DELETE FROM ledger_entries WHERE office_id = $1", LAST_METERED),
+    ("SELECT key, CAST(sum(amount)...", "adds up at most 92 days of an office, a row an hour and key"),
 ];
 
 #[tokio::test]
@@ -38,14 +46,18 @@ async fn every_statement_goes_by_an_index() {
                 "tasks.status",
                 "(ARRAY['queued', 'blocked', 'running', 'verifying', 'failed', 'cancelled', 'done'])[least(g % 100 + 1, 7)]",
             ),
+            ("agent_accounts.reached", "CASE WHEN g % 100 = 0 THEN 'spent' ELSE '' END"),
+            ("agent_accounts.version", "CASE WHEN g % 100 = 0 THEN 1 ELSE 0 END"),
+            ("agent_accounts.told_version", "0"),
             ("tasks.tools", "CASE WHEN g % 20 = 0 THEN '[\"git\"]' ELSE '[]' END::jsonb"),
         ],
         functions: &[
             ("queue_open", "SELECT cursor, counts FROM task_queues WHERE office_id = $1 FOR NO KEY UPDATE"),
             (
                 "queue_open",
-                "SELECT $2::bigint, $3::json, o, clock_timestamp(), s.swept_at, s.away, s.back_at
-                 FROM offices AS o CROSS JOIN task_sweeps AS s WHERE o.id = $1 AND s.id = 1",
+                "SELECT $2::bigint, $3::json, o, clock_timestamp(), s.swept_at, s.away, s.back_at, b.balance - b.reserved
+                 FROM offices AS o JOIN balances AS b ON b.office_id = o.id CROSS JOIN task_sweeps AS s
+                 WHERE o.id = $1 AND s.id = 1",
             ),
             (
                 "queue_rest",

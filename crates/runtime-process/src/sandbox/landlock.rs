@@ -35,8 +35,17 @@ pub(super) fn version() -> i32 {
     i32::try_from(version).unwrap_or(0).max(0)
 }
 
-/// The rules of one agent: it reads the system and `program`, writes below `own`, and connects to `ports`.
-pub(super) fn rules(program: &OwnedFd, own: &[&Path], ports: &[u16]) -> Result<Option<OwnedFd>> {
+/// The TCP ports of an agent.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ports {
+    /// Where the platform listens.
+    pub(crate) gateway: Option<u16>,
+    /// Where the agent itself listens, for its programs.
+    pub(crate) relay: Option<u16>,
+}
+
+/// The rules of one agent: it reads the system and `program`, writes below `own`, connects to its ports and serves one.
+pub(super) fn rules(program: &OwnedFd, own: &[&Path], ports: Ports) -> Result<Option<OwnedFd>> {
     let broken =
         |error: RulesetError| Error::unavailable("the rules of the sandbox could not be made").caused_by(error);
     let made = || -> Result<Option<OwnedFd>, RulesetError> {
@@ -63,8 +72,11 @@ pub(super) fn rules(program: &OwnedFd, own: &[&Path], ports: &[u16]) -> Result<O
             let Ok(opened) = PathFd::new(path) else { continue };
             rules = rules.add_rule(PathBeneath::new(opened, everything_but_devices()))?;
         }
-        for port in ports {
-            rules = rules.add_rule(NetPort::new(*port, AccessNet::ConnectTcp))?;
+        let served = AccessNet::BindTcp | AccessNet::ConnectTcp;
+        for (port, access) in [(ports.gateway, AccessNet::ConnectTcp.into()), (ports.relay, served)] {
+            if let Some(port) = port {
+                rules = rules.add_rule(NetPort::new(port, access))?;
+            }
         }
         Ok(rules.into())
     };

@@ -3,7 +3,7 @@
 use std::{
     env, fs,
     io::{self, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::{
         fd::RawFd,
         linux::net::SocketAddrExt,
@@ -33,6 +33,8 @@ pub(crate) const AGAINST_OTHERS: &[Act] = &[
     ("read a neighbour's enrolment token", || read_proc("NEIGHBOUR", "environ"), "ENOENT"),
     ("reach a neighbour's files by its root", || read_proc("NEIGHBOUR", "root/etc/passwd"), "ENOENT"),
     ("connect to another port of the platform", || connect("OTHER"), "EACCES"),
+    ("serve a neighbour's port", || serve_port_of("RELAY"), "EACCES"),
+    ("connect to a neighbour's relay", || connect("RELAY"), "EACCES"),
     ("connect to a neighbour's address", || connect("NEIGHBOUR"), "EACCES"),
     ("connect to the metadata service", || connect("METADATA"), "EACCES"),
     ("connect to the Internet", || connect("INTERNET"), "EACCES"),
@@ -106,7 +108,7 @@ pub(crate) const HONEST: &[Act] = &[
     ("run a program", || run("ls / > /dev/null; ls /usr/bin > list"), "ok"),
     ("run a program of its own", own_program, "ok"),
     ("connect to the platform", || connect("PLATFORM"), "ok"),
-    ("connect to the model server", || connect("MODEL"), "ok"),
+    ("serve its relay and connect to it", own_relay, "ok"),
     ("serve a socket in the workspace", own_socket, "ok"),
     ("open a terminal", own_terminal, "ok"),
     ("start a thread", || std::thread::spawn(|| ()).join().map_err(|_| io::Error::other("panicked")), "ok"),
@@ -170,6 +172,11 @@ fn read_proc(name: &str, file: &str) -> io::Result<()> {
 
 fn connect(name: &str) -> io::Result<()> {
     TcpStream::connect(address(name)).map(drop)
+}
+
+/// At an address where nobody is.
+fn serve_port_of(name: &str) -> io::Result<()> {
+    TcpListener::bind((Ipv4Addr::new(127, 0, 0, 7), address(name).port())).map(drop)
 }
 
 fn socket(family: libc::c_int, kind: libc::c_int, protocol: libc::c_int) -> io::Result<()> {
@@ -275,6 +282,13 @@ fn own_program() -> io::Result<()> {
     fs::write("program", "#!/bin/sh\nexit 0\n")?;
     fs::set_permissions("program", fs::Permissions::from_mode(0o700))?;
     run("./program")
+}
+
+fn own_relay() -> io::Result<()> {
+    let port = env_of("MI_RELAY_PORT").parse().expect("a port");
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
+    TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    listener.accept().map(drop)
 }
 
 fn own_socket() -> io::Result<()> {

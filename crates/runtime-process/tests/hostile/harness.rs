@@ -92,7 +92,7 @@ impl Harness {
 
         let listen = |address: &str| TcpListener::bind(address).expect("a free port");
         let tcp =
-            ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0", "127.0.0.5:0"].map(listen);
+            ["127.0.0.1:0", "127.0.0.1:0", "127.0.0.2:0", "127.0.0.3:0", "127.0.0.4:0", "127.0.0.1:0"].map(listen);
         let address = |number: usize| tcp[number].local_addr().expect("bound");
         let socket = root.path().join("socket");
         let by_path = UnixListener::bind(&socket).expect("bound");
@@ -104,7 +104,6 @@ impl Harness {
 
         let path = |name: &str| root.path().join(name).display().to_string();
         let mut env = BTreeMap::from([("MI_ENDPOINT".to_owned(), format!("http://{}", address(0)))]);
-        env.insert("MI_MODEL_URL".to_owned(), format!("http://{}/v1", address(5)));
         env.extend(
             [
                 ("NEIGHBOUR_FILE", neighbours_file.display().to_string()),
@@ -119,7 +118,7 @@ impl Harness {
                 ("NEIGHBOUR_ADDRESS", address(2).to_string()),
                 ("METADATA_ADDRESS", address(3).to_string()),
                 ("INTERNET_ADDRESS", address(4).to_string()),
-                ("MODEL_ADDRESS", address(5).to_string()),
+                ("RELAY_ADDRESS", address(5).to_string()),
                 ("ABSTRACT", hidden),
                 ("SOCKET", path("socket")),
                 ("TERMINAL", terminals_name),

@@ -88,7 +88,7 @@ async fn an_agent_has_terminals_of_its_own() {
 #[tokio::test]
 async fn an_agent_has_no_powers_and_can_gain_none() {
     // Its id, its session and its terminal: a session of its own, which has none.
-    let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cut -d' ' -f1,6,7 /proc/$$/stat; pwd; env | sort | grep -vE 'HOSTILE|MODEL'";
+    let script = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cut -d' ' -f1,6,7 /proc/$$/stat; pwd; env | sort | grep -vE 'HOSTILE|RELAY'";
     let mut harness = Harness::of_script(SandboxMode::Required, script).await;
     let none = "0000000000000000";
     let mut expected: Vec<String> =

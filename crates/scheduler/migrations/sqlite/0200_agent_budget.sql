@@ -2,3 +2,6 @@
 ALTER TABLE agents ADD COLUMN budget INTEGER;
 ALTER TABLE agents ADD COLUMN budget_version INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE agents ADD COLUMN budget_reached TEXT NOT NULL DEFAULT '';
+
+-- Agents that are charged for.
+CREATE INDEX agents_running ON agents (office_id, id) WHERE phase = 'running' AND external = 0;

@@ -10,7 +10,7 @@ use mi_proto::{
 use serde_json::json;
 
 use super::{Agent, Desired, State, intent::Change, repo, wire};
-use crate::Scheduler;
+use crate::{Scheduler, offices};
 
 /// The word with which an agent is paused for its budget.
 pub(crate) const BUDGET_REACHED: &str = "BUDGET_REACHED";
@@ -28,7 +28,11 @@ impl Scheduler {
             id => (repo::agent_get(&mut conn, AgentId::parse(id)?).await?, id.to_owned()),
         };
         let agent = found.ok_or_else(|| Error::not_found("agent", shown))?;
-        Ok(wire::spender(&self.seen.freshen(agent), self.runtime.sandbox()))
+        let office = offices::repo::office_get(&mut conn).await?;
+        Ok(GetSpenderResponse {
+            allow_any_model: office.is_some_and(|office| office.settings.allow_any_model),
+            ..wire::spender(&self.seen.freshen(agent), self.runtime.sandbox())
+        })
     }
 
     /// Brings an agent to what its budget says. None: it is gone.

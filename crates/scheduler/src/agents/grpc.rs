@@ -45,6 +45,8 @@ struct Session {
     scheduler: Arc<Scheduler>,
     agent: AgentActor,
     instance: InstanceId,
+    /// Whether an agent hired it: such a one is fired when it has nothing to do for long.
+    hired: bool,
     messages: Streaming<v1::ConnectAgentRequest>,
     commands: mpsc::Receiver<ExecId>,
     _open: exec::Open,
@@ -63,7 +65,11 @@ impl Session {
             }
             message = session.messages.next() => message,
         };
-        let Some(Ok(_)) = message else { return None };
+        let Some(Ok(beat)) = message else { return None };
+        if session.hired {
+            let idle_for = beat.idle_for.and_then(|lasts| lasts.try_into().ok());
+            session.scheduler.note_idle(&session.agent, idle_for);
+        }
         match session.scheduler.heartbeat(&session.agent, session.instance).await {
             Ok(()) => Some((Ok(v1::ConnectAgentResponse::default()), Some(session))),
             Err(refused) => Some((Err(status(refused)), None)),
@@ -72,6 +78,13 @@ impl Session {
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// It is idle as far as this process knows: with another session it says so anew.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.scheduler.seen.idle(self.agent.office_id, self.agent.agent_id, None);
+    }
+}
 
 #[tonic::async_trait]
 impl AgentService for Handler {
@@ -189,10 +202,11 @@ impl AgentService for Handler {
             Ok((agent, instance, ready))
         };
         let (agent, instance, ready) = opened.await.map_err(status)?;
+        let hired = !ready.hired_by.is_empty();
         let welcome = v1::ConnectAgentResponse { agent: self.wire(ready), exec_id: String::new() };
         let scheduler = self.scheduler.clone();
         let (open, commands) = scheduler.execs.open(agent.agent_id, instance);
-        let session = Session { scheduler, agent, instance, messages, commands, _open: open };
+        let session = Session { scheduler, agent, instance, hired, messages, commands, _open: open };
         let answers = stream::iter([Ok(welcome)]).chain(stream::unfold(Some(session), Session::next));
         Ok(Response::new(Box::pin(answers)))
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mi_kernel::{
-    Actor, AgentId, BackupId, Clock, Error, ErrorKind, OfficeId, Result,
+    Actor, AgentId, BackupId, Clock, Error, ErrorKind, OfficeId, Result, Time,
     event::{Category, Event},
     text,
 };
@@ -58,6 +58,7 @@ impl Scheduler {
         let (mut hired_by, mut lineage) = (String::new(), Vec::new());
         if let Some(member) = access.agent() {
             let hirer = repo::agent_get(&mut tx, member.agent_id).await?;
+            let hirer = hirer.filter(Agent::stays);
             let hirer = hirer.ok_or_else(|| Error::unauthenticated("the calling agent was fired"))?;
             let recent = offices::repo::hire_count(&mut tx, now - rules::HIRE_WINDOW).await?;
             let allowed = rules::agent_may_hire(&office.settings, &terms, hirer.lineage.len(), recent);
@@ -201,7 +202,7 @@ impl Scheduler {
         if paths.is_empty() {
             return Err(Error::invalid(
                 "update_mask",
-                "must name at least one of skills, system_prompt, env, resources",
+                "must name at least one of skills, system_prompt, env, resources, command",
             ));
         }
         for path in &paths {
@@ -210,9 +211,11 @@ impl Scheduler {
                 "system_prompt" => agent.spec.system_prompt = rules::system_prompt(&given.system_prompt)?,
                 "env" => agent.spec.env = rules::env(&given.env)?,
                 "resources" => agent.spec.resources = rules::resources(given.resources.as_ref())?,
+                "command" => agent.spec.command = rules::command(&given.command)?,
                 other => {
                     let shown: String = other.chars().take(80).collect();
-                    let problem = format!("names {shown:?}; it may name skills, system_prompt, env, resources");
+                    let problem =
+                        format!("names {shown:?}; it may name skills, system_prompt, env, resources, command");
                     return Err(Error::invalid("update_mask", problem));
                 }
             }
@@ -310,20 +313,48 @@ impl Scheduler {
 
     /// Fires an agent. Firing one that is being fired changes nothing, except that it may become forced.
     pub(crate) async fn fire(&self, caller: &Caller, request: v1::FireAgentRequest) -> Result<Agent> {
-        let mut change = self.change(caller, &request.office_id, &request.name).await?;
-        revoked_keys::key_revoke(&mut change.tx, &change.agent, self.clock.now()).await?;
-        let already = change.agent.begin_fire(request.force);
-        if already {
-            self.db.notify(revoked_keys::topic());
-            return Ok(change.agent);
-        }
+        let change = self.change(caller, &request.office_id, &request.name).await?;
         let by = match &caller.actor {
             Actor::Agent(agent) => agent.name.clone(),
             _ => String::new(),
         };
         let summary = format!("Agent {:?} is being fired", change.agent.name);
-        let metadata = json!({ "force": request.force, "fired_by": by });
-        let revoked = security(&change.agent, "access.revoked", "may not act any more", &by, &self.clock);
+        self.begin_fire(change, request.force, &by, summary).await
+    }
+
+    /// Fires an agent that an agent hired and that has had nothing to do since this time, unless something became of it
+    /// meanwhile.
+    pub(crate) async fn fire_for_idleness(
+        &self,
+        office_id: OfficeId,
+        id: AgentId,
+        since: Time,
+        limit: i64,
+    ) -> Result<()> {
+        let mut tx = self.db.office(office_id).begin().await?;
+        let agent = match repo::agent_get(&mut tx, id).await? {
+            Some(agent) => repo::agent_lock_by_name(&mut tx, &agent.name).await?,
+            None => None,
+        };
+        let idle = |agent: &Agent| {
+            let runs = matches!(agent.state, State::Running { since: begun, .. } if begun <= since);
+            agent.id == id && runs && agent.desired == Desired::Run && !agent.hired_by.is_empty()
+        };
+        let Some(agent) = agent.filter(idle) else { return Ok(()) };
+        let summary = format!("Agent {:?} is being fired: it had nothing to do for {limit} seconds", agent.name);
+        let change = Change { tx, agent, trace_id: String::new() };
+        self.begin_fire(change, false, "platform", summary).await.map(drop)
+    }
+
+    async fn begin_fire(&self, mut change: Change, force: bool, by: &str, summary: String) -> Result<Agent> {
+        revoked_keys::key_revoke(&mut change.tx, &change.agent, self.clock.now()).await?;
+        let already = change.agent.begin_fire(force);
+        if already {
+            self.db.notify(revoked_keys::topic());
+            return Ok(change.agent);
+        }
+        let metadata = json!({ "force": force, "fired_by": by });
+        let revoked = security(&change.agent, "access.revoked", "may not act any more", by, &self.clock);
         outbox::push(&mut change.tx, &revoked.traced(&change.trace_id)).await?;
         let fired = self.save(change, "agent.fire_requested", summary, metadata).await?;
         self.db.notify(revoked_keys::topic());

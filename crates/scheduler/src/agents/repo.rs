@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mi_kernel::{AgentId, page::Page};
-use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar_one};
+use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar_one, scalars};
 
 use super::{Agent, Phase, next_look::AT_ONCE};
 
@@ -70,6 +70,13 @@ pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbRe
     )? == 1;
     agent.revision += i64::from(updated);
     Ok(updated)
+}
+
+/// Has agents that one hired count as hired by another, or by an operator, at most so many: their names.
+pub(crate) async fn agent_hand_over(tx: &mut OfficeConn, from: &str, to: &str, most: i64) -> DbResult<Vec<String>> {
+    let sql = "UPDATE agents SET hired_by = $3, revision = revision + 1 WHERE office_id = $1 AND id IN
+         (SELECT id FROM agents WHERE office_id = $1 AND hired_by <> '' AND hired_by = $2 LIMIT $4) RETURNING name";
+    scalars!(tx, sql, from, to, most)
 }
 
 /// Removes the row; false: somebody did.

@@ -22,6 +22,7 @@ pub(crate) const HIRE_WINDOW: Duration = Duration::from_secs(600);
 const CREDITS_RETRY: Duration = Duration::from_secs(60);
 const MAX_SKILLS: usize = 64;
 const MAX_PROMPT: usize = 64 << 10;
+const MAX_COMMAND: usize = 16 << 10;
 const MAX_ENV: usize = 100;
 const MAX_ENV_BYTES: usize = 32 << 10;
 const MAX_PAUSE_MESSAGE: usize = 1024;
@@ -73,6 +74,7 @@ pub(crate) fn spec_of(
         resources: resources(request.resources.as_ref())?,
         integrations,
         integrations_revision: 1,
+        command: command(&request.command)?,
     })
 }
 
@@ -125,6 +127,15 @@ pub(crate) fn system_prompt(text: &str) -> Result<String> {
             "system_prompt",
             format!("must have at most {MAX_PROMPT} bytes and no NUL character"),
         ));
+    }
+    Ok(text.to_owned())
+}
+
+/// What the agent's shell runs: it gets there by the environment, which holds no NUL.
+pub(crate) fn command(text: &str) -> Result<String> {
+    if text.len() > MAX_COMMAND || text.contains('\0') {
+        let problem = format!("must have at most {MAX_COMMAND} bytes and no NUL character");
+        return Err(Error::invalid("command", problem));
     }
     Ok(text.to_owned())
 }

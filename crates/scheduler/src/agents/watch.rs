@@ -52,7 +52,8 @@ async fn round(scheduler: &Scheduler, office: OfficeId, sent: &mut Sent) -> Resu
         let (id, revision) = (agent.id, agent.revision);
         let message = wire::agent(&scheduler.seen.freshen(agent), scheduler.runtime.sandbox());
         // What may be long is not held for as long as the client watches.
-        let brief = v1::Agent { system_prompt: String::new(), env: HashMap::new(), ..message.clone() };
+        let (system_prompt, command) = (String::new(), String::new());
+        let brief = v1::Agent { system_prompt, command, env: HashMap::new(), ..message.clone() };
         sent.insert(id, (revision, brief));
         found.push(WatchAgentsResponse { agent: Some(message), deleted: false });
     }

@@ -57,6 +57,7 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
         generation: agent.generation,
         created_at: Some(timestamp(agent.created_at)),
         budget: agent.budget,
+        command: spec.command.clone(),
     }
 }
 
@@ -80,6 +81,8 @@ pub(crate) fn spender(spender: &Agent, sandbox: Sandbox) -> GetSpenderResponse {
         integrations: spender.spec.enabled().into_iter().collect(),
         integrations_revision: spender.spec.integrations_revision,
         working: spender.works(),
+        // Known to whoever reads the office.
+        allow_any_model: false,
     }
 }
 

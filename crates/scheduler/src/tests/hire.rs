@@ -4,8 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use futures::future::join_all;
 use mi_kernel::{Error, ErrorKind, OfficeId, Result};
-use mi_proto::v1::{HireAgentRequest, OfficeSettings};
+use mi_proto::v1::{self, HireAgentRequest, OfficeSettings, UpdateAgentRequest};
 use mi_testkit::on_both;
+use prost_types::FieldMask;
 
 use super::harness::{Harness, free_hiring};
 use crate::agents::Agent;
@@ -25,6 +26,7 @@ on_both! {
     of_many_hires_of_one_name_one_wins,
     twins_of_one_request_hire_one_agent,
     an_office_never_exceeds_its_most_agents,
+    a_command_is_what_the_instance_runs_until_it_is_taken_back,
 }
 
 impl Harness {
@@ -288,4 +290,29 @@ async fn an_office_never_exceeds_its_most_agents(harness: Harness) {
     let refused: Vec<_> = join_all(hires).await.into_iter().filter_map(Result::err).map(kind_and_reason).collect();
     assert_eq!(refused, [(ErrorKind::Exhausted, "MAX_AGENTS"); 5]);
     assert_eq!(harness.rows("agents").await, 3);
+}
+
+async fn a_command_is_what_the_instance_runs_until_it_is_taken_back(harness: Harness) {
+    let request = HireAgentRequest { command: "exec my-agent".into(), ..harness.hiring("analyst") };
+    let hired = harness.scheduler.hire(&harness.owner("HireAgent"), request).await.expect("hires");
+    harness.settle(hired.id).await;
+    assert_eq!(harness.runtime.environment(hired.id)["MI_COMMAND"], "exec my-agent");
+    let update = |command: String| UpdateAgentRequest {
+        office_id: harness.office.to_string(),
+        name: "analyst".into(),
+        agent: Some(v1::Agent { command, ..v1::Agent::default() }),
+        update_mask: Some(FieldMask { paths: vec!["command".into()] }),
+    };
+    let caller = || harness.owner("UpdateAgent");
+    for wrong in ["x".repeat((16 << 10) + 1), "a\0b".to_owned()] {
+        let error = harness.scheduler.update(&caller(), update(wrong)).await.expect_err("refused");
+        assert_eq!(
+            (error.field, &*error.message),
+            (Some("command"), "command must have at most 16384 bytes and no NUL character")
+        );
+    }
+    let updated = harness.scheduler.update(&caller(), update(String::new())).await.expect("updates");
+    assert_eq!((&*updated.spec.command, updated.generation), ("", 2));
+    harness.settle(hired.id).await;
+    assert_eq!(harness.runtime.environment(hired.id).get("MI_COMMAND"), None);
 }

@@ -13,6 +13,27 @@ pub(crate) async fn task_held_by(conn: &mut OfficeConn, agent: AgentId) -> DbRes
     all!(conn, "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND worker_id = $2", agent)
 }
 
+/// What an agent works on, by id.
+pub(crate) async fn task_ids_held_by(conn: &mut OfficeConn, agent: AgentId) -> DbResult<Vec<TaskId>> {
+    scalars!(conn, "SELECT id FROM tasks WHERE office_id = $1 AND worker_id = $2", agent)
+}
+
+/// A task and those above it, each with its parent.
+pub(crate) async fn task_ancestors(conn: &mut OfficeConn, id: TaskId) -> DbResult<Vec<(TaskId, Option<TaskId>)>> {
+    let sql = conn.pick(
+        "WITH RECURSIVE up (id, parent_id) AS (
+             SELECT id, parent_id FROM tasks WHERE office_id = $1 AND id = $2
+             UNION SELECT t.id, t.parent_id FROM up CROSS JOIN tasks AS t ON t.office_id = $1 AND t.id = up.parent_id)
+         SELECT id, parent_id FROM up",
+        "WITH RECURSIVE up (id, parent_id) AS (
+             SELECT id, parent_id FROM tasks WHERE office_id = $1 AND id = $2
+             UNION SELECT t.id, t.parent_id FROM up,
+                 LATERAL (SELECT id, parent_id FROM tasks WHERE office_id = $1 AND id = up.parent_id OFFSET 0) AS t)
+         SELECT id, parent_id FROM up",
+    );
+    all!(conn, sql, id)
+}
+
 /// Whom open tasks count on, each once: read from the indexes by leaps, however many tasks there are.
 #[derive(Debug, Default)]
 pub(crate) struct CountedOn {

@@ -23,6 +23,8 @@ pub(crate) struct Opened {
     /// What is left to be done about changes.
     #[sqlx(try_from = "i64")]
     pub(crate) rest: Rest,
+    /// Micro-credits that the office may spend.
+    pub(crate) available: i64,
     #[sqlx(flatten)]
     pub(crate) office: Office,
     #[sqlx(flatten)]
@@ -37,10 +39,11 @@ pub(crate) async fn queue_open(tx: &mut OfficeConn) -> DbResult<Option<Opened>> 
         "SELECT q.cursor, q.counts, (SELECT count(*) FROM (SELECT 1 FROM task_consequences WHERE office_id = $1 LIMIT 1))
              + (SELECT count(*) FROM (SELECT 1 FROM task_consequences
                  WHERE office_id = $1 AND root_id IS NOT NULL LIMIT 1)) AS rest,
-             o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
-         JOIN offices AS o ON o.id = q.office_id CROSS JOIN task_sweeps AS s WHERE q.office_id = $1 AND s.id = 1",
-        "SELECT q.newest AS cursor, q.tally AS counts, queue_rest($1) AS rest, (q.office).*, q.told, q.swept_at, q.away,
-             q.back_at FROM queue_open($1) AS q",
+             b.balance - b.reserved AS available, o.*, NULL AS told, s.swept_at, s.away, s.back_at FROM task_queues AS q
+         JOIN offices AS o ON o.id = q.office_id JOIN balances AS b ON b.office_id = q.office_id
+         CROSS JOIN task_sweeps AS s WHERE q.office_id = $1 AND s.id = 1",
+        "SELECT q.newest AS cursor, q.tally AS counts, queue_rest($1) AS rest, q.available, (q.office).*, q.told, q.swept_at,
+             q.away, q.back_at FROM queue_open($1) AS q",
     );
     optional!(tx, sql)
 }

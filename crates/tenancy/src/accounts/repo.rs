@@ -46,6 +46,21 @@ pub(super) async fn discount(tx: &mut Conn, account: AccountId, what: Counted) -
     exec!(tx, sql, account).map(drop)
 }
 
+/// Whether the account is the administrator's, and micro-credits of its allowance that are given out; nobody else changes
+/// that until the transaction ends. Called with an office's connection, too: accounts are above offices.
+pub(super) async fn allowance_lock(tx: &mut Conn, account: AccountId) -> DbResult<Option<(bool, i64)>> {
+    let sql = tx.pick(
+        "SELECT administrator, credits_taken FROM accounts WHERE id = $1",
+        "SELECT administrator, credits_taken FROM accounts WHERE id = $1 FOR NO KEY UPDATE",
+    );
+    optional!(tx, sql, account)
+}
+
+/// Changes how many are given out.
+pub(super) async fn allowance_take(tx: &mut Conn, account: AccountId, amount: i64) -> DbResult<()> {
+    exec!(tx, "UPDATE accounts SET credits_taken = credits_taken + $2 WHERE id = $1", account, amount).map(drop)
+}
+
 /// How many offices and API keys the account has; none: there is no such account.
 pub(super) async fn counts(conn: &mut PlatformConn, account: AccountId) -> DbResult<Option<(i64, i64)>> {
     optional!(conn, "SELECT office_count, key_count FROM accounts WHERE id = $1", account)

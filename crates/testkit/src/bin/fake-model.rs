@@ -1,8 +1,9 @@
-//! A model server without a model, for the research team of the examples: `fake-model [ADDRESS]`.
+//! A model server without a model, for the research team of the examples, or for the vendors' libraries:
+//! `fake-model [ADDRESS [sdk]]`.
 
 use std::net::SocketAddr;
 
-use mi_testkit::model::{FakeModel, ModelApi, team};
+use mi_testkit::model::{FakeModel, ModelApi, sdk, team};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -11,7 +12,8 @@ async fn main() {
         eprintln!("error: {listen:?} is no address; give HOST:PORT, such as 127.0.0.1:7410");
         std::process::exit(2);
     };
-    let model = FakeModel::scripted(listen, team::reply).await;
+    let script = if std::env::args().nth(2).as_deref() == Some("sdk") { sdk::reply } else { team::reply };
+    let model = FakeModel::scripted(listen, script).await;
     println!("--model-api openai --model-url {}", model.url(ModelApi::OpenAi));
     model.run().await;
 }

@@ -67,7 +67,7 @@ impl Collect for Stream {
                 self.text += block["text"].as_str().unwrap_or_default();
                 if block["type"] == "tool_use" {
                     let text = |name: &str| block[name].as_str().unwrap_or_default().to_owned();
-                    self.calls.insert(index, Call { id: text("id"), name: text("name"), arguments: String::new() });
+                    self.calls.insert(index, Call { id: text("id"), name: text("name"), ..Call::default() });
                 }
             }
             "content_block_delta" => {

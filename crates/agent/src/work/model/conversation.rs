@@ -15,12 +15,14 @@ pub(super) enum Turn {
 }
 
 /// A tool that the model calls.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Call {
     pub(super) id: String,
     pub(super) name: String,
     /// As the model wrote them: JSON, if it knows how.
     pub(super) arguments: String,
+    /// What Google's models want to see again with it; empty: nothing.
+    pub(super) signature: String,
 }
 
 impl Call {

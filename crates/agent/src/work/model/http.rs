@@ -1,23 +1,28 @@
-//! The model server: one streamed request for each answer, sent again while the server is busy or away.
+//! The model, through the platform's proxy: one streamed request for each answer, sent again while the provider is busy or
+//! away.
 //!
-//! Plain HTTP in the two formats that everybody serves. It is made when the first task needs it: an agent that only runs
-//! scripts has no use for its memory.
+//! The three formats that providers serve, without a library for each. The proxy has the provider's key, counts what is
+//! used, and refuses what nobody pays for.
 
 use std::time::Duration;
 
 use mi_client::jittered;
-use mi_kernel::{backoff::Backoff, secret::Secret};
-use reqwest::{StatusCode, header};
+use mi_kernel::backoff::Backoff;
+use reqwest::{Method, Response, StatusCode, header};
 
 use super::{
     anthropic,
     conversation::{Collect, Offer, Reply, Tokens, Turn},
-    openai,
+    gemini, openai,
     sse::Events,
 };
 use crate::{
     config::{ModelApi, ModelConfig},
-    work::outcome::Failed,
+    proxy::{ProxyError, chain},
+    work::{
+        outcome::{Failed, Outcome},
+        shared::Shared,
+    },
 };
 
 /// Tries of one request.
@@ -26,21 +31,23 @@ const TRIES: u32 = 5;
 const PAUSES: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(16) };
 /// The longest that a server may ask to wait.
 const PATIENCE: Duration = Duration::from_secs(60);
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How long a server may be silent: models think.
 const SILENCE: Duration = Duration::from_secs(120);
 /// The longest answer, in bytes.
 const MAX_REPLY: usize = 4 << 20;
 /// How many bytes of a refusal are passed on.
 const MAX_REFUSAL: usize = 2 << 10;
+/// Header of the platform's word for why it refuses.
+const REASON: &str = "mi-reason";
+/// Its word for a ceiling that is used up, and what the sentence says when that is the task's own.
+const BUDGET_REACHED: &str = "BUDGET_REACHED";
+const OF_THE_TASK: &str = "the task ";
 
-/// A model behind a server.
-pub(crate) struct Model {
-    http: reqwest::Client,
-    api: ModelApi,
-    url: String,
-    key: Option<Secret>,
-    id: String,
+/// A model as it works on one task.
+pub(super) struct Model<'a> {
+    shared: &'a Shared,
+    config: &'a ModelConfig,
+    task_id: &'a str,
 }
 
 /// Why a try failed.
@@ -49,58 +56,59 @@ enum Problem {
     Passing(Option<Duration>, String),
     /// The server would refuse the request again: what it said.
     Lasting(String),
+    /// Nobody pays for it: what the proxy said, and whether it is the task that may not cost more.
+    Unpaid(String, bool),
 }
 
-impl Model {
-    pub(crate) fn new(config: &ModelConfig) -> Result<Self, reqwest::Error> {
-        // What proxy variables say is for programs that may leave the sandbox.
-        let mut http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_LIMIT).read_timeout(SILENCE);
-        if let Some((host, address)) = &config.address {
-            http = http.resolve(host, *address);
+impl<'a> Model<'a> {
+    pub(super) fn new(shared: &'a Shared, config: &'a ModelConfig, task_id: &'a str) -> Self {
+        Self { shared, config, task_id }
+    }
+
+    /// The path of the proxy.
+    fn path(&self) -> String {
+        let ModelConfig { provider, id, .. } = self.config;
+        match self.config.api {
+            ModelApi::OpenAi => format!("/llm/{provider}/v1/chat/completions"),
+            ModelApi::Anthropic => format!("/llm/{provider}/v1/messages"),
+            ModelApi::Gemini => format!("/llm/{provider}/v1beta/models/{id}:streamGenerateContent?alt=sse"),
         }
-        let path = match config.api {
-            ModelApi::OpenAi => "/chat/completions",
-            ModelApi::Anthropic => "/v1/messages",
-        };
-        Ok(Self {
-            http: http.build()?,
-            api: config.api,
-            url: format!("{}{path}", config.url.trim_end_matches('/')),
-            key: config.key.clone(),
-            id: config.id.clone(),
-        })
     }
 
     /// The model's next answer; `tokens` pays for all that was asked and answered, and what it cannot pay is not asked.
     ///
     /// # Errors
-    /// How the attempt failed.
+    /// How the attempt ends.
     pub(super) async fn ask(
         &self,
         system: &str,
         turns: &[Turn],
         offers: &[Offer],
         tokens: &mut Tokens,
-    ) -> Result<Reply, Failed> {
-        let body = match self.api {
-            ModelApi::OpenAi => openai::request(&self.id, system, turns, offers),
-            ModelApi::Anthropic => anthropic::request(&self.id, system, turns, offers),
+    ) -> Result<Reply, Outcome> {
+        let (api, id) = (self.config.api, &self.config.id);
+        let body = match api {
+            ModelApi::OpenAi => openai::request(id, system, turns, offers),
+            ModelApi::Anthropic => anthropic::request(id, system, turns, offers),
+            ModelApi::Gemini => gemini::request(system, turns, offers),
         };
         let body = body.to_string();
-        let failed = |text: String, retryable| Failed { error: text, retryable, loop_detected: false };
+        let failed = |text: String, retryable| Outcome::Failed(Failed { error: text, retryable, loop_detected: false });
         let mut failures = 0;
         loop {
             if !tokens.have(estimate(body.len())) {
-                return Err(tokens.used_up());
+                return Err(Outcome::Failed(tokens.used_up()));
             }
             let mut received = None;
-            let tried = match self.api {
+            let tried = match api {
                 ModelApi::OpenAi => self.attempt(&body, openai::Stream::default(), &mut received).await,
                 ModelApi::Anthropic => self.attempt(&body, anthropic::Stream::default(), &mut received).await,
+                ModelApi::Gemini => self.attempt(&body, gemini::Stream::default(), &mut received).await,
             };
             failures += 1;
             let problem = match tried {
                 Ok(reply) => {
+                    self.shared.paid.paid();
                     let said = reply.text.len() + reply.calls.iter().map(|call| call.arguments.len()).sum::<usize>();
                     tokens.use_up(if reply.tokens == 0 { estimate(body.len() + said) } else { reply.tokens });
                     return Ok(reply);
@@ -112,6 +120,14 @@ impl Model {
             }
             match problem {
                 Problem::Lasting(text) => return Err(failed(format!("the model server refuses: {text}"), false)),
+                Problem::Unpaid(text, true) => {
+                    return Err(failed(format!("the credits of the task are used up: {text}"), false));
+                }
+                Problem::Unpaid(text, false) => {
+                    self.shared.log.say(format!("task {}: the model is not paid for: {text}", self.task_id));
+                    self.shared.paid.refused();
+                    return Err(Outcome::Released);
+                }
                 Problem::Passing(asked, text) => {
                     let asked = asked.unwrap_or_default();
                     if failures >= TRIES || asked > PATIENCE {
@@ -130,42 +146,20 @@ impl Model {
         mut answer: impl Collect,
         received: &mut Option<u64>,
     ) -> Result<Reply, Problem> {
-        let passing = |error: reqwest::Error| Problem::Passing(None, chain(&error.without_url()));
-        let mut request =
-            self.http.post(&self.url).header(header::CONTENT_TYPE, "application/json").body(body.to_owned());
-        match (self.api, &self.key) {
-            (ModelApi::OpenAi, Some(key)) => request = request.bearer_auth(key.expose()),
-            (ModelApi::Anthropic, Some(key)) => request = request.header("x-api-key", key.expose()),
-            (_, None) => {}
-        }
-        if self.api == ModelApi::Anthropic {
+        let unmade = |error: ProxyError| Problem::Passing(None, error.to_string());
+        let mut request = self.shared.proxy.request(Method::POST, &self.path(), Some(self.task_id)).map_err(unmade)?;
+        request = request.header(header::CONTENT_TYPE, "application/json").body(body.to_owned());
+        if self.config.api == ModelApi::Anthropic {
             request = request.header("anthropic-version", "2023-06-01");
         }
-        let mut response = request.send().await.map_err(passing)?;
-        let status = response.status();
-        if !status.is_success() {
-            let asked = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-            let mut text = format!("{status}: ").into_bytes();
-            while text.len() < MAX_REFUSAL
-                && let Ok(Some(chunk)) = response.chunk().await
-            {
-                text.extend_from_slice(&chunk);
-            }
-            text.truncate(MAX_REFUSAL);
-            let text = String::from_utf8_lossy(&text).into_owned();
-            let passes = status.is_server_error()
-                || status == StatusCode::TOO_MANY_REQUESTS
-                || status == StatusCode::REQUEST_TIMEOUT;
-            return Err(if passes {
-                Problem::Passing(asked.map(Duration::from_secs), text)
-            } else {
-                Problem::Lasting(text)
-            });
+        let mut response = in_time(request.send()).await?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
         }
         *received = Some(0);
         let (mut events, mut size) = (Events::default(), 0);
         let wrong = |text: String| Problem::Passing(None, text);
-        while let Some(chunk) = response.chunk().await.map_err(passing)? {
+        while let Some(chunk) = in_time(response.chunk()).await? {
             size += chunk.len();
             if size > MAX_REPLY {
                 return Err(Problem::Lasting(format!("its answer has more than {MAX_REPLY} bytes")));
@@ -182,6 +176,40 @@ impl Model {
     }
 }
 
+async fn in_time<T>(work: impl Future<Output = reqwest::Result<T>>) -> Result<T, Problem> {
+    match tokio::time::timeout(SILENCE, work).await {
+        Ok(done) => done.map_err(|error| Problem::Passing(None, chain(error))),
+        Err(_) => Err(Problem::Passing(None, format!("it was silent for {} s", SILENCE.as_secs()))),
+    }
+}
+
+/// What a refusal means.
+async fn refusal(mut response: Response) -> Problem {
+    let (status, headers) = (response.status(), response.headers());
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let asked = text("retry-after").and_then(|value| value.parse().ok());
+    let in_vain = text("x-should-retry") == Some("false");
+    let ceiling = text(REASON) == Some(BUDGET_REACHED);
+    let mut text = format!("{status}: ").into_bytes();
+    while text.len() < MAX_REFUSAL
+        && let Ok(Some(chunk)) = in_time(response.chunk()).await
+    {
+        text.extend_from_slice(&chunk);
+    }
+    text.truncate(MAX_REFUSAL);
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let passes =
+        status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::REQUEST_TIMEOUT;
+    match status {
+        StatusCode::PAYMENT_REQUIRED => {
+            let of_the_task = ceiling && text.contains(OF_THE_TASK);
+            Problem::Unpaid(text, of_the_task)
+        }
+        _ if passes && !in_vain => Problem::Passing(asked.map(Duration::from_secs), text),
+        _ => Problem::Lasting(text),
+    }
+}
+
 /// For servers that do not count, and what they did not come to count: about four bytes are a token.
 fn estimate(bytes: usize) -> u64 {
     bytes as u64 / 4
@@ -189,15 +217,4 @@ fn estimate(bytes: usize) -> u64 {
 
 fn cut() -> Problem {
     Problem::Passing(None, "its answer was cut off".into())
-}
-
-/// The error with its causes, without the URL.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -92,7 +92,7 @@ impl Stream {
         // Some give every call the same index: another id is another call.
         let place = known.filter(|place| id.is_empty() || calls[*place].id == id).unwrap_or_else(|| {
             let id = if id.is_empty() { format!("call-{}", calls.len()) } else { id.to_owned() };
-            calls.push(Call { id, name: String::new(), arguments: String::new() });
+            calls.push(Call { id, ..Call::default() });
             calls.len() - 1
         });
         if let Some(index) = delta["index"].as_u64() {

@@ -49,6 +49,9 @@ pub(crate) struct UpdateArgs {
     /// Instructions, in place of those it has; @FILE reads them from a file, @- from standard input; @@ begins with an @
     #[arg(long, value_name = "TEXT|@FILE", group = "change")]
     system_prompt: Option<String>,
+    /// Program that it runs instead of doing tasks; @FILE reads it from a file, @- from standard input
+    #[arg(long, value_name = "LINE|@FILE", group = "change")]
+    command: Option<String>,
     /// Environment variable, in place of all it has; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value, group = "change")]
     env: Vec<(String, String)>,
@@ -66,6 +69,7 @@ enum Clear {
     Skills,
     SystemPrompt,
     Env,
+    Command,
 }
 
 #[derive(Debug, Args)]
@@ -101,10 +105,12 @@ pub(crate) async fn update(args: UpdateArgs, context: &Context) -> Result<(), Fa
     names(!args.skills.is_empty(), Clear::Skills, "skills");
     names(args.system_prompt.is_some(), Clear::SystemPrompt, "system_prompt");
     names(!args.env.is_empty(), Clear::Env, "env");
+    names(args.command.is_some(), Clear::Command, "command");
     let agent = Agent {
         skills: args.skills,
         system_prompt: args.system_prompt.as_deref().map(text_or_file).transpose()?.unwrap_or_default(),
         env: args.env.into_iter().collect(),
+        command: args.command.as_deref().map(text_or_file).transpose()?.unwrap_or_default(),
         ..Agent::default()
     };
     let (office_id, name) = target(&args.agent, context).await?;

@@ -35,6 +35,9 @@ pub(crate) struct HireArgs {
     /// Instructions in place of the role's; @FILE reads them from a file, @- from standard input; @@ begins with an @
     #[arg(long, value_name = "TEXT|@FILE")]
     system_prompt: Option<String>,
+    /// Program that it runs instead of doing tasks, a line for the shell; @FILE reads it from a file, @- from standard input
+    #[arg(long, value_name = "LINE|@FILE")]
+    command: Option<String>,
     /// Environment variable for its compute; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     env: Vec<(String, String)>,
@@ -48,6 +51,7 @@ pub(crate) struct HireArgs {
 
 pub(crate) async fn run(args: HireArgs, context: &Context) -> Result<(), Failure> {
     let system_prompt = args.system_prompt.as_deref().map(text_or_file).transpose()?;
+    let command = args.command.as_deref().map(text_or_file).transpose()?;
     let office_id = context.colony(&args.colony).await?;
     let restore_from_backup = match &args.restore_from_backup {
         Some(given) => backups::backup_id(context, &office_id, given).await?,
@@ -65,6 +69,7 @@ pub(crate) async fn run(args: HireArgs, context: &Context) -> Result<(), Failure
         resources: None,
         restore_from_backup,
         request_id: Uuid::new_v4().to_string(),
+        command: command.unwrap_or_default(),
     };
     let agent = ask!(context, agents.hire_agent(request).agent).await?;
     change::finish(context, &office_id, agent, args.wait).await

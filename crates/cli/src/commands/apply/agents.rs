@@ -50,6 +50,7 @@ impl Work<'_> {
             resources: wanted.resources.map(Resources::from),
             restore_from_backup: String::new(),
             request_id: Uuid::new_v4().to_string(),
+            command: wanted.command.clone().unwrap_or_default(),
         };
         ask!(self.context, agents.hire_agent(request).agent).await
     }
@@ -122,6 +123,10 @@ impl Change {
             update.system_prompt.clone_from(prompt);
             paths.push("system_prompt".to_owned());
         }
+        if let Some(command) = wanted.command.as_ref().filter(|command| **command != agent.command) {
+            update.command.clone_from(command);
+            paths.push("command".to_owned());
+        }
         if let Some(env) = wanted.env.clone().map(|env| env.into_iter().collect()).filter(|env| *env != agent.env) {
             update.env = env;
             paths.push("env".to_owned());
@@ -174,6 +179,7 @@ mod tests {
             // Beside the role's own, in any order.
             skills: Some(vec!["github".into(), "git".into()]),
             system_prompt: Some(String::new()),
+            command: Some(String::new()),
             env: Some([("A".to_owned(), "b".to_owned())].into()),
             resources: Some(file::Resources::default()),
             ..file::Agent::default()
@@ -187,16 +193,18 @@ mod tests {
         assert_eq!(promoted, Change { promotion: Some(("opus".into(), String::new())), update: None });
         let updated = change(file::Agent {
             skills: Some(vec!["slack".into()]),
+            command: Some("codex".into()),
             env: Some([].into()),
             resources: Some(file::Resources { cpu_millis: 500, ..file::Resources::default() }),
             ..file::Agent::default()
         });
         let agent = Agent {
             skills: vec!["git".into(), "slack".into()],
+            command: "codex".into(),
             resources: Some(Resources { cpu_millis: 500, ..Resources::default() }),
             ..Agent::default()
         };
-        let paths = ["skills", "env", "resources"].map(str::to_owned).to_vec();
+        let paths = ["skills", "command", "env", "resources"].map(str::to_owned).to_vec();
         assert_eq!(updated.expect("a change"), Change { promotion: None, update: Some((agent, paths)) });
     }
 

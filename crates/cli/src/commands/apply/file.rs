@@ -49,6 +49,7 @@ pub(super) struct Agent {
     pub(super) provider: String,
     pub(super) skills: Option<Vec<String>>,
     pub(super) system_prompt: Option<String>,
+    pub(super) command: Option<String>,
     pub(super) env: Option<BTreeMap<String, String>>,
     pub(super) resources: Option<Resources>,
 }

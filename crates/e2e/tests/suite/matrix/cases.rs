@@ -96,8 +96,10 @@ const CASES: &[Case] = &[
     case("DriveService/UploadFile", r#"{"header": {"office_id": "{office}", "path": "../nothing"}}"#),
     case("DriveService/WatchChanges", r#"{"office_id": "{office}", "after_cursor": -1}"#),
     case("CreditService/GetBalance", r#"{"office_id": "{office}"}"#),
+    case("CreditService/GetUsage", r#"{"office_id": "{office}", "group_by": "USAGE_GROUP_AGENT"}"#),
     case("CreditService/GrantCredits", r#"{"office_id": "{office}", "amount": 1, "reason": "a test"}"#),
     case("CreditService/ListLedgerEntries", r#"{"office_id": "{office}"}"#),
+    case("CreditService/SetAgentBudget", r#"{"office_id": "{office}", "agent": "{agent}", "amount": 1000000000000}"#),
     case(
         "IntegrationService/DeleteIntegrationSecret",
         r#"{"office_id": "{office}", "integration": "github", "name": "token"}"#,

@@ -130,6 +130,9 @@ async fn every_command() {
             "agents get worker",
             "agents get",
             "agents update worker --skill research --wait -q",
+            "agents update worker --command \"exec my-agent --serve\" -q",
+            "agents get worker",
+            "agents update worker --clear command --wait -q",
             "agents update worker",
             "agents promote worker --model opus --wait -q",
             "agents promote worker",
@@ -245,6 +248,13 @@ async fn every_command() {
             "credits balance",
             "credits ledger",
             "credits ledger --limit 0",
+            "credits usage",
+            "credits usage --by nonsense",
+            "credits usage --days 93",
+            "credits budget worker 2.5",
+            "credits budget worker none",
+            "credits budget worker -- -1",
+            "credits budget nobody 1",
             "credits balance --colony nowhere",
         ])
         .await;

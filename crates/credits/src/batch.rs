@@ -1,0 +1,511 @@
+//! One transaction over an office's credits: what it needs is read, changed in memory, and written together.
+//!
+//! The office's row in `balances` is locked first, so that nobody else reserves or spends meanwhile. An operation checks
+//! everything before it changes anything: one that is refused leaves no trace but that an agent has to wait.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
+
+use chrono::{DurationRound, TimeDelta};
+use mi_kernel::{
+    AgentId, CallId, Clock, Error, LedgerEntryId, Result, TaskId, Time,
+    event::{Category, Event},
+};
+use mi_store::{OfficeConn, outbox};
+use mi_tenancy::State;
+use serde_json::json;
+
+use super::{
+    CREDITS_RETRY, CreditRules, Entry,
+    model::{
+        Account, Compute, Op, Payer, Reservation, Reserve, Running, SetBudget, Settle, Spender, TaskCost, Tokens, Usage,
+    },
+    out_of_credits,
+    repo::{self, Purse, UsageKind},
+};
+
+/// For how long it is remembered that a call cost nothing: longer than anybody repeats what he asked for.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// What is written for a reservation that nobody settled.
+const EXPIRED: &str = "nobody said what it cost in time";
+/// What compute is called among models.
+const COMPUTE: &str = "compute";
+
+/// What an office's transaction changed that others have to hear of.
+pub(super) struct Done {
+    /// Events were written.
+    pub(super) told: bool,
+    /// Nothing is left to spend, for the first time.
+    pub(super) exhausted: bool,
+    /// The scheduler has to hear of budgets.
+    pub(super) untold: bool,
+}
+
+/// The working set of one transaction.
+pub(super) struct Batch<'a> {
+    tx: &'a mut OfficeConn,
+    rules: CreditRules,
+    now: Time,
+    purse: Purse,
+    reservations: HashMap<CallId, Reservation>,
+    /// What ended calls cost.
+    debited: HashMap<CallId, i64>,
+    accounts: HashMap<AgentId, Account>,
+    costs: HashMap<TaskId, TaskCost>,
+    /// What is to be written.
+    put: BTreeSet<CallId>,
+    dropped: Vec<CallId>,
+    changed_accounts: BTreeSet<AgentId>,
+    changed_costs: BTreeSet<TaskId>,
+    usages: BTreeMap<(UsageKind, String), Usage>,
+    entries: Vec<(Entry, Option<String>)>,
+    events: Vec<Event>,
+    exhausted: bool,
+}
+
+impl<'a> Batch<'a> {
+    /// Locks the office's balance.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such office.
+    pub(super) async fn open(tx: &'a mut OfficeConn, clock: &dyn Clock, rules: CreditRules) -> Result<Self> {
+        let office_id = tx.office_id();
+        let purse = repo::purse_lock(tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
+        Ok(Self {
+            tx,
+            rules,
+            now: purse.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
+            purse,
+            reservations: HashMap::new(),
+            debited: HashMap::new(),
+            accounts: HashMap::new(),
+            costs: HashMap::new(),
+            put: BTreeSet::new(),
+            dropped: Vec::new(),
+            changed_accounts: BTreeSet::new(),
+            changed_costs: BTreeSet::new(),
+            usages: BTreeMap::new(),
+            entries: Vec::new(),
+            events: Vec::new(),
+            exhausted: false,
+        })
+    }
+
+    /// Reads what the operations are about, by as many statements however many they are.
+    pub(super) async fn prefetch(&mut self, ops: &[&Op]) -> Result<()> {
+        let call = |op: &&Op| match op {
+            Op::Reserve(Reserve { call_id, .. }) | Op::Settle(Settle { call_id, .. }) | Op::Expire(call_id) => {
+                Some(*call_id)
+            }
+            Op::Compute(_) | Op::SetBudget(_) => None,
+        };
+        let calls: Vec<CallId> = ops.iter().filter_map(call).collect();
+        if !calls.is_empty() {
+            let found = repo::reservation_get_all(self.tx, &calls).await?;
+            self.reservations = found.into_iter().map(|found| (found.call_id, found)).collect();
+            let ended: Vec<CallId> = calls.into_iter().filter(|id| !self.reservations.contains_key(id)).collect();
+            if !ended.is_empty() {
+                self.debited = repo::debited(self.tx, &ended).await?;
+            }
+        }
+        let (mut agents, mut tasks) = (HashSet::new(), HashSet::new());
+        for reservation in self.reservations.values() {
+            agents.extend(reservation.spender().chain());
+            tasks.extend(reservation.payer().into_iter().flat_map(|payer| [payer.task_id, payer.root_id]));
+        }
+        for op in ops {
+            match op {
+                Op::Reserve(reserve) => {
+                    agents.extend(reserve.spender.chain());
+                    tasks.extend(reserve.payer.into_iter().flat_map(|payer| [payer.task_id, payer.root_id]));
+                }
+                Op::Compute(compute) => agents.extend(compute.agents.iter().flat_map(|agent| agent.spender.chain())),
+                Op::SetBudget(set) => agents.extend(set.spender.chain()),
+                Op::Settle(_) | Op::Expire(_) => {}
+            }
+        }
+        if ops.iter().any(|op| matches!(op, Op::SetBudget(_))) {
+            let waiting = repo::account_waiting(self.tx).await?;
+            agents.extend(
+                waiting.iter().flat_map(|account| [account.agent_id].into_iter().chain(account.lineage.clone())),
+            );
+        }
+        if !agents.is_empty() {
+            let found = repo::account_get_all(self.tx, &Vec::from_iter(agents)).await?;
+            self.accounts = found.into_iter().map(|found| (found.agent_id, found)).collect();
+        }
+        if !tasks.is_empty() {
+            let found = repo::cost_get_all(self.tx, &Vec::from_iter(tasks)).await?;
+            self.costs = found.into_iter().map(|found| (found.task_id, found)).collect();
+        }
+        Ok(())
+    }
+
+    /// Does an operation; answers what was debited.
+    pub(super) fn apply(&mut self, op: &Op) -> Result<i64> {
+        match op {
+            Op::Reserve(reserve) => self.reserve(reserve).map(|()| 0),
+            Op::Settle(settle) => Ok(self.settle(settle)),
+            Op::Expire(call_id) => Ok(self.expire(*call_id)),
+            Op::Compute(compute) => Ok(self.charge(compute)),
+            Op::SetBudget(set) => {
+                self.set_budget(set);
+                Ok(0)
+            }
+        }
+    }
+
+    fn reserve(&mut self, asked: &Reserve) -> Result<()> {
+        let expires_at = self.now + asked.valid_for;
+        match self.reservations.get_mut(&asked.call_id) {
+            Some(open) if !open.settled => {
+                open.expires_at = open.expires_at.max(expires_at);
+                self.put.insert(asked.call_id);
+                return Ok(());
+            }
+            None if !self.debited.contains_key(&asked.call_id) => {}
+            _ => return Err(Error::precondition("CALL_SETTLED", "the call has ended; a new one needs a new call_id")),
+        }
+        match self.purse.state {
+            State::Active => {}
+            State::Deleting => return Err(State::deleting()),
+            State::Provisioning | State::Suspended => {
+                let text = "the office is not active; models are not called in it";
+                return Err(Error::precondition("OFFICE_NOT_ACTIVE", text));
+            }
+        }
+        // What costs nothing needs something all the same: a wall is a wall.
+        let needed = asked.amount.max(1);
+        if self.rules.metered && self.purse.available() < needed {
+            return Err(out_of_credits(self.purse.available()));
+        }
+        self.check_budgets(&asked.spender, needed)?;
+        if let Some(payer) = asked.payer.filter(|_| self.purse.settings.model_budget_per_task > 0) {
+            let (ceiling, cost) = (self.purse.settings.model_budget_per_task, self.cost(payer.root_id));
+            if cost.tree_spent.saturating_add(cost.tree_reserved).saturating_add(needed) > ceiling {
+                let text = format!(
+                    "the task {} and those below it cost {} of the {ceiling} micro-credits that model_budget_per_task \
+                     allows, and the call could cost {needed}",
+                    payer.root_id, cost.tree_spent
+                );
+                return Err(budget_reached(text));
+            }
+        }
+        self.purse.reserved += asked.amount;
+        self.spend(&asked.spender, 0, asked.amount);
+        if let Some(payer) = asked.payer {
+            self.cost_of(payer, 0, asked.amount);
+        }
+        let Spender { agent_id, name, lineage } = asked.spender.clone();
+        let reservation = Reservation {
+            call_id: asked.call_id,
+            agent_id,
+            agent: name,
+            lineage,
+            task_id: asked.payer.map(|payer| payer.task_id),
+            root_id: asked.payer.map(|payer| payer.root_id),
+            provider: asked.provider.clone(),
+            model: asked.model.clone(),
+            amount: asked.amount,
+            settled: false,
+            expires_at,
+        };
+        self.reservations.insert(asked.call_id, reservation);
+        self.put.insert(asked.call_id);
+        Ok(())
+    }
+
+    /// Refuses what the agent's budget, or that of one above it, does not cover. One whose budget will not cover it when
+    /// all open calls cost nothing either has to wait.
+    fn check_budgets(&mut self, spender: &Spender, needed: i64) -> Result<()> {
+        let mut refusal = None;
+        for id in spender.chain() {
+            let Some(account) = self.accounts.get(&id) else { continue };
+            let Some(budget) = account.budget else { continue };
+            if account.spent.saturating_add(account.reserved).saturating_add(needed) <= budget {
+                continue;
+            }
+            let text = format!(
+                "the budget of {} is {budget} micro-credits, {} of them are spent, {} set aside, and the call could cost \
+                 {needed}",
+                account.shown(),
+                account.spent,
+                account.reserved
+            );
+            let waits = account.spent.saturating_add(needed) > budget;
+            refusal = Some((text, waits));
+            if waits {
+                break;
+            }
+        }
+        let Some((text, waits)) = refusal else { return Ok(()) };
+        if waits {
+            self.account(spender);
+            self.must_wait(spender.agent_id, &text);
+        }
+        Err(budget_reached(text))
+    }
+
+    /// Notes that an agent has to wait, unless it does.
+    fn must_wait(&mut self, id: AgentId, why: &str) {
+        let Some(account) = self.accounts.get_mut(&id).filter(|account| account.reached.is_empty()) else { return };
+        account.reached = why.to_owned();
+        account.version += 1;
+        let summary = format!("Agent {:?} has to wait: {why}", account.name);
+        let metadata = json!({ "agent_id": id, "budget": account.budget, "spent": account.spent });
+        let event = Event::lifecycle(self.tx.office_id(), &account.name, "credit.budget_reached", summary, self.now);
+        self.events.push(event.category(Category::Credit).with(metadata));
+        self.changed_accounts.insert(id);
+    }
+
+    fn settle(&mut self, asked: &Settle) -> i64 {
+        match self.reservations.get(&asked.call_id) {
+            None => self.debited.get(&asked.call_id).copied().unwrap_or_default(),
+            Some(kept) if kept.settled => 0,
+            Some(open) => {
+                let open = open.clone();
+                self.end(open, asked)
+            }
+        }
+    }
+
+    fn expire(&mut self, call_id: CallId) -> i64 {
+        let Some(due) = self.reservations.get(&call_id).filter(|kept| kept.expires_at <= self.now).cloned() else {
+            return 0;
+        };
+        if due.settled {
+            self.reservations.remove(&call_id);
+            self.put.remove(&call_id);
+            self.dropped.push(call_id);
+            return 0;
+        }
+        self.end(due, &Settle { call_id, amount: None, tokens: None, note: EXPIRED.into() })
+    }
+
+    /// Ends a reservation with what the call cost.
+    fn end(&mut self, open: Reservation, asked: &Settle) -> i64 {
+        let cost = asked.amount.unwrap_or(open.amount);
+        let spender = open.spender();
+        self.purse.reserved -= open.amount;
+        self.spend(&spender, cost, -open.amount);
+        if let Some(payer) = open.payer() {
+            self.cost_of(payer, cost, -open.amount);
+        }
+        if cost > 0 || asked.tokens.is_some() {
+            let usage = Usage { amount: cost, tokens: asked.tokens.unwrap_or_default(), calls: 1 };
+            let root = open.root_id.map(|id| id.to_string()).unwrap_or_default();
+            self.used(&open.agent, format!("{}/{}", open.provider, open.model), root, usage);
+        }
+        if cost > 0 {
+            let note = if asked.note.is_empty() { String::new() } else { format!("; {}", asked.note) };
+            let reference = format!("call/{}", open.call_id);
+            self.debit(cost, format!("model {}{note}", open.model), reference.clone(), Some(reference));
+            self.put.remove(&open.call_id);
+            self.dropped.push(open.call_id);
+            self.reservations.remove(&open.call_id);
+            self.debited.insert(open.call_id, cost);
+        } else {
+            let (call_id, expires_at) = (open.call_id, self.now + REMEMBERED);
+            self.reservations.insert(call_id, Reservation { amount: 0, settled: true, expires_at, ..open });
+            self.put.insert(call_id);
+        }
+        cost
+    }
+
+    /// Charges whole minutes: what is left of one is charged with the next.
+    fn charge(&mut self, asked: &Compute) -> i64 {
+        const MINUTE: i64 = 60;
+        let earliest = asked.until - asked.at_most;
+        let mut all = 0;
+        for Running { spender, since } in &asked.agents {
+            let known = self.account(spender).charged_until;
+            let from = known.map_or(*since, |known| known.max(*since)).max(earliest);
+            let minutes = (asked.until - from).num_seconds() / MINUTE;
+            if minutes <= 0 {
+                continue;
+            }
+            let cost = minutes.saturating_mul(self.rules.minute_price);
+            self.account(spender).charged_until = Some(from + TimeDelta::seconds(minutes * MINUTE));
+            self.spend(spender, cost, 0);
+            let usage = Usage { amount: cost, ..Usage::default() };
+            self.used(&spender.name, COMPUTE.into(), String::new(), usage);
+            all += minutes;
+        }
+        if all == 0 {
+            return 0;
+        }
+        let cost = all.saturating_mul(self.rules.minute_price);
+        self.debit(cost, format!("{COMPUTE}: {all} agent-minutes"), COMPUTE.into(), None);
+        // Compute waits for nobody's leave; whoever has nothing left for it is stopped after it.
+        for Running { spender, .. } in &asked.agents {
+            let spent = spender.chain().find_map(|id| self.accounts.get(&id).filter(|account| account.is_spent()));
+            if let Some(account) = spent {
+                let why = spent_text(account);
+                self.must_wait(spender.agent_id, &why);
+            }
+        }
+        cost
+    }
+
+    fn set_budget(&mut self, asked: &SetBudget) {
+        let (id, office_id, now) = (asked.spender.agent_id, self.tx.office_id(), self.now);
+        let account = self.account(&asked.spender);
+        if account.budget != asked.budget {
+            account.budget = asked.budget;
+            account.version += 1;
+            let summary = match asked.budget {
+                Some(budget) => format!("The budget of {} is {budget} micro-credits", account.shown()),
+                None => format!("{} has no budget of its own any more", account.shown()),
+            };
+            let metadata = json!({ "agent_id": id, "budget": asked.budget, "spent": account.spent });
+            let event = Event::lifecycle(office_id, &account.name, "credit.budget_set", summary, now);
+            self.events.push(event.category(Category::Credit).with(metadata).traced(&asked.trace_id));
+        }
+        // Whoever waits for this budget may go on, as far as no other one stands in the way.
+        let waits = |account: &&Account| {
+            !account.reached.is_empty() && (account.agent_id == id || account.lineage.contains(&id))
+        };
+        let free = |account: &Account| {
+            let chain = std::iter::once(&account.agent_id).chain(&account.lineage);
+            !chain.filter_map(|id| self.accounts.get(id)).any(Account::is_spent)
+        };
+        let freed: Vec<AgentId> = self
+            .accounts
+            .values()
+            .filter(waits)
+            .filter(|account| free(account))
+            .map(|account| account.agent_id)
+            .collect();
+        for id in freed {
+            if let Some(account) = self.accounts.get_mut(&id) {
+                account.reached.clear();
+                account.version += 1;
+                self.changed_accounts.insert(id);
+            }
+        }
+        if let Some(account) = self.accounts.get(&id).filter(|account| account.is_spent()) {
+            let why = spent_text(account);
+            self.must_wait(id, &why);
+        }
+    }
+
+    /// The account of an agent, which is made if need be, with its name and lineage.
+    fn account(&mut self, spender: &Spender) -> &mut Account {
+        let id = spender.agent_id;
+        self.changed_accounts.insert(id);
+        let account = self.accounts.entry(id).or_insert_with(|| Account::new(id));
+        if account.name.is_empty() {
+            account.name.clone_from(&spender.name);
+            account.lineage.clone_from(&spender.lineage);
+        }
+        account
+    }
+
+    /// Adds to what an agent and everybody above it have spent and set aside.
+    fn spend(&mut self, spender: &Spender, spent: i64, reserved: i64) {
+        self.account(spender);
+        for id in BTreeSet::from_iter(spender.chain()) {
+            let account = self.accounts.entry(id).or_insert_with(|| Account::new(id));
+            account.spent += spent;
+            account.reserved += reserved;
+            self.changed_accounts.insert(id);
+        }
+    }
+
+    fn cost(&self, task_id: TaskId) -> TaskCost {
+        let none = TaskCost { task_id, spent: 0, tree_spent: 0, tree_reserved: 0 };
+        self.costs.get(&task_id).cloned().unwrap_or(none)
+    }
+
+    /// Adds to what a task cost, and its tree.
+    fn cost_of(&mut self, payer: Payer, spent: i64, reserved: i64) {
+        let mut task = self.cost(payer.task_id);
+        task.spent += spent;
+        self.costs.insert(payer.task_id, task);
+        let mut root = self.cost(payer.root_id);
+        root.tree_spent += spent;
+        root.tree_reserved += reserved;
+        self.costs.insert(payer.root_id, root);
+        self.changed_costs.extend([payer.task_id, payer.root_id]);
+    }
+
+    fn used(&mut self, agent: &str, model: String, root: String, usage: Usage) {
+        for key in [(UsageKind::Agent, agent.to_owned()), (UsageKind::Model, model), (UsageKind::Task, root)] {
+            self.usages.entry(key).or_default().add(usage);
+        }
+    }
+
+    /// Takes credits, with the entry that explains it.
+    fn debit(&mut self, cost: i64, reason: String, reference: String, key: Option<String>) {
+        self.purse.balance -= cost;
+        self.purse.entries += 1;
+        let entry = Entry {
+            seq: self.purse.entries,
+            id: LedgerEntryId::new(),
+            amount: -cost,
+            balance_after: self.purse.balance,
+            reason,
+            reference,
+            entered_at: self.now,
+        };
+        self.entries.push((entry, key));
+    }
+
+    /// Writes what changed.
+    pub(super) async fn finish(mut self) -> Result<Done> {
+        if self.rules.metered && !self.purse.exhausted && self.purse.available() <= 0 {
+            (self.purse.exhausted, self.exhausted) = (true, true);
+            let summary = format!("No credits are left: {} micro-credits may be spent", self.purse.available());
+            let metadata = json!({ "balance": self.purse.balance, "reserved": self.purse.reserved });
+            let event = Event::lifecycle(self.tx.office_id(), "", "credit.exhausted", summary, self.now);
+            self.events.push(event.category(Category::Credit).with(metadata));
+        }
+        let put: Vec<&Reservation> = self.put.iter().filter_map(|id| self.reservations.get(id)).collect();
+        if !put.is_empty() {
+            repo::reservation_put(self.tx, &put).await?;
+        }
+        if !self.dropped.is_empty() {
+            repo::reservation_delete(self.tx, &self.dropped).await?;
+        }
+        let accounts: Vec<&Account> = self.changed_accounts.iter().filter_map(|id| self.accounts.get(id)).collect();
+        if !accounts.is_empty() {
+            repo::account_put(self.tx, &accounts).await?;
+        }
+        let costs: Vec<&TaskCost> = self.changed_costs.iter().filter_map(|id| self.costs.get(id)).collect();
+        if !costs.is_empty() {
+            repo::cost_put(self.tx, &costs).await?;
+        }
+        if !self.usages.is_empty() {
+            let hour = self.now.duration_trunc(TimeDelta::hours(1)).map_err(Error::internal)?;
+            repo::usage_add(self.tx, hour, &self.usages).await?;
+        }
+        if !self.entries.is_empty() {
+            repo::entry_insert_all(self.tx, &self.entries).await?;
+        }
+        repo::purse_put(self.tx, &self.purse).await?;
+        if !self.events.is_empty() {
+            outbox::push_all(self.tx, &self.events).await?;
+        }
+        Ok(Done {
+            told: !self.events.is_empty(),
+            exhausted: self.exhausted,
+            untold: accounts.iter().any(|account| account.told_version < account.version),
+        })
+    }
+}
+
+fn spent_text(account: &Account) -> String {
+    format!("the budget of {} is spent, {} micro-credits", account.shown(), account.budget.unwrap_or_default())
+}
+
+fn budget_reached(text: String) -> Error {
+    Error::exhausted("BUDGET_REACHED", text, CREDITS_RETRY)
+}
+
+/// Tokens of a call that are no more than anybody can use: what is added up stays a number.
+pub(super) fn bounded(tokens: Tokens) -> Tokens {
+    const MOST: i64 = 1_000_000_000_000;
+    Tokens { input: tokens.input.clamp(0, MOST), output: tokens.output.clamp(0, MOST) }
+}

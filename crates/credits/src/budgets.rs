@@ -1,0 +1,103 @@
+//! Budgets of agents: what an owner sets, and how the scheduler hears of it.
+//!
+//! The accounts have a version, and the one that the scheduler confirmed: what differs is pushed after the transaction, and
+//! by the sweep for as long as it takes.
+
+use mi_kernel::{AgentId, Error, OfficeId, Result, text};
+use mi_proto::{
+    internal::v1::{ApplyAgentBudgetRequest, GetSpenderRequest},
+    v1::{self, SetAgentBudgetRequest},
+};
+use mi_rpc::{Access, Caller, status::from_status};
+
+use super::{
+    Credits, MAX_GRANT,
+    model::{Account, Op, SetBudget, Spender},
+    repo,
+};
+
+/// Accounts that are told of in one go.
+const PAGE: i64 = 100;
+
+impl Credits {
+    /// Sets what an agent and all whom it hired may spend.
+    pub(super) async fn set_budget(&self, caller: &Caller, request: SetAgentBudgetRequest) -> Result<v1::Agent> {
+        let (access, office) = self.offices.get(caller, &request.office_id).await?;
+        if office.state == mi_tenancy::State::Deleting {
+            return Err(mi_tenancy::State::deleting());
+        }
+        if request.amount.is_some_and(|amount| !(0..=MAX_GRANT).contains(&amount)) {
+            let text = format!("must be 0 to {MAX_GRANT} micro-credits, or be left out for no budget of its own");
+            return Err(Error::invalid("amount", text));
+        }
+        let name = text::lookup_name("agent", &request.agent)?;
+        let asked = GetSpenderRequest { office_id: request.office_id, agent: name, ..GetSpenderRequest::default() };
+        let found = self.registry.clone().get_spender(asked).await;
+        let found = found.map_err(|status| from_status(&status))?.into_inner();
+        let agent = found.agent.ok_or_else(|| Error::internal("a spender without an agent"))?;
+        let lineage = found.lineage.iter().map(|id| AgentId::parse(id)).collect::<Result<Vec<_>>>()?;
+        may_limit(caller, &access, &agent, &lineage)?;
+        let spender = Spender { agent_id: AgentId::parse(&agent.id)?, name: agent.name.clone(), lineage };
+        let (id, trace_id) = (spender.agent_id, access.trace_id().to_owned());
+        self.submit(office.id, Op::SetBudget(SetBudget { spender, budget: request.amount, trace_id })).await?;
+        // So that whoever asked sees it at once; the scheduler hears of it in any case.
+        let account = repo::account_get_all(&mut self.db.office(office.id).read().await?, &[id]).await?;
+        let told = match account.first() {
+            Some(account) => self.push_budget(office.id, account).await,
+            None => Ok(None),
+        };
+        let agent = v1::Agent { budget: request.amount, ..agent };
+        Ok(told.ok().flatten().unwrap_or(agent))
+    }
+
+    /// Tells the scheduler of what it does not know, soon.
+    pub(super) fn push_budgets_soon(&self, office_id: OfficeId) {
+        let credits = self.clone();
+        self.background.spawn("credit-push", async move {
+            if let Err(error) = credits.push_budgets(office_id).await {
+                tracing::warn!(target: "mi::credits", office = %office_id, error = %error.chain(), "the scheduler does not know of a budget yet");
+            }
+        });
+    }
+
+    /// Tells the scheduler of what it does not know.
+    pub(super) async fn push_budgets(&self, office_id: OfficeId) -> Result<()> {
+        loop {
+            let untold = repo::account_untold(&mut self.db.office(office_id).read().await?, PAGE).await?;
+            if untold.is_empty() {
+                return Ok(());
+            }
+            for account in &untold {
+                self.push_budget(office_id, account).await?;
+            }
+        }
+    }
+
+    /// Tells the scheduler of one account. None: the agent is gone.
+    async fn push_budget(&self, office_id: OfficeId, account: &Account) -> Result<Option<v1::Agent>> {
+        let request = ApplyAgentBudgetRequest {
+            office_id: office_id.to_string(),
+            agent_id: account.agent_id.to_string(),
+            version: account.version,
+            budget: account.budget,
+            reached: account.reached.clone(),
+        };
+        let answer = self.registry.clone().apply_agent_budget(request).await;
+        let agent = answer.map_err(|status| from_status(&status))?.into_inner().agent;
+        let mut tx = self.db.office(office_id).begin().await?;
+        repo::account_told(&mut tx, account, agent.is_none()).await?;
+        tx.commit().await?;
+        Ok(agent)
+    }
+}
+
+/// Owners limit every agent, agents those below them.
+fn may_limit(caller: &Caller, access: &Access, agent: &v1::Agent, lineage: &[AgentId]) -> Result<()> {
+    match access.agent() {
+        Some(member) if !lineage.contains(&member.agent_id) => {
+            let text = format!("an agent limits only those below it, not {:?}", agent.name);
+            Err(caller.refused(access.office_id(), Error::denied(text)))
+        }
+        _ => Ok(()),
+    }
+}

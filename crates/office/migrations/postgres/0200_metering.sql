@@ -1,0 +1,102 @@
+-- What is set aside of a balance for calls under way, and whether it was told that nothing is left.
+ALTER TABLE balances ADD COLUMN reserved bigint NOT NULL DEFAULT 0;
+ALTER TABLE balances ADD COLUMN exhausted boolean NOT NULL DEFAULT FALSE;
+
+-- What is set aside for a call. A call that cost nothing is remembered here for a while, so that it is not begun again.
+CREATE TABLE reservations (
+    office_id  uuid NOT NULL REFERENCES balances (office_id),
+    call_id    uuid NOT NULL,
+    agent_id   uuid NOT NULL,
+    agent      text NOT NULL,
+    lineage    json NOT NULL,
+    task_id    uuid,
+    root_id    uuid,
+    provider   text NOT NULL,
+    model      text NOT NULL,
+    amount     bigint NOT NULL,
+    settled    boolean NOT NULL,
+    expires_at timestamptz NOT NULL,
+    PRIMARY KEY (office_id, call_id)
+);
+CREATE INDEX reservations_due ON reservations (expires_at);
+
+-- What an agent spent with all agents below it, and what it may. Lineage: its hirer, the hirer's hirer and so on. What the
+-- scheduler does not know yet has a version above the told one.
+CREATE TABLE agent_accounts (
+    office_id     uuid NOT NULL REFERENCES balances (office_id),
+    agent_id      uuid NOT NULL,
+    name          text NOT NULL,
+    lineage       json NOT NULL,
+    budget        bigint,
+    spent         bigint NOT NULL,
+    reserved      bigint NOT NULL,
+    reached       text NOT NULL,
+    version       bigint NOT NULL,
+    told_version  bigint NOT NULL,
+    charged_until timestamptz,
+    PRIMARY KEY (office_id, agent_id)
+);
+CREATE INDEX agent_accounts_untold ON agent_accounts (office_id, agent_id) WHERE told_version < version;
+CREATE INDEX agent_accounts_reached ON agent_accounts (office_id, agent_id) WHERE reached <> '';
+
+-- What a task cost, and with its whole tree what one without a parent did.
+CREATE TABLE task_costs (
+    office_id     uuid NOT NULL REFERENCES balances (office_id),
+    task_id       uuid NOT NULL,
+    spent         bigint NOT NULL,
+    tree_spent    bigint NOT NULL,
+    tree_reserved bigint NOT NULL,
+    PRIMARY KEY (office_id, task_id)
+);
+
+-- What was used in an hour, by agent, by model, and by the task at the top of the tree.
+CREATE TABLE usages (
+    office_id     uuid NOT NULL REFERENCES balances (office_id),
+    kind          text NOT NULL,
+    hour          timestamptz NOT NULL,
+    key           text NOT NULL,
+    amount        bigint NOT NULL,
+    input_tokens  bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    calls         bigint NOT NULL,
+    PRIMARY KEY (office_id, kind, hour, key)
+);
+
+-- What an office was given to begin with out of its account's allowance, and what of that is given out. Offices of before
+-- get what a new one does: their own id names the entry.
+ALTER TABLE balances ADD COLUMN taken bigint NOT NULL DEFAULT 0;
+ALTER TABLE accounts ADD COLUMN credits_taken bigint NOT NULL DEFAULT 0;
+INSERT INTO ledger_entries (office_id, seq, id, amount, balance_after, reason, reference, entered_at)
+SELECT office_id, entries + 1, office_id, 10000000, balance + 10000000, 'starting balance', 'start', now() FROM balances;
+UPDATE balances SET balance = balance + 10000000, entries = entries + 1,
+    taken = CASE WHEN office_id IN (SELECT o.id FROM offices AS o JOIN accounts AS a ON a.id = o.account_id
+        WHERE a.administrator) THEN 0 ELSE 10000000 END;
+UPDATE accounts SET credits_taken = (
+    SELECT coalesce(sum(b.taken), 0) FROM balances AS b JOIN offices AS o ON o.id = b.office_id
+    WHERE o.account_id = accounts.id);
+
+SELECT office_wall('reservations', 'office_id');
+SELECT office_wall('agent_accounts', 'office_id');
+SELECT office_wall('task_costs', 'office_id');
+SELECT office_wall('usages', 'office_id');
+
+-- As before, with what the office may spend.
+DROP FUNCTION queue_open (uuid);
+CREATE FUNCTION queue_open(of_office uuid)
+    RETURNS TABLE (newest bigint, tally json, office offices, told timestamptz, swept_at timestamptz, away bigint,
+        back_at timestamptz, available bigint)
+    LANGUAGE plpgsql AS $$
+DECLARE
+    place bigint;
+    standing json;
+BEGIN
+    SELECT cursor, counts INTO place, standing FROM task_queues WHERE office_id = of_office FOR NO KEY UPDATE;
+    IF FOUND THEN
+        -- A statement of its own: it sees what was committed while the one above waited, and a lease begins when it is
+        -- given.
+        RETURN QUERY SELECT place, standing, o, clock_timestamp(), s.swept_at, s.away, s.back_at, b.balance - b.reserved
+            FROM offices AS o JOIN balances AS b ON b.office_id = o.id CROSS JOIN task_sweeps AS s
+            WHERE o.id = of_office AND s.id = 1;
+    END IF;
+END
+$$;

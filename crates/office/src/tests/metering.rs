@@ -1,0 +1,522 @@
+//! Metering: what is reserved, settled and expired, and that however many spend at once, no more is spent than there is.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use mi_kernel::{Actor, AgentId, CallId, Clock, TaskId, event::Category};
+use mi_proto::{
+    internal::v1::{
+        ChargeComputeRequest, GetHireTermsRequest, ReserveCreditsRequest, RunningAgent, SettleCreditsRequest, Spender,
+        TokenUsage,
+    },
+    v1::{
+        Balance, ClaimTasksRequest, CreateTaskRequest, GetTaskRequest, GetUsageRequest, OfficeSettings,
+        SuspendOfficeRequest, Task, UpdateOfficeSettingsRequest, Usage, UsageGroup,
+    },
+};
+use mi_rpc::convert::timestamp;
+use mi_testkit::on_both;
+use prost_types::FieldMask;
+use tonic::{Code, Status};
+
+use super::{
+    chat::refused,
+    credits::{START, grant},
+    harness::{Harness, administrator},
+};
+use crate::CREDIT;
+
+on_both! {
+    a_call_is_reserved_settled_and_explained_once,
+    of_parallel_calls_none_spends_what_is_not_there,
+    the_first_call_of_an_unknown_agent_is_checked_too,
+    what_nobody_settles_is_settled_once_at_the_reservation,
+    unknown_costs_what_was_reserved_and_zero_costs_nothing,
+    a_call_may_turn_out_dearer_than_was_reserved,
+    what_is_no_call_is_refused_by_field,
+    a_suspended_office_begins_no_calls_and_ends_them,
+    with_credits_off_nothing_is_refused,
+    a_task_pays_with_its_tree_up_to_the_ceiling,
+    without_credits_nothing_is_claimed,
+    usage_is_added_up_by_agent_model_task_and_day,
+    compute_is_charged_by_whole_minutes_once,
+    offices_that_come_and_go_mint_nothing,
+}
+
+/// An agent's call.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) request: ReserveCreditsRequest,
+}
+
+impl Call {
+    pub(super) fn settled(&self, amount: Option<i64>) -> SettleCreditsRequest {
+        SettleCreditsRequest {
+            office_id: self.request.office_id.clone(),
+            call_id: self.request.call_id.clone(),
+            amount,
+            usage: Some(TokenUsage { input: 10, output: 3, cache_read: 5, cache_write: 1, reasoning: 2 }),
+            note: String::new(),
+        }
+    }
+}
+
+pub(super) fn spender(agent: &Actor, lineage: &[&Actor]) -> Spender {
+    let Actor::Agent(agent) = agent else { panic!("an agent") };
+    let id = |actor: &&Actor| match actor {
+        Actor::Agent(agent) => agent.agent_id.to_string(),
+        _ => panic!("an agent"),
+    };
+    Spender {
+        agent_id: agent.agent_id.to_string(),
+        agent: agent.name.clone(),
+        lineage: lineage.iter().map(id).collect(),
+    }
+}
+
+pub(super) fn call(office: &str, spender: Spender, amount: i64) -> Call {
+    let request = ReserveCreditsRequest {
+        office_id: office.into(),
+        call_id: CallId::new().to_string(),
+        spender: Some(spender),
+        task_id: String::new(),
+        provider: "anthropic".into(),
+        model: "claude-sonnet-4-5".into(),
+        amount,
+        valid_for: Some(prost_types::Duration { seconds: 300, nanos: 0 }),
+    };
+    Call { request }
+}
+
+impl Harness {
+    pub(super) async fn reserve_call(&self, call: &Call) -> Result<String, Status> {
+        Ok(self.metering().reserve_credits(call.request.clone()).await?.into_inner().task_id)
+    }
+
+    pub(super) async fn settle_call(&self, call: &Call, amount: Option<i64>) -> i64 {
+        let settled = self.metering().settle_credits(call.settled(amount)).await;
+        settled.expect("settles").into_inner().amount
+    }
+
+    async fn money(&self, office: &str) -> (i64, i64) {
+        let Balance { balance, reserved, available } = self.balance(&self.owner, office).await.expect("reads");
+        assert_eq!(available, balance - reserved);
+        (balance, reserved)
+    }
+
+    pub(super) async fn used_by(&self, office: &str, group_by: UsageGroup) -> Vec<Usage> {
+        let request = GetUsageRequest { office_id: office.into(), group_by: group_by.into(), ..Default::default() };
+        self.credits(&self.owner).get_usage(request).await.expect("reads").into_inner().usages
+    }
+
+    async fn set_ceiling(&self, office: &str, model_budget_per_task: i64) {
+        let request = UpdateOfficeSettingsRequest {
+            office_id: office.into(),
+            settings: Some(OfficeSettings { model_budget_per_task, ..Default::default() }),
+            update_mask: Some(FieldMask { paths: vec!["model_budget_per_task".into()] }),
+        };
+        self.offices(&self.owner).update_office_settings(request).await.expect("sets");
+    }
+
+    async fn work_on(&self, office: &str, parent_id: &str) -> Task {
+        let request = CreateTaskRequest {
+            office_id: office.into(),
+            title: "work".into(),
+            parent_id: parent_id.into(),
+            ..Default::default()
+        };
+        self.tasks(&self.owner).create_task(request).await.expect("creates").into_inner().task.expect("always there")
+    }
+
+    async fn take(&self, actor: &Actor, office: &str, most: i32, wait: i64) -> Result<Vec<Task>, Status> {
+        let request = ClaimTasksRequest {
+            office_id: office.into(),
+            max_tasks: Some(most),
+            wait: Some(prost_types::Duration { seconds: wait, nanos: 0 }),
+            ..Default::default()
+        };
+        Ok(self.tasks(actor).claim_tasks(request).await?.into_inner().tasks)
+    }
+
+    async fn task_cost(&self, office: &str, task: &str) -> i64 {
+        let request = GetTaskRequest { office_id: office.into(), task_id: task.into() };
+        self.tasks(&self.owner).get_task(request).await.expect("reads").into_inner().task.expect("always there").cost
+    }
+}
+
+async fn a_call_is_reserved_settled_and_explained_once(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let call = call(&office, spender(&agent, &[]), 400);
+    for _ in 0..3 {
+        assert_eq!(harness.reserve_call(&call).await.expect("there is enough"), "");
+        assert_eq!(harness.money(&office).await, (START, 400));
+    }
+    for amount in [Some(150), Some(150), Some(7), None] {
+        assert_eq!(harness.settle_call(&call, amount).await, 150, "what was debited, whatever is said later");
+        assert_eq!(harness.money(&office).await, (START - 150, 0));
+    }
+    let [entry] = &harness.ledger(&harness.owner, &office, 50).await.expect("lists")[..] else { panic!("one") };
+    assert_eq!((entry.amount, entry.balance_after), (-150, START - 150));
+    assert_eq!(entry.reason, "model claude-sonnet-4-5");
+    assert_eq!(entry.reference, format!("call/{}", call.request.call_id));
+    let again = harness.reserve_call(&call).await.expect_err("it has ended");
+    assert_eq!(refused(&again), (Code::FailedPrecondition, "CALL_SETTLED".into(), None));
+    let mut terms = harness.metering();
+    let terms = terms.get_hire_terms(GetHireTermsRequest { office_id: office }).await.expect("reads").into_inner();
+    assert_eq!((terms.available, terms.metered), (START - 150, true));
+}
+
+async fn of_parallel_calls_none_spends_what_is_not_there(harness: Harness) {
+    let office = harness.create("Busy").await.id;
+    let agents: Vec<Actor> = (0..5).map(|n| harness.agent(&office, &format!("agent-{n}"), true, &[])).collect();
+    // Twice as many as can be paid.
+    let amount = START / 100;
+    let calls: Vec<Call> = (0..200).map(|n| call(&office, spender(&agents[n % 5], &[]), amount)).collect();
+    let reserved = join_all(calls.iter().map(|call| harness.reserve_call(call))).await;
+    let (granted, turned_away): (Vec<_>, Vec<_>) = calls.iter().zip(reserved).partition(|(_, done)| done.is_ok());
+    assert_eq!((granted.len(), turned_away.len()), (100, 100));
+    for (_, refusal) in turned_away {
+        assert_eq!(refused(&refusal.expect_err("too much")), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
+    }
+    assert_eq!(harness.money(&office).await, (START, START));
+    harness.until_events(&office, &["office.created", "office.activated", "credit.exhausted"]).await;
+    // Ended together, and twice each.
+    let twice = granted.iter().chain(&granted).map(|(call, _)| harness.settle_call(call, Some(amount - 1)));
+    assert!(join_all(twice).await.iter().all(|debited| *debited == amount - 1));
+    let ledger = harness.ledger(&harness.owner, &office, 200).await.expect("lists");
+    assert_eq!(ledger.len(), 100);
+    let mut balance = START;
+    for entry in ledger.iter().rev() {
+        balance += entry.amount;
+        assert_eq!(entry.balance_after, balance, "each entry explains the balance after it");
+    }
+    assert_eq!(harness.money(&office).await, (balance, 0));
+    assert_eq!(balance, 100);
+}
+
+async fn the_first_call_of_an_unknown_agent_is_checked_too(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let nobody = Spender { agent_id: AgentId::new().to_string(), agent: "new".into(), lineage: Vec::new() };
+    for amount in [START + 1, i64::from(u32::MAX)] {
+        let refusal =
+            harness.reserve_call(&call(&office, nobody.clone(), amount)).await.expect_err("more than there is");
+        assert_eq!(refused(&refusal), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
+    }
+    harness.reserve_call(&call(&office, nobody.clone(), START)).await.expect("all that there is");
+    // What costs nothing is refused as well where nothing is left: a wall is a wall.
+    let free = harness.reserve_call(&call(&office, nobody, 0)).await.expect_err("nothing is left");
+    assert_eq!(refused(&free), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
+}
+
+async fn what_nobody_settles_is_settled_once_at_the_reservation(mut harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let (lost, kept) = (call(&office, spender(&agent, &[]), 400), call(&office, spender(&agent, &[]), 50));
+    harness.reserve_call(&lost).await.expect("enough");
+    harness.reserve_call(&kept).await.expect("enough");
+    harness.crash().await;
+    let credits = harness.resources().await.credits;
+    credits.expire_due().await.expect("sweeps");
+    assert_eq!(harness.money(&office).await, (START, 450), "their time is not up");
+    harness.clock.advance(Duration::from_secs(200));
+    harness.reserve_call(&kept).await.expect("puts its end off");
+    harness.clock.advance(Duration::from_secs(101));
+    for _ in 0..3 {
+        credits.expire_due().await.expect("sweeps");
+        assert_eq!(harness.money(&office).await, (START - 400, 50));
+    }
+    // Whoever comes too late hears what was debited.
+    assert_eq!(harness.settle_call(&lost, Some(3)).await, 400);
+    assert_eq!(harness.settle_call(&kept, Some(3)).await, 3);
+    let ledger = harness.ledger(&harness.owner, &office, 50).await.expect("lists");
+    let reasons: Vec<_> = ledger.iter().map(|entry| (entry.amount, &*entry.reason)).collect();
+    let expired = "model claude-sonnet-4-5; nobody said what it cost in time";
+    assert_eq!(reasons, [(-3, "model claude-sonnet-4-5"), (-400, expired)]);
+}
+
+async fn unknown_costs_what_was_reserved_and_zero_costs_nothing(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let (unknown, free) = (call(&office, spender(&agent, &[]), 400), call(&office, spender(&agent, &[]), 50));
+    harness.reserve_call(&unknown).await.expect("enough");
+    harness.reserve_call(&free).await.expect("enough");
+    assert_eq!(harness.settle_call(&unknown, None).await, 400);
+    for amount in [Some(0), None, Some(7)] {
+        assert_eq!(harness.settle_call(&free, amount).await, 0);
+    }
+    assert_eq!(harness.money(&office).await, (START - 400, 0));
+    let again = harness.reserve_call(&free).await.expect_err("it has ended");
+    assert_eq!(refused(&again), (Code::FailedPrecondition, "CALL_SETTLED".into(), None));
+    assert_eq!(harness.ledger(&harness.owner, &office, 50).await.expect("lists").len(), 1);
+    // That is not remembered for ever, and no sweep makes a debit of it.
+    harness.clock.advance(Duration::from_secs(3601));
+    let credits = harness.resources().await.credits;
+    credits.expire_due().await.expect("sweeps");
+    assert_eq!(harness.money(&office).await, (START - 400, 0));
+    let never = call(&office, spender(&agent, &[]), 1);
+    assert_eq!(harness.settle_call(&never, Some(1)).await, 0, "what was never reserved is not debited");
+}
+
+async fn a_call_may_turn_out_dearer_than_was_reserved(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let dear = call(&office, spender(&agent, &[]), START);
+    harness.reserve_call(&dear).await.expect("enough");
+    assert_eq!(harness.settle_call(&dear, Some(START + 5)).await, START + 5);
+    assert_eq!(harness.money(&office).await, (-5, 0));
+    harness.grant(&administrator(), grant(&office, 6, "")).await.expect("grants");
+    harness.reserve_call(&call(&office, spender(&agent, &[]), 1)).await.expect("there is one again");
+}
+
+async fn what_is_no_call_is_refused_by_field(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let good = call(&office, spender(&agent, &[]), 1).request;
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    for (field, request) in [
+        ("call_id", ReserveCreditsRequest { call_id: "x".into(), ..good.clone() }),
+        ("spender", ReserveCreditsRequest { spender: None, ..good.clone() }),
+        ("amount", ReserveCreditsRequest { amount: -1, ..good.clone() }),
+        ("amount", ReserveCreditsRequest { amount: i64::MAX, ..good.clone() }),
+        ("valid_for", ReserveCreditsRequest { valid_for: seconds(0), ..good.clone() }),
+        ("valid_for", ReserveCreditsRequest { valid_for: seconds(3601), ..good.clone() }),
+        ("valid_for", ReserveCreditsRequest { valid_for: seconds(-1), ..good.clone() }),
+        ("model", ReserveCreditsRequest { model: String::new(), ..good.clone() }),
+        ("office_id", ReserveCreditsRequest { office_id: "x".into(), ..good.clone() }),
+    ] {
+        let refusal = harness.metering().reserve_credits(request).await.expect_err(field);
+        assert_eq!(refused(&refusal), (Code::InvalidArgument, "INVALID_ARGUMENT".into(), Some(field.into())));
+    }
+    let settle = SettleCreditsRequest { amount: Some(-1), ..Call { request: good.clone() }.settled(None) };
+    let refusal = harness.metering().settle_credits(settle).await.expect_err("negative");
+    assert_eq!(refused(&refusal).2, Some("amount".into()));
+    let nowhere = ReserveCreditsRequest { office_id: mi_kernel::OfficeId::new().to_string(), ..good };
+    assert_eq!(harness.metering().reserve_credits(nowhere).await.expect_err("no office").code(), Code::NotFound);
+    assert_eq!(harness.money(&office).await, (START, 0));
+}
+
+async fn a_suspended_office_begins_no_calls_and_ends_them(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let open = call(&office, spender(&agent, &[]), 10);
+    harness.reserve_call(&open).await.expect("active");
+    let suspend = SuspendOfficeRequest { office_id: office.clone() };
+    harness.offices(&harness.owner).suspend_office(suspend).await.expect("suspends");
+    let refusal = harness.reserve_call(&call(&office, spender(&agent, &[]), 10)).await.expect_err("suspended");
+    assert_eq!(refused(&refusal), (Code::FailedPrecondition, "OFFICE_NOT_ACTIVE".into(), None));
+    assert_eq!(harness.settle_call(&open, Some(4)).await, 4);
+    assert_eq!(harness.money(&office).await, (START - 4, 0));
+}
+
+async fn with_credits_off_nothing_is_refused(mut harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.credit_rules.metered = false;
+    harness.crash().await;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let call = call(&office, spender(&agent, &[]), 2 * START);
+    harness.reserve_call(&call).await.expect("not metered");
+    assert_eq!(harness.settle_call(&call, None).await, 2 * START);
+    assert_eq!(harness.money(&office).await, (-START, 0), "it is shown all the same");
+    let task = harness.work_on(&office, "").await;
+    assert_eq!(harness.take(&agent, &office, 1, 0).await.expect("not metered")[0].id, task.id);
+    let terms = GetHireTermsRequest { office_id: office };
+    assert!(!harness.metering().get_hire_terms(terms).await.expect("reads").into_inner().metered);
+}
+
+async fn a_task_pays_with_its_tree_up_to_the_ceiling(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.set_ceiling(&office, 1000).await;
+    let (one, two) = (harness.agent(&office, "one", true, &[]), harness.agent(&office, "two", true, &[]));
+    let root = harness.work_on(&office, "").await.id;
+    let part = harness.work_on(&office, &root).await.id;
+    let leaf = harness.work_on(&office, &part).await.id;
+    let mut held = Vec::new();
+    for agent in [&one, &one, &two] {
+        held.extend(harness.take(agent, &office, 1, 0).await.expect("claims").into_iter().map(|task| task.id));
+    }
+    assert_eq!(held, [root.clone(), part.clone(), leaf.clone()]);
+    // The one that it says, if it holds that; the only one that it holds; else none.
+    let says = |agent: &Actor, task_id: &str, amount| {
+        let mut call = call(&office, spender(agent, &[]), amount);
+        call.request.task_id = task_id.into();
+        call
+    };
+    for (agent, said, pays) in [
+        (&one, part.as_str(), part.as_str()),
+        (&one, root.as_str(), root.as_str()),
+        (&one, "", ""),
+        (&one, leaf.as_str(), ""),
+        (&two, "", leaf.as_str()),
+        (&two, root.as_str(), leaf.as_str()),
+        (&two, "nonsense", leaf.as_str()),
+    ] {
+        let call = says(agent, said, 10);
+        assert_eq!(harness.reserve_call(&call).await.expect("enough"), pays, "{said}");
+        assert_eq!(harness.settle_call(&call, Some(10)).await, 10);
+    }
+    let costs = [harness.task_cost(&office, &root).await, harness.task_cost(&office, &part).await];
+    assert_eq!((costs, harness.task_cost(&office, &leaf).await), ([50, 10], 30));
+    // What is open counts, too, wherever in the tree it is.
+    let open = says(&two, "", 900);
+    harness.reserve_call(&open).await.expect("within the ceiling");
+    let refusal = harness.reserve_call(&says(&one, &part, 51)).await.expect_err("one too many");
+    assert_eq!(refused(&refusal), (Code::ResourceExhausted, "BUDGET_REACHED".into(), None));
+    harness.reserve_call(&says(&one, &part, 50)).await.expect("just so");
+    harness.reserve_call(&says(&one, "", 5000)).await.expect("no task is known");
+    harness.set_ceiling(&office, 0).await;
+    harness.reserve_call(&says(&one, &part, 5000)).await.expect("no ceiling");
+    assert!(TaskId::parse(&root).is_ok());
+}
+
+async fn without_credits_nothing_is_claimed(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let all = call(&office, spender(&agent, &[]), START);
+    let waits = harness.take(&agent, &office, 1, 20);
+    let spends = async {
+        // Whenever the claim comes: it is refused by what it finds, or when there is nothing left.
+        harness.reserve_call(&all).await.expect("all there is");
+        assert_eq!(harness.settle_call(&all, None).await, START);
+    };
+    let (waited, ()) = tokio::join!(waits, spends);
+    let told = waited.expect_err("refused while it waits");
+    assert_eq!(refused(&told), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
+    let task = harness.work_on(&office, "").await;
+    for actor in [&agent, &harness.owner] {
+        let refusal = harness.take(actor, &office, 1, 0).await.expect_err("no credits");
+        assert_eq!(refused(&refusal), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
+    }
+    assert_eq!(harness.task_cost(&office, &task.id).await, 0, "reads work");
+    harness.grant(&administrator(), grant(&office, CREDIT, "")).await.expect("grants");
+    assert_eq!(harness.take(&agent, &office, 1, 0).await.expect("credits again")[0].id, task.id);
+}
+
+async fn usage_is_added_up_by_agent_model_task_and_day(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let (one, two) = (harness.agent(&office, "one", true, &[]), harness.agent(&office, "two", true, &[]));
+    let task = harness.work_on(&office, "").await.id;
+    harness.take(&two, &office, 1, 0).await.expect("claims");
+    let first_day = harness.clock.now().format("%Y-%m-%d").to_string();
+    for (agent, model, amount) in [(&one, "haiku", 5), (&one, "opus", 70), (&two, "opus", 100)] {
+        let mut call = call(&office, spender(agent, &[]), 200);
+        call.request.model = model.into();
+        harness.reserve_call(&call).await.expect("enough");
+        harness.settle_call(&call, Some(amount)).await;
+    }
+    harness.clock.advance(Duration::from_secs(24 * 3600));
+    let second_day = harness.clock.now().format("%Y-%m-%d").to_string();
+    let last = call(&office, spender(&one, &[]), 9);
+    harness.reserve_call(&last).await.expect("enough");
+    harness.settle_call(&last, None).await;
+    let row = |key: &str, amount, calls| Usage {
+        key: key.into(),
+        amount,
+        input_tokens: 16 * calls,
+        output_tokens: 5 * calls,
+        calls,
+    };
+    assert_eq!(harness.used_by(&office, UsageGroup::Agent).await, [row("two", 100, 1), row("one", 84, 3)]);
+    let models =
+        [row("anthropic/opus", 170, 2), row("anthropic/claude-sonnet-4-5", 9, 1), row("anthropic/haiku", 5, 1)];
+    assert_eq!(harness.used_by(&office, UsageGroup::Model).await, models);
+    assert_eq!(harness.used_by(&office, UsageGroup::Task).await, [row(&task, 100, 1), row("", 84, 3)]);
+    let days = [row(&first_day, 175, 3), row(&second_day, 9, 1)];
+    assert_eq!(harness.used_by(&office, UsageGroup::Day).await, days);
+
+    let now = harness.clock.now();
+    let at = |days: i64| Some(timestamp(now + chrono::TimeDelta::days(days)));
+    let asked = |group_by: i32, start_time, end_time| GetUsageRequest {
+        office_id: office.clone(),
+        group_by,
+        start_time,
+        end_time,
+    };
+    let agents = UsageGroup::Agent.into();
+    let late = asked(agents, Some(timestamp(now - chrono::TimeDelta::hours(2))), None);
+    let late = harness.credits(&harness.owner).get_usage(late).await.expect("reads").into_inner().usages;
+    assert_eq!(late, [row("one", 9, 1)]);
+    for (field, request) in [
+        ("group_by", asked(0, None, None)),
+        ("group_by", asked(99, None, None)),
+        ("start_time", asked(agents, at(0), at(0))),
+        ("start_time", asked(agents, at(1), None)),
+        ("start_time", asked(agents, at(-93), at(0))),
+    ] {
+        let refusal = harness.credits(&harness.owner).get_usage(request).await.expect_err(field);
+        assert_eq!(refused(&refusal), (Code::InvalidArgument, "INVALID_ARGUMENT".into(), Some(field.into())));
+    }
+    let member = harness.credits(&one).get_usage(asked(agents, None, None)).await.expect_err("a member");
+    assert_eq!(member.code(), Code::PermissionDenied);
+}
+
+async fn compute_is_charged_by_whole_minutes_once(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let (one, two) = (harness.agent(&office, "one", true, &[]), harness.agent(&office, "two", true, &[]));
+    let begun = harness.clock.now();
+    let after = |seconds: i64| begun + chrono::TimeDelta::seconds(seconds);
+    let charge = async |seconds: i64, at_most: i64, agents: &[(&Actor, i64)]| {
+        let running = |(agent, since): &(&Actor, i64)| RunningAgent {
+            spender: Some(spender(agent, &[])),
+            since: Some(timestamp(after(*since))),
+        };
+        let request = ChargeComputeRequest {
+            office_id: office.clone(),
+            until: Some(timestamp(after(seconds))),
+            at_most: Some(prost_types::Duration { seconds: at_most, nanos: 0 }),
+            agents: agents.iter().map(running).collect(),
+        };
+        harness.metering().charge_compute(request).await.expect("charges");
+        let (balance, _) = harness.money(&office).await;
+        (START - balance) / 100
+    };
+    assert_eq!(charge(59, 300, &[(&one, 0)]).await, 0, "not a minute yet");
+    assert_eq!(charge(90, 300, &[(&one, 0), (&two, 80)]).await, 1);
+    assert_eq!(charge(90, 300, &[(&one, 0), (&two, 80)]).await, 1, "asked again");
+    assert_eq!(charge(150, 300, &[(&one, 0), (&two, 80)]).await, 3, "what was left of the first minute counts");
+    // The clock steps forward: nobody was there for that time; and back: it was charged before.
+    assert_eq!(charge(36_000, 60, &[(&one, 0)]).await, 4);
+    assert_eq!(charge(300, 300, &[(&one, 0), (&two, 80)]).await, 6, "one's time was charged, two's was not");
+    assert_eq!(charge(300, 300, &[(&one, 0), (&two, 80)]).await, 6);
+    // A new instance.
+    assert_eq!(charge(36_130, 300, &[(&one, 36_060)]).await, 7);
+    let ledger = harness.ledger(&harness.owner, &office, 50).await.expect("lists");
+    assert_eq!(ledger.len(), 5);
+    assert_eq!(
+        (ledger[1].amount, &*ledger[1].reason, &*ledger[1].reference),
+        (-200, "compute: 2 agent-minutes", "compute")
+    );
+    let models = harness.used_by(&office, UsageGroup::Model).await;
+    assert_eq!(models, [Usage { key: "compute".into(), amount: 700, ..Usage::default() }]);
+}
+
+async fn offices_that_come_and_go_mint_nothing(mut harness: Harness) {
+    harness.credit_rules.account = 25 * CREDIT;
+    harness.crash().await;
+    let spend = async |office: &str, amount: i64| {
+        let agent = harness.agent(office, "spends", true, &[]);
+        let call = call(office, spender(&agent, &[]), amount);
+        harness.reserve_call(&call).await.expect("enough");
+        harness.settle_call(&call, None).await;
+    };
+    // What is not spent goes back, whatever was granted besides.
+    for (granted, spent) in [(0, 0), (50, 4 * CREDIT), (0, START), (5 * CREDIT, 6 * CREDIT)] {
+        let office = harness.create("Comes").await.id;
+        let (has, _) = harness.money(&office).await;
+        if granted > 0 {
+            harness.grant(&administrator(), grant(&office, granted, "")).await.expect("grants");
+        }
+        spend(&office, spent.min(has + granted).max(1)).await;
+        harness.delete(&office).await;
+        harness.until_status(&office, None).await;
+    }
+    // 25: nothing was spent but 1 micro-credit, then 4, then 10, then 6 of which 5 had been granted.
+    let left: i64 = 25 * CREDIT - 1 - (4 * CREDIT - 50) - START - CREDIT;
+    let (first, second) = (harness.create("First").await.id, harness.create("Second").await.id);
+    let (first, second) = (harness.money(&first).await.0, harness.money(&second).await.0);
+    assert_eq!((first, first + second), (left.min(START), left.min(2 * START)));
+    let third = harness.create("Third").await.id;
+    assert_eq!(harness.money(&third).await, (0, 0), "nothing is left of the allowance");
+    let events = harness.activity.known().events.clone();
+    assert!(events.iter().all(|event| event.kind != "credit.exhausted" || event.category == Category::Credit));
+}

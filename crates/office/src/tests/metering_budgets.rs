@@ -1,0 +1,243 @@
+//! Budgets of agents: a wall for them and all whom they hired, told to the scheduler until it knows.
+
+use futures::future::join_all;
+use mi_kernel::Actor;
+use mi_proto::v1::{Agent, SetAgentBudgetRequest};
+use mi_testkit::{on_both, until};
+use tonic::{Code, Status};
+
+use super::{
+    chat::refused,
+    credits::START,
+    harness::{Harness, LONG},
+    metering::{call, spender},
+    peer::Mood,
+};
+
+on_both! {
+    a_budget_is_a_wall_and_whoever_reaches_it_has_to_wait,
+    whoever_is_hired_spends_the_hirers_budget,
+    raising_a_hirers_budget_frees_those_below,
+    of_parallel_calls_none_breaks_a_budget,
+    what_only_open_calls_stand_in_the_way_of_makes_nobody_wait,
+    owners_limit_all_and_agents_those_below_them,
+    what_is_no_budget_is_refused_by_field,
+    the_scheduler_hears_of_a_budget_however_late,
+    compute_that_uses_a_budget_up_makes_an_agent_wait,
+}
+
+fn id(agent: &Actor) -> String {
+    let Actor::Agent(agent) = agent else { panic!("an agent") };
+    agent.agent_id.to_string()
+}
+
+impl Harness {
+    async fn set_budget(&self, actor: &Actor, office: &str, agent: &str, amount: Option<i64>) -> Result<Agent, Status> {
+        let request = SetAgentBudgetRequest { office_id: office.into(), agent: agent.into(), amount };
+        Ok(self.credits(actor).set_agent_budget(request).await?.into_inner().agent.expect("always there"))
+    }
+
+    async fn budget(&self, office: &str, agent: &str, amount: impl Into<Option<i64>>) {
+        let shown = amount.into();
+        let set = self.set_budget(&self.owner, office, agent, shown).await.expect("sets");
+        assert_eq!((set.name.as_str(), set.budget), (agent, shown));
+    }
+
+    /// Waits until the scheduler was told this of the agent at last: its budget, and whether it has to wait.
+    async fn until_told(&self, agent: &Actor, budget: Option<i64>, waits: bool) {
+        let id = id(agent);
+        until("the scheduler knows", LONG, async || {
+            let known = self.scheduler.known();
+            let told = known.budgets.iter().filter(|told| told.agent_id == id).max_by_key(|told| told.version);
+            let told = told.map(|told| (told.budget, !told.reached.is_empty()));
+            if told == Some((budget, waits)) { Ok(Some(())) } else { Err(format!("{told:?}")) }
+        })
+        .await;
+    }
+
+    fn hired(&self, agent: &Actor, lineage: &[&Actor]) {
+        let lineage = lineage.iter().map(|agent| id(agent)).collect();
+        self.scheduler.known().lineages.insert(id(agent), lineage);
+    }
+}
+
+fn reached(status: &Status) -> bool {
+    refused(status) == (Code::ResourceExhausted, "BUDGET_REACHED".into(), None)
+}
+
+async fn a_budget_is_a_wall_and_whoever_reaches_it_has_to_wait(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let other = harness.agent(&office, "other", true, &[]);
+    // What was spent before counts.
+    let before = call(&office, spender(&agent, &[]), 40);
+    harness.reserve_call(&before).await.expect("no budget yet");
+    harness.settle_call(&before, Some(40)).await;
+    harness.budget(&office, "analyst", 100).await;
+    harness.until_told(&agent, Some(100), false).await;
+    harness.reserve_call(&call(&office, spender(&agent, &[]), 60)).await.expect("just so");
+    let over = call(&office, spender(&agent, &[]), 61);
+    for _ in 0..3 {
+        assert!(reached(&harness.reserve_call(&over).await.expect_err("a wall")));
+    }
+    harness.until_told(&agent, Some(100), true).await;
+    harness.reserve_call(&call(&office, spender(&other, &[]), 5000)).await.expect("has no budget");
+    let events = ["office.created", "office.activated", "credit.budget_set", "credit.budget_reached"];
+    harness.until_events(&office, &events).await;
+
+    harness.budget(&office, "analyst", 200).await;
+    harness.until_told(&agent, Some(200), false).await;
+    harness.reserve_call(&over).await.expect("raised");
+    // 0 is a wall at once, and nothing is none.
+    harness.budget(&office, "analyst", 0).await;
+    harness.until_told(&agent, Some(0), true).await;
+    assert!(reached(&harness.reserve_call(&call(&office, spender(&agent, &[]), 0)).await.expect_err("a wall")));
+    harness.budget(&office, "analyst", None).await;
+    harness.until_told(&agent, None, false).await;
+    harness.reserve_call(&call(&office, spender(&agent, &[]), 5000)).await.expect("no budget any more");
+}
+
+async fn whoever_is_hired_spends_the_hirers_budget(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [boss, middle, leaf] = ["boss", "middle", "leaf"].map(|name| harness.agent(&office, name, true, &[]));
+    harness.budget(&office, "boss", 100).await;
+    let below = call(&office, spender(&leaf, &[&middle, &boss]), 70);
+    harness.reserve_call(&below).await.expect("within the hirer's");
+    assert!(reached(
+        &harness.reserve_call(&call(&office, spender(&boss, &[]), 31)).await.expect_err("it is carved out")
+    ));
+    harness.settle_call(&below, Some(80)).await;
+    assert!(reached(
+        &harness.reserve_call(&call(&office, spender(&middle, &[&boss]), 21)).await.expect_err("not beside it")
+    ));
+    harness.until_told(&middle, None, true).await;
+    // A hired agent with more than its hirer has still spends the hirer's.
+    harness.hired(&leaf, &[&middle, &boss]);
+    harness.budget(&office, "leaf", 5000).await;
+    assert!(reached(
+        &harness.reserve_call(&call(&office, spender(&leaf, &[&middle, &boss]), 21)).await.expect_err("a wall")
+    ));
+    harness.reserve_call(&call(&office, spender(&leaf, &[&middle, &boss]), 20)).await.expect("just so");
+}
+
+async fn raising_a_hirers_budget_frees_those_below(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [boss, leaf, narrow] = ["boss", "leaf", "narrow"].map(|name| harness.agent(&office, name, true, &[]));
+    harness.hired(&narrow, &[&boss]);
+    harness.budget(&office, "boss", 50).await;
+    harness.budget(&office, "narrow", 10).await;
+    let used = call(&office, spender(&narrow, &[&boss]), 10);
+    harness.reserve_call(&used).await.expect("enough");
+    harness.settle_call(&used, Some(50)).await;
+    for (agent, lineage) in [(&boss, &[][..]), (&leaf, &[&boss][..]), (&narrow, &[&boss][..])] {
+        assert!(reached(&harness.reserve_call(&call(&office, spender(agent, lineage), 1)).await.expect_err("a wall")));
+    }
+    harness.until_told(&boss, Some(50), true).await;
+    harness.until_told(&leaf, None, true).await;
+    harness.until_told(&narrow, Some(10), true).await;
+    harness.budget(&office, "boss", 100).await;
+    harness.until_told(&boss, Some(100), false).await;
+    harness.until_told(&leaf, None, false).await;
+    harness.reserve_call(&call(&office, spender(&leaf, &[&boss]), 1)).await.expect("freed");
+    // Its own budget still stands in the way.
+    harness.until_told(&narrow, Some(10), true).await;
+    harness.budget(&office, "narrow", None).await;
+    harness.until_told(&narrow, None, false).await;
+}
+
+async fn of_parallel_calls_none_breaks_a_budget(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let boss = harness.agent(&office, "boss", true, &[]);
+    let workers: Vec<Actor> = (0..4).map(|n| harness.agent(&office, &format!("w{n}"), true, &[])).collect();
+    harness.budget(&office, "boss", 1000).await;
+    let calls: Vec<_> = (0..80).map(|n| call(&office, spender(&workers[n % 4], &[&boss]), 50)).collect();
+    let reserved = join_all(calls.iter().map(|call| harness.reserve_call(call))).await;
+    assert_eq!(reserved.iter().filter(|done| done.is_ok()).count(), 20);
+    assert!(reserved.iter().filter_map(|done| done.as_ref().err()).all(reached));
+    let settled = join_all(calls.iter().map(|call| harness.settle_call(call, Some(50)))).await;
+    assert_eq!(settled.iter().sum::<i64>(), 1000);
+    let balance = harness.balance(&harness.owner, &office).await.expect("reads");
+    assert_eq!((balance.balance, balance.reserved), (START - 1000, 0));
+}
+
+async fn what_only_open_calls_stand_in_the_way_of_makes_nobody_wait(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    harness.budget(&office, "analyst", 100).await;
+    let open = call(&office, spender(&agent, &[]), 90);
+    harness.reserve_call(&open).await.expect("enough");
+    let next = call(&office, spender(&agent, &[]), 20);
+    assert!(reached(&harness.reserve_call(&next).await.expect_err("at the moment")));
+    harness.settle_call(&open, Some(1)).await;
+    harness.reserve_call(&next).await.expect("there is room again");
+    let known = harness.scheduler.known();
+    assert!(known.budgets.iter().all(|told| told.reached.is_empty()), "{:?}", known.budgets);
+}
+
+async fn owners_limit_all_and_agents_those_below_them(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [boss, leaf] = ["boss", "leaf"].map(|name| harness.agent(&office, name, true, &[]));
+    harness.hired(&leaf, &[&boss]);
+    let set = harness.set_budget(&boss, &office, "leaf", Some(7)).await.expect("below it");
+    assert_eq!(set.budget, Some(7));
+    for (actor, agent) in [(&boss, "boss"), (&leaf, "leaf"), (&leaf, "boss")] {
+        let refusal = harness.set_budget(actor, &office, agent, Some(7)).await.expect_err("not below it");
+        assert_eq!(refusal.code(), Code::PermissionDenied);
+    }
+    let (stranger, _) = harness.account("Stranger").await;
+    let refusal = harness.set_budget(&stranger, &office, "leaf", Some(7)).await.expect_err("foreign");
+    assert_eq!(refusal.code(), Code::NotFound);
+}
+
+async fn what_is_no_budget_is_refused_by_field(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    harness.agent(&office, "analyst", true, &[]);
+    for amount in [-1, i64::MIN, i64::MAX] {
+        let refusal = harness.set_budget(&harness.owner, &office, "analyst", Some(amount)).await.expect_err("none");
+        assert_eq!(refused(&refusal), (Code::InvalidArgument, "INVALID_ARGUMENT".into(), Some("amount".into())));
+    }
+    for agent in ["nobody", "no name at all", ""] {
+        let refusal = harness.set_budget(&harness.owner, &office, agent, Some(1)).await.expect_err("no agent");
+        assert!([Code::NotFound, Code::InvalidArgument].contains(&refusal.code()), "{agent}: {refusal:?}");
+    }
+}
+
+async fn the_scheduler_hears_of_a_budget_however_late(mut harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    harness.budget(&office, "analyst", 10).await;
+    harness.scheduler.be(Mood::Fails);
+    let before = harness.scheduler.known().refused;
+    assert!(reached(&harness.reserve_call(&call(&office, spender(&agent, &[]), 11)).await.expect_err("a wall")));
+    harness.until_refused(&harness.scheduler, before).await;
+    harness.crash().await;
+    harness.scheduler.be(Mood::Works);
+    harness.until_told(&agent, Some(10), true).await;
+    // And once it knows, nothing is told again.
+    let told = harness.scheduler.known().budgets.len();
+    assert!(reached(&harness.reserve_call(&call(&office, spender(&agent, &[]), 11)).await.expect_err("a wall")));
+    let credits = harness.resources().await.credits;
+    credits.expire_due().await.expect("sweeps");
+    assert_eq!(harness.scheduler.known().budgets.len(), told);
+}
+
+async fn compute_that_uses_a_budget_up_makes_an_agent_wait(harness: Harness) {
+    use mi_kernel::Clock;
+    use mi_proto::internal::v1::{ChargeComputeRequest, RunningAgent};
+    use mi_rpc::convert::timestamp;
+
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    harness.budget(&office, "analyst", 150).await;
+    let begun = harness.clock.now();
+    for (minutes, waits) in [(1, false), (2, true)] {
+        let request = ChargeComputeRequest {
+            office_id: office.clone(),
+            until: Some(timestamp(begun + chrono::TimeDelta::minutes(minutes))),
+            at_most: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            agents: vec![RunningAgent { spender: Some(spender(&agent, &[])), since: Some(timestamp(begun)) }],
+        };
+        harness.metering().charge_compute(request).await.expect("charges");
+        harness.until_told(&agent, Some(150), waits).await;
+    }
+}

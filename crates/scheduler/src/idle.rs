@@ -1,0 +1,57 @@
+//! Agents that agents hired and that have had nothing to do for long are fired, with a backup, as the office's
+//! `idle_fire_after` says. Those that operators hired stay.
+//!
+//! Agents tell with their heartbeats for how long they have had no work. That is kept in memory by the process that has their
+//! session: after a restart it counts anew, so that nobody is fired too early.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::TimeDelta;
+use mi_kernel::{AgentActor, AgentId, OfficeId, Result, Time};
+
+use crate::{Scheduler, offices::repo::office_get};
+
+/// How often idle agents are looked for.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Nobody is looked at who was idle for less: no office fires sooner.
+const LEAST: TimeDelta = TimeDelta::seconds(60);
+
+/// Looks for them until it is dropped.
+pub(crate) async fn run(scheduler: Arc<Scheduler>) {
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        scheduler.fire_idle().await;
+    }
+}
+
+impl Scheduler {
+    /// Notes what an agent says of its work.
+    pub(crate) fn note_idle(&self, agent: &AgentActor, idle_for: Option<Duration>) {
+        let lasts = idle_for.map(|lasts| TimeDelta::from_std(lasts).unwrap_or(TimeDelta::MAX));
+        // What is longer than anything can be is a time before which there was nothing.
+        let since = lasts.map(|lasts| self.clock.now().checked_sub_signed(lasts).unwrap_or(Time::UNIX_EPOCH));
+        self.seen.idle(agent.office_id, agent.agent_id, since);
+    }
+
+    /// Fires whoever has had nothing to do for too long.
+    pub(crate) async fn fire_idle(&self) {
+        for (office_id, idle) in self.seen.idle_since(self.clock.now() - LEAST) {
+            if let Err(error) = self.fire_idle_of(office_id, &idle).await {
+                tracing::warn!(target: "mi::scheduler", office = %office_id, error = %error.chain(), "idle agents stay for now");
+            }
+        }
+    }
+
+    async fn fire_idle_of(&self, office_id: OfficeId, idle: &[(AgentId, Time)]) -> Result<()> {
+        let office = office_get(&mut self.db.office(office_id).read().await?).await?;
+        let limit = office.filter(|office| office.active).map_or(0, |office| office.settings.idle_fire_after_seconds);
+        if limit <= 0 {
+            return Ok(());
+        }
+        let latest = self.clock.now() - TimeDelta::seconds(limit);
+        for (agent, since) in idle.iter().filter(|(_, since)| *since <= latest) {
+            self.fire_for_idleness(office_id, *agent, *since, limit).await?;
+        }
+        Ok(())
+    }
+}
