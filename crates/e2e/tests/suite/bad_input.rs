@@ -29,7 +29,7 @@ async fn names_tiers_and_pages(backend: Backend) {
         change(&mut request);
         request
     };
-    let cases: [(v1::HireAgentRequest, &str); 10] = [
+    let cases: [(v1::HireAgentRequest, &str); 12] = [
         (with(|r| r.model_tier = "nope".into()), "model_tier"),
         (with(|r| r.provider = "acme".into()), "provider"),
         // It does not serve the tier.
