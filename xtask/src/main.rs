@@ -8,6 +8,7 @@ mod lint;
 mod peers;
 mod platform;
 mod postgres;
+mod prices;
 mod process;
 mod slowest;
 mod test;
@@ -33,6 +34,7 @@ Usage: cargo xtask TASK [ARGS]
   tidy                               Check the rules of the sources that no compiler knows
   check-deps                         Check which crate may depend on which
   bench [NAME]... [--peers[=ROUNDS]] Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named
+  prices [--check]                   Bring the prices of the built-in catalogue to what a public list says, or tell what differs
   fuzz [SECONDS] [TARGET]...         Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler
 ";
 
@@ -46,6 +48,7 @@ const TASKS: &[(&str, Task)] = &[
     ("tidy", |args| alone(args, tidy::run)),
     ("check-deps", |args| alone(args, deps::run)),
     ("bench", bench::run),
+    ("prices", prices::run),
     ("fuzz", fuzz::run),
 ];
 

@@ -215,7 +215,8 @@ pub(crate) fn check(file: &File, wrong: &mut Check<'_>) {
     }
     for (word, (line, owner)) in &providers {
         if let Some((other, whose)) = integrations.get(word).filter(|(_, whose)| whose != owner) {
-            let problem = format!("{word:?} means the provider {owner:?} here and the integration {whose:?} in line {other}");
+            let problem =
+                format!("{word:?} means the provider {owner:?} here and the integration {whose:?} in line {other}");
             wrong.wrong.push((*line, problem));
         }
     }

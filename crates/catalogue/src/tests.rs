@@ -123,7 +123,9 @@ fn the_built_in_catalogue_has_what_the_specification_names() {
 #[test]
 fn aliases_stand_for_names() {
     let catalogue = Catalogue::built_in().expect("good");
-    for (alias, name) in [("google", "gemini"), ("google-gemini", "gemini"), ("claude-code", "anthropic"), ("xai", "xai")] {
+    for (alias, name) in
+        [("google", "gemini"), ("google-gemini", "gemini"), ("claude-code", "anthropic"), ("xai", "xai")]
+    {
         assert_eq!(catalogue.provider("provider", alias).expect(alias).name, name);
         assert_eq!(catalogue.integration("integration", alias).expect(alias).name, name);
     }
@@ -188,7 +190,10 @@ fn each_mistake_is_told_with_its_line() {
         // Where keys go.
         replace("https://models.acme.test/v1", "http://models.acme.test/v1"),
         replace("https://models.acme.test/v1", "https://me:pw@models.acme.test/v1?a=b"),
-        replace("base_url = \"https://models.acme.test/v1\"", "base_url = \"https://x.test\"\nkey_file = \"/nonexistent\""),
+        replace(
+            "base_url = \"https://models.acme.test/v1\"",
+            "base_url = \"https://x.test\"\nkey_file = \"/nonexistent\"",
+        ),
         replace("env = \"ACME_API_KEY\"", "env = \"ACME_API_KEY\"\nin_environment = true"),
         replace("env = \"HUB_TOKEN\"", "env = \"MI_TOKEN\""),
         replace("env = \"HUB_HINT\"", "env = \"HUB_TOKEN\""),

@@ -141,7 +141,9 @@ async fn find(kind: Known, current: &str, colony: Option<&str>, context: &Contex
     let client = &context.client;
     let page_size = Some(MAX_PAGE_SIZE);
     let office_id = match kind {
-        Known::Colonies | Known::Keys | Known::Roles | Known::Models | Known::Settings => String::new(),
+        Known::Colonies | Known::Keys | Known::Roles | Known::Models | Known::Providers | Known::Settings => {
+            String::new()
+        }
         _ => context.colony_silently(colony).await?.0,
     };
     Ok(match kind {
@@ -192,6 +194,11 @@ async fn find(kind: Known, current: &str, colony: Option<&str>, context: &Contex
         Known::Models => {
             let tiers = client.agents().list_model_tiers(ListModelTiersRequest {}).await?.into_inner().model_tiers;
             tiers.into_iter().map(|tier| (tier.name, tier.model_id)).collect()
+        }
+        Known::Providers => {
+            let tiers = client.agents().list_model_tiers(ListModelTiersRequest {}).await?.into_inner().model_tiers;
+            let names: BTreeSet<String> = tiers.into_iter().flat_map(|tier| tier.providers).collect();
+            names.into_iter().map(|name| (name, String::new())).collect()
         }
         Known::Settings => {
             let fields = POOL.get_message_by_name(OfficeSettings::TYPE);

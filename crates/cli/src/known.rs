@@ -16,6 +16,7 @@ pub(crate) enum Known {
     Keys,
     Roles,
     Models,
+    Providers,
     Integrations,
     /// `KEY=` of each setting.
     Settings,

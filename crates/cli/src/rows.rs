@@ -227,6 +227,7 @@ resource!(
         "INPUT/MTOK" => credits(it.input_price),
         "OUTPUT/MTOK" => credits(it.output_price),
     }
+    wide { "PROVIDERS" => it.providers.join(", ") }
     id { it.name }
 );
 

@@ -108,7 +108,7 @@ fn hint(status: &Status) -> Option<&'static str> {
     }
     match (reason(status).as_str(), status.code()) {
         ("INTEGRATION_NOT_CONFIGURED", _) => {
-            Some("set a secret for that provider in this office first, or choose another provider")
+            Some("set the secrets of that integration in this office first, or choose another one")
         }
         ("OFFICE_NOT_ACTIVE", _) => {
             Some("`mi colonies status ID` says what it waits for; `mi colonies resume ID` ends a suspension")

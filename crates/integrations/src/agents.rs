@@ -22,11 +22,8 @@ impl Integrations {
         agent: &str,
     ) -> Result<OfAgent<Vec<Configured>>> {
         let (_, office) = self.offices.get(caller, office).await?;
-        let request = GetSpenderRequest {
-            office_id: office.id.to_string(),
-            agent_id: String::new(),
-            agent: agent.to_owned(),
-        };
+        let request =
+            GetSpenderRequest { office_id: office.id.to_string(), agent_id: String::new(), agent: agent.to_owned() };
         let answer = self.registry.clone().get_spender(request).await;
         let spender = answer.map_err(|status| refused(&status, agent))?.into_inner();
         let kept = repo::secret_list(&mut self.db.office(office.id).read().await?).await?;

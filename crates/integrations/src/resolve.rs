@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 
 use mi_kernel::{OfficeId, Result};
-use mi_proto::internal::v1::{
-    ResolveSecretsRequest, ResolveSecretsResponse, secret_service_server::SecretService,
-};
+use mi_proto::internal::v1::{ResolveSecretsRequest, ResolveSecretsResponse, secret_service_server::SecretService};
 use mi_rpc::{Reply, handle};
 use mi_vault::Place;
 use tonic::Request;

@@ -145,8 +145,7 @@ impl Resources {
         let offices = Offices::new(context().db);
         let invites = Arc::new(Invites::new(context(), offices.clone(), registry()));
         let keys = DataKeys::open(context(), master_keys).await?;
-        let integrations =
-            Integrations::new(context(), offices.clone(), keys.clone(), catalogues, registry());
+        let integrations = Integrations::new(context(), offices.clone(), keys.clone(), catalogues, registry());
         let storage = Storage::new(context().db, context().clock, objects, reserve);
         let drive = Drive::new(context(), offices.clone(), storage.clone(), limits, background.clone());
         let (members, running) = (Members::new(registry()), background.clone());

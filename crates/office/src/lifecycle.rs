@@ -14,7 +14,8 @@ use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_kernel::{Actor, Error, ErrorKind, OfficeId, Result, event::Event, text::display_name};
 use mi_proto::{
     internal::v1::{
-        ListTiersRequest, ListTiersResponse, RunIsolationChecksRequest, agent_registry_service_client::AgentRegistryServiceClient,
+        ListTiersRequest, ListTiersResponse, RunIsolationChecksRequest,
+        agent_registry_service_client::AgentRegistryServiceClient,
     },
     v1,
 };

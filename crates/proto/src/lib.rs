@@ -18,6 +18,7 @@ pub mod v1 {
 pub mod internal {
     pub mod v1 {
         tonic::include_proto!("mi.internal.v1");
+        include!(concat!(env!("OUT_DIR"), "/mi.internal.v1.debug.rs"));
     }
 }
 

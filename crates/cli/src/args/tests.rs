@@ -97,6 +97,9 @@ const GOOD: &[&str] = &[
     "mi integrations list --colony ID",
     "mi integrations set-secret --colony ID github token --file /tmp/t",
     "mi integrations rm-secret github token",
+    "mi integrations list --agent analyst",
+    "mi integrations enable --colony ID github analyst",
+    "mi integrations disable github analyst",
     "mi admin rotate-master-key",
     "mi up --master-key-file k",
 ];
@@ -117,6 +120,7 @@ const BAD: &[&str] = &[
     "mi nonsense",
     "mi files put a b --if-revision 1 --force",
     "mi integrations set-secret github token value",
+    "mi integrations enable github",
     "mi colonies settings ID --set x",
     "mi join",
     "mi join ABC234",

@@ -5,8 +5,9 @@ use std::{fs, io::Read};
 use clap::{Args, Subcommand};
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{
-    DeleteIntegrationSecretRequest, Integration, ListIntegrationsRequest, RotateMasterKeyRequest,
-    RotateMasterKeyResponse, SetIntegrationSecretRequest,
+    AgentIntegration, DeleteIntegrationSecretRequest, Integration, ListAgentIntegrationsRequest,
+    ListIntegrationsRequest, RotateMasterKeyRequest, RotateMasterKeyResponse, SetAgentIntegrationRequest,
+    SetIntegrationSecretRequest,
 };
 use zeroize::Zeroizing;
 
@@ -18,17 +19,43 @@ use crate::{
     known::{Known, by},
     options::ColonyArg,
     output::resource,
+    text::word,
 };
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum IntegrationsCommand {
-    /// List what can be integrated, and which secrets the colony has
+    /// List what can be integrated, and which secrets the colony has; with --agent, what is enabled for an agent
     #[command(alias = "ls")]
-    List(ColonyArg),
+    List(ListArgs),
     /// Set a secret, read from standard input unless --file names a file
     SetSecret(SetArgs),
     /// Delete a secret
     RmSecret(SecretArgs),
+    /// Let an agent use an integration; it restarts if its environment changes by that
+    Enable(ToggleArgs),
+    /// Let an agent use an integration no more
+    Disable(ToggleArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// Show what is enabled for this agent
+    #[arg(long, value_name = "NAME", add = by(&[Known::Agents]))]
+    agent: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ToggleArgs {
+    #[command(flatten)]
+    colony: ColonyArg,
+    /// The integration, e.g. github
+    #[arg(add = by(&[Known::Integrations]))]
+    integration: String,
+    /// The agent's name
+    #[arg(add = by(&[Known::Agents]))]
+    agent: String,
 }
 
 #[derive(Debug, Args)]
@@ -60,10 +87,16 @@ pub(crate) enum AdminCommand {
 pub(crate) async fn run(command: IntegrationsCommand, context: &Context) -> Result<(), Failure> {
     let out = context.out;
     match command {
-        IntegrationsCommand::List(colony) => {
+        IntegrationsCommand::List(ListArgs { colony, agent: None }) => {
             let request = ListIntegrationsRequest { office_id: context.colony(&colony).await? };
             out.list(&ask!(context, integrations.list_integrations(request)).await?.integrations)
         }
+        IntegrationsCommand::List(ListArgs { colony, agent: Some(agent) }) => {
+            let request = ListAgentIntegrationsRequest { office_id: context.colony(&colony).await?, agent };
+            out.list(&ask!(context, integrations.list_agent_integrations(request)).await?.integrations)
+        }
+        IntegrationsCommand::Enable(args) => toggle(args, true, context).await,
+        IntegrationsCommand::Disable(args) => toggle(args, false, context).await,
         IntegrationsCommand::SetSecret(SetArgs { secret: SecretArgs { colony, integration, name }, file }) => {
             let value = read_secret(file.as_deref())?;
             let office_id = context.colony(&colony).await?;
@@ -77,6 +110,13 @@ pub(crate) async fn run(command: IntegrationsCommand, context: &Context) -> Resu
             out.one(&ask!(context, integrations.delete_integration_secret(request).integration).await?)
         }
     }
+}
+
+async fn toggle(args: ToggleArgs, enabled: bool, context: &Context) -> Result<(), Failure> {
+    let ToggleArgs { colony, integration, agent } = args;
+    let office_id = context.colony(&colony).await?;
+    let request = SetAgentIntegrationRequest { office_id, agent, integration, enabled };
+    context.out.one(&ask!(context, integrations.set_agent_integration(request).integration).await?)
 }
 
 pub(crate) async fn admin(command: AdminCommand, context: &Context) -> Result<(), Failure> {
@@ -121,9 +161,20 @@ fn secrets(integration: &Integration) -> String {
 resource!(
     Integration, "integrations", |it| {
         "NAME" => it.name,
-        "CONFIGURED" => it.configured,
+        "STATUS" => word(it.status().as_str_name(), "INTEGRATION_STATUS_"),
         "SECRETS" => secrets(it),
         "DESCRIPTION" => it.description,
+    }
+    wide { "CATEGORY" => it.category, "ALIASES" => it.aliases.join(", ") }
+    id { it.name }
+);
+
+resource!(
+    AgentIntegration, "integrations", |it| {
+        "NAME" => it.name,
+        "ENABLED" => it.enabled,
+        "STATUS" => word(it.status().as_str_name(), "INTEGRATION_STATUS_"),
+        "ENVIRONMENT" => it.env.join(", "),
     }
     id { it.name }
 );

@@ -29,8 +29,11 @@ async fn names_tiers_and_pages(backend: Backend) {
         change(&mut request);
         request
     };
-    let cases: [(v1::HireAgentRequest, &str); 10] = [
+    let cases: [(v1::HireAgentRequest, &str); 12] = [
         (with(|r| r.model_tier = "nope".into()), "model_tier"),
+        (with(|r| r.provider = "acme".into()), "provider"),
+        // It does not serve the tier.
+        (with(|r| r.provider = "google".into()), "provider"),
         (with(|r| r.role = "emperor".into()), "role"),
         (with(|r| r.skills = vec!["a b".into()]), "skills"),
         (with(|r| r.system_prompt = "x".repeat(70_000)), "system_prompt"),
@@ -46,7 +49,7 @@ async fn names_tiers_and_pages(backend: Backend) {
     }
     let unknown = world.hire_as(with(|r| r.model_tier = "nope".into())).await.expect_err("unknown tier");
     assert!(unknown.message().contains("sonnet, opus, haiku, gpt-5.5, gemini-2.5-flash"), "{unknown}");
-    let unconfigured = world.hire_as(with(|r| r.provider = "openai-codex".into())).await;
+    let unconfigured = world.hire_as(with(|r| r.provider = "claude".into())).await;
     assert_eq!(refusal(unconfigured), (Code::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED".to_owned()));
     assert_eq!(world.owner.all_agents(&office).await.expect("listed"), []);
 

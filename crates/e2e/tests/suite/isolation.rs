@@ -83,6 +83,8 @@ async fn ask_everything(stranger: &mi_client::Client, office: &str) -> Vec<(&'st
             value: "x"
         }),
         integrations.delete_integration_secret(DeleteIntegrationSecretRequest { integration: "github", name: "token" }),
+        integrations.list_agent_integrations(ListAgentIntegrationsRequest { agent: "analyst" }),
+        integrations.set_agent_integration(SetAgentIntegrationRequest { agent: "analyst", integration: "github" }),
         access.heartbeat(HeartbeatRequest {}),
     ];
     let connect = v1::ConnectAgentRequest { office_id: office.into(), ..Default::default() };

@@ -69,12 +69,7 @@ impl Harness {
         Ok((answer.integration.expect("always there"), answer.revision))
     }
 
-    async fn of_agent(
-        &self,
-        actor: &Actor,
-        office: &str,
-        agent: &str,
-    ) -> Result<(Vec<AgentIntegration>, i64), Status> {
+    async fn of_agent(&self, actor: &Actor, office: &str, agent: &str) -> Result<(Vec<AgentIntegration>, i64), Status> {
         let request = ListAgentIntegrationsRequest { office_id: office.into(), agent: agent.into() };
         let answer = self.integrations(actor).list_agent_integrations(request).await?.into_inner();
         Ok((answer.integrations, answer.revision))
@@ -203,7 +198,10 @@ async fn an_integration_is_known_by_its_aliases(harness: Harness) {
     let office = harness.create("Mine").await.id;
     let set = harness.set(&harness.owner, &office, ("google-gemini", "api_key"), "k-1").await.expect("sets");
     assert_eq!((set.name.as_str(), set.category.as_str()), ("gemini", "model"));
-    assert_eq!((set.aliases.as_slice(), set.configured), (&["google".to_owned(), "google-gemini".to_owned()][..], true));
+    assert_eq!(
+        (set.aliases.as_slice(), set.configured),
+        (&["google".to_owned(), "google-gemini".to_owned()][..], true)
+    );
     assert_eq!(harness.opened(&office, ("gemini", "api_key")).await, Secret::new("k-1"));
     assert_eq!(harness.resolved(&office, "google").await.expect("told"), [("api_key".to_owned(), "k-1".to_owned())]);
     harness.agent(&office, "analyst", true, &[]);
@@ -242,7 +240,8 @@ async fn an_integration_is_enabled_for_one_agent(harness: Harness) {
     // Without its secret it is pending again, whoever has it; to disable it always works.
     let unset = harness.unset(&harness.owner, &office, ("github", "token")).await.expect("deletes");
     assert_eq!(unset.status(), IntegrationStatus::Pending);
-    let (off, revision) = harness.toggle(&harness.owner, &office, "analyst", ("github", false)).await.expect("disables");
+    let (off, revision) =
+        harness.toggle(&harness.owner, &office, "analyst", ("github", false)).await.expect("disables");
     assert_eq!((off.enabled, off.status(), revision), (false, IntegrationStatus::Pending, 2));
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct PromoteArgs {
     #[arg(long, value_name = "TIER", required_unless_present = "provider", add = by(&[Known::Models]))]
     model: Option<String>,
     /// The new provider [default: the tier's own]
-    #[arg(long)]
+    #[arg(long, add = by(&[Known::Providers]))]
     provider: Option<String>,
     /// Wait until the agent runs with them
     #[arg(long)]

@@ -23,13 +23,13 @@ pub(crate) struct HireArgs {
     /// Model tier; `mi agents models` lists them [default: the role's, else the colony's]
     #[arg(long, value_name = "TIER", add = by(&[Known::Models]))]
     model: Option<String>,
-    /// Model provider [default: the tier's own]
-    #[arg(long)]
+    /// Model provider that serves the tier; the colony needs a key for it [default: the colony's, else the tier's own]
+    #[arg(long, add = by(&[Known::Providers]))]
     provider: Option<String>,
     /// Role template; `mi agents roles` lists them
     #[arg(long, add = by(&[Known::Roles]))]
     role: Option<String>,
-    /// Skill to start with, beside the role's; may be repeated
+    /// Skill to start with, beside the role's; an integration's name enables it; may be repeated
     #[arg(long = "skill", value_name = "SKILL")]
     skills: Vec<String>,
     /// Instructions in place of the role's; @FILE reads them from a file, @- from standard input; @@ begins with an @

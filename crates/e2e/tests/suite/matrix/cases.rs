@@ -104,7 +104,12 @@ const CASES: &[Case] = &[
         "IntegrationService/DeleteIntegrationSecret",
         r#"{"office_id": "{office}", "integration": "github", "name": "token"}"#,
     ),
+    case("IntegrationService/ListAgentIntegrations", r#"{"office_id": "{office}", "agent": "{agent}"}"#),
     case("IntegrationService/ListIntegrations", r#"{"office_id": "{office}"}"#),
+    case(
+        "IntegrationService/SetAgentIntegration",
+        r#"{"office_id": "{office}", "agent": "{agent}", "integration": "github", "enabled": false}"#,
+    ),
     case(
         "IntegrationService/SetIntegrationSecret",
         r#"{"office_id": "{office}", "integration": "github", "name": "nonsense", "value": "x"}"#,

@@ -114,6 +114,16 @@ async fn every_command() {
     session.run_until("agents activity worker", "agent.hired").await;
     session
         .run_all(&[
+            "agents hire late --provider claude",
+            "agents hire late --provider gemini",
+            "agents hire late --provider acme",
+            "integrations enable slack worker",
+            "integrations set-secret slack bot_token --file token.txt",
+            "integrations enable slack worker",
+            "integrations list --agent worker",
+            "integrations disable slack worker -o yaml",
+            "integrations disable slack nobody",
+            "integrations rm-secret slack bot_token -q",
             "agents list",
             "agents list -o name",
             "agents list --colony nowhere",
