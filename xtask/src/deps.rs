@@ -29,8 +29,8 @@ const RESOURCES: &[(&str, &[&str])] = &[
     ("mi-integrations", &["mi-tenancy"]),
     ("mi-credits", &["mi-tenancy"]),
     ("mi-drive", &["mi-tenancy"]),
-    ("mi-tasks", &["mi-tenancy", "mi-drive"]),
-    ("mi-chat", &["mi-tenancy", "mi-drive", "mi-tasks"]),
+    ("mi-tasks", &["mi-tenancy", "mi-drive", "mi-credits"]),
+    ("mi-chat", &["mi-tenancy", "mi-drive", "mi-tasks", "mi-credits"]),
 ];
 /// Crates that may use all resources: the role that puts them together, those over it, and fuzz targets.
 const OVER_RESOURCES: &[&str] = &["mi-office", "mi-server", "mi-cli", "mi-bench", "mi-e2e", "mi-fuzz"];

@@ -3,6 +3,8 @@
 //! The office's row in `balances` is locked first, so that nobody else reserves or spends meanwhile. An operation checks
 //! everything before it changes anything: one that is refused leaves no trace but that an agent has to wait.
 
+mod budgets;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::Duration,
@@ -17,11 +19,10 @@ use mi_store::{OfficeConn, outbox};
 use mi_tenancy::State;
 use serde_json::json;
 
+use self::budgets::{budget_reached, spent_text};
 use super::{
-    CREDITS_RETRY, CreditRules, Entry,
-    model::{
-        Account, Compute, Op, Payer, Reservation, Reserve, Running, SetBudget, Settle, Spender, TaskCost, Tokens, Usage,
-    },
+    CreditRules, Entry,
+    model::{Account, Compute, Op, Payer, Reservation, Reserve, Running, Settle, Spender, TaskCost, Tokens, Usage},
     out_of_credits,
     repo::{self, Purse, UsageKind},
 };
@@ -217,49 +218,6 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    /// Refuses what the agent's budget, or that of one above it, does not cover. One whose budget will not cover it when
-    /// all open calls cost nothing either has to wait.
-    fn check_budgets(&mut self, spender: &Spender, needed: i64) -> Result<()> {
-        let mut refusal = None;
-        for id in spender.chain() {
-            let Some(account) = self.accounts.get(&id) else { continue };
-            let Some(budget) = account.budget else { continue };
-            if account.spent.saturating_add(account.reserved).saturating_add(needed) <= budget {
-                continue;
-            }
-            let text = format!(
-                "the budget of {} is {budget} micro-credits, {} of them are spent, {} set aside, and the call could cost \
-                 {needed}",
-                account.shown(),
-                account.spent,
-                account.reserved
-            );
-            let waits = account.spent.saturating_add(needed) > budget;
-            refusal = Some((text, waits));
-            if waits {
-                break;
-            }
-        }
-        let Some((text, waits)) = refusal else { return Ok(()) };
-        if waits {
-            self.account(spender);
-            self.must_wait(spender.agent_id, &text);
-        }
-        Err(budget_reached(text))
-    }
-
-    /// Notes that an agent has to wait, unless it does.
-    fn must_wait(&mut self, id: AgentId, why: &str) {
-        let Some(account) = self.accounts.get_mut(&id).filter(|account| account.reached.is_empty()) else { return };
-        account.reached = why.to_owned();
-        account.version += 1;
-        let summary = format!("Agent {:?} has to wait: {why}", account.name);
-        let metadata = json!({ "agent_id": id, "budget": account.budget, "spent": account.spent });
-        let event = Event::lifecycle(self.tx.office_id(), &account.name, "credit.budget_reached", summary, self.now);
-        self.events.push(event.category(Category::Credit).with(metadata));
-        self.changed_accounts.insert(id);
-    }
-
     fn settle(&mut self, asked: &Settle) -> i64 {
         match self.reservations.get(&asked.call_id) {
             None => self.debited.get(&asked.call_id).copied().unwrap_or_default(),
@@ -347,48 +305,6 @@ impl<'a> Batch<'a> {
             }
         }
         cost
-    }
-
-    fn set_budget(&mut self, asked: &SetBudget) {
-        let (id, office_id, now) = (asked.spender.agent_id, self.tx.office_id(), self.now);
-        let account = self.account(&asked.spender);
-        if account.budget != asked.budget {
-            account.budget = asked.budget;
-            account.version += 1;
-            let summary = match asked.budget {
-                Some(budget) => format!("The budget of {} is {budget} micro-credits", account.shown()),
-                None => format!("{} has no budget of its own any more", account.shown()),
-            };
-            let metadata = json!({ "agent_id": id, "budget": asked.budget, "spent": account.spent });
-            let event = Event::lifecycle(office_id, &account.name, "credit.budget_set", summary, now);
-            self.events.push(event.category(Category::Credit).with(metadata).traced(&asked.trace_id));
-        }
-        // Whoever waits for this budget may go on, as far as no other one stands in the way.
-        let waits = |account: &&Account| {
-            !account.reached.is_empty() && (account.agent_id == id || account.lineage.contains(&id))
-        };
-        let free = |account: &Account| {
-            let chain = std::iter::once(&account.agent_id).chain(&account.lineage);
-            !chain.filter_map(|id| self.accounts.get(id)).any(Account::is_spent)
-        };
-        let freed: Vec<AgentId> = self
-            .accounts
-            .values()
-            .filter(waits)
-            .filter(|account| free(account))
-            .map(|account| account.agent_id)
-            .collect();
-        for id in freed {
-            if let Some(account) = self.accounts.get_mut(&id) {
-                account.reached.clear();
-                account.version += 1;
-                self.changed_accounts.insert(id);
-            }
-        }
-        if let Some(account) = self.accounts.get(&id).filter(|account| account.is_spent()) {
-            let why = spent_text(account);
-            self.must_wait(id, &why);
-        }
     }
 
     /// The account of an agent, which is made if need be, with its name and lineage.
@@ -494,14 +410,6 @@ impl<'a> Batch<'a> {
             untold: accounts.iter().any(|account| account.told_version < account.version),
         })
     }
-}
-
-fn spent_text(account: &Account) -> String {
-    format!("the budget of {} is spent, {} micro-credits", account.shown(), account.budget.unwrap_or_default())
-}
-
-fn budget_reached(text: String) -> Error {
-    Error::exhausted("BUDGET_REACHED", text, CREDITS_RETRY)
 }
 
 /// Tokens of a call that are no more than anybody can use: what is added up stays a number.

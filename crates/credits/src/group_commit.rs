@@ -12,10 +12,9 @@ use std::{
 
 use mi_base::{caught, metrics};
 use mi_kernel::{Error, ErrorKind, OfficeId, Result};
-use mi_store::Topic;
 use tokio::sync::oneshot;
 
-use super::{Credits, TOPIC, batch::Batch, model::Op};
+use super::{Credits, batch::Batch, model::Op};
 
 /// Operations of an office that may wait; whoever comes then is told to come back.
 const MAX_WAITING: usize = 20_000;
@@ -151,7 +150,6 @@ impl Credits {
         if done.untold {
             self.push_budgets_soon(office_id);
         }
-        self.db.notify(Topic::of(office_id, TOPIC));
         Ok(answers)
     }
 }

@@ -25,7 +25,7 @@ use mi_kernel::{
 };
 use mi_proto::{internal::v1::agent_registry_service_client::AgentRegistryServiceClient, v1::GrantCreditsRequest};
 use mi_rpc::{Caller, RoleClient};
-use mi_store::{Db, FromRow, OfficeConn, Topic, idempotency, outbox};
+use mi_store::{Db, FromRow, OfficeConn, idempotency, outbox};
 use mi_tenancy::{Offices, RoleContext, State};
 use prost::Message;
 use serde_json::json;
@@ -48,8 +48,6 @@ const MAX_RUNNING: usize = 1000;
 const MAX_NOTE: usize = 200;
 /// When an office without credits is worth another try: somebody has to grant some.
 const CREDITS_RETRY: Duration = Duration::from_secs(60);
-/// What the change bus tells of when an office's credits changed.
-const TOPIC: &str = "credits";
 
 /// What whoever runs the platform decides about credits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +248,6 @@ impl Credits {
         outbox::push(&mut tx, &granted(office.id, &entry).traced(access.trace_id())).await?;
         tx.commit().await?;
         self.outbox.notify_one();
-        self.db.notify(Topic::of(office.id, TOPIC));
         Ok(entry)
     }
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
+use mi_kernel::{Clock, SystemClock};
 use mi_proto::v1::{
     Balance, GetBalanceRequest, GetUsageRequest, GrantCreditsRequest, LedgerEntry, ListLedgerEntriesRequest,
     SetAgentBudgetRequest, Usage, UsageGroup,
@@ -114,7 +115,7 @@ pub(crate) async fn run(command: CreditsCommand, context: &Context) -> Result<()
                 By::Task => UsageGroup::Task,
                 By::Day => UsageGroup::Day,
             };
-            let end = SystemTime::now();
+            let end = SystemTime::from(SystemClock.now());
             let start = end.checked_sub(Duration::from_secs(days * 24 * 3600)).unwrap_or(end);
             let request = GetUsageRequest {
                 office_id: context.colony(&colony).await?,

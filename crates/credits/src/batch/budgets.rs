@@ -1,0 +1,110 @@
+//! Budgets in a transaction: what they refuse, who has to wait for them, and who goes on.
+
+use mi_kernel::{
+    AgentId, Error, Result,
+    event::{Category, Event},
+};
+use serde_json::json;
+
+use super::Batch;
+use crate::{
+    CREDITS_RETRY,
+    model::{Account, SetBudget, Spender},
+};
+
+impl Batch<'_> {
+    /// Refuses what the agent's budget, or that of one above it, does not cover. One whose budget will not cover it when
+    /// all open calls cost nothing either has to wait.
+    pub(super) fn check_budgets(&mut self, spender: &Spender, needed: i64) -> Result<()> {
+        let mut refusal = None;
+        for id in spender.chain() {
+            let Some(account) = self.accounts.get(&id) else { continue };
+            let Some(budget) = account.budget else { continue };
+            if account.spent.saturating_add(account.reserved).saturating_add(needed) <= budget {
+                continue;
+            }
+            let text = format!(
+                "the budget of {} is {budget} micro-credits, {} of them are spent, {} set aside, and the call could cost \
+                 {needed}",
+                account.shown(),
+                account.spent,
+                account.reserved
+            );
+            let waits = account.spent.saturating_add(needed) > budget;
+            refusal = Some((text, waits));
+            if waits {
+                break;
+            }
+        }
+        let Some((text, waits)) = refusal else { return Ok(()) };
+        if waits {
+            self.account(spender);
+            self.must_wait(spender.agent_id, &text);
+        }
+        Err(budget_reached(text))
+    }
+
+    /// Notes that an agent has to wait, unless it does.
+    pub(super) fn must_wait(&mut self, id: AgentId, why: &str) {
+        let Some(account) = self.accounts.get_mut(&id).filter(|account| account.reached.is_empty()) else { return };
+        account.reached = why.to_owned();
+        account.version += 1;
+        let summary = format!("Agent {:?} has to wait: {why}", account.name);
+        let metadata = json!({ "agent_id": id, "budget": account.budget, "spent": account.spent });
+        let event = Event::lifecycle(self.tx.office_id(), &account.name, "credit.budget_reached", summary, self.now);
+        self.events.push(event.category(Category::Credit).with(metadata));
+        self.changed_accounts.insert(id);
+    }
+
+    pub(super) fn set_budget(&mut self, asked: &SetBudget) {
+        let (id, office_id, now) = (asked.spender.agent_id, self.tx.office_id(), self.now);
+        let account = self.account(&asked.spender);
+        if account.budget != asked.budget {
+            account.budget = asked.budget;
+            account.version += 1;
+            let summary = match asked.budget {
+                Some(budget) => format!("The budget of {} is {budget} micro-credits", account.shown()),
+                None => format!("{} has no budget of its own any more", account.shown()),
+            };
+            let metadata = json!({ "agent_id": id, "budget": asked.budget, "spent": account.spent });
+            let event = Event::lifecycle(office_id, &account.name, "credit.budget_set", summary, now);
+            self.events.push(event.category(Category::Credit).with(metadata).traced(&asked.trace_id));
+        }
+        // Whoever waits for this budget may go on, as far as no other one stands in the way.
+        let waits = |account: &&Account| {
+            !account.reached.is_empty() && (account.agent_id == id || account.lineage.contains(&id))
+        };
+        let free = |account: &Account| {
+            let chain = std::iter::once(&account.agent_id).chain(&account.lineage);
+            !chain.filter_map(|id| self.accounts.get(id)).any(Account::is_spent)
+        };
+        let freed: Vec<AgentId> = self
+            .accounts
+            .values()
+            .filter(waits)
+            .filter(|account| free(account))
+            .map(|account| account.agent_id)
+            .collect();
+        for id in freed {
+            if let Some(account) = self.accounts.get_mut(&id) {
+                account.reached.clear();
+                account.version += 1;
+                self.changed_accounts.insert(id);
+            }
+        }
+        if let Some(account) = self.accounts.get(&id).filter(|account| account.is_spent()) {
+            let why = spent_text(account);
+            self.must_wait(id, &why);
+        }
+    }
+}
+
+/// Why an agent has to wait whose budget, or that of one above it, is spent.
+pub(super) fn spent_text(account: &Account) -> String {
+    format!("the budget of {} is spent, {} micro-credits", account.shown(), account.budget.unwrap_or_default())
+}
+
+/// The refusal of what a budget does not cover.
+pub(super) fn budget_reached(text: String) -> Error {
+    Error::exhausted("BUDGET_REACHED", text, CREDITS_RETRY)
+}
