@@ -19,7 +19,7 @@ use crate::{
 const CUSTOMERS: usize = 32;
 
 pub(crate) async fn run() -> Result<Table> {
-    let mut platform = Platform::builder().arrangement(Arrangement::FourProcesses).start().await;
+    let mut platform = Platform::builder().arrangement(Arrangement::ProcessPerRole).start().await;
     let mut customers = Vec::new();
     for _ in 0..CUSTOMERS {
         let customer = Customer::open(platform.endpoint(), platform.admin_key(), 1).await?;

@@ -11,8 +11,9 @@ use crate::{json, route::Call};
 const PICTURE: i64 = 16_384;
 /// Tokens of everything that a model can be shown at once: for what a request points at, and does not bring.
 const LARGEST_CONTEXT: i64 = 2_000_000;
-/// Tokens that providers add of their own, such as for the prompt about tools.
-const OVERHEAD: i64 = 4096;
+/// Tokens that providers add of their own to any request, and to one with tools, which a prompt of theirs explains.
+const OVERHEAD: i64 = 64;
+const TOOLS_OVERHEAD: i64 = 4096;
 /// Most answers that one request asks for.
 const MAX_ANSWERS: i64 = 128;
 /// Most of a ceiling.
@@ -35,6 +36,9 @@ pub(crate) struct Asked {
     pub(crate) answers: i64,
     /// Tokens of the request at the most.
     pub(crate) input: i64,
+    /// Whether it may put something into the provider's cache, which can cost more than to read it once. Anthropic does that
+    /// only where it is asked to.
+    pub(crate) caches: bool,
     /// Tokens that come on top of the answers at the most.
     pub(crate) extra_output: i64,
     /// Tools that the provider runs, each with how often at the most.
@@ -67,6 +71,7 @@ impl Body {
             ceiling: ceiling(call, &value)?,
             answers: answers(call, &value)?,
             input: input(&value, bytes.len())?,
+            caches: call != Call::Messages || has_member(&value, "cache_control"),
             extra_output: if value["prediction"].is_object() { length(bytes.len()) } else { 0 },
             ..Asked::default()
         };
@@ -201,11 +206,23 @@ fn input(value: &Value, bytes: usize) -> Result<i64> {
     let elsewhere =
         ["previous_response_id", "conversation", "prompt", "cachedContent", "cached_content", "mcp_servers"];
     let points = elsewhere.iter().any(|name| !value[*name].is_null());
-    let mut tokens = length(bytes).saturating_add(OVERHEAD);
+    let explained = ["tools", "functions", "response_format", "text"];
+    let explained = explained.iter().any(|name| !value[*name].is_null());
+    let overhead = if explained { TOOLS_OVERHEAD } else { OVERHEAD };
+    let mut tokens = length(bytes).saturating_add(overhead);
     if points {
         tokens = tokens.saturating_add(LARGEST_CONTEXT);
     }
     Ok(tokens.saturating_add(beyond_bytes(value)))
+}
+
+/// Whether an object has a member of this name, wherever it is.
+fn has_member(value: &Value, name: &str) -> bool {
+    match value {
+        Value::Array(items) => items.iter().any(|item| has_member(item, name)),
+        Value::Object(members) => members.contains_key(name) || members.values().any(|member| has_member(member, name)),
+        _ => false,
+    }
 }
 
 /// Tokens of what counts as more than its bytes, wherever it is.
@@ -371,6 +388,9 @@ mod tests {
         ] {
             assert_eq!(bound(call, body.clone()), OVERHEAD + LARGEST_CONTEXT, "{body}");
         }
+        let caches = |body: Value| read(Call::Messages, body).expect("good").caches;
+        assert!(!caches(json!({"system": "cache_control"})));
+        assert!(caches(json!({"system": [{"type": "text", "cache_control": {"type": "ephemeral"}}]})));
         let predicted = json!({"prediction": {"content": "abc"}});
         assert_eq!(read(Call::Chat, predicted.clone()).expect("good").extra_output, predicted.to_string().len() as i64);
     }

@@ -22,9 +22,14 @@ fn hour(price: &Price) -> i64 {
     price.cache_write.unwrap_or(price.input).max(price.input.saturating_mul(2))
 }
 
-/// The most that so many tokens and uses of tools cost; none: more than can be counted.
-pub(crate) fn bound(price: &Price, input: i64, output: i64, tools: i64) -> Option<i64> {
-    total([product(input, dearest_input(price)), product(output, dearest_output(price))], tools)
+/// The most that so many tokens and uses of tools cost, of a request that may put something into the provider's cache or not;
+/// none: more than can be counted.
+pub(crate) fn bound(price: &Price, caches: bool, input: i64, output: i64, tools: i64) -> Option<i64> {
+    let each = match caches {
+        true => dearest_input(price),
+        false => price.input.max(price.cache_read.unwrap_or_default()),
+    };
+    total([product(input, each), product(output, dearest_output(price))], tools)
 }
 
 /// What was used costs this much; none: more than can be counted.
@@ -110,7 +115,7 @@ mod tests {
     #[test]
     fn a_bound_is_never_below_the_cost() {
         for (input, output) in [(0, 0), (1, 1), (1000, 10), (7, 100_000)] {
-            let bound = bound(&PRICE, input, output, 0).expect("fits");
+            let bound = bound(&PRICE, true, input, output, 0).expect("fits");
             for usage in [
                 Usage { input, output, ..Usage::default() },
                 Usage { cache_write_hour: input, reasoning: output, ..Usage::default() },
@@ -119,7 +124,8 @@ mod tests {
                 assert!(cost(&PRICE, &usage, &[]).is_some_and(|cost| cost <= bound), "{usage:?}");
             }
         }
-        assert_eq!(bound(&Price { input: i64::MAX, ..PRICE }, i64::MAX, 0, 0), None);
-        assert_eq!(bound(&PRICE, i64::MAX, 0, i64::MAX), None);
+        assert_eq!((bound(&PRICE, false, 1000, 0, 0), bound(&PRICE, true, 1000, 0, 0)), (Some(3000), Some(6000)));
+        assert_eq!(bound(&Price { input: i64::MAX, ..PRICE }, true, i64::MAX, 0, 0), None);
+        assert_eq!(bound(&PRICE, true, i64::MAX, 0, i64::MAX), None);
     }
 }

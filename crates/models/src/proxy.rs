@@ -112,7 +112,7 @@ impl Proxy {
         let ceiling = missing.then_some(Ceiling { tokens: chosen.model.max_output, newer });
         let each = body.asked.ceiling.unwrap_or(if has_ceiling(call) { chosen.model.max_output } else { 0 });
         let output = each.saturating_mul(body.asked.answers).saturating_add(body.asked.extra_output);
-        let bound = price::bound(&chosen.model.price, body.asked.input, output, tools);
+        let bound = price::bound(&chosen.model.price, body.asked.caches, body.asked.input, output, tools);
         let bound = bound.ok_or_else(|| Error::invalid("body", "asks for more than can be counted"))?;
         let mut outgoing = Outgoing {
             url: call.url(provider, &chosen.name, parts.uri.query()),

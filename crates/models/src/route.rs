@@ -113,7 +113,8 @@ pub(crate) fn find<'a>(method: &Method, path: &'a str) -> Option<Route<'a>> {
     if *method != Method::POST {
         return None;
     }
-    if let Some(rest) = rest.strip_prefix("v1beta/models/") {
+    // Google's SDKs call the one version or the other.
+    if let Some(rest) = rest.strip_prefix("v1beta/models/").or_else(|| rest.strip_prefix("v1/models/")) {
         let (model, verb) = rest.split_once(':')?;
         let call = match verb {
             "generateContent" => Call::Generate,
@@ -157,6 +158,7 @@ mod tests {
             ("/llm/p/v1beta/models/gemini-2.5-flash:generateContent", Call::Generate, Some("gemini-2.5-flash")),
             ("/llm/p/v1beta/models/m:streamGenerateContent", Call::StreamGenerate, Some("m")),
             ("/llm/p/v1beta/models/m:countTokens", Call::CountContents, Some("m")),
+            ("/llm/p/v1/models/m:generateContent", Call::Generate, Some("m")),
         ] {
             assert_eq!(find(&Method::POST, path), Some(Route { provider: "p", call, model }), "{path}");
             assert_eq!(find(&Method::GET, path), None, "{path}");

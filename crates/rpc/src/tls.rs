@@ -79,7 +79,7 @@ impl RoleTls {
             Error::precondition("INTERNAL_TLS", text).caused_by(error)
         };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
-        // Four processes start at the same moment, and one of them makes the CA.
+        // Several processes start at the same moment, and one of them makes the CA.
         let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(dir.join("lock"));
         let _lock = Flock::lock(lock.map_err(unusable)?, FlockArg::LockExclusive)
             .map_err(|(_, errno)| unusable(errno.into()))?;

@@ -26,7 +26,7 @@ pub enum Form {
 impl Form {
     /// By what a request asks for. What belongs to nobody is answered as by OpenAI.
     pub fn of_path(path: &str) -> Self {
-        if path.contains("/v1beta/") {
+        if path.contains("/v1beta/") || path.contains("/v1/models/") {
             Self::Gemini
         } else if path.contains("/messages") {
             Self::Anthropic
@@ -39,12 +39,20 @@ impl Form {
     pub fn body(self, error: &Error) -> Value {
         let (status, message) = (http_status(error), error.message.as_str());
         match self {
-            Self::Anthropic => json!({"type": "error", "error": {"type": anthropic(status), "message": message}}),
+            Self::Anthropic => {
+                let error = json!({"type": anthropic(status), "message": message, "code": error.reason});
+                json!({"type": "error", "error": error})
+            }
             Self::OpenAi => json!({"error": {"message": message, "type": openai(status), "code": error.reason}}),
             Self::Gemini => json!({"error": {
                 "code": status.as_u16(),
                 "message": message,
                 "status": crate::guard::code_name(Some(&(crate::status::code(error.kind) as i32).into())),
+                "details": [{
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                    "reason": error.reason,
+                    "domain": "mi",
+                }],
             }}),
         }
     }

@@ -25,7 +25,8 @@ const UNUSED_SCHEMA: &str = "public";
 
 /// The process that holds all services.
 const UP: &str = "up";
-/// The process that callers talk to when there are four.
+/// The process that callers talk to when there are several, and the one that calls models.
+const MODELS: &str = "models";
 const GATEWAY: &str = "gateway";
 /// File names of keys in the data directory.
 const INTERNAL_KEY: &str = "internal.key";
@@ -37,8 +38,8 @@ pub enum Arrangement {
     /// `mi up`.
     #[default]
     OneProcess,
-    /// `mi serve` four times.
-    FourProcesses,
+    /// `mi serve` for each role.
+    ProcessPerRole,
 }
 
 /// How the platform is started.
@@ -131,9 +132,9 @@ pub struct Platform {
     /// In the order of their start: each knows the addresses of those before it.
     processes: Vec<Process>,
     binary: PathBuf,
-    /// Of four processes, the gateway's: agents are told its address before it runs, and keep it over restarts.
+    /// Of several processes, the gateway's: agents are told its address before it runs, and keep it over restarts.
     gateway: SocketAddr,
-    /// Of four processes, the office role's: the scheduler is told its address before it runs.
+    /// Of several processes, the office role's: the scheduler is told its address before it runs.
     office: SocketAddr,
     what: Builder,
     db: Option<TestDb>,
@@ -152,7 +153,7 @@ impl Platform {
 
     /// Starts it again over the same data, after [`kill9`](Self::kill9) or [`stop`](Self::stop).
     ///
-    /// The endpoint of one process is another one afterwards; that of four processes stays.
+    /// The endpoint of one process is another one afterwards; that of several stays.
     ///
     /// # Panics
     /// When it runs already, or does not get ready.
@@ -162,7 +163,7 @@ impl Platform {
             Arrangement::OneProcess => {
                 self.launch(UP, ANY_PORT, &[]).await;
             }
-            Arrangement::FourProcesses => self.start_roles().await,
+            Arrangement::ProcessPerRole => self.start_roles().await,
         }
         let edge = self.processes.last().expect("a process was started").ready.clone();
         self.admin_key = self.read_admin_key();
@@ -188,6 +189,9 @@ impl Platform {
         self.launch("office", &office, &own).await;
         flags.push(to_office);
 
+        let models = self.launch(MODELS, ANY_PORT, &flags).await;
+        flags.push(("--models-url", models));
+
         self.launch(GATEWAY, &gateway, &flags).await;
     }
 
@@ -209,8 +213,8 @@ impl Platform {
         for (flag, value) in flags {
             command.arg(flag).arg(value);
         }
-        // The gateway has no database.
-        if let Some(url) = self.db.as_ref().and_then(TestDb::url).filter(|_| name != GATEWAY) {
+        // These two have no database.
+        if let Some(url) = self.db.as_ref().and_then(TestDb::url).filter(|_| ![GATEWAY, MODELS].contains(&name)) {
             command.args(["--database", url]);
         }
         command.args(&self.what.args).envs(self.what.envs.iter().map(|(name, value)| (name, value)));
@@ -251,7 +255,7 @@ impl Platform {
     pub fn log(&self) -> String {
         let names: &[&str] = match self.what.arrangement {
             Arrangement::OneProcess => &[UP],
-            Arrangement::FourProcesses => &["activity", "scheduler", "office", GATEWAY],
+            Arrangement::ProcessPerRole => &["activity", "scheduler", "office", MODELS, GATEWAY],
         };
         let mut all = String::new();
         for name in names {
@@ -276,7 +280,7 @@ impl Platform {
         &self.admin_key
     }
 
-    /// What `mi up` has for `--data-dir`; of four processes, each has a folder of its own name in it.
+    /// What `mi up` has for `--data-dir`; of several processes, each has a folder of its own name in it.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
@@ -294,7 +298,7 @@ impl Platform {
         self.processes.last().expect("the platform runs").pid()
     }
 
-    /// The process id of one of the four.
+    /// The process id of one of several.
     ///
     /// # Panics
     /// When it is not running.
@@ -405,8 +409,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn four_processes_know_each_other_and_the_gateway_keeps_its_port() {
-        let (mut platform, _dir) = start(Platform::builder().arrangement(Arrangement::FourProcesses)).await;
+    async fn a_process_per_role_know_each_other_and_the_gateway_keeps_its_port() {
+        let (mut platform, _dir) = start(Platform::builder().arrangement(Arrangement::ProcessPerRole)).await;
         let endpoint = platform.endpoint().to_owned();
         assert_eq!(platform.admin_key(), "mi_office");
 
@@ -437,7 +441,7 @@ mod tests {
 
     #[tokio::test]
     async fn on_postgres_all_but_the_gateway_get_a_database_that_goes_with_the_platform() {
-        let what = Platform::builder().backend(Backend::Postgres).arrangement(Arrangement::FourProcesses);
+        let what = Platform::builder().backend(Backend::Postgres).arrangement(Arrangement::ProcessPerRole);
         let (platform, _dir) = start(what).await;
         let url = platform.db.as_ref().and_then(TestDb::url).expect("Postgres");
         let given: Vec<bool> = args(&platform).iter().map(|args| args.contains(&format!("--database {url}"))).collect();

@@ -72,7 +72,7 @@ impl Follower {
 
 async fn a_chat_is_followed_over_restarts(backend: Backend) {
     // The edge stays where it is, as it would for anybody's platform.
-    let mut world = World::start(backend, Arrangement::FourProcesses).await;
+    let mut world = World::start(backend, Arrangement::ProcessPerRole).await;
     let office = world.office("Chatty").await;
     world.hire(&office, "analyst").await.expect("hired");
     let say = async |world: &World, range: std::ops::Range<i32>| {

@@ -88,7 +88,7 @@ async fn until_objects(world: &World, expected: usize) {
 async fn what_comes_back_is_what_was_sent(backend: Backend) {
     let arrangement = match backend {
         Backend::Sqlite => Arrangement::OneProcess,
-        Backend::Postgres => Arrangement::FourProcesses,
+        Backend::Postgres => Arrangement::ProcessPerRole,
     };
     let world = World::start(backend, arrangement).await;
     let office = world.office("Drive").await;

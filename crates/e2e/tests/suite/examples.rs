@@ -127,7 +127,7 @@ async fn a_program_is_built(backend: Backend) {
 
 async fn a_pipeline_outlives_the_platform(backend: Backend) {
     // Whose endpoint stays, so that whoever watches finds it again.
-    let mut world = World::start(backend, Arrangement::FourProcesses).await;
+    let mut world = World::start(backend, Arrangement::ProcessPerRole).await;
     let created = applied(apply(&world.platform, "pipeline", &[]).output()).await;
     assert_eq!(actions(&created), ["created"; 24]);
     let office = created["changes"][0]["id"].as_str().expect("an id").to_owned();
@@ -175,7 +175,7 @@ async fn all_are_unavailable(world: &World, office: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pipeline_outlives_postgres() {
     let mut server = Server::start().expect("starts");
-    let platform = Platform::builder().postgres(server.url()).arrangement(Arrangement::FourProcesses);
+    let platform = Platform::builder().postgres(server.url()).arrangement(Arrangement::ProcessPerRole);
     let world = World::on(platform.start().await).await;
     let created = applied(apply(&world.platform, "pipeline", &[]).output()).await;
     assert_eq!(actions(&created), ["created"; 24]);

@@ -42,7 +42,7 @@ on_both! {
 async fn staffed(backend: Backend) -> (World, String, v1::Agent) {
     let arrangement = match backend {
         Backend::Sqlite => Arrangement::OneProcess,
-        Backend::Postgres => Arrangement::FourProcesses,
+        Backend::Postgres => Arrangement::ProcessPerRole,
     };
     let world = World::start(backend, arrangement).await;
     let office = world.office("Workshop").await;

@@ -134,7 +134,7 @@ async fn a_program_joins_signs_for_itself_and_is_out_when_it_is_fired(backend: B
 }
 
 async fn of_many_with_one_code_one_joins(backend: Backend) {
-    let mut world = World::start(backend, Arrangement::FourProcesses).await;
+    let mut world = World::start(backend, Arrangement::ProcessPerRole).await;
     let office = world.office("Popular").await;
     let invited = invite(&world, &office).await;
     // Whatever is kept of an invite outlives the processes.

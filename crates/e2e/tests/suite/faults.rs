@@ -238,7 +238,7 @@ async fn postgres_may_take_no_writes_for_a_while() {
 
 #[tokio::test]
 async fn a_role_that_is_down_is_unavailable_not_a_hang() {
-    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let world = World::start(Backend::Sqlite, Arrangement::ProcessPerRole).await;
     let office = world.office("Partial").await;
     let activity = world.platform.pid_of("activity");
     kill(Pid::from_raw(i32::try_from(activity).expect("a pid")), Signal::SIGKILL).expect("killed");

@@ -22,7 +22,7 @@ const SOON: Duration = Duration::from_secs(1);
 async fn world(backend: Backend) -> World {
     let arrangement = match backend {
         Backend::Sqlite => Arrangement::OneProcess,
-        Backend::Postgres => Arrangement::FourProcesses,
+        Backend::Postgres => Arrangement::ProcessPerRole,
     };
     World::start(backend, arrangement).await
 }

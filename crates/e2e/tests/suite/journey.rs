@@ -8,14 +8,14 @@ use mi_testkit::{Arrangement, Backend, on_both, until};
 use ring::digest;
 use tonic::Code;
 
-on_both! { one_process, four_processes }
+on_both! { one_process, a_process_per_role }
 
 async fn one_process(backend: Backend) {
     journey(World::start(backend, Arrangement::OneProcess).await).await;
 }
 
-async fn four_processes(backend: Backend) {
-    journey(World::start(backend, Arrangement::FourProcesses).await).await;
+async fn a_process_per_role(backend: Backend) {
+    journey(World::start(backend, Arrangement::ProcessPerRole).await).await;
 }
 
 async fn journey(mut world: World) {

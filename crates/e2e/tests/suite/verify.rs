@@ -13,7 +13,7 @@ on_both! { a_whole_platform_has_no_hole, an_altered_feed_is_found }
 fn arrangement(backend: Backend) -> Arrangement {
     match backend {
         Backend::Sqlite => Arrangement::OneProcess,
-        Backend::Postgres => Arrangement::FourProcesses,
+        Backend::Postgres => Arrangement::ProcessPerRole,
     }
 }
 
@@ -106,7 +106,7 @@ async fn without_the_sandbox_it_is_red() {
 
 #[tokio::test]
 async fn without_row_level_security_it_is_red() {
-    let world = World::start(Backend::Postgres, Arrangement::FourProcesses).await;
+    let world = World::start(Backend::Postgres, Arrangement::ProcessPerRole).await;
     let office = world.office("Unwalled").await;
     breach(&world, "scheduler", "ALTER TABLE offices DISABLE ROW LEVEL SECURITY").await;
     let (code, checks) = verify(&world, &office).await;

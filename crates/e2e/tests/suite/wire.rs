@@ -97,7 +97,7 @@ const NOTHING: [(&str, &[u8]); 2] = [
 
 #[tokio::test]
 async fn every_method_reads_what_is_compressed() {
-    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let world = World::start(Backend::Sqlite, Arrangement::ProcessPerRole).await;
     let bearer = format!("Bearer {}", world.platform.admin_key());
     let public = mi_proto::rules::all().map(|rule| rule.path).filter(|path| path.starts_with("/mi.v1."));
     let own = [
@@ -122,7 +122,7 @@ async fn every_method_reads_what_is_compressed() {
 
 #[tokio::test]
 async fn what_is_compressed_is_bounded_by_what_it_becomes() {
-    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let world = World::start(Backend::Sqlite, Arrangement::ProcessPerRole).await;
     let office = world.office("Bombs").await;
     let path = "zeros".to_owned();
     let header = v1::UploadHeader { office_id: office.clone(), path, force: true, ..Default::default() };
@@ -189,7 +189,7 @@ async fn one_address_has_so_many_connections_and_metrics_have_their_own() {
 
 #[tokio::test]
 async fn a_trace_goes_from_the_client_into_the_feed() {
-    let world = World::start(Backend::Sqlite, Arrangement::FourProcesses).await;
+    let world = World::start(Backend::Sqlite, Arrangement::ProcessPerRole).await;
     let office = world.office("Traced").await;
     let mut request = tonic::Request::new(v1::HireAgentRequest {
         office_id: office.clone(),

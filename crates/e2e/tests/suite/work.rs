@@ -28,7 +28,7 @@ const LONG: Duration = Duration::from_secs(150);
 async fn world(backend: Backend) -> World {
     let arrangement = match backend {
         Backend::Sqlite => Arrangement::OneProcess,
-        Backend::Postgres => Arrangement::FourProcesses,
+        Backend::Postgres => Arrangement::ProcessPerRole,
     };
     World::start(backend, arrangement).await
 }

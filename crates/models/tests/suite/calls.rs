@@ -12,7 +12,7 @@ pub(crate) const CHAT: &str = "/llm/openai/v1/chat/completions";
 
 /// Tokens of a request, at the most, for a body of this length.
 fn input(body: &Value) -> i64 {
-    body.to_string().len() as i64 + 4096
+    body.to_string().len() as i64 + 64
 }
 
 #[tokio::test]

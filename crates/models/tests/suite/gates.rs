@@ -174,7 +174,7 @@ async fn what_is_not_paid_for_is_not_sent() {
 async fn parallel_calls_share_one_wall() {
     let usage = || whole(200, json!({"type": "message", "usage": {"input_tokens": 1, "output_tokens": 1}}));
     let stage = Stage::new((0..3).map(|_| usage())).await;
-    let each = (asks("claude-x").to_string().len() as i64 + 4096) * 3 + 5 * 15;
+    let each = (asks("claude-x").to_string().len() as i64 + 64) * 3 + 5 * 15;
     *stage.world.balance.lock().expect("lock") = Some(each * 3 + each / 2);
     let answers = futures::future::join_all((0..20).map(|_| stage.post(MESSAGES, asks("claude-x")))).await;
     let passed = answers.iter().filter(|answer: &&Answer| answer.status == 200).count();
