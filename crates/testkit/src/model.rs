@@ -335,9 +335,9 @@ impl Answer {
 }
 
 /// Tokens that every request is said to have taken.
-const INPUT_TOKENS: u64 = 100;
+pub const INPUT_TOKENS: u64 = 100;
 /// Tokens that every answer is said to have.
-const OUTPUT_TOKENS: u64 = 10;
+pub const OUTPUT_TOKENS: u64 = 10;
 
 /// The text in two parts, as it comes in a stream.
 fn halves(text: &str) -> [&str; 2] {
