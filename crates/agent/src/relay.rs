@@ -168,6 +168,7 @@ async fn pass(keys: &Keys, proxy: &Proxy, request: Request<Incoming>) -> Result<
         let problem = format!("the path is not below one of {}", ROOTS.join(", "));
         return Err((StatusCode::NOT_FOUND, problem));
     }
+    let without_key = |query| without_key(query, |word| keys.lock().contains_key(word));
     let target = match parts.uri.query().map(without_key).filter(|query| !query.is_empty()) {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
@@ -210,9 +211,10 @@ fn shown<'a>(headers: &'a HeaderMap, query: Option<&'a str>) -> impl Iterator<It
     bearer.into_iter().chain(KEYS.into_iter().filter_map(text)).chain(in_query)
 }
 
-/// The query without keys.
-fn without_key(query: &str) -> String {
-    query.split('&').filter(|pair| !pair.starts_with("key=")).collect::<Vec<_>>().join("&")
+/// The query without our keys: others' parameters may have the same name.
+fn without_key(query: &str, is_ours: impl Fn(&str) -> bool) -> String {
+    let is_kept = |pair: &&str| !pair.strip_prefix("key=").is_some_and(&is_ours);
+    query.split('&').filter(is_kept).collect::<Vec<_>>().join("&")
 }
 
 /// Removes what is about the connection, and what that says is.

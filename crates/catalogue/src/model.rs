@@ -66,6 +66,8 @@ pub struct Model {
     pub provider: String,
     /// The provider's name of it.
     pub id: String,
+    /// Most tokens of everything that it is shown at once; none: not known.
+    pub context: Option<i64>,
     /// Most tokens that it answers with; 0 for one that answers without tokens, as embeddings do.
     pub max_output: i64,
     /// What it costs.

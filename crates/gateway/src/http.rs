@@ -125,7 +125,7 @@ fn credential(request: &HttpRequest) -> Result<String> {
         let text = value.to_str().map_err(|_| Error::unauthenticated("the key is no text"))?;
         shown.push(text.to_owned());
     }
-    let query = request.uri().query().unwrap_or_default();
+    let query = request.uri().query().filter(|_| takes_key(request.uri())).unwrap_or_default();
     shown.extend(query.split('&').filter_map(|pair| pair.strip_prefix(KEY_PARAMETER)).map(str::to_owned));
     shown.dedup();
     match &mut shown[..] {
@@ -152,11 +152,18 @@ fn well_formed(request: &HttpRequest) -> Result<()> {
     Ok(())
 }
 
+/// Whether a key may stand in the query, as Google has it: elsewhere `key` is a parameter like any other.
+fn takes_key(uri: &Uri) -> bool {
+    uri.path().starts_with("/llm/")
+}
+
 /// The path with what is left of the query.
 fn without_key(uri: &Uri) -> Result<Uri> {
     let query = uri.query().unwrap_or_default();
-    let kept: Vec<&str> =
-        query.split('&').filter(|pair| !pair.is_empty() && !pair.starts_with(KEY_PARAMETER)).collect();
+    let kept: Vec<&str> = query
+        .split('&')
+        .filter(|pair| !pair.is_empty() && !(takes_key(uri) && pair.starts_with(KEY_PARAMETER)))
+        .collect();
     let text = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
     let path = PathAndQuery::try_from(text).map_err(|_| Error::invalid("path", "does not parse"))?;
     Ok(Uri::from(path))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use mi_kernel::{OfficeId, Result};
+use mi_kernel::{Actor, Error, OfficeId, Result};
 use mi_proto::internal::v1::{ResolveSecretsRequest, ResolveSecretsResponse, secret_service_server::SecretService};
 use mi_rpc::{Reply, handle};
 use mi_vault::Place;
@@ -34,8 +34,19 @@ impl Integrations {
 #[tonic::async_trait]
 impl SecretService for Integrations {
     async fn resolve_secrets(&self, request: Request<ResolveSecretsRequest>) -> Reply<ResolveSecretsResponse> {
-        handle!(request, |body| {
-            let secrets = self.resolve(OfficeId::parse(&body.office_id)?, &body.integration).await?;
+        handle!(request, |caller, body| {
+            let mut secrets = self.resolve(OfficeId::parse(&body.office_id)?, &body.integration).await?;
+            match &caller.actor {
+                Actor::Service { role } if role == "models" => {}
+                // It starts agents, and they get what they may have in their environment and nothing else.
+                Actor::Service { role } if role == "scheduler" => {
+                    let catalogue = self.catalogues.current();
+                    let integration = catalogue.integration("integration", &body.integration)?;
+                    let given = |name: &str| integration.secrets.iter().any(|it| it.name == name && it.in_environment);
+                    secrets.retain(|name, _| given(name));
+                }
+                _ => return Err(Error::denied("only the models role and the scheduler use secrets")),
+            }
             ResolveSecretsResponse { secrets }
         })
     }

@@ -163,8 +163,9 @@ fn number(value: &Value, name: &'static str, most: i64) -> Result<Option<i64>> {
     match value {
         Value::Null => Ok(None),
         value => match value.as_i64() {
-            Some(number) if (0..=most).contains(&number) => Ok(Some(number)),
-            _ => Err(Error::invalid(name, format!("must be a whole number, 0 to {most}"))),
+            // Some servers take 0 for no bound at all.
+            Some(number) if (1..=most).contains(&number) => Ok(Some(number)),
+            _ => Err(Error::invalid(name, format!("must be a whole number, 1 to {most}"))),
         },
     }
 }
@@ -213,7 +214,9 @@ fn input(value: &Value, bytes: usize) -> Result<i64> {
     if points {
         tokens = tokens.saturating_add(LARGEST_CONTEXT);
     }
-    Ok(tokens.saturating_add(beyond_bytes(value)))
+    tokens = tokens.saturating_add(beyond_bytes(value));
+    // However much it points at, no model is shown more at once than this and the request itself.
+    Ok(tokens.min(length(bytes).saturating_add(LARGEST_CONTEXT)))
 }
 
 /// Whether an object has a member of this name, wherever it is.
@@ -225,25 +228,51 @@ fn has_member(value: &Value, name: &str) -> bool {
     }
 }
 
+/// Members that hold what somebody's tools take or answer, or say of themselves: no content, whatever it looks like.
+const OF_TOOLS: [&str; 11] = [
+    "tools",
+    "functions",
+    "input_schema",
+    "parameters",
+    "arguments",
+    "args",
+    "functionCall",
+    "function_call",
+    "functionResponse",
+    "function_response",
+    "metadata",
+];
+
 /// Tokens of what counts as more than its bytes, wherever it is.
 fn beyond_bytes(value: &Value) -> i64 {
     match value {
         Value::Array(items) => items.iter().map(beyond_bytes).fold(0, i64::saturating_add),
         Value::Object(members) => {
-            let own = match members.get("type").and_then(Value::as_str) {
-                Some("image" | "image_url" | "input_image") => PICTURE,
-                Some("document" | "file" | "input_file" | "container_upload" | "item_reference") => LARGEST_CONTEXT,
+            let kind = members.get("type").and_then(Value::as_str).unwrap_or_default();
+            let has = |name: &str| members.get(name).is_some_and(|value| !value.is_null());
+            let own = match kind {
+                "document" | "file" | "input_file" | "container_upload" | "item_reference" | "compaction" => {
+                    LARGEST_CONTEXT
+                }
+                _ if has("file_id") || has("file_url") || has("video_url") || has("audio_url") => LARGEST_CONTEXT,
+                // An item of a response by its id alone stands for the whole of it.
+                "" | "reasoning" if has("id") && !["content", "role", "function", "name"].into_iter().any(has) => {
+                    LARGEST_CONTEXT
+                }
+                "image" | "image_url" | "input_image" | "computer_screenshot" => PICTURE,
+                _ if has("image_url") => PICTURE,
                 _ => 0,
             };
             let of_google = members.iter().map(|(name, value)| match name.as_str() {
-                "fileData" | "file_data" => LARGEST_CONTEXT,
+                "fileData" | "file_data" if value.is_object() => LARGEST_CONTEXT,
                 "inlineData" | "inline_data" => {
                     let kind = value["mimeType"].as_str().or_else(|| value["mime_type"].as_str()).unwrap_or_default();
                     if kind.starts_with("image/") { PICTURE } else { LARGEST_CONTEXT }
                 }
                 _ => 0,
             });
-            let below = members.values().map(beyond_bytes);
+            let is_content = |name: &str| !OF_TOOLS.contains(&name) && !(name == "input" && kind.ends_with("tool_use"));
+            let below = members.iter().filter(|(name, _)| is_content(name)).map(|(_, value)| beyond_bytes(value));
             of_google.chain(below).fold(own, i64::saturating_add)
         }
         _ => 0,
@@ -258,8 +287,16 @@ fn only_priced(call: Call, value: &Value) -> Result<()> {
         Value::Null => true,
         value => value.as_str().is_some_and(|text| known.contains(&text)),
     };
-    if !usual("service_tier", &["auto", "default", "flex", "standard_only"]) {
+    let usual_tiers = ["auto", "default", "flex", "standard_only", "standard"];
+    if !usual("service_tier", &usual_tiers) || !usual("serviceTier", &usual_tiers) {
         return refused("service_tier", "is one that has no price here; leave it out");
+    }
+    if !usual("inference_geo", &["global", "not_available"]) {
+        return refused("inference_geo", "is one that has no price here; leave it out");
+    }
+    let edits = value["context_management"]["edits"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if edits.iter().any(|edit| edit["type"].as_str().is_some_and(|kind| kind.starts_with("compact"))) {
+        return refused("context_management", "asks for compaction, which is billed apart and has no price here");
     }
     if !usual("speed", &["standard"]) {
         return refused("speed", "has no price here; leave it out");
@@ -267,7 +304,7 @@ fn only_priced(call: Call, value: &Value) -> Result<()> {
     if value["background"] == true {
         return refused("background", "cannot be metered; ask for a stream");
     }
-    for name in ["models", "plugins", "fallbacks"] {
+    for name in ["models", "plugins", "fallbacks", "web_search_options"] {
         if !value[name].is_null() {
             return refused("body", &format!("names {name}, which may call what is not paid for; leave it out"));
         }
@@ -278,7 +315,13 @@ fn only_priced(call: Call, value: &Value) -> Result<()> {
         _ => &value["modalities"],
     };
     let is_text = |one: &Value| one.as_str().is_some_and(|one| one.eq_ignore_ascii_case("text"));
-    if !modalities.as_array().is_none_or(|all| all.iter().all(is_text)) {
+    let only_text = match modalities {
+        Value::Null => true,
+        Value::Array(all) => all.iter().all(is_text),
+        // Google takes one for a list of it.
+        one => is_text(one),
+    };
+    if !only_text {
         return refused("modalities", "has no price here but for text");
     }
     Ok(())
@@ -385,8 +428,17 @@ mod tests {
             (Call::Responses, json!({"previous_response_id": "r"})),
             (Call::Responses, json!({"prompt": {"id": "p"}})),
             (Call::Messages, json!({"messages": [{"content": [{"type": "document", "source": {}}]}]})),
+            (Call::Responses, json!({"input": [{"id": "msg_1"}]})),
+            (Call::Chat, json!({"messages": [{"content": [{"video_url": {"url": "https://a"}}, {"type": "file"}]}]})),
         ] {
-            assert_eq!(bound(call, body.clone()), OVERHEAD + LARGEST_CONTEXT, "{body}");
+            assert_eq!(bound(call, body.clone()), LARGEST_CONTEXT, "{body}");
+        }
+        // What tools take and answer is text, whatever it looks like.
+        for body in [
+            json!({"messages": [{"tool_calls": [{"id": "call_1", "function": {"arguments": "{}"}}]}]}),
+            json!({"messages": [{"content": [{"type": "tool_use", "id": "a", "input": {"type": "file"}}]}]}),
+        ] {
+            assert_eq!(bound(Call::Chat, body.clone()), OVERHEAD, "{body}");
         }
         let caches = |body: Value| read(Call::Messages, body).expect("good").caches;
         assert!(!caches(json!({"system": "cache_control"})));

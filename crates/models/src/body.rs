@@ -11,6 +11,11 @@ use mi_kernel::{Error, ErrorKind, OfficeId, Result};
 /// Largest body, in bytes.
 const MOST: usize = 32 << 20;
 
+/// Bytes, as tokens are counted.
+pub(crate) fn length(bytes: &Bytes) -> i64 {
+    i64::try_from(bytes.len()).unwrap_or(i64::MAX)
+}
+
 /// Reads a body whole.
 ///
 /// # Errors

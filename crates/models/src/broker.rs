@@ -31,7 +31,7 @@ pub(crate) struct Outside {
 impl Outside {
     pub(crate) fn new(limits: &Limits) -> Result<Self> {
         let client = || {
-            let client = Client::builder().no_proxy().redirect(Policy::none()).referer(false);
+            let client = Client::builder().no_proxy().redirect(Policy::none()).referer(false).http1_only();
             client.connect_timeout(limits.connect).read_timeout(limits.silence)
         };
         Ok(Self {

@@ -29,8 +29,10 @@ pub(crate) fn outgoing(headers: &HeaderMap) -> Result<HeaderMap> {
     if headers.get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity") {
         return Err(Error::invalid("content-encoding", "must be left out: what a request asks for has to be read"));
     }
-    let betas = headers.get_all("anthropic-beta").iter().filter_map(|value| value.to_str().ok());
-    if betas.flat_map(|value| value.split(',')).any(|beta| beta.trim().starts_with("context-1m")) {
+    let betas = headers.get_all("anthropic-beta").iter().map(|value| value.to_str());
+    let betas =
+        betas.collect::<Result<Vec<_>, _>>().map_err(|_| Error::invalid("anthropic-beta", "must be plain text"))?;
+    if betas.iter().flat_map(|value| value.split(',')).any(|beta| beta.trim().starts_with("context-1m")) {
         let problem = "names context-1m, for which there is no price here; leave it out";
         return Err(Error { reason: "UNPRICED", ..Error::invalid("anthropic-beta", problem) });
     }
@@ -99,6 +101,9 @@ pub(crate) fn all_but_own(headers: &HeaderMap, direction: Direction) -> HeaderMa
                 let named = ["authorization", "proxy-authorization", "cookie", "traceparent", "tracestate", "baggage"];
                 named.contains(&name)
                     || name == "content-length"
+                    // A method in place of the one that was looked at.
+                    || name.contains("method-override")
+                    || name == "x-http-method"
                     || name == "forwarded"
                     || name.starts_with("x-forwarded-")
             }

@@ -10,7 +10,7 @@ use axum::{body::Body, response::Response};
 use mi_base::{budget::Share, metrics};
 use mi_catalogue::{Catalogue, Model};
 use mi_kernel::{Error, ErrorKind, Result};
-use mi_proto::internal::v1::ReserveCreditsRequest;
+use mi_proto::internal::v1::{ReserveCreditsRequest, SettleCreditsRequest};
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::Span;
@@ -83,7 +83,11 @@ impl Job {
                 }
             }
             Err(error) => {
+                let unknown = is_passing(&error);
                 let _ = head.send(Err(error));
+                if unknown {
+                    self.release().await;
+                }
                 metrics::model_call(&self.model.provider, &self.model.id, "refused");
                 return;
             }
@@ -103,18 +107,25 @@ impl Job {
         Ok(())
     }
 
+    /// Gives back what may have been set aside although nobody heard of it.
+    async fn release(&self) {
+        let Some(Paid { reservation, .. }) = &self.paid else { return };
+        let settlement = SettleCreditsRequest {
+            office_id: reservation.office_id.clone(),
+            call_id: reservation.call_id.clone(),
+            amount: Some(0),
+            ..SettleCreditsRequest::default()
+        };
+        self.proxy.ledger.settle(settlement).await;
+    }
+
     /// Puts the end of the reservation off for as long as the call lasts. Reaches the wall when the office refuses.
     async fn keep(&self, wall: &CancellationToken) -> Infallible {
         let Some(paid) = &self.paid else { return std::future::pending().await };
         loop {
             tokio::time::sleep(self.proxy.limits.renewed_every).await;
             match self.proxy.ledger.reserve(paid.reservation.clone()).await {
-                Err(error)
-                    if !matches!(
-                        error.kind,
-                        ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal
-                    ) =>
-                {
+                Err(error) if is_wall(&error) => {
                     tracing::info!(target: "mi::models", error = %error.chain(), "a call under way is not paid for any more");
                     wall.cancel();
                     return std::future::pending().await;
@@ -172,6 +183,17 @@ impl Job {
         let _ = head.send(Err(error));
         Ended::new(outcome, said)
     }
+}
+
+/// Whether it says nothing of whether what was asked for is done.
+fn is_passing(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Unavailable | ErrorKind::DeadlineExceeded | ErrorKind::Internal)
+}
+
+/// Whether the office pays for the call no longer. Everything else may be otherwise a moment later.
+fn is_wall(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::FailedPrecondition | ErrorKind::NotFound)
+        || ["OUT_OF_CREDITS", "BUDGET_REACHED"].contains(&error.reason)
 }
 
 /// What ends a call that is under way.

@@ -1,6 +1,6 @@
 //! Bodies of requests: read strictly, and changed where something is missing, with every other byte left as it came.
 
-use std::{fmt, ops::Range};
+use std::{collections::HashSet, fmt, ops::Range};
 
 use serde::{
     Deserialize, Deserializer,
@@ -8,12 +8,37 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-/// Reads a body. An object that names a member twice is refused: whoever reads it after us might take the other one.
+/// Most objects, lists and members of a body: each takes many times the memory of its bytes.
+const MAX_PARTS: usize = 200_000;
+
+/// Reads a body. An object that names a member twice, in whatever case, is refused: whoever reads it after us might take
+/// the other one.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(crate) fn parse(body: &[u8]) -> Result<Value, String> {
+    // Every part but the first follows one of these, which may stand in texts as well: those count only where there are
+    // many of them.
+    let marks = body.iter().filter(|byte| matches!(byte, b',' | b'{' | b'[')).count();
+    if marks > MAX_PARTS && parts(body) > MAX_PARTS {
+        return Err(format!("it has more than {MAX_PARTS} members and items"));
+    }
     serde_json::from_slice::<Strict>(body).map(|strict| strict.0).map_err(|error| error.to_string())
+}
+
+/// How many objects, lists, and further members and items there are, outside of texts.
+fn parts(body: &[u8]) -> usize {
+    let (mut count, mut in_text, mut escaped) = (0, false, false);
+    for byte in body {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'{' | b'[' if !in_text => count += 1,
+            _ => {}
+        }
+    }
+    count
 }
 
 struct Strict(Value);
@@ -66,9 +91,10 @@ impl<'de> Visitor<'de> for StrictVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut map = Map::new();
+        let (mut map, mut folded) = (Map::new(), HashSet::new());
         while let Some((name, Strict(value))) = members.next_entry::<String, Strict>()? {
-            if map.contains_key(&name) {
+            // Some servers do not tell the cases of names apart.
+            if map.contains_key(&name) || !folded.insert(name.to_ascii_lowercase()) {
                 return Err(A::Error::custom(format_args!("{name:?} is there twice")));
             }
             map.insert(name, value);

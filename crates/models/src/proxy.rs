@@ -107,12 +107,16 @@ impl Proxy {
         }
         let chosen = allowed::model(&catalogue, &spender, spending, provider, asked)?;
         let tools = priced(&catalogue, provider, &body.asked)?;
-        let missing = body.asked.ceiling.is_none() && has_ceiling(call) && chosen.model.max_output > 0;
         let newer = provider.base_url.host_str() == Some(OPENAI_HOST);
-        let ceiling = missing.then_some(Ceiling { tokens: chosen.model.max_output, newer });
         let each = body.asked.ceiling.unwrap_or(if has_ceiling(call) { chosen.model.max_output } else { 0 });
+        // Others may know but the older name of a ceiling: there it is set to the one that was asked for.
+        let missing = body.asked.ceiling.is_none() || (call == Call::Chat && !newer);
+        let ceiling = (missing && has_ceiling(call) && each > 0).then_some(Ceiling { tokens: each, newer });
         let output = each.saturating_mul(body.asked.answers).saturating_add(body.asked.extra_output);
-        let bound = price::bound(&chosen.model.price, body.asked.caches, body.asked.input, output, tools);
+        // Whatever a request points at, the model is shown no more than it can take.
+        let window = chosen.model.context.map(|context| context.saturating_add(body::length(&bytes)));
+        let input = body.asked.input.min(window.unwrap_or(i64::MAX));
+        let bound = price::bound(&chosen.model.price, body.asked.caches, input, output, tools);
         let bound = bound.ok_or_else(|| Error::invalid("body", "asks for more than can be counted"))?;
         let mut outgoing = Outgoing {
             url: call.url(provider, &chosen.name, parts.uri.query()),
@@ -160,7 +164,9 @@ impl Proxy {
         let (head, answered) = oneshot::channel();
         // A task of its own: whatever becomes of the client, the call is settled.
         self.tasks.spawn_to_end("models-call", job.run((outgoing, share), head).instrument(span));
-        answered.await.map_err(Error::internal)?
+        // What became of it is counted there.
+        let answer = answered.await.map_err(Error::internal)?;
+        Ok(answer.unwrap_or_else(|error| vendor::refusal(call.form(), &error).map(HttpBody::new)))
     }
 }
 

@@ -27,10 +27,15 @@ pub(crate) enum Failed {
 }
 
 impl Upstream {
-    /// Goes where it is sent and nowhere else: no redirects, no proxies of the environment.
+    /// Goes where it is sent and nowhere else: no redirects, no proxies of the environment. Each call has a connection of
+    /// its own: on one of HTTP/2 a client that does not read would hold up everybody's calls to a provider.
     pub(crate) fn new(limits: &Limits) -> Result<Self> {
-        let client =
-            Client::builder().no_proxy().redirect(Policy::none()).referer(false).connect_timeout(limits.connect);
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .referer(false)
+            .http1_only()
+            .connect_timeout(limits.connect);
         client.build().map(Self).map_err(Error::internal)
     }
 

@@ -67,6 +67,8 @@ pub(crate) struct Meter {
     /// Whether the usage is that of the whole answer.
     is_final: bool,
     failed: bool,
+    /// Whether there is any answer besides an error.
+    answered: bool,
     unreadable: bool,
     events: i64,
     model: Option<String>,
@@ -81,6 +83,7 @@ impl Meter {
             anthropic: anthropic::Parts::default(),
             is_final: false,
             failed: false,
+            answered: false,
             unreadable: false,
             events: 0,
             model: None,
@@ -126,6 +129,8 @@ impl Meter {
         if value["error"].is_object() || value["type"] == "error" {
             self.failed = true;
         }
+        let parts = ["choices", "content", "candidates", "output", "response", "message", "delta", "usage"];
+        self.answered |= parts.iter().any(|name| !value[*name].is_null());
         match self.call {
             Call::Messages | Call::CountTokens => self.message(value),
             Call::Chat | Call::Embeddings => self.chat(value),
@@ -237,7 +242,7 @@ impl Meter {
             Some(Ok(usage)) if self.is_final || (whole && !self.failed) => Said::Used(usage.clone()),
             Some(Ok(_)) => Said::Unknown("the answer ended before its usage was final"),
             // It refused, though it said 200.
-            None if self.failed && self.events <= 1 && whole => Said::Nothing,
+            None if self.failed && !self.answered && self.events <= 1 && whole => Said::Nothing,
             None if self.unreadable => Said::Unknown("the provider's answer could not be read"),
             None if !whole => Said::Unknown("the answer was broken off before its usage came"),
             None => Said::Unknown("the provider said nothing of usage"),

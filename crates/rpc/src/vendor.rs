@@ -147,7 +147,8 @@ mod tests {
         for (path, body) in [
             (
                 "/llm/anthropic/v1/messages",
-                json!({"type": "error", "error": {"type": "billing_error", "message": "no credits"}}),
+                json!({"type": "error", "error":
+                    {"type": "billing_error", "message": "no credits", "code": "OUT_OF_CREDITS"}}),
             ),
             (
                 "/llm/openai/v1/responses",
@@ -155,7 +156,8 @@ mod tests {
             ),
             (
                 "/llm/gemini/v1beta/models/x:generateContent",
-                json!({"error": {"code": 402, "message": "no credits", "status": "RESOURCE_EXHAUSTED"}}),
+                json!({"error": {"code": 402, "message": "no credits", "status": "RESOURCE_EXHAUSTED", "details": [{
+                    "@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "OUT_OF_CREDITS", "domain": "mi"}]}}),
             ),
         ] {
             let response = refusal(Form::of_path(path), &broke);

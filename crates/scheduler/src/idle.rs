@@ -1,5 +1,6 @@
 //! Agents that agents hired and that have had nothing to do for long are fired, with a backup, as the office's
-//! `idle_fire_after` says. Those that operators hired stay.
+//! `idle_fire_after` says. Those that operators hired stay, and so do those with agents below them, which may wait for
+//! what they had these do, and all agents of an office that cannot pay for work.
 //!
 //! Agents tell with their heartbeats for how long they have had no work. That is kept in memory by the process that has their
 //! session: after a restart it counts anew, so that nobody is fired too early.
@@ -8,6 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use mi_kernel::{AgentActor, AgentId, OfficeId, Result, Time};
+use mi_proto::internal::v1::GetHireTermsRequest;
+use mi_rpc::status::from_status;
 
 use crate::{Scheduler, offices::repo::office_get};
 
@@ -42,6 +45,14 @@ impl Scheduler {
         }
     }
 
+    /// Whether the office may have work done.
+    async fn pays(&self, office_id: OfficeId) -> Result<bool> {
+        let request = GetHireTermsRequest { office_id: office_id.to_string() };
+        let terms = self.metering.clone().get_hire_terms(request).await.map_err(|status| from_status(&status))?;
+        let terms = terms.into_inner();
+        Ok(!terms.metered || terms.available > 0)
+    }
+
     async fn fire_idle_of(&self, office_id: OfficeId, idle: &[(AgentId, Time)]) -> Result<()> {
         let office = office_get(&mut self.db.office(office_id).read().await?).await?;
         let limit = office.filter(|office| office.active).map_or(0, |office| office.settings.idle_fire_after_seconds);
@@ -49,7 +60,12 @@ impl Scheduler {
             return Ok(());
         }
         let latest = self.clock.now() - TimeDelta::seconds(limit);
-        for (agent, since) in idle.iter().filter(|(_, since)| *since <= latest) {
+        let due: Vec<_> = idle.iter().filter(|(_, since)| *since <= latest).collect();
+        // Where nobody is paid, nobody gets work: that is no reason to fire them.
+        if due.is_empty() || !self.pays(office_id).await? {
+            return Ok(());
+        }
+        for (agent, since) in due {
             self.fire_for_idleness(office_id, *agent, *since, limit).await?;
         }
         Ok(())

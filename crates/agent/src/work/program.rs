@@ -49,6 +49,7 @@ pub(super) async fn run(shared: &Shared, command: &str) -> Infallible {
 
 /// Runs it to its end: its exit code.
 async fn once(shared: &Shared, command: &str) -> io::Result<i32> {
+    let _busy = shared.idle.busy();
     let surroundings = Surroundings::new(shared, "command-", None).await?;
     let mut shell = surroundings.command(shared, "/bin/sh");
     shell.args(["-c", command]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -238,6 +238,7 @@ async fn the_enrolment_token_of_an_agent_is_used_up_and_its_environment_is_its_o
             "MI_INSTANCE_ID",
             "MI_NEW_IDENTITY",
             "MI_OFFICE_ID",
+            "MI_RELAY_PORT",
             "MI_SLOTS",
             "MI_WORKSPACE",
             "PATH",

@@ -15,7 +15,12 @@ const MAX_USES: i64 = 1000;
 
 /// The tools of a request that are billed by call, each with how often at the most, and whether that bound has to be set.
 pub(super) fn used(call: Call, value: &Value) -> Result<(Vec<(String, i64)>, bool)> {
-    let tools = value["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let tools = match &value["tools"] {
+        Value::Null => &[][..],
+        Value::Array(tools) => tools,
+        // Google takes one for a list of it.
+        _ => return Err(Error::invalid("tools", "must be a list")),
+    };
     let mut used = Vec::new();
     match call {
         Call::Messages | Call::CountTokens => {
@@ -44,9 +49,6 @@ pub(super) fn used(call: Call, value: &Value) -> Result<(Vec<(String, i64)>, boo
                 }
             }
             let bound_tools = call == Call::Responses && !used.is_empty() && most.is_none();
-            if !value["web_search_options"].is_null() {
-                used.push(("web_search".to_owned(), 1));
-            }
             return Ok((used, bound_tools));
         }
         Call::Generate | Call::StreamGenerate => {
@@ -90,7 +92,6 @@ mod tests {
             (Call::Messages, json!({"tools": [{"name": "a"}, {"type": "bash_20250124"}]}), vec![]),
             (Call::Messages, json!({"tools": [{"type": "web_search_20250305", "max_uses": 3}]}), search(3)),
             (Call::Chat, json!({"tools": [{"type": "function"}]}), vec![]),
-            (Call::Chat, json!({"web_search_options": {}}), vec![("web_search".to_owned(), 1)]),
             (Call::Responses, json!({"tools": [{"type": "local_shell"}, {"type": "shell"}]}), vec![]),
             (
                 Call::Responses,

@@ -10,6 +10,9 @@ use crate::{
     usage::{Said, Usage},
 };
 
+/// So many times what was set aside may be what a call cost; a number beyond it is no usage of that call.
+const MOST_OF_A_BOUND: i64 = 2;
+
 /// Whether a call is settled.
 #[derive(Default)]
 pub(super) struct Account {
@@ -63,9 +66,12 @@ impl Account {
             Said::Unknown(why) => settlement(None, None, (*why).to_owned()),
             Said::Used(usage) => {
                 let (cost, note) = self.cost(job, usage);
-                match cost.filter(|cost| *cost <= reserved.amount) {
+                match cost.filter(|cost| *cost <= reserved.amount.saturating_mul(MOST_OF_A_BOUND)) {
+                    // A provider that counts a little more than the bound bills it, too.
                     Some(cost) => settlement(Some(cost), Some(wire(usage)), note),
                     None => {
+                        let (provider, model) = (&job.model.provider, &job.model.id);
+                        tracing::warn!(target: "mi::models", provider, model, ?usage, "usage that cannot be right");
                         let why = "the provider's usage is more than the request can cause";
                         settlement(None, None, why.to_owned())
                     }

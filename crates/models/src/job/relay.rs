@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{StatusCode, header};
 use mi_kernel::{Error, ErrorKind};
 use reqwest::Response;
 use tokio::{
@@ -25,7 +25,9 @@ use crate::{
 /// Pieces of an answer that wait for the client.
 const WAITING: usize = 4;
 /// Largest answer that is read for its usage when it comes whole, in bytes.
-const MAX_COPY: usize = 64 << 20;
+const MAX_COPY: usize = 16 << 20;
+const KEY_REFUSED: &str =
+    "the provider refuses the key that the office or the installation has for it; set another one";
 /// Events of a stream that bring no token: its start, its end, pings.
 const SILENT_EVENTS: i64 = 1024;
 
@@ -92,7 +94,8 @@ impl Job {
         let status = response.status();
         let (client, body) = mpsc::channel(WAITING);
         let said_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let is_stream = said_type.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+        let is_stream =
+            said_type.is_some_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream"));
         let is_encoded = response.headers().get(header::CONTENT_ENCODING).is_some_and(|value| value != "identity");
         let passed = headers::incoming(response.headers(), !is_stream);
         let limits = &self.proxy.limits;
@@ -101,6 +104,12 @@ impl Job {
         if !status.is_success() {
             // It refused before it did anything.
             account.settle(self, &Said::Nothing).await;
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // In its own words it may tell the key, or parts of it; and it is not the agent's token that is wrong.
+            let error = Error::new(ErrorKind::Unauthenticated, "PROVIDER_KEY_REFUSED", KEY_REFUSED);
+            let _ = head.send(Err(error));
+            return Ended::new("vendor_error", Said::Nothing);
         }
         if head.send(Ok(respond(status, passed, Body::from_stream(ReceiverStream::new(body))))).is_err() {
             let said = if status.is_success() { gone() } else { Said::Nothing };

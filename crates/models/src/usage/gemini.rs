@@ -29,13 +29,19 @@ pub(super) fn usage(metadata: &Value) -> Result<Option<Usage>, Absurd> {
         (None, None) => return Ok(None),
     };
     let cache_read = cached?.unwrap_or_default();
-    let input = Some(prompt - cache_read).filter(|rest| *rest >= 0).ok_or(Absurd)?;
+    // What was heard costs more than what was read, and has no price of its own.
+    let details = metadata["promptTokensDetails"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let audio = details.iter().filter(|part| part["modality"] == "AUDIO");
+    let heard =
+        audio.map(|part| count(&part["tokenCount"])).try_fold(0, |sum, count| Ok(sum + count?.unwrap_or_default()))?;
+    let heard = heard.min((prompt - cache_read).max(0));
+    let input = Some(prompt - cache_read - heard).filter(|rest| *rest >= 0).ok_or(Absurd)?;
     Ok(Some(Usage {
         input: input + tools,
         output: candidates,
         cache_read,
         reasoning: thoughts,
-        unknown: others(metadata, &KNOWN, |name| name.ends_with("TokenCount"))?,
+        unknown: heard + others(metadata, &KNOWN, |name| name.ends_with("TokenCount"))?,
         ..Usage::default()
     }))
 }
@@ -67,6 +73,11 @@ mod tests {
                     "thoughtsTokenCount": 5, "toolUsePromptTokenCount": 2, "totalTokenCount": 20,
                     "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 10}]}),
                 Said::Used(Usage { cache_read: 4, reasoning: 5, ..used(8, 3) }),
+            ),
+            (
+                json!({"promptTokenCount": 10, "candidatesTokenCount": 1,
+                    "promptTokensDetails": [{"modality": "AUDIO", "tokenCount": 4}, {"modality": "TEXT", "tokenCount": 6}]}),
+                Said::Used(Usage { unknown: 4, ..used(6, 1) }),
             ),
             (
                 json!({"promptTokenCount": 1, "candidatesTokenCount": 1, "dreamsTokenCount": 6}),

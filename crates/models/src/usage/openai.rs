@@ -11,15 +11,23 @@ const PLAIN_INPUT: [&str; 3] = ["cached_tokens", "text_tokens", "image_tokens"];
 const PLAIN_OUTPUT: [&str; 4] =
     ["reasoning_tokens", "text_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"];
 /// Items of a response that name what the client runs itself.
-const CLIENTS_OWN: [&str; 6] =
-    ["function_call", "custom_tool_call", "local_shell_call", "apply_patch_call", "computer_call", "tool_search_call"];
+const CLIENTS_OWN: [&str; 7] = [
+    "function_call",
+    "custom_tool_call",
+    "local_shell_call",
+    "shell_call",
+    "apply_patch_call",
+    "computer_call",
+    "tool_search_call",
+];
 
 /// Of a chat completion; of embeddings, which have no answer in tokens.
 pub(super) fn chat(usage: &Value, is_embedding: bool) -> Result<Option<Usage>, Absurd> {
     let (prompt, total) = (count(&usage["prompt_tokens"])?, count(&usage["total_tokens"])?);
     let completion = count(&usage["completion_tokens"])?;
     let (prompt, completion) = match (prompt, completion, total) {
-        (Some(prompt), Some(completion), _) => (prompt, completion),
+        // Some count thoughts besides the completion: then only the total has all.
+        (Some(prompt), Some(completion), total) => (prompt, completion.max(total.unwrap_or_default() - prompt)),
         (Some(prompt), None, _) if is_embedding => (prompt, 0),
         (Some(prompt), None, Some(total)) => (prompt, total.checked_sub(prompt).filter(|n| *n >= 0).ok_or(Absurd)?),
         _ => return Ok(None),
@@ -85,6 +93,11 @@ mod tests {
             (json!({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16}), Said::Used(used(7, 9))),
             (json!({"prompt_tokens": 0, "completion_tokens": 0}), Said::Used(used(0, 0))),
             (json!({"prompt_tokens": 7, "total_tokens": 10}), Said::Used(used(7, 3))),
+            (
+                json!({"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 36,
+                    "completion_tokens_details": {"reasoning_tokens": 20}}),
+                Said::Used(Usage { reasoning: 20, ..used(7, 9) }),
+            ),
             (
                 json!({"prompt_tokens": 10, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4},
                     "completion_tokens_details": {"reasoning_tokens": 5, "accepted_prediction_tokens": 2}}),

@@ -66,7 +66,7 @@ async fn a_message_passes_as_it_is_and_is_paid_for() {
         (reserved.task_id.as_str(), reserved.provider.as_str(), reserved.model.as_str()),
         (&*task, "anthropic", "claude-x")
     );
-    assert_eq!(reserved.amount, (body.len() as i64 + 4096) * 3 + 50 * 15);
+    assert_eq!(reserved.amount, (body.len() as i64 + 64) * 3 + 50 * 15);
     assert_eq!(reserved.valid_for.map(|time| time.seconds), Some(300));
 
     let settled = stage.only_settled().await;

@@ -157,7 +157,6 @@ async fn what_is_not_paid_for_is_not_sent() {
             402,
             "BUDGET_REACHED",
         ),
-        (tonic::Status::unavailable("away"), 503, "UNAVAILABLE"),
     ] {
         let stage = Stage::new([]).await;
         *stage.world.refusal.lock().expect("lock") = Some(refusal);

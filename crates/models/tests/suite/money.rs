@@ -50,6 +50,39 @@ async fn a_reservation_is_renewed_for_as_long_as_the_call_lasts() {
     assert_eq!(stage.only_settled().await.amount, None);
 }
 
+/// The credits may be set aside although nobody heard of it.
+#[tokio::test]
+async fn a_reservation_whose_answer_is_lost_is_given_back() {
+    for lost in [tonic::Status::unavailable("lost"), tonic::Status::deadline_exceeded("lost")] {
+        let stage = Stage::new([]).await;
+        *stage.world.refusal.lock().expect("lock") = Some(lost);
+        let answer = stage.post(MESSAGES, asks()).await;
+        assert!(answer.status >= 500, "{}", answer.status);
+        let settled = stage.only_settled().await;
+        assert_eq!((&settled.call_id, settled.amount), (&stage.reserved()[0].call_id, Some(0)));
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_refused_for_a_moment_ends_nothing() {
+    let (pieces, does) = stream();
+    let limits = Limits { renewed_every: Duration::from_millis(20), ..Limits::default() };
+    let stage = Stage::with(limits, [does]).await;
+    let open = stage.open(MESSAGES, &[], asks()).await;
+    let busy = mi_kernel::Error::exhausted("CREDITS_BUSY", "much is asked", Duration::from_secs(1));
+    *stage.world.refusal.lock().expect("lock") = Some(mi_rpc::status(busy));
+    let refused = stage.reserved().len() + 3;
+    until("it is asked again", LONG, async || Ok::<_, Infallible>((stage.reserved().len() > refused).then_some(())))
+        .await;
+    let usage = json!({"type": "message_delta", "usage": {"input_tokens": 1, "output_tokens": 1}});
+    for event in [usage, json!({"type": "message_stop"})] {
+        pieces.send(Ok(data(&event))).await.expect("taken");
+    }
+    drop(pieces);
+    read(open).await;
+    assert_eq!(stage.only_settled().await.amount, Some(18));
+}
+
 /// In the vendor's words, so that an SDK raises its error and takes nothing for the end.
 #[tokio::test]
 async fn a_stream_whose_credits_are_gone_ends_with_the_vendors_error() {

@@ -25,7 +25,7 @@ fn asks_stream() -> Value {
 /// A vendor's status is its own, and what it refuses costs nothing.
 #[tokio::test]
 async fn a_refusal_of_the_vendor_passes_as_it_is() {
-    for status in [400, 401, 403, 404, 429, 500, 503, 529] {
+    for status in [400, 403, 404, 429, 500, 503, 529] {
         let body = json!({"type": "error", "error": {"type": "x", "message": "no"}});
         let mut does = whole(status, &body);
         if let Does::Answers(response) = &mut does {
@@ -38,6 +38,17 @@ async fn a_refusal_of_the_vendor_passes_as_it_is() {
         let settled = stage.only_settled().await;
         assert_eq!((settled.amount, settled.note.as_str()), (Some(0), ""), "{status}");
     }
+}
+
+/// In the vendor's words it tells parts of the key; and it is not the agent's token that is wrong.
+#[tokio::test]
+async fn a_key_that_the_vendor_refuses_is_not_told_of_in_its_words() {
+    let body = json!({"type": "error", "error": {"type": "x", "message": "Incorrect API key provided: sk-an****ed"}});
+    let stage = Stage::new([whole(401, &body)]).await;
+    let answer = stage.post(MESSAGES, asks()).await;
+    assert_eq!((answer.status, answer.header("mi-reason")), (401, "PROVIDER_KEY_REFUSED"));
+    assert!(!answer.json().to_string().contains("sk-an"), "{}", answer.json());
+    assert_eq!(stage.only_settled().await.amount, Some(0));
 }
 
 #[tokio::test]

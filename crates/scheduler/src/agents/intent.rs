@@ -341,6 +341,10 @@ impl Scheduler {
             agent.id == id && runs && agent.desired == Desired::Run && !agent.hired_by.is_empty()
         };
         let Some(agent) = agent.filter(idle) else { return Ok(()) };
+        // It may wait for what it had others do.
+        if repo::agent_hired_any(&mut tx, &agent.name).await? {
+            return Ok(());
+        }
         let summary = format!("Agent {:?} is being fired: it had nothing to do for {limit} seconds", agent.name);
         let change = Change { tx, agent, trace_id: String::new() };
         self.begin_fire(change, false, "platform", summary).await.map(drop)

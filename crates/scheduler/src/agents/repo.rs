@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use mi_kernel::{AgentId, page::Page};
-use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar_one, scalars};
+use mi_store::{DbResult, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar, scalar_one, scalars};
 
 use super::{Agent, Phase, next_look::AT_ONCE};
 
@@ -70,6 +70,13 @@ pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbRe
     )? == 1;
     agent.revision += i64::from(updated);
     Ok(updated)
+}
+
+/// Whether there are agents that one hired.
+pub(crate) async fn agent_hired_any(conn: &mut OfficeConn, name: &str) -> DbResult<bool> {
+    let sql = "SELECT id FROM agents WHERE office_id = $1 AND hired_by <> '' AND hired_by = $2 LIMIT 1";
+    let found: Option<AgentId> = scalar!(conn, sql, name)?;
+    Ok(found.is_some())
 }
 
 /// Has agents that one hired count as hired by another, or by an operator, at most so many: their names.

@@ -16,6 +16,7 @@ on_both! {
     who_has_nothing_to_do_is_fired_with_a_backup,
     whom_an_operator_hired_and_whoever_works_stays,
     an_agent_that_says_nothing_of_its_work_stays,
+    who_has_agents_of_its_own_or_cannot_be_paid_stays,
 }
 
 impl Harness {
@@ -147,4 +148,24 @@ async fn an_agent_that_says_nothing_of_its_work_stays(harness: Harness) {
     harness.scheduler.heartbeat(&actor_of(&hired), instance_of(&hired)).await.expect("wanted");
     harness.scheduler.fire_idle().await;
     assert_eq!(harness.phase(hired.id).await, Some(Phase::Running));
+}
+
+async fn who_has_agents_of_its_own_or_cannot_be_paid_stays(harness: Harness) {
+    let root = harness.running("root").await;
+    let middle = harness.runs_for(&root, "middle").await;
+    let leaf = harness.runs_for(&middle, "leaf").await;
+    harness.idle_fire_after(2, 60).await;
+    harness.clock.advance(Duration::from_secs(700));
+    harness.says(&middle, Some(650));
+    harness.says(&leaf, Some(650));
+    harness.treasury.known().terms.available = 0;
+    harness.scheduler.fire_idle().await;
+    assert_eq!(harness.phase(leaf.id).await, Some(Phase::Running));
+    harness.treasury.known().terms.available = 1;
+    harness.scheduler.fire_idle().await;
+    assert_eq!(harness.phase(leaf.id).await, Some(Phase::Terminating));
+    assert_eq!(harness.phase(middle.id).await, Some(Phase::Running));
+    harness.settle(leaf.id).await;
+    harness.scheduler.fire_idle().await;
+    assert_eq!(harness.phase(middle.id).await, Some(Phase::Terminating));
 }
