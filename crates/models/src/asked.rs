@@ -10,7 +10,7 @@ use crate::{json, route::Call};
 /// Tokens that a picture may count as, whatever its bytes.
 const PICTURE: i64 = 16_384;
 /// Tokens of everything that a model can be shown at once: for what a request points at, and does not bring.
-const LARGEST_CONTEXT: i64 = 2_000_000;
+pub(crate) const LARGEST_CONTEXT: i64 = 2_000_000;
 /// Tokens that providers add of their own to any request, and to one with tools, which a prompt of theirs explains.
 const OVERHEAD: i64 = 64;
 const TOOLS_OVERHEAD: i64 = 4096;

@@ -9,7 +9,7 @@ use std::{convert::Infallible, sync::Arc};
 use axum::{body::Body, response::Response};
 use mi_base::{budget::Share, metrics};
 use mi_catalogue::{Catalogue, Model};
-use mi_kernel::{Error, ErrorKind, Result};
+use mi_kernel::{Error, ErrorKind, Result, secret::Secret};
 use mi_proto::internal::v1::{ReserveCreditsRequest, SettleCreditsRequest};
 use tokio::{sync::oneshot, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +44,8 @@ pub(crate) struct Job {
     /// The name of the model that was sent.
     pub(crate) asked: String,
     pub(crate) catalogue: Arc<Catalogue>,
+    /// What the provider was shown, which its answers must not tell.
+    pub(crate) keys: Vec<Secret>,
     /// None: nobody bills it.
     pub(crate) paid: Option<Paid>,
     pub(crate) span: Span,

@@ -10,7 +10,7 @@ use axum::{
 use http::header;
 use mi_base::{Tasks, budget::Budget, metrics};
 use mi_catalogue::{Catalogue, Catalogues, Provider, Tool};
-use mi_kernel::{Actor, AgentActor, CallId, Error, Result};
+use mi_kernel::{Actor, AgentActor, CallId, Error, Result, secret::Secret};
 use mi_proto::internal::v1::{ReserveCreditsRequest, Spender};
 use mi_rpc::{
     HttpCaller,
@@ -123,7 +123,9 @@ impl Proxy {
             headers: passed,
             body: body.sent(call, &bytes, &chosen.name, ceiling).into(),
         };
+        let mut keys = Vec::new();
         for (name, value) in self.keys.headers(agent.office_id, provider).await? {
+            keys.extend(value.to_str().ok().map(|text| Secret::new(text.trim_start_matches("Bearer "))));
             outgoing.headers.insert(name, value);
         }
         let (streamed, keeps_usage) = (body.asked.stream, body.asked.wants_usage);
@@ -156,6 +158,7 @@ impl Proxy {
             model: chosen.model.clone(),
             asked: chosen.name,
             catalogue: Arc::clone(&catalogue),
+            keys,
             paid,
             span: span.clone(),
             _slot: slot,

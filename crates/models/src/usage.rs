@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::route::Call;
+use crate::{asked::LARGEST_CONTEXT, route::Call};
 
 /// More tokens than any call has: a number above it is taken for no number.
 const MOST: i64 = 1_000_000_000;
@@ -30,6 +30,14 @@ pub(crate) struct Usage {
     pub(crate) unknown: i64,
     /// By what the tool's type begins with.
     pub(crate) tools: BTreeMap<String, i64>,
+}
+
+impl Usage {
+    /// Whether some call of some model can have used it.
+    pub(crate) fn is_possible(&self) -> bool {
+        let shown = self.input + self.cache_read + self.cache_write + self.cache_write_hour;
+        shown.max(self.output + self.reasoning).max(self.unknown) <= LARGEST_CONTEXT
+    }
 }
 
 /// A number that cannot be a number of tokens.

@@ -10,9 +10,6 @@ use crate::{
     usage::{Said, Usage},
 };
 
-/// So many times what was set aside may be what a call cost; a number beyond it is no usage of that call.
-const MOST_OF_A_BOUND: i64 = 2;
-
 /// Whether a call is settled.
 #[derive(Default)]
 pub(super) struct Account {
@@ -66,13 +63,13 @@ impl Account {
             Said::Unknown(why) => settlement(None, None, (*why).to_owned()),
             Said::Used(usage) => {
                 let (cost, note) = self.cost(job, usage);
-                match cost.filter(|cost| *cost <= reserved.amount.saturating_mul(MOST_OF_A_BOUND)) {
-                    // A provider that counts a little more than the bound bills it, too.
+                match cost.filter(|cost| *cost <= reserved.amount || usage.is_possible()) {
+                    // What a provider counts beyond the bound it bills, too.
                     Some(cost) => settlement(Some(cost), Some(wire(usage)), note),
                     None => {
                         let (provider, model) = (&job.model.provider, &job.model.id);
                         tracing::warn!(target: "mi::models", provider, model, ?usage, "usage that cannot be right");
-                        let why = "the provider's usage is more than the request can cause";
+                        let why = "the provider's usage is more than any request can cause";
                         settlement(None, None, why.to_owned())
                     }
                 }

@@ -5,7 +5,7 @@ use std::{io, time::Duration};
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http::{StatusCode, header};
-use mi_kernel::{Error, ErrorKind};
+use mi_kernel::{Error, ErrorKind, secret::Secret};
 use reqwest::Response;
 use tokio::{
     sync::mpsc,
@@ -26,8 +26,12 @@ use crate::{
 const WAITING: usize = 4;
 /// Largest answer that is read for its usage when it comes whole, in bytes.
 const MAX_COPY: usize = 16 << 20;
-const KEY_REFUSED: &str =
-    "the provider refuses the key that the office or the installation has for it; set another one";
+/// What stands for a key.
+const KEY: &str = "[key]";
+/// Bytes of a refusal of a key that are passed on.
+const MAX_REFUSAL: usize = 64 << 10;
+/// Tokens by which an answer may be longer than its ceiling: providers count a little otherwise than they stop.
+const SLACK: i64 = 4096;
 /// Events of a stream that bring no token: its start, its end, pings.
 const SILENT_EVENTS: i64 = 1024;
 
@@ -72,6 +76,17 @@ impl Pipe<'_> {
         }
     }
 
+    /// All that comes, up to so many bytes.
+    async fn collect(mut self, most: usize) -> BytesMut {
+        let mut all = BytesMut::new();
+        while all.len() < most
+            && let Next::Piece(piece) = self.next().await
+        {
+            all.extend_from_slice(&piece[..piece.len().min(most - all.len())]);
+        }
+        all
+    }
+
     /// Whether the client took it.
     async fn give(&self, piece: Bytes) -> bool {
         piece.is_empty() || self.client.send_timeout(Ok(piece), self.silence).await.is_ok()
@@ -106,9 +121,10 @@ impl Job {
             account.settle(self, &Said::Nothing).await;
         }
         if status == StatusCode::UNAUTHORIZED {
-            // In its own words it may tell the key, or parts of it; and it is not the agent's token that is wrong.
-            let error = Error::new(ErrorKind::Unauthenticated, "PROVIDER_KEY_REFUSED", KEY_REFUSED);
-            let _ = head.send(Err(error));
+            // Its words may tell the key, or parts of it.
+            let said = pipe.collect(MAX_REFUSAL).await;
+            let said = without_keys(&String::from_utf8_lossy(&said), &self.keys);
+            let _ = head.send(Ok(respond(status, passed, Body::from(said))));
             return Ended::new("vendor_error", Said::Nothing);
         }
         if head.send(Ok(respond(status, passed, Body::from_stream(ReceiverStream::new(body))))).is_err() {
@@ -252,7 +268,7 @@ impl Job {
     /// Whether more has come than was asked for.
     fn is_over(&self, meter: &Meter) -> bool {
         let output = self.paid.as_ref().map_or(i64::MAX, |paid| paid.output);
-        meter.output_so_far() > output || meter.events() > output.saturating_add(SILENT_EVENTS)
+        meter.output_so_far() > output.saturating_add(SLACK) || meter.events() > output.saturating_add(SILENT_EVENTS)
     }
 
     /// An error as this vendor writes it into a stream; nothing where the answer is no stream.
@@ -270,6 +286,14 @@ impl Job {
         };
         text.into()
     }
+}
+
+/// A vendor's words without keys, and without what looks like the rest of one.
+fn without_keys(said: &str, keys: &[Secret]) -> String {
+    let told = keys.iter().fold(said.to_owned(), |said, key| said.replace(key.expose(), KEY));
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || "-_*.".contains(letter);
+    let masked = said.split(|letter| !is_word(letter)).filter(|word| word.contains("**"));
+    masked.fold(told, |said, word| said.replace(word, KEY))
 }
 
 fn gone() -> Said {
