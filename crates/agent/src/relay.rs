@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     convert::Infallible,
+    io,
     net::Ipv4Addr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,7 +17,9 @@ use std::{
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use landlock::{AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError};
 use mi_kernel::secret::Secret;
+use nix::sys::prctl::get_no_new_privs;
 use reqwest::{Body, Url};
 use serde_json::json;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -101,12 +104,23 @@ pub(crate) struct Relay {
     running: JoinSet<()>,
 }
 
+/// Lets nothing that is started from now on listen on a TCP port: what is outside of a sandbox could connect to it. The
+/// sandbox itself has to leave the relay's port open. Nothing where the agent has no sandbox, or the kernel no such rule.
+fn forbid_listening() -> Result<(), RulesetError> {
+    if !get_no_new_privs().unwrap_or_default() {
+        return Ok(());
+    }
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessNet::BindTcp)?;
+    rules.create()?.restrict_self().map(drop)
+}
+
 impl Relay {
     /// Listens on this port of loopback; 0: on a free one.
     pub(crate) async fn bind(port: u16) -> Result<Self, AgentError> {
         let failed = |source| AgentError::Relay { port, source };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();
+        forbid_listening().map_err(|error| failed(io::Error::other(error)))?;
         Ok(Self { listener, port, keys: Arc::default(), running: JoinSet::new() })
     }
 

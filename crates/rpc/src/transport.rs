@@ -95,8 +95,9 @@ impl Transport {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true)
-            .initial_connection_window_size(4 << 20)
-            .initial_stream_window_size(1 << 20)
+            // Answers that are not read fill no more of a connection than their own share, for as many as that are.
+            .initial_connection_window_size(64 << 20)
+            .initial_stream_window_size(256 << 10)
             .max_frame_size(FRAME)
             .tcp_nodelay(true);
         if endpoint.uri().scheme_str() != Some(scheme) {

@@ -193,6 +193,21 @@ async fn nothing_of_a_script_outlives_it() {
     assert_eq!(looked.result, "exit code: 0\n--- stdout\ngone\n0\n", "neither it nor its name is left");
 }
 
+/// Nobody outside finds anything to connect to, not even at the port of the agent's own relay.
+#[tokio::test]
+async fn a_script_listens_nowhere() {
+    let world = world(Backend::Sqlite).await;
+    let office = world.office("Quiet").await;
+    world.hire(&office, "worker").await.expect("hired");
+    world.settled(&office, "worker", AgentPhase::Running).await;
+    let listens = r#"port=${OPENAI_BASE_URL#http://127.0.0.1:}; export PORT=${port%%/*}
+        exec perl -MSocket -e 'socket(S, PF_INET, SOCK_STREAM, 0) or die;
+            print bind(S, sockaddr_in($ENV{PORT}, inet_aton("127.0.0.2"))) ? "listens\n" : "$!\n"'"#;
+    let tasks = create(&world, &office, vec![script("listens", listens)]).await;
+    let tried = until_task(&world, &office, &tasks[0].id, TaskStatus::Done).await;
+    assert_eq!(tried.result, "exit code: 0\n--- stdout\nPermission denied\n");
+}
+
 async fn a_pipeline_goes_on_whatever_stops_the_platform(backend: Backend) {
     const WAVES: usize = 5;
     const WIDTH: usize = 4;
