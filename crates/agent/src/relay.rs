@@ -17,7 +17,10 @@ use std::{
 use http::{HeaderMap, HeaderName, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use landlock::{AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError};
+use landlock::{
+    AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError,
+};
 use mi_kernel::secret::Secret;
 use nix::sys::prctl::get_no_new_privs;
 use reqwest::{Body, Url};
@@ -110,8 +113,14 @@ fn forbid_listening() -> Result<(), RulesetError> {
     if !get_no_new_privs().unwrap_or_default() {
         return Ok(());
     }
-    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessNet::BindTcp)?;
-    rules.create()?.restrict_self().map(drop)
+    let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort);
+    // A ruleset that says nothing of moves between directories forbids them.
+    let rules = rules.handle_access(AccessNet::BindTcp)?.handle_access(AccessFs::Refer)?.create()?;
+    let rules = match PathFd::new("/") {
+        Ok(root) => rules.add_rule(PathBeneath::new(root, AccessFs::Refer))?,
+        Err(_) => rules,
+    };
+    rules.restrict_self().map(drop)
 }
 
 impl Relay {

@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use mi_client::list_all;
+use mi_client::{Client, Credential, list_all};
 use mi_e2e::{World, refusal};
-use mi_kernel::page::MAX_PAGE_SIZE;
+use mi_kernel::{page::MAX_PAGE_SIZE, secret::Secret};
 use mi_pgserver::Server;
 use mi_proto::v1::{self, ActivityEvent, ListActivityRequest};
 use mi_testkit::{
@@ -221,22 +221,24 @@ async fn a_team_finds_out(backend: Backend) {
         ("summary", "Finding: Sum up what the team found was looked into.".to_owned()),
     ];
     assert_eq!(results, expect.each_ref().map(|(key, result)| (*key, result.as_str())));
-    let office = world.owner.all_offices().await.expect("lists").remove(0).id;
-    every_micro_credit_is_explained(&world, &office, &model).await;
+    let key = Credential::ApiKey(Secret::new(world.platform.admin_key()));
+    let admin = world.owner.with_credential(key).expect("good");
+    let office = admin.all_offices().await.expect("lists").remove(0).id;
+    every_micro_credit_is_explained(&admin, &office, &model).await;
 }
 
 /// What the model server was asked, at the catalogue's prices, is what the ledger has for models; with the time for which
 /// agents ran it is all that is gone, and usage adds up to the same however it is grouped.
-async fn every_micro_credit_is_explained(world: &World, office: &str, model: &FakeModel) {
+async fn every_micro_credit_is_explained(owner: &Client, office: &str, model: &FakeModel) {
     let balance = async || {
         let request = v1::GetBalanceRequest { office_id: office.into() };
-        world.owner.credits().get_balance(request).await.map(|it| it.into_inner().balance.expect("answered"))
+        owner.credits().get_balance(request).await.map(|it| it.into_inner().balance.expect("answered"))
     };
     let now = until("nothing is set aside any more", LIMIT, async || {
         balance().await.map(|now| (now.reserved == 0).then_some(now))
     })
     .await;
-    let tiers = world.owner.agents().list_model_tiers(v1::ListModelTiersRequest {}).await.expect("lists");
+    let tiers = owner.agents().list_model_tiers(v1::ListModelTiersRequest {}).await.expect("lists");
     let tiers = tiers.into_inner().model_tiers;
     let asked = model.requests();
     let costs = asked.iter().map(|request| {
@@ -248,7 +250,7 @@ async fn every_micro_credit_is_explained(world: &World, office: &str, model: &Fa
     });
     let entries = list_all(async |page_token| {
         let request = v1::ListLedgerEntriesRequest { office_id: office.into(), page_size: Some(200), page_token };
-        let page = world.owner.credits().list_ledger_entries(request).await?.into_inner();
+        let page = owner.credits().list_ledger_entries(request).await?.into_inner();
         Ok((page.entries, page.next_page_token))
     });
     let entries = entries.await.expect("lists");
@@ -261,7 +263,7 @@ async fn every_micro_credit_is_explained(world: &World, office: &str, model: &Fa
     let spent = -entries.iter().map(|it| it.amount).filter(|amount| *amount < 0).sum::<i64>();
     for group in [v1::UsageGroup::Agent, v1::UsageGroup::Model, v1::UsageGroup::Task, v1::UsageGroup::Day] {
         let request = v1::GetUsageRequest { office_id: office.into(), group_by: group.into(), ..Default::default() };
-        let usages = world.owner.credits().get_usage(request).await.expect("answers").into_inner().usages;
+        let usages = owner.credits().get_usage(request).await.expect("answers").into_inner().usages;
         let sums = usages.iter().fold((0, 0), |(amount, calls), it| (amount + it.amount, calls + it.calls));
         assert_eq!(sums, (spent, i64::try_from(asked.len()).expect("few")), "{group:?}: {usages:?}");
     }
