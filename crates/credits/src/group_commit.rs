@@ -77,7 +77,8 @@ impl Credits {
     /// whoever asked has gone.
     pub(super) async fn submit(&self, office_id: OfficeId, op: Op) -> Result<i64> {
         let ending = || Error::unavailable("the platform is shutting down; try again");
-        if self.background.shutdown().is_cancelled() {
+        // What was set aside is settled to the last: else it would be debited whole.
+        if self.background.shutdown().is_cancelled() && !matches!(op, Op::Settle(_)) {
             return Err(ending());
         }
         let (answer, answered) = oneshot::channel();
