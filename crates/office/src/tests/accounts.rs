@@ -121,7 +121,8 @@ async fn every_office_of_the_account_is_told_who_may_enter(harness: Harness) {
         assert!(revoked.expect("revokes").revoked_at.is_some());
     }
     for office in &offices {
-        let kinds = ["office.created", "office.activated", "key.created", "key.created", "key.revoked"];
+        let kinds =
+            ["office.created", "credit.granted", "office.activated", "key.created", "key.created", "key.revoked"];
         harness.until_events(office, &kinds).await;
     }
     let Actor::Operator { api_key_id, .. } = harness.owner else { panic!("{:?}", harness.owner) };
