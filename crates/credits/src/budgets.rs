@@ -103,13 +103,14 @@ impl Credits {
     /// after whom to go on.
     ///
     /// # Errors
-    /// Those of the database and of the scheduler.
+    /// Those of the database.
     pub async fn recall_waiting(&self, after: (OfficeId, AgentId)) -> Result<(OfficeId, AgentId)> {
         let waiting = repo::waiting_after(&mut self.db.platform().read().await?, after, PAGE).await?;
         for (office_id, id) in &waiting {
             let found = repo::account_get_all(&mut self.db.office(*office_id).read().await?, &[*id]).await?;
-            if let Some(account) = found.first() {
-                self.push_budget(*office_id, account).await?;
+            let Some(account) = found.first() else { continue };
+            if let Err(error) = self.push_budget(*office_id, account).await {
+                tracing::warn!(target: "mi::credits", office = %office_id, error = %error.chain(), "whether an agent that waits is still there is not known yet");
             }
         }
         let full = i64::try_from(waiting.len()) == Ok(PAGE);

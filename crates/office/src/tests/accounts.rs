@@ -129,7 +129,7 @@ async fn every_office_of_the_account_is_told_who_may_enter(harness: Harness) {
     let known = harness.activity.known();
     for office in &offices {
         let about = |key: &ApiKey, by: &str| serde_json::json!({ "api_key_id": key.id, "name": "laptop", "prefix": key.prefix, "by": by });
-        let told = known.events.iter().filter(|event| event.office_id.to_string() == *office).skip(2);
+        let told = known.events.iter().filter(|event| event.office_id.to_string() == *office).skip(3);
         let told: Vec<_> = told.map(|event| (event.category.as_str(), event.metadata.clone())).collect();
         let own = api_key_id.to_string();
         let expected = [about(&key, &own), about(&foreign, "administrator"), about(&key, &own)];

@@ -85,7 +85,7 @@ async fn a_code_lets_one_agent_in_and_is_shown_once(harness: Harness) {
     harness.until_events(&office, &["office.created", "credit.granted", "office.activated", "invite.created"]).await;
     let events = harness.activity.known().events.clone();
     assert_eq!(
-        (events[2].category.as_str(), &events[2].metadata["invite_id"]),
+        (events[3].category.as_str(), &events[3].metadata["invite_id"]),
         ("security", &invite.id.clone().into())
     );
     assert!(!format!("{events:?}").contains(&invite.code));
