@@ -4,6 +4,7 @@
 //! everything before it changes anything: one that is refused leaves no trace but that an agent has to wait.
 
 mod budgets;
+mod compute;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -19,20 +20,20 @@ use mi_store::{OfficeConn, outbox};
 use mi_tenancy::State;
 use serde_json::json;
 
-use self::budgets::{budget_reached, spent_text};
+use self::budgets::budget_reached;
 use super::{
     CreditRules, Entry,
-    model::{Account, Compute, Op, Payer, Reservation, Reserve, Running, Settle, Spender, TaskCost, Tokens, Usage},
+    model::{Account, Op, Payer, Reservation, Reserve, Settle, Spender, TaskCost, Tokens, Usage},
     out_of_credits,
     repo::{self, Purse, UsageKind},
 };
 
-/// For how long it is remembered that a call cost nothing: longer than anybody repeats what he asked for.
+/// For how long it is remembered that a call that is in no ledger has ended: longer than anybody repeats what he asked for.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+/// For how long what an expired call cost may be corrected.
+const CORRECTED: Duration = Duration::from_secs(24 * 3600);
 /// What is written for a reservation that nobody settled.
 const EXPIRED: &str = "nobody said what it cost in time";
-/// What compute is called among models.
-const COMPUTE: &str = "compute";
 
 /// What an office's transaction changed that others have to hear of.
 pub(super) struct Done {
@@ -127,7 +128,15 @@ impl<'a> Batch<'a> {
                 Op::Settle(_) | Op::Expire(_) => {}
             }
         }
-        if ops.iter().any(|op| matches!(op, Op::SetBudget(_))) {
+        // Whoever waits may be freed by a budget that is raised, and by what turns out to have cost less.
+        let frees = |op: &&Op| match op {
+            Op::SetBudget(_) => true,
+            Op::Settle(settle) => {
+                self.reservations.get(&settle.call_id).is_some_and(|kept| kept.expires_at <= self.now || kept.expired)
+            }
+            Op::Reserve(_) | Op::Expire(_) | Op::Compute(_) => false,
+        };
+        if ops.iter().any(frees) {
             let waiting = repo::account_waiting(self.tx).await?;
             agents.extend(
                 waiting.iter().flat_map(|account| [account.agent_id].into_iter().chain(account.lineage.clone())),
@@ -151,10 +160,7 @@ impl<'a> Batch<'a> {
             Op::Settle(settle) => Ok(self.settle(settle)),
             Op::Expire(call_id) => Ok(self.expire(*call_id)),
             Op::Compute(compute) => Ok(self.charge(compute)),
-            Op::SetBudget(set) => {
-                self.set_budget(set);
-                Ok(0)
-            }
+            Op::SetBudget(set) => self.set_budget(set).map(|()| 0),
         }
     }
 
@@ -211,6 +217,7 @@ impl<'a> Batch<'a> {
             model: asked.model.clone(),
             amount: asked.amount,
             settled: false,
+            expired: false,
             expires_at,
         };
         self.reservations.insert(asked.call_id, reservation);
@@ -220,13 +227,73 @@ impl<'a> Batch<'a> {
 
     fn settle(&mut self, asked: &Settle) -> i64 {
         match self.reservations.get(&asked.call_id) {
-            None => self.debited.get(&asked.call_id).copied().unwrap_or_default(),
-            Some(kept) if kept.settled => 0,
+            None => match self.debited.get(&asked.call_id) {
+                Some(debited) => *debited,
+                None => {
+                    self.remember_unknown(asked.call_id);
+                    0
+                }
+            },
+            Some(kept) if kept.settled => match asked.amount.filter(|_| kept.expired) {
+                Some(cost) => {
+                    let kept = kept.clone();
+                    self.correct(kept, cost, asked)
+                }
+                None => kept.amount,
+            },
             Some(open) => {
                 let open = open.clone();
-                self.end(open, asked)
+                self.end(open, asked, false)
             }
         }
+    }
+
+    /// Remembers that a call has ended of which nothing is known: its reservation may still be under way, and would be one
+    /// that nobody settles.
+    fn remember_unknown(&mut self, call_id: CallId) {
+        let ended = Reservation {
+            call_id,
+            agent_id: AgentId::MIN,
+            agent: String::new(),
+            lineage: Vec::new(),
+            task_id: None,
+            root_id: None,
+            provider: String::new(),
+            model: String::new(),
+            amount: 0,
+            settled: true,
+            expired: false,
+            expires_at: self.now + REMEMBERED,
+        };
+        self.reservations.insert(call_id, ended);
+        self.put.insert(call_id);
+    }
+
+    /// Corrects, once, what an expired call was settled at, by an entry of its own.
+    fn correct(&mut self, kept: Reservation, cost: i64, asked: &Settle) -> i64 {
+        let (call_id, more) = (kept.call_id, cost - kept.amount);
+        let spender = kept.spender();
+        self.spend(&spender, more, 0);
+        if let Some(payer) = kept.payer() {
+            self.cost_of(payer, more, 0);
+        }
+        let usage = Usage { amount: more, tokens: asked.tokens.unwrap_or_default(), calls: 0 };
+        self.used_by(&kept, usage);
+        if more != 0 {
+            let what = if more < 0 { "less" } else { "more" };
+            let note = if asked.note.is_empty() { String::new() } else { format!("; {}", asked.note) };
+            let reason = format!("correction: model {} cost {what}{note}", kept.model);
+            let reference = format!("call/{call_id}");
+            // What cost nothing as far as anybody knew has no entry yet.
+            let key = (kept.amount == 0).then(|| reference.clone());
+            self.debit(more, reason, reference, key);
+        }
+        self.reservations.insert(call_id, Reservation { amount: cost, expired: false, ..kept });
+        self.put.insert(call_id);
+        if more < 0 {
+            self.free_below(&spender.chain().collect());
+        }
+        cost
     }
 
     fn expire(&mut self, call_id: CallId) -> i64 {
@@ -239,11 +306,11 @@ impl<'a> Batch<'a> {
             self.dropped.push(call_id);
             return 0;
         }
-        self.end(due, &Settle { call_id, amount: None, tokens: None, note: EXPIRED.into() })
+        self.end(due, &Settle { call_id, amount: None, tokens: None, note: EXPIRED.into() }, true)
     }
 
-    /// Ends a reservation with what the call cost.
-    fn end(&mut self, open: Reservation, asked: &Settle) -> i64 {
+    /// Ends a reservation with what the call cost; an expired one is kept, to be corrected.
+    fn end(&mut self, open: Reservation, asked: &Settle, expired: bool) -> i64 {
         let cost = asked.amount.unwrap_or(open.amount);
         let spender = open.spender();
         self.purse.reserved -= open.amount;
@@ -251,58 +318,25 @@ impl<'a> Batch<'a> {
         if let Some(payer) = open.payer() {
             self.cost_of(payer, cost, -open.amount);
         }
-        if cost > 0 || asked.tokens.is_some() {
-            let usage = Usage { amount: cost, tokens: asked.tokens.unwrap_or_default(), calls: 1 };
-            let root = open.root_id.map(|id| id.to_string()).unwrap_or_default();
-            self.used(&open.agent, format!("{}/{}", open.provider, open.model), root, usage);
+        // Only of what cost nothing and used nothing nobody has to know.
+        if cost > 0 || asked.tokens.is_some() || asked.amount.is_none() {
+            self.used_by(&open, Usage { amount: cost, tokens: asked.tokens.unwrap_or_default(), calls: 1 });
         }
         if cost > 0 {
             let note = if asked.note.is_empty() { String::new() } else { format!("; {}", asked.note) };
             let reference = format!("call/{}", open.call_id);
             self.debit(cost, format!("model {}{note}", open.model), reference.clone(), Some(reference));
+        }
+        if cost > 0 && !expired {
             self.put.remove(&open.call_id);
             self.dropped.push(open.call_id);
             self.reservations.remove(&open.call_id);
             self.debited.insert(open.call_id, cost);
         } else {
-            let (call_id, expires_at) = (open.call_id, self.now + REMEMBERED);
-            self.reservations.insert(call_id, Reservation { amount: 0, settled: true, expires_at, ..open });
+            let call_id = open.call_id;
+            let expires_at = self.now + if expired { CORRECTED } else { REMEMBERED };
+            self.reservations.insert(call_id, Reservation { amount: cost, settled: true, expired, expires_at, ..open });
             self.put.insert(call_id);
-        }
-        cost
-    }
-
-    /// Charges whole minutes: what is left of one is charged with the next.
-    fn charge(&mut self, asked: &Compute) -> i64 {
-        const MINUTE: i64 = 60;
-        let earliest = asked.until - asked.at_most;
-        let mut all = 0;
-        for Running { spender, since } in &asked.agents {
-            let known = self.account(spender).charged_until;
-            let from = known.map_or(*since, |known| known.max(*since)).max(earliest);
-            let minutes = (asked.until - from).num_seconds() / MINUTE;
-            if minutes <= 0 {
-                continue;
-            }
-            let cost = minutes.saturating_mul(self.rules.minute_price);
-            self.account(spender).charged_until = Some(from + TimeDelta::seconds(minutes * MINUTE));
-            self.spend(spender, cost, 0);
-            let usage = Usage { amount: cost, ..Usage::default() };
-            self.used(&spender.name, COMPUTE.into(), String::new(), usage);
-            all += minutes;
-        }
-        if all == 0 {
-            return 0;
-        }
-        let cost = all.saturating_mul(self.rules.minute_price);
-        self.debit(cost, format!("{COMPUTE}: {all} agent-minutes"), COMPUTE.into(), None);
-        // Compute waits for nobody's leave; whoever has nothing left for it is stopped after it.
-        for Running { spender, .. } in &asked.agents {
-            let spent = spender.chain().find_map(|id| self.accounts.get(&id).filter(|account| account.is_spent()));
-            if let Some(account) = spent {
-                let why = spent_text(account);
-                self.must_wait(spender.agent_id, &why);
-            }
         }
         cost
     }
@@ -347,13 +381,18 @@ impl<'a> Batch<'a> {
         self.changed_costs.extend([payer.task_id, payer.root_id]);
     }
 
+    fn used_by(&mut self, call: &Reservation, usage: Usage) {
+        let root = call.root_id.map(|id| id.to_string()).unwrap_or_default();
+        self.used(&call.agent, format!("{}/{}", call.provider, call.model), root, usage);
+    }
+
     fn used(&mut self, agent: &str, model: String, root: String, usage: Usage) {
         for key in [(UsageKind::Agent, agent.to_owned()), (UsageKind::Model, model), (UsageKind::Task, root)] {
             self.usages.entry(key).or_default().add(usage);
         }
     }
 
-    /// Takes credits, with the entry that explains it.
+    /// Takes credits, or gives them back if it is less than none, with the entry that explains it.
     fn debit(&mut self, cost: i64, reason: String, reference: String, key: Option<String>) {
         self.purse.balance -= cost;
         self.purse.entries += 1;
@@ -371,9 +410,11 @@ impl<'a> Batch<'a> {
 
     /// Writes what changed.
     pub(super) async fn finish(mut self) -> Result<Done> {
-        if self.rules.metered && !self.purse.exhausted && self.purse.available() <= 0 {
+        // What is only set aside may come back: the end is when all is spent.
+        self.purse.exhausted &= self.purse.available() <= 0;
+        if self.rules.metered && !self.purse.exhausted && self.purse.balance <= 0 {
             (self.purse.exhausted, self.exhausted) = (true, true);
-            let summary = format!("No credits are left: {} micro-credits may be spent", self.purse.available());
+            let summary = format!("No credits are left: the balance is {} micro-credits", self.purse.balance);
             let metadata = json!({ "balance": self.purse.balance, "reserved": self.purse.reserved });
             let event = Event::lifecycle(self.tx.office_id(), "", "credit.exhausted", summary, self.now);
             self.events.push(event.category(Category::Credit).with(metadata));

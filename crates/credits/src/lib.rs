@@ -29,10 +29,10 @@ use mi_store::{Db, FromRow, OfficeConn, idempotency, outbox};
 use mi_tenancy::{Offices, RoleContext, State};
 use prost::Message;
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Mutex, Notify};
 
 pub use self::model::{Compute, Payer, Reserve, Running, Settle, Spender, Tokens};
-use self::{group_commit::GroupCommit, model::Op};
+use self::{group_commit::GroupCommit, model::Op, sweep::Troubles};
 
 /// Micro-credits of one credit.
 pub const CREDIT: i64 = 1_000_000;
@@ -117,6 +117,8 @@ pub struct Credits {
     background: mi_base::Tasks,
     rules: CreditRules,
     group_commit: GroupCommit,
+    /// Of the sweep for what is due.
+    troubles: Arc<Mutex<Troubles>>,
 }
 
 impl Credits {
@@ -129,7 +131,8 @@ impl Credits {
         rules: CreditRules,
     ) -> Self {
         let RoleContext { db, clock, outbox } = context;
-        Self { db, clock, outbox, offices, registry, background, rules, group_commit: GroupCommit::default() }
+        let (group_commit, troubles) = Default::default();
+        Self { db, clock, outbox, offices, registry, background, rules, group_commit, troubles }
     }
 
     /// What the connection's office has.
@@ -156,6 +159,16 @@ impl Credits {
         let costs = repo::cost_get_all(conn, ids).await?;
         // One with a parent is at the top of no tree.
         Ok(costs.into_iter().map(|cost| (cost.task_id, cost.spent.max(cost.tree_spent))).collect())
+    }
+
+    /// Forgets what tasks cost that are deleted, in the transaction that deletes them. The queue is locked before.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn forget_tasks(tx: &mut OfficeConn, ids: &[TaskId]) -> Result<()> {
+        // Whoever adds to costs has the lock.
+        repo::balance_taken(tx).await?;
+        Ok(repo::cost_delete(tx, ids).await?)
     }
 
     /// Sets credits aside for a call before it is made; again for the same call puts its end off.

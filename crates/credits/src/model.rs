@@ -99,6 +99,8 @@ pub(crate) struct SetBudget {
     pub(crate) spender: Spender,
     /// Micro-credits; none: no limit of its own.
     pub(crate) budget: Option<i64>,
+    /// An agent does not exceed what an operator set.
+    pub(crate) by_operator: bool,
     pub(crate) trace_id: String,
 }
 
@@ -125,9 +127,12 @@ pub(crate) struct Reservation {
     pub(crate) root_id: Option<TaskId>,
     pub(crate) provider: String,
     pub(crate) model: String,
+    /// What is set aside; what it cost once it is settled.
     pub(crate) amount: i64,
-    /// Whether it cost nothing and is only remembered.
+    /// Whether it has ended and is only remembered.
     pub(crate) settled: bool,
+    /// Whether it ended since its time was up: what it cost may be corrected.
+    pub(crate) expired: bool,
     pub(crate) expires_at: Time,
 }
 
@@ -150,6 +155,8 @@ pub(crate) struct Account {
     #[sqlx(json)]
     pub(crate) lineage: Vec<AgentId>,
     pub(crate) budget: Option<i64>,
+    /// What an operator set last.
+    pub(crate) operator_budget: Option<i64>,
     pub(crate) spent: i64,
     pub(crate) reserved: i64,
     /// Why it has to wait; empty: it need not.
@@ -158,8 +165,10 @@ pub(crate) struct Account {
     pub(crate) version: i64,
     /// The version that it knows.
     pub(crate) told_version: i64,
-    /// Until when its compute is charged.
-    pub(crate) charged_until: Option<Time>,
+    /// Until when it was seen to run.
+    pub(crate) seen_until: Option<Time>,
+    /// Milliseconds for which it ran until then and is not charged yet, less than a minute.
+    pub(crate) unpaid_ms: i64,
 }
 
 impl Account {
@@ -169,18 +178,26 @@ impl Account {
             name: String::new(),
             lineage: Vec::new(),
             budget: None,
+            operator_budget: None,
             spent: 0,
             reserved: 0,
             reached: String::new(),
             version: 0,
             told_version: 0,
-            charged_until: None,
+            seen_until: None,
+            unpaid_ms: 0,
         }
     }
 
     /// Whether all of its budget is spent.
     pub(crate) fn is_spent(&self) -> bool {
         self.budget.is_some_and(|budget| self.spent >= budget)
+    }
+
+    /// What it is called in a sentence for this agent: another one may be gone, and then its id is all that names it.
+    pub(crate) fn shown_to(&self, agent: AgentId) -> String {
+        let Self { name, agent_id, .. } = self;
+        if *agent_id == agent || name.is_empty() { self.shown() } else { format!("agent {name:?} ({agent_id})") }
     }
 
     /// What it is called in sentences.

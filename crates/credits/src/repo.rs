@@ -3,16 +3,35 @@
 mod metering;
 
 use mi_kernel::{OfficeId, page::Page};
-use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, idempotency, optional};
+use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, idempotency, one, optional};
 use sqlx::FromRow;
 
 pub(super) use self::metering::*;
 use super::{Balance, Entry};
 
-/// A new office has what it begins with, `taken` of it out of its account's allowance.
-pub(super) async fn balance_insert(tx: &mut OfficeConn, amount: i64, taken: i64) -> DbResult<()> {
-    let sql = "INSERT INTO balances (office_id, balance, entries, taken) VALUES ($1, $2, $3, $4)";
-    exec!(tx, sql, amount, i64::from(amount > 0), taken).map(drop)
+/// A new office has nothing yet.
+pub(super) async fn balance_insert(tx: &mut OfficeConn) -> DbResult<()> {
+    exec!(tx, "INSERT INTO balances (office_id, balance, entries) VALUES ($1, 0, 0)").map(drop)
+}
+
+/// Gives what an office begins with, `taken` of it out of its account's allowance, and notes that it has it: the place of the
+/// entry that explains it, if it is anything, and the balance then.
+pub(super) async fn balance_begin(tx: &mut OfficeConn, amount: i64, taken: i64) -> DbResult<(i64, i64)> {
+    let sql = "UPDATE balances SET balance = balance + $2, taken = $3, begun = TRUE,
+             entries = entries + CASE WHEN $2 > 0 THEN 1 ELSE 0 END
+         WHERE office_id = $1 RETURNING entries, balance";
+    one!(tx, sql, amount, taken)
+}
+
+/// What an office began with, and what is left.
+#[derive(Debug, FromRow)]
+pub(super) struct Taken {
+    pub(super) balance: i64,
+    pub(super) reserved: i64,
+    /// What it took out of its account's allowance.
+    pub(super) taken: i64,
+    /// Whether it has what it begins with.
+    pub(super) begun: bool,
 }
 
 /// What the office has.
@@ -21,11 +40,11 @@ pub(super) async fn balance_get(conn: &mut OfficeConn) -> DbResult<Balance> {
     Ok(found.unwrap_or_default())
 }
 
-/// Locks the balance: micro-credits that the office has, and those that it took out of its account's allowance.
-pub(super) async fn balance_taken(tx: &mut OfficeConn) -> DbResult<Option<(i64, i64)>> {
+/// Locks the balance.
+pub(super) async fn balance_taken(tx: &mut OfficeConn) -> DbResult<Option<Taken>> {
     let sql = tx.pick(
-        "SELECT balance, taken FROM balances WHERE office_id = $1",
-        "SELECT balance, taken FROM balances WHERE office_id = $1 FOR NO KEY UPDATE",
+        "SELECT balance, reserved, taken, begun FROM balances WHERE office_id = $1",
+        "SELECT balance, reserved, taken, begun FROM balances WHERE office_id = $1 FOR NO KEY UPDATE",
     );
     optional!(tx, sql)
 }

@@ -15,6 +15,8 @@ use super::{
 const MOST_KEYS: i64 = 1000;
 /// The longest range, in days.
 const MOST_DAYS: i64 = 92;
+/// The longest range by task, in days: of those there may be any number.
+const MOST_DAYS_BY_TASK: i64 = 31;
 /// The range when none is given, in days.
 const USUAL_DAYS: i64 = 30;
 
@@ -32,7 +34,7 @@ impl Credits {
                 return Err(Error::invalid("group_by", text));
             }
         };
-        let range = self.range(request)?;
+        let range = self.range(request, if kind == Some(UsageKind::Task) { MOST_DAYS_BY_TASK } else { MOST_DAYS })?;
         let mut conn = self.db.office(access.office_id()).read().await?;
         if let Some(kind) = kind {
             return Ok(repo::usage_sum(&mut conn, kind, range, MOST_KEYS).await?);
@@ -49,9 +51,11 @@ impl Credits {
     }
 
     /// The whole hours that a request means.
-    fn range(&self, request: &GetUsageRequest) -> Result<(Time, Time)> {
+    fn range(&self, request: &GetUsageRequest, most_days: i64) -> Result<(Time, Time)> {
         let hour = TimeDelta::hours(1);
-        let floor = |time: Time| time.duration_trunc(hour).map_err(Error::internal);
+        let floor = |field: &'static str, time: Time| {
+            time.duration_trunc(hour).map_err(|_| Error::invalid(field, "must be in the years from 1678 to 2261"))
+        };
         let end = request.end_time.as_ref().map(|time| convert::time("end_time", time)).transpose()?;
         let end = end.unwrap_or_else(|| self.clock.now());
         let start = request.start_time.as_ref().map(|time| convert::time("start_time", time)).transpose()?;
@@ -62,10 +66,12 @@ impl Credits {
         if start >= end {
             return Err(Error::invalid("start_time", "must be before end_time"));
         }
-        if end - start > TimeDelta::days(MOST_DAYS) {
-            return Err(Error::invalid("start_time", format!("must be at most {MOST_DAYS} days before end_time")));
+        let to = floor("end_time", end)?;
+        let from = floor("start_time", start)?;
+        if end - start > TimeDelta::days(most_days) {
+            let by = if most_days == MOST_DAYS { "" } else { " when it is added up by task" };
+            return Err(Error::invalid("start_time", format!("must be at most {most_days} days before end_time{by}")));
         }
-        let to = floor(end)?;
-        Ok((floor(start)?, if to == end { to } else { to + hour }))
+        Ok((from, if to == end { to } else { to + hour }))
     }
 }

@@ -117,12 +117,12 @@ impl Lifecycle {
             updated_at: now,
         };
         repo::office_insert(&mut tx, &office).await?;
+        let event = Event::lifecycle(office.id, "", "office.created", format!("Office {:?} created", office.name), now);
+        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         self.step(&mut tx, &office, LifecycleStep::Create, &caller.trace_id).await?;
         if let Some(replay) = &replay {
             replay.remember(&mut tx, office.id.0, now).await?;
         }
-        let event = Event::lifecycle(office.id, "", "office.created", format!("Office {:?} created", office.name), now);
-        outbox::push(&mut tx, &event.traced(&caller.trace_id)).await?;
         tx.commit().await?;
         self.context.outbox.notify_one();
         self.converge_now(office.id).await;

@@ -18,6 +18,7 @@ mod integrations;
 mod invites;
 mod metering;
 mod metering_budgets;
+mod metering_ends;
 mod metering_sums;
 mod offices;
 mod peer;

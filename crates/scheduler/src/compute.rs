@@ -1,7 +1,7 @@
 //! Charges offices for the time for which their agents run here: once a minute, by one process.
 //!
-//! What was charged is known to the office role, agent by agent. This end says how long it was there itself: time that
-//! nobody saw, since no process led, a clock was put forward or the machine slept, is not charged.
+//! What was charged is known to the office role, agent by agent. The scheduler sends the monotonic time since its last complete
+//! round as `at_most`: time that nobody saw, since no process led, a clock was put forward or the machine slept, is not charged.
 
 use std::{sync::Arc, time::Duration};
 

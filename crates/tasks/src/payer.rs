@@ -8,18 +8,16 @@ use mi_kernel::{AgentId, OfficeId, Result, TaskId};
 use super::{Tasks, repo};
 
 impl Tasks {
-    /// The task that pays for a call of an agent: the one that it says it works on, if it holds that, else the one that it
-    /// holds, if it is one alone. None: no task is known for it.
+    /// The task that pays for a call of an agent: the one that it says it works on, if it holds that, else the
+    /// oldest of those that it holds: who names none of them has no call for nothing. None: it holds none.
     ///
     /// # Errors
     /// Those of the database.
     pub async fn payer(&self, office_id: OfficeId, agent: AgentId, said: Option<TaskId>) -> Result<Option<Payer>> {
         let mut conn = self.db.office(office_id).read().await?;
         let held = repo::task_ids_held_by(&mut conn, agent).await?;
-        let task_id = match (said.filter(|said| held.contains(said)), &held[..]) {
-            (Some(said), _) => said,
-            (None, [only]) => *only,
-            (None, _) => return Ok(None),
+        let Some(task_id) = said.filter(|said| held.contains(said)).or_else(|| held.iter().min().copied()) else {
+            return Ok(None);
         };
         let key = (office_id, task_id);
         if let Some(root_id) = self.roots.get(&key).await {

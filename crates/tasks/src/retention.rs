@@ -2,6 +2,7 @@
 //! it (that may yet be tried again), as its parent is open, and as somebody is to judge it.
 
 use async_trait::async_trait;
+use mi_credits::Credits;
 use mi_kernel::{Clock, OfficeId, Result, TaskId, Time};
 use mi_store::{Db, DbResult, FromRow, OfficeConn, all, exec, json_text, scalars};
 use mi_tenancy::retention::{Forgotten, History, bound, record};
@@ -56,6 +57,7 @@ impl History for TaskHistory {
             return Ok(Forgotten { deleted: 0, next: Some(after) });
         }
         task_delete(&mut tx, &free).await?;
+        Credits::forget_tasks(&mut tx, &free).await?;
         let gone: Vec<&Row> = old.into_iter().filter(|row| free.contains(&row.id)).collect();
         gone.iter().for_each(|row| counts.add(&row.status, -1));
         queue_forget(&mut tx, gone.iter().map(|row| row.cursor).max().unwrap_or_default(), &counts).await?;

@@ -60,7 +60,7 @@ pub(crate) struct UsageArgs {
     /// By what it is added up
     #[arg(long, default_value = "agent")]
     by: By,
-    /// Of the last this many days
+    /// Of the last this many days, at most 92, by task 31
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=92))]
     days: u64,
 }
@@ -69,7 +69,7 @@ pub(crate) struct UsageArgs {
 pub(crate) struct BudgetArgs {
     #[command(flatten)]
     colony: ColonyArg,
-    /// The agent
+    /// The agent; one that is gone by its id, or by its name if it is the only one
     #[arg(value_name = "NAME")]
     name: String,
     /// Credits, 0 for a wall at once, or `none` for no budget of its own

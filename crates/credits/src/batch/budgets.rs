@@ -1,5 +1,7 @@
 //! Budgets in a transaction: what they refuse, who has to wait for them, and who goes on.
 
+use std::collections::HashSet;
+
 use mi_kernel::{
     AgentId, Error, Result,
     event::{Category, Event},
@@ -26,7 +28,7 @@ impl Batch<'_> {
             let text = format!(
                 "the budget of {} is {budget} micro-credits, {} of them are spent, {} set aside, and the call could cost \
                  {needed}",
-                account.shown(),
+                account.shown_to(spender.agent_id),
                 account.spent,
                 account.reserved
             );
@@ -56,9 +58,19 @@ impl Batch<'_> {
         self.changed_accounts.insert(id);
     }
 
-    pub(super) fn set_budget(&mut self, asked: &SetBudget) {
+    pub(super) fn set_budget(&mut self, asked: &SetBudget) -> Result<()> {
         let (id, office_id, now) = (asked.spender.agent_id, self.tx.office_id(), self.now);
+        let limit = self.accounts.get(&id).and_then(|account| account.operator_budget);
+        if let Some(limit) = limit.filter(|limit| !asked.by_operator && asked.budget.is_none_or(|asked| asked > *limit))
+        {
+            let name = &asked.spender.name;
+            let text = format!("an operator set the budget of agent {name:?} to {limit} micro-credits; set no more");
+            return Err(Error::denied(text));
+        }
         let account = self.account(&asked.spender);
+        if asked.by_operator {
+            account.operator_budget = asked.budget;
+        }
         if account.budget != asked.budget {
             account.budget = asked.budget;
             account.version += 1;
@@ -70,9 +82,19 @@ impl Batch<'_> {
             let event = Event::lifecycle(office_id, &account.name, "credit.budget_set", summary, now);
             self.events.push(event.category(Category::Credit).with(metadata).traced(&asked.trace_id));
         }
-        // Whoever waits for this budget may go on, as far as no other one stands in the way.
+        self.free_below(&HashSet::from([id]));
+        if let Some(account) = self.accounts.get(&id).filter(|account| account.is_spent()) {
+            let why = spent_text(account, id);
+            self.must_wait(id, &why);
+        }
+        Ok(())
+    }
+
+    /// Lets go on whoever waits for one of these budgets, as far as no other one stands in the way.
+    pub(super) fn free_below(&mut self, ids: &HashSet<AgentId>) {
         let waits = |account: &&Account| {
-            !account.reached.is_empty() && (account.agent_id == id || account.lineage.contains(&id))
+            let mut chain = std::iter::once(&account.agent_id).chain(&account.lineage);
+            !account.reached.is_empty() && chain.any(|id| ids.contains(id))
         };
         let free = |account: &Account| {
             let chain = std::iter::once(&account.agent_id).chain(&account.lineage);
@@ -92,16 +114,12 @@ impl Batch<'_> {
                 self.changed_accounts.insert(id);
             }
         }
-        if let Some(account) = self.accounts.get(&id).filter(|account| account.is_spent()) {
-            let why = spent_text(account);
-            self.must_wait(id, &why);
-        }
     }
 }
 
-/// Why an agent has to wait whose budget, or that of one above it, is spent.
-pub(super) fn spent_text(account: &Account) -> String {
-    format!("the budget of {} is spent, {} micro-credits", account.shown(), account.budget.unwrap_or_default())
+/// Why this agent has to wait, whose budget, or that of one above it, is spent.
+pub(super) fn spent_text(account: &Account, id: AgentId) -> String {
+    format!("the budget of {} is spent, {} micro-credits", account.shown_to(id), account.budget.unwrap_or_default())
 }
 
 /// The refusal of what a budget does not cover.

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use mi_kernel::{AgentId, CallId, LedgerEntryId, OfficeId, TaskId, Time};
 use mi_store::{
-    Db, DbResult, FromRow, OfficeConn, PlatformConn, all, delete_some, exec, json_text, optional, scalars, time_text,
+    Db, DbResult, FromRow, OfficeConn, PlatformConn, all, delete_some, exec, json_text, optional, scalar_one, scalars,
+    time_text,
 };
 use mi_tenancy::{Settings, State};
 use serde::Serialize;
@@ -94,6 +95,7 @@ struct PutReservation<'a> {
     model: &'a str,
     amount: i64,
     settled: bool,
+    expired: bool,
     expires_at: String,
 }
 
@@ -111,25 +113,27 @@ pub(crate) async fn reservation_put(tx: &mut OfficeConn, reservations: &[&Reserv
             model: &r.model,
             amount: r.amount,
             settled: r.settled,
+            expired: r.expired,
             expires_at: time_text(r.expires_at),
         })
     };
     let sql = tx.pick(
         "WITH v AS MATERIALIZED (SELECT value AS r FROM json_each($2))
          INSERT INTO reservations (office_id, call_id, agent_id, agent, lineage, task_id, root_id, provider, model, amount,
-             settled, expires_at)
+             settled, expired, expires_at)
          SELECT $1, unhex(r ->> 'call_id', '-'), unhex(r ->> 'agent_id', '-'), r ->> 'agent', r -> 'lineage',
              unhex(r ->> 'task_id', '-'), unhex(r ->> 'root_id', '-'), r ->> 'provider', r ->> 'model', r ->> 'amount',
-             r ->> 'settled', r ->> 'expires_at' FROM v WHERE TRUE
+             r ->> 'settled', r ->> 'expired', r ->> 'expires_at' FROM v WHERE TRUE
          ON CONFLICT (office_id, call_id) DO UPDATE SET amount = excluded.amount, settled = excluded.settled,
-             expires_at = excluded.expires_at",
+             expired = excluded.expired, expires_at = excluded.expires_at",
         "INSERT INTO reservations (office_id, call_id, agent_id, agent, lineage, task_id, root_id, provider, model, amount,
-             settled, expires_at)
-         SELECT $1, call_id, agent_id, agent, lineage, task_id, root_id, provider, model, amount, settled, expires_at
+             settled, expired, expires_at)
+         SELECT $1, call_id, agent_id, agent, lineage, task_id, root_id, provider, model, amount, settled, expired,
+             expires_at
          FROM json_to_recordset($2::json) AS v (call_id uuid, agent_id uuid, agent text, lineage json, task_id uuid,
-             root_id uuid, provider text, model text, amount bigint, settled boolean, expires_at timestamptz)
+             root_id uuid, provider text, model text, amount bigint, settled boolean, expired boolean, expires_at timestamptz)
          ON CONFLICT (office_id, call_id) DO UPDATE SET amount = excluded.amount, settled = excluded.settled,
-             expires_at = excluded.expires_at",
+             expired = excluded.expired, expires_at = excluded.expires_at",
     );
     exec!(tx, sql, list(reservations.iter().map(row))?).map(drop)
 }
@@ -148,15 +152,33 @@ pub(crate) async fn reservation_delete(tx: &mut OfficeConn, ids: &[CallId]) -> D
     exec!(tx, sql, json_text(ids)?).map(drop)
 }
 
-/// What nobody has settled in time, and what is remembered for too long, the longest due first. Spans offices: one sweep
-/// looks after all of them.
+/// Comes before everything that is due.
+pub(crate) const BEFORE_ALL: (Time, OfficeId, CallId) = (Time::UNIX_EPOCH, OfficeId::MIN, CallId::MIN);
+
+/// What nobody has settled in time, and what is remembered for too long, after a place, the longest due first. Spans offices:
+/// one sweep looks after all of them.
 pub(crate) async fn reservation_due(
     conn: &mut PlatformConn,
     now: Time,
+    (at, office, call): (Time, OfficeId, CallId),
     limit: i64,
-) -> DbResult<Vec<(OfficeId, CallId)>> {
-    let sql = "SELECT office_id, call_id FROM reservations WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2";
-    all!(conn, sql, now, limit)
+) -> DbResult<Vec<(Time, OfficeId, CallId)>> {
+    let sql = "SELECT expires_at, office_id, call_id FROM reservations
+         WHERE expires_at <= $1 AND (expires_at, office_id, call_id) > ($2, $3, $4)
+         ORDER BY expires_at, office_id, call_id LIMIT $5";
+    all!(conn, sql, now, at, office, call, limit)
+}
+
+/// The time by the database's clock; none: it has no clock of its own.
+pub(crate) async fn told(conn: &mut PlatformConn) -> DbResult<Option<Time>> {
+    let sql = conn.pick("SELECT NULL", "SELECT clock_timestamp()");
+    scalar_one!(conn, sql)
+}
+
+/// Offices after this one that did not get what they begin with. Spans offices: it finds the ones to work on.
+pub(crate) async fn office_unbegun(conn: &mut PlatformConn, after: OfficeId, limit: i64) -> DbResult<Vec<OfficeId>> {
+    let sql = "SELECT office_id FROM balances WHERE NOT begun AND office_id > $1 ORDER BY office_id LIMIT $2";
+    scalars!(conn, sql, after, limit)
 }
 
 /// Accounts of these agents.
@@ -187,10 +209,29 @@ pub(crate) async fn office_untold(conn: &mut PlatformConn, limit: i64) -> DbResu
     scalars!(conn, sql, limit)
 }
 
-/// Notes that the scheduler knows this version. One that is gone waits for nothing any more.
+/// Accounts with a budget under this name, the newest first, at most so many. Names are given again: there may be more
+/// than one.
+pub(crate) async fn account_limited(conn: &mut OfficeConn, name: &str, limit: i64) -> DbResult<Vec<Account>> {
+    let sql = "SELECT * FROM agent_accounts WHERE office_id = $1 AND name = $2 AND budget IS NOT NULL
+         ORDER BY agent_id DESC LIMIT $3";
+    all!(conn, sql, name, limit)
+}
+
+/// Agents that wait, after this one, at most so many. Spans offices: one sweep looks whether they are still there.
+pub(crate) async fn waiting_after(
+    conn: &mut PlatformConn,
+    (office, agent): (OfficeId, AgentId),
+    limit: i64,
+) -> DbResult<Vec<(OfficeId, AgentId)>> {
+    let sql = "SELECT office_id, agent_id FROM agent_accounts WHERE reached <> '' AND (office_id, agent_id) > ($1, $2)
+         ORDER BY office_id, agent_id LIMIT $3";
+    all!(conn, sql, office, agent, limit)
+}
+
+/// Notes that the scheduler knows this version. One that is gone waits for nothing any more, whatever it knew before.
 pub(crate) async fn account_told(tx: &mut OfficeConn, account: &Account, gone: bool) -> DbResult<()> {
     let sql = "UPDATE agent_accounts SET told_version = $3, reached = CASE WHEN $4 THEN '' ELSE reached END
-         WHERE office_id = $1 AND agent_id = $2 AND told_version < $3";
+         WHERE office_id = $1 AND agent_id = $2 AND (told_version < $3 OR $4 AND told_version = $3)";
     exec!(tx, sql, account.agent_id, account.version, gone).map(drop)
 }
 
@@ -200,11 +241,13 @@ struct PutAccount<'a> {
     name: &'a str,
     lineage: &'a [AgentId],
     budget: Option<i64>,
+    operator_budget: Option<i64>,
     spent: i64,
     reserved: i64,
     reached: &'a str,
     version: i64,
-    charged_until: Option<String>,
+    seen_until: Option<String>,
+    unpaid_ms: i64,
 }
 
 /// Writes accounts, but for what the scheduler knows of them.
@@ -215,30 +258,37 @@ pub(crate) async fn account_put(tx: &mut OfficeConn, accounts: &[&Account]) -> D
             name: &a.name,
             lineage: &a.lineage,
             budget: a.budget,
+            operator_budget: a.operator_budget,
             spent: a.spent,
             reserved: a.reserved,
             reached: &a.reached,
             version: a.version,
-            charged_until: a.charged_until.map(time_text),
+            seen_until: a.seen_until.map(time_text),
+            unpaid_ms: a.unpaid_ms,
         })
     };
     let sql = tx.pick(
         "WITH v AS MATERIALIZED (SELECT value AS a FROM json_each($2))
-         INSERT INTO agent_accounts (office_id, agent_id, name, lineage, budget, spent, reserved, reached, version,
-             told_version, charged_until)
-         SELECT $1, unhex(a ->> 'agent_id', '-'), a ->> 'name', a -> 'lineage', a ->> 'budget', a ->> 'spent',
-             a ->> 'reserved', a ->> 'reached', a ->> 'version', 0, a ->> 'charged_until' FROM v WHERE TRUE
+         INSERT INTO agent_accounts (office_id, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached,
+             version, told_version, seen_until, unpaid_ms)
+         SELECT $1, unhex(a ->> 'agent_id', '-'), a ->> 'name', a -> 'lineage', a ->> 'budget', a ->> 'operator_budget',
+             a ->> 'spent', a ->> 'reserved', a ->> 'reached', a ->> 'version', 0, a ->> 'seen_until', a ->> 'unpaid_ms'
+         FROM v WHERE TRUE
          ON CONFLICT (office_id, agent_id) DO UPDATE SET name = excluded.name, lineage = excluded.lineage,
-             budget = excluded.budget, spent = excluded.spent, reserved = excluded.reserved, reached = excluded.reached,
-             version = excluded.version, charged_until = excluded.charged_until",
-        "INSERT INTO agent_accounts (office_id, agent_id, name, lineage, budget, spent, reserved, reached, version,
-             told_version, charged_until)
-         SELECT $1, agent_id, name, lineage, budget, spent, reserved, reached, version, 0, charged_until
-         FROM json_to_recordset($2::json) AS v (agent_id uuid, name text, lineage json, budget bigint, spent bigint,
-             reserved bigint, reached text, version bigint, charged_until timestamptz)
+             budget = excluded.budget, operator_budget = excluded.operator_budget, spent = excluded.spent,
+             reserved = excluded.reserved, reached = excluded.reached, version = excluded.version,
+             seen_until = excluded.seen_until, unpaid_ms = excluded.unpaid_ms",
+        "INSERT INTO agent_accounts (office_id, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached,
+             version, told_version, seen_until, unpaid_ms)
+         SELECT $1, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached, version, 0, seen_until,
+             unpaid_ms
+         FROM json_to_recordset($2::json) AS v (agent_id uuid, name text, lineage json, budget bigint,
+             operator_budget bigint, spent bigint, reserved bigint, reached text, version bigint, seen_until timestamptz,
+             unpaid_ms bigint)
          ON CONFLICT (office_id, agent_id) DO UPDATE SET name = excluded.name, lineage = excluded.lineage,
-             budget = excluded.budget, spent = excluded.spent, reserved = excluded.reserved, reached = excluded.reached,
-             version = excluded.version, charged_until = excluded.charged_until",
+             budget = excluded.budget, operator_budget = excluded.operator_budget, spent = excluded.spent,
+             reserved = excluded.reserved, reached = excluded.reached, version = excluded.version,
+             seen_until = excluded.seen_until, unpaid_ms = excluded.unpaid_ms",
     );
     exec!(tx, sql, list(accounts.iter().map(row))?).map(drop)
 }
@@ -269,6 +319,15 @@ pub(crate) async fn cost_put(tx: &mut OfficeConn, costs: &[&TaskCost]) -> DbResu
              tree_reserved = excluded.tree_reserved",
     );
     exec!(tx, sql, list(costs.iter().map(row))?).map(drop)
+}
+
+pub(crate) async fn cost_delete(tx: &mut OfficeConn, ids: &[TaskId]) -> DbResult<()> {
+    let sql = tx.pick(
+        "DELETE FROM task_costs WHERE office_id = $1 AND task_id IN (SELECT unhex(value, '-') FROM json_each($2))",
+        "DELETE FROM task_costs
+         WHERE office_id = $1 AND task_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid))",
+    );
+    exec!(tx, sql, json_text(ids)?).map(drop)
 }
 
 /// By what usage is added up.
@@ -310,6 +369,18 @@ pub(crate) async fn usage_add(
              output_tokens = usages.output_tokens + excluded.output_tokens, calls = usages.calls + excluded.calls",
     );
     exec!(tx, sql, list(usages.iter().map(row))?, hour).map(drop)
+}
+
+/// Offices after this one, at most so many. Spans offices: each has what it used looked at.
+pub(crate) async fn office_after(conn: &mut PlatformConn, after: OfficeId, limit: i64) -> DbResult<Vec<OfficeId>> {
+    scalars!(conn, "SELECT office_id FROM balances WHERE office_id > $1 ORDER BY office_id LIMIT $2", after, limit)
+}
+
+/// Deletes a part of what was used before a time, at most so much; answers how much.
+pub(crate) async fn usage_delete(tx: &mut OfficeConn, kind: UsageKind, before: Time, limit: i64) -> DbResult<i64> {
+    let sql = "DELETE FROM usages WHERE office_id = $1 AND kind = $2 AND (hour, key) IN
+         (SELECT hour, key FROM usages WHERE office_id = $1 AND kind = $2 AND hour < $3 ORDER BY hour, key LIMIT $4)";
+    exec!(tx, sql, kind.as_str(), before, limit)
 }
 
 /// A row of sums.

@@ -161,7 +161,7 @@ async fn feed(world: &World, office: &str, agent_id: &str) {
     assert_eq!(hired.trace_id.len(), 32);
     let own: Vec<&str> =
         feed.iter().filter(|event| event.agent.is_empty()).map(|event| event.r#type.as_str()).collect();
-    assert_eq!(own, ["office.created", "office.activated", "office.suspended", "office.resumed"]);
+    assert_eq!(own, ["office.created", "credit.granted", "office.activated", "office.suspended", "office.resumed"]);
 }
 
 async fn delete(world: &World, office: &str, backup: &str) {

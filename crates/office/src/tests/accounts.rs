@@ -121,14 +121,15 @@ async fn every_office_of_the_account_is_told_who_may_enter(harness: Harness) {
         assert!(revoked.expect("revokes").revoked_at.is_some());
     }
     for office in &offices {
-        let kinds = ["office.created", "office.activated", "key.created", "key.created", "key.revoked"];
+        let kinds =
+            ["office.created", "credit.granted", "office.activated", "key.created", "key.created", "key.revoked"];
         harness.until_events(office, &kinds).await;
     }
     let Actor::Operator { api_key_id, .. } = harness.owner else { panic!("{:?}", harness.owner) };
     let known = harness.activity.known();
     for office in &offices {
         let about = |key: &ApiKey, by: &str| serde_json::json!({ "api_key_id": key.id, "name": "laptop", "prefix": key.prefix, "by": by });
-        let told = known.events.iter().filter(|event| event.office_id.to_string() == *office).skip(2);
+        let told = known.events.iter().filter(|event| event.office_id.to_string() == *office).skip(3);
         let told: Vec<_> = told.map(|event| (event.category.as_str(), event.metadata.clone())).collect();
         let own = api_key_id.to_string();
         let expected = [about(&key, &own), about(&foreign, "administrator"), about(&key, &own)];

@@ -117,7 +117,12 @@ async fn what_is_sent_is_kept_listed_and_told_of_without_its_words(harness: Harn
     assert_eq!(history("operator").await, [third.clone(), second.clone()]);
 
     let woken = ["message.sent", "task.created"];
-    let told = [&["office.created", "office.activated", "message.sent"], &woken[..], &["message.sent"], &woken[..]];
+    let told = [
+        &["office.created", "credit.granted", "office.activated", "message.sent"],
+        &woken[..],
+        &["message.sent"],
+        &woken[..],
+    ];
     harness.until_events(&office, &told.concat()).await;
     let events = harness.activity.known().events.clone();
     let told: Vec<_> = events.iter().filter(|event| event.kind == "message.sent").collect();

@@ -1,19 +1,22 @@
 //! Credits: what is granted is in the ledger once, and the balance is its sum.
 
 use futures::future::join_all;
-use mi_kernel::{Actor, Clock, OfficeId, SystemClock, event::Category};
+use mi_kernel::{
+    Actor, Clock, OfficeId, SystemClock,
+    event::{Category, Event},
+};
 use mi_proto::v1::{
     Balance, GetBalanceRequest, GetOfficeStatusRequest, GrantCreditsRequest, LedgerEntry, ListLedgerEntriesRequest,
     OfficeStatus,
 };
 use mi_store::{Db, Step, on};
-use mi_testkit::{TestDb, on_both};
+use mi_testkit::{TestDb, on_both, until};
 use tonic::{Code, Status};
 use uuid::Uuid;
 
 use super::{
     chat::refused,
-    harness::{Harness, administrator},
+    harness::{Harness, LONG, administrator},
     peer::Mood,
     retention::DAY,
 };
@@ -101,9 +104,12 @@ async fn what_is_granted_is_in_the_ledger_the_balance_and_the_feed(harness: Harn
     let status = harness.offices(&harness.owner).get_office_status(status).await.expect("reads").into_inner();
     assert_eq!(status.status.expect("always there").balance, Some(has(5 * CREDIT + 1)));
 
-    harness.until_events(&office, &["office.created", "office.activated", "credit.granted", "credit.granted"]).await;
+    let kinds = ["office.created", "credit.granted", "office.activated", "credit.granted", "credit.granted"];
+    harness.until_events(&office, &kinds).await;
     let events = harness.activity.known().events.clone();
-    let granted = events.iter().find(|event| event.kind == "credit.granted").expect("told");
+    let told = |event: &&Event| event.kind == "credit.granted" && event.office_id.to_string() == office;
+    let [start, granted, _] = events.iter().filter(told).collect::<Vec<_>>()[..] else { panic!("{events:?}") };
+    assert_eq!((start.category, &start.metadata["amount"]), (Category::Credit, &START.into()));
     assert_eq!((granted.category, &granted.metadata["entry_id"]), (Category::Credit, &first.id.as_str().into()));
     assert_eq!(granted.metadata["balance_after"], START + 5 * CREDIT);
 }
@@ -207,7 +213,7 @@ async fn an_office_of_an_earlier_version_has_a_balance(database: TestDb) {
     let statements: [&'static str; 2] = [
         "INSERT INTO accounts (id, name, administrator, created_at) VALUES ($2, 'ann', false, $3)",
         "INSERT INTO offices (id, account_id, name, state, settings, version, applied_version, conditions, created_at,
-         updated_at) VALUES ($1, $2, 'Mine', 'active', '{}', 1, 1, '[]', $3, $3)",
+         updated_at) VALUES ($1, $2, 'Mine', 'active', '{\"model_budget_per_task\": 999}', 1, 1, '[]', $3, $3)",
     ];
     for sql in statements {
         on!(tx, |c| sqlx::query(sql).bind(office.0).bind(account).bind(now).execute(&mut *c).await.map(drop))
@@ -215,10 +221,27 @@ async fn an_office_of_an_earlier_version_has_a_balance(database: TestDb) {
     }
     tx.commit().await.expect("commits");
     old.close().await;
-    let new = Db::open(database.target(), MIGRATIONS).await.expect("opens");
-    let mut conn = new.office(office).read().await.expect("reads");
-    let sql = "SELECT balance, entries FROM balances WHERE office_id = $1";
-    let found: (i64, i64) =
+    // It has nothing until a process starts, which knows what offices begin with, and has it once.
+    let mut harness = Harness::over(database).await;
+    let id = office.to_string();
+    for _ in 0..2 {
+        until("the office has what a new one has", LONG, async || {
+            let found = harness.balance(&administrator(), &id).await.map_err(|status| status.to_string())?;
+            if found == has(0) { Ok(Some(())) } else { Err(format!("{found:?}")) }
+        })
+        .await;
+        harness.crash().await;
+    }
+    harness.resources().await.credits.begin_all().await.expect("none is left");
+    assert_eq!(harness.ledger(&administrator(), &id, 50).await.expect("lists"), []);
+    harness.until_events(&id, &["credit.granted"]).await;
+    let db = harness.db().await;
+    let mut conn = db.platform().read().await.expect("reads");
+    let sql = "SELECT b.taken, a.credits_taken, CAST(o.settings ->> 'model_budget_per_task' AS bigint) FROM balances AS b JOIN offices AS o ON o.id = b.office_id
+               JOIN accounts AS a ON a.id = o.account_id WHERE b.office_id = $1";
+    let found: (i64, i64, i64) =
         on!(conn, |c| sqlx::query_as(sql).bind(office.0).fetch_one(&mut *c).await).expect("is there");
-    assert_eq!(found, (START, 1));
+    assert_eq!(found, (START, START, 0), "it counts for its account");
+    // Other roles are told again of settings that they did not keep; what was stored without being heeded is none.
+    harness.until_applied(&id, |copy| copy.version == 2).await;
 }

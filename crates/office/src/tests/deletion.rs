@@ -139,7 +139,9 @@ async fn the_feed_goes_last(harness: Harness) {
         assert_eq!(refused.expect("being deleted").code(), Code::FailedPrecondition);
     }
     assert_eq!(harness.activity.known().removals, Vec::<String>::new());
-    harness.until_events(&office, &["office.created", "office.activated", "office.deletion_requested"]).await;
+    harness
+        .until_events(&office, &["office.created", "credit.granted", "office.activated", "office.deletion_requested"])
+        .await;
     harness.scheduler.be(Mood::Works);
     harness.until_status(&office, None).await;
     harness.assert_removed(&office);
@@ -151,7 +153,7 @@ async fn a_deletion_goes_on_after_a_crash_at_any_step(mut harness: Harness) {
     for peer in peers {
         for mood in [Mood::Fails, Mood::Hangs, Mood::NotDone] {
             let office = harness.create("Gone").await.id;
-            harness.until_events(&office, &["office.created", "office.activated"]).await;
+            harness.until_events(&office, &["office.created", "credit.granted", "office.activated"]).await;
             let before = peer(&harness).known().refused;
             peer(&harness).be(mood);
             if mood == Mood::Hangs {

@@ -180,7 +180,15 @@ async fn files_are_written_read_listed_and_deleted(harness: Harness) {
     assert_eq!(harness.changes(&office, 3).await, (all[3..].to_vec(), 4));
     assert_eq!(harness.changes(&office, 9).await, (vec![], 9));
 
-    let kinds = ["office.created", "office.activated", "file.created", "file.updated", "file.created", "file.deleted"];
+    let kinds = [
+        "office.created",
+        "credit.granted",
+        "office.activated",
+        "file.created",
+        "file.updated",
+        "file.created",
+        "file.deleted",
+    ];
     harness.until_events(&office, &kinds).await;
     let events = harness.activity.known().events.clone();
     let updated = events.iter().find(|event| event.kind == "file.updated").expect("there");

@@ -177,7 +177,7 @@ async fn secrets_are_set_shown_as_set_and_deleted(harness: Harness) {
     let gone = harness.unset(&harness.owner, &office, ("gitlab", "token")).await.expect_err("gone");
     assert_eq!((gone.code(), gone.message()), (Code::NotFound, "secret \"gitlab/token\" not found"));
 
-    let expected = ["office.created", "office.activated"].into_iter();
+    let expected = ["office.created", "credit.granted", "office.activated"].into_iter();
     let expected = expected.chain([
         "integration.secret_set",
         "integration.secret_set",

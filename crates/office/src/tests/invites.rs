@@ -82,10 +82,10 @@ async fn a_code_lets_one_agent_in_and_is_shown_once(harness: Harness) {
     assert_wrong(&harness.join_from("127.0.0.2", &invite.code, "robo", &OTHER_KEY).await.expect_err("used"));
     assert_wrong(&harness.join(&another(&[&invite]), "robo").await.expect_err("unknown"));
 
-    harness.until_events(&office, &["office.created", "office.activated", "invite.created"]).await;
+    harness.until_events(&office, &["office.created", "credit.granted", "office.activated", "invite.created"]).await;
     let events = harness.activity.known().events.clone();
     assert_eq!(
-        (events[2].category.as_str(), &events[2].metadata["invite_id"]),
+        (events[3].category.as_str(), &events[3].metadata["invite_id"]),
         ("security", &invite.id.clone().into())
     );
     assert!(!format!("{events:?}").contains(&invite.code));

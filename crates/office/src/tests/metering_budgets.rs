@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use mi_kernel::Actor;
 use mi_proto::v1::{Agent, SetAgentBudgetRequest};
+use mi_store::on;
 use mi_testkit::{on_both, until};
 use tonic::{Code, Status};
 
@@ -24,6 +25,9 @@ on_both! {
     what_is_no_budget_is_refused_by_field,
     the_scheduler_hears_of_a_budget_however_late,
     compute_that_uses_a_budget_up_makes_an_agent_wait,
+    the_budget_of_one_that_is_gone_is_raised_all_the_same,
+    an_agent_sets_no_more_than_an_operator_did,
+    whoever_is_gone_waits_no_longer,
 }
 
 fn id(agent: &Actor) -> String {
@@ -37,14 +41,14 @@ impl Harness {
         Ok(self.credits(actor).set_agent_budget(request).await?.into_inner().agent.expect("always there"))
     }
 
-    async fn budget(&self, office: &str, agent: &str, amount: impl Into<Option<i64>>) {
+    pub(super) async fn budget(&self, office: &str, agent: &str, amount: impl Into<Option<i64>>) {
         let shown = amount.into();
         let set = self.set_budget(&self.owner, office, agent, shown).await.expect("sets");
         assert_eq!((set.name.as_str(), set.budget), (agent, shown));
     }
 
     /// Waits until the scheduler was told this of the agent at last: its budget, and whether it has to wait.
-    async fn until_told(&self, agent: &Actor, budget: Option<i64>, waits: bool) {
+    pub(super) async fn until_told(&self, agent: &Actor, budget: Option<i64>, waits: bool) {
         let id = id(agent);
         until("the scheduler knows", LONG, async || {
             let known = self.scheduler.known();
@@ -58,6 +62,13 @@ impl Harness {
     fn hired(&self, agent: &Actor, lineage: &[&Actor]) {
         let lineage = lineage.iter().map(|agent| id(agent)).collect();
         self.scheduler.known().lineages.insert(id(agent), lineage);
+    }
+}
+
+impl Harness {
+    fn fire(&self, agent: &Actor) {
+        let id = id(agent);
+        self.scheduler.known().members.retain(|member| member.agent_id != id);
     }
 }
 
@@ -82,7 +93,7 @@ async fn a_budget_is_a_wall_and_whoever_reaches_it_has_to_wait(harness: Harness)
     }
     harness.until_told(&agent, Some(100), true).await;
     harness.reserve_call(&call(&office, spender(&other, &[]), 5000)).await.expect("has no budget");
-    let events = ["office.created", "office.activated", "credit.budget_set", "credit.budget_reached"];
+    let events = ["office.created", "credit.granted", "office.activated", "credit.budget_set", "credit.budget_reached"];
     harness.until_events(&office, &events).await;
 
     harness.budget(&office, "analyst", 200).await;
@@ -240,4 +251,80 @@ async fn compute_that_uses_a_budget_up_makes_an_agent_wait(harness: Harness) {
         harness.metering().charge_compute(request).await.expect("charges");
         harness.until_told(&agent, Some(150), waits).await;
     }
+}
+
+async fn the_budget_of_one_that_is_gone_is_raised_all_the_same(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [boss, leaf] = ["boss", "leaf"].map(|name| harness.agent(&office, name, true, &[]));
+    let next = async |amount| harness.reserve_call(&call(&office, spender(&leaf, &[&boss]), amount)).await;
+    harness.budget(&office, "boss", 50).await;
+    let used = call(&office, spender(&leaf, &[&boss]), 50);
+    harness.reserve_call(&used).await.expect("enough");
+    harness.settle_call(&used, Some(50)).await;
+    harness.fire(&boss);
+    let refusal = next(1).await.expect_err("those below go on paying into it");
+    assert!(reached(&refusal) && refusal.message().contains(&id(&boss)), "says what to type: {refusal:?}");
+    harness.until_told(&leaf, None, true).await;
+
+    // By name, and by id, which is always one agent's.
+    harness.budget(&office, "boss", 60).await;
+    harness.until_told(&leaf, None, false).await;
+    let set = harness.set_budget(&harness.owner, &office, &id(&boss), Some(70)).await.expect("by id");
+    assert_eq!(set, Agent { id: id(&boss), name: "boss".into(), budget: Some(70), ..Agent::default() });
+    next(20).await.expect("raised");
+    // Another one of that name: while it is there, the name is its own; then there are two.
+    let second = harness.agent(&office, "boss", true, &[]);
+    let set = harness.set_budget(&harness.owner, &office, "boss", Some(9)).await.expect("the one that is there");
+    assert_eq!((set.id, set.budget), (id(&second), Some(9)));
+    harness.fire(&second);
+    let refusal = harness.set_budget(&harness.owner, &office, "boss", None).await.expect_err("which one");
+    assert_eq!(refused(&refusal), (Code::InvalidArgument, "INVALID_ARGUMENT".into(), Some("agent".into())));
+    assert!([&boss, &second].iter().all(|gone| refusal.message().contains(&id(gone))), "{refusal:?}");
+    let set = harness.set_budget(&harness.owner, &office, &id(&boss), None).await.expect("removes");
+    assert_eq!((set.id, set.budget), (id(&boss), None));
+    next(5000).await.expect("no wall any more");
+    // An agent limits one that is gone as one that is there: below it only.
+    let refusal = harness.set_budget(&leaf, &office, &id(&boss), Some(1)).await.expect_err("above it");
+    assert_eq!(refusal.code(), Code::PermissionDenied);
+    let nobody = mi_kernel::AgentId::new().to_string();
+    let refusal = harness.set_budget(&harness.owner, &office, &nobody, Some(1)).await.expect_err("never there");
+    assert_eq!(refusal.code(), Code::NotFound);
+}
+
+async fn an_agent_sets_no_more_than_an_operator_did(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [boss, leaf] = ["boss", "leaf"].map(|name| harness.agent(&office, name, true, &[]));
+    harness.hired(&leaf, &[&boss]);
+    let own = async |amount| harness.set_budget(&boss, &office, "leaf", amount).await.map(|agent| agent.budget);
+    assert_eq!(own(Some(500)).await.expect("nobody set one"), Some(500));
+    harness.budget(&office, "leaf", 100).await;
+    for amount in [Some(101), None] {
+        assert_eq!(own(amount).await.expect_err("more than the operator allows").code(), Code::PermissionDenied);
+    }
+    assert_eq!(own(Some(30)).await.expect("less"), Some(30));
+    assert_eq!(own(Some(100)).await.expect("up to there again"), Some(100));
+    assert_eq!(own(None).await.expect_err("it stays").code(), Code::PermissionDenied);
+    harness.budget(&office, "leaf", None).await;
+    assert_eq!(own(Some(5000)).await.expect("the operator set none"), Some(5000));
+    assert_eq!(own(None).await.expect("likewise"), None);
+}
+
+async fn whoever_is_gone_waits_no_longer(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [gone, there] = ["gone", "there"].map(|name| harness.agent(&office, name, true, &[]));
+    for agent in ["gone", "there"] {
+        harness.budget(&office, agent, 0).await;
+    }
+    for agent in [&gone, &there] {
+        harness.until_told(agent, Some(0), true).await;
+    }
+    harness.fire(&gone);
+    let (office, db) = (office.parse::<mi_kernel::OfficeId>().expect("an id"), harness.db().await);
+    let sql = "SELECT name FROM agent_accounts WHERE office_id = $1 AND reached <> '' ORDER BY name";
+    let begin = (mi_kernel::OfficeId::MIN, mi_kernel::AgentId::MIN);
+    assert_eq!(harness.resources().await.credits.recall_waiting(begin).await.expect("tells"), begin, "all of them");
+    let mut conn = db.office(office).read().await.expect("reads");
+    let waiting: Vec<String> =
+        on!(conn, |c| sqlx::query_scalar(sql).bind(office.0).fetch_all(&mut *c).await).expect("reads");
+    assert_eq!(waiting, ["there"]);
 }

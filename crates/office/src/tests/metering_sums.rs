@@ -25,6 +25,7 @@ use crate::CREDIT;
 on_both! {
     usage_is_added_up_by_agent_model_task_and_day,
     compute_is_charged_by_whole_minutes_once,
+    whoever_starts_again_and_again_pays_for_its_time,
     offices_that_come_and_go_mint_nothing,
     ten_thousand_calls_at_once_are_all_explained,
 }
@@ -69,6 +70,7 @@ async fn usage_is_added_up_by_agent_model_task_and_day(harness: Harness) {
         start_time,
         end_time,
     };
+    let year = |year: i64| Some(prost_types::Timestamp { seconds: (year - 1970) * 31_556_952, nanos: 0 });
     let agents = UsageGroup::Agent.into();
     let late = asked(agents, Some(timestamp(now - chrono::TimeDelta::hours(2))), None);
     let late = harness.credits(&harness.owner).get_usage(late).await.expect("reads").into_inner().usages;
@@ -79,6 +81,10 @@ async fn usage_is_added_up_by_agent_model_task_and_day(harness: Harness) {
         ("start_time", asked(agents, at(0), at(0))),
         ("start_time", asked(agents, at(1), None)),
         ("start_time", asked(agents, at(-93), at(0))),
+        ("start_time", asked(UsageGroup::Task.into(), at(-32), at(0))),
+        ("start_time", asked(agents, year(-9000), at(0))),
+        ("end_time", asked(agents, at(0), year(9000))),
+        ("end_time", asked(agents, None, year(9000))),
     ] {
         let refusal = harness.credits(&harness.owner).get_usage(request).await.expect_err(field);
         assert_eq!(refused(&refusal), (Code::InvalidArgument, "INVALID_ARGUMENT".into(), Some(field.into())));
@@ -115,16 +121,48 @@ async fn compute_is_charged_by_whole_minutes_once(harness: Harness) {
     assert_eq!(charge(36_000, 60, &[(&one, 0)]).await, 4);
     assert_eq!(charge(300, 300, &[(&one, 0), (&two, 80)]).await, 6, "one's time was charged, two's was not");
     assert_eq!(charge(300, 300, &[(&one, 0), (&two, 80)]).await, 6);
-    // A new instance.
-    assert_eq!(charge(36_130, 300, &[(&one, 36_060)]).await, 7);
+    // It goes on from where the clock stands now, and is not let off until the clock is where it was.
+    assert_eq!(charge(330, 300, &[(&one, 0)]).await, 7, "30 seconds of before, and 30");
+    // A new instance, long after.
+    assert_eq!(charge(36_130, 300, &[(&one, 36_060)]).await, 8);
     let ledger = harness.ledger(&harness.owner, &office, 50).await.expect("lists");
-    assert_eq!(ledger.len(), 5);
+    assert_eq!(ledger.len(), 6);
     assert_eq!(
-        (ledger[1].amount, &*ledger[1].reason, &*ledger[1].reference),
+        (ledger[2].amount, &*ledger[2].reason, &*ledger[2].reference),
         (-200, "compute: 2 agent-minutes", "compute")
     );
     let models = harness.used_by(&office, UsageGroup::Model).await;
-    assert_eq!(models, [Usage { key: "compute".into(), amount: 700, ..Usage::default() }]);
+    assert_eq!(models, [Usage { key: "compute".into(), amount: 800, ..Usage::default() }]);
+}
+
+async fn whoever_starts_again_and_again_pays_for_its_time(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let (often, short) = (harness.agent(&office, "often", true, &[]), harness.agent(&office, "short", true, &[]));
+    let begun = harness.clock.now();
+    let after = |seconds: i64| timestamp(begun + chrono::TimeDelta::seconds(seconds));
+    // One starts again every 50 seconds, the other one runs for 40 of every 300.
+    for round in 1..=50 {
+        let now = round * 60;
+        let mut agents = vec![(&often, now / 50 * 50)];
+        if now % 300 == 0 {
+            agents.push((&short, now - 40));
+        }
+        let running = |(agent, since): (&Actor, i64)| RunningAgent {
+            spender: Some(spender(agent, &[])),
+            since: Some(after(since)),
+        };
+        let request = ChargeComputeRequest {
+            office_id: office.clone(),
+            until: Some(after(now)),
+            at_most: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            agents: agents.into_iter().map(running).collect(),
+        };
+        harness.metering().charge_compute(request).await.expect("charges");
+    }
+    let used = harness.used_by(&office, UsageGroup::Agent).await;
+    let minutes: Vec<_> = used.iter().map(|used| (&*used.key, used.amount / 100)).collect();
+    // The first 50 seconds passed before it was seen for the first time; the other ran for 400.
+    assert_eq!(minutes, [("often", 49), ("short", 6)]);
 }
 
 async fn offices_that_come_and_go_mint_nothing(mut harness: Harness) {

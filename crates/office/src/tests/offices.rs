@@ -90,7 +90,7 @@ async fn a_new_office_is_active_at_once_when_its_peers_are_up(harness: Harness) 
     }
     let expected = [harness.condition("SchedulerReady", ""), harness.condition("ActivityReady", "")];
     assert_eq!(harness.conditions(&office.id).await, expected);
-    harness.until_events(&office.id, &["office.created", "office.activated"]).await;
+    harness.until_events(&office.id, &["office.created", "credit.granted", "office.activated"]).await;
 }
 
 async fn a_new_office_says_what_it_waits_for_and_becomes_active_by_itself(harness: Harness) {
@@ -115,7 +115,7 @@ async fn a_new_office_says_what_it_waits_for_and_becomes_active_by_itself(harnes
     harness.until_status(&office.id, Some(OfficeStatus::Active)).await;
     let expected = [harness.condition("SchedulerReady", ""), harness.condition("ActivityReady", "")];
     assert_eq!(harness.conditions(&office.id).await, expected);
-    harness.until_events(&office.id, &["office.created", "office.activated"]).await;
+    harness.until_events(&office.id, &["office.created", "credit.granted", "office.activated"]).await;
 }
 
 async fn suspension_and_resumption_reach_a_peer_that_was_down(harness: Harness) {
@@ -136,6 +136,7 @@ async fn suspension_and_resumption_reach_a_peer_that_was_down(harness: Harness) 
     harness.until_applied(&other, |copy| copy.version == 1 && copy.status() == OfficeStatus::Active).await;
     let expected = [
         "office.created",
+        "credit.granted",
         "office.activated",
         "office.suspended",
         "office.resumed",
@@ -168,7 +169,9 @@ async fn settings_reach_the_peers_and_wrong_ones_change_nothing(harness: Harness
     let request = GetOfficeSettingsRequest { office_id: office.clone() };
     let kept = harness.offices(&harness.owner).get_office_settings(request).await.expect("answers").into_inner();
     assert_eq!(kept.settings, Some(changed));
-    harness.until_events(&office, &["office.created", "office.activated", "office.settings_updated"]).await;
+    harness
+        .until_events(&office, &["office.created", "credit.granted", "office.activated", "office.settings_updated"])
+        .await;
     let known = harness.activity.known();
     let told = known.events.iter().find(|event| event.kind == "office.settings_updated").expect("told");
     assert_eq!(told.summary, "Settings changed: allow_agent_hiring, max_agents");
@@ -221,7 +224,7 @@ async fn an_office_that_was_left_unfinished_is_finished_by_the_next_process(mut 
     harness.start_again().await;
     harness.until_status(&office.id, Some(OfficeStatus::Active)).await;
     harness.until_applied(&office.id, |copy| copy.version == 1).await;
-    harness.until_events(&office.id, &["office.created", "office.activated"]).await;
+    harness.until_events(&office.id, &["office.created", "credit.granted", "office.activated"]).await;
 }
 
 async fn foreign_offices_are_not_found(harness: Harness) {
@@ -272,7 +275,7 @@ async fn a_creation_that_is_sent_again_creates_nothing_more(harness: Harness) {
     let refused = create("Twice").await.expect_err("another content");
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert_eq!(refused.get_details_bad_request().expect("names it").field_violations[0].field, "request_id");
-    harness.until_events(&ids[0], &["office.created", "office.activated"]).await;
+    harness.until_events(&ids[0], &["office.created", "credit.granted", "office.activated"]).await;
     assert_eq!(harness.scheduler.known().offices.keys().cloned().collect::<Vec<_>>(), [ids[0].clone()]);
 }
 

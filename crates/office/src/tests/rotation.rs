@@ -76,7 +76,8 @@ async fn every_secret_opens_with_the_new_key_alone(harness: Harness) {
         harness.access(&harness.owner).rotate_master_key(RotateMasterKeyRequest {}).await.expect_err("an owner");
     assert_eq!(refused.code(), Code::PermissionDenied);
     let rewrapped = "data_key.rewrapped";
-    let kinds = ["office.created", "office.activated", "integration.secret_set", rewrapped, rewrapped];
+    let kinds =
+        ["office.created", "credit.granted", "office.activated", "integration.secret_set", rewrapped, rewrapped];
     harness.until_events(&offices[1], &kinds).await;
 }
 

@@ -18,17 +18,17 @@ pub(crate) async fn task_ids_held_by(conn: &mut OfficeConn, agent: AgentId) -> D
     scalars!(conn, "SELECT id FROM tasks WHERE office_id = $1 AND worker_id = $2", agent)
 }
 
-/// A task and those above it, each with its parent.
+/// A task and those above it, each with its parent, or with the one that it reviews if it has none.
 pub(crate) async fn task_ancestors(conn: &mut OfficeConn, id: TaskId) -> DbResult<Vec<(TaskId, Option<TaskId>)>> {
     let sql = conn.pick(
         "WITH RECURSIVE up (id, parent_id) AS (
-             SELECT id, parent_id FROM tasks WHERE office_id = $1 AND id = $2
-             UNION SELECT t.id, t.parent_id FROM up CROSS JOIN tasks AS t ON t.office_id = $1 AND t.id = up.parent_id)
+             SELECT id, coalesce(parent_id, verifies_id) FROM tasks WHERE office_id = $1 AND id = $2
+             UNION SELECT t.id, coalesce(t.parent_id, t.verifies_id) FROM up CROSS JOIN tasks AS t ON t.office_id = $1 AND t.id = up.parent_id)
          SELECT id, parent_id FROM up",
         "WITH RECURSIVE up (id, parent_id) AS (
-             SELECT id, parent_id FROM tasks WHERE office_id = $1 AND id = $2
-             UNION SELECT t.id, t.parent_id FROM up,
-                 LATERAL (SELECT id, parent_id FROM tasks WHERE office_id = $1 AND id = up.parent_id OFFSET 0) AS t)
+             SELECT id, coalesce(parent_id, verifies_id) FROM tasks WHERE office_id = $1 AND id = $2
+             UNION SELECT t.id, coalesce(t.parent_id, t.verifies_id) FROM up,
+                 LATERAL (SELECT id, parent_id, verifies_id FROM tasks WHERE office_id = $1 AND id = up.parent_id OFFSET 0) AS t)
          SELECT id, parent_id FROM up",
     );
     all!(conn, sql, id)

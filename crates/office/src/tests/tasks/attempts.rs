@@ -85,6 +85,7 @@ async fn a_report_that_is_repeated_is_answered_as_before(harness: Harness) {
             &office,
             &[
                 "office.created",
+                "credit.granted",
                 "office.activated",
                 "task.created",
                 "task.claimed",

@@ -194,7 +194,7 @@ async fn a_batch_is_created_as_a_whole_or_not_at_all(harness: Harness) {
         assert_eq!(field(harness.batch(&office, many("", count).requests).await), "requests");
     }
     assert_eq!(harness.claim_all(&harness.owner, &office).await, [""; 0]);
-    harness.until_events(&office, &["office.created", "office.activated"]).await;
+    harness.until_events(&office, &["office.created", "credit.granted", "office.activated"]).await;
 }
 
 async fn only_tasks_of_the_office_can_be_waited_for(harness: Harness) {

@@ -50,7 +50,7 @@ async fn created_claimed_completed(harness: Harness) {
     harness
         .until_events(
             &office,
-            &["office.created", "office.activated", "task.created", "task.claimed", "task.completed"],
+            &["office.created", "credit.granted", "office.activated", "task.created", "task.claimed", "task.completed"],
         )
         .await;
 }
