@@ -33,7 +33,8 @@ pub(crate) fn working(spender: &GetSpenderResponse) -> Result<&Agent> {
     Err(Error::new(ErrorKind::PermissionDenied, "AGENT_NOT_WORKING", "the agent is paused, stopped or fired"))
 }
 
-/// Whether a provider is switched on for it. One that was switched off is off, whoever's key would be used.
+/// Whether a provider is switched on for it. One that was switched off is off, whoever's key would be used; one that wants no
+/// key, and is no integration, has no switch.
 ///
 /// # Errors
 /// `FailedPrecondition`.
@@ -43,11 +44,12 @@ pub(crate) fn enabled(
     agent: &Agent,
     provider: &Provider,
 ) -> Result<()> {
-    let is_on = |name: &str| spender.integrations.iter().any(|on| on == name);
+    let has_switch = |name: &str| catalogue.integration("provider", name).is_ok();
+    let is_off = |name: &str| has_switch(name) && spender.integrations.iter().all(|on| on != name);
     let own = catalogue.provider("provider", &agent.provider).map_or(agent.provider.as_str(), |own| &own.name);
     // The server that stands for all of them wants no integration of its own.
     let stands_for_own = catalogue.fallback.as_deref() == Some(&provider.name);
-    let off = [own, &provider.name].into_iter().find(|name| !is_on(name) && (*name == own || !stands_for_own));
+    let off = [own, &provider.name].into_iter().find(|name| is_off(name) && (*name == own || !stands_for_own));
     match off {
         None => Ok(()),
         Some(off) => {

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use http::HeaderValue;
-use mi_catalogue::{ModelApi, Provider};
+use mi_catalogue::{Catalogue, ModelApi, Provider};
 use mi_kernel::{Error, OfficeId, Result, secret::Secret};
 use mi_proto::internal::v1::{ResolveSecretsRequest, secret_service_client::SecretServiceClient};
 use mi_rpc::{RoleClient, Transport, status::from_status};
@@ -57,9 +57,14 @@ impl Keys {
     pub(crate) async fn headers(
         &self,
         office_id: OfficeId,
+        catalogue: &Catalogue,
         provider: &Provider,
     ) -> Result<Vec<(&'static str, HeaderValue)>> {
-        let secrets = self.secrets(office_id, &provider.name).await?;
+        // One that is no integration has no secrets.
+        let secrets = match catalogue.integration("provider", &provider.name) {
+            Ok(integration) => self.secrets(office_id, &integration.name).await?,
+            Err(_) => Secrets::default(),
+        };
         let own = secrets.get(API_KEY).filter(|key| !key.expose().trim().is_empty());
         let Some(key) = own.or(provider.key.as_ref()) else {
             if provider.open {

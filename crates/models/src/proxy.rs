@@ -124,7 +124,7 @@ impl Proxy {
             body: body.sent(call, &bytes, &chosen.name, ceiling).into(),
         };
         let mut keys = Vec::new();
-        for (name, value) in self.keys.headers(agent.office_id, provider).await? {
+        for (name, value) in self.keys.headers(agent.office_id, &catalogue, provider).await? {
             keys.extend(value.to_str().ok().map(|text| Secret::new(text.trim_start_matches("Bearer "))));
             outgoing.headers.insert(name, value);
         }

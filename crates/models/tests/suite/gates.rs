@@ -101,6 +101,12 @@ async fn a_provider_that_is_switched_off_is_off_whoevers_key_it_would_be() {
     let stage = Stage::new([]).await;
     stage.spender(|spender| spender.allow_any_model = true);
     assert_eq!(refused(&stage, CHAT, asks("gpt-x")).await, told(403, "INTEGRATION_DISABLED"));
+
+    // One that is no integration has no switch.
+    let stage = Stage::new([whole(200, json!({"usage": {"prompt_tokens": 0, "completion_tokens": 0}}))]).await;
+    stage.hired("open", "open");
+    stage.spender(|spender| spender.integrations.clear());
+    assert_eq!(stage.post("/llm/open/chat/completions", asks("gpt-x")).await.status, 200);
 }
 
 #[tokio::test]

@@ -104,7 +104,11 @@ impl SecretService for Roles {
         request: Request<internal::ResolveSecretsRequest>,
     ) -> Result<Response<internal::ResolveSecretsResponse>, Status> {
         self.0.up()?;
-        let secrets = self.0.secrets.lock().expect("lock").get(&request.get_ref().integration).cloned();
+        let integration = &request.get_ref().integration;
+        if integration == "open" {
+            return Err(mi_rpc::status(mi_kernel::Error::invalid("integration", "is unknown")));
+        }
+        let secrets = self.0.secrets.lock().expect("lock").get(integration).cloned();
         Ok(Response::new(internal::ResolveSecretsResponse { secrets: secrets.unwrap_or_default() }))
     }
 }
