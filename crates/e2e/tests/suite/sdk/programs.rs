@@ -22,7 +22,7 @@ const SHELLS: [&str; 2] = ["exec_command", "Bash"];
 /// What the model has run. It looks for keys from the inside, and waits until the test has done so from the outside; the
 /// patterns do not find themselves, and programs have a `grep` of their own. What it prints is not in what it is told to run.
 const WORK: &str = "\
-    command grep -l 'relay-[0-9a-zA-Z]' /proc/[0-9]*/environ > words.txt 2> /dev/null; \
+    MARK=relay-mark command grep -l 'relay-[0-9a-zA-Z]' /proc/self/environ /proc/[0-9]*/environ > words.txt 2> /dev/null; \
     command grep -rl 'sk-plante[d]' /proc/[0-9]*/environ /proc/[0-9]*/cmdline /etc /tmp . \"$MI_IDENTITY_DIR\" > keys.txt 2> /dev/null; \
     mv words.txt looked.txt; \
     until test -e searched.txt; do sleep 0.1; done; \
