@@ -271,8 +271,8 @@ fn beyond_bytes(value: &Value) -> i64 {
                 }
                 _ => 0,
             });
-            let is_content = |name: &str| !OF_TOOLS.contains(&name) && !(name == "input" && kind.ends_with("tool_use"));
-            let below = members.iter().filter(|(name, _)| is_content(name)).map(|(_, value)| beyond_bytes(value));
+            let of_tools = |name: &str| OF_TOOLS.contains(&name) || (name == "input" && kind.ends_with("tool_use"));
+            let below = members.iter().filter(|(name, _)| !of_tools(name)).map(|(_, value)| beyond_bytes(value));
             of_google.chain(below).fold(own, i64::saturating_add)
         }
         _ => 0,
