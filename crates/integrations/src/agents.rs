@@ -50,7 +50,7 @@ impl Integrations {
         if enabled && !known.complete() && !known.provided {
             let text = format!(
                 "the office has no secret {} of the integration {:?}; set it first",
-                known.missing().join(", "),
+                known.missing().iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", "),
                 integration.name
             );
             return Err(Error::precondition("INTEGRATION_NOT_CONFIGURED", text));

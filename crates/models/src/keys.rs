@@ -10,7 +10,7 @@ use mi_rpc::{RoleClient, Transport, status::from_status};
 use moka::future::Cache;
 
 /// How long secrets are remembered: so long does one that was replaced live on at most.
-const FRESH: Duration = Duration::from_secs(10);
+const FRESH: Duration = Duration::from_secs(1);
 /// Integrations of offices remembered at once.
 const CAPACITY: u64 = 10_000;
 /// The secret that is a provider's key.

@@ -415,15 +415,23 @@ mod tests {
         assert_eq!(platform.admin_key(), "mi_office");
 
         let args = args(&platform);
-        let wanted: [(&str, &[&str]); 4] = [
+        let wanted: [(&str, &[&str]); 5] = [
             ("serve activity ", &[]),
             ("serve scheduler ", &["--activity-url", "--agent-endpoint", "--office-url"]),
             ("serve office ", &["--activity-url", "--scheduler-url", "--admin-key-file"]),
-            ("serve gateway ", &["--activity-url", "--scheduler-url", "--office-url"]),
+            ("serve models ", &["--activity-url", "--scheduler-url", "--office-url"]),
+            ("serve gateway ", &["--activity-url", "--scheduler-url", "--office-url", "--models-url"]),
         ];
         for (args, (start, flags)) in args.iter().zip(wanted) {
             assert!(args.starts_with(start) && args.contains("--internal-key-file "), "{args}");
-            let known = ["--activity-url", "--scheduler-url", "--office-url", "--agent-endpoint", "--admin-key-file"];
+            let known = [
+                "--activity-url",
+                "--scheduler-url",
+                "--office-url",
+                "--models-url",
+                "--agent-endpoint",
+                "--admin-key-file",
+            ];
             for flag in known {
                 assert_eq!(args.contains(&format!(" {flag} ")), flags.contains(&flag), "{flag} in {args}");
             }
@@ -440,12 +448,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn on_postgres_all_but_the_gateway_get_a_database_that_goes_with_the_platform() {
+    async fn on_postgres_all_that_keep_something_get_a_database_that_goes_with_the_platform() {
         let what = Platform::builder().backend(Backend::Postgres).arrangement(Arrangement::ProcessPerRole);
         let (platform, _dir) = start(what).await;
         let url = platform.db.as_ref().and_then(TestDb::url).expect("Postgres");
         let given: Vec<bool> = args(&platform).iter().map(|args| args.contains(&format!("--database {url}"))).collect();
-        assert_eq!(given, [true, true, true, false]);
+        assert_eq!(given, [true, true, true, false, false]);
 
         let dir = platform.data_dir().to_owned();
         let pid = nix::unistd::Pid::from_raw(platform.pid().try_into().expect("fits"));

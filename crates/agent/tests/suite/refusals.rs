@@ -36,7 +36,7 @@ async fn what_the_proxy_refuses_for_good_is_asked_once() {
     let own = Reply::Proxy(402, "BUDGET_REACHED", "the task may not cost more than 5 credits");
     let away = Reply::Proxy(503, "MODEL_AWAY", "no such server");
     for (reply, error) in [
-        (own, "the credits of the task are used up: 402 Payment Required: "),
+        (own, "what the task may cost does not suffice: 402 Payment Required: "),
         (away, "the model server refuses: 503 Service Unavailable: "),
     ] {
         for api in ALL {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::conversation::{Call, Collect, Offer, Reply, Turn};
+use super::conversation::{Call, Collect, MAX_ANSWER, Offer, Reply, Turn};
 
 /// The request of the next answer; the model is named by the path.
 pub(super) fn request(system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
@@ -39,6 +39,7 @@ pub(super) fn request(system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
     json!({
         "systemInstruction": { "parts": [{ "text": system }] },
         "contents": contents,
+        "generationConfig": { "maxOutputTokens": MAX_ANSWER },
         "tools": [{ "functionDeclarations": offers.iter().map(declaration).collect::<Vec<_>>() }],
     })
 }

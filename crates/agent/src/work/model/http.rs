@@ -121,7 +121,7 @@ impl<'a> Model<'a> {
             match problem {
                 Problem::Lasting(text) => return Err(failed(format!("the model server refuses: {text}"), false)),
                 Problem::Unpaid(text, true) => {
-                    return Err(failed(format!("the credits of the task are used up: {text}"), false));
+                    return Err(failed(format!("what the task may cost does not suffice: {text}"), false));
                 }
                 Problem::Unpaid(text, false) => {
                     self.shared.log.say(format!("task {}: the model is not paid for: {text}", self.task_id));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::conversation::{Call, Collect, Offer, Reply, Turn};
+use super::conversation::{Call, Collect, MAX_ANSWER, Offer, Reply, Turn};
 
 /// The request of the next answer.
 pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
@@ -36,6 +36,7 @@ pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer
         "model": model,
         "messages": messages,
         "tools": offers.iter().map(tool).collect::<Vec<_>>(),
+        "max_completion_tokens": MAX_ANSWER,
         "stream": true,
         "stream_options": { "include_usage": true },
     })
