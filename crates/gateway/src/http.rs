@@ -159,11 +159,9 @@ fn takes_key(uri: &Uri) -> bool {
 
 /// The path with what is left of the query.
 fn without_key(uri: &Uri) -> Result<Uri> {
+    let is_key = |pair: &str| takes_key(uri) && pair.starts_with(KEY_PARAMETER);
     let query = uri.query().unwrap_or_default();
-    let kept: Vec<&str> = query
-        .split('&')
-        .filter(|pair| !pair.is_empty() && !(takes_key(uri) && pair.starts_with(KEY_PARAMETER)))
-        .collect();
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !is_key(pair)).collect();
     let text = if kept.is_empty() { uri.path().to_owned() } else { format!("{}?{}", uri.path(), kept.join("&")) };
     let path = PathAndQuery::try_from(text).map_err(|_| Error::invalid("path", "does not parse"))?;
     Ok(Uri::from(path))

@@ -103,7 +103,8 @@ async fn only_agents_pass_and_each_refusal_is_in_the_vendors_shape() {
     let good = token(&agent);
     let other = token(&edge.world.agent());
     let both = [("x-api-key", good.as_str()), ("x-goog-api-key", &other)];
-    let cases: [(&[(&str, &str)], u16, &str); 5] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Headers<'_>, u16, &str); 5] = [
         (&[], 401, "UNAUTHENTICATED"),
         (&[("x-api-key", "nonsense")], 401, "UNAUTHENTICATED"),
         (&[("authorization", "Basic abc")], 401, "UNAUTHENTICATED"),
