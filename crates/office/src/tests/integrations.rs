@@ -251,7 +251,7 @@ async fn an_integration_without_its_secret_is_not_enabled(harness: Harness) {
     let refused = harness.toggle(&harness.owner, &office, "analyst", ("jira", true)).await.expect_err("no secrets");
     let reason = refused.get_details_error_info().expect("always there").reason;
     assert_eq!((refused.code(), reason.as_str()), (Code::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED"));
-    assert!(refused.message().contains("url, email, api_token"), "{refused:?}");
+    assert!(refused.message().contains(r#""url", "email", "api_token""#), "{refused:?}");
     let missing = harness.toggle(&harness.owner, &office, "nobody", ("jira", false)).await.expect_err("missing");
     let named = missing.get_details_resource_info().expect("names it");
     assert_eq!((missing.code(), named.resource_type.as_str()), (Code::NotFound, "agent"));
