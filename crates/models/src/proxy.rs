@@ -123,12 +123,14 @@ impl Proxy {
             headers: passed,
             body: body.sent(call, &bytes, &chosen.name, ceiling).into(),
         };
+        let (streamed, keeps_usage) = (body.asked.stream, body.asked.wants_usage);
+        // What was read of it takes many times its bytes, and is not to wait for another role.
+        drop((body, bytes));
         let mut keys = Vec::new();
         for (name, value) in self.keys.headers(agent.office_id, &catalogue, provider).await? {
             keys.extend(value.to_str().ok().map(|text| Secret::new(text.trim_start_matches("Bearer "))));
             outgoing.headers.insert(name, value);
         }
-        let (streamed, keeps_usage) = (body.asked.stream, body.asked.wants_usage);
         let span = tracing::debug_span!(
             target: "mi::models",
             "model",
@@ -163,7 +165,6 @@ impl Proxy {
             span: span.clone(),
             _slot: slot,
         };
-        drop((body, bytes));
         let (head, answered) = oneshot::channel();
         // A task of its own: whatever becomes of the client, the call is settled.
         self.tasks.spawn_to_end("models-call", job.run((outgoing, share), head).instrument(span));

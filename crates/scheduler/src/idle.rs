@@ -9,10 +9,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use mi_kernel::{AgentActor, AgentId, OfficeId, Result, Time};
-use mi_proto::internal::v1::GetHireTermsRequest;
-use mi_rpc::status::from_status;
 
-use crate::{Scheduler, offices::repo::office_get};
+use crate::{Scheduler, agents::rules, offices::repo::office_get};
 
 /// How often idle agents are looked for.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -45,14 +43,6 @@ impl Scheduler {
         }
     }
 
-    /// Whether the office may have work done.
-    async fn pays(&self, office_id: OfficeId) -> Result<bool> {
-        let request = GetHireTermsRequest { office_id: office_id.to_string() };
-        let terms = self.metering.clone().get_hire_terms(request).await.map_err(|status| from_status(&status))?;
-        let terms = terms.into_inner();
-        Ok(!terms.metered || terms.available > 0)
-    }
-
     async fn fire_idle_of(&self, office_id: OfficeId, idle: &[(AgentId, Time)]) -> Result<()> {
         let office = office_get(&mut self.db.office(office_id).read().await?).await?;
         let limit = office.filter(|office| office.active).map_or(0, |office| office.settings.idle_fire_after_seconds);
@@ -62,7 +52,7 @@ impl Scheduler {
         let latest = self.clock.now() - TimeDelta::seconds(limit);
         let due: Vec<_> = idle.iter().filter(|(_, since)| *since <= latest).collect();
         // Where nobody is paid, nobody gets work: that is no reason to fire them.
-        if due.is_empty() || !self.pays(office_id).await? {
+        if due.is_empty() || rules::solvent(&self.terms(office_id).await?).is_err() {
             return Ok(());
         }
         for (agent, since) in due {

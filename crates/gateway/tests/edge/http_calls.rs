@@ -92,6 +92,12 @@ async fn a_call_passes_unchanged_but_for_its_credential() {
             }
             assert!(!told.to_string().contains(&token), "{told}");
         }
+        // Of an integration it is a parameter like any other, and no credential.
+        let asked = "/proxy/github/actions/caches?key=linux&page=2";
+        let (_, _, told) = send(&url, h2, asked, &[("authorization", &bearer)], "{}").await;
+        assert_eq!(told["uri"], asked);
+        let (status, ..) = send(&url, h2, &format!("/proxy/github/user?key={token}"), &[], "{}").await;
+        assert_eq!(status, StatusCode::UNAUTHORIZED);
     }
 }
 

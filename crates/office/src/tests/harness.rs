@@ -268,7 +268,16 @@ impl Harness {
 
     /// What the models role and the scheduler ask for secrets.
     pub(super) fn secret_service(&self) -> SecretServiceClient<RoleClient> {
-        SecretServiceClient::new(RoleClient::new(self.transport.clone(), "models"))
+        self.secret_service_for("models")
+    }
+
+    pub(super) fn secret_service_for(&self, role: &str) -> SecretServiceClient<RoleClient> {
+        SecretServiceClient::new(RoleClient::new(self.transport.clone(), role))
+    }
+
+    /// The process begins to end.
+    pub(super) fn begin_to_end(&self) {
+        self.tasks.shutdown().cancel();
     }
 
     pub(super) fn chat(&self, actor: &Actor) -> ChatServiceClient<Client> {

@@ -36,6 +36,7 @@ on_both! {
     a_row_holds_no_plain_text_and_opens_in_its_place_only,
     a_deleted_office_takes_its_key_along,
     another_master_key_is_refused_at_the_start,
+    each_role_gets_the_secrets_that_it_uses_and_no_other_gets_any,
 }
 
 impl Harness {
@@ -426,4 +427,24 @@ async fn another_master_key_is_refused_at_the_start(mut harness: Harness) {
     // The same key from the environment will do.
     harness.start_with(Arc::new(EnvKeys::new(&Secret::new(text)).expect("a key"))).await.expect("starts");
     assert_eq!(harness.opened(&office, ("github", "token")).await, Secret::new("ghp_1"));
+}
+
+async fn each_role_gets_the_secrets_that_it_uses_and_no_other_gets_any(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    for secret in [("anthropic", "api_key"), ("github", "token")] {
+        harness.set(&harness.owner, &office, secret, "sk-planted").await.expect("sets");
+    }
+    let told = async |role: &str, integration: &str| {
+        let request = ResolveSecretsRequest { office_id: office.clone(), integration: integration.into() };
+        let answer = harness.secret_service_for(role).resolve_secrets(request).await;
+        answer.map(|answer| answer.into_inner().secrets.into_keys().collect::<Vec<_>>()).map_err(|error| error.code())
+    };
+    assert_eq!(told("models", "anthropic").await, Ok(vec!["api_key".to_owned()]));
+    assert_eq!(told("models", "github").await, Ok(vec!["token".to_owned()]));
+    // What agents may have in their environment, and nothing else.
+    assert_eq!(told("scheduler", "anthropic").await, Ok(Vec::new()));
+    assert_eq!(told("scheduler", "github").await, Ok(vec!["token".to_owned()]));
+    for role in ["gateway", "activity"] {
+        assert_eq!(told(role, "github").await, Err(Code::PermissionDenied), "{role}");
+    }
 }

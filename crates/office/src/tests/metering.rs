@@ -34,6 +34,7 @@ on_both! {
     with_credits_off_nothing_is_refused,
     a_task_pays_with_its_tree_up_to_the_ceiling,
     without_credits_nothing_is_claimed,
+    a_process_that_ends_settles_what_it_began_and_begins_nothing,
 }
 
 /// An agent's call.
@@ -297,6 +298,18 @@ async fn a_suspended_office_begins_no_calls_and_ends_them(harness: Harness) {
     harness.offices(&harness.owner).suspend_office(suspend).await.expect("suspends");
     let refusal = harness.reserve_call(&call(&office, spender(&agent, &[]), 10)).await.expect_err("suspended");
     assert_eq!(refused(&refusal), (Code::FailedPrecondition, "OFFICE_NOT_ACTIVE".into(), None));
+    assert_eq!(harness.settle_call(&open, Some(4)).await, 4);
+    assert_eq!(harness.money(&office).await, (START - 4, 0));
+}
+
+async fn a_process_that_ends_settles_what_it_began_and_begins_nothing(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let open = call(&office, spender(&agent, &[]), 10);
+    harness.reserve_call(&open).await.expect("goes on");
+    harness.begin_to_end();
+    let refusal = harness.reserve_call(&call(&office, spender(&agent, &[]), 10)).await.expect_err("ends");
+    assert_eq!(refusal.code(), Code::Unavailable);
     assert_eq!(harness.settle_call(&open, Some(4)).await, 4);
     assert_eq!(harness.money(&office).await, (START - 4, 0));
 }

@@ -97,6 +97,11 @@ impl Scheduler {
     /// transaction: none waits for another role.
     async fn hire_terms(&self, caller: &Caller, office_id: OfficeId) -> Result<GetHireTermsResponse> {
         self.enter(&mut self.db.office(office_id).read().await?, caller).await?;
+        self.terms(office_id).await
+    }
+
+    /// What the office role says of an office's credits and keys.
+    pub(crate) async fn terms(&self, office_id: OfficeId) -> Result<GetHireTermsResponse> {
         let request = GetHireTermsRequest { office_id: office_id.to_string() };
         let answer = self.metering.clone().get_hire_terms(request).await;
         Ok(answer.map_err(|status| from_status(&status))?.into_inner())
