@@ -6,6 +6,7 @@ use mi_activity::ActivityConfig;
 use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
 use mi_gateway::{Backends, Gateway, GatewayConfig};
+use mi_http::Doors;
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_models::ModelsConfig;
 use mi_office::{CREDIT, CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
@@ -138,10 +139,11 @@ impl Parts<'_> {
         Ok(self.guard(RoleName::Models, Routes::default()).with_http(http))
     }
 
-    pub(crate) fn gateway(&self, backends: Backends) -> Gateway {
+    /// The gateway, with the doors beside gRPC.
+    pub(crate) fn gateway(&self, backends: Backends) -> Doors<Gateway> {
         let config = GatewayConfig::default();
         let gateway = mi_gateway::build(config, backends, self.clock.clone(), self.refusals.clone(), self.tasks);
         gateway.report_disk(self.reserve.watch(), self.tasks);
-        gateway
+        Doors::new(gateway)
     }
 }

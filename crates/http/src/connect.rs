@@ -1,0 +1,307 @@
+//! The Connect protocol: each public RPC by its own path, in JSON or protobuf, with ordinary HTTP around it.
+//!
+//! <https://connectrpc.com/docs/protocol>
+
+use std::time::Duration;
+
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header, request::Parts};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use mi_kernel::Error;
+use mi_rpc::{HttpRequest, HttpResponse, status};
+use prost_reflect::MessageDescriptor;
+use serde_json::{Value, json};
+use tonic::{Status, body::Body};
+
+use crate::{
+    body,
+    byte_path::{BytePath, Caller, Frames, MAX_MESSAGE, put_frame},
+    json::{self, Style},
+    methods::{self, Method},
+    refusal,
+};
+
+/// Flag of a message that is compressed.
+const COMPRESSED: u8 = 1;
+/// Flag of the last message of a stream, which says how it ended.
+const END: u8 = 2;
+
+/// How messages are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Codec {
+    Json,
+    Proto,
+}
+
+impl Codec {
+    /// By the rest of a content type, such as `json; charset=utf-8`.
+    fn of(name: &str) -> Option<Self> {
+        match name.split(';').next().unwrap_or_default().trim() {
+            "json" => Some(Self::Json),
+            "proto" => Some(Self::Proto),
+            _ => None,
+        }
+    }
+
+    fn content_type(self, is_stream: bool) -> HeaderValue {
+        HeaderValue::from_static(match (self, is_stream) {
+            (Self::Json, false) => "application/json",
+            (Self::Proto, false) => "application/proto",
+            (Self::Json, true) => "application/connect+json",
+            (Self::Proto, true) => "application/connect+proto",
+        })
+    }
+
+    fn read(self, descriptor: &MessageDescriptor, message: Bytes) -> Result<Bytes, Status> {
+        match self {
+            Self::Json => json::to_wire(descriptor, &message).map_err(status),
+            Self::Proto => Ok(message),
+        }
+    }
+
+    fn write(self, descriptor: &MessageDescriptor, message: Bytes) -> Result<Bytes, Status> {
+        match self {
+            Self::Json => json::write(descriptor, &message, Style::Canonical).map(Bytes::from).map_err(status),
+            Self::Proto => Ok(message),
+        }
+    }
+}
+
+/// Answers a request whose path looks like that of an RPC.
+pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpResponse {
+    let (parts, body) = request.into_parts();
+    let Some(method) = methods::find(parts.uri.path()) else {
+        let unknown = Status::unimplemented("there is no such method; /openapi.json lists what there is");
+        let mut response = refusal::connect(&unknown);
+        // The status that Connect has for a path that nobody knows.
+        *response.status_mut() = StatusCode::NOT_FOUND;
+        return response;
+    };
+    let form = match Form::of(&parts, method) {
+        Ok(form) => form,
+        Err(response) => return response,
+    };
+    let caller = match deadline(&parts.headers) {
+        Ok(None) => Caller::of(&parts),
+        Ok(Some(limit)) => Caller::of(&parts).within(limit),
+        Err(error) => return refusal::connect(&status(error)),
+    };
+    match form {
+        Form::Get => unary(gateway, caller, method, asked(&parts, method)).await,
+        Form::Unary(codec) => {
+            let message = async move { codec.read(&method.input, body::whole(body, MAX_MESSAGE).await?) };
+            answered(gateway, caller, method, codec, message).await
+        }
+        Form::Stream(codec) => {
+            if let Err(refused) = uncompressed(&parts.headers) {
+                return ended(codec, &refused);
+            }
+            let messages = messages(body, codec, &method.input);
+            match gateway.open(caller, &method.path, messages).await {
+                Ok(answer) => streamed(codec, outgoing(codec, method, answer.messages())),
+                Err(refused) => ended(codec, &refused),
+            }
+        }
+    }
+}
+
+/// How a request asks.
+enum Form {
+    Get,
+    Unary(Codec),
+    Stream(Codec),
+}
+
+impl Form {
+    /// By its method and its content type.
+    fn of(parts: &Parts, method: &Method) -> Result<Self, HttpResponse> {
+        let only = |status: StatusCode, name, value: &'static str| {
+            let mut response = HttpResponse::new(Body::empty());
+            *response.status_mut() = status;
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
+            response
+        };
+        match parts.method {
+            HttpMethod::GET if method.reads_only && !method.is_stream() => return Ok(Self::Get),
+            HttpMethod::POST => {}
+            _ if method.reads_only => return Err(only(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "GET, POST")),
+            _ => return Err(only(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "POST")),
+        }
+        let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let name = content_type.and_then(|value| value.strip_prefix("application/")).unwrap_or_default();
+        let (name, accepted) = match method.is_stream() {
+            true => (name.strip_prefix("connect+"), "application/connect+json, application/connect+proto"),
+            false => (Some(name), "application/json, application/proto"),
+        };
+        match name.and_then(Codec::of) {
+            Some(codec) if method.is_stream() => Ok(Self::Stream(codec)),
+            Some(codec) => Ok(Self::Unary(codec)),
+            None => {
+                let name = header::HeaderName::from_static("accept-post");
+                Err(only(StatusCode::UNSUPPORTED_MEDIA_TYPE, name, accepted))
+            }
+        }
+    }
+}
+
+/// A call with one message and one answer.
+async fn answered(
+    gateway: &BytePath,
+    caller: Caller,
+    method: &'static Method,
+    codec: Codec,
+    message: impl Future<Output = Result<Bytes, Status>> + Send + 'static,
+) -> HttpResponse {
+    let answer = gateway.unary(caller, &method.path, message).await;
+    match answer.and_then(|answer| codec.write(&method.output, answer)) {
+        Ok(text) => {
+            let mut response = HttpResponse::new(Body::new(axum::body::Body::from(text)));
+            response.headers_mut().insert(header::CONTENT_TYPE, codec.content_type(false));
+            response
+        }
+        Err(refused) => refusal::connect(&refused),
+    }
+}
+
+async fn unary(
+    gateway: &BytePath,
+    caller: Caller,
+    method: &'static Method,
+    asked: Result<(Codec, Bytes), Status>,
+) -> HttpResponse {
+    match asked {
+        Ok((codec, message)) => answered(gateway, caller, method, codec, async move { Ok(message) }).await,
+        Err(refused) => refusal::connect(&refused),
+    }
+}
+
+/// What a GET asks for in its query.
+fn asked(parts: &Parts, method: &Method) -> Result<(Codec, Bytes), Status> {
+    let (mut codec, mut message, mut is_base64) = (None, None, false);
+    let query = parts.uri.query().unwrap_or_default();
+    for (name, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        match (&*name, &*value) {
+            ("connect", "v1") | ("compression", "identity") => {}
+            ("encoding", name) => codec = Codec::of(name),
+            ("message", text) => message = Some(text.to_owned()),
+            ("base64", flag) => is_base64 = flag == "1",
+            ("compression", _) => return Err(unknown_encoding("compression")),
+            (name, _) => {
+                let text = format!("has `{name}`; there are `message`, `encoding`, `base64` and `connect`");
+                return Err(status(Error::invalid("query", text)));
+            }
+        }
+    }
+    let codec = codec.ok_or_else(|| status(Error::invalid("encoding", "must be `json` or `proto`")))?;
+    let message = message.ok_or_else(|| status(Error::invalid("message", "is missing")))?;
+    let message = match is_base64 {
+        true => URL_SAFE.decode(message).map_err(|_| status(Error::invalid("message", "is no base64 for URLs")))?,
+        false => message.into_bytes(),
+    };
+    Ok((codec, codec.read(&method.input, message.into())?))
+}
+
+/// Base64 for URLs; padding may be there.
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::URL_SAFE,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+/// How long the client waits.
+fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+    const NAME: &str = "connect-timeout-ms";
+    let Some(value) = headers.get(NAME) else {
+        return Ok(None);
+    };
+    let digits = value.to_str().ok().filter(|text| (1..=10).contains(&text.len()));
+    let millis =
+        digits.filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok());
+    millis
+        .map(|millis| Some(Duration::from_millis(millis)))
+        .ok_or_else(|| Error::invalid(NAME, "must be up to 10 digits"))
+}
+
+/// Messages of streams are taken as they are: a compressed one would need a bound of its own.
+fn uncompressed(headers: &HeaderMap) -> Result<(), Status> {
+    match headers.get("connect-content-encoding").map(HeaderValue::as_bytes) {
+        None | Some(b"identity") => Ok(()),
+        Some(_) => Err(unknown_encoding("connect-content-encoding")),
+    }
+}
+
+fn unknown_encoding(name: &str) -> Status {
+    Status::unimplemented(format!("{name}: messages are taken uncompressed here (`identity`)"))
+}
+
+/// What a client sends in a stream.
+fn messages(
+    body: Body,
+    codec: Codec,
+    descriptor: &MessageDescriptor,
+) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
+    let descriptor = descriptor.clone();
+    let frames = stream::try_unfold(Frames::new(body), |mut frames| async move {
+        Ok(frames.next().await?.map(|frame| (frame, frames)))
+    });
+    frames.and_then(move |(flags, message)| {
+        let read = match flags {
+            0 => codec.read(&descriptor, message),
+            flags if flags & COMPRESSED != 0 => Err(unknown_encoding("a message")),
+            _ => Err(Status::invalid_argument("a message of the client has flags that only the server sets")),
+        };
+        std::future::ready(read)
+    })
+}
+
+/// What goes out in a stream: each message, and then how it ended.
+fn outgoing(
+    codec: Codec,
+    method: &'static Method,
+    messages: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
+) -> impl Stream<Item = Bytes> + Send + 'static {
+    let written = messages.and_then(move |message| std::future::ready(codec.write(&method.output, message)));
+    let whole = written.map(Some).chain(stream::iter([None]));
+    // After an error nothing follows, not even that all went well.
+    whole.scan(false, |is_over, item| {
+        let envelope = match item {
+            _ if *is_over => None,
+            Some(Ok(message)) => Some(envelope(0, &message)),
+            Some(Err(refused)) => {
+                *is_over = true;
+                Some(last(&refused))
+            }
+            None => Some(envelope(END, b"{}")),
+        };
+        std::future::ready(envelope)
+    })
+}
+
+fn envelope(flags: u8, message: &[u8]) -> Bytes {
+    let mut envelope = BytesMut::with_capacity(message.len() + 5);
+    put_frame(&mut envelope, flags, message);
+    envelope.freeze()
+}
+
+/// The end of a stream that failed.
+fn last(refused: &Status) -> Bytes {
+    let end: Value = json!({"error": refusal::connect_error(refused)});
+    envelope(END, end.to_string().as_bytes())
+}
+
+/// A stream that was refused before it began: it is answered as one that ends at once.
+fn ended(codec: Codec, refused: &Status) -> HttpResponse {
+    streamed(codec, stream::iter([last(refused)]))
+}
+
+fn streamed(codec: Codec, envelopes: impl Stream<Item = Bytes> + Send + 'static) -> HttpResponse {
+    let frames = envelopes.map(|envelope| Ok::<_, Status>(Frame::data(envelope)));
+    let mut response = HttpResponse::new(Body::new(StreamBody::new(frames)));
+    response.headers_mut().insert(header::CONTENT_TYPE, codec.content_type(true));
+    response
+}
