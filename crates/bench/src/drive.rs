@@ -24,10 +24,10 @@ use crate::{
 };
 
 /// Bytes of the file: as many as a file may have by default.
-const SIZE: usize = 1 << 30;
-const CHUNK: usize = 1 << 20;
+pub(crate) const SIZE: usize = 1 << 30;
+pub(crate) const CHUNK: usize = 1 << 20;
 const ROUNDS: usize = 5;
-const PATH: &str = "large.bin";
+pub(crate) const PATH: &str = "large.bin";
 
 /// What one round found: MB/s, and MB of memory.
 #[derive(Default)]
@@ -89,13 +89,13 @@ fn measure_from(pid: u32) -> Result<f64> {
     Ok(proc::memory(pid)?.rss)
 }
 
-async fn speed(mut work: impl AsyncFnMut() -> Result) -> Result<f64> {
+pub(crate) async fn speed(mut work: impl AsyncFnMut() -> Result) -> Result<f64> {
     let start = Instant::now();
     work().await?;
     Ok(SIZE as f64 / 1e6 / start.elapsed().as_secs_f64())
 }
 
-fn write_random(path: &Path) -> Result {
+pub(crate) fn write_random(path: &Path) -> Result {
     let mut file = File::create(path)?;
     let mut chunk = vec![0; CHUNK];
     for _ in 0..SIZE / CHUNK {
@@ -117,7 +117,7 @@ fn copy(from: &Path, to: &Path, sync: bool) -> Result {
     Ok(())
 }
 
-async fn upload(customer: &Customer, source: &Path) -> Result {
+pub(crate) async fn upload(customer: &Customer, source: &Path) -> Result {
     let (sender, messages) = mpsc::channel(4);
     let header =
         UploadHeader { office_id: customer.office.clone(), path: PATH.into(), force: true, ..UploadHeader::default() };
@@ -145,7 +145,7 @@ async fn upload(customer: &Customer, source: &Path) -> Result {
     }
 }
 
-async fn download(customer: &Customer, target: &Path) -> Result {
+pub(crate) async fn download(customer: &Customer, target: &Path) -> Result {
     let request =
         DownloadFileRequest { office_id: customer.office.clone(), path: PATH.into(), ..DownloadFileRequest::default() };
     let mut stream = customer.client.drive().download_file(request).await?.into_inner();

@@ -7,6 +7,7 @@ mod compose;
 mod credits;
 mod customer;
 mod daemon;
+mod doors;
 mod drive;
 mod gateway;
 mod gateway_process;
@@ -60,6 +61,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("idle", || idle::run().boxed_local()),
     ("drive", || drive::run().boxed_local()),
     ("credits", || credits::run().boxed_local()),
+    ("doors", || doors::run().boxed_local()),
     ("models", || models::run().boxed_local()),
 ];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header, req
 use http_body::Frame;
 use http_body_util::StreamBody;
 use mi_kernel::Error;
-use mi_rpc::{HttpRequest, HttpResponse, status};
+use mi_rpc::{HttpRequest, HttpResponse, deadline, status};
 use prost_reflect::MessageDescriptor;
 use serde_json::{Value, json};
 use tonic::{Status, body::Body};
@@ -22,6 +22,7 @@ use tonic::{Status, body::Body};
 use crate::{
     body,
     byte_path::{BytePath, Caller, Frames, MAX_MESSAGE, put_frame},
+    encodings,
     json::{self, Style},
     methods::{self, Method},
     refusal,
@@ -87,14 +88,20 @@ pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpRespo
         Ok(form) => form,
         Err(response) => return response,
     };
-    let caller = match deadline(&parts.headers) {
+    let caller = match time_left(&parts.headers) {
         Ok(None) => Caller::of(&parts),
+        // Its answer would be late, however soon it came.
+        Ok(Some(Duration::ZERO)) => return refusal::connect(&status(deadline::exceeded())),
         Ok(Some(limit)) => Caller::of(&parts).within(limit),
         Err(error) => return refusal::connect(&status(error)),
     };
     match form {
         Form::Get => unary(gateway, caller, method, asked(&parts, method)).await,
         Form::Unary(codec) => {
+            if let Some(encoding) = encodings::unknown(&parts.headers) {
+                let text = format!("a body in {encoding:?} is not read here, but {}", encodings::READ);
+                return refusal::connect(&Status::unimplemented(text));
+            }
             let message = async move { codec.read(&method.input, body::whole(body, MAX_MESSAGE).await?) };
             answered(gateway, caller, method, codec, message).await
         }
@@ -214,7 +221,7 @@ const URL_SAFE: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// How long the client waits.
-fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
+fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
     const NAME: &str = "connect-timeout-ms";
     let Some(value) = headers.get(NAME) else {
         return Ok(None);

@@ -7,8 +7,10 @@ mod body;
 mod byte_path;
 mod call;
 mod connect;
+mod encodings;
 mod json;
 mod methods;
+mod origins;
 mod refusal;
 
 use std::{
@@ -18,27 +20,53 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, header::CONTENT_TYPE};
+use http::{
+    HeaderValue,
+    header::{CONTENT_TYPE, ORIGIN},
+};
 use mi_rpc::{HttpRequest, HttpResponse};
-use tower::Service;
+use tower::{Service, ServiceExt};
+use tower_http::cors::Cors;
 
 use crate::byte_path::BytePath;
+pub use crate::origins::Origins;
 
 /// The doors and the gateway behind them, as one service for [`mi_rpc::server::serve`].
 #[derive(Clone)]
-pub struct Doors<G> {
-    gateway: G,
-    path: BytePath,
+pub struct Doors {
+    entrance: Entrance,
+    /// The same for pages of the web, which hear whether they may read an answer.
+    web: Cors<Entrance>,
 }
 
-impl<G> Doors<G>
-where
-    G: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
-    G::Future: Send + 'static,
-{
-    /// Puts the doors before a gateway.
-    pub fn new(gateway: G) -> Self {
-        Self { path: BytePath::new(gateway.clone()), gateway }
+impl Doors {
+    /// Puts the doors before a gateway, for programs and for pages of these origins.
+    pub fn new<G>(gateway: G, origins: Origins) -> Self
+    where
+        G: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
+        G::Future: Send + 'static,
+    {
+        let entrance = Entrance(BytePath::new(gateway));
+        Self { web: origins.layered(entrance.clone()), entrance }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<HttpResponse, Infallible>> + Send>>;
+
+impl Service<HttpRequest> for Doors {
+    type Response = HttpResponse;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: HttpRequest) -> Answer {
+        match request.headers().contains_key(ORIGIN) {
+            false => self.entrance.call(request),
+            true => Box::pin(self.web.clone().oneshot(request)),
+        }
     }
 }
 
@@ -62,28 +90,26 @@ impl Way {
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<HttpResponse, Infallible>> + Send>>;
+/// What sends each request its way.
+#[derive(Clone)]
+struct Entrance(BytePath);
 
-impl<G> Service<HttpRequest> for Doors<G>
-where
-    G: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
-    G::Future: Send + 'static,
-{
+impl Service<HttpRequest> for Entrance {
     type Response = HttpResponse;
     type Error = Infallible;
     type Future = Answer;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.gateway.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: HttpRequest) -> Answer {
+        let gateway = self.0.clone();
         match Way::of(&request) {
-            Way::Gateway => Box::pin(self.gateway.call(request)),
-            Way::Connect => {
-                let path = self.path.clone();
-                Box::pin(async move { Ok(connect::serve(&path, request).await) })
-            }
+            Way::Gateway => Box::pin(async move { Ok(gateway.pass(request).await) }),
+            Way::Connect => Box::pin(async move {
+                Ok(encodings::settled(request, |request| async move { connect::serve(&gateway, request).await }).await)
+            }),
         }
     }
 }

@@ -29,6 +29,10 @@ pub struct PlatformOptions {
     /// Serve the API in plaintext also where other machines reach it
     #[arg(long)]
     pub(crate) allow_plaintext: bool,
+    /// Origin whose web pages may call the API, such as https://console.example; `*`: all [default: those of this machine];
+    /// repeat for more
+    #[arg(long, value_name = "ORIGIN", env = "MI_CORS_ORIGINS", value_delimiter = ',')]
+    pub(crate) cors_origin: Vec<String>,
     /// Address of metrics and liveness; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
     pub(crate) metrics_listen: SocketAddr,

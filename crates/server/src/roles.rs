@@ -5,8 +5,8 @@ use std::{path::Path, sync::Arc};
 use mi_activity::ActivityConfig;
 use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
-use mi_gateway::{Backends, Gateway, GatewayConfig};
-use mi_http::Doors;
+use mi_gateway::{Backends, GatewayConfig};
+use mi_http::{Doors, Origins};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_models::ModelsConfig;
 use mi_office::{CREDIT, CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
@@ -140,10 +140,10 @@ impl Parts<'_> {
     }
 
     /// The gateway, with the doors beside gRPC.
-    pub(crate) fn gateway(&self, backends: Backends) -> Doors<Gateway> {
+    pub(crate) fn gateway(&self, backends: Backends) -> Result<Doors> {
         let config = GatewayConfig::default();
         let gateway = mi_gateway::build(config, backends, self.clock.clone(), self.refusals.clone(), self.tasks);
         gateway.report_disk(self.reserve.watch(), self.tasks);
-        Doors::new(gateway)
+        Ok(Doors::new(gateway, Origins::new(&self.config.options.cors_origin)?))
     }
 }

@@ -5,6 +5,7 @@
 mod bad_input;
 mod chat;
 mod completion;
+mod connect;
 mod crash;
 mod drive;
 mod examples;
