@@ -1,31 +1,28 @@
-//! What browsers send: gRPC-Web with CORS, and everything that is not gRPC at all.
-
-use std::time::Duration;
+//! What browsers send: gRPC-Web, and everything that is not gRPC at all.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
-    header::{self, ACCEPT, ACCESS_CONTROL_REQUEST_METHOD, CONTENT_TYPE},
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{ACCEPT, CONTENT_TYPE},
 };
 use mi_rpc::{HttpRequest, HttpResponse};
 use tonic::body::Body;
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::Layer;
-use tower_http::cors::{Any, Cors, CorsLayer};
 
 use crate::Grpc;
 
 /// What the content types of gRPC-Web begin with.
 const WEB: &str = "application/grpc-web";
 
-/// The edge behind gRPC-Web and CORS.
-pub(crate) type Web = Cors<GrpcWebService<Grpc>>;
+/// The edge behind gRPC-Web.
+pub(crate) type Web = GrpcWebService<Grpc>;
 
 /// What kind of request it is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Traffic {
     /// gRPC proper: the hot path.
     Grpc,
-    /// gRPC-Web, and the preflights of browsers.
+    /// gRPC-Web.
     Web,
     /// Nothing we speak.
     Other,
@@ -33,14 +30,10 @@ pub(crate) enum Traffic {
 
 impl Traffic {
     pub(crate) fn of(request: &HttpRequest) -> Self {
-        let headers = request.headers();
-        if request.method() == Method::OPTIONS && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
-            return Self::Web;
-        }
         if request.method() != Method::POST {
             return Self::Other;
         }
-        match headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
+        match request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes) {
             Some(b"application/grpc" | b"application/grpc+proto") => Self::Grpc,
             // The spellings that tonic-web knows; it would pass others on undecoded.
             Some(
@@ -68,27 +61,9 @@ pub(crate) fn settle_form(headers: &mut HeaderMap) {
     }
 }
 
-/// Any origin may call: credentials are tokens that a page must hold itself, never cookies.
+/// The edge as gRPC-Web sees it.
 pub(crate) fn layered(grpc: Grpc) -> Web {
-    let exposed =
-        ["grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-encoding"].map(HeaderName::from_static);
-    CorsLayer::new()
-        .allow_origin(Any)
-        .allow_methods([Method::POST])
-        // By name: a wildcard would not cover `authorization`.
-        .allow_headers([
-            header::AUTHORIZATION,
-            CONTENT_TYPE,
-            HeaderName::from_static("x-grpc-web"),
-            HeaderName::from_static("x-user-agent"),
-            HeaderName::from_static("grpc-timeout"),
-            HeaderName::from_static("grpc-encoding"),
-            HeaderName::from_static("grpc-accept-encoding"),
-            HeaderName::from_static("traceparent"),
-        ])
-        .expose_headers(exposed)
-        .max_age(Duration::from_secs(3600))
-        .layer(GrpcWebLayer::new().layer(grpc))
+    GrpcWebLayer::new().layer(grpc)
 }
 
 /// The answer to what is not gRPC.

@@ -22,7 +22,7 @@ use tonic::{Status, body::Body};
 use crate::{
     body,
     byte_path::{BytePath, Caller, Frames, MAX_MESSAGE, put_frame},
-    encodings,
+    encodings::{self, Encoding},
     json::{self, Style},
     methods::{self, Method},
     refusal,
@@ -98,18 +98,18 @@ pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpRespo
     match form {
         Form::Get => unary(gateway, caller, method, asked(&parts, method)).await,
         Form::Unary(codec) => {
-            if let Some(encoding) = encodings::unknown(&parts.headers) {
-                let text = format!("a body in {encoding:?} is not read here, but {}", encodings::READ);
-                return refusal::connect(&Status::unimplemented(text));
+            if encodings::unknown(&parts.headers) {
+                return refusal::connect(&unknown_encoding());
             }
             let message = async move { codec.read(&method.input, body::whole(body, MAX_MESSAGE).await?) };
             answered(gateway, caller, method, codec, message).await
         }
         Form::Stream(codec) => {
-            if let Err(refused) = uncompressed(&parts.headers) {
-                return ended(codec, &refused);
-            }
-            let messages = messages(body, codec, &method.input);
+            let encoding = match encoding(&parts.headers) {
+                Ok(encoding) => encoding,
+                Err(refused) => return ended(codec, &refused),
+            };
+            let messages = messages(body, codec, encoding, &method.input);
             match gateway.open(caller, &method.path, messages).await {
                 Ok(answer) => streamed(codec, outgoing(codec, method, answer.messages())),
                 Err(refused) => ended(codec, &refused),
@@ -198,7 +198,7 @@ fn asked(parts: &Parts, method: &Method) -> Result<(Codec, Bytes), Status> {
             ("encoding", name) => codec = Codec::of(name),
             ("message", text) => message = Some(text.to_owned()),
             ("base64", flag) => is_base64 = flag == "1",
-            ("compression", _) => return Err(unknown_encoding("compression")),
+            ("compression", _) => return Err(unknown_encoding()),
             (name, _) => {
                 let text = format!("has `{name}`; there are `message`, `encoding`, `base64` and `connect`");
                 return Err(status(Error::invalid("query", text)));
@@ -234,22 +234,23 @@ fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
         .ok_or_else(|| Error::invalid(NAME, "must be up to 10 digits"))
 }
 
-/// Messages of streams are taken as they are: a compressed one would need a bound of its own.
-fn uncompressed(headers: &HeaderMap) -> Result<(), Status> {
+/// How the compressed messages of a stream are written; none: there are none.
+fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Status> {
     match headers.get("connect-content-encoding").map(HeaderValue::as_bytes) {
-        None | Some(b"identity") => Ok(()),
-        Some(_) => Err(unknown_encoding("connect-content-encoding")),
+        None | Some(b"identity") => Ok(None),
+        Some(name) => Encoding::of(name).map(Some).ok_or_else(unknown_encoding),
     }
 }
 
-fn unknown_encoding(name: &str) -> Status {
-    Status::unimplemented(format!("{name}: messages are taken uncompressed here (`identity`)"))
+fn unknown_encoding() -> Status {
+    Status::unimplemented(format!("the encoding is not read here, but {}", encodings::READ))
 }
 
 /// What a client sends in a stream.
 fn messages(
     body: Body,
     codec: Codec,
+    encoding: Option<Encoding>,
     descriptor: &MessageDescriptor,
 ) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
     let descriptor = descriptor.clone();
@@ -257,13 +258,22 @@ fn messages(
         Ok(frames.next().await?.map(|frame| (frame, frames)))
     });
     frames.and_then(move |(flags, message)| {
-        let read = match flags {
-            0 => codec.read(&descriptor, message),
-            flags if flags & COMPRESSED != 0 => Err(unknown_encoding("a message")),
+        let message = match (flags, encoding) {
+            (0, _) => Ok(message),
+            (COMPRESSED, Some(encoding)) => decompressed(encoding, &message),
+            (COMPRESSED, None) => Err(Status::invalid_argument("a message is compressed, and no header says how")),
             _ => Err(Status::invalid_argument("a message of the client has flags that only the server sets")),
         };
-        std::future::ready(read)
+        std::future::ready(message.and_then(|message| codec.read(&descriptor, message)))
     })
+}
+
+fn decompressed(encoding: Encoding, message: &[u8]) -> Result<Bytes, Status> {
+    let too_large = || Status::resource_exhausted(format!("a message has more than {MAX_MESSAGE} bytes"));
+    let message = encoding.read(message, MAX_MESSAGE);
+    message
+        .map_err(|error| Status::invalid_argument(format!("a compressed message is broken: {error}")))?
+        .ok_or_else(too_large)
 }
 
 /// What goes out in a stream: each message, and then how it ended.

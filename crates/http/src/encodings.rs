@@ -1,8 +1,10 @@
-//! Compressed bodies: which ones are read, and which answers are compressed.
+//! Compressed bodies and messages: which ones are read, and which answers are compressed.
 
-use std::{convert::Infallible, future::Future, sync::Mutex};
+use std::{convert::Infallible, future::Future, io::Read, sync::Mutex};
 
-use http::{Extensions, HeaderMap, HeaderValue, Request, StatusCode, Version, header};
+use bytes::Bytes;
+use flate2::read::GzDecoder;
+use http::{Extensions, HeaderMap, Request, StatusCode, Version, header};
 use mi_rpc::{HttpRequest, HttpResponse};
 use tonic::body::Body;
 use tower::{ServiceExt, service_fn};
@@ -46,7 +48,62 @@ where
     response.map(Body::new)
 }
 
-/// The encoding of a body that nobody here reads.
-pub(crate) fn unknown(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(header::CONTENT_ENCODING).filter(|encoding| encoding.as_bytes() != b"identity")
+/// How the compressed messages of a stream are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Gzip,
+    Zstd,
+}
+
+impl Encoding {
+    /// By its name in a header.
+    pub(crate) fn of(name: &[u8]) -> Option<Self> {
+        match name {
+            b"gzip" => Some(Self::Gzip),
+            b"zstd" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// A message, if it is one of at most so many bytes.
+    pub(crate) fn read(self, message: &[u8], limit: usize) -> std::io::Result<Option<Bytes>> {
+        let mut whole = Vec::new();
+        // One more, which tells that there is more.
+        let most = limit as u64 + 1;
+        match self {
+            Self::Gzip => GzDecoder::new(message).take(most).read_to_end(&mut whole)?,
+            Self::Zstd => zstd::Decoder::new(message)?.take(most).read_to_end(&mut whole)?,
+        };
+        Ok((whole.len() <= limit).then(|| whole.into()))
+    }
+}
+
+/// Whether a body is in an encoding that nobody here reads.
+pub(crate) fn unknown(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_bounded_by_what_it_becomes() {
+        let zeros = [0; 5000];
+        let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        gzip.write_all(&zeros).expect("in memory");
+        let gzip = gzip.finish().expect("in memory");
+        let zstd = zstd::encode_all(&zeros[..], 1).expect("in memory");
+        for (name, message) in [("gzip", gzip), ("zstd", zstd)] {
+            let encoding = Encoding::of(name.as_bytes()).expect("known");
+            assert_eq!(encoding.read(&message, 5000).expect("whole").as_deref(), Some(&zeros[..]), "{name}");
+            assert_eq!(encoding.read(&message, 4999).expect("whole"), None, "{name}");
+            assert!(encoding.read(&message[..message.len() - 5], 5000).is_err(), "{name}");
+        }
+        assert_eq!(Encoding::of(b"br"), None);
+    }
 }

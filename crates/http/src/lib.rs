@@ -107,9 +107,24 @@ impl Service<HttpRequest> for Entrance {
         let gateway = self.0.clone();
         match Way::of(&request) {
             Way::Gateway => Box::pin(async move { Ok(gateway.pass(request).await) }),
-            Way::Connect => Box::pin(async move {
-                Ok(encodings::settled(request, |request| async move { connect::serve(&gateway, request).await }).await)
-            }),
+            Way::Connect => {
+                Box::pin(through(request, |request| async move { connect::serve(&gateway, request).await }))
+            }
         }
     }
+}
+
+/// Has a door answer a request: without the encoding of its body, as the client accepts the answer, and with its connection
+/// in order afterwards.
+async fn through<F>(
+    request: HttpRequest,
+    door: impl FnOnce(HttpRequest) -> F + Send,
+) -> Result<HttpResponse, Infallible>
+where
+    F: Future<Output = HttpResponse> + Send,
+{
+    let (request, progress) = body::watched(request);
+    let mut response = encodings::settled(request, door).await;
+    progress.ends(&mut response);
+    Ok(response)
 }

@@ -318,7 +318,13 @@ async fn only_pages_that_may_read_an_answer() {
         ];
         let preflight = web.send(Method::OPTIONS, path, &asked, "").await;
         let answer = web.send(Method::POST, path, &[JSON, ("origin", origin)], "{}").await;
-        for headers in [&preflight.headers, &answer.headers] {
+        // The same for gRPC-Web.
+        let grpc = [("content-type", "application/grpc-web+proto"), ("origin", origin)];
+        let grpc = web.send(Method::POST, path, &grpc, &[0, 0, 0, 0, 0][..]).await;
+        assert_eq!((answer.status, grpc.status), (StatusCode::OK, StatusCode::OK));
+        let exposed = grpc.headers["access-control-expose-headers"].to_str().expect("text");
+        assert!(exposed.contains("grpc-status-details-bin") && exposed.contains("etag"), "{exposed}");
+        for headers in [&preflight.headers, &answer.headers, &grpc.headers] {
             let told = headers.get("access-control-allow-origin").map(|value| value.to_str().expect("text"));
             assert_eq!(told, may.then_some(origin));
             assert!(!headers.contains_key("access-control-allow-credentials"));
@@ -354,6 +360,9 @@ async fn requests_of_a_strange_shape_end_there() {
         let said = raw(&web.world, &format!("{head}{rest}")).await;
         assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "{rest:?}: {said}");
     }
+    // A connection is not used again while half a request is on it.
+    let said = raw(&web.world, &format!("{head}content-length: 1000000\r\n\r\n")).await;
+    assert!(said.contains("connection: close"), "{said}");
     // A body that stops is given up with the call's time.
     let bearer = &web.bearer;
     let half = format!("{head}authorization: {bearer}\r\nconnect-timeout-ms: 300\r\ncontent-length: 100\r\n\r\n{{\"pa");
