@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use mi_client::{Client, Credential, Wire};
-use mi_proto::v1::{GetAgentRequest, agent_service_client::AgentServiceClient};
+use mi_client::{Client, Credential};
+use mi_proto::v1::GetAgentRequest;
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -22,7 +22,7 @@ const SPAN: Duration = Duration::from_secs(2);
 /// One caller that reads one agent over and over.
 #[derive(Clone)]
 struct Reader {
-    agents: AgentServiceClient<Wire>,
+    agents: mi_client::Agents,
     request: GetAgentRequest,
 }
 

@@ -107,7 +107,7 @@ impl Context {
         if let Some(office_id) = full_id(given) {
             return ask!(self, offices.get_office(GetOfficeRequest { office_id }).office).await;
         }
-        let offices = self.client.all_offices().await?;
+        let offices = self.client.offices().list().await?;
         let found = resolve::pick("colony", given, &offices, |office| &office.id, |office| Some(&office.name))?;
         Ok(found.clone())
     }

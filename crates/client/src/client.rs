@@ -15,7 +15,11 @@ use tonic::{
 };
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::{ClientError, Credential, Result, credential::Bearer};
+use crate::{
+    ClientError, Credential, Result,
+    credential::Bearer,
+    everyday::{Agents, Offices, Tasks},
+};
 
 /// What the typed clients speak over: the shared connection, with the credential added to each call.
 pub type Wire = InterceptedService<Channel, Bearer>;
@@ -96,23 +100,43 @@ impl Client {
     }
 }
 
-/// The typed clients, each of a service.
+/// A client of a service.
+macro_rules! typed {
+    ($self:ident $client:ident) => {
+        $client::new($self.wire()).max_decoding_message_size(MAX_MESSAGE)
+    };
+}
+
+impl Client {
+    /// Offices.
+    pub fn offices(&self) -> Offices {
+        Offices { all: typed!(self OfficeServiceClient) }
+    }
+
+    /// Agents and their backups.
+    pub fn agents(&self) -> Agents {
+        Agents { all: typed!(self AgentServiceClient) }
+    }
+
+    /// Tasks.
+    pub fn tasks(&self) -> Tasks {
+        Tasks { all: typed!(self TaskServiceClient) }
+    }
+}
+
+/// The typed clients of the other services.
 macro_rules! clients {
     ($($(#[$doc:meta])* $name:ident: $client:ident,)+) => {
         impl Client {
             $($(#[$doc])*
             pub fn $name(&self) -> $client<Wire> {
-                $client::new(self.wire()).max_decoding_message_size(MAX_MESSAGE)
+                typed!(self $client)
             })+
         }
     };
 }
 
 clients! {
-    /// Offices.
-    offices: OfficeServiceClient,
-    /// Agents and their backups.
-    agents: AgentServiceClient,
     /// Logs.
     logs: LogServiceClient,
     /// The activity feed.
@@ -121,8 +145,6 @@ clients! {
     access: AccessServiceClient,
     /// Integrations and their secrets.
     integrations: IntegrationServiceClient,
-    /// Tasks.
-    tasks: TaskServiceClient,
     /// The drive.
     drive: DriveServiceClient,
     /// Chat.

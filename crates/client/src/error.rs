@@ -143,7 +143,7 @@ mod tests {
         // A port that was free a moment ago: nobody listens there.
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("port").port();
         let client = Client::connect(&format!("http://127.0.0.1:{port}"), Credential::None).expect("well-formed");
-        let error = client.all_offices().await.expect_err("nobody listens");
+        let error = client.offices().list().await.expect_err("nobody listens");
         assert_eq!(error.code(), Some(Code::Unavailable));
         assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
         assert!(error.hint().expect("known").contains("mi up"));

@@ -2,8 +2,8 @@
 
 use mi_kernel::page::MAX_PAGE_SIZE;
 use mi_proto::v1::{
-    Account, Agent, ApiKey, Backup, Change, File, ListAccountsRequest, ListAgentsRequest, ListApiKeysRequest,
-    ListBackupsRequest, ListChangesRequest, ListFilesRequest, ListOfficesRequest, Office,
+    Account, ApiKey, Backup, Change, File, ListAccountsRequest, ListApiKeysRequest, ListBackupsRequest,
+    ListChangesRequest, ListFilesRequest,
 };
 use tonic::Status;
 
@@ -39,22 +39,6 @@ macro_rules! all {
 }
 
 impl Client {
-    /// All offices of the caller's account, oldest first; for the administrator, all there are.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn all_offices(&self) -> Result<Vec<Office>> {
-        all!(self.offices.list_offices(ListOfficesRequest {}).offices)
-    }
-
-    /// All agents of an office, by name.
-    ///
-    /// # Errors
-    /// The status of the call.
-    pub async fn all_agents(&self, office_id: &str) -> Result<Vec<Agent>> {
-        all!(self.agents.list_agents(ListAgentsRequest { office_id: office_id.to_owned() }).agents)
-    }
-
     /// All backups of an office, newest first.
     ///
     /// # Errors

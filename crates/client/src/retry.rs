@@ -80,6 +80,11 @@ async fn limited<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, 
     }
 }
 
+/// How long to wait before the next look or try of something that may take as long as it takes.
+pub(crate) fn waited(before: u32) -> Duration {
+    jittered(BACKOFF.after(before))
+}
+
 /// Somewhere between half of the wait and all of it.
 pub fn jittered(wait: Duration) -> Duration {
     wait.mul_f64(fastrand::f64().mul_add(0.5, 0.5))

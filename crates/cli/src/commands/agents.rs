@@ -106,7 +106,7 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
         AgentsCommand::Hire(args) => hire::run(args, context).await,
         AgentsCommand::List(args) => {
             let office_id = context.colony(&args.colony).await?;
-            let agents = client.all_agents(&office_id).await?;
+            let agents = client.agents().list(&office_id).await?;
             out.list(&if args.tree && out.is_for_people() { tree::of(agents) } else { agents })
         }
         AgentsCommand::Get(arg) => {

@@ -114,7 +114,7 @@ pub(crate) async fn run(command: OfficesCommand, context: &Context) -> Result<()
     let (client, out) = (&context.client, context.out);
     match command {
         OfficesCommand::Create(args) => create(args, context).await,
-        OfficesCommand::List => out.list(&client.all_offices().await?),
+        OfficesCommand::List => out.list(&client.offices().list().await?),
         OfficesCommand::Get(arg) => {
             let office_id = context.colony_or_default(arg.office.as_deref()).await?;
             out.one(&context.office(&office_id).await?)

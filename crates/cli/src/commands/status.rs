@@ -143,13 +143,13 @@ async fn counts(client: &Client, principal: &Principal) -> Result<Counts, Failur
     let mut counts = Counts::default();
     if principal.kind() == PrincipalKind::Agent {
         counts.offices = 1;
-        counts.add(client.all_agents(&principal.office_id).await?);
+        counts.add(client.agents().list(&principal.office_id).await?);
         return Ok(counts);
     }
-    let offices = client.all_offices().await?;
+    let offices = client.offices().list().await?;
     counts.offices = offices.len();
     for office in &offices {
-        match client.all_agents(&office.id).await {
+        match client.agents().list(&office.id).await {
             Ok(all) => counts.add(all),
             // One that was deleted meanwhile has none.
             Err(error) if error.code() == Some(Code::NotFound) => {}

@@ -51,7 +51,7 @@ async fn names_tiers_and_pages(backend: Backend) {
     assert!(unknown.message().contains("sonnet, opus, haiku, gpt-5.5, gemini-2.5-flash"), "{unknown}");
     let unconfigured = world.hire_as(with(|r| r.provider = "claude".into())).await;
     assert_eq!(refusal(unconfigured), (Code::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED".to_owned()));
-    assert_eq!(world.owner.all_agents(&office).await.expect("listed"), []);
+    assert_eq!(world.owner.agents().list(&office).await.expect("listed"), []);
 
     let list = |page_size, page_token: &str| v1::ListAgentsRequest {
         office_id: office.clone(),
@@ -104,7 +104,7 @@ async fn request_ids(backend: Backend) {
     assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
     assert_eq!(wrong_field(world.hire_as(hire("other", "one")).await), "request_id");
     assert_eq!(wrong_field(world.hire_as(hire("other", &"x".repeat(200))).await), "request_id");
-    assert_eq!(world.owner.all_agents(&office).await.expect("listed").len(), 1);
+    assert_eq!(world.owner.agents().list(&office).await.expect("listed").len(), 1);
 
     let create = || v1::CreateOfficeRequest { name: "Twice".into(), request_id: "one".into() };
     let first = world.owner.offices().create_office(create()).await.expect("created").into_inner().office;

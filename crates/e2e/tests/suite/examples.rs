@@ -223,7 +223,7 @@ async fn a_team_finds_out(backend: Backend) {
     assert_eq!(results, expect.each_ref().map(|(key, result)| (*key, result.as_str())));
     let key = Credential::ApiKey(Secret::new(world.platform.admin_key()));
     let admin = world.owner.with_credential(key).expect("good");
-    let office = admin.all_offices().await.expect("lists").remove(0).id;
+    let office = admin.offices().list().await.expect("lists").remove(0).id;
     every_micro_credit_is_explained(&admin, &office, &model).await;
 }
 

@@ -151,7 +151,7 @@ async fn of_many_with_one_code_one_joins(backend: Backend) {
             }
         }
     }
-    let there = world.owner.all_agents(&office).await.expect("listed");
+    let there = world.owner.agents().list(&office).await.expect("listed");
     assert_eq!(there.into_iter().map(|agent| agent.id).collect::<Vec<_>>(), won);
     assert_eq!(won.len(), 1);
 }
@@ -170,7 +170,7 @@ async fn whoever_guesses_has_to_wait_and_a_good_code_does_not_help() {
     assert_eq!(refused.get_details_error_info().expect("always there").reason, "TOO_MANY_GUESSES");
     let wait = refused.get_details_retry_info().expect("says when").retry_delay.expect("set");
     assert!(wait > Duration::ZERO && wait <= Duration::from_secs(60), "{wait:?}");
-    assert_eq!(world.owner.all_agents(&office).await.expect("listed"), []);
+    assert_eq!(world.owner.agents().list(&office).await.expect("listed"), []);
 }
 
 async fn mi(world: &World, dir: &Path, args: &[&str]) -> Output {

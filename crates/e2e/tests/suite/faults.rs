@@ -60,11 +60,11 @@ async fn a_client_that_leaves_costs_nothing(backend: Backend) {
                 moment = moment * 6 / 5;
             }
         }
-        let there = world.owner.all_agents(&office).await.map_err(|error| error.to_string())?;
+        let there = world.owner.agents().list(&office).await.map_err(|error| error.to_string())?;
         Ok::<_, String>(there.iter().any(|agent| left.contains(&agent.name)).then_some(()))
     })
     .await;
-    for agent in world.owner.all_agents(&office).await.expect("listed") {
+    for agent in world.owner.agents().list(&office).await.expect("listed") {
         world.settled(&office, &agent.name, AgentPhase::Running).await;
         assert_eq!(world.count(&office, &agent.name, "agent.hired").await, 1);
     }

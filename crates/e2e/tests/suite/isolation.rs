@@ -13,7 +13,7 @@ async fn foreign_is_not_found(backend: Backend) {
     world.hire(&office, "analyst").await.expect("hired");
     world.settled(&office, "analyst", AgentPhase::Running).await;
     let stranger = world.stranger().await;
-    assert_eq!(stranger.all_offices().await.expect("listed"), []);
+    assert_eq!(stranger.offices().list().await.expect("listed"), []);
 
     let unknown = uuid::Uuid::now_v7().to_string();
     let foreign = ask_everything(&stranger, &office).await;

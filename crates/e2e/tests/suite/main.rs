@@ -8,6 +8,7 @@ mod completion;
 mod connect;
 mod crash;
 mod drive;
+mod everyday;
 mod examples;
 mod exec;
 mod external;

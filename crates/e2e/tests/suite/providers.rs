@@ -44,7 +44,7 @@ async fn a_provider_is_hired_and_promoted_to_in_one_call(backend: Backend) {
     };
     let unconfigured = (Code::FailedPrecondition, "INTEGRATION_NOT_CONFIGURED".to_owned());
     assert_eq!(refusal(world.hire_as(hiring()).await), unconfigured);
-    assert_eq!(world.owner.all_agents(&office).await.expect("lists"), []);
+    assert_eq!(world.owner.agents().list(&office).await.expect("lists"), []);
     set_secret(&world, &office, ["openrouter", "api_key"], "sk-planted-openrouter").await;
     set_secret(&world, &office, ["github", "token"], "ghp_planted").await;
     let hired = world.hire_as(hiring()).await.expect("hires");

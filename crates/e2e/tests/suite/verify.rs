@@ -77,7 +77,7 @@ async fn a_whole_platform_has_no_hole(backend: Backend) {
     let absent = checks.iter().filter(|[.., state]| state == "ISOLATION_STATE_ABSENT").count();
     assert_eq!(absent, if backend == Backend::Sqlite { 3 } else { 0 });
     // It leaves nothing behind.
-    let offices = world.admin.all_offices().await.expect("listed");
+    let offices = world.admin.offices().list().await.expect("listed");
     let left: Vec<&str> = offices
         .iter()
         .filter(|other| other.id != office && other.status() != mi_proto::v1::OfficeStatus::Deleting)

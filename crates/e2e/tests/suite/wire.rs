@@ -134,7 +134,7 @@ async fn what_is_compressed_is_bounded_by_what_it_becomes() {
             description: "\0".repeat((4 << 20) + 1),
             ..Default::default()
         };
-        let sent = world.owner.tasks().send_compressed(encoding).create_task(bomb).await;
+        let sent = world.owner.tasks().all.send_compressed(encoding).create_task(bomb).await;
         assert_too_large(sent.map(drop), "a call");
         let parts = |size: usize| {
             let chunk = vec![0u8; size].into();

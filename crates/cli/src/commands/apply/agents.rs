@@ -19,7 +19,7 @@ impl Work<'_> {
             return Ok(());
         }
         let there = match office_id {
-            Some(office_id) => client.all_agents(office_id).await?,
+            Some(office_id) => client.agents().list(office_id).await?,
             None => Vec::new(),
         };
         let roles = ask!(self.context, agents.list_roles(ListRolesRequest {})).await?.roles;

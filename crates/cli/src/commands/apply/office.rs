@@ -21,7 +21,7 @@ impl Work<'_> {
         let pairs: Vec<(String, String)> = self.file.office.settings.clone().into_iter().collect();
         // Before the first call: a misspelt setting needs no platform to be refused.
         let (wanted, mask) = settings::parse(&pairs)?;
-        let mut offices = client.all_offices().await?;
+        let mut offices = client.offices().list().await?;
         offices.retain(|office| office.name == name && office.status() != OfficeStatus::Deleting);
         let (office, mut action) = match offices.as_slice() {
             [] if self.is_dry => {

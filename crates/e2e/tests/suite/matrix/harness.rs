@@ -273,7 +273,7 @@ impl Harness {
         let mut backups = Vec::new();
         let mut settings = Vec::new();
         for place in [&self.home, &self.abroad] {
-            agents.extend(admin.all_agents(&place.office).await.expect("listed"));
+            agents.extend(admin.agents().list(&place.office).await.expect("listed"));
             backups.extend(admin.all_backups(&place.office).await.expect("listed"));
             let request = v1::GetOfficeSettingsRequest { office_id: place.office.clone() };
             settings.push(admin.offices().get_office_settings(request).await.expect("answered").into_inner());
@@ -283,6 +283,6 @@ impl Harness {
         for account in admin.all_accounts().await.expect("listed") {
             keys.push((admin.all_api_keys(&account.id).await.expect("listed"), account));
         }
-        (agents, backups, settings, keys, admin.all_offices().await.expect("listed"))
+        (agents, backups, settings, keys, admin.offices().list().await.expect("listed"))
     }
 }
