@@ -119,6 +119,6 @@ fn reservation(office_id: &str, call_id: &str) -> ReserveCreditsRequest {
 }
 
 async fn balance(customer: &Customer) -> Result<v1::Balance> {
-    let request = v1::GetBalanceRequest { office_id: customer.office.clone() };
+    let request = v1::GetBalanceRequest { office_id: customer.office.clone(), agent: String::new() };
     Ok(customer.client.credits().get_balance(request).await?.into_inner().balance.ok_or("no balance")?)
 }

@@ -91,6 +91,14 @@ pub(crate) fn colony_and_name<'a>(
     }
 }
 
+/// A provider of models: an empty word is nobody's choice.
+pub(crate) fn provider(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("must be the name of a provider; leave the option out for the default".into()),
+        name => Ok(name.to_owned()),
+    }
+}
+
 /// `KEY=VALUE`; the value may hold more equals signs.
 pub(crate) fn key_value(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

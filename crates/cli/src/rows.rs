@@ -2,13 +2,13 @@
 
 pub(crate) mod tasks;
 
+use mi_kernel::credits;
 use mi_proto::v1::{
     Account, ActivityEvent, Agent, AgentPhase, AgentStatus, ApiKey, Backup, Change, ChatMessage, File, Invite, LogLine,
     ModelTier, Office, OfficeSettings, OfficeStatus, OfficeStatusReport, Principal, Quota, Role, WatchAgentsResponse,
 };
 
 use crate::{
-    commands::credits::credits,
     output::{pairs, resource},
     text::{precise_time, size, time, word, word_if_any},
 };
@@ -63,7 +63,7 @@ resource!(OfficeStatusReport, "reports", |it| {
         count => format!("{count}, {}", size(it.drive_bytes)),
     },
     "QUOTAS" => quotas(&it.quotas),
-    "CREDITS" => it.balance.as_ref().map(|it| credits(it.balance)).unwrap_or_default(),
+    "CREDITS" => it.balance.as_ref().map(|it| credits::shown(it.balance)).unwrap_or_default(),
 });
 
 fn kept_for(time: Option<&prost_types::Duration>) -> String {
@@ -87,7 +87,7 @@ resource!(OfficeSettings, "settings", |it| {
     "default_provider" => it.default_provider,
     "idle_fire_after" => it.idle_fire_after.as_ref().map(|after| format!("{}s", after.seconds)).unwrap_or_default(),
     "verification" => word_if_any(it.verification().as_str_name(), "VERIFICATION_"),
-    "model_budget_per_task" => it.model_budget_per_task,
+    "model_budget_per_task" => credits::shown(it.model_budget_per_task),
     "finished_task_retention" => kept_for(it.finished_task_retention.as_ref()),
     "drive_change_retention" => kept_for(it.drive_change_retention.as_ref()),
     "message_retention" => kept_for(it.message_retention.as_ref()),
@@ -97,6 +97,22 @@ resource!(OfficeSettings, "settings", |it| {
 /// What was last seen of an agent.
 fn seen(agent: &Agent) -> AgentStatus {
     agent.status.clone().unwrap_or_default()
+}
+
+/// The phase, with the platform's word for why it is in it or does not get on, if it has one.
+fn phase_and_word(agent: &Agent) -> String {
+    let seen = seen(agent);
+    let phase = phase(seen.phase());
+    match reason_word(&seen.message) {
+        Some(word) => format!("{phase} ({word})"),
+        None => phase,
+    }
+}
+
+/// The word for programs with which a reason of the platform begins.
+pub(crate) fn reason_word(reason: &str) -> Option<&str> {
+    let (word, _) = reason.split_once(": ")?;
+    (word.contains('_') && word.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')).then_some(word)
 }
 
 /// A running agent that has yet to reach its newest generation says so.
@@ -114,7 +130,7 @@ fn env(agent: &Agent) -> String {
 resource!(
     Agent, "agents", |it| {
         "NAME" => it.name,
-        "PHASE" => phase(seen(it).phase()) + behind(it),
+        "PHASE" => phase_and_word(it) + behind(it),
         "TYPE" => word(it.employee_type().as_str_name(), "EMPLOYEE_TYPE_"),
         "MODEL" => it.model_tier,
         "PROVIDER" => it.provider,
@@ -145,7 +161,7 @@ resource!(
             "COMMAND" => it.command,
             "ENV" => env(it),
             "HIRED BY" => it.hired_by,
-            "BUDGET" => it.budget.map(credits).unwrap_or_default(),
+            "BUDGET" => it.budget.map(credits::shown).unwrap_or_default(),
             "PUBLIC KEY" => hex::encode(&it.public_key),
             "GENERATION" => format!("{} ({} observed)", it.generation, seen(it).observed_generation),
             "RESTARTS" => seen(it).restarts,
@@ -224,8 +240,8 @@ resource!(
         "NAME" => it.name,
         "PROVIDER" => it.provider,
         "MODEL" => it.model_id,
-        "INPUT/MTOK" => credits(it.input_price),
-        "OUTPUT/MTOK" => credits(it.output_price),
+        "INPUT/MTOK" => credits::shown(it.input_price),
+        "OUTPUT/MTOK" => credits::shown(it.output_price),
     }
     wide { "PROVIDERS" => it.providers.join(", ") }
     id { it.name }
@@ -292,3 +308,21 @@ resource!(
     }
     details { Self::COLUMNS.iter().copied().zip(it.row()).filter(|(_, value)| !value.is_empty()).collect() }
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_may_begin_with_a_word_for_programs() {
+        for (reason, word) in [
+            ("OUT_OF_CREDITS: grant some", Some("OUT_OF_CREDITS")),
+            ("BUDGET_REACHED: the budget: all of it", Some("BUDGET_REACHED")),
+            ("exited with code 1: no such file", None),
+            ("HTTP: what else", None),
+            ("", None),
+        ] {
+            assert_eq!(reason_word(reason), word, "{reason}");
+        }
+    }
+}

@@ -186,6 +186,12 @@ impl<'a> Batch<'a> {
         // What costs nothing needs something all the same: a wall is a wall.
         let needed = asked.amount.max(1);
         if self.rules.metered && self.purse.available() < needed {
+            if self.purse.balance < needed {
+                let balance = self.purse.balance;
+                let why = format!("a call could cost {needed} micro-credits, and the office has {balance}; grant some");
+                self.account(&asked.spender);
+                self.note_broke(asked.spender.agent_id, &why);
+            }
             return Err(out_of_credits(self.purse.available()));
         }
         self.check_budgets(&asked.spender, needed)?;
@@ -202,6 +208,7 @@ impl<'a> Batch<'a> {
         }
         self.purse.reserved += asked.amount;
         self.spend(&asked.spender, 0, asked.amount);
+        self.note_broke(asked.spender.agent_id, "");
         if let Some(payer) = asked.payer {
             self.cost_of(payer, 0, asked.amount);
         }

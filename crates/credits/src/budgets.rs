@@ -3,7 +3,7 @@
 //! The accounts have a version, and the one that the scheduler confirmed: what differs is pushed after the transaction, and
 //! by the sweep for as long as it takes.
 
-use mi_kernel::{AgentId, Error, ErrorKind, OfficeId, Result, text};
+use mi_kernel::{AgentId, Error, ErrorKind, OfficeId, Result, credits::CREDIT, text};
 use mi_proto::{
     internal::v1::{ApplyAgentBudgetRequest, GetSpenderRequest},
     v1::{self, SetAgentBudgetRequest},
@@ -29,7 +29,10 @@ impl Credits {
             return Err(mi_tenancy::State::deleting());
         }
         if request.amount.is_some_and(|amount| !(0..=MAX_GRANT).contains(&amount)) {
-            let text = format!("must be 0 to {MAX_GRANT} micro-credits, or be left out for no budget of its own");
+            let text = format!(
+                "must be 0 to {MAX_GRANT} micro-credits, of which {CREDIT} are one credit, or be left out for no budget of \
+                 its own"
+            );
             return Err(Error::invalid("amount", text));
         }
         let (agent, spender) = self.limited(office.id, &request.agent).await?;
@@ -48,6 +51,16 @@ impl Credits {
         };
         let agent = v1::Agent { budget: request.amount, ..agent };
         Ok(told.ok().flatten().unwrap_or(agent))
+    }
+
+    /// What an agent and all whom it hired may spend, and did.
+    pub(super) async fn budget(&self, caller: &Caller, office: &str, agent: &str) -> Result<v1::AgentBudget> {
+        let (_, office) = self.offices.get(caller, office).await?;
+        let (_, Spender { agent_id, name, .. }) = self.limited(office.id, agent).await?;
+        let found = repo::account_get_all(&mut self.db.office(office.id).read().await?, &[agent_id]).await?;
+        let account = found.into_iter().next().unwrap_or_else(|| Account::new(agent_id));
+        let Account { budget, spent, reserved, .. } = account;
+        Ok(v1::AgentBudget { agent_id: agent_id.to_string(), agent: name, budget, spent, reserved })
     }
 
     /// Whose budget is meant: the agent of this name; else an agent that is gone, by its id or by its name if one of that
@@ -148,6 +161,7 @@ impl Credits {
             version: account.version,
             budget: account.budget,
             reached: account.reached.clone(),
+            broke: account.broke.clone(),
         };
         let answer = self.registry.clone().apply_agent_budget(request).await;
         let agent = answer.map_err(|status| from_status(&status))?.into_inner().agent;

@@ -33,7 +33,11 @@ impl CreditService for Credits {
     async fn get_balance(&self, request: Request<v1::GetBalanceRequest>) -> Reply<v1::GetBalanceResponse> {
         handle!(request, |caller, body| {
             let has = Credits::balance(self, &caller, &body.office_id).await?;
-            v1::GetBalanceResponse { balance: Some(balance(has)) }
+            let budget = match body.agent.as_str() {
+                "" => None,
+                agent => Some(self.budget(&caller, &body.office_id, agent).await?),
+            };
+            v1::GetBalanceResponse { balance: Some(balance(has)), budget }
         })
     }
 

@@ -19,6 +19,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use mi_kernel::{
     Actor, Clock, Error, LedgerEntryId, OfficeId, Result, TaskId, Time,
+    credits::CREDIT,
     event::{Category, Event},
     page::Page,
     text::display_name,
@@ -34,10 +35,8 @@ use tokio::sync::{Mutex, Notify};
 pub use self::model::{Compute, Payer, Reserve, Running, Settle, Spender, Tokens};
 use self::{group_commit::GroupCommit, model::Op, sweep::Troubles};
 
-/// Micro-credits of one credit.
-pub const CREDIT: i64 = 1_000_000;
-/// Most micro-credits of one grant, budget or call: a thousand million credits.
-pub const MAX_GRANT: i64 = 1_000_000_000_000_000;
+/// Most micro-credits of one grant, budget or call.
+pub const MAX_GRANT: i64 = mi_kernel::credits::MOST;
 /// Most micro-credits that an office may have: a thousand such grants.
 const MAX_BALANCE: i64 = 1000 * MAX_GRANT;
 /// The longest for which credits are set aside at once.
@@ -143,6 +142,15 @@ impl Credits {
         Ok(repo::balance_get(conn).await?)
     }
 
+    /// Why nobody takes work in the connection's office, if that is since it has no credits.
+    ///
+    /// # Errors
+    /// Those of the database.
+    pub async fn broke(&self, conn: &mut OfficeConn) -> Result<Option<Error>> {
+        let available = if self.rules.metered { self.balance_of(conn).await?.available() } else { 1 };
+        Ok((available <= 0).then(|| out_of_credits(available)))
+    }
+
     /// Whether a balance refuses anything.
     pub fn metered(&self) -> bool {
         self.rules.metered
@@ -227,7 +235,7 @@ impl Credits {
     async fn grant(&self, caller: &Caller, request: &GrantCreditsRequest) -> Result<Entry> {
         let (mut tx, access, office) = self.offices.lock(caller, &request.office_id).await?;
         if !(1..=MAX_GRANT).contains(&request.amount) {
-            let text = format!("must be 1 to {MAX_GRANT} micro-credits; 1000000 of them are one credit");
+            let text = format!("must be 1 to {MAX_GRANT} micro-credits, of which {CREDIT} are one credit");
             return Err(Error::invalid("amount", text));
         }
         let reason = display_name("reason", &request.reason)?;
@@ -259,8 +267,12 @@ impl Credits {
         };
         repo::entry_insert(&mut tx, &entry, replay.as_ref()).await?;
         outbox::push(&mut tx, &granted(office.id, &entry).traced(access.trace_id())).await?;
+        let relieved = repo::account_relieve(&mut tx).await?;
         tx.commit().await?;
         self.outbox.notify_one();
+        if relieved {
+            self.push_budgets_soon(office.id);
+        }
         Ok(entry)
     }
 }

@@ -161,6 +161,9 @@ pub(crate) struct Account {
     pub(crate) reserved: i64,
     /// Why it has to wait; empty: it need not.
     pub(crate) reached: String,
+    /// Why the office's credits do not suffice for it; empty: they do, as far as it asked. It need not wait: whoever has
+    /// something to pay for asks again.
+    pub(crate) broke: String,
     /// Grows with every change that the scheduler has to know.
     pub(crate) version: i64,
     /// The version that it knows.
@@ -182,6 +185,7 @@ impl Account {
             spent: 0,
             reserved: 0,
             reached: String::new(),
+            broke: String::new(),
             version: 0,
             told_version: 0,
             seen_until: None,

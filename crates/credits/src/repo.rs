@@ -58,6 +58,13 @@ pub(super) async fn balance_add(tx: &mut OfficeConn, amount: i64, most: i64) -> 
     optional!(tx, sql, amount, most - amount)
 }
 
+/// Forgets that credits did not suffice, when there are more: who needs more still asks again. The balance is locked.
+pub(super) async fn account_relieve(tx: &mut OfficeConn) -> DbResult<bool> {
+    let sql = "UPDATE agent_accounts SET broke = '', version = version + 1 WHERE office_id = $1 AND agent_id IN
+         (SELECT agent_id FROM agent_accounts WHERE office_id = $1 AND broke <> '' ORDER BY agent_id LIMIT $2)";
+    Ok(exec!(tx, sql, MOST_WAITING)? > 0)
+}
+
 /// Writes an entry; what a request wrote is found again by it.
 pub(super) async fn entry_insert(
     tx: &mut OfficeConn,

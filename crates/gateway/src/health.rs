@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use http::{Uri, Version};
 use mi_base::Tasks;
+use mi_kernel::ErrorKind;
 use mi_proto::internal::v1::{
     AppendEventsRequest, ResolveAgentKeyRequest, ResolveApiKeyRequest,
     agent_registry_service_client::AgentRegistryServiceClient, credential_service_client::CredentialServiceClient,
     ingest_service_client::IngestServiceClient,
 };
-use mi_rpc::{RoleClient, Transport};
+use mi_rpc::{RoleClient, Transport, vendor};
 use tokio::{
     sync::watch,
     time::{MissedTickBehavior, interval},
@@ -19,10 +21,13 @@ use tonic_health::{
     pb::health_server::{Health, HealthServer},
     server::{HealthReporter, health_reporter},
 };
+use tower::ServiceExt;
 
 use crate::{config::Backends, route::Role};
 
 const PERIOD: Duration = Duration::from_secs(2);
+/// What the health service calls the role that calls models, which has no service of its own.
+const MODELS: &str = "mi.models";
 
 /// The health service, kept true by a background task. The whole counts as serving until a probe fails.
 pub(crate) fn start(backends: &Backends, tasks: &Tasks) -> (HealthReporter, HealthServer<impl Health>) {
@@ -44,9 +49,12 @@ pub(crate) async fn watch_disk(reporter: HealthReporter, mut gone: watch::Receiv
 }
 
 async fn watch(reporter: HealthReporter, backends: Backends) {
-    let mut serving = Role::ALL.map(|_| true);
+    let (mut serving, mut models) = (Role::ALL.map(|_| true), true);
     for role in Role::ALL {
         report(&reporter, role, true).await;
+    }
+    if backends.models.is_some() {
+        reporter.set_service_status(MODELS, status(true)).await;
     }
     let mut timer = interval(PERIOD);
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -56,6 +64,7 @@ async fn watch(reporter: HealthReporter, backends: Backends) {
             reachable(Role::Office, &backends),
             reachable(Role::Scheduler, &backends),
             reachable(Role::Activity, &backends),
+            models_reachable(&backends),
         );
         let now = [probed.0, probed.1, probed.2];
         // Watchers are woken by each report, so only changes are reported.
@@ -65,11 +74,15 @@ async fn watch(reporter: HealthReporter, backends: Backends) {
                 report(&reporter, role, is).await;
             }
         }
-        let (was, is) = (serving.iter().all(|up| *up), now.iter().all(|up| *up));
+        if models != probed.3 {
+            tracing::warn!(target: "mi::gateway", role = "models", reachable = probed.3, "a role changed its health");
+            reporter.set_service_status(MODELS, status(probed.3)).await;
+        }
+        let (was, is) = (models && serving.iter().all(|up| *up), probed.3 && now.iter().all(|up| *up));
         if was != is {
             reporter.set_service_status("", status(is)).await;
         }
-        serving = now;
+        (serving, models) = (now, probed.3);
     }
 }
 
@@ -104,6 +117,20 @@ async fn reachable(role: Role, backends: &Backends) -> bool {
         }
     };
     !refused.is_some_and(|status| matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded))
+}
+
+/// Asks the role that calls models, if there is one, for a path that it does not serve: whatever it says itself will do.
+async fn models_reachable(backends: &Backends) -> bool {
+    let Some(models) = &backends.models else { return true };
+    let mut request = http::Request::new(tonic::body::Body::empty());
+    *request.uri_mut() = Uri::from_static("http://models/");
+    *request.version_mut() = Version::HTTP_2;
+    let answer = RoleClient::new(models.clone(), "gateway").oneshot(request);
+    match tokio::time::timeout(PERIOD, answer).await {
+        Ok(Ok(answer)) => vendor::not_reached(&answer).is_none_or(|error| error.kind != ErrorKind::Unavailable),
+        Ok(Err(never)) => match never {},
+        Err(_) => false,
+    }
 }
 
 fn within<T>(message: T) -> Request<T> {

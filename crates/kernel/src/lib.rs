@@ -6,6 +6,7 @@ pub mod actor;
 pub mod backoff;
 pub mod chain;
 pub mod clock;
+pub mod credits;
 pub mod error;
 pub mod event;
 pub mod exec;

@@ -15,8 +15,8 @@ use std::sync::Arc;
 use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
 use mi_chat::Chat;
+pub use mi_credits::CreditRules;
 use mi_credits::Credits;
-pub use mi_credits::{CREDIT, CreditRules};
 pub use mi_drive::DriveLimits;
 use mi_drive::{Drive, storage::Storage};
 use mi_integrations::{DataKeys, Integrations};
@@ -76,6 +76,7 @@ const MIGRATIONS: &Migrations = &[
     step!(188, "0188", "drive_trash_order"),
     step!(190, "0190", "credits"),
     step!(200, "0200", "metering"),
+    step!(205, "0205", "broke"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -216,6 +216,8 @@ pub struct Agent {
     pub budget_version: i64,
     /// Whose budget is used up, so that it has to wait; empty: it need not.
     pub budget_reached: String,
+    /// Why its office's credits do not suffice for it, as it is shown; empty: they do.
+    pub broke: String,
     /// Grows with every write of the row, for optimistic concurrency.
     pub revision: i64,
     /// When it was hired.
@@ -269,6 +271,7 @@ impl Agent {
             budget: None,
             budget_version: 0,
             budget_reached: String::new(),
+            broke: String::new(),
             revision: 1,
             created_at: now,
         }
@@ -296,7 +299,8 @@ impl Agent {
             | State::Paused { reason }
             | State::Terminating { reason, .. } => reason,
             State::Offline => "no heartbeat for two minutes",
-            _ => "",
+            State::Stopped | State::Suspended => "",
+            State::Pending | State::Starting { .. } | State::Running { .. } | State::Online => &self.broke,
         }
     }
 

@@ -56,7 +56,10 @@ impl Scheduler {
             return Ok(());
         }
         for (agent, since) in due {
-            self.fire_for_idleness(office_id, *agent, *since, limit).await?;
+            // One that cannot be fired now holds up no other.
+            if let Err(error) = self.fire_for_idleness(office_id, *agent, *since, limit).await {
+                tracing::warn!(target: "mi::scheduler", office = %office_id, %agent, error = %error.chain(), "an idle agent stays for now");
+            }
         }
         Ok(())
     }

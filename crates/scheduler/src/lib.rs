@@ -51,6 +51,7 @@ const MIGRATIONS: &Migrations = &[
     step!(118, "0118", "backups_shown"),
     step!(130, "0130", "hirers"),
     step!(200, "0200", "agent_budget"),
+    step!(205, "0205", "broke"),
 ];
 
 /// Where agents reach the gateway.

@@ -199,6 +199,7 @@ mod tests {
             budget: None,
             budget_version: 0,
             budget_reached: String::new(),
+            broke: String::new(),
             revision: 1,
             created_at: at(0),
         }

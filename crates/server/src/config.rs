@@ -7,7 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser},
 };
 use mi_base::telemetry::LogFormat;
-use mi_kernel::{Error, Result, secret::Secret};
+use mi_kernel::{Error, Result, credits, secret::Secret};
 use mi_office::Quotas;
 use mi_rpc::{ConnectionLimits, tls::KeyFiles};
 use mi_runtime_process::SandboxMode;
@@ -64,12 +64,12 @@ pub struct PlatformOptions {
     /// Most tasks of a colony that are not finished
     #[arg(long, value_name = "N", env = "MI_MAX_OPEN_TASKS", default_value_t = Quotas::default().open_tasks)]
     pub(crate) max_open_tasks: u32,
-    /// Credits that a new colony begins with
-    #[arg(long, value_name = "N", env = "MI_OFFICE_CREDITS", default_value_t = 10)]
-    pub(crate) office_credits: u32,
+    /// Credits that a new colony begins with, such as 10 or 0.5
+    #[arg(long, value_name = "CREDITS", env = "MI_OFFICE_CREDITS", default_value = "10", value_parser = credits::read)]
+    pub(crate) office_credits: i64,
     /// Credits that the colonies of an account begin with together; the administrator's have no such limit
-    #[arg(long, value_name = "N", env = "MI_ACCOUNT_CREDITS", default_value_t = 1000)]
-    pub(crate) account_credits: u32,
+    #[arg(long, value_name = "CREDITS", env = "MI_ACCOUNT_CREDITS", default_value = "1000", value_parser = credits::read)]
+    pub(crate) account_credits: i64,
     /// Whether a colony without credits hires, claims and calls models no more; off: balances are shown and refuse nothing
     #[arg(long, value_name = "ON|OFF", env = "MI_CREDITS", default_value = "on", action = ArgAction::Set, value_parser = one_of(SWITCH))]
     pub(crate) credits: bool,

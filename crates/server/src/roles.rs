@@ -9,7 +9,7 @@ use mi_gateway::{Backends, GatewayConfig};
 use mi_http::{Doors, Origins};
 use mi_kernel::{Clock, Result, secret::Secret};
 use mi_models::ModelsConfig;
-use mi_office::{CREDIT, CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
+use mi_office::{CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
@@ -120,8 +120,8 @@ impl Parts<'_> {
             },
             credits: CreditRules {
                 metered: options.credits,
-                office: CREDIT * i64::from(options.office_credits),
-                account: CREDIT * i64::from(options.account_credits),
+                office: options.office_credits,
+                account: options.account_credits,
                 ..CreditRules::default()
             },
             reserve: self.reserve.clone(),

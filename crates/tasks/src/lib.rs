@@ -294,7 +294,8 @@ impl Tasks {
         let mut conn = self.db.office(access.office_id()).read().await?;
         let costs = self.credits.task_costs(&mut conn, &[task.id]).await?;
         let cost = costs.get(&task.id).copied().unwrap_or_default();
-        Ok(v1::Task { cost, ..wire::task(task, access) })
+        let broke = self.credits.broke(&mut conn).await?;
+        Ok(wire::unpaid(v1::Task { cost, ..wire::task(task, access) }, broke.as_ref()))
     }
 
     async fn list(&self, access: &Access, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
@@ -315,7 +316,9 @@ impl Tasks {
         let rows = repo::task_list(&mut conn, &filter, &page).await?;
         let costs = self.credits.task_costs(&mut conn, &rows.iter().map(|task| task.id).collect::<Vec<_>>()).await?;
         let cost = |id| costs.get(&id).copied().unwrap_or_default();
-        let show = |task: Task| (task.id, v1::Task { cost: cost(task.id), ..wire::task(task, access) });
+        let broke = self.credits.broke(&mut conn).await?;
+        let shown = |task: Task| v1::Task { cost: cost(task.id), ..wire::task(task, access) };
+        let show = |task: Task| (task.id, wire::unpaid(shown(task), broke.as_ref()));
         let shown: Vec<_> = rows.into_iter().map(show).collect();
         let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
         Ok((shown.into_iter().map(|(_, task)| task).collect(), next))

@@ -1,5 +1,6 @@
 //! Tasks for the wire.
 
+use mi_kernel::Error;
 use mi_proto::v1;
 use mi_rpc::{Access, convert::timestamp};
 use mi_tenancy::Author;
@@ -40,6 +41,16 @@ pub(crate) fn counts(status_counts: &StatusCounts) -> Vec<v1::TaskCount> {
         count: count.try_into().unwrap_or(i32::MAX),
     };
     status_counts.counts().map(count).collect()
+}
+
+/// A task as it is shown while the office is out of credits: one that is queued says why nobody takes it.
+pub(super) fn unpaid(task: v1::Task, broke: Option<&Error>) -> v1::Task {
+    match broke {
+        Some(broke) if task.status() == v1::TaskStatus::Queued => {
+            v1::Task { error: format!("{}: {}", broke.reason, broke.message), ..task }
+        }
+        _ => task,
+    }
 }
 
 /// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of

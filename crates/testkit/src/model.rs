@@ -91,6 +91,8 @@ pub enum Reply {
     Cut,
     /// Says in the middle of the stream that it is overloaded.
     Overloaded,
+    /// Answers with this and nothing else, whatever it is.
+    Raw(&'static str),
     /// The server never answers.
     Hang,
 }
@@ -280,6 +282,7 @@ async fn answer(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap,
             let headers = [("mi-reason", reason), ("x-should-retry", "false")];
             return (StatusCode::from_u16(status).expect("a status"), headers, body).into_response();
         }
+        Reply::Raw(text) => return ([(header::CONTENT_TYPE, "text/event-stream")], text).into_response(),
         Reply::Hang => std::future::pending().await,
     };
     let at_limit = matches!(reply, Reply::AtLimit { .. });

@@ -19,7 +19,7 @@ pub(crate) const ALL: [ModelApi; 3] = [ModelApi::OpenAi, ModelApi::Anthropic, Mo
 /// A platform with an agent that has a model.
 pub(crate) struct Harness {
     pub(crate) platform: Arc<Platform>,
-    model: FakeModel,
+    pub(crate) model: FakeModel,
     pub(crate) agent: Running,
     dir: tempfile::TempDir,
 }

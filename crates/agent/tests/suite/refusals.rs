@@ -45,3 +45,22 @@ async fn what_the_proxy_refuses_for_good_is_asked_once() {
         }
     }
 }
+
+/// Each of them is paid for, and the next one is no other.
+#[tokio::test]
+async fn answers_that_cannot_be_read_end_the_task_soon_and_say_where_to_look() {
+    let strange = ["<html>welcome</html>", "data: welcome\n\n", "data: {\"result\": \"welcome\"}\n\n"];
+    for (api, name) in [(ModelApi::OpenAi, "openai"), (ModelApi::Anthropic, "anthropic"), (ModelApi::Gemini, "gemini")]
+    {
+        for raw in strange {
+            let harness = Harness::new(api, std::iter::repeat_n(Reply::Raw(raw), 5)).await;
+            let failure = harness.platform.failure(&harness.task()).await;
+            let begin = format!("the model server's answers cannot be read as those of the API {name:?}: ");
+            let end = "; look at the `api` of the provider \"some-provider\" in the catalogue, which serves \"a-model\", or \
+                       at --model-api and --model-url of the platform";
+            assert!(failure.error.starts_with(&begin) && failure.error.ends_with(end), "{}", failure.error);
+            assert_eq!((failure.retryable, harness.model.requests().len()), (false, 2));
+            harness.agent.stop().await;
+        }
+    }
+}

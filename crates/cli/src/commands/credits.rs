@@ -3,19 +3,16 @@
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
-use mi_kernel::{Clock, SystemClock};
+use mi_kernel::{Clock, SystemClock, credits, page::MAX_PAGE_SIZE};
 use mi_proto::v1::{
-    Balance, GetBalanceRequest, GetUsageRequest, GrantCreditsRequest, LedgerEntry, ListLedgerEntriesRequest,
-    SetAgentBudgetRequest, Usage, UsageGroup,
+    AgentBudget, Balance, GetBalanceRequest, GetUsageRequest, GrantCreditsRequest, LedgerEntry,
+    ListLedgerEntriesRequest, SetAgentBudgetRequest, Usage, UsageGroup,
 };
 use uuid::Uuid;
 
 use crate::{
     answer::ask, context::Context, failure::Failure, options::ColonyArg, output::resource, text::precise_time,
 };
-
-/// Micro-credits of one credit.
-const CREDIT: i64 = 1_000_000;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CreditsCommand {
@@ -25,7 +22,7 @@ pub(crate) enum CreditsCommand {
     Ledger(LedgerArgs),
     /// Show what credits were spent on, the most expensive first
     Usage(UsageArgs),
-    /// Limit what an agent and all agents below it may spend, counted since it was hired
+    /// Limit what an agent and all agents below it may spend, counted since it was hired, or show what they spent
     Budget(BudgetArgs),
     /// Give credits to the colony, as the administrator
     Grant(GrantArgs),
@@ -36,7 +33,7 @@ pub(crate) struct LedgerArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// The newest this many
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=200))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=100_000))]
     limit: i32,
 }
 
@@ -72,9 +69,9 @@ pub(crate) struct BudgetArgs {
     /// The agent; one that is gone by its id, or by its name if it is the only one
     #[arg(value_name = "NAME")]
     name: String,
-    /// Credits, 0 for a wall at once, or `none` for no budget of its own
+    /// Credits, 0 for a wall at once, or `none` for no budget of its own; left out: show what it is and what of it is spent
     #[arg(value_parser = budget)]
-    amount: Budget,
+    amount: Option<Budget>,
 }
 
 /// A budget of an agent, or none.
@@ -86,7 +83,7 @@ pub(crate) struct GrantArgs {
     #[command(flatten)]
     colony: ColonyArg,
     /// Credits, with up to six places behind the point
-    #[arg(value_parser = micro_credits)]
+    #[arg(value_parser = grant)]
     amount: i64,
     /// Why, for the ledger
     #[arg(long, value_name = "TEXT", default_value = "granted")]
@@ -100,13 +97,25 @@ pub(crate) async fn run(command: CreditsCommand, context: &Context) -> Result<()
     let out = context.out;
     match command {
         CreditsCommand::Balance(colony) => {
-            let request = GetBalanceRequest { office_id: context.colony(&colony).await? };
+            let office_id = context.colony(&colony).await?;
+            let request = GetBalanceRequest { office_id, agent: String::new() };
             out.one(&ask!(context, credits.get_balance(request).balance).await?)
         }
         CreditsCommand::Ledger(LedgerArgs { colony, limit }) => {
             let office_id = context.colony(&colony).await?;
-            let request = ListLedgerEntriesRequest { office_id, page_size: Some(limit), page_token: String::new() };
-            out.list(&ask!(context, credits.list_ledger_entries(request)).await?.entries)
+            let page_size = Some(limit.min(MAX_PAGE_SIZE));
+            let mut request = ListLedgerEntriesRequest { office_id, page_size, page_token: String::new() };
+            let (limit, mut entries) = (usize::try_from(limit).unwrap_or_default(), Vec::new());
+            loop {
+                let page = ask!(context, credits.list_ledger_entries(request.clone())).await?;
+                entries.extend(page.entries);
+                if page.next_page_token.is_empty() || entries.len() >= limit {
+                    break;
+                }
+                request.page_token = page.next_page_token;
+            }
+            entries.truncate(limit);
+            out.list(&entries)
         }
         CreditsCommand::Usage(UsageArgs { colony, by, days }) => {
             let group_by = match by {
@@ -125,7 +134,11 @@ pub(crate) async fn run(command: CreditsCommand, context: &Context) -> Result<()
             };
             out.list(&ask!(context, credits.get_usage(request)).await?.usages)
         }
-        CreditsCommand::Budget(BudgetArgs { colony, name, amount: Budget(amount) }) => {
+        CreditsCommand::Budget(BudgetArgs { colony, name, amount: None }) => {
+            let request = GetBalanceRequest { office_id: context.colony(&colony).await?, agent: name };
+            out.one(&ask!(context, credits.get_balance(request).budget).await?)
+        }
+        CreditsCommand::Budget(BudgetArgs { colony, name, amount: Some(Budget(amount)) }) => {
             let request = SetAgentBudgetRequest { office_id: context.colony(&colony).await?, agent: name, amount };
             out.one(&ask!(context, credits.set_agent_budget(request).agent).await?)
         }
@@ -139,53 +152,42 @@ pub(crate) async fn run(command: CreditsCommand, context: &Context) -> Result<()
     }
 }
 
-/// `2.5` is 2,500,000 micro-credits. Read as digits: a float would lose some.
-fn micro_credits(text: &str) -> Result<i64, String> {
-    let refusal =
-        || "must be credits like 5 or 0.25, more than none, with at most six places behind the point".to_owned();
-    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
-    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number(whole) || !is_number(part) || part.len() > 6 {
-        return Err(refusal());
-    }
-    let whole = whole.parse::<i64>().ok().and_then(|whole| whole.checked_mul(CREDIT));
-    let amount = whole.zip(format!("{part:0<6}").parse().ok()).and_then(|(whole, part)| whole.checked_add(part));
-    amount.filter(|amount| *amount > 0).ok_or_else(refusal)
+/// Credits to give: some.
+fn grant(text: &str) -> Result<i64, String> {
+    credits::read(text).and_then(|amount| if amount > 0 { Ok(amount) } else { Err("must be more than none".into()) })
 }
 
 /// A budget as it is typed.
 fn budget(text: &str) -> Result<Budget, String> {
     match text {
         "none" => Ok(Budget(None)),
-        "0" => Ok(Budget(Some(0))),
-        text => {
-            micro_credits(text).map(|amount| Budget(Some(amount))).map_err(|problem| format!("{problem}, 0 or none"))
-        }
-    }
-}
-
-/// Micro-credits as credits, without zeros at the end.
-pub(crate) fn credits(micro: i64) -> String {
-    let (sign, amount) = (if micro < 0 { "-" } else { "" }, micro.unsigned_abs());
-    let (whole, part) = (amount / CREDIT.unsigned_abs(), amount % CREDIT.unsigned_abs());
-    let part = format!("{part:06}");
-    match part.trim_end_matches('0') {
-        "" => format!("{sign}{whole}"),
-        part => format!("{sign}{whole}.{part}"),
+        text => credits::read(text).map(|amount| Budget(Some(amount))).map_err(|problem| format!("{problem}, or none")),
     }
 }
 
 resource!(Balance, "balances", |it| {
-    "AVAILABLE" => credits(it.available),
-    "BALANCE" => credits(it.balance),
-    "RESERVED" => credits(it.reserved),
+    "AVAILABLE" => credits::shown(it.available),
+    "BALANCE" => credits::shown(it.balance),
+    "RESERVED" => credits::shown(it.reserved),
 });
+
+resource!(
+    AgentBudget, "budgets", |it| {
+        "AGENT" => it.agent,
+        "BUDGET" => it.budget.map_or("none".into(), credits::shown),
+        "SPENT" => credits::shown(it.spent),
+        "RESERVED" => credits::shown(it.reserved),
+        "LEFT" => it.budget.map(|budget| credits::shown(budget - it.spent - it.reserved)).unwrap_or_default(),
+    }
+    id { it.agent_id }
+    name { it.agent }
+);
 
 resource!(
     LedgerEntry, "ledger entries", |it| {
         "TIME" => precise_time(it.time.as_ref()),
-        "AMOUNT" => credits(it.amount),
-        "BALANCE" => credits(it.balance_after),
+        "AMOUNT" => credits::shown(it.amount),
+        "BALANCE" => credits::shown(it.balance_after),
         "REASON" => it.reason,
     }
     wide { "REFERENCE" => it.reference }
@@ -194,7 +196,7 @@ resource!(
 
 resource!(Usage, "usages", |it| {
     "KEY" => it.key,
-    "AMOUNT" => credits(it.amount),
+    "AMOUNT" => credits::shown(it.amount),
     "INPUT TOKENS" => it.input_tokens,
     "OUTPUT TOKENS" => it.output_tokens,
     "CALLS" => it.calls,
@@ -205,20 +207,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credits_are_read_and_shown_to_the_last_micro_credit() {
-        for (text, micro) in [
-            ("5", 5_000_000),
-            ("0.25", 250_000),
-            ("0.000001", 1),
-            ("1.5", 1_500_000),
-            ("9223372036854.775807", i64::MAX),
-        ] {
-            assert_eq!((micro_credits(text), credits(micro)), (Ok(micro), text.to_owned()));
-        }
-        assert_eq!((credits(0), credits(-2_500_000)), ("0".into(), "-2.5".into()));
-        for text in ["", "0", "0.0", "-1", "+1", "1.", ".5", "1.0000001", "1e3", "1,5", "9223372036854.775808", "٣"] {
-            assert!(micro_credits(text).is_err(), "{text:?}");
-        }
+    fn nobody_is_given_nothing() {
+        assert_eq!((grant("0.5"), grant("0.0")), (Ok(500_000), Err("must be more than none".into())));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `--set k=v`: the fields of a message by their names in the API, in either spelling (`max_agents`, `maxAgents`), read off
 //! its descriptor, so that a new setting needs no new code here.
 
+use mi_kernel::credits;
 use mi_proto::{fields, rules::POOL, v1::OfficeSettings};
 use prost::Message;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind};
@@ -49,6 +50,9 @@ pub(crate) fn differing(now: &OfficeSettings, wanted: &OfficeSettings, mask: Fie
 fn value(field: &FieldDescriptor, text: &str) -> Result<Value, Failure> {
     let wants = |what: &str| Failure::Usage(format!("{} must be {what}, not {text:?}", field.name()));
     Ok(match field.kind() {
+        _ if field.name() == "model_budget_per_task" => {
+            Value::from(credits::read(text).map_err(|problem| Failure::Usage(format!("{} {problem}", field.name())))?)
+        }
         Kind::Bool => Value::Bool(text.parse().map_err(|_| wants("true or false"))?),
         Kind::Int32 | Kind::Int64 => Value::from(text.parse::<i64>().map_err(|_| wants("a whole number"))?),
         Kind::Enum(kind) => {
@@ -90,7 +94,7 @@ mod tests {
     fn every_kind_of_value() {
         let (settings, mask) =
             set("allow_agent_hiring=true max_agents=0 default_model_tier=opus idle_fire_after=10m verification=peer \
-             model_budget_per_task=5000000000")
+             model_budget_per_task=5000.5")
             .expect("valid");
         let expect = OfficeSettings {
             allow_agent_hiring: true,
@@ -98,7 +102,7 @@ mod tests {
             default_model_tier: "opus".into(),
             idle_fire_after: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
             verification: Verification::Peer.into(),
-            model_budget_per_task: 5_000_000_000,
+            model_budget_per_task: 5_000_500_000,
             ..OfficeSettings::default()
         };
         assert_eq!(settings, expect);
@@ -132,6 +136,7 @@ mod tests {
             ("max_agents=many", "max_agents must be a whole number, not \"many\""),
             ("allow_agent_hiring=yes", "allow_agent_hiring must be true or false"),
             ("verification=unspecified", "verification must be none or peer"),
+            ("model_budget_per_task=much", "model_budget_per_task must be credits like 5 or 0.25, from 0 to"),
             ("idle_fire_after=soon", "idle_fire_after must be a duration"),
             ("idle_fire_after=é", "idle_fire_after must be a duration"),
         ] {

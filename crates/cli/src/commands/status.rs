@@ -14,6 +14,8 @@ use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus}
 
 use crate::{commands::access, context::Context, failure::Failure, json::Json, output::Resource, rows, text::word};
 
+/// What the health service calls the role that calls models.
+const MODELS: &str = "mi.models";
 /// Full name of its descriptor.
 const QUOTA: &str = "mi.v1.Quota";
 
@@ -32,6 +34,8 @@ struct Report {
     quotas: Vec<Json>,
     offices: usize,
     agents: usize,
+    /// Agents whose colony has too few credits for their calls.
+    agents_out_of_credits: usize,
     /// Layers of the sandbox that agents do without, each with the reason.
     sandbox_missing: BTreeSet<String>,
 }
@@ -58,12 +62,17 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
         let health = health(client, name).await?;
         services.push(Service { name, health });
     }
+    // It serves agents alone, and not every platform has it.
+    let models = health(client, MODELS).await?;
+    if models != "unknown" {
+        services.push(Service { name: "models", health: models });
+    }
     let disk = health(client, HEALTH).await?;
     services
         .push(Service { name: "disk", health: if disk == "ok" || disk == "unknown" { disk } else { FULL.to_owned() } });
     let (principal, quotas) = access::principal_and_quotas(client).await?;
     let colony = context.unsaid_colony().await;
-    let Counts { offices, agents, missing } = counts(client, &principal).await?;
+    let Counts { offices, agents, broke, missing } = counts(client, &principal).await?;
     if context.out.is_for_programs() {
         return context.out.value(&Report {
             endpoint: client.endpoint().to_owned(),
@@ -74,6 +83,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
             quotas: quotas.iter().map(|quota| Json::new(QUOTA, quota)).collect::<Result<_, _>>()?,
             offices,
             agents,
+            agents_out_of_credits: broke,
             sandbox_missing: missing,
         });
     }
@@ -89,6 +99,9 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     }
     pairs.push(("colonies", offices.to_string()));
     pairs.push(("agents", agents.to_string()));
+    if broke > 0 {
+        pairs.push(("out of credits", format!("{broke} agents; mi credits grant gives their colonies more")));
+    }
     if agents > 0 && missing.is_empty() {
         pairs.push(("sandbox", "complete".to_owned()));
     }
@@ -126,6 +139,8 @@ fn unknown(status: &Status) -> bool {
 struct Counts {
     offices: usize,
     agents: usize,
+    /// Those whose colony has too few credits for their calls.
+    broke: usize,
     /// Layers of the sandbox that agents do without.
     missing: BTreeSet<String>,
 }
@@ -133,6 +148,11 @@ struct Counts {
 impl Counts {
     fn add(&mut self, agents: Vec<Agent>) {
         self.agents += agents.len();
+        let is_broke = |agent: &&Agent| {
+            let reason = agent.status.as_ref().and_then(|status| rows::reason_word(&status.message));
+            reason == Some("OUT_OF_CREDITS")
+        };
+        self.broke += agents.iter().filter(is_broke).count();
         let sandboxes = agents.into_iter().filter_map(|agent| agent.status?.sandbox);
         self.missing.extend(sandboxes.flat_map(|sandbox| sandbox.missing));
     }

@@ -1,11 +1,11 @@
 //! How tasks look in a table.
 
-use mi_kernel::{Clock, SystemClock};
+use mi_kernel::{Clock, SystemClock, credits};
 use mi_proto::v1::{Task, TaskKind, TaskNote, TaskStats, TaskStatus, WatchTasksResponse};
 
 use crate::{
-    commands::credits::credits,
     output::{pairs, resource},
+    rows::reason_word,
     text::{age, precise_time, time, word},
 };
 
@@ -36,13 +36,22 @@ fn reason(task: &Task) -> &str {
     if task.error.is_empty() { &task.blocked_reason } else { &task.error }
 }
 
+/// The status, with the platform's word for why nobody takes it, if it has one.
+fn status_and_word(task: &Task) -> String {
+    let shown = status(task.status());
+    match reason_word(&task.error).filter(|_| task.status() == TaskStatus::Queued) {
+        Some(word) => format!("{shown} ({word})"),
+        None => shown,
+    }
+}
+
 resource!(
     Task, "tasks", |it| {
         "ID" => it.id,
         "TITLE" => it.title,
         "KIND" => kind(it.kind()),
         "PRIORITY" => it.priority,
-        "STATUS" => status(it.status()),
+        "STATUS" => status_and_word(it),
         "AGENT" => agent(it),
         "ATTEMPT" => attempt(it),
         "AGE" => age(it.created_at.as_ref(), SystemClock.now()),
@@ -79,7 +88,7 @@ resource!(
             "LEASE UNTIL" => time(it.lease_expires_at.as_ref()),
             "LEASE" => it.lease_id,
             "FINISHED" => time(it.finished_at.as_ref()),
-            "COST" => if it.cost == 0 { String::new() } else { credits(it.cost) },
+            "COST" => if it.cost == 0 { String::new() } else { credits::shown(it.cost) },
             "DESCRIPTION" => it.description,
             "ERROR" => it.error,
             "ARTIFACTS" => it.artifacts.join("\n"),

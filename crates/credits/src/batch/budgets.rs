@@ -58,6 +58,15 @@ impl Batch<'_> {
         self.changed_accounts.insert(id);
     }
 
+    /// Notes why the office's credits do not suffice for an agent, if nothing is noted yet, or that they do (empty).
+    pub(super) fn note_broke(&mut self, id: AgentId, why: &str) {
+        let changes = |account: &&mut Account| account.broke.is_empty() != why.is_empty();
+        let Some(account) = self.accounts.get_mut(&id).filter(changes) else { return };
+        account.broke = why.to_owned();
+        account.version += 1;
+        self.changed_accounts.insert(id);
+    }
+
     pub(super) fn set_budget(&mut self, asked: &SetBudget) -> Result<()> {
         let (id, office_id, now) = (asked.spender.agent_id, self.tx.office_id(), self.now);
         let limit = self.accounts.get(&id).and_then(|account| account.operator_budget);

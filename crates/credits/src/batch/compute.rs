@@ -54,6 +54,11 @@ impl Batch<'_> {
                 let why = spent_text(account, spender.agent_id);
                 self.must_wait(spender.agent_id, &why);
             }
+            if !self.rules.metered {
+                self.note_broke(spender.agent_id, "");
+            } else if self.purse.balance <= 0 {
+                self.note_broke(spender.agent_id, "the office has no credits left; grant some");
+            }
         }
         cost
     }

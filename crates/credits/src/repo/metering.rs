@@ -17,8 +17,8 @@ use crate::{
     model::{Account, Reservation, TaskCost, Tokens, Usage},
 };
 
-/// Agents that may be found waiting for a budget at a time.
-const MOST_WAITING: i64 = 10_000;
+/// Agents that may be found waiting for a budget, or for credits, at a time.
+pub(crate) const MOST_WAITING: i64 = 10_000;
 
 /// An office's balance as a transaction finds it, locked until that ends, and what of the office it goes by.
 #[derive(Debug, FromRow)]
@@ -230,7 +230,8 @@ pub(crate) async fn waiting_after(
 
 /// Notes that the scheduler knows this version. One that is gone waits for nothing any more, whatever it knew before.
 pub(crate) async fn account_told(tx: &mut OfficeConn, account: &Account, gone: bool) -> DbResult<()> {
-    let sql = "UPDATE agent_accounts SET told_version = $3, reached = CASE WHEN $4 THEN '' ELSE reached END
+    let sql = "UPDATE agent_accounts SET told_version = $3, reached = CASE WHEN $4 THEN '' ELSE reached END,
+             broke = CASE WHEN $4 THEN '' ELSE broke END
          WHERE office_id = $1 AND agent_id = $2 AND (told_version < $3 OR $4 AND told_version = $3)";
     exec!(tx, sql, account.agent_id, account.version, gone).map(drop)
 }
@@ -245,6 +246,7 @@ struct PutAccount<'a> {
     spent: i64,
     reserved: i64,
     reached: &'a str,
+    broke: &'a str,
     version: i64,
     seen_until: Option<String>,
     unpaid_ms: i64,
@@ -262,6 +264,7 @@ pub(crate) async fn account_put(tx: &mut OfficeConn, accounts: &[&Account]) -> D
             spent: a.spent,
             reserved: a.reserved,
             reached: &a.reached,
+            broke: &a.broke,
             version: a.version,
             seen_until: a.seen_until.map(time_text),
             unpaid_ms: a.unpaid_ms,
@@ -270,24 +273,24 @@ pub(crate) async fn account_put(tx: &mut OfficeConn, accounts: &[&Account]) -> D
     let sql = tx.pick(
         "WITH v AS MATERIALIZED (SELECT value AS a FROM json_each($2))
          INSERT INTO agent_accounts (office_id, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached,
-             version, told_version, seen_until, unpaid_ms)
+             broke, version, told_version, seen_until, unpaid_ms)
          SELECT $1, unhex(a ->> 'agent_id', '-'), a ->> 'name', a -> 'lineage', a ->> 'budget', a ->> 'operator_budget',
-             a ->> 'spent', a ->> 'reserved', a ->> 'reached', a ->> 'version', 0, a ->> 'seen_until', a ->> 'unpaid_ms'
-         FROM v WHERE TRUE
+             a ->> 'spent', a ->> 'reserved', a ->> 'reached', a ->> 'broke', a ->> 'version', 0, a ->> 'seen_until',
+             a ->> 'unpaid_ms' FROM v WHERE TRUE
          ON CONFLICT (office_id, agent_id) DO UPDATE SET name = excluded.name, lineage = excluded.lineage,
              budget = excluded.budget, operator_budget = excluded.operator_budget, spent = excluded.spent,
-             reserved = excluded.reserved, reached = excluded.reached, version = excluded.version,
+             reserved = excluded.reserved, reached = excluded.reached, broke = excluded.broke, version = excluded.version,
              seen_until = excluded.seen_until, unpaid_ms = excluded.unpaid_ms",
         "INSERT INTO agent_accounts (office_id, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached,
-             version, told_version, seen_until, unpaid_ms)
-         SELECT $1, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached, version, 0, seen_until,
+             broke, version, told_version, seen_until, unpaid_ms)
+         SELECT $1, agent_id, name, lineage, budget, operator_budget, spent, reserved, reached, broke, version, 0, seen_until,
              unpaid_ms
          FROM json_to_recordset($2::json) AS v (agent_id uuid, name text, lineage json, budget bigint,
-             operator_budget bigint, spent bigint, reserved bigint, reached text, version bigint, seen_until timestamptz,
-             unpaid_ms bigint)
+             operator_budget bigint, spent bigint, reserved bigint, reached text, broke text, version bigint,
+             seen_until timestamptz, unpaid_ms bigint)
          ON CONFLICT (office_id, agent_id) DO UPDATE SET name = excluded.name, lineage = excluded.lineage,
              budget = excluded.budget, operator_budget = excluded.operator_budget, spent = excluded.spent,
-             reserved = excluded.reserved, reached = excluded.reached, version = excluded.version,
+             reserved = excluded.reserved, reached = excluded.reached, broke = excluded.broke, version = excluded.version,
              seen_until = excluded.seen_until, unpaid_ms = excluded.unpaid_ms",
     );
     exec!(tx, sql, list(accounts.iter().map(row))?).map(drop)

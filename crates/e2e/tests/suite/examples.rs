@@ -231,7 +231,7 @@ async fn a_team_finds_out(backend: Backend) {
 /// agents ran it is all that is gone, and usage adds up to the same however it is grouped.
 async fn every_micro_credit_is_explained(owner: &Client, office: &str, model: &FakeModel) {
     let balance = async || {
-        let request = v1::GetBalanceRequest { office_id: office.into() };
+        let request = v1::GetBalanceRequest { office_id: office.into(), agent: String::new() };
         owner.credits().get_balance(request).await.map(|it| it.into_inner().balance.expect("answered"))
     };
     let now = until("nothing is set aside any more", LIMIT, async || {

@@ -44,6 +44,7 @@ pub(crate) struct World {
     pub(crate) agents: Mutex<HashMap<(String, String), internal::ResolveAgentKeyResponse>>,
     pub(crate) lookups: AtomicUsize,
     pub(crate) down: AtomicBool,
+    pub(crate) models_down: AtomicBool,
     pub(crate) revoked_api_keys: broadcast::Sender<String>,
     pub(crate) revoked_agent_keys: broadcast::Sender<internal::AgentKeyName>,
     pub(crate) reported: watch::Sender<Vec<internal::ReportRefusedCredentialRequest>>,
@@ -79,7 +80,7 @@ impl Edge {
         let (tasks, world) = (Tasks::new(), World::new());
         let key = PrincipalKey::random();
         let role = |name| Transport::local(guard(name, &world, &key, &tasks));
-        let models = Some(Transport::local(guard("models", &world, &key, &tasks).with_http(models())));
+        let models = Some(Transport::local(guard("models", &world, &key, &tasks).with_http(models(&world))));
         let backends =
             Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity"), models };
         let gateway = mi_gateway::build(config, backends, SystemClock::shared(), Refusals::default(), &tasks);
@@ -101,7 +102,7 @@ impl Edge {
     pub(crate) async fn remote(config: GatewayConfig) -> Self {
         let (tasks, world) = (Tasks::new(), World::new());
         let key = PrincipalKey::random();
-        let url = serve(&tasks, guard("remote", &world, &key, &tasks).with_http(models())).await;
+        let url = serve(&tasks, guard("remote", &world, &key, &tasks).with_http(models(&world))).await;
         let role = Transport::remote("roles", &url, None, key, SystemClock::shared()).expect("a URL");
         let backends =
             Backends { office: role.clone(), scheduler: role.clone(), activity: role.clone(), models: Some(role) };
@@ -186,8 +187,12 @@ fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tas
 
 /// A models role that tells what it got: the caller, the method, where to, the headers, and the body. A body `endless` is
 /// answered with one that does not end.
-fn models() -> axum::Router {
-    axum::Router::new().fallback(|request: axum::extract::Request| async move {
+fn models(world: &Arc<World>) -> axum::Router {
+    let world = world.clone();
+    axum::Router::new().fallback(async move |request: axum::extract::Request| {
+        if world.models_down.load(Ordering::SeqCst) {
+            return Status::unavailable("down, as asked").into_http();
+        }
         let (head, body) = request.into_parts();
         let caller = head.extensions.get::<HttpCaller>().expect("the guard puts it there").actor.key();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("a whole body");
@@ -217,6 +222,7 @@ impl World {
             agents: Mutex::default(),
             lookups: AtomicUsize::new(0),
             down: AtomicBool::new(false),
+            models_down: AtomicBool::new(false),
             revoked_api_keys: broadcast::Sender::new(16),
             revoked_agent_keys: broadcast::Sender::new(16),
             reported: watch::Sender::default(),

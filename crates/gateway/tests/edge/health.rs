@@ -47,6 +47,35 @@ async fn a_role_that_dies_shows_and_so_does_its_return() {
 }
 
 #[tokio::test]
+async fn the_role_that_calls_models_has_its_health_too() {
+    let edge = Edge::local();
+    let mut client = HealthClient::new(edge.gateway.clone());
+    let mut whole = client.watch(service("")).await.expect("opened").into_inner();
+    // It is known once it was asked for the first time.
+    let known = async {
+        while client.check(service("mi.models")).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), known).await.expect("there is one");
+    let mut models = client.watch(service("mi.models")).await.expect("known").into_inner();
+    assert_eq!((next(&mut whole).await, next(&mut models).await), (ServingStatus::Serving, ServingStatus::Serving));
+    edge.world.models_down.store(true, Ordering::SeqCst);
+    assert_eq!(
+        (next(&mut models).await, next(&mut whole).await),
+        (ServingStatus::NotServing, ServingStatus::NotServing)
+    );
+    let office = client.check(service("mi.v1.OfficeService")).await.expect("known").into_inner();
+    assert_eq!(office.status(), ServingStatus::Serving);
+    edge.world.models_down.store(false, Ordering::SeqCst);
+    assert_eq!((next(&mut models).await, next(&mut whole).await), (ServingStatus::Serving, ServingStatus::Serving));
+
+    let edge = Edge::without_models();
+    let unknown = HealthClient::new(edge.gateway.clone()).check(service("mi.models")).await.expect_err("there is none");
+    assert_eq!(unknown.code(), Code::NotFound);
+}
+
+#[tokio::test]
 async fn reflection_lists_what_is_public_in_both_versions() {
     let edge = Edge::local();
     let request = v1::ServerReflectionRequest {

@@ -57,6 +57,8 @@ struct Pipe<'a> {
     wall: &'a CancellationToken,
     end: Instant,
     silence: Duration,
+    /// The client is gone, and what comes is read for its usage alone.
+    is_alone: bool,
 }
 
 impl Pipe<'_> {
@@ -64,7 +66,7 @@ impl Pipe<'_> {
         tokio::select! {
             // What is there already goes before all that ends it.
             biased;
-            () = self.client.closed() => Next::Gone,
+            () = self.client.closed(), if !self.is_alone => Next::Gone,
             piece = timeout(self.silence, self.response.chunk()) => match piece {
                 Ok(Ok(Some(piece))) => Next::Piece(piece),
                 Ok(Ok(None)) => Next::End,
@@ -85,6 +87,12 @@ impl Pipe<'_> {
             all.extend_from_slice(&piece[..piece.len().min(most - all.len())]);
         }
         all
+    }
+
+    /// Goes on without the client, for as long as a provider may be silent.
+    fn go_on_alone(&mut self) {
+        self.is_alone = true;
+        self.end = self.end.min(Instant::now() + self.silence);
     }
 
     /// Whether the client took it.
@@ -115,7 +123,7 @@ impl Job {
         let passed = headers::incoming(response.headers(), !is_stream);
         let limits = &self.proxy.limits;
         let (end, silence) = (Instant::now() + limits.total, limits.silence);
-        let pipe = Pipe { response, client, wall, end, silence };
+        let pipe = Pipe { response, client, wall, end, silence, is_alone: false };
         if !status.is_success() {
             // It refused before it did anything.
             account.settle(self, &Said::Nothing).await;
@@ -127,7 +135,9 @@ impl Job {
             let _ = head.send(Ok(respond(status, passed, Body::from(said))));
             return Ended::new("vendor_error", Said::Nothing);
         }
-        if head.send(Ok(respond(status, passed, Body::from_stream(ReceiverStream::new(body))))).is_err() {
+        let is_whole = status.is_success() && self.paid.is_some() && !is_encoded && !is_stream;
+        let is_taken = head.send(Ok(respond(status, passed, Body::from_stream(ReceiverStream::new(body))))).is_ok();
+        if !is_taken && !is_whole {
             let said = if status.is_success() { gone() } else { Said::Nothing };
             return Ended::new("cancelled", said);
         }
@@ -138,9 +148,9 @@ impl Job {
         if is_encoded {
             return self.pass(pipe, "ok", Said::Unknown("the provider's answer is encoded")).await;
         }
-        match is_stream {
-            true => self.stream(pipe, account).await,
-            false => self.whole(pipe, account).await,
+        match is_whole {
+            true => self.whole(pipe, account).await,
+            false => self.stream(pipe, account).await,
         }
     }
 
@@ -160,7 +170,8 @@ impl Job {
     }
 
     /// Hands on an answer that comes whole. Its last piece waits for the settlement, so that whoever has the answer may
-    /// spend what is left of the reservation.
+    /// spend what is left of the reservation. A client that hangs up pays what the answer cost: the provider has made all
+    /// of it already, so the rest is read for its usage, which comes last.
     async fn whole(&self, mut pipe: Pipe<'_>, account: &mut Account) -> Ended {
         let (mut copy, mut last, mut lost) = (BytesMut::new(), Bytes::new(), false);
         loop {
@@ -170,10 +181,14 @@ impl Job {
                     if !lost {
                         copy.extend_from_slice(&piece);
                     }
-                    if !pipe.give(std::mem::replace(&mut last, piece)).await {
-                        return Ended::new("cancelled", gone());
+                    if lost && pipe.is_alone {
+                        return Ended::new("cancelled", too_large());
+                    }
+                    if !pipe.is_alone && !pipe.give(std::mem::replace(&mut last, piece)).await {
+                        pipe.go_on_alone();
                     }
                 }
+                Next::Gone => pipe.go_on_alone(),
                 Next::End => break,
                 other => return self.broken(pipe, other, gone()).await,
             }
@@ -182,9 +197,9 @@ impl Job {
         meter.whole(&copy);
         drop(copy);
         account.answered_by = meter.model().map(str::to_owned);
-        let said = if lost { Said::Unknown("the provider's answer is too large to be read") } else { meter.said(true) };
+        let said = if lost { too_large() } else { meter.said(true) };
         account.settle(self, &said).await;
-        let taken = pipe.give(last).await;
+        let taken = !pipe.is_alone && pipe.give(last).await;
         let outcome = if !taken {
             "cancelled"
         } else if meter.failed() {
@@ -298,6 +313,10 @@ fn without_keys(said: &str, keys: &[Secret]) -> String {
 
 fn gone() -> Said {
     Said::Unknown("the answer was broken off before its usage came")
+}
+
+fn too_large() -> Said {
+    Said::Unknown("the provider's answer is too large to be read")
 }
 
 fn past_ceiling() -> Error {

@@ -55,6 +55,34 @@ async fn who_hangs_up_in_mid_stream_pays_and_the_provider_hears_of_it() {
     }
 }
 
+#[tokio::test]
+async fn who_hangs_up_during_a_whole_answer_pays_what_it_cost() {
+    let answer = json!({"type": "message", "usage": {"input_tokens": 9, "output_tokens": 2}}).to_string();
+    let (begin, end) = answer.split_at(20);
+    for (ends, amount, note) in [
+        (true, Some(9 * 3 + 2 * 15), ""),
+        // Nobody waits for ever for what nobody reads.
+        (false, None, "the answer was broken off before its usage came"),
+    ] {
+        let (pieces, mut does) = stream();
+        if let Does::Answers(response) = &mut does {
+            response.headers_mut().insert("content-type", "application/json".parse().expect("a value"));
+        }
+        let limits = Limits { silence: Duration::from_secs(if ends { 120 } else { 1 }), ..Limits::default() };
+        let stage = Stage::with(limits, [does]).await;
+        drop(stage.open(MESSAGES, &[], asks(false)).await);
+        pieces.send(Ok(begin.to_owned().into())).await.expect("it goes on");
+        if ends {
+            pieces.send(Ok(end.to_owned().into())).await.expect("it goes on");
+            drop(pieces);
+        } else {
+            tokio::time::timeout(LONG, pieces.closed()).await.expect("the provider is given up");
+        }
+        let settled = stage.only_settled().await;
+        assert_eq!((settled.amount, settled.note.as_str()), (amount, note));
+    }
+}
+
 /// It holds up the provider, not memory, and not for ever.
 #[tokio::test]
 async fn who_never_reads_is_cut_off() {

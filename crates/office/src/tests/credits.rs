@@ -3,6 +3,7 @@
 use futures::future::join_all;
 use mi_kernel::{
     Actor, Clock, OfficeId, SystemClock,
+    credits::CREDIT,
     event::{Category, Event},
 };
 use mi_proto::v1::{
@@ -20,7 +21,7 @@ use super::{
     peer::Mood,
     retention::DAY,
 };
-use crate::{CREDIT, MIGRATIONS};
+use crate::MIGRATIONS;
 
 on_both! {
     what_is_granted_is_in_the_ledger_the_balance_and_the_feed,
@@ -51,7 +52,7 @@ impl Harness {
     }
 
     pub(super) async fn balance(&self, actor: &Actor, office: &str) -> Result<Balance, Status> {
-        let request = GetBalanceRequest { office_id: office.into() };
+        let request = GetBalanceRequest { office_id: office.into(), agent: String::new() };
         Ok(self.credits(actor).get_balance(request).await?.into_inner().balance.expect("always there"))
     }
 

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use mi_kernel::{Actor, AgentId, CallId, TaskId};
+use mi_kernel::{Actor, AgentId, CallId, TaskId, credits::CREDIT};
 use mi_proto::{
     internal::v1::{GetHireTermsRequest, ReserveCreditsRequest, SettleCreditsRequest, Spender, TokenUsage},
     v1::{
-        Balance, ClaimTasksRequest, CreateTaskRequest, GetTaskRequest, GetUsageRequest, OfficeSettings,
-        SuspendOfficeRequest, Task, UpdateOfficeSettingsRequest, Usage, UsageGroup,
+        Balance, ClaimTasksRequest, CreateTaskRequest, GetTaskRequest, GetUsageRequest, ListTasksRequest,
+        OfficeSettings, SuspendOfficeRequest, Task, UpdateOfficeSettingsRequest, Usage, UsageGroup,
     },
 };
 use mi_testkit::on_both;
@@ -20,7 +20,6 @@ use super::{
     credits::{START, grant},
     harness::{Harness, administrator},
 };
-use crate::CREDIT;
 
 on_both! {
     a_call_is_reserved_settled_and_explained_once,
@@ -130,6 +129,17 @@ impl Harness {
             ..Default::default()
         };
         Ok(self.tasks(actor).claim_tasks(request).await?.into_inner().tasks)
+    }
+
+    /// The error of a task, read alone and in the list.
+    async fn task_errors(&self, office: &str, task: &str) -> [String; 2] {
+        let mut tasks = self.tasks(&self.owner);
+        let request = GetTaskRequest { office_id: office.into(), task_id: task.into() };
+        let alone = tasks.get_task(request).await.expect("reads").into_inner().task.expect("always there");
+        let request = ListTasksRequest { office_id: office.into(), ..Default::default() };
+        let mut listed = tasks.list_tasks(request).await.expect("lists").into_inner().tasks;
+        listed.retain(|listed| listed.id == task);
+        [alone.error, listed.pop().expect("listed").error]
     }
 
     pub(super) async fn task_cost(&self, office: &str, task: &str) -> i64 {
@@ -396,6 +406,9 @@ async fn without_credits_nothing_is_claimed(harness: Harness) {
         assert_eq!(refused(&refusal), (Code::ResourceExhausted, "OUT_OF_CREDITS".into(), None));
     }
     assert_eq!(harness.task_cost(&office, &task.id).await, 0, "reads work");
+    let why = "OUT_OF_CREDITS: the office has 0 micro-credits left to spend, which is too little; grant some";
+    assert_eq!(harness.task_errors(&office, &task.id).await, [why, why]);
     harness.grant(&administrator(), grant(&office, CREDIT, "")).await.expect("grants");
+    assert_eq!(harness.task_errors(&office, &task.id).await, ["", ""]);
     assert_eq!(harness.take(&agent, &office, 1, 0).await.expect("credits again")[0].id, task.id);
 }

@@ -2,15 +2,15 @@
 
 use futures::future::join_all;
 use mi_kernel::Actor;
-use mi_proto::v1::{Agent, SetAgentBudgetRequest};
+use mi_proto::v1::{Agent, AgentBudget, GetBalanceRequest, SetAgentBudgetRequest};
 use mi_store::on;
 use mi_testkit::{on_both, until};
 use tonic::{Code, Status};
 
 use super::{
     chat::refused,
-    credits::START,
-    harness::{Harness, LONG},
+    credits::{START, grant},
+    harness::{Harness, LONG, administrator},
     metering::{call, spender},
     peer::Mood,
 };
@@ -28,6 +28,8 @@ on_both! {
     the_budget_of_one_that_is_gone_is_raised_all_the_same,
     an_agent_sets_no_more_than_an_operator_did,
     whoever_is_gone_waits_no_longer,
+    what_of_a_budget_is_left_is_told,
+    the_scheduler_hears_whom_the_credits_do_not_suffice_for,
 }
 
 fn id(agent: &Actor) -> String {
@@ -55,6 +57,18 @@ impl Harness {
             let told = known.budgets.iter().filter(|told| told.agent_id == id).max_by_key(|told| told.version);
             let told = told.map(|told| (told.budget, !told.reached.is_empty()));
             if told == Some((budget, waits)) { Ok(Some(())) } else { Err(format!("{told:?}")) }
+        })
+        .await;
+    }
+
+    /// Waits until the scheduler was told at last why the office's credits do not suffice for the agent.
+    async fn until_told_broke(&self, agent: &Actor, why: &str) {
+        let id = id(agent);
+        until("the scheduler knows", LONG, async || {
+            let known = self.scheduler.known();
+            let told = known.budgets.iter().filter(|told| told.agent_id == id).max_by_key(|told| told.version);
+            let told = told.map(|told| told.broke.clone());
+            if told.as_deref() == Some(why) { Ok(Some(())) } else { Err(format!("{told:?}")) }
         })
         .await;
     }
@@ -327,4 +341,52 @@ async fn whoever_is_gone_waits_no_longer(harness: Harness) {
     let waiting: Vec<String> =
         on!(conn, |c| sqlx::query_scalar(sql).bind(office.0).fetch_all(&mut *c).await).expect("reads");
     assert_eq!(waiting, ["there"]);
+}
+
+async fn what_of_a_budget_is_left_is_told(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let ask = async |agent: &str| {
+        let request = GetBalanceRequest { office_id: office.clone(), agent: agent.into() };
+        harness.credits(&harness.owner).get_balance(request).await.map(|answer| answer.into_inner().budget)
+    };
+    let is = |budget, spent, reserved| {
+        Some(AgentBudget { agent_id: id(&agent), agent: "analyst".into(), budget, spent, reserved })
+    };
+    assert_eq!(ask("").await.expect("reads"), None);
+    assert_eq!(ask("analyst").await.expect("reads"), is(None, 0, 0));
+    harness.budget(&office, "analyst", 100).await;
+    let calls = [40, 30].map(|amount| call(&office, spender(&agent, &[]), amount));
+    for call in &calls {
+        harness.reserve_call(call).await.expect("enough");
+    }
+    harness.settle_call(&calls[0], Some(25)).await;
+    assert_eq!(ask("analyst").await.expect("reads"), is(Some(100), 25, 30));
+    assert_eq!(ask("nobody").await.expect_err("not there").code(), Code::NotFound);
+}
+
+async fn the_scheduler_hears_whom_the_credits_do_not_suffice_for(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let [rich, poor] = ["rich", "poor"].map(|name| harness.agent(&office, name, true, &[]));
+    let open = call(&office, spender(&rich, &[]), START - 10);
+    harness.reserve_call(&open).await.expect("enough");
+    // What is only set aside may come back.
+    harness.reserve_call(&call(&office, spender(&poor, &[]), 11)).await.expect_err("too much for now");
+    harness.settle_call(&open, Some(START - 10)).await;
+    for amount in [11, 12] {
+        harness.reserve_call(&call(&office, spender(&poor, &[]), amount)).await.expect_err("too much");
+    }
+    let why = "a call could cost 11 micro-credits, and the office has 10; grant some";
+    harness.until_told_broke(&poor, why).await;
+    // It goes away with a call that can be paid, and with more credits.
+    let cheap = call(&office, spender(&poor, &[]), 9);
+    harness.reserve_call(&cheap).await.expect("enough");
+    harness.until_told_broke(&poor, "").await;
+    harness.settle_call(&cheap, Some(0)).await;
+    harness.reserve_call(&call(&office, spender(&poor, &[]), 11)).await.expect_err("too much");
+    harness.until_told_broke(&poor, why).await;
+    harness.grant(&administrator(), grant(&office, 1, "")).await.expect("grants");
+    harness.until_told_broke(&poor, "").await;
+    let told = harness.scheduler.known().budgets.iter().map(|told| told.agent_id.clone()).collect::<Vec<_>>();
+    assert_eq!(told, vec![id(&poor); told.len()], "nobody else is concerned");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mi_kernel::OfficeId;
+use mi_kernel::{OfficeId, credits::CREDIT};
 use mi_proto::v1::{CreateTaskRequest, Task, Usage, UsageGroup};
 use mi_store::on;
 use mi_testkit::{on_both, until};
@@ -15,7 +15,6 @@ use super::{
     metering::{call, spender},
     retention::DAY,
 };
-use crate::CREDIT;
 
 on_both! {
     what_ends_before_it_began_never_begins,

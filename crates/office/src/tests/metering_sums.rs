@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use mi_credits::{Reserve, Settle, Spender};
-use mi_kernel::{Actor, AgentId, CallId, Clock, OfficeId, event::Category};
+use mi_kernel::{Actor, AgentId, CallId, Clock, OfficeId, credits::CREDIT, event::Category};
 use mi_proto::{
     internal::v1::{ChargeComputeRequest, RunningAgent},
     v1::{GetUsageRequest, Usage, UsageGroup},
@@ -20,7 +20,6 @@ use super::{
     harness::{Harness, administrator},
     metering::{call, spender},
 };
-use crate::CREDIT;
 
 on_both! {
     usage_is_added_up_by_agent_model_task_and_day,

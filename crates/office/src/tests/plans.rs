@@ -47,6 +47,7 @@ async fn every_statement_goes_by_an_index() {
                 "(ARRAY['queued', 'blocked', 'running', 'verifying', 'failed', 'cancelled', 'done'])[least(g % 100 + 1, 7)]",
             ),
             ("agent_accounts.reached", "CASE WHEN g % 100 = 0 THEN 'spent' ELSE '' END"),
+            ("agent_accounts.broke", "CASE WHEN g % 100 = 0 THEN 'broke' ELSE '' END"),
             ("agent_accounts.version", "CASE WHEN g % 100 = 0 THEN 1 ELSE 0 END"),
             ("agent_accounts.told_version", "0"),
             ("tasks.tools", "CASE WHEN g % 20 = 0 THEN '[\"git\"]' ELSE '[]' END::jsonb"),

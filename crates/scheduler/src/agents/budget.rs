@@ -12,6 +12,8 @@ use serde_json::json;
 use super::{Agent, Desired, State, intent::Change, repo, wire};
 use crate::{Scheduler, offices};
 
+/// The word with which an agent is shown whose office has no credits for it.
+const OUT_OF_CREDITS: &str = "OUT_OF_CREDITS";
 /// The word with which an agent is paused for its budget.
 pub(crate) const BUDGET_REACHED: &str = "BUDGET_REACHED";
 
@@ -68,6 +70,7 @@ impl Agent {
     /// something else, stopped or being fired stays so.
     fn heed_budget(&mut self, told: ApplyAgentBudgetRequest) -> Result<Option<(&'static str, String)>> {
         (self.budget, self.budget_version, self.budget_reached) = (told.budget, told.version, told.reached);
+        self.broke = if told.broke.is_empty() { told.broke } else { format!("{OUT_OF_CREDITS}: {}", told.broke) };
         if self.budget_reached.is_empty() {
             if !self.waits_for_budget() {
                 return Ok(None);

@@ -9,6 +9,7 @@ use crate::agents::{Agent, Desired, Phase, State};
 
 on_both! {
     an_agent_waits_for_its_budget_and_goes_on,
+    an_agent_whose_office_is_out_of_credits_says_so_and_goes_on,
     older_words_change_nothing,
     whoever_is_stopped_or_paused_for_something_else_stays_so,
     a_spender_is_described_by_id_and_by_name,
@@ -22,6 +23,7 @@ impl Harness {
             version,
             budget,
             reached: reached.into(),
+            broke: String::new(),
         }
     }
 
@@ -59,6 +61,21 @@ async fn an_agent_waits_for_its_budget_and_goes_on(harness: Harness) {
     assert_eq!((goes_on.phase(), goes_on.budget, goes_on.desired), (Phase::Running, None, Desired::Run));
     let counts = harness.event_counts("analyst").await;
     assert_eq!((counts["agent.paused"], counts["agent.resumed"]), (1, 1));
+}
+
+async fn an_agent_whose_office_is_out_of_credits_says_so_and_goes_on(harness: Harness) {
+    let agent = harness.running("analyst").await;
+    let tell = |version, broke: &str| ApplyAgentBudgetRequest {
+        broke: broke.into(),
+        ..harness.budget(&agent, version, None, "")
+    };
+    for (version, broke, message) in [(1, "grant some", "OUT_OF_CREDITS: grant some"), (2, "", "")] {
+        let shown = harness.told(tell(version, broke)).await.expect("is there").status.expect("always there");
+        assert_eq!((shown.phase(), shown.message.as_str()), (mi_proto::v1::AgentPhase::Running, message));
+        harness.settle(agent.id).await;
+        let kept = harness.agent(agent.id).await;
+        assert_eq!((kept.desired, kept.generation, instance_of(&kept)), (Desired::Run, 1, instance_of(&agent)));
+    }
 }
 
 async fn older_words_change_nothing(harness: Harness) {

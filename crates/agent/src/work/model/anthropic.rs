@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::conversation::{Call, Collect, Offer, Reply, Turn};
+use super::conversation::{Call, Collect, Offer, Reply, Turn, Wrong};
 
 /// Longest answer, which this format wants to know.
 const MAX_TOKENS: u64 = 8192;
@@ -49,15 +49,18 @@ pub(super) struct Stream {
     output: u64,
     cut: bool,
     finished: bool,
+    /// Something of an answer was read.
+    is_known: bool,
 }
 
 impl Collect for Stream {
-    fn take(&mut self, data: &str) -> Result<bool, String> {
-        let event: Value = serde_json::from_str(data).map_err(|error| format!("it sent what is no JSON: {error}"))?;
+    fn take(&mut self, data: &str) -> Result<bool, Wrong> {
+        let event: Value = serde_json::from_str(data).map_err(Wrong::unreadable)?;
         let index = event["index"].as_u64().unwrap_or(0);
         match event["type"].as_str().unwrap_or_default() {
-            "error" => return Err(event["error"]["message"].as_str().unwrap_or("it reports an error").to_owned()),
+            "error" => return Err(Wrong::reported(&event["error"])),
             "message_start" => {
+                self.is_known = true;
                 let usage = &event["message"]["usage"];
                 let parts = ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"];
                 self.input = parts.iter().filter_map(|part| usage[*part].as_u64()).sum();
@@ -90,14 +93,16 @@ impl Collect for Stream {
         Ok(false)
     }
 
-    fn finish(self) -> Option<Reply> {
+    fn finish(self) -> Result<Reply, Wrong> {
+        if !self.finished {
+            return Err(Wrong::unfinished(self.is_known));
+        }
         let calls = self.calls.into_values().map(|call| match call.arguments.as_str() {
             // A tool without arguments.
             "" => Call { arguments: "{}".into(), ..call },
             _ => call,
         });
         let tokens = self.input + self.output;
-        let reply = Reply { text: self.text, calls: calls.collect(), tokens, cut: self.cut };
-        self.finished.then_some(reply)
+        Ok(Reply { text: self.text, calls: calls.collect(), tokens, cut: self.cut })
     }
 }

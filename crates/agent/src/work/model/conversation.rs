@@ -87,9 +87,41 @@ pub(super) trait Collect {
     /// Takes the data of an event; true: it was the last one.
     ///
     /// # Errors
-    /// What the server says is wrong.
-    fn take(&mut self, data: &str) -> Result<bool, String>;
+    /// What the server says is wrong, or what it says is nothing that can be read.
+    fn take(&mut self, data: &str) -> Result<bool, Wrong>;
 
-    /// The answer; none: it was cut off.
-    fn finish(self) -> Option<Reply>;
+    /// The answer.
+    ///
+    /// # Errors
+    /// When it was cut off, or was none.
+    fn finish(self) -> Result<Reply, Wrong>;
+}
+
+/// Why there is no answer in what a server sent.
+#[derive(Debug, PartialEq)]
+pub(super) enum Wrong {
+    /// The server says so itself, or the answer was cut off: another one may come.
+    Passing(String),
+    /// It is nothing that a server of this kind says: the next one will be no other.
+    Unreadable(String),
+}
+
+impl Wrong {
+    /// An error that the server reports in its answer.
+    pub(super) fn reported(error: &Value) -> Self {
+        Self::Passing(error["message"].as_str().unwrap_or("it reports an error").to_owned())
+    }
+
+    /// Something that is no JSON.
+    pub(super) fn unreadable(error: serde_json::Error) -> Self {
+        Self::Unreadable(format!("it sent what is no JSON: {error}"))
+    }
+
+    /// An answer without an end, of which something was read or nothing.
+    pub(super) fn unfinished(is_known: bool) -> Self {
+        match is_known {
+            true => Self::Passing("its answer was cut off".into()),
+            false => Self::Unreadable("there is no answer in what it sent".into()),
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::conversation::{Call, Collect, MAX_ANSWER, Offer, Reply, Turn};
+use super::conversation::{Call, Collect, MAX_ANSWER, Offer, Reply, Turn, Wrong};
 
 /// The request of the next answer; the model is named by the path.
 pub(super) fn request(system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
@@ -49,14 +49,17 @@ pub(super) fn request(system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
 pub(super) struct Stream {
     reply: Reply,
     finished: bool,
+    /// Something of an answer was read.
+    is_known: bool,
 }
 
 impl Collect for Stream {
-    fn take(&mut self, data: &str) -> Result<bool, String> {
-        let chunk: Value = serde_json::from_str(data).map_err(|error| format!("it sent what is no JSON: {error}"))?;
+    fn take(&mut self, data: &str) -> Result<bool, Wrong> {
+        let chunk: Value = serde_json::from_str(data).map_err(Wrong::unreadable)?;
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            return Err(error["message"].as_str().unwrap_or("it reports an error").to_owned());
+            return Err(Wrong::reported(error));
         }
+        self.is_known |= chunk["candidates"].is_array() || chunk["promptFeedback"].is_object();
         // It answers nothing to this, and would not the next time.
         self.finished |= chunk["promptFeedback"]["blockReason"].is_string();
         if let Some(total) = chunk["usageMetadata"]["totalTokenCount"].as_u64() {
@@ -86,8 +89,8 @@ impl Collect for Stream {
         Ok(false)
     }
 
-    fn finish(self) -> Option<Reply> {
-        self.finished.then_some(self.reply)
+    fn finish(self) -> Result<Reply, Wrong> {
+        if self.finished { Ok(self.reply) } else { Err(Wrong::unfinished(self.is_known)) }
     }
 }
 

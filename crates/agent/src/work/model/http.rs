@@ -12,7 +12,7 @@ use reqwest::{Method, Response, StatusCode, header};
 
 use super::{
     anthropic,
-    conversation::{Collect, Offer, Reply, Tokens, Turn},
+    conversation::{Collect, Offer, Reply, Tokens, Turn, Wrong},
     gemini, openai,
     sse::Events,
 };
@@ -27,6 +27,8 @@ use crate::{
 
 /// Tries of one request.
 const TRIES: u32 = 5;
+/// Tries of one whose answers cannot be read: each is paid for.
+const UNREADABLE_TRIES: u32 = 2;
 /// Waits between them, before jitter.
 const PAUSES: Backoff = Backoff { first: Duration::from_millis(500), most: Duration::from_secs(16) };
 /// The longest that a server may ask to wait.
@@ -56,6 +58,8 @@ enum Problem {
     Passing(Option<Duration>, String),
     /// The server would refuse the request again: what it said.
     Lasting(String),
+    /// The answer is none that can be read: what is wrong with it.
+    Unreadable(String),
     /// Nobody pays for it: what the proxy said, and whether it is the task that may not cost more.
     Unpaid(String, bool),
 }
@@ -94,7 +98,7 @@ impl<'a> Model<'a> {
         };
         let body = body.to_string();
         let failed = |text: String, retryable| Outcome::Failed(Failed { error: text, retryable, loop_detected: false });
-        let mut failures = 0;
+        let (mut failures, mut unreadable) = (0, 0);
         loop {
             if !tokens.have(estimate(body.len())) {
                 return Err(Outcome::Failed(tokens.used_up()));
@@ -120,6 +124,13 @@ impl<'a> Model<'a> {
             }
             match problem {
                 Problem::Lasting(text) => return Err(failed(format!("the model server refuses: {text}"), false)),
+                Problem::Unreadable(text) => {
+                    unreadable += 1;
+                    if unreadable >= UNREADABLE_TRIES {
+                        return Err(failed(self.unreadable(&text), false));
+                    }
+                    tokio::time::sleep(jittered(PAUSES.after(unreadable))).await;
+                }
                 Problem::Unpaid(text, true) => {
                     return Err(failed(format!("what the task may cost does not suffice: {text}"), false));
                 }
@@ -137,6 +148,20 @@ impl<'a> Model<'a> {
                 }
             }
         }
+    }
+
+    /// Where to look when nothing that the server says is an answer.
+    fn unreadable(&self, text: &str) -> String {
+        let ModelConfig { provider, id, .. } = self.config;
+        let api = match self.config.api {
+            ModelApi::OpenAi => "openai",
+            ModelApi::Anthropic => "anthropic",
+            ModelApi::Gemini => "gemini",
+        };
+        format!(
+            "the model server's answers cannot be read as those of the API {api:?}: {text}; look at the `api` of the \
+             provider {provider:?} in the catalogue, which serves {id:?}, or at --model-api and --model-url of the platform"
+        )
     }
 
     /// `received`: the tokens of what came, at the least, once the model has begun to answer.
@@ -158,7 +183,10 @@ impl<'a> Model<'a> {
         }
         *received = Some(0);
         let (mut events, mut size) = (Events::default(), 0);
-        let wrong = |text: String| Problem::Passing(None, text);
+        let wrong = |wrong| match wrong {
+            Wrong::Passing(text) => Problem::Passing(None, text),
+            Wrong::Unreadable(text) => Problem::Unreadable(text),
+        };
         while let Some(chunk) = in_time(response.chunk()).await? {
             size += chunk.len();
             if size > MAX_REPLY {
@@ -168,11 +196,11 @@ impl<'a> Model<'a> {
                 // Servers send about a token with each event.
                 *received = received.map(|count| count + 1);
                 if answer.take(&data).map_err(wrong)? {
-                    return answer.finish().ok_or_else(cut);
+                    return answer.finish().map_err(wrong);
                 }
             }
         }
-        answer.finish().ok_or_else(cut)
+        answer.finish().map_err(wrong)
     }
 }
 
@@ -213,8 +241,4 @@ async fn refusal(mut response: Response) -> Problem {
 /// For servers that do not count, and what they did not come to count: about four bytes are a token.
 fn estimate(bytes: usize) -> u64 {
     bytes as u64 / 4
-}
-
-fn cut() -> Problem {
-    Problem::Passing(None, "its answer was cut off".into())
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::conversation::{Call, Collect, MAX_ANSWER, Offer, Reply, Turn};
+use super::conversation::{Call, Collect, MAX_ANSWER, Offer, Reply, Turn, Wrong};
 
 /// The request of the next answer.
 pub(super) fn request(model: &str, system: &str, turns: &[Turn], offers: &[Offer]) -> Value {
@@ -49,17 +49,20 @@ pub(super) struct Stream {
     /// The place of the call that came last with each index of the server's; some count from 1, some not at all.
     places: BTreeMap<u64, usize>,
     finished: bool,
+    /// Something of an answer was read.
+    is_known: bool,
 }
 
 impl Collect for Stream {
-    fn take(&mut self, data: &str) -> Result<bool, String> {
+    fn take(&mut self, data: &str) -> Result<bool, Wrong> {
         if data == "[DONE]" {
             return Ok(true);
         }
-        let chunk: Value = serde_json::from_str(data).map_err(|error| format!("it sent what is no JSON: {error}"))?;
+        let chunk: Value = serde_json::from_str(data).map_err(Wrong::unreadable)?;
         if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            return Err(error["message"].as_str().unwrap_or("it reports an error").to_owned());
+            return Err(Wrong::reported(error));
         }
+        self.is_known |= chunk["choices"].is_array();
         if let Some(usage) = chunk["usage"].as_object() {
             let count = |name: &str| usage.get(name).and_then(Value::as_u64).unwrap_or(0);
             self.reply.tokens = count("prompt_tokens") + count("completion_tokens");
@@ -76,8 +79,8 @@ impl Collect for Stream {
         Ok(false)
     }
 
-    fn finish(self) -> Option<Reply> {
-        self.finished.then_some(self.reply)
+    fn finish(self) -> Result<Reply, Wrong> {
+        if self.finished { Ok(self.reply) } else { Err(Wrong::unfinished(self.is_known)) }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     input::text_or_file,
     known::{Known, by},
-    options::key_value,
+    options::{key_value, provider},
     wait,
 };
 
@@ -30,8 +30,8 @@ pub(crate) struct PromoteArgs {
     /// The new model tier [default: as it is]
     #[arg(long, value_name = "TIER", required_unless_present = "provider", add = by(&[Known::Models]))]
     model: Option<String>,
-    /// The new provider [default: the tier's own]
-    #[arg(long, add = by(&[Known::Providers]))]
+    /// The new provider; the colony needs a key for it [default: the tier's own]
+    #[arg(long, value_parser = provider, add = by(&[Known::Providers]))]
     provider: Option<String>,
     /// Wait until the agent runs with them
     #[arg(long)]

@@ -11,7 +11,7 @@ use crate::{
     failure::Failure,
     input::text_or_file,
     known::{Known, by},
-    options::{ColonyArg, NameArg, key_value},
+    options::{ColonyArg, NameArg, key_value, provider},
 };
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(crate) struct HireArgs {
     #[arg(long, value_name = "TIER", add = by(&[Known::Models]))]
     model: Option<String>,
     /// Model provider that serves the tier; the colony needs a key for it [default: the colony's, else the tier's own]
-    #[arg(long, add = by(&[Known::Providers]))]
+    #[arg(long, value_parser = provider, add = by(&[Known::Providers]))]
     provider: Option<String>,
     /// Role template; `mi agents roles` lists them
     #[arg(long, add = by(&[Known::Roles]))]

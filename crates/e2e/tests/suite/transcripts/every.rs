@@ -117,6 +117,7 @@ async fn every_command() {
             "agents hire late --provider claude",
             "agents hire late --provider gemini",
             "agents hire late --provider acme",
+            "agents hire late --provider \"\"",
             "integrations enable slack worker",
             "integrations set-secret slack bot_token --file token.txt",
             "integrations enable slack worker",
@@ -244,6 +245,7 @@ async fn every_command() {
             "credits grant 2.5 --request-id one -q",
             "credits grant 3 --request-id one",
             "credits grant 0",
+            "credits grant 1000000001",
             "credits grant 1 --reason \" \"",
             "credits balance",
             "credits ledger",
@@ -252,9 +254,11 @@ async fn every_command() {
             "credits usage --by nonsense",
             "credits usage --days 93",
             "credits budget worker 2.5 -q",
+            "credits budget worker",
             "credits budget worker none -q",
             "credits budget worker -- -1",
             "credits budget nobody 1",
+            "credits budget nobody",
             "credits balance --colony nowhere",
         ])
         .await;

@@ -1,0 +1,2 @@
+-- What the office role told: why the office's credits do not suffice for an agent, which is shown with it.
+ALTER TABLE agents ADD COLUMN broke TEXT NOT NULL DEFAULT '';
