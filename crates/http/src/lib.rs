@@ -7,9 +7,13 @@ mod body;
 mod byte_path;
 mod call;
 mod connect;
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 mod methods;
+mod openapi;
 mod refusal;
+mod rest;
 
 use std::{
     convert::Infallible,
@@ -42,11 +46,18 @@ where
     }
 }
 
+/// The description of REST in OpenAPI 3.1, which is served at `/openapi.json`.
+pub fn openapi() -> &'static str {
+    &openapi::TEXT
+}
+
 /// Which way a request takes.
 enum Way {
     /// gRPC, gRPC-Web, and what agents ask of models: the gateway knows all of it.
     Gateway,
     Connect,
+    OpenApi,
+    Rest,
 }
 
 impl Way {
@@ -57,6 +68,9 @@ impl Way {
         }
         match request.uri().path() {
             path if path.starts_with("/mi.") => Self::Connect,
+            openapi::PATH => Self::OpenApi,
+            "/v1" => Self::Rest,
+            path if path.starts_with("/v1/") => Self::Rest,
             _ => Self::Gateway,
         }
     }
@@ -83,6 +97,14 @@ where
             Way::Connect => {
                 let path = self.path.clone();
                 Box::pin(async move { Ok(connect::serve(&path, request).await) })
+            }
+            Way::OpenApi => {
+                let response = openapi::serve(&request);
+                Box::pin(async move { Ok(response) })
+            }
+            Way::Rest => {
+                let path = self.path.clone();
+                Box::pin(async move { Ok(rest::serve(&path, request).await) })
             }
         }
     }

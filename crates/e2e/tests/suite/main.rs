@@ -16,6 +16,7 @@ mod isolation;
 mod journey;
 mod matrix;
 mod providers;
+mod rest;
 mod sdk;
 mod secrets;
 mod tls;
