@@ -134,7 +134,7 @@ async fn another_tenant_sees_what_is_not_there(backend: Backend) {
         assert_eq!(foreign, absent, "{method} {rest}");
         assert_eq!(foreign.0, 404, "{method} {rest}: {}", foreign.2);
     }
-    let nobody = Rest { key: None, ..owner.clone() };
+    let nobody = owner.unknown();
     let refused = nobody.get(&format!("/v1/offices/{theirs}")).await;
     assert_eq!(refused.refusal(), (401, "UNAUTHENTICATED".into(), "UNAUTHENTICATED".into()));
     assert_eq!(refused.header("www-authenticate"), Some("Bearer"));

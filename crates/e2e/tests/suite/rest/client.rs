@@ -20,7 +20,7 @@ use tokio::{
 pub(super) struct Rest {
     client: Client<HttpConnector, Full<Bytes>>,
     base: String,
-    pub(super) key: Option<String>,
+    key: Option<String>,
 }
 
 /// What came back, whole.
@@ -34,6 +34,11 @@ impl Rest {
     pub(super) fn new(base: &str, key: &str) -> Self {
         let client = Client::builder(TokioExecutor::new()).build_http();
         Self { client, base: base.to_owned(), key: Some(key.to_owned()) }
+    }
+
+    /// The same without a credential.
+    pub(super) fn unknown(&self) -> Self {
+        Self { key: None, ..self.clone() }
     }
 
     /// As an operator of a new account.
