@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command};
 
-use crate::{Result, deps, process, target_directory, tidy};
+use crate::{Result, deps, openapi, process, target_directory, tidy};
 
 /// Tools that not everybody has: checked with where installed.
 const OPTIONAL: &[(&str, &[&str])] =
@@ -35,6 +35,7 @@ pub(crate) fn run() -> Result {
         }
         Err(error) => note(Err(error)),
     }
+    note(openapi::check());
     note(tidy::run());
     note(deps::run());
     for (tool, args) in OPTIONAL {

@@ -7,17 +7,21 @@ mod catalogue;
 mod credentials;
 mod grpc_web;
 mod headers;
+mod json;
 mod names;
 mod page_token;
 mod path;
+mod route;
 
 pub use catalogue::catalogue;
 pub use credentials::{principal, token};
 pub use grpc_web::grpc_web;
 pub use headers::headers;
+pub use json::json;
 pub use names::names;
 pub use page_token::page_token;
 pub use path::path;
+pub use route::route;
 
 /// A target: whether it accepted the bytes. It panics when it should not have.
 pub type Target = fn(&[u8]) -> bool;
@@ -27,9 +31,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("catalogue", catalogue),
     ("grpc_web", grpc_web),
     ("headers", headers),
+    ("json", json),
     ("names", names),
     ("page_token", page_token),
     ("path", path),
     ("principal", principal),
+    ("route", route),
     ("token", token),
 ];

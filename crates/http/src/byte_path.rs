@@ -77,12 +77,7 @@ impl BytePath {
         path: &str,
         message: impl Future<Output = Result<Bytes, Status>> + Send + 'static,
     ) -> Result<Bytes, Status> {
-        let mut answer = self.open(caller, path, stream::once(message)).await?;
-        let only = answer.next().await?.ok_or_else(|| Status::internal("the call was answered without a message"))?;
-        match answer.next().await? {
-            None => Ok(only),
-            Some(_) => Err(Status::internal("the call was answered twice")),
-        }
+        self.open(caller, path, stream::once(message)).await?.only().await
     }
 
     /// A call with any number of messages, each made when the role is ready for it.
@@ -90,9 +85,18 @@ impl BytePath {
     where
         M: Stream<Item = Result<Bytes, Status>> + Send + 'static,
     {
+        self.send(caller, path, messages.map_ok(|message| framed(&message))).await
+    }
+
+    /// The same with messages that have what stands before them ([`prefix`]), in pieces of any size: large ones are not
+    /// copied for it.
+    pub(crate) async fn send<P>(&self, caller: Caller, path: &str, pieces: P) -> Result<Answer, Status>
+    where
+        P: Stream<Item = Result<Bytes, Status>> + Send + 'static,
+    {
         let fault = Fault::default();
         let told = fault.clone();
-        let frames = messages.map_ok(|message| Frame::data(framed(&message))).inspect_err(move |error| {
+        let frames = pieces.map_ok(Frame::data).inspect_err(move |error| {
             // The first one counts.
             let _ = told.0.set(error.clone());
         });
@@ -149,10 +153,27 @@ impl Answer {
         }
     }
 
+    /// The only message of a call that is answered with one.
+    pub(crate) async fn only(&mut self) -> Result<Bytes, Status> {
+        let only = self.next().await?.ok_or_else(|| Status::internal("the call was answered without a message"))?;
+        match self.next().await? {
+            None => Ok(only),
+            Some(_) => Err(Status::internal("the call was answered twice")),
+        }
+    }
+
     /// The messages, one by one.
     pub(crate) fn messages(self) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
         stream::try_unfold(self, |mut answer| async move { Ok(answer.next().await?.map(|message| (message, answer))) })
     }
+}
+
+/// What stands before a message of so many bytes on the wire.
+pub(crate) fn prefix(length: usize) -> Bytes {
+    let mut prefix = BytesMut::with_capacity(PREFIX);
+    prefix.put_u8(0);
+    prefix.put_u32(length as u32);
+    prefix.freeze()
 }
 
 /// A message with what stands before it on the wire.
@@ -173,13 +194,16 @@ pub(crate) fn put_frame(into: &mut BytesMut, flags: u8, message: &[u8]) {
 /// The messages of a body, each with its flags.
 pub(crate) struct Frames {
     body: Body,
+    /// What came last: whole messages are taken out of it without a copy.
+    fresh: Bytes,
+    /// The beginning of a message that is not here whole.
     buffer: BytesMut,
     trailers: Option<HeaderMap>,
 }
 
 impl Frames {
     pub(crate) fn new(body: Body) -> Self {
-        Self { body, buffer: BytesMut::new(), trailers: None }
+        Self { body, fresh: Bytes::new(), buffer: BytesMut::new(), trailers: None }
     }
 
     /// The next one; none: the body has ended.
@@ -190,6 +214,7 @@ impl Frames {
             }
             match self.body.frame().await {
                 Some(frame) => match frame?.into_data() {
+                    Ok(data) if self.buffer.is_empty() => self.fresh = data,
                     Ok(data) => self.buffer.put(data),
                     Err(other) => self.trailers = other.into_trailers().ok(),
                 },
@@ -201,19 +226,65 @@ impl Frames {
 
     /// What has come in whole.
     fn take(&mut self) -> Result<Option<(u8, Bytes)>, Status> {
-        let Some((mut prefix, _)) = self.buffer.split_at_checked(PREFIX) else {
+        if let Some((flags, length)) = head(&self.fresh)?
+            && self.fresh.len() >= PREFIX + length
+        {
+            self.fresh.advance(PREFIX);
+            return Ok(Some((flags, self.fresh.split_to(length))));
+        }
+        self.buffer.put(std::mem::take(&mut self.fresh));
+        let Some((flags, length)) = head(&self.buffer)? else {
             return Ok(None);
         };
-        let (flags, length) = (prefix.get_u8(), prefix.get_u32() as usize);
-        if length > MAX_MESSAGE {
-            let text = format!("a message of {length} bytes is larger than is taken here ({MAX_MESSAGE} bytes)");
-            return Err(Status::resource_exhausted(text));
-        }
         if self.buffer.len() < PREFIX + length {
             self.buffer.reserve(PREFIX + length - self.buffer.len());
             return Ok(None);
         }
         self.buffer.advance(PREFIX);
-        Ok(Some((flags, self.buffer.split_to(length).freeze())))
+        let message = self.buffer.split_to(length).freeze();
+        // What is behind it may have whole messages again.
+        self.fresh = self.buffer.split().freeze();
+        Ok(Some((flags, message)))
+    }
+}
+
+/// The flags of the first message, and its length; none: not even that is there.
+fn head(bytes: &[u8]) -> Result<Option<(u8, usize)>, Status> {
+    let Some((mut prefix, _)) = bytes.split_at_checked(PREFIX) else {
+        return Ok(None);
+    };
+    let (flags, length) = (prefix.get_u8(), prefix.get_u32() as usize);
+    if length > MAX_MESSAGE {
+        let text = format!("a message of {length} bytes is larger than is taken here ({MAX_MESSAGE} bytes)");
+        return Err(Status::resource_exhausted(text));
+    }
+    Ok(Some((flags, length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn messages_come_out_as_they_went_in_however_they_are_cut() {
+        let messages = [&b"a"[..], b"", b"three", &[7; 3000], b"end"];
+        let mut wire = BytesMut::new();
+        messages.iter().for_each(|message| put_frame(&mut wire, 0, message));
+        let wire = wire.freeze();
+        for size in [1, 2, 5, 6, 7, 1000, 10_000] {
+            let pieces: Vec<_> =
+                wire.chunks(size).map(|piece| Ok::<_, Status>(Frame::data(wire.slice_ref(piece)))).collect();
+            let mut frames = Frames::new(Body::new(StreamBody::new(stream::iter(pieces))));
+            for message in messages {
+                assert_eq!(frames.next().await.expect("whole"), Some((0, Bytes::copy_from_slice(message))), "{size}");
+            }
+            assert_eq!(frames.next().await.expect("over"), None);
+            let cut = wire.slice(..wire.len() - 1);
+            let mut frames = Frames::new(Body::new(StreamBody::new(stream::iter([Ok::<_, Status>(Frame::data(cut))]))));
+            for _ in 1..messages.len() {
+                assert!(frames.next().await.expect("whole").is_some());
+            }
+            assert_eq!(frames.next().await.expect_err("cut").code(), Code::InvalidArgument);
+        }
     }
 }

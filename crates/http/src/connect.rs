@@ -98,9 +98,6 @@ pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpRespo
     match form {
         Form::Get => unary(gateway, caller, method, asked(&parts, method)).await,
         Form::Unary(codec) => {
-            if encodings::unknown(&parts.headers) {
-                return refusal::connect(&unknown_encoding());
-            }
             let message = async move { codec.read(&method.input, body::whole(body, MAX_MESSAGE).await?) };
             answered(gateway, caller, method, codec, message).await
         }
@@ -198,7 +195,7 @@ fn asked(parts: &Parts, method: &Method) -> Result<(Codec, Bytes), Status> {
             ("encoding", name) => codec = Codec::of(name),
             ("message", text) => message = Some(text.to_owned()),
             ("base64", flag) => is_base64 = flag == "1",
-            ("compression", _) => return Err(unknown_encoding()),
+            ("compression", _) => return Err(encodings::unknown()),
             (name, _) => {
                 let text = format!("has `{name}`; there are `message`, `encoding`, `base64` and `connect`");
                 return Err(status(Error::invalid("query", text)));
@@ -238,12 +235,8 @@ fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
 fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Status> {
     match headers.get("connect-content-encoding").map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(None),
-        Some(name) => Encoding::of(name).map(Some).ok_or_else(unknown_encoding),
+        Some(name) => Encoding::of(name).map(Some).ok_or_else(encodings::unknown),
     }
-}
-
-fn unknown_encoding() -> Status {
-    Status::unimplemented(format!("the encoding is not read here, but {}", encodings::READ))
 }
 
 /// What a client sends in a stream.

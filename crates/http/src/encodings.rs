@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flate2::read::GzDecoder;
 use http::{Extensions, HeaderMap, Request, StatusCode, Version, header};
 use mi_rpc::{HttpRequest, HttpResponse};
-use tonic::body::Body;
+use tonic::{Status, body::Body};
 use tower::{ServiceExt, service_fn};
 use tower_http::{
     CompressionLevel,
@@ -78,9 +78,15 @@ impl Encoding {
     }
 }
 
-/// Whether a body is in an encoding that nobody here reads.
-pub(crate) fn unknown(headers: &HeaderMap) -> bool {
-    headers.get(header::CONTENT_ENCODING).is_some_and(|encoding| encoding.as_bytes() != b"identity")
+/// Whether the body of a request is read here.
+pub(crate) fn is_read(headers: &HeaderMap) -> bool {
+    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return true };
+    encoding.as_bytes() == b"identity" || Encoding::of(encoding.as_bytes()).is_some()
+}
+
+/// What is said to others.
+pub(crate) fn unknown() -> Status {
+    Status::unimplemented(format!("the encoding is not read here, but {READ}"))
 }
 
 #[cfg(test)]

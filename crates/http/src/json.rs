@@ -41,6 +41,13 @@ pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8]) -> Result<Dynami
     DynamicMessage::deserialize_with_options(descriptor.clone(), &mut reader, &options).map_err(refused)
 }
 
+/// The fields that an object names, by the names of the descriptor.
+pub(crate) fn names(descriptor: &MessageDescriptor, text: &[u8]) -> Vec<String> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).unwrap_or_default();
+    let field = |name: &String| descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
+    object.keys().filter_map(field).map(|field| field.name().to_owned()).collect()
+}
+
 /// Reads a message, for the wire.
 ///
 /// # Errors

@@ -8,10 +8,14 @@ mod byte_path;
 mod call;
 mod connect;
 mod encodings;
+#[doc(hidden)]
+pub mod fuzzing;
 mod json;
 mod methods;
+mod openapi;
 mod origins;
 mod refusal;
+mod rest;
 
 use std::{
     convert::Infallible,
@@ -21,8 +25,8 @@ use std::{
 };
 
 use http::{
-    HeaderValue,
-    header::{CONTENT_TYPE, ORIGIN},
+    HeaderValue, StatusCode,
+    header::{ACCEPT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
 use mi_rpc::{HttpRequest, HttpResponse};
 use tower::{Service, ServiceExt};
@@ -70,11 +74,19 @@ impl Service<HttpRequest> for Doors {
     }
 }
 
+/// The description of REST in OpenAPI 3.1, which is served at `/openapi.json`.
+pub fn openapi() -> &'static str {
+    &openapi::TEXT
+}
+
 /// Which way a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// gRPC, gRPC-Web, and what agents ask of models: the gateway knows all of it.
     Gateway,
     Connect,
+    OpenApi,
+    Rest,
 }
 
 impl Way {
@@ -85,8 +97,23 @@ impl Way {
         }
         match request.uri().path() {
             path if path.starts_with("/mi.") => Self::Connect,
+            openapi::PATH => Self::OpenApi,
+            "/v1" => Self::Rest,
+            path if path.starts_with("/v1/") => Self::Rest,
             _ => Self::Gateway,
         }
+    }
+
+    /// The answer to a body in an encoding that nobody here reads.
+    fn unread(self) -> HttpResponse {
+        let refused = encodings::unknown();
+        if self == Self::Connect {
+            return refusal::connect(&refused);
+        }
+        let mut response = refusal::rest(&refused);
+        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings::READ));
+        response
     }
 }
 
@@ -104,27 +131,30 @@ impl Service<HttpRequest> for Entrance {
     }
 
     fn call(&mut self, request: HttpRequest) -> Answer {
-        let gateway = self.0.clone();
-        match Way::of(&request) {
-            Way::Gateway => Box::pin(async move { Ok(gateway.pass(request).await) }),
-            Way::Connect => {
-                Box::pin(through(request, |request| async move { connect::serve(&gateway, request).await }))
-            }
-        }
+        let (way, gateway) = (Way::of(&request), self.0.clone());
+        Box::pin(async move {
+            Ok(match way {
+                Way::Gateway => gateway.pass(request).await,
+                way if !encodings::is_read(request.headers()) => way.unread(),
+                way => through(way, gateway, request).await,
+            })
+        })
     }
 }
 
 /// Has a door answer a request: without the encoding of its body, as the client accepts the answer, and with its connection
 /// in order afterwards.
-async fn through<F>(
-    request: HttpRequest,
-    door: impl FnOnce(HttpRequest) -> F + Send,
-) -> Result<HttpResponse, Infallible>
-where
-    F: Future<Output = HttpResponse> + Send,
-{
+async fn through(way: Way, gateway: BytePath, request: HttpRequest) -> HttpResponse {
     let (request, progress) = body::watched(request);
+    let door = |request| async move {
+        match way {
+            Way::Gateway => gateway.pass(request).await,
+            Way::Connect => connect::serve(&gateway, request).await,
+            Way::OpenApi => openapi::serve(&request),
+            Way::Rest => rest::serve(&gateway, request).await,
+        }
+    };
     let mut response = encodings::settled(request, door).await;
     progress.ends(&mut response);
-    Ok(response)
+    response
 }

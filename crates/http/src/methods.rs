@@ -27,7 +27,7 @@ impl Method {
     fn of(method: &MethodDescriptor) -> Self {
         let options = method.method_descriptor_proto().options.as_ref();
         Self {
-            path: format!("/{}/{}", method.parent_service().full_name(), method.name()),
+            path: path(method),
             input: method.input(),
             output: method.output(),
             client_streams: method.is_client_streaming(),
@@ -41,11 +41,19 @@ impl Method {
     }
 }
 
-static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
+static METHODS: LazyLock<HashMap<String, Method>> =
+    LazyLock::new(|| public().map(|method| Method::of(&method)).map(|method| (method.path.clone(), method)).collect());
+
+/// Every public RPC.
+pub(crate) fn public() -> impl Iterator<Item = MethodDescriptor> {
     let services = POOL.services().filter(|service| service.package_name() == PUBLIC);
-    let methods = services.flat_map(|service| service.methods().collect::<Vec<_>>());
-    methods.map(|method| Method::of(&method)).map(|method| (method.path.clone(), method)).collect()
-});
+    services.flat_map(|service| service.methods().collect::<Vec<_>>())
+}
+
+/// Where gRPC has an RPC.
+pub(crate) fn path(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
 
 /// The RPC with this path; none: there is none for the public.
 pub(crate) fn find(path: &str) -> Option<&'static Method> {

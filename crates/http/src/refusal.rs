@@ -1,15 +1,15 @@
 //! What a refused call says, in the form of each door.
 
-use std::sync::LazyLock;
+use std::{fmt, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use http::{HeaderValue, StatusCode, header};
-use mi_rpc::HttpResponse;
+use mi_rpc::{HttpResponse, status::DOMAIN};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value, json};
 use tonic::{Code, Status, body::Body};
-use tonic_types::{StatusExt, pb};
+use tonic_types::{ErrorDetails, StatusExt, pb};
 
 /// The messages that errors carry as details.
 static DETAILS: LazyLock<DescriptorPool> = LazyLock::new(|| {
@@ -101,6 +101,11 @@ pub(crate) fn rest_status(status: &Status) -> StatusCode {
         // Not 429, which clients send again and again.
         Some("OUT_OF_CREDITS" | "BUDGET_REACHED") => StatusCode::PAYMENT_REQUIRED,
         Some("MESSAGE_TOO_LARGE") => StatusCode::PAYLOAD_TOO_LARGE,
+        Some("METHOD_NOT_ALLOWED") => StatusCode::METHOD_NOT_ALLOWED,
+        Some("RANGE_NOT_SATISFIABLE") => StatusCode::RANGE_NOT_SATISFIABLE,
+        // What `If-Match` and `If-None-Match` become.
+        Some("REVISION_CONFLICT") => StatusCode::PRECONDITION_FAILED,
+        Some("UNSUPPORTED_MEDIA_TYPE") => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         _ => connect_status(status.code()),
     }
 }
@@ -121,6 +126,14 @@ pub(crate) fn rest_error(status: &Status, code: StatusCode) -> Value {
         "message": status.message(),
         "details": details.collect::<Vec<_>>(),
     }})
+}
+
+/// A field of a request is wrong, or its body, or its query; `problem` completes the sentence that starts with the name.
+pub(crate) fn invalid(field: &str, problem: impl fmt::Display) -> Status {
+    let message = format!("{field} {problem}");
+    let mut details = ErrorDetails::with_error_info("INVALID_ARGUMENT", DOMAIN, []);
+    details.add_bad_request_violation(field, &message);
+    Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
 /// The answer to a call that a client of Connect makes, refused.

@@ -48,6 +48,9 @@ async fn an_office_an_agent_and_its_work_in_one_line_each() {
     let refused = client.tasks().finished(&office.id, &uuid::Uuid::nil().to_string()).await.expect_err("no such task");
     assert_eq!(refused.code(), Some(Code::NotFound));
     let refused = client.offices().create("").await.expect_err("no name");
-    assert!(matches!(&refused, ClientError::Status(status) if reason(status.as_ref()) == "INVALID_ARGUMENT"), "{refused}");
+    assert!(
+        matches!(&refused, ClientError::Status(status) if reason(status.as_ref()) == "INVALID_ARGUMENT"),
+        "{refused}"
+    );
     client.offices().delete(&office.id).await.expect("deleted");
 }

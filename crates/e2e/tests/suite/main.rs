@@ -18,6 +18,7 @@ mod isolation;
 mod journey;
 mod matrix;
 mod providers;
+mod rest;
 mod sdk;
 mod secrets;
 mod tls;
