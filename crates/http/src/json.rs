@@ -41,6 +41,15 @@ pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8]) -> Result<Dynami
     DynamicMessage::deserialize_with_options(descriptor.clone(), &mut reader, &options).map_err(refused)
 }
 
+/// Reads JSON that is no message.
+///
+/// # Errors
+/// What is wrong with it, a name that is there twice included.
+pub(crate) fn parse(text: &[u8]) -> serde_json::Result<serde_json::Value> {
+    serde_json::from_slice::<Unique>(text)?;
+    serde_json::from_slice(text)
+}
+
 /// Reads a message, for the wire.
 ///
 /// # Errors

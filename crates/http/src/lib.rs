@@ -6,6 +6,7 @@
 mod body;
 mod byte_path;
 mod call;
+mod compat;
 mod connect;
 mod json;
 mod methods;
@@ -47,6 +48,8 @@ enum Way {
     /// gRPC, gRPC-Web, and what agents ask of models: the gateway knows all of it.
     Gateway,
     Connect,
+    /// The routes of the hosted product.
+    Compat,
 }
 
 impl Way {
@@ -57,6 +60,7 @@ impl Way {
         }
         match request.uri().path() {
             path if path.starts_with("/mi.") => Self::Connect,
+            path if compat::serves(path) => Self::Compat,
             _ => Self::Gateway,
         }
     }
@@ -83,6 +87,10 @@ where
             Way::Connect => {
                 let path = self.path.clone();
                 Box::pin(async move { Ok(connect::serve(&path, request).await) })
+            }
+            Way::Compat => {
+                let path = self.path.clone();
+                Box::pin(async move { Ok(compat::serve(&path, request).await) })
             }
         }
     }
