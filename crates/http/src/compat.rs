@@ -22,6 +22,8 @@ mod shape;
 mod task_notes;
 mod tasks;
 
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

@@ -113,8 +113,7 @@ async fn change(ask: &Ask, wanted: &Value, mask: Vec<String>) -> Result<Value, S
 }
 
 async fn promoted(ask: &Ask, tier: &str, provider: &str) -> Result<Value, Status> {
-    let request =
-        json!({"office_id": ask.office(), "name": ask.part(1), "model_tier": tier, "provider": provider});
+    let request = json!({"office_id": ask.office(), "name": ask.part(1), "model_tier": tier, "provider": provider});
     Ok(ask.call("AgentService/PromoteAgent", request).await?["agent"].take())
 }
 

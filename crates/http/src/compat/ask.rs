@@ -45,7 +45,15 @@ impl Ask {
             return Err(status(Error::unauthenticated(text)));
         }
         let caller = Caller::of(&head);
-        Ok(Self { gateway, caller, parts, query, headers: head.headers, body: Mutex::new(Some(body)), until: Instant::now() + LIMIT })
+        Ok(Self {
+            gateway,
+            caller,
+            parts,
+            query,
+            headers: head.headers,
+            body: Mutex::new(Some(body)),
+            until: Instant::now() + LIMIT,
+        })
     }
 
     /// What the path says at one of its open places.

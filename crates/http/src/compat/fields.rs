@@ -104,7 +104,7 @@ pub(super) fn parted(text: &str) -> Vec<String> {
 /// A time as a query has it: milliseconds since 1970, or as ISO 8601 writes it.
 pub(super) fn time(name: &'static str, text: &str) -> Result<Time> {
     let millis = text.parse().ok().and_then(Time::from_timestamp_millis);
-    millis.or_else(|| text.parse().ok()).ok_or_else(|| {
-        Error::invalid(name, "must be milliseconds since 1970, or a time such as 2026-01-31T12:00:00Z")
-    })
+    millis
+        .or_else(|| text.parse().ok())
+        .ok_or_else(|| Error::invalid(name, "must be milliseconds since 1970, or a time such as 2026-01-31T12:00:00Z"))
 }

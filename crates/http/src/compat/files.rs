@@ -53,7 +53,10 @@ pub(super) fn shown(file: &Value) -> Value {
 pub(super) async fn upload(mut ask: Ask) -> Reply {
     let content_type = ask.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let boundary = multer::parse_boundary(content_type).map_err(|_| {
-        status(Error::invalid("content-type", "must be multipart/form-data with a boundary; the file is its field `file`"))
+        status(Error::invalid(
+            "content-type",
+            "must be multipart/form-data with a boundary; the file is its field `file`",
+        ))
     })?;
     let method = method("DriveService/UploadFile")?;
     let form = Form::new(ask.take_body(), boundary, ask.office().to_owned(), method.input.clone());

@@ -30,7 +30,8 @@ pub(super) async fn list(ask: Ask) -> Reply {
 async fn find(ask: &Ask) -> Result<Value, Status> {
     let name = ask.part(1);
     let all = all(ask).await?;
-    let found = entries(&all).iter().find(|it| it["name"] == name || entries(&it["aliases"]).iter().any(|it| it == name));
+    let found =
+        entries(&all).iter().find(|it| it["name"] == name || entries(&it["aliases"]).iter().any(|it| it == name));
     found.cloned().ok_or_else(|| status(Error::not_found("integration", name)))
 }
 
@@ -72,8 +73,7 @@ pub(super) fn given(integration: &Value, body: &Fields) -> Result<Vec<(String, S
 pub(super) async fn delete_secrets(ask: Ask) -> Reply {
     let integration = find(&ask).await?;
     for secret in entries(&integration["secrets"]).iter().filter(|secret| secret["updated_at"].is_string()) {
-        let request =
-            json!({"office_id": ask.office(), "integration": integration["name"], "name": secret["name"]});
+        let request = json!({"office_id": ask.office(), "integration": integration["name"], "name": secret["name"]});
         ask.call("IntegrationService/DeleteIntegrationSecret", request).await?;
     }
     Ok(answer::none())
@@ -81,8 +81,7 @@ pub(super) async fn delete_secrets(ask: Ask) -> Reply {
 
 /// Turns an integration on for an agent, or off; without a body on.
 pub(super) async fn toggle(mut ask: Ask) -> Reply {
-    let (office, integration, agent) =
-        (ask.office().to_owned(), ask.part(1).to_owned(), ask.part(2).to_owned());
+    let (office, integration, agent) = (ask.office().to_owned(), ask.part(1).to_owned(), ask.part(2).to_owned());
     let request = move |body: &Fields| {
         let enabled = body.flag("enabled")?.unwrap_or(true);
         Ok(json!({"office_id": office, "integration": integration, "agent": agent, "enabled": enabled}))
@@ -93,8 +92,7 @@ pub(super) async fn toggle(mut ask: Ask) -> Reply {
 
 /// Turns an integration on for an agent, or off.
 pub(super) async fn set(ask: &Ask, integration: &str, agent: &str, enabled: bool) -> Result<(), Status> {
-    let request =
-        json!({"office_id": ask.office(), "integration": integration, "agent": agent, "enabled": enabled});
+    let request = json!({"office_id": ask.office(), "integration": integration, "agent": agent, "enabled": enabled});
     ask.call("IntegrationService/SetAgentIntegration", request).await.map(drop)
 }
 

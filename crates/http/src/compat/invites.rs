@@ -26,7 +26,8 @@ pub(super) async fn join(mut ask: Ask) -> Reply {
     let request = |body: &Fields| {
         let given = body.text("publicKey")?;
         if given.is_empty() {
-            let problem = "is missing: 32 bytes of an Ed25519 public key, in hex or base64, whose private half stays with you";
+            let problem =
+                "is missing: 32 bytes of an Ed25519 public key, in hex or base64, whose private half stays with you";
             return Err(Error::invalid("public_key", problem));
         }
         let name = body.either(["agentName", "name"])?;

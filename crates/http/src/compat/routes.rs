@@ -7,8 +7,8 @@ use mi_kernel::Error;
 use mi_rpc::{HttpResponse, status};
 
 use super::{
-    Reply, agents, answer, ask::Ask, backups, changes, chat, credits, files, integrations, invites, offices, task_notes,
-    tasks,
+    Reply, agents, answer, ask::Ask, backups, changes, chat, credits, files, integrations, invites, offices,
+    task_notes, tasks,
 };
 
 /// Answers a request.

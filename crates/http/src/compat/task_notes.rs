@@ -45,9 +45,9 @@ impl Notes {
             let body = text(&note["body"]);
             match marked(body) {
                 Some((ARTIFACT, said)) if let Ok(artifact @ Value::Object(_)) = serde_json::from_str(said) => {
-                    let shown = ["kind", "path", "label"].into_iter().fold(base(), |shown, name| {
-                        shown.with(name, text(&artifact[name]))
-                    });
+                    let shown = ["kind", "path", "label"]
+                        .into_iter()
+                        .fold(base(), |shown, name| shown.with(name, text(&artifact[name])));
                     told.artifacts.push(shown.done());
                 }
                 Some((event, said)) => told.logs.push(base().with("event", event).with("message", said).done()),
