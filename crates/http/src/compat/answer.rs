@@ -39,6 +39,7 @@ pub(super) fn refused(status: &Status) -> HttpResponse {
         // Final for that client, which waits and tries again at 409: somebody has to set a secret first.
         (Code::FailedPrecondition, Some("INTEGRATION_NOT_CONFIGURED")) => StatusCode::BAD_REQUEST,
         (Code::FailedPrecondition, _) => StatusCode::CONFLICT,
+        (_, Some("FILE_TOO_LARGE")) => StatusCode::PAYLOAD_TOO_LARGE,
         _ => refusal::rest_status(status),
     };
     let name = reason.unwrap_or_else(|| refusal::name(status.code()).to_owned());

@@ -151,10 +151,10 @@ pub(super) async fn update(mut ask: Ask) -> Reply {
     let task = find(&ask).await?;
     let body = ask.fields().await?;
     let wanted = body.text("status").map_err(status)?.to_owned();
-    let agent = body.either(["assignedAgent", "assignedTo"]).map_err(status)?;
-    if !agent.is_empty() && agent != task["assigned_agent"] {
-        return Err(reassigned());
-    }
+    let task = match assignment(&body, &task).map_err(status)? {
+        Some(agent) => assigned(&ask, agent).await?,
+        None => task,
+    };
     let mut request = of(&ask);
     let rpc = match &*wanted {
         "" => return Ok(answer::found(&shown(ask.office(), &task))),
@@ -179,9 +179,17 @@ pub(super) async fn update(mut ask: Ask) -> Reply {
     Ok(answer::found(&shown(ask.office(), &changed["task"].take())))
 }
 
-/// A task keeps whom it was made for.
-fn reassigned() -> Status {
-    Status::unimplemented("a task keeps its agent and its description; cancel it and create another")
+/// Whom a task is to be kept for from now on, if it is somebody else; an empty name is nobody in particular.
+fn assignment<'a>(body: &'a Fields, task: &Value) -> Result<Option<&'a str>, Error> {
+    let is_said = ["assignedAgent", "assignedTo"].iter().any(|name| body.get(name).is_some());
+    let agent = body.either(["assignedAgent", "assignedTo"])?;
+    Ok(Some(agent).filter(|agent| is_said && task["assigned_agent"] != *agent))
+}
+
+async fn assigned(ask: &Ask, agent: &str) -> Result<Value, Status> {
+    let mut request = of(ask);
+    request["assigned_agent"] = agent.into();
+    Ok(ask.call("TaskService/AssignTask", request).await?["task"].take())
 }
 
 /// Claims as the caller, whatever agent the body names.
@@ -217,12 +225,14 @@ pub(super) async fn verify(mut ask: Ask) -> Reply {
 pub(super) async fn retry(mut ask: Ask) -> Reply {
     let task = find(&ask).await?;
     let body = ask.fields().await?;
-    let differs = |name, ours: &str| {
-        let given = body.text(name).map_err(status)?;
-        Ok::<bool, Status>(!given.is_empty() && given != task[ours])
-    };
-    if differs("updatedDescription", "description")? || differs("assignedAgent", "assigned_agent")? {
-        return Err(reassigned());
+    let description = body.text("updatedDescription").map_err(status)?;
+    if !description.is_empty() && task["description"] != description {
+        let text = "a task keeps its description; create another one with the new words";
+        return Err(Status::unimplemented(text));
+    }
+    // Before it is queued: nobody else gets it in between.
+    if let Some(agent) = assignment(&body, &task).map_err(status)? {
+        assigned(&ask, agent).await?;
     }
     let reason = body.text("reason").map_err(status)?;
     let retried = ask.call("TaskService/RetryTask", of(&ask)).await?;

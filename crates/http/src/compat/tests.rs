@@ -250,9 +250,8 @@ fn an_agent_has_a_phase_with_a_capital_and_one_of_two_types() {
 
 #[test]
 fn an_office_has_a_word_a_phase_and_settings_in_camel_case() {
-    let office =
-        json!({"id": "i", "name": "My Colony", "status": "OFFICE_STATUS_ACTIVE", "created_at": "2026-01-02T03:04:05Z"});
-    let shown = offices::shown(&office, "me");
+    let office = json!({"id": "i", "name": "My Colony", "account_id": "me", "status": "OFFICE_STATUS_ACTIVE", "created_at": "2026-01-02T03:04:05Z"});
+    let shown = offices::shown(&office);
     assert_eq!(
         (&shown["status"], &shown["owner_id"], &shown["created_at"]),
         (&json!("active"), &json!("me"), &json!("2026-01-02T03:04:05Z"))

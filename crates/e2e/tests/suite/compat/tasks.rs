@@ -98,8 +98,16 @@ async fn a_task_from_its_creation_to_its_end() {
     let twice = program.post_nothing(&format!("{path}/retry")).await;
     assert_eq!(twice.refused().0, 409);
     assert_eq!(program.get(&path).await.ok()["logs"][0]["event"], "retry");
-    let moved = program.patch(&path, json!({"assignedAgent": "somebody"})).await;
-    assert_eq!(moved.refused(), (501, "UNIMPLEMENTED".into()));
+    let moved = program.patch(&path, json!({"assignedAgent": "nobody"})).await;
+    assert_eq!(moved.refused(), (404, "NOT_FOUND".into()));
+    program.agent(&office, "bob").await;
+    let moved =
+        program.patch(&path, json!({"assigned_agent": "bob", "status": "failed", "error": "not now"})).await.ok();
+    assert_eq!((&moved["assignedAgent"], &moved["status"]), (&json!("bob"), &json!("failed")));
+    let moved = program.post(&format!("{path}/retry"), json!({"assignedAgent": ""})).await.ok();
+    assert_eq!((&moved["assignedAgent"], &moved["status"]), (&json!(""), &json!("queued")));
+    let other = json!({"updatedDescription": "Something else"});
+    assert_eq!(program.post(&format!("{path}/retry"), other).await.refused(), (501, "UNIMPLEMENTED".into()));
     let called_off = program.patch(&path, json!({"status": "cancelled"})).await.ok();
     assert_eq!(called_off["status"], "cancelled");
 }
