@@ -139,6 +139,7 @@ async fn work_is_judged_by_somebody_else() {
     let rejection = json!({"accepted": false, "reviewer": "admin", "comments": "again"});
     assert_eq!(admin.post(&verify, rejection).await.ok(), json!(null));
     assert_eq!(program.get(&path).await.ok()["task"]["status"], "queued");
+    program.post_nothing(&format!("{tasks}/claim")).await.ok();
     program.patch(&path, json!({"status": "done", "result": "second"})).await.ok();
     assert_eq!(admin.post(&verify, json!({"accepted": true})).await.ok(), json!(null));
     let task = program.get(&path).await.ok()["task"].clone();
