@@ -48,6 +48,15 @@ pub(crate) fn names(descriptor: &MessageDescriptor, text: &[u8]) -> Vec<String> 
     object.keys().filter_map(field).map(|field| field.name().to_owned()).collect()
 }
 
+/// Reads JSON that is no message.
+///
+/// # Errors
+/// What is wrong with it, a name that is there twice included.
+pub(crate) fn parse(text: &[u8]) -> serde_json::Result<serde_json::Value> {
+    serde_json::from_slice::<Unique>(text)?;
+    serde_json::from_slice(text)
+}
+
 /// Reads a message, for the wire.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
 mod body;
 mod byte_path;
 mod call;
+mod compat;
 mod connect;
 mod encodings;
 #[doc(hidden)]
@@ -87,6 +88,8 @@ enum Way {
     Connect,
     OpenApi,
     Rest,
+    /// The routes of the hosted product.
+    Compat,
 }
 
 impl Way {
@@ -100,6 +103,7 @@ impl Way {
             openapi::PATH => Self::OpenApi,
             "/v1" => Self::Rest,
             path if path.starts_with("/v1/") => Self::Rest,
+            path if compat::serves(path) => Self::Compat,
             _ => Self::Gateway,
         }
     }
@@ -152,6 +156,7 @@ async fn through(way: Way, gateway: BytePath, request: HttpRequest) -> HttpRespo
             Way::Connect => connect::serve(&gateway, request).await,
             Way::OpenApi => openapi::serve(&request),
             Way::Rest => rest::serve(&gateway, request).await,
+            Way::Compat => compat::serve(&gateway, request).await,
         }
     };
     let mut response = encodings::settled(request, door).await;

@@ -39,7 +39,7 @@ fn details(status: &Status) -> Vec<Detail> {
 }
 
 /// The name of a code, as gRPC writes it.
-fn name(code: Code) -> &'static str {
+pub(crate) fn name(code: Code) -> &'static str {
     mi_rpc::guard::code_name(Some(&HeaderValue::from(code as i32)))
 }
 

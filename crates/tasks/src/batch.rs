@@ -365,7 +365,10 @@ fn told(task: &Task, step: &TaskTransition) -> Option<(&'static str, String)> {
         TaskTransition::Retry { .. } => ("task.retried", "is to be tried again".into()),
         TaskTransition::Accept => ("task.completed", "accepted".into()),
         TaskTransition::Reject(_) => ("task.rejected", "rejected".into()),
-        TaskTransition::Unassign => ("task.unassigned", "is kept for nobody any more".into()),
+        TaskTransition::Unassign | TaskTransition::Assign(None) => {
+            ("task.unassigned", "is kept for nobody any more".into())
+        }
+        TaskTransition::Assign(Some(assigned)) => ("task.assigned", format!("is kept for {}", assigned.name)),
     })
 }
 

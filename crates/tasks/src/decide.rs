@@ -1,11 +1,11 @@
-//! What is decided about tasks: cancelling, retrying, verifying.
+//! What is decided about tasks: cancelling, retrying, assigning, verifying.
 
 use mi_kernel::{Error, Result, TaskId};
 use mi_tenancy::Author;
 
 use super::{
     batch::Batch,
-    model::{Cause, State, Task, TaskTransition},
+    model::{Assignee, Cause, State, Task, TaskTransition},
 };
 
 /// A decision on a task.
@@ -23,6 +23,8 @@ pub(super) struct Decision {
 pub(super) enum Verdict {
     Cancel(String),
     Retry,
+    /// None: to nobody in particular.
+    Assign(Option<Assignee>),
     /// With the attempt that was judged, if that is said.
     Accept(Option<i32>),
     Reject(String, Option<i32>),
@@ -35,7 +37,7 @@ impl Batch<'_> {
         let task = self.get(id)?.clone();
         let created = task.spec.creator.is_some() && task.spec.creator == decision.by.agent_id;
         match &decision.what {
-            Verdict::Cancel(_) | Verdict::Retry if !decision.owner && !created => {
+            Verdict::Cancel(_) | Verdict::Retry | Verdict::Assign(_) if !decision.owner && !created => {
                 return Err(Error::denied("an agent decides only on tasks that it created"));
             }
             Verdict::Cancel(reason) => {
@@ -62,6 +64,15 @@ impl Batch<'_> {
                 }
                 self.transition(id, TaskTransition::Retry { depth: cause.depth }, trace_id)?;
                 self.reconsider(id, trace_id).await?;
+            }
+            Verdict::Assign(_) if task.spec.answers.is_some() => {
+                let text = "a task that answers a message stays with the agent that it was written to";
+                return Err(Error::precondition("TASK_STATE", text));
+            }
+            Verdict::Assign(assigned) => {
+                if task.progress.assigned != *assigned {
+                    self.transition(id, TaskTransition::Assign(assigned.clone()), trace_id)?;
+                }
             }
             Verdict::Accept(attempt) | Verdict::Reject(_, attempt) => {
                 if task.progress.worker.as_ref().is_some_and(|worker| same(worker, &decision.by)) {

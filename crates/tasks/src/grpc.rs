@@ -190,6 +190,18 @@ impl TaskService for Tasks {
         })
     }
 
+    async fn assign_task(&self, request: Request<v1::AssignTaskRequest>) -> Reply<v1::AssignTaskResponse> {
+        handle!(request, |caller, body| {
+            let access = self.enter(&caller, &body.office_id).await?;
+            let assigned = match body.assigned_agent.as_str() {
+                "" => None,
+                name => Some(self.assignee(access.office_id(), name).await?),
+            };
+            let task = self.decide(&access, &body.task_id, Verdict::Assign(assigned)).await?;
+            v1::AssignTaskResponse { task: Some(wire::task(task, &access)) }
+        })
+    }
+
     async fn verify_task(&self, request: Request<v1::VerifyTaskRequest>) -> Reply<v1::VerifyTaskResponse> {
         handle!(request, |caller, body| {
             let what = match body.approve {

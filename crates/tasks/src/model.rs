@@ -242,6 +242,8 @@ pub(crate) enum TaskTransition {
     Reject(String),
     /// The agent that it was kept for is gone.
     Unassign,
+    /// It is to be kept for this agent from now on; none: for nobody in particular.
+    Assign(Option<Assignee>),
 }
 
 impl State {
@@ -307,7 +309,7 @@ impl Progress {
     /// `FailedPrecondition` when the step is none from this state; nothing is changed then.
     pub(crate) fn transition(&mut self, step: TaskTransition, max_attempts: i32, at: Moment) -> Result<()> {
         let now = at.now;
-        let keeps_deadline = matches!(step, TaskTransition::Unassign);
+        let keeps_deadline = matches!(step, TaskTransition::Unassign | TaskTransition::Assign(_));
         let wrong = |state: &State, what: &str| {
             Error::precondition("TASK_STATE", format!("a task that is {} cannot be {what}", state.as_str()))
         };
@@ -320,6 +322,7 @@ impl Progress {
                 | TaskTransition::Renew(_)
                 | TaskTransition::Postpone(_)
                 | TaskTransition::Unassign
+                | TaskTransition::Assign(_)
         );
         self.state = match (was, step) {
             (State::Blocked { .. } | State::Queued, TaskTransition::Block { reason, hangs_on }) => {
@@ -400,6 +403,13 @@ impl Progress {
                 self.assigned = None;
                 state
             }
+            (
+                state @ (State::Blocked { .. } | State::Queued | State::Failed | State::Cancelled),
+                TaskTransition::Assign(assigned),
+            ) => {
+                self.assigned = assigned;
+                state
+            }
             (state, step) => {
                 let what = match step {
                     TaskTransition::Block { .. } | TaskTransition::Free { .. } | TaskTransition::Unassign => {
@@ -416,6 +426,7 @@ impl Progress {
                     TaskTransition::Fail { .. } => "failed",
                     TaskTransition::Cancel(_) => return Err(finished(&state)),
                     TaskTransition::Retry { .. } => "retried",
+                    TaskTransition::Assign(_) => "assigned",
                     TaskTransition::Accept | TaskTransition::Reject(_) => "verified",
                 };
                 return Err(wrong(&state, what));

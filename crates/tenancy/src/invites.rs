@@ -125,7 +125,7 @@ impl Invites {
     ///
     /// # Errors
     /// `Unauthenticated` for a code that is no good, `Exhausted` after too many of those, and what the scheduler answers.
-    pub async fn join(&self, source: &str, request: v1::JoinOfficeRequest) -> Result<v1::Agent, Status> {
+    pub async fn join(&self, source: &str, request: v1::JoinOfficeRequest) -> Result<v1::JoinOfficeResponse, Status> {
         let name = text::new_agent_name("name", &request.name).map_err(status)?;
         public_key::check("public_key", &request.public_key).map_err(status)?;
         let code = parse_code(&request.code).map_err(status)?;
@@ -150,7 +150,8 @@ impl Invites {
             answered => {
                 attempt.succeeded();
                 let missing = || status(Error::internal("the scheduler admitted nobody"));
-                answered?.into_inner().agent.ok_or_else(missing)
+                let agent = answered?.into_inner().agent.ok_or_else(missing)?;
+                Ok(v1::JoinOfficeResponse { agent: Some(agent), office_id: invite.office_id.to_string() })
             }
         }
     }

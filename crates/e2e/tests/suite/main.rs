@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chat;
+mod compat;
 mod completion;
 mod connect;
 mod crash;

@@ -136,8 +136,7 @@ impl AccessService for Handler {
 
     async fn join_office(&self, request: Request<v1::JoinOfficeRequest>) -> Reply<v1::JoinOfficeResponse> {
         let source = mi_rpc::source_of(&request).to_owned();
-        let agent = self.invites.join(&source, request.into_inner()).await?;
-        Ok(Response::new(v1::JoinOfficeResponse { agent: Some(agent) }))
+        Ok(Response::new(self.invites.join(&source, request.into_inner()).await?))
     }
 
     async fn heartbeat(&self, request: Request<v1::HeartbeatRequest>) -> Reply<v1::HeartbeatResponse> {

@@ -50,6 +50,7 @@ fn to_wire(office: &Office) -> v1::Office {
         status: state_to_wire(office.state).into(),
         created_at: Some(convert::timestamp(office.created_at)),
         updated_at: Some(convert::timestamp(office.updated_at)),
+        account_id: office.account_id.to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Tasks, as their callers see them.
 
+mod assigning;
 mod attempts;
 mod away;
 mod bad_input;

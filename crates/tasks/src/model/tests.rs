@@ -38,6 +38,7 @@ fn steps(now: Time, lease: LeaseId) -> Vec<(&'static str, TaskTransition)> {
         ("accept", TaskTransition::Accept),
         ("reject", TaskTransition::Reject("n".into())),
         ("unassign", TaskTransition::Unassign),
+        ("assign", TaskTransition::Assign(Some(Assignee { name: "b".into(), id: AgentId::new() }))),
         ("postpone", TaskTransition::Postpone(1)),
     ]
 }

@@ -167,6 +167,7 @@ const CASES: &[Case] = &[
         r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "lease_id": "00000000-0000-7000-8000-000000000007"}"#,
     ),
     case("TaskService/RetryTask", r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007"}"#),
+    case("TaskService/AssignTask", r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007"}"#),
     case(
         "TaskService/VerifyTask",
         r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "approve": true}"#,
