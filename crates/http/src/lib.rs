@@ -1,4 +1,4 @@
-//! The doors beside gRPC, on the gateway's port: Connect and REST in JSON.
+//! The doors beside gRPC, on the gateway's port: Connect, REST and MCP in JSON.
 //!
 //! They have no rule of their own. Each request becomes a gRPC call of the gateway in this process, with the credential of
 //! whoever sent it, and what a door knows of messages it has from their descriptors.
@@ -8,6 +8,7 @@ mod byte_path;
 mod call;
 mod connect;
 mod json;
+mod mcp;
 mod methods;
 mod refusal;
 
@@ -22,13 +23,14 @@ use http::{HeaderValue, header::CONTENT_TYPE};
 use mi_rpc::{HttpRequest, HttpResponse};
 use tower::Service;
 
-use crate::byte_path::BytePath;
+use crate::{byte_path::BytePath, mcp::Mcp};
 
 /// The doors and the gateway behind them, as one service for [`mi_rpc::server::serve`].
 #[derive(Clone)]
 pub struct Doors<G> {
     gateway: G,
     path: BytePath,
+    mcp: Mcp,
 }
 
 impl<G> Doors<G>
@@ -38,7 +40,8 @@ where
 {
     /// Puts the doors before a gateway.
     pub fn new(gateway: G) -> Self {
-        Self { path: BytePath::new(gateway.clone()), gateway }
+        let path = BytePath::new(gateway.clone());
+        Self { gateway, mcp: Mcp::new(path.clone(), Vec::new()), path }
     }
 }
 
@@ -47,6 +50,7 @@ enum Way {
     /// gRPC, gRPC-Web, and what agents ask of models: the gateway knows all of it.
     Gateway,
     Connect,
+    Mcp,
 }
 
 impl Way {
@@ -57,6 +61,7 @@ impl Way {
         }
         match request.uri().path() {
             path if path.starts_with("/mi.") => Self::Connect,
+            mcp::PATH => Self::Mcp,
             _ => Self::Gateway,
         }
     }
@@ -83,6 +88,10 @@ where
             Way::Connect => {
                 let path = self.path.clone();
                 Box::pin(async move { Ok(connect::serve(&path, request).await) })
+            }
+            Way::Mcp => {
+                let mcp = self.mcp.clone();
+                Box::pin(async move { Ok(mcp.serve(request).await) })
             }
         }
     }
