@@ -35,7 +35,7 @@ pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8]) -> Result<Dynami
     let refused = |error: serde_json::Error| {
         Error::invalid("body", format!("is not the JSON of a {}: {error}", descriptor.name()))
     };
-    serde_json::from_slice::<Unique>(text).map_err(refused)?;
+    check(text).map_err(refused)?;
     let mut reader = serde_json::Deserializer::from_slice(text);
     let options = DeserializeOptions::new();
     DynamicMessage::deserialize_with_options(descriptor.clone(), &mut reader, &options).map_err(refused)
@@ -55,6 +55,14 @@ pub(crate) fn names(descriptor: &MessageDescriptor, text: &[u8]) -> Vec<String> 
 pub(crate) fn parse(text: &[u8]) -> serde_json::Result<serde_json::Value> {
     serde_json::from_slice::<Unique>(text)?;
     serde_json::from_slice(text)
+}
+
+/// Whether a text is JSON in which no object has a name twice.
+///
+/// # Errors
+/// What is wrong, and where.
+pub(crate) fn check(text: &[u8]) -> std::result::Result<(), serde_json::Error> {
+    serde_json::from_slice::<Unique>(text).map(drop)
 }
 
 /// Reads a message, for the wire.

@@ -1,4 +1,4 @@
-//! The doors beside gRPC, on the gateway's port: Connect and REST in JSON.
+//! The doors beside gRPC, on the gateway's port: Connect, REST and MCP in JSON.
 //!
 //! They have no rule of their own. Each request becomes a gRPC call of the gateway in this process, with the credential of
 //! whoever sent it, and what a door knows of messages it has from their descriptors.
@@ -12,6 +12,7 @@ mod encodings;
 #[doc(hidden)]
 pub mod fuzzing;
 mod json;
+mod mcp;
 mod methods;
 mod openapi;
 mod origins;
@@ -33,8 +34,8 @@ use mi_rpc::{HttpRequest, HttpResponse};
 use tower::{Service, ServiceExt};
 use tower_http::cors::Cors;
 
-use crate::byte_path::BytePath;
 pub use crate::origins::Origins;
+use crate::{byte_path::BytePath, mcp::Mcp};
 
 /// The doors and the gateway behind them, as one service for [`mi_rpc::server::serve`].
 #[derive(Clone)]
@@ -51,7 +52,8 @@ impl Doors {
         G: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
         G::Future: Send + 'static,
     {
-        let entrance = Entrance(BytePath::new(gateway));
+        let gateway = BytePath::new(gateway);
+        let entrance = Entrance { mcp: Mcp::new(gateway.clone(), origins.clone()), gateway };
         Self { web: origins.layered(entrance.clone()), entrance }
     }
 }
@@ -90,6 +92,7 @@ enum Way {
     Rest,
     /// The routes of the hosted product.
     Compat,
+    Mcp,
 }
 
 impl Way {
@@ -104,6 +107,7 @@ impl Way {
             "/v1" => Self::Rest,
             path if path.starts_with("/v1/") => Self::Rest,
             path if compat::serves(path) => Self::Compat,
+            mcp::PATH => Self::Mcp,
             _ => Self::Gateway,
         }
     }
@@ -123,7 +127,10 @@ impl Way {
 
 /// What sends each request its way.
 #[derive(Clone)]
-struct Entrance(BytePath);
+struct Entrance {
+    gateway: BytePath,
+    mcp: Mcp,
+}
 
 impl Service<HttpRequest> for Entrance {
     type Response = HttpResponse;
@@ -135,12 +142,12 @@ impl Service<HttpRequest> for Entrance {
     }
 
     fn call(&mut self, request: HttpRequest) -> Answer {
-        let (way, gateway) = (Way::of(&request), self.0.clone());
+        let (way, entrance) = (Way::of(&request), self.clone());
         Box::pin(async move {
             Ok(match way {
-                Way::Gateway => gateway.pass(request).await,
+                Way::Gateway => entrance.gateway.pass(request).await,
                 way if !encodings::is_read(request.headers()) => way.unread(),
-                way => through(way, gateway, request).await,
+                way => through(way, entrance, request).await,
             })
         })
     }
@@ -148,15 +155,17 @@ impl Service<HttpRequest> for Entrance {
 
 /// Has a door answer a request: without the encoding of its body, as the client accepts the answer, and with its connection
 /// in order afterwards.
-async fn through(way: Way, gateway: BytePath, request: HttpRequest) -> HttpResponse {
+async fn through(way: Way, entrance: Entrance, request: HttpRequest) -> HttpResponse {
     let (request, progress) = body::watched(request);
     let door = |request| async move {
+        let Entrance { gateway, mcp } = entrance;
         match way {
             Way::Gateway => gateway.pass(request).await,
             Way::Connect => connect::serve(&gateway, request).await,
             Way::OpenApi => openapi::serve(&request),
             Way::Rest => rest::serve(&gateway, request).await,
             Way::Compat => compat::serve(&gateway, request).await,
+            Way::Mcp => mcp.serve(request).await,
         }
     };
     let mut response = encodings::settled(request, door).await;

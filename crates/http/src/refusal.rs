@@ -44,7 +44,7 @@ pub(crate) fn name(code: Code) -> &'static str {
 }
 
 /// The stable word of an error.
-fn reason(status: &Status) -> Option<String> {
+pub(crate) fn reason(status: &Status) -> Option<String> {
     status.get_details_error_info().map(|info| info.reason)
 }
 
@@ -145,6 +145,31 @@ pub(crate) fn connect(status: &Status) -> HttpResponse {
 pub(crate) fn rest(status: &Status) -> HttpResponse {
     let code = rest_status(status);
     answer(status, code, &rest_error(status, code))
+}
+
+/// The code of an error in JSON-RPC that is none of the protocol's own.
+pub(crate) const REFUSED: i32 = -32000;
+
+/// The answer to a request of MCP that is refused before it is read.
+pub(crate) fn mcp(status: &Status) -> HttpResponse {
+    let code = rest_status(status);
+    answer(status, code, &json_rpc_error(REFUSED, status.message(), None))
+}
+
+/// The answer to a request in JSON-RPC that is none, or not taken.
+pub(crate) fn json_rpc(status: StatusCode, code: i32, message: &str, id: Option<Value>) -> HttpResponse {
+    let mut response = json_answer(json_rpc_error(code, message, id).to_string().into());
+    *response.status_mut() = status;
+    response
+}
+
+/// Without an id, where that of the request is not known.
+fn json_rpc_error(code: i32, message: &str, id: Option<Value>) -> Value {
+    let mut error = json!({"jsonrpc": "2.0", "error": {"code": code, "message": message}});
+    if let Some(id) = id.filter(|id| id.is_string() || id.is_number()) {
+        error["id"] = id;
+    }
+    error
 }
 
 fn answer(status: &Status, code: StatusCode, body: &Value) -> HttpResponse {
