@@ -27,4 +27,10 @@ function snippets() {
 rmSync(target, { recursive: true, force: true });
 mkdirSync(target, { recursive: true });
 writeFileSync(new URL("snippets.ts", target), snippets());
-blocks("README.md").forEach(({ code }, index) => writeFileSync(new URL(`readme-${index}.ts`, target), code));
+
+// Tests that speak another protocol than the default say so in the one place where the example makes its client.
+const protocol = process.env.MI_TEST_PROTOCOL;
+const made = protocol ? `new Mi({ protocol: ${JSON.stringify(protocol)} })` : "new Mi()";
+blocks("README.md").forEach(({ code }, index) => {
+  writeFileSync(new URL(`readme-${index}.ts`, target), code.replace("new Mi()", made));
+});

@@ -8,6 +8,9 @@ import type {
 } from "@bufbuild/protobuf";
 import type { Transport } from "@connectrpc/connect";
 import { MiError } from "./errors.js";
+import type { AccessService } from "./gen/mi/v1/access_service_pb.js";
+import type { AgentService } from "./gen/mi/v1/agent_service_pb.js";
+import type { TaskService } from "./gen/mi/v1/task_service_pb.js";
 import { fromPlain } from "./plain.js";
 import { fillRequestIds } from "./request-id.js";
 import { connectionLost, mayRetry, pauseStream, retry } from "./retry.js";
@@ -42,17 +45,18 @@ const LIVED_MS = 1000;
  * Calls that do something new each time, and take no `requestId` to be told apart by. They are sent once: after a lost
  * answer it is the caller's to look. All others read, state what should be, or carry an id.
  */
-export const ONCE: ReadonlySet<string> = new Set([
-  "ClaimTasks",
-  "CancelTask",
-  "CreateAccount",
-  "CreateApiKey",
-  "CreateInvite",
-  "RestartAgent",
-  "RetryTask",
-  "RotateAgentIdentity",
-  "VerifyTask",
+const ONCE: ReadonlySet<string> = new Set<Method>([
+  "cancelTask",
+  "claimTasks",
+  "createAccount",
+  "createApiKey",
+  "createInvite",
+  "restartAgent",
+  "retryTask",
+  "rotateAgentIdentity",
+  "verifyTask",
 ]);
+type Method = keyof typeof AccessService.method | keyof typeof AgentService.method | keyof typeof TaskService.method;
 
 /** One platform, as one caller. */
 export class Core {
@@ -79,7 +83,7 @@ export class Core {
       const answer = await this.transport.unary(method, options.signal, timeoutMs, undefined, sent);
       return answer.message;
     };
-    if (!ONCE.has(method.name)) return retry(once, options.signal);
+    if (!ONCE.has(method.localName)) return retry(once, options.signal);
     try {
       return await once();
     } catch (failure) {

@@ -124,7 +124,7 @@ export class MiError extends Error {
       retryAfter: wait && seconds(wait),
       fields: bad?.fieldViolations.map(({ field, description }) => ({ field, description })),
       resource: resource && { type: resource.resourceType, name: resource.resourceName },
-      cause: error.cause ?? failure,
+      cause: error.cause,
     });
   }
 

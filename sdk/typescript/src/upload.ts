@@ -41,6 +41,11 @@ export class Content {
     return this.source instanceof Blob;
   }
 
+  /** Whether it is more than goes out at once, as far as that is known. */
+  get isLarge(): boolean {
+    return !(this.source instanceof Blob) || this.source.size > CHUNK_BYTES;
+  }
+
   /** The content in pieces of at most a chunk. */
   async *chunks(): AsyncGenerator<Uint8Array> {
     const chunks = this.source instanceof Blob ? chunksOf(this.source.stream()) : this.source;

@@ -85,6 +85,9 @@ test("an agent is hired with provider, role and skills", async () => {
 test("logs and activity are arrays of what happened", async () => {
   const logs = await snippets["logs"](client, office.id);
   assert.ok(Array.isArray(logs));
+  for await (const { type } of client.activity.watch(office.id, { agent: "analyst", afterCursor: 0 })) {
+    if (type === "agent.running") break;
+  }
   const activity = await snippets["activity"](client, office.id);
   assert.ok(activity.every(({ agent, category }) => agent === "analyst" && category === "lifecycle"));
   const types = activity.map(({ type }) => type);

@@ -61,8 +61,16 @@ export class Activity {
     officeId: string,
     { category, signal, ...which }: ActivityWatchOptions = {},
   ): AsyncGenerator<plain.ActivityEvent, void, undefined> {
-    // Known before the stream is opened, so that a break before the first event loses none.
-    let afterCursor = which.afterCursor ?? (await this.head(officeId, { signal })).cursor;
+    let { afterCursor } = which;
+    if (afterCursor === undefined) {
+      // Known before the stream is opened, so that a break before the first event loses none.
+      const head = await this.head(officeId, { signal }).catch((failure: unknown) => {
+        if (signal?.aborted) return undefined;
+        throw failure;
+      });
+      if (head === undefined) return;
+      afterCursor = head.cursor;
+    }
     const input = () => ({ ...which, officeId, categories: categories(category), afterCursor });
     for await (const answer of this.core.watch(api.watchActivity, input, { signal })) {
       const event = expect(ActivityEventSchema, answer.event);

@@ -10,9 +10,10 @@ import {
 } from "../gen/mi/v1/drive_service_pb.js";
 import { MiError } from "../errors.js";
 import { expect, toPlain } from "../plain.js";
+import { uuid } from "../request-id.js";
 import { mayResume, pauseStream, retry } from "../retry.js";
 import { Content, upload, type FileSource } from "../upload.js";
-import { uuid } from "../request-id.js";
+import { found } from "../wait.js";
 
 const api = DriveService.method;
 
@@ -67,16 +68,35 @@ export class Files {
     officeId: string,
     path: string,
     source: FileSource,
-    { ifRevision, signal, requestId = uuid(), ...options }: UploadOptions = {},
+    { signal, ...given }: UploadOptions = {},
   ): Promise<plain.File> {
     const content = await Content.of(source);
-    const header = { ...options, requestId, officeId, path, ifRevision: BigInt(ifRevision ?? 0) };
+    if (content.isLarge) await this.mayWrite(officeId, path, { ...given, signal });
+    const { contentType, force, requestId = uuid(), ifRevision = 0 } = given;
+    const header = { officeId, path, contentType, ifRevision: BigInt(ifRevision), force, requestId };
     const send = () => upload(this.core.transport, this.core.uploading, header, content, signal);
     try {
       return expect(FileSchema, (await (content.repeats ? retry(send, signal) : send())).file);
     } catch (failure) {
       throw MiError.from(failure);
     }
+  }
+
+  /**
+   * Refuses what the platform would refuse, before it is sent: an answer that comes while a large body is on its way
+   * is lost with the connection, and reads as if nobody were there.
+   */
+  private async mayWrite(
+    officeId: string,
+    path: string,
+    { ifRevision = 0, force, requestId, signal }: UploadOptions,
+  ): Promise<void> {
+    const there = await found(this.stat(officeId, path, { signal }));
+    // With an id of the caller's own, this may be the same upload once more, which is no conflict.
+    if (force || requestId !== undefined || (there?.revision ?? 0) === ifRevision) return;
+    const is = there ? `is at revision ${there.revision}` : "is not there";
+    const message = `${JSON.stringify(path)} ${is}, and not at revision ${ifRevision}`;
+    throw new MiError({ code: "FAILED_PRECONDITION", reason: "REVISION_CONFLICT", message });
   }
 
   /** Reads a file, or a part of it. Goes on where it was after a lost connection, if the file is still the same. */
