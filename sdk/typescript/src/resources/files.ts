@@ -71,7 +71,7 @@ export class Files {
     { signal, ...given }: UploadOptions = {},
   ): Promise<plain.File> {
     const content = await Content.of(source);
-    if (content.isLarge) await this.mayWrite(officeId, path, { ...given, signal });
+    if (content.isLarge && this.core.uploading) await this.mayWrite(officeId, path, { ...given, signal });
     const { contentType, force, requestId = uuid(), ifRevision = 0 } = given;
     const header = { officeId, path, contentType, ifRevision: BigInt(ifRevision), force, requestId };
     const send = () => upload(this.core.transport, this.core.uploading, header, content, signal);
