@@ -108,7 +108,7 @@ export class Core {
       pageToken = (answer as { nextPageToken?: string }).nextPageToken ?? "";
       if (pageToken === "") break;
     }
-    return all.slice(0, most);
+    return all;
   }
 
   /** Opens a stream, once. */

@@ -42,6 +42,12 @@ export function fromPlain<D extends DescMessage>(desc: D, plain: object): Messag
   return into(desc, plain, "") as MessageShape<D>;
 }
 
+/** The names of what a change gives a value, for its update mask. */
+export function changed(desc: DescMessage, change: object): { paths: string[] } {
+  const given = Object.entries(change).filter(([, value]) => value !== undefined);
+  return { paths: given.map(([key]) => desc.field[key]?.name ?? key) };
+}
+
 function outOf(desc: DescMessage, message: Message): unknown {
   switch (desc.typeName) {
     case "google.protobuf.Timestamp":

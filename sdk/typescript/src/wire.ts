@@ -61,7 +61,6 @@ function telling(endpoint: string, fetch: typeof globalThis.fetch): typeof globa
     try {
       return await fetch(input, init);
     } catch (failure) {
-      if (init?.signal?.aborted) throw failure;
       throw unreachable(endpoint, failure);
     }
   };

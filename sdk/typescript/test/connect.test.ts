@@ -11,6 +11,7 @@ import { ChatService, DriveService, FileSchema, OfficeService, OfficeStatus } fr
 
 let server: Server;
 let endpoint: string;
+const masks: string[][] = [];
 const ids: string[] = [];
 const keys: (string | null)[] = [];
 
@@ -21,6 +22,10 @@ function routes({ service }: ConnectRouter): void {
       keys.push(requestHeader.get("authorization"));
       if (ids.length === 1) throw new ConnectError("not yet", Code.Unavailable);
       return { office: { id: "o1", name, status: OfficeStatus.ACTIVE } };
+    },
+    updateOfficeSettings({ settings, updateMask }) {
+      masks.push(updateMask?.paths ?? []);
+      return { settings };
     },
     getOffice() {
       throw new ConnectError("office not found", Code.NotFound);
@@ -75,6 +80,14 @@ test("a call carries the key, and the same id each time", async () => {
 test("an error keeps its code", async () => {
   const client = new Mi({ endpoint, apiKey: "k" });
   await assert.rejects(client.offices.get("x"), { name: "MiError", code: "NOT_FOUND", message: "office not found" });
+});
+
+test("a change names what it gives, as the protocol spells it", async () => {
+  const client = new Mi({ endpoint, apiKey: "k" });
+  const change = { allowAgentHiring: true, idleFireAfter: 90.5, hiresPer10Minutes: 1, maxAgents: undefined };
+  const settings = await client.offices.updateSettings("o", change);
+  assert.deepEqual(masks, [["allow_agent_hiring", "idle_fire_after", "hires_per_10_minutes"]]);
+  assert.deepEqual([settings.allowAgentHiring, settings.idleFireAfter, settings.hiresPer10Minutes], [true, 90.5, 1]);
 });
 
 for (const [name, transport] of [

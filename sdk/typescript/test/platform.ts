@@ -13,6 +13,11 @@ export const PROTOCOL = process.env["MI_TEST_PROTOCOL"] as Protocol | undefined;
 
 const START_MS = 60_000;
 
+/** What dies with this process, also when the runner ends it because a test hangs. */
+const running = new Set<ChildProcess>();
+process.once("exit", () => running.forEach((child) => child.kill("SIGKILL")));
+process.once("SIGTERM", () => process.exit(1));
+
 /** A platform that is running. */
 export class Platform {
   private constructor(
@@ -61,6 +66,8 @@ async function run(directory: string, listen: string) {
   args.push("--listen", listen, "--metrics-listen", "127.0.0.1:0", "--ready-file", file);
   const environment = Object.entries(process.env).filter(([name]) => !name.startsWith("MI_"));
   const child = spawn(MI_BIN, args, { env: Object.fromEntries(environment), stdio: ["ignore", "ignore", "pipe"] });
+  running.add(child);
+  child.once("exit", () => running.delete(child));
   let log = "";
   child.stderr?.on("data", (text: Buffer) => (log = (log + text).slice(-10_000)));
   const deadline = Date.now() + START_MS;

@@ -109,7 +109,7 @@ test("an agent's logs are listed and tailed", async () => {
 });
 
 test("activity is watched from now on", async () => {
-  const events = client.activity.watch(colonyId, { category: "file" });
+  const events = client.activity.watch(colonyId, { category: "chat, file" });
   const next = events.next();
   await client.files.upload(colonyId, "seen.txt", "x");
   const { value } = await next;

@@ -3,7 +3,7 @@ import type { CallOptions, Core, ListOptions, WatchOptions } from "../core.js";
 import { MiError } from "../errors.js";
 import type * as plain from "../gen/types.js";
 import { AgentSchema, AgentService, ModelTierSchema, RoleSchema } from "../gen/mi/v1/agent_service_pb.js";
-import { expect, toPlain } from "../plain.js";
+import { changed, expect, toPlain } from "../plain.js";
 import { first, found, poll, type WaitOptions } from "../wait.js";
 import { Activity, type ActivityOptions } from "./activity.js";
 import { Logs, type LogOptions } from "./logs.js";
@@ -81,9 +81,7 @@ export class Agents {
 
   /** Changes what is given; the agent restarts with it. */
   async update(officeId: string, name: string, agent: AgentUpdate, options?: CallOptions): Promise<plain.Agent> {
-    const keys = Object.keys(agent).filter((key) => agent[key as keyof AgentUpdate] !== undefined);
-    const paths = keys.map((key) => (key === "systemPrompt" ? "system_prompt" : key));
-    const input = { officeId, name, agent, updateMask: { paths } };
+    const input = { officeId, name, agent, updateMask: changed(AgentSchema, agent) };
     return expect(AgentSchema, (await this.core.call(api.updateAgent, input, options)).agent);
   }
 

@@ -9,7 +9,7 @@ import {
   OfficeStatusReportSchema,
   type Office as OfficeMessage,
 } from "../gen/mi/v1/office_service_pb.js";
-import { expect } from "../plain.js";
+import { changed, expect } from "../plain.js";
 import { found, poll, type WaitOptions } from "../wait.js";
 
 const api = OfficeService.method;
@@ -63,8 +63,7 @@ export class Offices {
     settings: Partial<plain.OfficeSettings>,
     options?: CallOptions,
   ): Promise<plain.OfficeSettings> {
-    const paths = Object.keys(settings).filter((key) => settings[key as keyof plain.OfficeSettings] !== undefined);
-    const input = { officeId, settings, updateMask: { paths } };
+    const input = { officeId, settings, updateMask: changed(OfficeSettingsSchema, settings) };
     const answer = await this.core.call(api.updateOfficeSettings, input, options);
     return expect(OfficeSettingsSchema, answer.settings);
   }
