@@ -144,20 +144,21 @@ export function seconds(duration: Duration): number {
   return Number(duration.seconds) + duration.nanos / 1e9;
 }
 
+/** What the runtime says of a connection that was there and broke. */
+const BROKEN = ["EPIPE", "ECONNRESET", "UND_ERR_SOCKET"];
+
 /** The failure of a `fetch` that got no answer, told apart from what the platform says. */
-export function unreachable(endpoint: string, failure: unknown): ConnectError {
+export function unanswered(endpoint: string, failure: unknown): ConnectError {
   const cause = failure instanceof Error && failure.cause instanceof Error ? failure.cause : failure;
+  const { code, message: why } = cause as { code?: string; message?: string };
   // Several addresses that all refuse make an error with an empty message and a code.
-  const text = cause instanceof Error ? cause.message || String((cause as { code?: unknown }).code) : String(cause);
+  const text = why || code || String(cause);
+  if (code !== undefined && BROKEN.includes(code)) {
+    return new ConnectError(`the connection to ${endpoint} broke: ${text}`, Code.Unavailable, undefined, [], failure);
+  }
+  const link = { description: "start it with `mi up`, or name another one with `endpoint` or MI_ENDPOINT", url: "" };
   const message = `the platform cannot be reached at ${endpoint}: ${text}`;
-  const details = [
-    {
-      desc: HelpSchema,
-      value: {
-        links: [{ description: "start it with `mi up`, or name another one with `endpoint` or MI_ENDPOINT", url: "" }],
-      },
-    },
-  ];
+  const details = [{ desc: HelpSchema, value: { links: [link] } }];
   return new ConnectError(message, Code.Unavailable, undefined, details, failure);
 }
 

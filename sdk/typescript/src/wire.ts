@@ -2,7 +2,7 @@
 import type { DescMessage, DescMethodStreaming, DescMethodUnary, MessageInitShape } from "@bufbuild/protobuf";
 import { Code, ConnectError, type StreamResponse, type Transport, type UnaryResponse } from "@connectrpc/connect";
 import { createConnectTransport, createGrpcWebTransport } from "@connectrpc/connect-web";
-import { unreachable } from "./errors.js";
+import { unanswered } from "./errors.js";
 import type { Uploading } from "./upload.js";
 
 /** A key, or what answers one for each call: for tokens that live shortly. */
@@ -61,7 +61,7 @@ function telling(endpoint: string, fetch: typeof globalThis.fetch): typeof globa
     try {
       return await fetch(input, init);
     } catch (failure) {
-      throw unreachable(endpoint, failure);
+      throw unanswered(endpoint, failure);
     }
   };
 }
