@@ -7,6 +7,7 @@ import type {
   MessageShape,
 } from "@bufbuild/protobuf";
 import type { Transport } from "@connectrpc/connect";
+import { linked } from "./abort.js";
 import { MiError } from "./errors.js";
 import type { AccessService } from "./gen/mi/v1/access_service_pb.js";
 import type { AgentService } from "./gen/mi/v1/agent_service_pb.js";
@@ -131,9 +132,7 @@ export class Core {
     input: () => object,
     { signal }: WatchOptions = {},
   ): AsyncGenerator<MessageShape<O>, void, undefined> {
-    const end = new AbortController();
-    const stop = () => end.abort(signal?.reason);
-    signal?.addEventListener("abort", stop, { once: true });
+    const end = linked(signal);
     let messages: AsyncIterator<MessageShape<O>> | undefined;
     let [lived, failures, openedAt] = [false, 0, 0];
     try {
@@ -161,7 +160,6 @@ export class Core {
         yield next.value;
       }
     } finally {
-      signal?.removeEventListener("abort", stop);
       end.abort();
     }
   }

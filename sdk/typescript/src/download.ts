@@ -2,23 +2,35 @@
 import { MiError } from "./errors.js";
 import { streamOf } from "./upload.js";
 
-/** A file that is being read, once: by one of its methods, or by iterating over it. */
+/** A file that is being read, once: by one of its methods, or by iterating over it. What is not read is cancelled. */
 export class Download<T> implements AsyncIterable<Uint8Array> {
   /** @internal */
   constructor(
     /** What is read. */
     readonly info: T,
-    private readonly chunks: AsyncIterable<Uint8Array>,
+    private readonly chunks: AsyncGenerator<Uint8Array, void, undefined>,
+    private readonly end: AbortController,
   ) {}
 
   /** The content, chunk by chunk. Leaving the loop ends the download. */
-  [Symbol.asyncIterator](): AsyncIterator<Uint8Array> {
-    return this.chunks[Symbol.asyncIterator]();
+  [Symbol.asyncIterator](): AsyncIterator<Uint8Array, void, undefined> {
+    return {
+      next: () => this.chunks.next(),
+      return: async () => {
+        this.cancel();
+        return this.chunks.return();
+      },
+    };
+  }
+
+  /** Ends the download; for what is not going to be read. */
+  cancel(): void {
+    this.end.abort();
   }
 
   /** The content as a stream, for what takes one: `new Response(download.stream())`. */
   stream(): ReadableStream<Uint8Array<ArrayBuffer>> {
-    return streamOf(this.chunks);
+    return streamOf(this);
   }
 
   /** The whole content, in memory. */

@@ -1,4 +1,5 @@
 /** Waiting for something to become so, for a limited time. */
+import { linked } from "./abort.js";
 import { MiError } from "./errors.js";
 import { cancelled, pause } from "./retry.js";
 
@@ -20,10 +21,8 @@ export async function within<T>(
   { timeoutMs = DEFAULT_TIMEOUT_MS, signal }: WaitOptions,
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  const end = new AbortController();
-  const stop = () => end.abort(signal?.reason);
   if (signal?.aborted) throw cancelled(signal);
-  signal?.addEventListener("abort", stop, { once: true });
+  const end = linked(signal);
   let late = false;
   const timer = setTimeout(() => {
     late = true;
@@ -38,7 +37,7 @@ export async function within<T>(
     throw new MiError({ code: "DEADLINE_EXCEEDED", message, hint: "wait longer with `timeoutMs`", cause: failure });
   } finally {
     clearTimeout(timer);
-    signal?.removeEventListener("abort", stop);
+    end.abort();
   }
 }
 

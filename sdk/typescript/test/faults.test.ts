@@ -169,16 +169,26 @@ test("watches go on where they broke: nothing lost, nothing doubled", async () =
   assert.ok(logs.opened.streams > 1);
 });
 
-test("a watch outlives the platform", async () => {
-  const changes = client.files.watch(colonyId, { afterCursor: (await client.files.changes(colonyId)).at(-1)!.cursor });
-  await client.files.upload(colonyId, "before", "x");
-  assert.equal((await changes.next()).value?.path, "before");
-  const next = changes.next();
-  await platform!.kill();
-  await platform!.restart();
-  await client.files.upload(colonyId, "after", "x");
-  assert.equal((await next).value?.path, "after");
-  await changes.return();
+for (const signal of ["SIGKILL", "SIGTERM"] as const) {
+  test(`a watch outlives a platform that ends by ${signal}`, async () => {
+    const { cursor } = (await client.files.changes(colonyId)).at(-1)!;
+    const changes = client.files.watch(colonyId, { afterCursor: cursor });
+    await client.files.upload(colonyId, `before ${signal}`, "x");
+    assert.equal((await changes.next()).value?.path, `before ${signal}`);
+    const next = changes.next();
+    await platform!.end(signal);
+    await platform!.restart();
+    await client.files.upload(colonyId, `after ${signal}`, "x");
+    assert.equal((await next).value?.path, `after ${signal}`);
+    await changes.return();
+  });
+}
+
+test("a watch of what is deleted ends", async () => {
+  const { id } = await client.offices.create({ name: "Short" });
+  const ended = assert.rejects(client.activity.watch(id, { afterCursor: 1000 }).next(), { code: "NOT_FOUND" });
+  await client.offices.delete(id);
+  await ended;
 });
 
 test("a caller gives up, and is not kept", async () => {

@@ -125,6 +125,9 @@ test("a download that is left ends", async () => {
   const reader = (await client.files.download(colonyId, "large")).stream().getReader();
   await reader.read();
   await reader.cancel();
+  const unread = await client.files.download(colonyId, "large");
+  unread.cancel();
+  await assert.rejects(unread.bytes(), { code: "CANCELLED" });
 });
 
 test("a source that fails leaves no file", async () => {

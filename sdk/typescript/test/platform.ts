@@ -41,9 +41,9 @@ export class Platform {
     return new Mi({ endpoint: this.endpoint, apiKey: this.apiKey, protocol: PROTOCOL, ...options });
   }
 
-  /** Kills it without a word. */
-  async kill(): Promise<void> {
-    await ended(this.child, "SIGKILL");
+  /** Ends it; {@link restart} brings it back. */
+  async end(signal: NodeJS.Signals): Promise<void> {
+    await ended(this.child, signal);
   }
 
   /** Starts it again where it was. */

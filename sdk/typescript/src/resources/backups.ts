@@ -1,4 +1,5 @@
 /** Backups: archives of the workspaces of agents that were fired. */
+import { linked } from "../abort.js";
 import type { CallOptions, Core, ListOptions } from "../core.js";
 import { Download, wholly } from "../download.js";
 import { MiError } from "../errors.js";
@@ -26,9 +27,7 @@ export class Backups {
     backupId: string,
     { signal }: Pick<CallOptions, "signal"> = {},
   ): Promise<Download<plain.Backup>> {
-    const end = new AbortController();
-    if (signal?.aborted) end.abort(signal.reason);
-    signal?.addEventListener("abort", () => end.abort(signal.reason), { once: true, signal: end.signal });
+    const end = linked(signal);
     const { messages, head } = await retry(async () => {
       const messages = (await this.core.open(api.downloadBackup, { officeId, backupId }, end.signal))[
         Symbol.asyncIterator
@@ -36,7 +35,7 @@ export class Backups {
       return { messages, head: (await messages.next()).value as DownloadBackupResponse | undefined };
     }, signal);
     const backup = expect(BackupSchema, head?.backup);
-    return new Download(backup, wholly(chunks(head!, messages, end), backup.sizeBytes));
+    return new Download(backup, wholly(chunks(head!, messages, end), backup.sizeBytes), end);
   }
 
   /** Deletes a backup for good. */

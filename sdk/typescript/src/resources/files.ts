@@ -1,4 +1,5 @@
 /** The drive: files that an office's agents share. */
+import { linked } from "../abort.js";
 import type { CallOptions, Core, ListOptions, WatchOptions } from "../core.js";
 import { Download, wholly } from "../download.js";
 import type * as plain from "../gen/types.js";
@@ -106,9 +107,7 @@ export class Files {
     { offset = 0, length, signal }: DownloadOptions = {},
   ): Promise<Download<plain.File>> {
     if (length === 0) throw MiError.invalid("length", "must be at least 1; leave it out to read to the end");
-    const end = new AbortController();
-    if (signal?.aborted) end.abort(signal.reason);
-    signal?.addEventListener("abort", () => end.abort(signal.reason), { once: true, signal: end.signal });
+    const end = linked(signal);
     const open = async (skip: number) => {
       const input = { officeId, path, offset: offset + skip, length: length && length - skip };
       const messages = (await this.core.open(api.downloadFile, input, end.signal))[Symbol.asyncIterator]();
@@ -117,7 +116,7 @@ export class Files {
     };
     const start = await retry(() => open(0), signal);
     const size = Math.max(0, Math.min(length ?? Number.POSITIVE_INFINITY, start.file.size - offset));
-    return new Download(start.file, wholly(resuming(start, open, size, end), size));
+    return new Download(start.file, wholly(resuming(start, open, size, end), size), end);
   }
 
   /** Deletes a file, under the same condition as {@link upload} replaces one. */
