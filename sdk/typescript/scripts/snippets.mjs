@@ -18,8 +18,9 @@ function blocks(document) {
 
 function snippets() {
   const functions = blocks("test/seed-snippets.md").map(({ heading, code }) => {
-    const answer = /^const (\w+) =/m.exec(code)?.[1];
-    return `  ${JSON.stringify(heading)}: async (client: Mi, colonyId: string) => {\nvoid [client, colonyId];\n${code}${answer ? `return ${answer};\n` : ""}  },\n`;
+    const name = /^const (\w+) =/m.exec(code)?.[1];
+    const body = ["void [client, colonyId];", code, name ? `return ${name};` : ""].join("\n");
+    return `  ${JSON.stringify(heading)}: async (client: Mi, colonyId: string) => {\n${body}\n  },\n`;
   });
   return `import type { Mi } from "mi-sdk";\n\nexport const snippets = {\n${functions.join("")}};\n`;
 }

@@ -171,7 +171,8 @@ function number(desc: DescEnum, value: unknown, path: string): number {
 
 function timestamp(value: unknown, path: string): Timestamp {
   const date = value instanceof Date ? value : new Date(String(value));
-  if (Number.isNaN(date.getTime())) throw MiError.invalid(path, "must be a Date or a time such as 2026-08-01T12:00:00Z");
+  if (Number.isNaN(date.getTime()))
+    throw MiError.invalid(path, "must be a Date or a time such as 2026-08-01T12:00:00Z");
   return timestampFromDate(date);
 }
 

@@ -40,7 +40,8 @@ test("it bundles for browsers, with nothing of Node in it", async () => {
   const outside = Object.values(bundle.metafile.outputs).flatMap(({ imports }) => imports);
   assert.deepEqual(outside, []);
   const foreign = Object.keys(bundle.metafile.inputs).filter(
-    (path) => !/^(dist\/|node_modules\/(@bufbuild\/protobuf|@connectrpc\/connect|@connectrpc\/connect-web)\/)/.test(path),
+    (path) =>
+      !/^(dist\/|node_modules\/(@bufbuild\/protobuf|@connectrpc\/connect|@connectrpc\/connect-web)\/)/.test(path),
   );
   assert.deepEqual(foreign, []);
 });
@@ -56,5 +57,8 @@ test("where pages are, a stream is sent as a Blob", async () => {
   } finally {
     Reflect.deleteProperty(globalThis, "document");
   }
-  assert.deepEqual(bodies.map((body) => body instanceof Blob), [false, true]);
+  assert.deepEqual(
+    bodies.map((body) => body instanceof Blob),
+    [false, true],
+  );
 });

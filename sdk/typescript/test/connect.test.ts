@@ -1,4 +1,4 @@
-/** The client over the Connect protocol, whatever the platform speaks: against a server of `@connectrpc/connect-node`. */
+/** The client over the Connect protocol, against a server of `@connectrpc/connect-node`. */
 import assert from "node:assert/strict";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";

@@ -57,7 +57,10 @@ test("what a message does not know is refused before it is sent", async () => {
   const strange = { name: "x", modelTeir: "opus" };
   const error = await failure(client.agents.hire("o", strange));
   assert.equal(error.code, "INVALID_ARGUMENT");
-  assert.deepEqual(error.fields.map(({ field }) => field), ["modelTeir"]);
+  assert.deepEqual(
+    error.fields.map(({ field }) => field),
+    ["modelTeir"],
+  );
   assert.match(error.message, /known are .*modelTier/);
   const cases: [Promise<unknown>, RegExp][] = [
     [client.tasks.create("o", { title: "x", kind: "cooking" as "code" }), /kind must be one of general, code/],
@@ -65,7 +68,10 @@ test("what a message does not know is refused before it is sent", async () => {
     [client.tasks.create("o", { title: 7 as unknown as string }), /title must be a string/],
     [client.tasks.create("o", { title: "x", dependsOn: "y" as unknown as string[] }), /dependsOn must be an array/],
     [client.credits.grant("o", { amount: 2 ** 53, reason: "x" }), /amount must be a whole number below 2\^53/],
-    [client.offices.updateSettings("o", { idleFireAfter: "10m" as unknown as number }), /settings.idleFireAfter must be a number of seconds/],
+    [
+      client.offices.updateSettings("o", { idleFireAfter: "10m" as unknown as number }),
+      /settings.idleFireAfter must be a number of seconds/,
+    ],
     [client.offices.updateSettings("o", { maxAgent: 3 } as object), /settings.maxAgent is not known here/],
     [client.activity.list("o", { startTime: "soon" }), /startTime must be a Date/],
   ];
@@ -134,7 +140,10 @@ test("a wait that the platform asks for is kept to, unless it is long", async ()
   assert.deepEqual([error.message, error.retryAfter], ["busy", 0.2]);
   const gaps = soon.calls.slice(1).map((at, index) => at - soon.calls[index]!);
   assert.equal(gaps.length, 3);
-  assert.ok(gaps.every((gap) => gap >= 199), gaps.join());
+  assert.ok(
+    gaps.every((gap) => gap >= 199),
+    gaps.join(),
+  );
 
   const late = busy(60);
   assert.equal((await failure(late.client.offices.get("o"))).retryAfter, 60);

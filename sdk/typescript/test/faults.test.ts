@@ -27,7 +27,9 @@ function losing(method: string) {
     sent.calls += 1;
     if (sent.calls > 1) return answer;
     await answer.arrayBuffer();
-    throw new TypeError("fetch failed", { cause: Object.assign(new Error("other side closed"), { code: "UND_ERR_SOCKET" }) });
+    throw new TypeError("fetch failed", {
+      cause: Object.assign(new Error("other side closed"), { code: "UND_ERR_SOCKET" }),
+    });
   };
   return { sent, client: platform!.client({ fetch: lossy }) };
 }
@@ -64,18 +66,27 @@ test("a lost answer: the call is sent again, and done once", async () => {
   const task = await create.client.tasks.create(colonyId, { title: "lost", requiredTools: ["none"] });
   assert.equal(create.sent.calls, 2);
   const tasks = await client.tasks.list(colonyId);
-  assert.deepEqual(tasks.filter(({ title }) => title === "lost").map(({ id }) => id), [task.id]);
+  assert.deepEqual(
+    tasks.filter(({ title }) => title === "lost").map(({ id }) => id),
+    [task.id],
+  );
 
   const batch = losing("BatchCreateTasks");
   const made = await batch.client.tasks.createMany(colonyId, [{ title: "b", requiredTools: ["none"] }]);
   assert.equal(batch.sent.calls, 2);
   const again = await client.tasks.list(colonyId);
-  assert.deepEqual(again.filter(({ title }) => title === "b").map(({ id }) => id), [made[0]?.id]);
+  assert.deepEqual(
+    again.filter(({ title }) => title === "b").map(({ id }) => id),
+    [made[0]?.id],
+  );
 
   const hire = losing("HireAgent");
   const agent = await hire.client.agents.hire(colonyId, { name: "worker" });
   assert.equal(hire.sent.calls, 2);
-  assert.deepEqual((await client.agents.list(colonyId)).map(({ id }) => id), [agent.id]);
+  assert.deepEqual(
+    (await client.agents.list(colonyId)).map(({ id }) => id),
+    [agent.id],
+  );
 });
 
 test("a call that does something new each time is sent once", async () => {
@@ -144,7 +155,10 @@ test("watches go on where they broke: nothing lost, nothing doubled", async () =
     if (task.title.startsWith("n")) titles.push(task.title);
     if (task.title === "n5") break;
   }
-  assert.deepEqual(titles, numbers.map((number) => `n${number}`));
+  assert.deepEqual(
+    titles,
+    numbers.map((number) => `n${number}`),
+  );
   assert.ok(tasks.opened.streams > 1);
 
   const feed = breaking("WatchActivity", 1000);
@@ -165,7 +179,10 @@ test("watches go on where they broke: nothing lost, nothing doubled", async () =
     sequences.push(sequence);
     if (sequence === 20) break;
   }
-  assert.deepEqual(sequences, Array.from({ length: 20 }, (_, index) => index + 1));
+  assert.deepEqual(
+    sequences,
+    Array.from({ length: 20 }, (_, index) => index + 1),
+  );
   assert.ok(logs.opened.streams > 1);
 });
 
@@ -217,6 +234,9 @@ test("a call that takes too long ends", async () => {
   const error = await platform!
     .client({ fetch: slow, timeoutMs: 50 })
     .offices.list()
-    .then(() => undefined, (error: MiError) => error);
+    .then(
+      () => undefined,
+      (error: MiError) => error,
+    );
   assert.equal(error?.code, "DEADLINE_EXCEEDED");
 });

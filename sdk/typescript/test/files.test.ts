@@ -44,7 +44,12 @@ test("each kind of source is written and read back", async () => {
     assert.deepEqual(await client.files.stat(colonyId, file.path), file);
   }
   const names = (await client.files.list(colonyId, { prefix: "kinds/" })).map(({ path }) => path);
-  assert.deepEqual(names, Object.keys(sources).map((name) => `kinds/${name}`).sort());
+  assert.deepEqual(
+    names,
+    Object.keys(sources)
+      .map((name) => `kinds/${name}`)
+      .sort(),
+  );
 });
 
 test("an empty file is a file", async () => {
@@ -73,7 +78,10 @@ test("what is there is replaced only by its revision or by force", async () => {
   await assert.rejects(client.files.upload(colonyId, "shared", "two"), conflict);
   // The answer comes while there is more to send.
   await assert.rejects(client.files.upload(colonyId, "shared", new Uint8Array(40 * MIB)), conflict);
-  await assert.rejects(client.files.upload(colonyId, "shared", new Blob([new Uint8Array(40 * MIB)]).stream()), conflict);
+  await assert.rejects(
+    client.files.upload(colonyId, "shared", new Blob([new Uint8Array(40 * MIB)]).stream()),
+    conflict,
+  );
   const second = await client.files.upload(colonyId, "shared", "two", { ifRevision: first.revision });
   await client.files.upload(colonyId, "shared", "three", { force: true });
   await assert.rejects(client.files.delete(colonyId, "shared", { ifRevision: second.revision }), conflict);

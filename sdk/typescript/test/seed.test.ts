@@ -29,7 +29,10 @@ test("an office is created, listed, read", async () => {
 
   assert.deepEqual(await snippets["get office"](client, office.id), office);
   const offices = await snippets["list offices"](client, office.id);
-  assert.deepEqual(offices.filter(({ id }) => id === office.id), [office]);
+  assert.deepEqual(
+    offices.filter(({ id }) => id === office.id),
+    [office],
+  );
 
   const status = await snippets["status"](client, office.id);
   assert.equal(status.status, "active");
@@ -71,7 +74,10 @@ test("an agent is hired with provider, role and skills", async () => {
   assert.equal(running.status.phase, "Running");
   const integrations = await client.integrations.listForAgent(office.id, "analyst");
   const active = integrations.filter(({ enabled }) => enabled).map(({ name, status }) => [name, status]);
-  assert.deepEqual(active.sort(), [["github", "active"], ["openai-codex", "active"]]);
+  assert.deepEqual(active.sort(), [
+    ["github", "active"],
+    ["openai-codex", "active"],
+  ]);
 
   const agents = await snippets["list agents"](client, office.id);
   assert.equal(agents.length, 1);
@@ -103,7 +109,10 @@ test("an agent is promoted, and fired with a backup", async () => {
   await snippets["fire"](client, office.id);
   await client.agents.waitForGone(office.id, "analyst");
   const backups = await client.backups.list(office.id);
-  assert.deepEqual(backups.map(({ agent }) => agent), ["analyst"]);
+  assert.deepEqual(
+    backups.map(({ agent }) => agent),
+    ["analyst"],
+  );
 });
 
 test("an office is deleted, and is gone", async () => {

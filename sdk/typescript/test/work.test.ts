@@ -37,7 +37,10 @@ test("a task that fails says why", async () => {
     return true;
   });
   const failed = await client.tasks.list(colonyId, { statuses: ["failed"] });
-  assert.deepEqual(failed.map(({ title }) => title), ["bad"]);
+  assert.deepEqual(
+    failed.map(({ title }) => title),
+    ["bad"],
+  );
 });
 
 test("tasks of a batch depend on each other; lists read all pages or so many", async () => {
@@ -48,7 +51,10 @@ test("tasks of a batch depend on each other; lists read all pages or so many", a
     dependsOn: index === 0 ? [] : ["#0"],
   }));
   const tasks = await client.tasks.createMany(colonyId, inputs);
-  assert.deepEqual(tasks.map(({ title }) => title), inputs.map(({ title }) => title));
+  assert.deepEqual(
+    tasks.map(({ title }) => title),
+    inputs.map(({ title }) => title),
+  );
   assert.deepEqual(tasks[204]?.dependsOn, [tasks[0]?.id]);
   const blocked = await client.tasks.list(colonyId, { statuses: ["blocked"] });
   assert.deepEqual(new Set(blocked.map(({ id }) => id)), new Set(tasks.map(({ id }) => id)));
@@ -69,10 +75,10 @@ test("an operator claims, renews, completes; a lost lease is told", async () => 
   await client.tasks.renew(colonyId, made.id, leaseId, { lease: 120 });
   const note = await client.tasks.addNote(colonyId, made.id, "half way");
   assert.deepEqual(await client.tasks.notes(colonyId, made.id), [note]);
-  await assert.rejects(
-    client.tasks.complete(colonyId, made.id, { leaseId: made.id, result: "x" }),
-    { code: "ABORTED", reason: "LEASE_LOST" },
-  );
+  await assert.rejects(client.tasks.complete(colonyId, made.id, { leaseId: made.id, result: "x" }), {
+    code: "ABORTED",
+    reason: "LEASE_LOST",
+  });
   const done = await client.tasks.complete(colonyId, made.id, { leaseId, result: "found" });
   assert.deepEqual([done.status, done.result, done.worker], ["done", "found", "operator"]);
   assert.deepEqual(await client.tasks.claim(colonyId, { kinds: ["review"] }), []);
@@ -129,7 +135,10 @@ test("messages are sent, listed and watched", async () => {
   }
   assert.deepEqual(bodies, ["hello all", "and you"]);
   assert.deepEqual((await client.chat.list(colonyId)).at(-1), first);
-  assert.deepEqual((await client.chat.list(colonyId, { limit: 1 })).map(({ body }) => body), ["and you"]);
+  assert.deepEqual(
+    (await client.chat.list(colonyId, { limit: 1 })).map(({ body }) => body),
+    ["and you"],
+  );
 });
 
 test("credits are granted, and explained by the ledger", async () => {
@@ -137,7 +146,10 @@ test("credits are granted, and explained by the ledger", async () => {
   const entry = await client.credits.grant(colonyId, { amount: 5 * CREDIT, reason: "test" });
   assert.equal(entry.amount, 5_000_000);
   const ledger = await client.credits.ledger(colonyId);
-  assert.deepEqual(ledger.find(({ id }) => id === entry.id), entry);
+  assert.deepEqual(
+    ledger.find(({ id }) => id === entry.id),
+    entry,
+  );
   assert.ok((await client.credits.balance(colonyId)).balance > before.balance);
   assert.ok(Array.isArray(await client.credits.usage(colonyId, { groupBy: "agent" })));
   assert.equal((await client.credits.setAgentBudget(colonyId, "worker", 7)).budget, 7);
@@ -170,7 +182,10 @@ test("an agent is changed, stopped, started, replaced; its backup is read and hi
   assert.deepEqual(download.info, backup);
   const bytes = await download.bytes();
   assert.deepEqual([...bytes.subarray(0, 4)], [0x28, 0xb5, 0x2f, 0xfd], "zstd");
-  assert.equal(Buffer.from(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>)).toString("hex"), backup!.sha256);
+  assert.equal(
+    Buffer.from(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>)).toString("hex"),
+    backup!.sha256,
+  );
 
   await client.agents.hire(colonyId, { name: "heir", restoreFromBackup: backup!.id });
   const task = await client.tasks.run(colonyId, { title: "read", kind: "command", description: "cat kept.txt" });

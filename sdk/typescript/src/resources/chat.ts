@@ -39,7 +39,12 @@ export class Chat {
   ): Promise<plain.ChatMessage[]> {
     const all: plain.ChatMessage[] = [];
     while (all.length < limit) {
-      const input = { officeId, withAgent, beforeId: all.at(-1)?.id ?? beforeId, limit: Math.min(limit - all.length, MOST) };
+      const input = {
+        officeId,
+        withAgent,
+        beforeId: all.at(-1)?.id ?? beforeId,
+        limit: Math.min(limit - all.length, MOST),
+      };
       const { messages } = await this.core.call(api.listMessages, input, options);
       if (messages.length === 0) break;
       all.push(...messages.map((message) => toPlain(ChatMessageSchema, message)));

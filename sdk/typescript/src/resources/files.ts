@@ -3,12 +3,7 @@ import { linked } from "../abort.js";
 import type { CallOptions, Core, ListOptions, WatchOptions } from "../core.js";
 import { Download, wholly } from "../download.js";
 import type * as plain from "../gen/types.js";
-import {
-  ChangeSchema,
-  DriveService,
-  FileSchema,
-  type DownloadFileResponse,
-} from "../gen/mi/v1/drive_service_pb.js";
+import { ChangeSchema, DriveService, FileSchema, type DownloadFileResponse } from "../gen/mi/v1/drive_service_pb.js";
 import { MiError } from "../errors.js";
 import { expect, toPlain } from "../plain.js";
 import { uuid } from "../request-id.js";
@@ -120,11 +115,7 @@ export class Files {
   }
 
   /** Deletes a file, under the same condition as {@link upload} replaces one. */
-  async delete(
-    officeId: string,
-    path: string,
-    { ifRevision, force, ...options }: DeleteOptions = {},
-  ): Promise<void> {
+  async delete(officeId: string, path: string, { ifRevision, force, ...options }: DeleteOptions = {}): Promise<void> {
     await this.core.call(api.deleteFile, { officeId, path, ifRevision, force }, options);
   }
 
@@ -146,8 +137,8 @@ export class Files {
   }
 
   /**
-   * Changes as they happen. Goes on where it was after a lost connection. Starts after `afterCursor`, 0 for all;
-   * without one with what is new, and then what changes while a connection is lost before its first message is not told.
+   * Changes as they happen. Goes on where it was after a lost connection. Starts after `afterCursor`, 0 for all; without
+   * one with what is new, and then what changes while a connection is lost before its first message is not told.
    */
   async *watch(
     officeId: string,

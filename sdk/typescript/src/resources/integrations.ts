@@ -1,11 +1,7 @@
 /** Integrations: what an office's agents can reach outside the platform, and the secrets it takes. */
 import type { CallOptions, Core } from "../core.js";
 import type * as plain from "../gen/types.js";
-import {
-  AgentIntegrationSchema,
-  IntegrationSchema,
-  IntegrationService,
-} from "../gen/mi/v1/integration_service_pb.js";
+import { AgentIntegrationSchema, IntegrationSchema, IntegrationService } from "../gen/mi/v1/integration_service_pb.js";
 import { expect, toPlain } from "../plain.js";
 
 const api = IntegrationService.method;

@@ -68,10 +68,7 @@ export class Tasks {
   }
 
   /** Lists tasks, newest first. */
-  async list(
-    officeId: string,
-    { limit, signal, timeoutMs, ...filter }: TaskFilter = {},
-  ): Promise<plain.Task[]> {
+  async list(officeId: string, { limit, signal, timeoutMs, ...filter }: TaskFilter = {}): Promise<plain.Task[]> {
     const options = { limit, signal, timeoutMs };
     const tasks = this.core.pages(api.listTasks, { ...filter, officeId }, (answer) => answer.tasks, options);
     return (await tasks).map((task) => toPlain(TaskSchema, task));
