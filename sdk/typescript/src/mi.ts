@@ -14,7 +14,7 @@ import { Logs } from "./resources/logs.js";
 import { Offices } from "./resources/offices.js";
 import { Tasks } from "./resources/tasks.js";
 import { MiError } from "./errors.js";
-import { type ApiKey, authorized, type Protocol, transport, uploading } from "./wire.js";
+import { type ApiKey, authorized, patientFetch, type Protocol, transport, uploading } from "./wire.js";
 
 /** How a client is made. Everything has a default. */
 export interface MiOptions {
@@ -66,7 +66,7 @@ export class Mi {
   constructor(options: MiOptions = {}) {
     this.endpoint = checked(options.endpoint ?? environment("MI_ENDPOINT") ?? DEFAULT_ENDPOINT);
     const apiKey = options.apiKey ?? environment("MI_API_KEY");
-    const fetch = options.fetch ?? globalThis.fetch.bind(globalThis);
+    const fetch = options.fetch ?? patientFetch;
     const protocol = options.protocol ?? "connect";
     this.transport = authorized(options.transport ?? transport(this.endpoint, protocol, fetch), apiKey);
     const upload = options.transport ? undefined : uploading(this.endpoint, protocol, fetch, apiKey);

@@ -82,3 +82,20 @@ export function uploading(
     return authorized(transport(endpoint, protocol, longer), apiKey);
   };
 }
+
+/** What sends requests in Node; its default one has this name, and so has one that the program chose instead. */
+const DISPATCHER = Symbol.for("undici.globalDispatcher.1");
+type Dispatcher = { dispatch(options: object, handler: object): unknown };
+
+/**
+ * The runtime's `fetch`. That of Node ends an answer that is silent for five minutes, as the streams of a quiet office
+ * are; it is told not to. Browsers have no such limit.
+ */
+export const patientFetch: typeof globalThis.fetch = (input, init) => {
+  const current = () => (globalThis as { [DISPATCHER]?: Dispatcher })[DISPATCHER];
+  if (current() === undefined) return globalThis.fetch(input, init);
+  const dispatcher: Dispatcher = {
+    dispatch: (options, handler) => current()!.dispatch({ ...options, bodyTimeout: 0, headersTimeout: 0 }, handler),
+  };
+  return globalThis.fetch(input, { ...init, dispatcher } as RequestInit);
+};

@@ -9,8 +9,13 @@ import { connectNodeAdapter, createConnectTransport } from "@connectrpc/connect-
 import { Mi } from "mi-sdk";
 import { ChatService, DriveService, FileSchema, OfficeService, OfficeStatus } from "mi-sdk/proto";
 
+/** Longer than any limit below it takes to notice: Node looks once a second. */
+const SILENCE_MS = 3000;
+const silence = () => new Promise((resolve) => setTimeout(resolve, SILENCE_MS));
+
 let server: Server;
 let endpoint: string;
+let streams = 0;
 const masks: string[][] = [];
 const ids: string[] = [];
 const keys: (string | null)[] = [];
@@ -50,7 +55,15 @@ function routes({ service }: ConnectRouter): void {
   });
   service(ChatService, {
     // Breaks after each message, and goes on after the last one that was seen.
-    async *watchMessages({ afterId }) {
+    async *watchMessages({ officeId, afterId }) {
+      if (officeId === "quiet") {
+        streams += 1;
+        await silence();
+        yield { message: { id: "1", body: "one" } };
+        await silence();
+        yield { message: { id: "2", body: "two" } };
+        return;
+      }
       const id = String(Number(afterId || "0") + 1);
       yield { message: { id, body: `message ${id}` } };
       throw new ConnectError("going away", Code.Unavailable);
@@ -112,4 +125,20 @@ test("a watch goes on after what it has seen", async () => {
     if (bodies.length === 3) break;
   }
   assert.deepEqual(bodies, ["message 1", "message 2", "message 3"]);
+});
+
+test("a quiet stream is not ended by the runtime's limit", async () => {
+  const place = Symbol.for("undici.globalDispatcher.1");
+  const holder = globalThis as unknown as Record<symbol, { dispatch(options: object, handler: object): unknown }>;
+  const own = holder[place]!;
+  const limits = { headersTimeout: 100, bodyTimeout: 100 };
+  holder[place] = { dispatch: (options, handler) => own.dispatch({ ...limits, ...options }, handler) };
+  try {
+    const bodies: string[] = [];
+    for await (const { body } of new Mi({ endpoint, apiKey: "k" }).chat.watch("quiet")) bodies.push(body);
+    assert.deepEqual(bodies, ["one", "two"]);
+    assert.equal(streams, 1);
+  } finally {
+    holder[place] = own;
+  }
 });
