@@ -58,7 +58,11 @@ pub(crate) fn without_body(response: HttpResponse) -> HttpResponse {
 }
 
 async fn answer(gateway: &BytePath, request: HttpRequest) -> Result<HttpResponse, HttpResponse> {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    if parts.method == HttpMethod::HEAD {
+        // Only GET has parts.
+        parts.headers.remove(header::RANGE);
+    }
     let refuse = |refused: Status| refusal::rest(&refused);
     let query = Query::parse(parts.uri.query()).map_err(refuse)?;
     let path = Some(parts.uri.path()).filter(|path| path.len() <= MAX_PATH);

@@ -8,6 +8,7 @@ mod streams;
 
 use http::Method;
 use mi_e2e::{LIMIT, World};
+use mi_kernel::receipt::sha256_hex;
 use mi_testkit::{Arrangement, Backend, on_both, until};
 use serde_json::{Value, json};
 
@@ -36,7 +37,7 @@ async fn an_office_its_agents_and_its_tasks(backend: Backend) {
         Backend::Postgres => Arrangement::ProcessPerRole,
     };
     let world = World::start(backend, arrangement).await;
-    let rest = Rest::of_account(&world, "acme").await;
+    let rest = Rest::of_account(&world, "north").await;
     let id = office(&rest, "My Colony").await;
     let path = |rest: &str| format!("/v1/offices/{id}{rest}");
     let listed = rest.get("/v1/offices?page_size=5").await.ok();
@@ -90,6 +91,19 @@ async fn an_office_its_agents_and_its_tasks(backend: Backend) {
     assert_eq!((head.status, head.body.len()), (200, 0));
     assert_eq!(head.header("content-length"), Some(whole.body.len().to_string().as_str()));
 
+    // What an agent leaves behind is bytes as well.
+    assert_eq!(rest.empty(Method::DELETE, &path("/agents/bob")).await.ok()["name"], "bob");
+    let backup = until("bob has a backup", LIMIT, async || {
+        let backups = rest.get(&path("/backups")).await.ok();
+        Ok::<_, String>(backups["backups"].get(0).cloned())
+    })
+    .await;
+    let backup_path = path(&format!("/backups/{}:download", backup["id"].as_str().expect("an id")));
+    let archive = rest.send(Method::GET, &backup_path, &[("range", "bytes=0-3")], &[]).await;
+    assert_eq!((archive.status, archive.header("accept-ranges")), (200, Some("none")));
+    assert_eq!(json!(sha256_hex(&archive.body)), backup["sha256"]);
+    assert_eq!(json!(archive.body.len().to_string()), backup["size_bytes"]);
+
     let gone = rest.empty(Method::DELETE, &path("")).await;
     assert_eq!(gone.status, 200, "{}", gone.text());
     until("the office is gone", LIMIT, async || {
@@ -101,7 +115,7 @@ async fn an_office_its_agents_and_its_tasks(backend: Backend) {
 
 async fn another_tenant_sees_what_is_not_there(backend: Backend) {
     let world = World::start(backend, Arrangement::OneProcess).await;
-    let (owner, stranger) = (Rest::of_account(&world, "acme").await, Rest::of_account(&world, "rival").await);
+    let (owner, stranger) = (Rest::of_account(&world, "north").await, Rest::of_account(&world, "south").await);
     let (theirs, missing) = (office(&owner, "Private").await, "01890000-0000-7000-8000-000000000000");
     let written = owner.send(Method::PUT, &format!("/v1/offices/{theirs}/files/a"), &[], b"secret").await;
     assert_eq!(written.status, 200, "{}", written.text());

@@ -10,7 +10,7 @@ use super::{client::Rest, office};
 #[tokio::test]
 async fn wrong_requests_are_refused_in_words() {
     let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
-    let rest = Rest::of_account(&world, "acme").await;
+    let rest = Rest::of_account(&world, "north").await;
     let id = office(&rest, "Bad").await;
     let tasks = format!("/v1/offices/{id}/tasks");
     let json = [("content-type", "application/json")];

@@ -23,7 +23,7 @@ async fn files_are_bytes(backend: Backend) {
         Backend::Postgres => Arrangement::ProcessPerRole,
     };
     let world = World::start(backend, arrangement).await;
-    let rest = Rest::of_account(&world, "acme").await;
+    let rest = Rest::of_account(&world, "north").await;
     let id = office(&rest, "Drive").await;
     let path = |path: &str| format!("/v1/offices/{id}/files/{path}");
     let sent = content(5 * MIB + 123);

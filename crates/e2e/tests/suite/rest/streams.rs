@@ -56,7 +56,7 @@ impl Pieces {
 
 async fn streams_go_on_where_they_were(backend: Backend) {
     let world = World::start(backend, Arrangement::OneProcess).await;
-    let rest = Rest::of_account(&world, "acme").await;
+    let rest = Rest::of_account(&world, "north").await;
     let id = office(&rest, "Streams").await;
     let path = |rest: &str| format!("/v1/offices/{id}{rest}");
     let say = async |body: &str| {
