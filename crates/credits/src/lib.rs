@@ -28,6 +28,7 @@ use mi_rpc::{Caller, RoleClient};
 use mi_store::{Db, FromRow, OfficeConn, idempotency, outbox};
 use mi_tenancy::{Offices, RoleContext, State};
 use prost::Message;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Mutex, Notify};
 
@@ -69,7 +70,7 @@ impl Default for CreditRules {
 }
 
 /// An entry of a ledger.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
 struct Entry {
     /// Place in the office's ledger, from 1 without gaps.
     seq: i64,
@@ -80,6 +81,7 @@ struct Entry {
     balance_after: i64,
     reason: String,
     reference: String,
+    #[serde(serialize_with = "model::as_stored")]
     entered_at: Time,
 }
 
