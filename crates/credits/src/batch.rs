@@ -1,6 +1,7 @@
 //! One transaction over an office's credits: what it needs is read, changed in memory, and written together.
 //!
-//! The office's row in `balances` is locked first, so that nobody else reserves or spends meanwhile. An operation checks
+//! The office's row in `balances` is locked first, so that nobody else reserves or spends meanwhile. It is read by one
+//! statement and written by one, however many operations share it, but for who waits for a budget. An operation checks
 //! everything before it changes anything: one that is refused leaves no trace but that an agent has to wait.
 
 mod budgets;
@@ -16,7 +17,7 @@ use mi_kernel::{
     AgentId, CallId, Clock, Error, LedgerEntryId, Result, TaskId, Time,
     event::{Category, Event},
 };
-use mi_store::{OfficeConn, outbox};
+use mi_store::OfficeConn;
 use mi_tenancy::State;
 use serde_json::json;
 
@@ -25,7 +26,7 @@ use super::{
     CreditRules, Entry,
     model::{Account, Op, Payer, Reservation, Reserve, Settle, Spender, TaskCost, Tokens, Usage},
     out_of_credits,
-    repo::{self, Purse, UsageKind},
+    repo::{self, Purse, UsageKind, Wanted, Written},
 };
 
 /// For how long it is remembered that a call that is in no ledger has ended: longer than anybody repeats what he asked for.
@@ -68,22 +69,28 @@ pub(super) struct Batch<'a> {
 }
 
 impl<'a> Batch<'a> {
-    /// Locks the office's balance.
+    /// Reads what the operations are about, in a transaction that has the lock: by as many statements however many they are.
     ///
     /// # Errors
     /// `NotFound` when there is no such office.
-    pub(super) async fn open(tx: &'a mut OfficeConn, clock: &dyn Clock, rules: CreditRules) -> Result<Self> {
+    pub(super) async fn open(
+        tx: &'a mut OfficeConn,
+        clock: &dyn Clock,
+        rules: CreditRules,
+        ops: &[&Op],
+    ) -> Result<Self> {
         let office_id = tx.office_id();
-        let purse = repo::purse_lock(tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
-        Ok(Self {
+        let wanted = wanted(ops);
+        let found = repo::open(tx, &wanted).await?.ok_or_else(|| Error::not_found("office", office_id))?;
+        let mut batch = Self {
             tx,
             rules,
-            now: purse.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
-            purse,
-            reservations: HashMap::new(),
-            debited: HashMap::new(),
-            accounts: HashMap::new(),
-            costs: HashMap::new(),
+            now: found.purse.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
+            purse: found.purse,
+            reservations: found.reservations.into_iter().map(|found| (found.call_id, found)).collect(),
+            debited: found.debited.into_iter().collect(),
+            accounts: found.accounts.into_iter().map(|found| (found.agent_id, found)).collect(),
+            costs: found.costs.into_iter().map(|found| (found.task_id, found)).collect(),
             put: BTreeSet::new(),
             dropped: Vec::new(),
             changed_accounts: BTreeSet::new(),
@@ -92,65 +99,23 @@ impl<'a> Batch<'a> {
             entries: Vec::new(),
             events: Vec::new(),
             exhausted: false,
-        })
-    }
-
-    /// Reads what the operations are about, by as many statements however many they are.
-    pub(super) async fn prefetch(&mut self, ops: &[&Op]) -> Result<()> {
-        let call = |op: &&Op| match op {
-            Op::Reserve(Reserve { call_id, .. }) | Op::Settle(Settle { call_id, .. }) | Op::Expire(call_id) => {
-                Some(*call_id)
-            }
-            Op::Compute(_) | Op::SetBudget(_) => None,
         };
-        let calls: Vec<CallId> = ops.iter().filter_map(call).collect();
-        if !calls.is_empty() {
-            let found = repo::reservation_get_all(self.tx, &calls).await?;
-            self.reservations = found.into_iter().map(|found| (found.call_id, found)).collect();
-            let ended: Vec<CallId> = calls.into_iter().filter(|id| !self.reservations.contains_key(id)).collect();
-            if !ended.is_empty() {
-                self.debited = repo::debited(self.tx, &ended).await?;
-            }
-        }
-        let (mut agents, mut tasks) = (HashSet::new(), HashSet::new());
-        for reservation in self.reservations.values() {
-            agents.extend(reservation.spender().chain());
-            tasks.extend(reservation.payer().into_iter().flat_map(|payer| [payer.task_id, payer.root_id]));
-        }
-        for op in ops {
-            match op {
-                Op::Reserve(reserve) => {
-                    agents.extend(reserve.spender.chain());
-                    tasks.extend(reserve.payer.into_iter().flat_map(|payer| [payer.task_id, payer.root_id]));
-                }
-                Op::Compute(compute) => agents.extend(compute.agents.iter().flat_map(|agent| agent.spender.chain())),
-                Op::SetBudget(set) => agents.extend(set.spender.chain()),
-                Op::Settle(_) | Op::Expire(_) => {}
-            }
-        }
         // Whoever waits may be freed by a budget that is raised, and by what turns out to have cost less.
         let frees = |op: &&Op| match op {
             Op::SetBudget(_) => true,
             Op::Settle(settle) => {
-                self.reservations.get(&settle.call_id).is_some_and(|kept| kept.expires_at <= self.now || kept.expired)
+                batch.reservations.get(&settle.call_id).is_some_and(|kept| kept.expires_at <= batch.now || kept.expired)
             }
             Op::Reserve(_) | Op::Expire(_) | Op::Compute(_) => false,
         };
         if ops.iter().any(frees) {
-            let waiting = repo::account_waiting(self.tx).await?;
-            agents.extend(
-                waiting.iter().flat_map(|account| [account.agent_id].into_iter().chain(account.lineage.clone())),
-            );
+            let waiting = repo::account_waiting(batch.tx).await?;
+            let lines =
+                waiting.iter().flat_map(|account| [account.agent_id].into_iter().chain(account.lineage.clone()));
+            let found = repo::account_get_all(batch.tx, &Vec::from_iter(lines.collect::<HashSet<_>>())).await?;
+            batch.accounts.extend(found.into_iter().map(|found| (found.agent_id, found)));
         }
-        if !agents.is_empty() {
-            let found = repo::account_get_all(self.tx, &Vec::from_iter(agents)).await?;
-            self.accounts = found.into_iter().map(|found| (found.agent_id, found)).collect();
-        }
-        if !tasks.is_empty() {
-            let found = repo::cost_get_all(self.tx, &Vec::from_iter(tasks)).await?;
-            self.costs = found.into_iter().map(|found| (found.task_id, found)).collect();
-        }
-        Ok(())
+        Ok(batch)
     }
 
     /// Does an operation; answers what was debited.
@@ -426,38 +391,40 @@ impl<'a> Batch<'a> {
             let event = Event::lifecycle(self.tx.office_id(), "", "credit.exhausted", summary, self.now);
             self.events.push(event.category(Category::Credit).with(metadata));
         }
-        let put: Vec<&Reservation> = self.put.iter().filter_map(|id| self.reservations.get(id)).collect();
-        if !put.is_empty() {
-            repo::reservation_put(self.tx, &put).await?;
-        }
-        if !self.dropped.is_empty() {
-            repo::reservation_delete(self.tx, &self.dropped).await?;
-        }
         let accounts: Vec<&Account> = self.changed_accounts.iter().filter_map(|id| self.accounts.get(id)).collect();
-        if !accounts.is_empty() {
-            repo::account_put(self.tx, &accounts).await?;
-        }
-        let costs: Vec<&TaskCost> = self.changed_costs.iter().filter_map(|id| self.costs.get(id)).collect();
-        if !costs.is_empty() {
-            repo::cost_put(self.tx, &costs).await?;
-        }
-        if !self.usages.is_empty() {
-            let hour = self.now.duration_trunc(TimeDelta::hours(1)).map_err(Error::internal)?;
-            repo::usage_add(self.tx, hour, &self.usages).await?;
-        }
-        if !self.entries.is_empty() {
-            repo::entry_insert_all(self.tx, &self.entries).await?;
-        }
-        repo::purse_put(self.tx, &self.purse).await?;
-        if !self.events.is_empty() {
-            outbox::push_all(self.tx, &self.events).await?;
-        }
-        Ok(Done {
-            told: !self.events.is_empty(),
-            exhausted: self.exhausted,
-            untold: accounts.iter().any(|account| account.told_version < account.version),
-        })
+        let untold = accounts.iter().any(|account| account.told_version < account.version);
+        let written = Written {
+            purse: &self.purse,
+            reservations: self.put.iter().filter_map(|id| self.reservations.get(id)).collect(),
+            dropped: &self.dropped,
+            accounts,
+            costs: self.changed_costs.iter().filter_map(|id| self.costs.get(id)).collect(),
+            hour: self.now.duration_trunc(TimeDelta::hours(1)).map_err(Error::internal)?,
+            usages: &self.usages,
+            entries: &self.entries,
+            events: &self.events,
+        };
+        repo::write(self.tx, written).await?;
+        Ok(Done { told: !self.events.is_empty(), exhausted: self.exhausted, untold })
     }
+}
+
+/// What operations are about, besides what is set aside already.
+fn wanted(ops: &[&Op]) -> Wanted {
+    let mut wanted = Wanted::default();
+    for op in ops {
+        match op {
+            Op::Reserve(Reserve { call_id, spender, payer, .. }) => {
+                wanted.calls.insert(*call_id);
+                wanted.agents.extend(spender.chain());
+                wanted.tasks.extend(payer.iter().flat_map(|payer| [payer.task_id, payer.root_id]));
+            }
+            Op::Settle(Settle { call_id, .. }) | Op::Expire(call_id) => wanted.calls.extend([*call_id]),
+            Op::Compute(compute) => wanted.agents.extend(compute.agents.iter().flat_map(|agent| agent.spender.chain())),
+            Op::SetBudget(set) => wanted.agents.extend(set.spender.chain()),
+        }
+    }
+    wanted
 }
 
 /// Tokens of a call that are no more than anybody can use: what is added up stays a number.

@@ -14,7 +14,7 @@ use mi_base::{caught, metrics};
 use mi_kernel::{Error, ErrorKind, OfficeId, Result};
 use tokio::sync::oneshot;
 
-use super::{Credits, batch::Batch, model::Op};
+use super::{Credits, batch::Batch, model::Op, repo};
 
 /// Operations of an office that may wait; whoever comes then is told to come back.
 const MAX_WAITING: usize = 20_000;
@@ -134,13 +134,14 @@ impl Credits {
     }
 
     async fn attempt(&self, office_id: OfficeId, ops: &[PendingOp]) -> Result<Vec<Result<i64>>> {
-        let mut tx = self.db.office(office_id).begin().await?;
-        let mut batch = Batch::open(&mut tx, &*self.clock, self.rules).await?;
         let all: Vec<&Op> = ops.iter().map(|op| &op.op).collect();
-        batch.prefetch(&all).await?;
+        let mut tx = self.db.office(office_id).begin_locked(repo::LOCK).await?;
+        let mut batch = Batch::open(&mut tx, &*self.clock, self.rules, &all).await?;
         let answers = all.iter().map(|op| batch.apply(op)).collect();
         let done = batch.finish().await?;
+        let (operations, statements) = (ops.len(), tx.statements());
         tx.commit().await?;
+        tracing::debug!(target: "mi::credits", office = %office_id, operations, statements, "a transaction of the credits");
         if done.told {
             self.outbox.notify_one();
         }

@@ -29,6 +29,7 @@ use mi_rpc::{Caller, RoleClient};
 use mi_store::{Db, FromRow, OfficeConn, idempotency, outbox};
 use mi_tenancy::{Offices, RoleContext, State};
 use prost::Message;
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::{Mutex, Notify};
 
@@ -68,7 +69,7 @@ impl Default for CreditRules {
 }
 
 /// An entry of a ledger.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize)]
 struct Entry {
     /// Place in the office's ledger, from 1 without gaps.
     seq: i64,
@@ -79,6 +80,7 @@ struct Entry {
     balance_after: i64,
     reason: String,
     reference: String,
+    #[serde(serialize_with = "model::as_stored")]
     entered_at: Time,
 }
 

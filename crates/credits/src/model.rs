@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use mi_kernel::{AgentId, CallId, TaskId, Time};
-use mi_store::FromRow;
+use mi_store::{FromRow, time_text};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Who spends.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,12 +117,11 @@ pub(crate) enum Op {
 }
 
 /// What is set aside for a call.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reservation {
     pub(crate) call_id: CallId,
     pub(crate) agent_id: AgentId,
     pub(crate) agent: String,
-    #[sqlx(json)]
     pub(crate) lineage: Vec<AgentId>,
     pub(crate) task_id: Option<TaskId>,
     pub(crate) root_id: Option<TaskId>,
@@ -133,6 +133,7 @@ pub(crate) struct Reservation {
     pub(crate) settled: bool,
     /// Whether it ended since its time was up: what it cost may be corrected.
     pub(crate) expired: bool,
+    #[serde(serialize_with = "as_stored")]
     pub(crate) expires_at: Time,
 }
 
@@ -147,7 +148,7 @@ impl Reservation {
 }
 
 /// What an agent spent, with all whom it hired, and what it may.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) agent_id: AgentId,
     /// Empty while it is known from the lineage of others alone.
@@ -169,6 +170,7 @@ pub(crate) struct Account {
     /// The version that it knows.
     pub(crate) told_version: i64,
     /// Until when it was seen to run.
+    #[serde(serialize_with = "as_stored")]
     pub(crate) seen_until: Option<Time>,
     /// Milliseconds for which it ran until then and is not charged yet, less than a minute.
     pub(crate) unpaid_ms: i64,
@@ -211,7 +213,7 @@ impl Account {
 }
 
 /// What a task cost.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq, FromRow, Serialize, Deserialize)]
 pub(crate) struct TaskCost {
     pub(crate) task_id: TaskId,
     /// By itself.
@@ -237,4 +239,9 @@ impl Usage {
         self.tokens.output = self.tokens.output.saturating_add(more.tokens.output);
         self.calls = self.calls.saturating_add(more.calls);
     }
+}
+
+/// A time, if there is one, in a row that is written as JSON.
+pub(crate) fn as_stored<S: Serializer>(time: &(impl Into<Option<Time>> + Copy), to: S) -> Result<S::Ok, S::Error> {
+    (*time).into().map(time_text).serialize(to)
 }

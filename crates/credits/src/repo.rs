@@ -1,12 +1,13 @@
 //! Tables `balances` and `ledger_entries`.
 
 mod metering;
+mod transaction;
 
 use mi_kernel::{OfficeId, page::Page};
 use mi_store::{Db, DbResult, OfficeConn, all, delete_some, exec, idempotency, one, optional};
 use sqlx::FromRow;
 
-pub(super) use self::metering::*;
+pub(super) use self::{metering::*, transaction::*};
 use super::{Balance, Entry};
 
 /// A new office has nothing yet.

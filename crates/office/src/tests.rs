@@ -27,4 +27,5 @@ mod quotas;
 mod retention;
 mod rotation;
 mod row_security;
+mod statements;
 mod tasks;

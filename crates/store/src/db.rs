@@ -96,12 +96,13 @@ enum Scope {
 }
 
 impl Scope {
-    /// Begins a transaction and sets its scope in one round trip. The setting ends with the transaction.
-    fn begin(self, begin: &str) -> AssertSqlSafe<String> {
+    /// Begins a transaction, sets its scope and runs the first statement, if there is one, in one round trip. The setting
+    /// ends with the transaction.
+    fn begin(self, begin: &str, first: &'static str) -> AssertSqlSafe<String> {
         // Made of our own words and of a UUID as we print it.
         AssertSqlSafe(match self {
-            Self::Office(id) => format!("{begin}; SET LOCAL mi.scope = '{id}'"),
-            Self::Platform => format!("{begin}; SET LOCAL mi.scope = 'platform'"),
+            Self::Office(id) => format!("{begin}; SET LOCAL mi.scope = '{id}'; {first}"),
+            Self::Platform => format!("{begin}; SET LOCAL mi.scope = 'platform'; {first}"),
         })
     }
 }
@@ -156,7 +157,14 @@ impl OfficeDb<'_> {
 
     /// A write transaction.
     pub async fn begin(self) -> DbResult<OfficeTx> {
-        let conn = self.db.begin(Scope::Office(self.office_id)).await?;
+        self.begin_locked("").await
+    }
+
+    /// A write transaction that has on Postgres locked what this statement names, without a round trip more: what it reads
+    /// then was committed by whoever had the lock before. `current_setting('mi.scope')` is the office, and what the statement
+    /// answers is not looked at. On SQLite nobody else writes.
+    pub async fn begin_locked(self, lock: &'static str) -> DbResult<OfficeTx> {
+        let conn = self.db.begin(Scope::Office(self.office_id), lock).await?;
         Ok(Tx(OfficeConn { conn, office_id: self.office_id }))
     }
 }
@@ -173,7 +181,7 @@ impl PlatformDb<'_> {
 
     /// A write transaction.
     pub async fn begin(self) -> DbResult<PlatformTx> {
-        let conn = self.0.begin(Scope::Platform).await?;
+        let conn = self.0.begin(Scope::Platform, "").await?;
         Ok(Tx(PlatformConn(OfficeConn { conn, office_id: NO_OFFICE })))
     }
 }
@@ -201,7 +209,9 @@ impl Db {
             .busy_timeout(Duration::from_secs(5))
             .pragma("journal_size_limit", "16777216")
             .pragma("cache_size", "-1024");
-        let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).idle_timeout(None).max_lifetime(None);
+        // A file has no connection that may be lost: none is asked whether it still lives.
+        let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
+        let pool = pool.idle_timeout(None).max_lifetime(None);
         let open = |error| {
             Error::unavailable(format!(
                 "cannot open the database {}; check that the directory exists and is writable",
@@ -285,15 +295,15 @@ impl Db {
     async fn read(&self, scope: Scope) -> DbResult<Conn> {
         let inner = match &self.pools {
             Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::SqlitePooled),
-            Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN READ ONLY")).await.map(Inner::PostgresTx),
+            Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN READ ONLY", "")).await.map(Inner::PostgresTx),
         };
         self.conn(inner)
     }
 
-    async fn begin(&self, scope: Scope) -> DbResult<Conn> {
+    async fn begin(&self, scope: Scope, first: &'static str) -> DbResult<Conn> {
         let inner = match &self.pools {
             Pools::Sqlite { write, .. } => write.begin_with("BEGIN IMMEDIATE").await.map(Inner::SqliteTx),
-            Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN")).await.map(Inner::PostgresTx),
+            Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN", first)).await.map(Inner::PostgresTx),
         };
         self.conn(inner)
     }

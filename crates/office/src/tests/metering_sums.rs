@@ -19,6 +19,7 @@ use super::{
     credits::{START, grant},
     harness::{Harness, administrator},
     metering::{call, spender},
+    statements::{CREDITS, Meter},
 };
 
 on_both! {
@@ -27,6 +28,7 @@ on_both! {
     whoever_starts_again_and_again_pays_for_its_time,
     offices_that_come_and_go_mint_nothing,
     ten_thousand_calls_at_once_are_all_explained,
+    a_transaction_reads_once_and_writes_once,
 }
 
 async fn usage_is_added_up_by_agent_model_task_and_day(harness: Harness) {
@@ -229,4 +231,18 @@ async fn ten_thousand_calls_at_once_are_all_explained(harness: Harness) {
     let sql = "SELECT CAST(sum(amount) AS bigint), count(*) FROM ledger_entries WHERE office_id = $1";
     let found: (i64, i64) = on!(conn, |c| sqlx::query_as(sql).bind(id.0).fetch_one(&mut *c).await).expect("sums");
     assert_eq!(found, (0, 8001));
+}
+
+async fn a_transaction_reads_once_and_writes_once(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let (boss, agent) = (harness.agent(&office, "boss", true, &[]), harness.agent(&office, "one", true, &[]));
+    harness.work_on(&office, "").await;
+    harness.take(&agent, &office, 1, 0).await.expect("claims");
+    let meter = Meter::new(CREDITS, &office);
+    let calls: Vec<_> = (0..20).map(|_| call(&office, spender(&agent, &[&boss]), 100)).collect();
+    join_all(calls.iter().map(async |call| harness.reserve_call(call).await.expect("enough"))).await;
+    assert_eq!(meter.most().await, 2);
+    assert_eq!(join_all(calls.iter().map(|call| harness.settle_call(call, Some(7)))).await, [7; 20]);
+    assert_eq!(meter.most().await, 2);
+    assert_eq!(harness.money(&office).await, (START - 140, 0));
 }

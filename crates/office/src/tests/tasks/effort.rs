@@ -1,16 +1,13 @@
 //! What the queue does under its lock has a bound, however much there is: on SQLite it holds up every tenant.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, OnceLock},
-};
-
 use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, GetTaskStatsRequest, ListTasksRequest, Task, TaskStatus};
 use mi_testkit::{on_both, until};
-use tracing::{Event, Metadata, Subscriber, field::Visit, span};
 
 use super::{field, many, request, seconds};
-use crate::tests::harness::{Harness, LONG};
+use crate::tests::{
+    harness::{Harness, LONG},
+    statements::{Meter, QUEUE},
+};
 
 on_both! {
     circles_are_looked_for_with_few_statements,
@@ -24,81 +21,6 @@ on_both! {
     who_waits_is_served_when_a_tree_is_cancelled,
     searches_for_circles_do_not_share_one_transaction,
     leases_that_run_out_together_are_ended_with_few_statements,
-}
-
-/// Hears how many statements each transaction of a queue had, by office.
-#[derive(Default)]
-struct Ear(Mutex<HashMap<String, Vec<u64>>>);
-
-static EAR: OnceLock<&'static Ear> = OnceLock::new();
-
-struct Hears(&'static Ear);
-
-impl Subscriber for Hears {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "mi::tasks"
-    }
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-    fn event(&self, event: &Event<'_>) {
-        let mut said = Said::default();
-        event.record(&mut said);
-        if let (Some(office), Some(statements)) = (said.office, said.statements) {
-            self.0.0.lock().expect("whole").entry(office).or_default().push(statements);
-        }
-    }
-    fn enter(&self, _: &span::Id) {}
-    fn exit(&self, _: &span::Id) {}
-}
-
-#[derive(Default)]
-struct Said {
-    office: Option<String>,
-    statements: Option<u64>,
-}
-
-impl Visit for Said {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "office" {
-            self.office = Some(format!("{value:?}"));
-        }
-    }
-    fn record_u64(&mut self, field: &tracing::field::Field, value: u64) {
-        if field.name() == "statements" {
-            self.statements = Some(value);
-        }
-    }
-}
-
-/// The most statements of any transaction over the office's queue from now on.
-struct Meter<'a>(&'a str);
-
-impl<'a> Meter<'a> {
-    fn new(office: &'a str) -> Self {
-        EAR.get_or_init(|| {
-            let ear: &'static Ear = Box::leak(Box::default());
-            tracing::subscriber::set_global_default(Hears(ear)).expect("nobody else listens");
-            ear
-        });
-        let meter = Self(office);
-        meter.heard().remove(office);
-        meter
-    }
-
-    fn heard(&self) -> std::sync::MutexGuard<'static, HashMap<String, Vec<u64>>> {
-        EAR.get().expect("made").0.lock().expect("whole")
-    }
-
-    /// The most, which is not nothing; the count begins anew. It is told after the commit, which others see before.
-    async fn most(&self) -> u64 {
-        until("a transaction is told of", LONG, async || {
-            Ok::<_, String>(self.heard().remove(self.0).and_then(|all| all.into_iter().max()))
-        })
-        .await
-    }
 }
 
 /// A chain of tasks, each of which depends on the one before it.
@@ -121,7 +43,7 @@ fn parts(count: usize, of: &str, on: &[&str]) -> Vec<CreateTaskRequest> {
 
 async fn circles_are_looked_for_with_few_statements(harness: Harness) {
     let office = harness.active("Work").await;
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     let mut most = Vec::new();
     for (length, count) in [(2, 2), (50, 10), (900, 1000)] {
         let chain = chain(&harness, &office, length).await;
@@ -198,7 +120,7 @@ async fn until_count(harness: &Harness, office: &str, status: TaskStatus, expect
 async fn a_large_tree_is_cancelled_in_parts(harness: Harness) {
     let office = harness.active("Work").await;
     let worker = harness.agent(&office, "worker", false, &[]);
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     let top = harness.new_task(&office, "top").await.id;
     let mut below = top.clone();
     for _ in 0..3 {
@@ -226,7 +148,7 @@ async fn a_large_tree_is_cancelled_in_parts(harness: Harness) {
 
 async fn many_dependents_are_freed_in_parts(harness: Harness) {
     let office = harness.active("Work").await;
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     let first = harness.new_task(&office, "first").await.id;
     for _ in 0..3 {
         let mut requests = many("", 1000).requests;
@@ -254,7 +176,7 @@ async fn what_was_left_is_done_after_a_crash(mut harness: Harness) {
 
 async fn a_chain_hangs_and_goes_on_again_in_parts(harness: Harness) {
     let office = harness.active("Work").await;
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     let chain = chain(&harness, &office, 200).await;
     meter.most().await;
     harness.cancel(&harness.owner, &office, &chain[0].id).await.expect("open");
@@ -276,7 +198,7 @@ async fn a_chain_hangs_and_goes_on_again_in_parts(harness: Harness) {
 async fn agents_are_looked_after_in_pages(harness: Harness) {
     let office = harness.active("Work").await;
     let [leaver, stayer] = ["leaver", "stayer"].map(|name| harness.agent(&office, name, false, &[]));
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     let needs = |n: usize| match n % 4 {
         0 => CreateTaskRequest { assigned_agent: "leaver".into(), ..request("", "kept") },
         1 => CreateTaskRequest { required_tools: vec!["saw".into()], ..request("", "needs a saw") },
@@ -344,7 +266,7 @@ async fn who_waits_is_served_when_a_tree_is_cancelled(harness: Harness) {
 
 async fn searches_for_circles_do_not_share_one_transaction(harness: Harness) {
     let office = harness.active("Work").await;
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     let top = harness.new_task(&office, "top").await.id;
     let first = harness.new_task(&office, "first").await.id;
     meter.most().await;
@@ -363,7 +285,7 @@ async fn searches_for_circles_do_not_share_one_transaction(harness: Harness) {
 async fn leases_that_run_out_together_are_ended_with_few_statements(harness: Harness) {
     let office = harness.active("Work").await;
     let worker = harness.agent(&office, "worker", false, &[]);
-    let meter = Meter::new(&office);
+    let meter = Meter::new(QUEUE, &office);
     harness.batch(&office, many("", 500).requests).await.expect("creates");
     for _ in 0..5 {
         assert_eq!(harness.claim_all(&worker, &office).await.len(), 100);
