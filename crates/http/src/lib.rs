@@ -30,7 +30,8 @@ use http::{
     HeaderValue, StatusCode,
     header::{ACCEPT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
-use mi_rpc::{HttpRequest, HttpResponse};
+use mi_kernel::{Error, ErrorKind};
+use mi_rpc::{HttpRequest, HttpResponse, status};
 use tower::{Service, ServiceExt};
 use tower_http::cors::Cors;
 
@@ -103,23 +104,22 @@ impl Way {
         }
         match request.uri().path() {
             path if path.starts_with("/mi.") => Self::Connect,
-            openapi::PATH => Self::OpenApi,
-            "/v1" => Self::Rest,
-            path if path.starts_with("/v1/") => Self::Rest,
+            path if path.starts_with("/llm/") || path.starts_with("/proxy/") => Self::Gateway,
             path if compat::serves(path) => Self::Compat,
+            openapi::PATH => Self::OpenApi,
             mcp::PATH => Self::Mcp,
-            _ => Self::Gateway,
+            // Also what leads nowhere: it is told so there.
+            _ => Self::Rest,
         }
     }
 
     /// The answer to a body in an encoding that nobody here reads.
     fn unread(self) -> HttpResponse {
-        let refused = encodings::unknown();
         if self == Self::Connect {
-            return refusal::connect(&refused);
+            return refusal::connect(&encodings::unknown());
         }
-        let mut response = refusal::rest(&refused);
-        *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        let error = Error::new(ErrorKind::Invalid, "UNSUPPORTED_MEDIA_TYPE", encodings::unknown().message().to_owned());
+        let mut response = refusal::rest(&status(error));
         response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings::READ));
         response
     }

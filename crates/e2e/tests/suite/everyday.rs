@@ -9,7 +9,7 @@ use tonic::Code;
 
 #[tokio::test]
 async fn an_office_an_agent_and_its_work_in_one_line_each() {
-    let mut world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    let mut world = World::start(Backend::Sqlite, Arrangement::ProcessPerRole).await;
     let client = world.owner.clone();
     let office = client.offices().create("My Colony").await.expect("created");
     assert_eq!(client.offices().get(&office.id).await.expect("there"), office);
@@ -27,7 +27,7 @@ async fn an_office_an_agent_and_its_work_in_one_line_each() {
     let failed = timeout(LIMIT, client.tasks().run(&office.id, "exit 3")).await.expect("in time").expect("ran");
     assert_eq!(failed.status(), TaskStatus::Failed);
 
-    // Whoever waits goes on while the platform is away.
+    // Whoever waits goes on while the platform is away, which comes back at the same address.
     let request = CreateTaskRequest {
         office_id: office.id.clone(),
         title: "slow".into(),
