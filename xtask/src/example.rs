@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::{Child, Command, ExitCode, Stdio},
 };
 
@@ -14,6 +15,8 @@ use crate::{
 
 const FOLDER: &str = "deploy/examples";
 const DEBUG: &str = "--debug";
+/// What an example is run by that has no office of its own as a file.
+const SCRIPT: &str = "run.sh";
 /// The example whose agents have a model.
 const MODELLED: &str = "research-team";
 
@@ -21,6 +24,10 @@ pub(crate) fn run(args: &[String]) -> Result<ExitCode> {
     let known = names()?;
     let (name, release) = arguments(args, &known)?;
     let mi = platform::build(release)?;
+    let script = root().join(FOLDER).join(name).join(SCRIPT);
+    if script.is_file() {
+        return process::status(Command::new("sh").arg(script).env("MI", mi)).map(process::exit_code);
+    }
     let dir = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
     let mut up: Vec<String> = ["--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"].map(str::to_owned).into();
     for (flag, folder) in [("--data-dir", "data"), ("--config-dir", "config")] {
@@ -81,7 +88,8 @@ fn arguments<'a>(args: &'a [String], known: &[String]) -> Result<(&'a str, bool)
 
 /// The examples that there are.
 fn names() -> Result<Vec<String>> {
-    let folders = entries(&root().join(FOLDER))?.into_iter().filter(|path| path.join("office.yaml").is_file());
+    let is_one = |path: &PathBuf| path.join("office.yaml").is_file() || path.join(SCRIPT).is_file();
+    let folders = entries(&root().join(FOLDER))?.into_iter().filter(is_one);
     Ok(folders.map(|path| name(&path)).collect())
 }
 

@@ -100,7 +100,7 @@ pub(crate) async fn run(context: &Context) -> Result<(), Failure> {
     pairs.push(("colonies", offices.to_string()));
     pairs.push(("agents", agents.to_string()));
     if broke > 0 {
-        pairs.push(("out of credits", format!("{broke} agents; mi credits grant gives their colonies more")));
+        pairs.push(("out of credits", format!("{broke} of the agents; mi credits grant gives their colonies more")));
     }
     if agents > 0 && missing.is_empty() {
         pairs.push(("sandbox", "complete".to_owned()));

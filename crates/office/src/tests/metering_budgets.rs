@@ -1,8 +1,13 @@
 //! Budgets of agents: a wall for them and all whom they hired, told to the scheduler until it knows.
 
+use chrono::TimeDelta;
 use futures::future::join_all;
-use mi_kernel::Actor;
-use mi_proto::v1::{Agent, AgentBudget, GetBalanceRequest, SetAgentBudgetRequest};
+use mi_kernel::{Actor, Clock, Time};
+use mi_proto::{
+    internal::v1::{ChargeComputeRequest, RunningAgent},
+    v1::{Agent, AgentBudget, GetBalanceRequest, SetAgentBudgetRequest},
+};
+use mi_rpc::convert::timestamp;
 use mi_store::on;
 use mi_testkit::{on_both, until};
 use tonic::{Code, Status};
@@ -30,6 +35,7 @@ on_both! {
     whoever_is_gone_waits_no_longer,
     what_of_a_budget_is_left_is_told,
     the_scheduler_hears_whom_the_credits_do_not_suffice_for,
+    who_runs_when_nothing_is_left_says_so_until_there_is_more,
 }
 
 fn id(agent: &Actor) -> String {
@@ -80,6 +86,17 @@ impl Harness {
 }
 
 impl Harness {
+    /// Charges the agent, which runs since it has begun, for the time until this minute.
+    async fn charge_minute(&self, office: &str, agent: &Actor, begun: Time, minute: i64) {
+        let request = ChargeComputeRequest {
+            office_id: office.into(),
+            until: Some(timestamp(begun + TimeDelta::minutes(minute))),
+            at_most: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            agents: vec![RunningAgent { spender: Some(spender(agent, &[])), since: Some(timestamp(begun)) }],
+        };
+        self.metering().charge_compute(request).await.expect("charges");
+    }
+
     fn fire(&self, agent: &Actor) {
         let id = id(agent);
         self.scheduler.known().members.retain(|member| member.agent_id != id);
@@ -247,24 +264,29 @@ async fn the_scheduler_hears_of_a_budget_however_late(mut harness: Harness) {
 }
 
 async fn compute_that_uses_a_budget_up_makes_an_agent_wait(harness: Harness) {
-    use mi_kernel::Clock;
-    use mi_proto::internal::v1::{ChargeComputeRequest, RunningAgent};
-    use mi_rpc::convert::timestamp;
-
     let office = harness.create("Mine").await.id;
     let agent = harness.agent(&office, "analyst", true, &[]);
     harness.budget(&office, "analyst", 150).await;
     let begun = harness.clock.now();
     for (minutes, waits) in [(1, false), (2, true)] {
-        let request = ChargeComputeRequest {
-            office_id: office.clone(),
-            until: Some(timestamp(begun + chrono::TimeDelta::minutes(minutes))),
-            at_most: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
-            agents: vec![RunningAgent { spender: Some(spender(&agent, &[])), since: Some(timestamp(begun)) }],
-        };
-        harness.metering().charge_compute(request).await.expect("charges");
+        harness.charge_minute(&office, &agent, begun, minutes).await;
         harness.until_told(&agent, Some(150), waits).await;
     }
+}
+
+async fn who_runs_when_nothing_is_left_says_so_until_there_is_more(harness: Harness) {
+    let office = harness.create("Mine").await.id;
+    let agent = harness.agent(&office, "analyst", true, &[]);
+    let most = call(&office, spender(&agent, &[]), START - 150);
+    harness.reserve_call(&most).await.expect("enough");
+    harness.settle_call(&most, None).await;
+    let begun = harness.clock.now();
+    harness.charge_minute(&office, &agent, begun, 1).await;
+    assert_eq!(harness.scheduler.known().budgets, [], "something is left");
+    harness.charge_minute(&office, &agent, begun, 2).await;
+    harness.until_told_broke(&agent, "the office has no credits left; grant some").await;
+    harness.grant(&administrator(), grant(&office, 51, "")).await.expect("grants");
+    harness.until_told_broke(&agent, "").await;
 }
 
 async fn the_budget_of_one_that_is_gone_is_raised_all_the_same(harness: Harness) {
