@@ -4,6 +4,7 @@
 //! The packages come from the network, so these tests do something only where `MI_TEST_SDK` names a directory for them.
 
 mod connect;
+mod own;
 mod programs;
 mod reach;
 

@@ -142,7 +142,10 @@ export interface AgentStatus {
   phase: AgentPhase;
   /** Whether it takes work. */
   ready: boolean;
-  /** Why it is in this phase, when that is not obvious. */
+  /**
+   * Why it is in this phase, when that is not obvious; of one that works, it starts with `OUT_OF_CREDITS` while its office
+   * has too few credits for its calls.
+   */
   message: string;
   /** How often its instance was started again after it had gone away unasked. */
   restarts: number;
@@ -698,10 +701,26 @@ export interface LedgerEntry {
   time: string;
 }
 
+/** What an agent and all agents below it may spend, and did since it was hired, in micro-credits. */
+export interface AgentBudget {
+  /** The agent's id. */
+  agentId: string;
+  /** The agent's name. */
+  agent: string;
+  /** What they may spend; unset: it has no budget of its own. */
+  budget?: number;
+  /** What they spent. */
+  spent: number;
+  /** What is set aside for what goes on: it is not spent yet, and to nobody else's use. */
+  reserved: number;
+}
+
 /** See GetBalance. */
 export interface GetBalanceRequest {
   /** The office. */
   officeId?: string;
+  /** The agent whose budget is asked for too, as for SetAgentBudget; empty: none is. */
+  agent?: string;
 }
 
 /** See ListLedgerEntries. */
@@ -1038,7 +1057,8 @@ export interface Task {
   result: string;
   /**
    * Why it failed, or why the last attempt did; while it is queued or running, why none of its open subtasks goes on by
-   * itself, if that is so.
+   * itself, if that is so. While it is queued, it starts with `OUT_OF_CREDITS` as long as nobody may take it since the
+   * office has no credits left.
    */
   error: string;
   /** Drive paths of what was made. */
@@ -1293,6 +1313,16 @@ export interface RetryTaskRequest {
   taskId?: string;
 }
 
+/** See AssignTask. */
+export interface AssignTaskRequest {
+  /** The office. */
+  officeId?: string;
+  /** The task. */
+  taskId?: string;
+  /** Name of the only agent that may claim it from now on; empty: any. */
+  assignedAgent?: string;
+}
+
 /** See VerifyTask. */
 export interface VerifyTaskRequest {
   /** The office. */
@@ -1349,6 +1379,8 @@ export interface Office {
   createdAt: string;
   /** When name, status or settings last changed. */
   updatedAt: string;
+  /** The account that owns it. */
+  accountId: string;
 }
 
 /** What an office allows. Every field has a default, so a fresh office needs none. */
@@ -1564,6 +1596,7 @@ export interface Plain {
   "mi.v1.WatchMessagesRequest": WatchMessagesRequest;
   "mi.v1.Balance": Balance;
   "mi.v1.LedgerEntry": LedgerEntry;
+  "mi.v1.AgentBudget": AgentBudget;
   "mi.v1.GetBalanceRequest": GetBalanceRequest;
   "mi.v1.ListLedgerEntriesRequest": ListLedgerEntriesRequest;
   "mi.v1.GrantCreditsRequest": GrantCreditsRequest;
@@ -1606,6 +1639,7 @@ export interface Plain {
   "mi.v1.FailTaskRequest": FailTaskRequest;
   "mi.v1.CancelTaskRequest": CancelTaskRequest;
   "mi.v1.RetryTaskRequest": RetryTaskRequest;
+  "mi.v1.AssignTaskRequest": AssignTaskRequest;
   "mi.v1.VerifyTaskRequest": VerifyTaskRequest;
   "mi.v1.AddTaskNoteRequest": AddTaskNoteRequest;
   "mi.v1.ListTaskNotesRequest": ListTaskNotesRequest;

@@ -6,6 +6,7 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
+import { file_google_api_annotations } from "../../google/api/annotations_pb.js";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
 import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import { file_mi_v1_access } from "./access_pb.js";
@@ -17,7 +18,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mi/v1/credit_service.proto.
  */
 export const file_mi_v1_credit_service: GenFile = /*@__PURE__*/
-  fileDesc("ChptaS92MS9jcmVkaXRfc2VydmljZS5wcm90bxIFbWkudjEiPwoHQmFsYW5jZRIRCglhdmFpbGFibGUYASABKAMSDwoHYmFsYW5jZRgCIAEoAxIQCghyZXNlcnZlZBgDIAEoAyKNAQoLTGVkZ2VyRW50cnkSCgoCaWQYASABKAkSDgoGYW1vdW50GAIgASgDEhUKDWJhbGFuY2VfYWZ0ZXIYAyABKAMSDgoGcmVhc29uGAQgASgJEhEKCXJlZmVyZW5jZRgFIAEoCRIoCgR0aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCImChFHZXRCYWxhbmNlUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkiNQoSR2V0QmFsYW5jZVJlc3BvbnNlEh8KB2JhbGFuY2UYASABKAsyDi5taS52MS5CYWxhbmNlImcKGExpc3RMZWRnZXJFbnRyaWVzUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSFgoJcGFnZV9zaXplGAIgASgFSACIAQESEgoKcGFnZV90b2tlbhgDIAEoCUIMCgpfcGFnZV9zaXplIlkKGUxpc3RMZWRnZXJFbnRyaWVzUmVzcG9uc2USIwoHZW50cmllcxgBIAMoCzISLm1pLnYxLkxlZGdlckVudHJ5EhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJcChNHcmFudENyZWRpdHNSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIOCgZhbW91bnQYAiABKAMSDgoGcmVhc29uGAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkiOQoUR3JhbnRDcmVkaXRzUmVzcG9uc2USIQoFZW50cnkYASABKAsyEi5taS52MS5MZWRnZXJFbnRyeSJgCgVVc2FnZRILCgNrZXkYASABKAkSDgoGYW1vdW50GAIgASgDEhQKDGlucHV0X3Rva2VucxgDIAEoAxIVCg1vdXRwdXRfdG9rZW5zGAQgASgDEg0KBWNhbGxzGAUgASgDIqcBCg9HZXRVc2FnZVJlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEiMKCGdyb3VwX2J5GAIgASgOMhEubWkudjEuVXNhZ2VHcm91cBIuCgpzdGFydF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIsCghlbmRfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAiMAoQR2V0VXNhZ2VSZXNwb25zZRIcCgZ1c2FnZXMYASADKAsyDC5taS52MS5Vc2FnZSJZChVTZXRBZ2VudEJ1ZGdldFJlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg0KBWFnZW50GAIgASgJEhMKBmFtb3VudBgDIAEoA0gAiAEBQgkKB19hbW91bnQiNQoWU2V0QWdlbnRCdWRnZXRSZXNwb25zZRIbCgVhZ2VudBgBIAEoCzIMLm1pLnYxLkFnZW50KoIBCgpVc2FnZUdyb3VwEhsKF1VTQUdFX0dST1VQX1VOU1BFQ0lGSUVEEAASFQoRVVNBR0VfR1JPVVBfQUdFTlQQARIVChFVU0FHRV9HUk9VUF9NT0RFTBACEhQKEFVTQUdFX0dST1VQX1RBU0sQAxITCg9VU0FHRV9HUk9VUF9EQVkQBDKuAwoNQ3JlZGl0U2VydmljZRJLCgpHZXRCYWxhbmNlEhgubWkudjEuR2V0QmFsYW5jZVJlcXVlc3QaGS5taS52MS5HZXRCYWxhbmNlUmVzcG9uc2UiCIq1GAQKAgMEEl8KEUxpc3RMZWRnZXJFbnRyaWVzEh8ubWkudjEuTGlzdExlZGdlckVudHJpZXNSZXF1ZXN0GiAubWkudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSIHirUYAwoBAxJQCgxHcmFudENyZWRpdHMSGi5taS52MS5HcmFudENyZWRpdHNSZXF1ZXN0GhsubWkudjEuR3JhbnRDcmVkaXRzUmVzcG9uc2UiB4q1GAMKAQISRAoIR2V0VXNhZ2USFi5taS52MS5HZXRVc2FnZVJlcXVlc3QaFy5taS52MS5HZXRVc2FnZVJlc3BvbnNlIgeKtRgDCgEDElcKDlNldEFnZW50QnVkZ2V0EhwubWkudjEuU2V0QWdlbnRCdWRnZXRSZXF1ZXN0Gh0ubWkudjEuU2V0QWdlbnRCdWRnZXRSZXNwb25zZSIIirUYBAoCAwZiBnByb3RvMw", [file_google_protobuf_timestamp, file_mi_v1_access, file_mi_v1_agent_service]);
+  fileDesc("ChptaS92MS9jcmVkaXRfc2VydmljZS5wcm90bxIFbWkudjEiPwoHQmFsYW5jZRIRCglhdmFpbGFibGUYASABKAMSDwoHYmFsYW5jZRgCIAEoAxIQCghyZXNlcnZlZBgDIAEoAyKNAQoLTGVkZ2VyRW50cnkSCgoCaWQYASABKAkSDgoGYW1vdW50GAIgASgDEhUKDWJhbGFuY2VfYWZ0ZXIYAyABKAMSDgoGcmVhc29uGAQgASgJEhEKCXJlZmVyZW5jZRgFIAEoCRIoCgR0aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCJvCgtBZ2VudEJ1ZGdldBIQCghhZ2VudF9pZBgBIAEoCRINCgVhZ2VudBgCIAEoCRITCgZidWRnZXQYAyABKANIAIgBARINCgVzcGVudBgEIAEoAxIQCghyZXNlcnZlZBgFIAEoA0IJCgdfYnVkZ2V0IjUKEUdldEJhbGFuY2VSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRINCgVhZ2VudBgCIAEoCSJZChJHZXRCYWxhbmNlUmVzcG9uc2USHwoHYmFsYW5jZRgBIAEoCzIOLm1pLnYxLkJhbGFuY2USIgoGYnVkZ2V0GAIgASgLMhIubWkudjEuQWdlbnRCdWRnZXQiZwoYTGlzdExlZGdlckVudHJpZXNSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIWCglwYWdlX3NpemUYAiABKAVIAIgBARISCgpwYWdlX3Rva2VuGAMgASgJQgwKCl9wYWdlX3NpemUiWQoZTGlzdExlZGdlckVudHJpZXNSZXNwb25zZRIjCgdlbnRyaWVzGAEgAygLMhIubWkudjEuTGVkZ2VyRW50cnkSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJIlwKE0dyYW50Q3JlZGl0c1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg4KBmFtb3VudBgCIAEoAxIOCgZyZWFzb24YAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCSI5ChRHcmFudENyZWRpdHNSZXNwb25zZRIhCgVlbnRyeRgBIAEoCzISLm1pLnYxLkxlZGdlckVudHJ5ImAKBVVzYWdlEgsKA2tleRgBIAEoCRIOCgZhbW91bnQYAiABKAMSFAoMaW5wdXRfdG9rZW5zGAMgASgDEhUKDW91dHB1dF90b2tlbnMYBCABKAMSDQoFY2FsbHMYBSABKAMipwEKD0dldFVzYWdlUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSIwoIZ3JvdXBfYnkYAiABKA4yES5taS52MS5Vc2FnZUdyb3VwEi4KCnN0YXJ0X3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEiwKCGVuZF90aW1lGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCIwChBHZXRVc2FnZVJlc3BvbnNlEhwKBnVzYWdlcxgBIAMoCzIMLm1pLnYxLlVzYWdlIlkKFVNldEFnZW50QnVkZ2V0UmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDQoFYWdlbnQYAiABKAkSEwoGYW1vdW50GAMgASgDSACIAQFCCQoHX2Ftb3VudCI1ChZTZXRBZ2VudEJ1ZGdldFJlc3BvbnNlEhsKBWFnZW50GAEgASgLMgwubWkudjEuQWdlbnQqggEKClVzYWdlR3JvdXASGwoXVVNBR0VfR1JPVVBfVU5TUEVDSUZJRUQQABIVChFVU0FHRV9HUk9VUF9BR0VOVBABEhUKEVVTQUdFX0dST1VQX01PREVMEAISFAoQVVNBR0VfR1JPVVBfVEFTSxADEhMKD1VTQUdFX0dST1VQX0RBWRAEMr4FCg1DcmVkaXRTZXJ2aWNlEn4KCkdldEJhbGFuY2USGC5taS52MS5HZXRCYWxhbmNlUmVxdWVzdBoZLm1pLnYxLkdldEJhbGFuY2VSZXNwb25zZSI7kAIBirUYBAoCAwSC0+STAipiB2JhbGFuY2USHy92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L2NyZWRpdHMSkAEKEUxpc3RMZWRnZXJFbnRyaWVzEh8ubWkudjEuTGlzdExlZGdlckVudHJpZXNSZXF1ZXN0GiAubWkudjEuTGlzdExlZGdlckVudHJpZXNSZXNwb25zZSI4kAIBirUYAwoBA4LT5JMCKBImL3YxL29mZmljZXMve29mZmljZV9pZH0vY3JlZGl0cy9sZWRnZXIShwEKDEdyYW50Q3JlZGl0cxIaLm1pLnYxLkdyYW50Q3JlZGl0c1JlcXVlc3QaGy5taS52MS5HcmFudENyZWRpdHNSZXNwb25zZSI+irUYAwoBAoLT5JMCMToBKmIFZW50cnkiJS92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L2NyZWRpdHM6Z3JhbnQSdAoIR2V0VXNhZ2USFi5taS52MS5HZXRVc2FnZVJlcXVlc3QaFy5taS52MS5HZXRVc2FnZVJlc3BvbnNlIjeQAgGKtRgDCgEDgtPkkwInEiUvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS9jcmVkaXRzL3VzYWdlEpkBCg5TZXRBZ2VudEJ1ZGdldBIcLm1pLnYxLlNldEFnZW50QnVkZ2V0UmVxdWVzdBodLm1pLnYxLlNldEFnZW50QnVkZ2V0UmVzcG9uc2UiSoq1GAQKAgMGgtPkkwI8OgEqYgVhZ2VudCIwL3YxL29mZmljZXMve29mZmljZV9pZH0vYWdlbnRzL3thZ2VudH06c2V0QnVkZ2V0YgZwcm90bzM", [file_google_api_annotations, file_google_protobuf_timestamp, file_mi_v1_access, file_mi_v1_agent_service]);
 
 /**
  * What an office has, in micro-credits.
@@ -112,6 +113,55 @@ export const LedgerEntrySchema: GenMessage<LedgerEntry> = /*@__PURE__*/
   messageDesc(file_mi_v1_credit_service, 1);
 
 /**
+ * What an agent and all agents below it may spend, and did since it was hired, in micro-credits.
+ *
+ * @generated from message mi.v1.AgentBudget
+ */
+export type AgentBudget = Message<"mi.v1.AgentBudget"> & {
+  /**
+   * The agent's id.
+   *
+   * @generated from field: string agent_id = 1;
+   */
+  agentId: string;
+
+  /**
+   * The agent's name.
+   *
+   * @generated from field: string agent = 2;
+   */
+  agent: string;
+
+  /**
+   * What they may spend; unset: it has no budget of its own.
+   *
+   * @generated from field: optional int64 budget = 3;
+   */
+  budget?: bigint | undefined;
+
+  /**
+   * What they spent.
+   *
+   * @generated from field: int64 spent = 4;
+   */
+  spent: bigint;
+
+  /**
+   * What is set aside for what goes on: it is not spent yet, and to nobody else's use.
+   *
+   * @generated from field: int64 reserved = 5;
+   */
+  reserved: bigint;
+};
+
+/**
+ * Describes the message mi.v1.AgentBudget.
+ * Use `create(AgentBudgetSchema)` to create a new message.
+ */
+export const AgentBudgetSchema: GenMessage<AgentBudget> = /*@__PURE__*/
+  messageDesc(file_mi_v1_credit_service, 2);
+
+/**
  * See GetBalance.
  *
  * @generated from message mi.v1.GetBalanceRequest
@@ -123,6 +173,13 @@ export type GetBalanceRequest = Message<"mi.v1.GetBalanceRequest"> & {
    * @generated from field: string office_id = 1;
    */
   officeId: string;
+
+  /**
+   * The agent whose budget is asked for too, as for SetAgentBudget; empty: none is.
+   *
+   * @generated from field: string agent = 2;
+   */
+  agent: string;
 };
 
 /**
@@ -130,7 +187,7 @@ export type GetBalanceRequest = Message<"mi.v1.GetBalanceRequest"> & {
  * Use `create(GetBalanceRequestSchema)` to create a new message.
  */
 export const GetBalanceRequestSchema: GenMessage<GetBalanceRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 2);
+  messageDesc(file_mi_v1_credit_service, 3);
 
 /**
  * See GetBalance.
@@ -144,6 +201,13 @@ export type GetBalanceResponse = Message<"mi.v1.GetBalanceResponse"> & {
    * @generated from field: mi.v1.Balance balance = 1;
    */
   balance?: Balance | undefined;
+
+  /**
+   * What the agent may spend; unset: none was asked for.
+   *
+   * @generated from field: mi.v1.AgentBudget budget = 2;
+   */
+  budget?: AgentBudget | undefined;
 };
 
 /**
@@ -151,7 +215,7 @@ export type GetBalanceResponse = Message<"mi.v1.GetBalanceResponse"> & {
  * Use `create(GetBalanceResponseSchema)` to create a new message.
  */
 export const GetBalanceResponseSchema: GenMessage<GetBalanceResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 3);
+  messageDesc(file_mi_v1_credit_service, 4);
 
 /**
  * See ListLedgerEntries.
@@ -186,7 +250,7 @@ export type ListLedgerEntriesRequest = Message<"mi.v1.ListLedgerEntriesRequest">
  * Use `create(ListLedgerEntriesRequestSchema)` to create a new message.
  */
 export const ListLedgerEntriesRequestSchema: GenMessage<ListLedgerEntriesRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 4);
+  messageDesc(file_mi_v1_credit_service, 5);
 
 /**
  * See ListLedgerEntries.
@@ -214,7 +278,7 @@ export type ListLedgerEntriesResponse = Message<"mi.v1.ListLedgerEntriesResponse
  * Use `create(ListLedgerEntriesResponseSchema)` to create a new message.
  */
 export const ListLedgerEntriesResponseSchema: GenMessage<ListLedgerEntriesResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 5);
+  messageDesc(file_mi_v1_credit_service, 6);
 
 /**
  * See GrantCredits.
@@ -257,7 +321,7 @@ export type GrantCreditsRequest = Message<"mi.v1.GrantCreditsRequest"> & {
  * Use `create(GrantCreditsRequestSchema)` to create a new message.
  */
 export const GrantCreditsRequestSchema: GenMessage<GrantCreditsRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 6);
+  messageDesc(file_mi_v1_credit_service, 7);
 
 /**
  * See GrantCredits.
@@ -278,7 +342,7 @@ export type GrantCreditsResponse = Message<"mi.v1.GrantCreditsResponse"> & {
  * Use `create(GrantCreditsResponseSchema)` to create a new message.
  */
 export const GrantCreditsResponseSchema: GenMessage<GrantCreditsResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 7);
+  messageDesc(file_mi_v1_credit_service, 8);
 
 /**
  * What was used for one key.
@@ -327,7 +391,7 @@ export type Usage = Message<"mi.v1.Usage"> & {
  * Use `create(UsageSchema)` to create a new message.
  */
 export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 8);
+  messageDesc(file_mi_v1_credit_service, 9);
 
 /**
  * See GetUsage.
@@ -369,7 +433,7 @@ export type GetUsageRequest = Message<"mi.v1.GetUsageRequest"> & {
  * Use `create(GetUsageRequestSchema)` to create a new message.
  */
 export const GetUsageRequestSchema: GenMessage<GetUsageRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 9);
+  messageDesc(file_mi_v1_credit_service, 10);
 
 /**
  * See GetUsage.
@@ -390,7 +454,7 @@ export type GetUsageResponse = Message<"mi.v1.GetUsageResponse"> & {
  * Use `create(GetUsageResponseSchema)` to create a new message.
  */
 export const GetUsageResponseSchema: GenMessage<GetUsageResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 10);
+  messageDesc(file_mi_v1_credit_service, 11);
 
 /**
  * See SetAgentBudget.
@@ -427,7 +491,7 @@ export type SetAgentBudgetRequest = Message<"mi.v1.SetAgentBudgetRequest"> & {
  * Use `create(SetAgentBudgetRequestSchema)` to create a new message.
  */
 export const SetAgentBudgetRequestSchema: GenMessage<SetAgentBudgetRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 11);
+  messageDesc(file_mi_v1_credit_service, 12);
 
 /**
  * See SetAgentBudget.
@@ -448,7 +512,7 @@ export type SetAgentBudgetResponse = Message<"mi.v1.SetAgentBudgetResponse"> & {
  * Use `create(SetAgentBudgetResponseSchema)` to create a new message.
  */
 export const SetAgentBudgetResponseSchema: GenMessage<SetAgentBudgetResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_credit_service, 12);
+  messageDesc(file_mi_v1_credit_service, 13);
 
 /**
  * By what usage is added up.
@@ -505,7 +569,7 @@ export const UsageGroupSchema: GenEnum<UsageGroup> = /*@__PURE__*/
  */
 export const CreditService: GenService<{
   /**
-   * Answers what an office has.
+   * Answers what an office has, or what an agent may spend of it.
    *
    * @generated from rpc mi.v1.CreditService.GetBalance
    */
