@@ -6,6 +6,8 @@ use mi_kernel::{Error, ErrorKind};
 use mi_rpc::status;
 use tonic::{Status, body::Body};
 
+use crate::refusal::invalid;
+
 /// Reads a body to its end, decompressed as it is.
 ///
 /// # Errors
@@ -18,8 +20,8 @@ pub(crate) async fn whole(body: Body, limit: usize) -> Result<Bytes, Status> {
             Err(status(Error::new(ErrorKind::Exhausted, "MESSAGE_TOO_LARGE", text)))
         }
         Err(error) => Err(error.downcast::<Status>().map_or_else(
-            |error| Status::invalid_argument(format!("the body broke off: {error}")),
-            |status| Status::invalid_argument(format!("the body broke off: {}", status.message())),
+            |error| invalid("body", format!("broke off: {error}")),
+            |status| invalid("body", format!("broke off: {}", status.message())),
         )),
     }
 }
