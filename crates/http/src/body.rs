@@ -17,6 +17,8 @@ use mi_kernel::{Error, ErrorKind};
 use mi_rpc::{HttpRequest, HttpResponse, status};
 use tonic::{Status, body::Body};
 
+use crate::refusal::invalid;
+
 /// Of a body that is too large so many bytes are read and thrown away: whoever still sends hears why only afterwards.
 const THROWN_AWAY: usize = 64 << 20;
 
@@ -27,7 +29,7 @@ const THROWN_AWAY: usize = 64 << 20;
 pub(crate) async fn whole(mut body: Body, limit: usize) -> Result<Bytes, Status> {
     let (mut whole, mut length) = (BytesMut::new(), 0);
     while let Some(frame) = body.frame().await {
-        let broken = |error: Status| Status::invalid_argument(format!("the body broke off: {}", error.message()));
+        let broken = |error: Status| invalid("body", format!("broke off: {}", error.message()));
         let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
         length += data.len();
         match length {

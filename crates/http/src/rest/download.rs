@@ -105,7 +105,8 @@ pub(crate) async fn serve(
         response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(wanted.1));
         return Ok(about.head(response, part.iter().all(Option::is_some)));
     }
-    Err(Status::aborted("it changes faster than it can be read; try again"))
+    let text = "it changes faster than it can be read; try again";
+    Err(status(Error::new(ErrorKind::Aborted, "CONFLICT", text)))
 }
 
 /// The bytes of an answer.

@@ -1,13 +1,15 @@
 //! Uploads: a body of bytes as the messages of a stream, never more of it in memory than one of them.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, channel::oneshot, stream};
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use mi_rpc::HttpResponse;
 use prost::encoding::{WireType, encode_key, encode_varint};
 use prost_reflect::{DynamicMessage, ReflectMessage, Value};
-use tonic::{Status, body::Body};
+use tonic::{Code, Status, body::Body};
 
 use super::{
     bind::{Asked, encoded},
@@ -26,6 +28,11 @@ const BATCH: usize = 256 << 10;
 /// Most bytes that are taken over at once: with what was there before, a message stays below the 1 MiB that roles take.
 const MAX_PIECE: usize = 512 << 10;
 
+/// How much is read of a body that was refused, and for how long: most clients hear what is said only when they have sent
+/// all, and one that is cut off hears nothing.
+const MAX_LEFT: usize = 64 << 20;
+const LEFT_TIME: Duration = Duration::from_secs(10);
+
 /// Takes in a body.
 pub(crate) async fn serve(
     gateway: &BytePath,
@@ -39,16 +46,52 @@ pub(crate) async fn serve(
         return Err(Status::internal("an upload is asked for that is none"));
     };
     let tag = chunk.number();
+    // Whoever waits to be told to go on has sent nothing, and is not to be told so now.
+    let has_sent = !headers.contains_key(header::EXPECT);
+    let (back, returned) = oneshot::channel();
     let first = async move {
         let message = head(&asked, &headers)?;
         Ok::<_, Status>(vec![prefix(message.len()), message])
     };
-    let content = stream::try_unfold(Content::new(body), move |mut content| async move {
-        Ok(content.batch().await?.map(|batch| (message(tag, batch), content)))
+    let lent = Lent { content: Some(Content::new(body)), back: Some(back) };
+    let content = stream::try_unfold(lent, move |mut lent| async move {
+        let batch = match &mut lent.content {
+            Some(content) => content.batch().await?,
+            None => None,
+        };
+        Ok(batch.map(|batch| (message(tag, batch), lent)))
     });
     let pieces = stream::once(first).chain(content).map_ok(|pieces| stream::iter(pieces).map(Ok)).try_flatten();
-    let mut answer = gateway.send(caller, &route.method.path, pieces).await?;
-    respond(route, answer.only().await?)
+    let outcome = match gateway.send(caller, &route.method.path, pieces).await {
+        Ok(mut answer) => answer.only().await,
+        Err(refused) => Err(refused),
+    };
+    match outcome {
+        Ok(message) => respond(route, message),
+        Err(refused) => {
+            if has_sent && refused.code() != Code::Unauthenticated {
+                let rest = async { returned.await.ok()?.drain().await };
+                // Whatever is left after that is cut off.
+                let _ = tokio::time::timeout(LEFT_TIME, rest).await;
+            }
+            Err(refused)
+        }
+    }
+}
+
+/// A body on its way to the role; what is left of it comes back when the call is over.
+struct Lent {
+    content: Option<Content>,
+    back: Option<oneshot::Sender<Content>>,
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some((content, back)) = self.content.take().zip(self.back.take()) {
+            // Nobody waits for it after a call that went well.
+            drop(back.send(content));
+        }
+    }
 }
 
 /// The first message, which says what the content is of.
@@ -122,9 +165,8 @@ impl Content {
                 match frame {
                     None => self.is_over = true,
                     Some(frame) => {
-                        let frame = frame.map_err(|error| {
-                            Status::invalid_argument(format!("the body broke off: {}", error.message()))
-                        })?;
+                        let frame =
+                            frame.map_err(|error| invalid("body", format!("broke off: {}", error.message())))?;
                         self.left = frame.into_data().unwrap_or_default();
                     }
                 }
@@ -136,12 +178,31 @@ impl Content {
         }
         Ok((!batch.is_empty()).then_some(batch))
     }
+
+    /// Reads what is left, within bounds, and drops it.
+    async fn drain(mut self) -> Option<()> {
+        let mut read = 0;
+        while read < MAX_LEFT {
+            let batch = self.batch().await.ok()??;
+            read += batch.iter().map(Bytes::len).sum::<usize>();
+        }
+        Some(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        convert::Infallible,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::Relaxed},
+        },
+    };
+
     use http_body::Frame;
     use http_body_util::StreamBody;
+    use mi_rpc::HttpRequest;
 
     use super::*;
 
@@ -168,7 +229,35 @@ mod tests {
         let frames = stream::iter([Ok(Frame::data(Bytes::from_static(b"half"))), Err(Status::unknown("cut"))]);
         let mut content = Content::new(Body::new(StreamBody::new(frames)));
         let refused = content.batch().await.expect_err("broken");
-        assert_eq!((refused.code(), refused.message()), (tonic::Code::InvalidArgument, "the body broke off: cut"));
+        assert_eq!((refused.code(), refused.message()), (tonic::Code::InvalidArgument, "body broke off: cut"));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_when_all_is_sent() {
+        for (refused, expect, status, read) in [
+            (Status::failed_precondition("it is there"), None, 400, 3),
+            (Status::failed_precondition("it is there"), Some("100-continue"), 400, 0),
+            (Status::unauthenticated("nobody"), None, 401, 0),
+        ] {
+            let gateway = tower::service_fn(move |request: HttpRequest| {
+                drop(request);
+                std::future::ready(Ok::<_, Infallible>(refused.clone().into_http()))
+            });
+            let count = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&count);
+            let frames = stream::iter(0..3).map(move |_| {
+                counted.fetch_add(1, Relaxed);
+                Ok::<_, Status>(Frame::data(Bytes::from_static(b"bytes")))
+            });
+            let mut request = HttpRequest::new(Body::new(StreamBody::new(frames)));
+            *request.method_mut() = http::Method::PUT;
+            *request.uri_mut() = http::Uri::from_static("/v1/offices/o/files/a");
+            if let Some(expect) = expect {
+                request.headers_mut().insert(header::EXPECT, http::HeaderValue::from_static(expect));
+            }
+            let response = crate::rest::serve(&BytePath::new(gateway), request).await;
+            assert_eq!((response.status().as_u16(), count.load(Relaxed)), (status, read));
+        }
     }
 
     #[test]
