@@ -1,5 +1,5 @@
-//! A door on loopback for the programs that the agent runs and that speak a vendor's API: what they send goes to the
-//! platform's proxies under the agent's own name.
+//! A door on loopback for the programs that the agent runs and that speak a vendor's API, or MCP: what they send goes to the
+//! platform's proxies, and to its tools, under the agent's own name.
 //!
 //! A program shows a random word as its key, where its vendor's library puts keys. The word is good here alone and only
 //! as long as the program runs, and says for which task it runs. The relay puts the agent's token in its place, fresh for
@@ -42,8 +42,10 @@ const HEADERS: usize = 100;
 const HEADER_BYTES: usize = 64 << 10;
 /// Between tries when the system has no room for another connection.
 const PAUSE: Duration = Duration::from_millis(100);
-/// What may be reached through the relay.
+/// Below what there is something to be reached through the relay.
 const ROOTS: [&str; 2] = ["/llm/", "/proxy/"];
+/// Where the platform's tools are reached, by MCP.
+pub(crate) const MCP: &str = "/mcp";
 /// Headers that are about one connection, or about who asks.
 const OWN: [HeaderName; 12] = [
     header::CONNECTION,
@@ -182,13 +184,14 @@ async fn pass(keys: &Keys, proxy: &Proxy, request: Request<Incoming>) -> Result<
     let (mut parts, body) = request.into_parts();
     let Some(task) = shown(&parts.headers, parts.uri.query()).find_map(|word| keys.lock().get(word).cloned()) else {
         let problem = "the key is not one of a program of this agent that runs: take it from ANTHROPIC_API_KEY, \
-                       OPENAI_API_KEY or GEMINI_API_KEY of the program's environment";
+                       OPENAI_API_KEY, GEMINI_API_KEY or MI_MCP_TOKEN of the program's environment";
         return Err((StatusCode::UNAUTHORIZED, problem.into()));
     };
     let path = parts.uri.path();
     // An absolute URI names another host.
-    if parts.uri.authority().is_some() || !ROOTS.iter().any(|root| path.starts_with(root)) {
-        let problem = format!("the path is not below one of {}", ROOTS.join(", "));
+    let is_reached = path == MCP || ROOTS.iter().any(|root| path.starts_with(root));
+    if parts.uri.authority().is_some() || !is_reached {
+        let problem = format!("the path is neither {MCP} nor below one of {}", ROOTS.join(", "));
         return Err((StatusCode::NOT_FOUND, problem));
     }
     let without_key = |query| without_key(query, |word| keys.lock().contains_key(word));

@@ -54,7 +54,8 @@ impl Drop for TelemetryGuard {
 /// # Errors
 /// `Invalid` when the endpoint is no URL or `MI_LOG` does not parse.
 pub fn init(config: &TelemetryConfig) -> Result<TelemetryGuard> {
-    let levels = std::env::var("MI_LOG").unwrap_or_else(|_| "info,sqlx=warn,h2=warn,hyper=warn".into());
+    // `rmcp` says of every request that it came and went, and repeats what callers wrote.
+    let levels = std::env::var("MI_LOG").unwrap_or_else(|_| "info,sqlx=warn,h2=warn,hyper=warn,rmcp=error".into());
     let filter = EnvFilter::try_new(&levels)
         .map_err(|error| Error::invalid("MI_LOG", "does not parse; try info or mi=debug").caused_by(error))?;
     let output =

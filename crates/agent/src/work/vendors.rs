@@ -1,10 +1,12 @@
-//! What programs read that speak a vendor's API: where its server is, and their key. Both lead to the relay.
+//! What programs read that speak a vendor's API or MCP: where its server is, and their key. Both lead to the relay.
 
 use std::{env, sync::Arc};
 
+use serde_json::json;
+
 use crate::{
     config::{ModelApi, ModelConfig},
-    relay::{Key, Keys},
+    relay::{Key, Keys, MCP},
 };
 
 /// A vendor: the variables of its base URL and of the key, how it is spoken to, its name at the proxy, and the end of its
@@ -37,7 +39,16 @@ impl Vendors {
 
     /// The variables for whoever has this key.
     pub(super) fn variables(&self, key: &Key) -> Vec<(&'static str, String)> {
-        self.unless_given(key.word(), |name| env::var_os(name).is_some())
+        let vendors = self.unless_given(key.word(), |name| env::var_os(name).is_some());
+        vendors.into_iter().chain(self.tools(key.word())).collect()
+    }
+
+    /// How MCP clients reach the platform's tools: as two words, and as the configuration that most of them read.
+    fn tools(&self, word: &str) -> [(&'static str, String); 3] {
+        let url = format!("http://127.0.0.1:{}{MCP}", self.port);
+        let headers = json!({"Authorization": format!("Bearer {word}")});
+        let config = json!({"mcpServers": {"mi": {"type": "http", "url": url, "headers": headers}}});
+        [("MI_MCP_URL", url), ("MI_MCP_TOKEN", word.to_owned()), ("MI_MCP_CONFIG", config.to_string())]
     }
 
     /// Of a vendor of which the agent's environment says anything, the operator means something else.
@@ -78,6 +89,16 @@ mod tests {
         };
         assert_eq!(urls(&vendors(None), ""), expected("openai"));
         assert_eq!(urls(&vendors(Some((ModelApi::OpenAi, "mistral"))), ""), expected("mistral"));
+    }
+
+    #[test]
+    fn the_platforms_tools_are_behind_the_relay() {
+        let [url, token, (name, config)] = vendors(None).tools("word");
+        assert_eq!(url, ("MI_MCP_URL", "http://127.0.0.1:7/mcp".to_owned()));
+        assert_eq!(token, ("MI_MCP_TOKEN", "word".to_owned()));
+        let server = json!({"type": "http", "url": url.1, "headers": {"Authorization": "Bearer word"}});
+        let config: serde_json::Value = serde_json::from_str(&config).expect("it is JSON");
+        assert_eq!((name, config), ("MI_MCP_CONFIG", json!({"mcpServers": {"mi": server}})));
     }
 
     #[test]

@@ -234,7 +234,7 @@ impl Platform {
     }
 
     async fn call(self: Arc<Self>, request: http::Request<Body>) -> Result<http::Response<Body>, Infallible> {
-        if ["/llm/", "/proxy/"].iter().any(|root| request.uri().path().starts_with(root)) {
+        if ["/llm/", "/proxy/", "/mcp"].iter().any(|root| request.uri().path().starts_with(root)) {
             return Ok(self.proxied(request).await);
         }
         let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();

@@ -76,7 +76,7 @@ impl Platform {
                 let pieces = http_body_util::StreamBody::new(pieces.map(|piece| piece.map(http_body::Frame::data)));
                 Response::new(Body::new(pieces))
             }
-            path if path.starts_with("/llm/echo") || path.starts_with("/proxy/") => {
+            path if path.starts_with("/llm/echo") || path.starts_with("/proxy/") || path == "/mcp" => {
                 let body = body.collect().await.expect("whole").to_bytes();
                 let headers: Value = parts
                     .headers

@@ -128,6 +128,9 @@ async fn a_program_reaches_the_proxies_under_the_name_of_its_agent() {
     }
     let broker = json(harness.get("/proxy/github/user", key).await).await;
     assert_eq!((&broker["method"], &broker["path"]), (&json!("GET"), &json!("/proxy/github/user")));
+    // The platform's tools, by the word and the address that MCP clients are told.
+    let tools = json(harness.get("/mcp", &harness.env["MI_MCP_TOKEN"]).await).await;
+    assert_eq!((&tools["method"], &tools["path"]), (&json!("GET"), &json!("/mcp")));
     harness.end().await;
 }
 
@@ -152,7 +155,17 @@ async fn nobody_without_a_key_of_a_running_program_gets_through() {
 #[tokio::test]
 async fn only_the_proxies_are_reached_however_the_path_is_written() {
     let harness = Harness::new().await;
-    for path in ["/", "/llm", "/llmx/a", "/mi.v1.TaskService/ClaimTasks", "/v1/offices", "//llm/x", "/%6clm/x"] {
+    for path in [
+        "/",
+        "/llm",
+        "/llmx/a",
+        "/mcp/",
+        "/mcpx",
+        "/mi.v1.TaskService/ClaimTasks",
+        "/v1/offices",
+        "//llm/x",
+        "/%6clm/x",
+    ] {
         assert_eq!(harness.raw(path).await, "HTTP/1.1 404 Not Found", "{path}");
     }
     let ways = ["/llm/../v1/offices", "/llm/%2e%2E/v1/offices", "/llm/.%2e/x", "/llm/./x", "/llm/\\..\\x"];
@@ -265,6 +278,8 @@ async fn a_program_is_told_where_its_vendors_are_and_holds_no_secret_but_its_wor
         ("GOOGLE_GEMINI_BASE_URL", format!("{root}/llm/gemini")),
         ("ANTHROPIC_API_KEY", harness.key().to_owned()),
         ("GEMINI_API_KEY", harness.key().to_owned()),
+        ("MI_MCP_URL", format!("{root}/mcp")),
+        ("MI_MCP_TOKEN", harness.key().to_owned()),
     ];
     for (name, value) in expected {
         assert_eq!(harness.env[name], value, "{name}");
@@ -281,6 +296,9 @@ async fn a_program_is_told_where_its_vendors_are_and_holds_no_secret_but_its_wor
             "GEMINI_API_KEY",
             "MI_ARTIFACTS",
             "MI_ATTEMPT",
+            "MI_MCP_CONFIG",
+            "MI_MCP_TOKEN",
+            "MI_MCP_URL",
             "MI_OFFICE_ID",
             "MI_TASK_ID",
             "OPENAI_API_KEY"

@@ -18,6 +18,7 @@ mod identity;
 mod isolation;
 mod journey;
 mod matrix;
+mod mcp;
 mod providers;
 mod rest;
 mod sdk;

@@ -53,21 +53,54 @@ impl Bounded {
 
     /// What was said under this name; else what is usual.
     fn read(&self, name: &str, said: Option<&Value>) -> Result<u64, Status> {
-        let number = match said {
-            None | Some(Value::Null) => Some(self.usual),
-            // Some write whole numbers as 5.0, or as text.
-            Some(Value::Number(number)) => number.as_u64().or_else(|| whole(number.as_f64()?)),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(_) => None,
-        };
+        let number = said.map_or(Some(self.usual), |said| whole(said).and_then(|number| number.try_into().ok()));
         let number = number.filter(|number| (self.least..=self.most).contains(number));
         number.ok_or_else(|| invalid(format!("`{name}` must be a whole number from {} to {}", self.least, self.most)))
     }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is looked at before")]
-fn whole(number: f64) -> Option<u64> {
-    (number.fract() == 0.0 && (0.0..1e15).contains(&number)).then_some(number as u64)
+/// A whole number, which some write as 5.0, or as text.
+fn whole(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64().or_else(|| {
+            let number = number.as_f64()?;
+            (number.fract() == 0.0 && number.abs() < 1e15).then_some(number as i64)
+        }),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    }
+}
+
+/// Whether a value is of the kind that a schema of ours has; what else it must be, the API says.
+fn fits(schema: &Value, value: &Value) -> bool {
+    match schema["type"].as_str() {
+        Some("string") => value.is_string() && schema["enum"].as_array().is_none_or(|names| names.contains(value)),
+        Some("integer") => whole(value).is_some_and(|number| {
+            let bound = |name: &str| schema[name].as_i64();
+            bound("minimum").is_none_or(|least| least <= number) && bound("maximum").is_none_or(|most| number <= most)
+        }),
+        Some("number") => value.is_number(),
+        Some("boolean") => value.is_boolean(),
+        Some("array") => value.as_array().is_some_and(|items| items.iter().all(|item| fits(&schema["items"], item))),
+        Some("object") => value.is_object(),
+        _ => true,
+    }
+}
+
+/// The same in words.
+fn must_be(schema: &Value) -> String {
+    match (schema["type"].as_str().unwrap_or_default(), schema["enum"].as_array(), schema["minimum"].as_i64()) {
+        (_, Some(names), _) => {
+            let names: Vec<_> = names.iter().filter_map(Value::as_str).collect();
+            format!("one of {}", names.join(", "))
+        }
+        ("integer", _, Some(least)) => format!("a whole number from {least} to {}", schema["maximum"]),
+        ("integer", ..) => "a whole number".to_owned(),
+        ("string", ..) => "a text".to_owned(),
+        ("boolean", ..) => "true or false".to_owned(),
+        ("array", ..) => format!("a list, each item of which is {}", must_be(&schema["items"])),
+        (kind, ..) => format!("of type {kind}"),
+    }
 }
 
 /// Something is wrong with what the caller said.
@@ -94,7 +127,7 @@ impl Arguments {
     pub(crate) fn read(offer: &Offer, who: &Who, said: Option<Map<String, Value>>) -> Result<Self, Status> {
         let mut fields = said.unwrap_or_default();
         if let Some(name) = fields.keys().find(|name| !offer.takes(name)) {
-            let known: Vec<_> = offer.arguments.iter().map(String::as_str).collect();
+            let known: Vec<_> = offer.arguments.keys().map(String::as_str).collect();
             let name: String = name.chars().take(64).collect();
             return Err(invalid(format!(
                 "`{name}` is no argument of {}: it takes {}",
@@ -104,6 +137,10 @@ impl Arguments {
         }
         // Many models write null for what they do not mean to say.
         fields.retain(|_, value| !value.is_null());
+        let misfit = fields.iter().find(|(name, value)| !fits(&offer.arguments[*name], value));
+        if let Some((name, _)) = misfit {
+            return Err(invalid(format!("`{name}` must be {}", must_be(&offer.arguments[name]))));
+        }
         if let Some(own) = &who.office_id
             && offer.takes(OFFICE)
             && fields.get(OFFICE).is_none_or(|said| said == "")
@@ -123,11 +160,8 @@ impl Arguments {
         }
         let max_bytes = MAX_BYTES.read(MAX_BYTES.name, fields.remove(MAX_BYTES.name).as_ref())?;
         let seconds = WAIT_SECONDS.read(WAIT_SECONDS.name, fields.remove(WAIT_SECONDS.name).as_ref())?;
-        let wait = match fields.remove(WAIT_NAME) {
-            None | Some(Value::Bool(false)) => None,
-            Some(Value::Bool(true)) => Some(Duration::from_secs(seconds)),
-            Some(_) => return Err(invalid(format!("`{WAIT_NAME}` must be true or false"))),
-        };
+        let waits = fields.remove(WAIT_NAME) == Some(Value::Bool(true));
+        let wait = waits.then(|| Duration::from_secs(seconds));
         // A u64 of at most a million.
         Ok(Self { fields, max_bytes: usize::try_from(max_bytes).unwrap_or(usize::MAX), wait })
     }
@@ -192,6 +226,20 @@ mod tests {
         }
         let text = problem("create_task", json!({"office_id": "a", "title": "t", "wait": 5}));
         assert_eq!(text, "`wait` must be true or false");
+        for (name, value, must_be) in [
+            ("priority", json!("high"), "a whole number"),
+            ("priority", json!(1.5), "a whole number"),
+            ("title", json!(["t"]), "a text"),
+            ("depends_on", json!([1]), "a list, each item of which is a text"),
+            ("verification_required", json!("yes"), "true or false"),
+        ] {
+            let text = problem("create_task", json!({"office_id": "a", "title": "t", name: value}));
+            assert_eq!(text, format!("`{name}` must be {must_be}"));
+        }
+        let text = problem("create_task", json!({"office_id": "a", "title": "t", "kind": "command"}));
+        assert!(text.starts_with("`kind` must be one of TASK_KIND_GENERAL, "), "{text}");
+        let text = problem("hire_agent", json!({"office_id": "a", "name": "n", "env": []}));
+        assert_eq!(text, "`env` must be of type object");
         let text = problem("list_agents", json!({"office_id": "a", "max_bytes": 10_000_000}));
         assert_eq!(text, "`max_bytes` must be a whole number from 1000 to 1000000");
     }

@@ -9,8 +9,8 @@ use rmcp::{
     model::{
         CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CustomRequest, CustomResult, ErrorCode,
         GetTaskParams, GetTaskResult, Implementation, ListResourceTemplatesResult, ListResourcesResult,
-        ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-        ServerConfig, UpdateTaskParams,
+        ListToolsResult, PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+        ServerCapabilities, ServerConfig, UpdateTaskParams,
     },
     service::RequestContext,
 };
@@ -36,7 +36,7 @@ const INSTRUCTIONS: &str = "\
     messages and credits are shared there. To get work done: list_offices (or create_office), hire_agent, create_task with \
     wait. Names such as TASK_KIND_COMMAND are written in full. Lists have pages: give next_page_token as page_token. \
     Errors say what to do; creating calls take a request_id of your choice, with which they can be repeated safely.";
-/// Methods whose requests have a form.
+/// Methods whose requests have a form. The first is gone since 2026-07-28.
 const METHODS: [&str; 8] = [
     "initialize",
     "server/discover",
@@ -243,7 +243,7 @@ impl ServerHandler for Handler {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let who = who(&context)?;
         let read = while_there(&context, resources::read(&self.gateway, &who, &request.uri)).await?;
-        let mut result = read.map_err(|status| error(&status))?;
+        let mut result = read.map_err(|status| no_resource(&status, &request.uri))?;
         (result.ttl_ms, result.cache_scope) = (Some(0), Some(CacheScope::Private));
         Ok(result.into())
     }
@@ -269,22 +269,37 @@ impl ServerHandler for Handler {
     ) -> Result<(), ErrorData> {
         let who = who(&context)?;
         let place = TaskRef::parse(&request.task_id).map_err(|status| no_task(&status))?;
-        place.cancel(&self.gateway, &who.caller).await.map_err(|status| no_task(&status))
+        match place.cancel(&self.gateway, &who.caller).await {
+            // It is finished: the protocol has that acknowledged all the same.
+            Err(status) if status.code() != Code::FailedPrecondition => Err(no_task(&status)),
+            _ => Ok(()),
+        }
     }
 
     async fn on_custom_request(
         &self,
         request: CustomRequest,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CustomResult, ErrorData> {
         // So the SDK takes what is not in the form of its method.
-        if METHODS.contains(&request.method.as_str()) {
+        let is_new = context.protocol_version().is_some_and(|version| version >= ProtocolVersion::V_2026_07_28);
+        let is_known = METHODS.contains(&request.method.as_str()) && !(is_new && request.method == METHODS[0]);
+        if is_known {
             let text = format!("the params are not those of {}", request.method);
             return Err(ErrorData::invalid_params(text, None));
         }
         let name: String = request.method.chars().take(64).collect();
         Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, format!("there is no method {name}"), None))
     }
+}
+
+/// As [`error`], with the name of what was asked for, if it is of a length that names have.
+fn no_resource(status: &Status, uri: &str) -> ErrorData {
+    let mut error = error(status);
+    if let (Some(data), true) = (&mut error.data, uri.len() <= 4096) {
+        data["uri"] = uri.into();
+    }
+    error
 }
 
 /// As [`error`], but what is not found is no resource.

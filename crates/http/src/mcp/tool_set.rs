@@ -1,7 +1,7 @@
 //! The tools as a kind of caller sees them, made once.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{Arc, LazyLock},
 };
 
@@ -27,15 +27,15 @@ pub(crate) struct Offer {
     pub(crate) spec: &'static Spec,
     /// The RPCs of the tool that the caller may use; at least one.
     pub(crate) calls: Vec<&'static Method>,
-    /// Names of all arguments.
-    pub(crate) arguments: BTreeSet<String>,
+    /// The schemas of all arguments.
+    pub(crate) arguments: Map<String, Value>,
     /// Names of those without which it does nothing.
     pub(crate) needed: Vec<&'static str>,
 }
 
 impl Offer {
     pub(crate) fn takes(&self, name: &str) -> bool {
-        self.arguments.contains(name)
+        self.arguments.contains_key(name)
     }
 }
 
@@ -73,8 +73,8 @@ impl ToolSet {
             let calls: Vec<_> =
                 paths.map(|path| methods::find(path).expect("tools call RPCs that there are")).collect();
             let (input, needed) = input(spec, &calls, kind);
-            let properties = input["properties"].as_object().into_iter().flat_map(Map::keys);
-            let offer = Offer { spec, arguments: properties.cloned().collect(), needed, calls };
+            let arguments = input["properties"].as_object().cloned().unwrap_or_default();
+            let offer = Offer { spec, arguments, needed, calls };
             let tool = Tool::new(spec.name, spec.description, Arc::new(input))
                 .with_title(spec.title)
                 .with_raw_output_schema(Arc::new(output(&offer)))
