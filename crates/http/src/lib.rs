@@ -27,7 +27,7 @@ use std::{
 };
 
 use http::{
-    HeaderValue, StatusCode,
+    HeaderValue,
     header::{ACCEPT_ENCODING, CONTENT_TYPE, ORIGIN},
 };
 use mi_kernel::{Error, ErrorKind};

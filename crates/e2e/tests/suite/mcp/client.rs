@@ -19,6 +19,8 @@ pub(super) struct Mcp {
 
 impl Mcp {
     pub(super) fn new(url: String, key: Option<&str>) -> Self {
+        // Without one reqwest makes no client, not even for plain HTTP; somebody else may have been first.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let http = Client::builder().no_proxy().build().expect("a client");
         Self { http, url, key: key.map(str::to_owned) }
     }
