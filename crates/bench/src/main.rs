@@ -17,6 +17,7 @@ mod idle;
 mod kills;
 mod latency;
 mod list;
+mod litellm;
 mod logs;
 mod metrics;
 mod models;
