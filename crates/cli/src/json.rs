@@ -45,6 +45,7 @@ mod tests {
             status: OfficeStatus::Active.into(),
             created_at: Some(Timestamp { seconds: 1_767_225_600, nanos: 0 }),
             updated_at: None,
+            account_id: "019aa0b4-7c1e-7d0a-b3a5-000000000002".into(),
         };
         let value = serde_json::to_value(Json::new("mi.v1.Office", &office).expect("known")).expect("serialises");
         let expect = json!({
@@ -52,6 +53,7 @@ mod tests {
             "name": "My Colony",
             "status": "OFFICE_STATUS_ACTIVE",
             "created_at": "2026-01-01T00:00:00Z",
+            "account_id": "019aa0b4-7c1e-7d0a-b3a5-000000000002",
         });
         assert_eq!(value, expect);
     }
