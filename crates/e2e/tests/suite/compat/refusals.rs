@@ -31,7 +31,8 @@ async fn what_is_wrong_is_named() {
         assert_eq!(answer.refused(), (INVALID.0, INVALID.1.into()), "{said}");
         assert!(answer.json()["message"].as_str().expect("text").contains(said), "{said}: {answer:?}");
     }
-    let huge = format!("{{\"name\":\"{}\"}}", "x".repeat(9 << 20));
+    // Just over the limit: a client that is still sending when it is refused may not get to read why.
+    let huge = format!("{{\"name\":\"{}\"}}", "x".repeat(8 << 20));
     let answer = program.raw("POST", &format!("{office}/employees"), &json, huge.into()).await;
     assert_eq!(answer.refused(), (413, "MESSAGE_TOO_LARGE".into()));
     assert_eq!(program.get(&format!("{office}/employees")).await.ok(), json!([]));
