@@ -15,6 +15,7 @@ mod identity;
 mod isolation;
 mod journey;
 mod matrix;
+mod mcp;
 mod providers;
 mod sdk;
 mod secrets;
