@@ -13,7 +13,7 @@ async fn an_office_an_agent_and_its_work_in_one_line_each() {
     let client = world.owner.clone();
     let office = client.offices().create("My Colony").await.expect("created");
     assert_eq!(client.offices().get(&office.id).await.expect("there"), office);
-    assert_eq!(client.offices().list().await.expect("listed"), [office.clone()]);
+    assert_eq!(client.offices().list().await.expect("listed"), std::slice::from_ref(&office));
     let hired = client.agents().hire(&office.id, "analyst").await.expect("hired");
     let running = timeout(LIMIT, client.agents().running(&office.id, "analyst")).await.expect("in time").expect("runs");
     assert_eq!(

@@ -16,6 +16,7 @@ async fn wrong_requests_are_refused_in_words() {
     let json = [("content-type", "application/json")];
 
     let deep = format!("{}{}", r#"{"title":["#.repeat(1000), "]}".repeat(1000));
+    let huge = format!(r#"{{"title":"{}"}}"#, "x".repeat(9 << 20));
     let large = format!(r#"{{"title":"{}"}}"#, "x".repeat(5 << 20));
     for (body, status, field) in [
         ("{\"title\":", 400, "body"),
@@ -30,6 +31,7 @@ async fn wrong_requests_are_refused_in_words() {
         (r#"{"title":" "}"#, 400, "title"),
         (&deep, 400, "body"),
         (&large, 413, ""),
+        (&huge, 413, ""),
     ] {
         let answer = rest.send(Method::POST, &tasks, &json, body.as_bytes()).await;
         assert_eq!(answer.refusal().0, status, "{}", answer.text());
