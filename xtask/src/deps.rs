@@ -124,7 +124,9 @@ impl Graph {
             Some("the kernel depends on nothing of ours")
         } else if both_services {
             Some("services meet on the wire only")
-        } else if matches!(from, "mi-gateway" | "mi-models") && to == "mi-store" {
+        } else if from == "mi-http" && SERVICES.contains(&to) {
+            Some("doors are clients of the gateway, whichever it is")
+        } else if matches!(from, "mi-gateway" | "mi-models" | "mi-http") && to == "mi-store" {
             Some("it keeps nothing")
         } else if WIRELESS.contains(&from) && (to == "tonic" || to.starts_with("tonic-")) {
             Some("it knows no wire")
@@ -211,6 +213,7 @@ mod tests {
         for arrow in [
             "mi-kernel mi-base",
             "mi-gateway mi-office",
+            "mi-http mi-gateway",
             "mi-scheduler mi-activity build",
             "mi-gateway mi-store",
             "mi-models mi-store",
