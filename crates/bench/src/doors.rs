@@ -33,13 +33,14 @@ use crate::{
 
 const ROUNDS: usize = 5;
 /// Calls of a round, one after the other.
-const CALLS: usize = 2000;
+const CALLS: usize = 1000;
 /// Clients that call without a pause, and for how long; each has a connection of its own, by both protocols.
 const CLIENTS: usize = 32;
 const SPAN: Duration = Duration::from_secs(2);
-/// Streams on which nothing happens, of so many accounts: each may have only so many.
+/// Streams on which nothing happens.
 const STREAMS: usize = 1000;
-const ACCOUNTS: usize = 2;
+/// Accounts that share the load: each may call only so often, and have so many streams.
+const ACCOUNTS: usize = 16;
 const IDLE: Duration = Duration::from_secs(10);
 
 type Body = BoxBody<Bytes, Error>;
@@ -54,10 +55,10 @@ pub(crate) async fn run() -> Result<Table> {
     for _ in 0..ACCOUNTS {
         customers.push(Customer::open(endpoint, admin, 1).await?);
     }
-    customers[0].hire_at_rest(AGENT).await?;
+    futures::future::try_join_all(customers.iter().map(|customer| customer.hire_at_rest(AGENT))).await?;
     let mut table = Table::new("doors");
     let web = Web::new(endpoint, &customers[0]);
-    calls(&mut table, endpoint, &customers[0], &web).await?;
+    calls(&mut table, endpoint, &customers, &web).await?;
     mcp(&mut table, &web).await?;
     files(&mut table, dir.path(), &customers[0], &web).await?;
     streams(&mut table, endpoint, &customers, daemon.pid()).await?;
@@ -118,32 +119,34 @@ fn whole(body: impl Into<Bytes>) -> Body {
     Full::new(body.into()).map_err(|never| match never {}).boxed()
 }
 
-async fn calls(table: &mut Table, endpoint: &str, customer: &Customer, web: &Web) -> Result {
-    let request = || GetAgentRequest { office_id: customer.office.clone(), name: AGENT.into() };
+async fn calls(table: &mut Table, endpoint: &str, customers: &[Customer], web: &Web) -> Result {
+    let request = |customer: &Customer| GetAgentRequest { office_id: customer.office.clone(), name: AGENT.into() };
     let (mut grpc, mut json, mut added) = (Vec::new(), Vec::new(), Vec::new());
     let (mut grpc_rate, mut json_rate, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let mut agents = customer.client.agents();
-        let own = Latency::of(CALLS, async || Ok(agents.get_agent(request()).await.map(drop)?)).await?.micros(0.5);
+        let mut agents = customers[0].client.agents();
+        let own = Latency::of(CALLS, async || Ok(agents.get_agent(request(&customers[0])).await.map(drop)?))
+            .await?
+            .micros(0.5);
         let through = Latency::of(CALLS, async || web.get_agent().await).await?.micros(0.5);
         grpc.push(own);
         json.push(through);
         added.push(through - own);
 
         let mut clients = Vec::new();
-        for _ in 0..CLIENTS {
-            clients.push(mi_client::Client::connect(endpoint, Credential::ApiKey(customer.key.clone()))?);
+        for customer in customers.iter().cycle().take(CLIENTS) {
+            let client = mi_client::Client::connect(endpoint, Credential::ApiKey(customer.key.clone()))?;
+            clients.push((client, request(customer)));
         }
-        let own = rate(clients.into_iter().map(|client| {
-            let request = request();
+        let own = rate(clients.into_iter().map(|(client, request)| {
             move || {
                 let (mut agents, request) = (client.agents(), request.clone());
                 async move { Ok(agents.get_agent(request).await.map(drop)?) }
             }
         }))
         .await?;
-        let webs = std::iter::repeat_with(|| Web { http: Web::new(endpoint, customer).http, ..web.clone() });
-        let through = rate(webs.take(CLIENTS).map(|web| {
+        let webs = customers.iter().cycle().take(CLIENTS).map(|customer| Web::new(endpoint, customer));
+        let through = rate(webs.map(|web| {
             move || {
                 let web = web.clone();
                 async move { web.get_agent().await }
@@ -204,7 +207,7 @@ async fn mcp(table: &mut Table, web: &Web) -> Result {
             let latency = Latency::of(CALLS / 10, async || {
                 let answer = web.json("/mcp", request.clone()).await?;
                 let text = String::from_utf8_lossy(&answer);
-                match text.contains("\"error\"") || text.contains("\"isError\":true") {
+                match text.contains("\"error\":{\"code\"") || text.contains("\"isError\":true") {
                     true => Err(format!("MCP: {text}").into()),
                     false => Ok(()),
                 }

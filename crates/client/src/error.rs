@@ -107,13 +107,15 @@ fn hint(status: &Status) -> Option<&'static str> {
         return Some("start the platform with `mi up`, or name another one with --endpoint or MI_ENDPOINT");
     }
     match (reason(status).as_str(), status.code()) {
-        ("INTEGRATION_NOT_CONFIGURED", _) => {
-            Some("set the secrets of that integration in this office first, or choose another one")
-        }
+        ("INTEGRATION_NOT_CONFIGURED", _) => Some(
+            "`mi integrations set-secret INTEGRATION api_key < FILE` sets its key; `mi integrations list` has the names",
+        ),
         ("OFFICE_NOT_ACTIVE", _) => {
             Some("`mi colonies status ID` says what it waits for; `mi colonies resume ID` ends a suspension")
         }
-        ("OUT_OF_CREDITS", _) => Some("the administrator can grant credits"),
+        ("OUT_OF_CREDITS", _) => {
+            Some("the administrator gives more: `mi credits grant --colony COLONY 1 --reason TEXT`")
+        }
         (_, Code::Unauthenticated) => Some("log in with `mi login`, or pass a key with --api-key or MI_API_KEY"),
         (_, Code::Unimplemented) => Some("the platform is older than this client, or the endpoint is not a platform"),
         (_, Code::Unavailable) => Some("try again in a moment; `mi status` shows which part is down"),

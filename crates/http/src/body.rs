@@ -1,12 +1,14 @@
 //! Bodies of requests: read whole, and what becomes of one that nobody read.
 
 use std::{
+    future::Future,
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,6 +23,9 @@ use crate::refusal::invalid;
 
 /// Of a body that is too large so many bytes are read and thrown away: whoever still sends hears why only afterwards.
 const THROWN_AWAY: usize = 64 << 20;
+
+/// How long a body may take that is read before a stream begins.
+const IN_TIME: Duration = Duration::from_secs(30);
 
 /// Reads a body to its end, decompressed as it is.
 ///
@@ -45,6 +50,13 @@ pub(crate) async fn whole(mut body: Body, limit: usize) -> Result<Bytes, Status>
             Err(status(Error::new(ErrorKind::Exhausted, "MESSAGE_TOO_LARGE", text)))
         }
     }
+}
+
+/// Gives a message that a client sends once a bounded time to come in, where the call that it begins may last.
+pub(crate) async fn in_time<T>(message: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    tokio::time::timeout(IN_TIME, message).await.unwrap_or_else(|_| {
+        Err(Status::deadline_exceeded(format!("the body did not come in within {} s", IN_TIME.as_secs())))
+    })
 }
 
 /// Whether the body of a request was read to its end.

@@ -2,7 +2,7 @@
 //!
 //! <https://connectrpc.com/docs/protocol>
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use base64::{
     Engine, alphabet,
@@ -10,12 +10,12 @@ use base64::{
 };
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
-use http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as HttpMethod, StatusCode, header, request::Parts};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use mi_kernel::Error;
 use mi_rpc::{HttpRequest, HttpResponse, deadline, status};
-use prost_reflect::MessageDescriptor;
+use prost_reflect::{DynamicMessage, MessageDescriptor};
 use serde_json::{Value, json};
 use tonic::{Status, body::Body};
 
@@ -25,7 +25,7 @@ use crate::{
     encodings::{self, Encoding},
     json::{self, Style},
     methods::{self, Method},
-    refusal,
+    refusal::{self, invalid},
 };
 
 /// Flag of a message that is compressed.
@@ -62,7 +62,12 @@ impl Codec {
     fn read(self, descriptor: &MessageDescriptor, message: Bytes) -> Result<Bytes, Status> {
         match self {
             Self::Json => json::to_wire(descriptor, &message).map_err(status),
-            Self::Proto => Ok(message),
+            Self::Proto => {
+                // Its role would take it for a fault of its own.
+                let broken = |error| invalid("body", format!("is no {}: {error}", descriptor.name()));
+                DynamicMessage::decode(descriptor.clone(), message.clone()).map_err(broken)?;
+                Ok(message)
+            }
         }
     }
 
@@ -78,7 +83,8 @@ impl Codec {
 pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpResponse {
     let (parts, body) = request.into_parts();
     let Some(method) = methods::find(parts.uri.path()) else {
-        let unknown = Status::unimplemented("there is no such method; /openapi.json lists what there is");
+        let unknown =
+            Status::unimplemented("there is no such method; proto/mi/v1 and gRPC reflection have all there are");
         let mut response = refusal::connect(&unknown);
         // The status that Connect has for a path that nobody knows.
         *response.status_mut() = StatusCode::NOT_FOUND;
@@ -107,7 +113,11 @@ pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpRespo
                 Err(refused) => return ended(codec, &refused),
             };
             let messages = messages(body, codec, encoding, &method.input);
-            match gateway.open(caller, &method.path, messages).await {
+            let opened = match method.client_streams {
+                true => gateway.open(caller, &method.path, messages).await,
+                false => gateway.open(caller, &method.path, stream::once(body::in_time(only(messages)))).await,
+            };
+            match opened {
                 Ok(answer) => streamed(codec, outgoing(codec, method, answer.messages())),
                 Err(refused) => ended(codec, &refused),
             }
@@ -125,20 +135,18 @@ enum Form {
 impl Form {
     /// By its method and its content type.
     fn of(parts: &Parts, method: &Method) -> Result<Self, HttpResponse> {
-        let only = |status: StatusCode, name, value: &'static str| {
-            let mut response = HttpResponse::new(Body::empty());
-            *response.status_mut() = status;
-            response.headers_mut().insert(name, HeaderValue::from_static(value));
-            response
-        };
         match parts.method {
             HttpMethod::GET if method.reads_only && !method.is_stream() => return Ok(Self::Get),
             HttpMethod::POST => {}
-            _ if method.reads_only => return Err(only(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "GET, POST")),
-            _ => return Err(only(StatusCode::METHOD_NOT_ALLOWED, header::ALLOW, "POST")),
+            _ => {
+                let allowed = if method.reads_only && !method.is_stream() { "GET, POST" } else { "POST" };
+                let text = format!("{} is not for this call, which takes {allowed}", parts.method);
+                return Err(wrong(StatusCode::METHOD_NOT_ALLOWED, &text, (header::ALLOW, allowed)));
+            }
         }
         let content_type = parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let name = content_type.and_then(|value| value.strip_prefix("application/")).unwrap_or_default();
+        let name = content_type.unwrap_or_default().to_ascii_lowercase();
+        let name = name.strip_prefix("application/").unwrap_or_default();
         let (name, accepted) = match method.is_stream() {
             true => (name.strip_prefix("connect+"), "application/connect+json, application/connect+proto"),
             false => (Some(name), "application/json, application/proto"),
@@ -147,11 +155,21 @@ impl Form {
             Some(codec) if method.is_stream() => Ok(Self::Stream(codec)),
             Some(codec) => Ok(Self::Unary(codec)),
             None => {
-                let name = header::HeaderName::from_static("accept-post");
-                Err(only(StatusCode::UNSUPPORTED_MEDIA_TYPE, name, accepted))
+                let what = if method.is_stream() { "a stream" } else { "a call with one message" };
+                let text = format!("the content type does not fit; this is {what}, which takes {accepted}");
+                let name = HeaderName::from_static("accept-post");
+                Err(wrong(StatusCode::UNSUPPORTED_MEDIA_TYPE, &text, (name, accepted)))
             }
         }
     }
+}
+
+/// The answer to a request that is none of the protocol, with what would be.
+fn wrong(code: StatusCode, text: &str, (name, value): (HeaderName, &'static str)) -> HttpResponse {
+    let mut response = refusal::connect(&Status::unknown(text));
+    *response.status_mut() = code;
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
 }
 
 /// A call with one message and one answer.
@@ -267,6 +285,17 @@ fn decompressed(encoding: Encoding, message: &[u8]) -> Result<Bytes, Status> {
     message
         .map_err(|error| Status::invalid_argument(format!("a compressed message is broken: {error}")))?
         .ok_or_else(too_large)
+}
+
+/// The message of a client that sends one.
+async fn only(messages: impl Stream<Item = Result<Bytes, Status>>) -> Result<Bytes, Status> {
+    let mut messages = pin!(messages);
+    let missing = || Status::invalid_argument("the body has no message; this call takes one");
+    let message = messages.next().await.ok_or_else(missing)??;
+    match messages.next().await {
+        None => Ok(message),
+        Some(_) => Err(Status::invalid_argument("the body has more than one message; this call takes one")),
+    }
 }
 
 /// What goes out in a stream: each message, and then how it ended.

@@ -3,8 +3,8 @@
 use std::{convert::Infallible, future::Future, io::Read, sync::Mutex};
 
 use bytes::Bytes;
-use flate2::read::GzDecoder;
-use http::{Extensions, HeaderMap, Request, StatusCode, Version, header};
+use flate2::read::MultiGzDecoder;
+use http::{Extensions, HeaderMap, Method, Request, StatusCode, Version, header};
 use mi_rpc::{HttpRequest, HttpResponse};
 use tonic::{Status, body::Body};
 use tower::{ServiceExt, service_fn};
@@ -16,7 +16,8 @@ use tower_http::{
 
 /// What a shorter answer would save is not worth the work, in bytes.
 const WORTH: u16 = 1024;
-/// What is compressed: whole messages. Streams would wait for each other's bytes, and files are as they are.
+/// What is compressed: whole messages. Streams would wait for each other's bytes, and files, which are attachments, are as they
+/// are: their parts and their length are of that.
 const COMPRESSED: [&[u8]; 2] = [b"application/json", b"application/proto"];
 
 /// The encodings that are read.
@@ -39,7 +40,8 @@ where
         }
     });
     let is_whole = |_: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
-        headers.get(header::CONTENT_TYPE).is_some_and(|kind| COMPRESSED.contains(&kind.as_bytes()))
+        let is_message = headers.get(header::CONTENT_TYPE).is_some_and(|kind| COMPRESSED.contains(&kind.as_bytes()));
+        is_message && !headers.contains_key(header::CONTENT_DISPOSITION)
     };
     let read = RequestDecompression::new(inner).pass_through_unaccepted(true);
     let service = Compression::new(read).quality(CompressionLevel::Fastest);
@@ -71,22 +73,29 @@ impl Encoding {
         // One more, which tells that there is more.
         let most = limit as u64 + 1;
         match self {
-            Self::Gzip => GzDecoder::new(message).take(most).read_to_end(&mut whole)?,
+            Self::Gzip => MultiGzDecoder::new(message).take(most).read_to_end(&mut whole)?,
             Self::Zstd => zstd::Decoder::new(message)?.take(most).read_to_end(&mut whole)?,
         };
         Ok((whole.len() <= limit).then(|| whole.into()))
     }
 }
 
-/// Whether the body of a request is read here.
-pub(crate) fn is_read(headers: &HeaderMap) -> bool {
-    let Some(encoding) = headers.get(header::CONTENT_ENCODING) else { return true };
-    encoding.as_bytes() == b"identity" || Encoding::of(encoding.as_bytes()).is_some()
+/// Whether the body of a request is read here. What is uploaded is stored as it comes: who says that it is encoded means it to
+/// be stored otherwise.
+pub(crate) fn is_read(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let Some(encoding) = encodings.next().filter(|encoding| encoding.as_bytes() != b"identity") else {
+        return encodings.next().is_none();
+    };
+    let is_form = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"multipart/"));
+    let is_upload = request.method() == Method::PUT || is_form;
+    Encoding::of(encoding.as_bytes()).is_some() && encodings.next().is_none() && !is_upload
 }
 
 /// What is said to others.
 pub(crate) fn unknown() -> Status {
-    Status::unimplemented(format!("the encoding is not read here, but {READ}"))
+    Status::unimplemented(format!("the encoding is not read here, but {READ}; what is uploaded is taken as it is"))
 }
 
 #[cfg(test)]

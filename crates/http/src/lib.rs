@@ -32,11 +32,12 @@ use http::{
 };
 use mi_kernel::{Error, ErrorKind};
 use mi_rpc::{HttpRequest, HttpResponse, status};
+use tonic::Status;
 use tower::{Service, ServiceExt};
 use tower_http::cors::Cors;
 
 pub use crate::origins::Origins;
-use crate::{byte_path::BytePath, mcp::Mcp};
+use crate::{byte_path::BytePath, mcp::Mcp, rest::query};
 
 /// The doors and the gateway behind them, as one service for [`mi_rpc::server::serve`].
 #[derive(Clone)]
@@ -146,11 +147,22 @@ impl Service<HttpRequest> for Entrance {
         Box::pin(async move {
             Ok(match way {
                 Way::Gateway => entrance.gateway.pass(request).await,
-                way if !encodings::is_read(request.headers()) => way.unread(),
+                // What it answers is compressed once, and its requests have no body.
+                Way::OpenApi => openapi::serve(&request),
+                way if !encodings::is_read(&request) => way.unread(),
+                Way::Connect if let Some(refused) = shown(&request) => refusal::connect(&refused),
+                Way::Mcp if let Some(refused) = shown(&request) => refusal::mcp(&refused),
                 way => through(way, entrance, request).await,
             })
         })
     }
+}
+
+/// What is said to a credential in the query, of requests that have none to read otherwise.
+fn shown(request: &HttpRequest) -> Option<Status> {
+    let query = request.uri().query().unwrap_or_default();
+    let names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+    names.into_iter().find(|name| query::is_credential(name)).map(|name| query::no_credential(&name))
 }
 
 /// Has a door answer a request: without the encoding of its body, as the client accepts the answer, and with its connection

@@ -3,8 +3,10 @@
 mod comments;
 mod schemas;
 
-use std::sync::LazyLock;
+use std::{io::Write, sync::LazyLock};
 
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use http::{HeaderValue, Method as HttpMethod, StatusCode, header};
 use mi_kernel::{Error, ErrorKind};
 use mi_proto::rules;
@@ -33,6 +35,14 @@ const ANYONE: &str = "CALLER_ANYONE";
 /// The text, as it is served and as it is kept in `docs`.
 pub(crate) static TEXT: LazyLock<String> = LazyLock::new(|| format!("{:#}\n", document()));
 
+/// The same, compressed once for all who take it so.
+static GZIP: LazyLock<Bytes> = LazyLock::new(|| {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::best());
+    // Nothing fails that is written to memory.
+    let _ = gzip.write_all(TEXT.as_bytes());
+    gzip.finish().unwrap_or_default().into()
+});
+
 /// The tag of the text: a hash that is the same in every build that has the same text.
 static ETAG: LazyLock<HeaderValue> = LazyLock::new(|| {
     // FNV-1a: it has to tell versions apart, and nobody gains by making two alike.
@@ -59,11 +69,23 @@ pub(crate) fn serve(request: &HttpRequest) -> HttpResponse {
             *response.status_mut() = StatusCode::NOT_MODIFIED;
             response
         }
-        false => json_answer(TEXT.clone().into_bytes()),
+        // Neither is copied: anybody may ask, as often as he likes.
+        false if accepts_gzip(request) => {
+            let mut response = json_answer(GZIP.clone());
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            response
+        }
+        false => json_answer(Bytes::from_static(TEXT.as_bytes())),
     };
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     response.headers_mut().insert(header::ETAG, ETAG.clone());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     if request.method() == HttpMethod::HEAD { rest::without_body(response) } else { response }
+}
+
+fn accepts_gzip(request: &HttpRequest) -> bool {
+    let accepted = request.headers().get_all(header::ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|name| name.trim() == "gzip")
 }
 
 fn document() -> Value {

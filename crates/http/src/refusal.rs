@@ -3,6 +3,7 @@
 use std::{fmt, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use mi_rpc::{HttpResponse, status::DOMAIN};
 use prost::Message;
@@ -100,7 +101,7 @@ pub(crate) fn rest_status(status: &Status) -> StatusCode {
     match reason(status).as_deref() {
         // Not 429, which clients send again and again.
         Some("OUT_OF_CREDITS" | "BUDGET_REACHED") => StatusCode::PAYMENT_REQUIRED,
-        Some("MESSAGE_TOO_LARGE") => StatusCode::PAYLOAD_TOO_LARGE,
+        Some("MESSAGE_TOO_LARGE" | "FILE_TOO_LARGE") => StatusCode::PAYLOAD_TOO_LARGE,
         Some("METHOD_NOT_ALLOWED") => StatusCode::METHOD_NOT_ALLOWED,
         Some("RANGE_NOT_SATISFIABLE") => StatusCode::RANGE_NOT_SATISFIABLE,
         // What `If-Match` and `If-None-Match` become.
@@ -143,7 +144,11 @@ pub(crate) fn connect(status: &Status) -> HttpResponse {
 
 /// The answer to a request of REST, refused.
 pub(crate) fn rest(status: &Status) -> HttpResponse {
-    let code = rest_status(status);
+    rest_as(status, rest_status(status))
+}
+
+/// The same with a status of its own.
+pub(crate) fn rest_as(status: &Status, code: StatusCode) -> HttpResponse {
     answer(status, code, &rest_error(status, code))
 }
 
@@ -158,7 +163,7 @@ pub(crate) fn mcp(status: &Status) -> HttpResponse {
 
 /// The answer to a request in JSON-RPC that is none, or not taken.
 pub(crate) fn json_rpc(status: StatusCode, code: i32, message: &str, id: Option<Value>) -> HttpResponse {
-    let mut response = json_answer(json_rpc_error(code, message, id).to_string().into());
+    let mut response = json_answer(json_rpc_error(code, message, id).to_string());
     *response.status_mut() = status;
     response
 }
@@ -173,13 +178,14 @@ fn json_rpc_error(code: i32, message: &str, id: Option<Value>) -> Value {
 }
 
 fn answer(status: &Status, code: StatusCode, body: &Value) -> HttpResponse {
-    let mut response = json_answer(body.to_string().into());
+    let mut response = json_answer(body.to_string());
     *response.status_mut() = code;
     let headers = response.headers_mut();
     if code == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
+    let passes = matches!(code, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+    if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay).filter(|_| passes) {
         // Whole seconds, and never at once.
         headers.insert(header::RETRY_AFTER, HeaderValue::from(delay.as_secs().max(1)));
     }
@@ -187,8 +193,8 @@ fn answer(status: &Status, code: StatusCode, body: &Value) -> HttpResponse {
 }
 
 /// An answer in JSON.
-pub(crate) fn json_answer(text: Vec<u8>) -> HttpResponse {
-    let mut response = HttpResponse::new(Body::new(axum::body::Body::from(text)));
+pub(crate) fn json_answer(text: impl Into<Bytes>) -> HttpResponse {
+    let mut response = HttpResponse::new(Body::new(axum::body::Body::from(text.into())));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -31,6 +31,7 @@ use self::{
     routes::{Form, Route},
 };
 use crate::{
+    body,
     byte_path::{BytePath, Caller},
     json::{self, Style},
     refusal::{self, invalid, json_answer},
@@ -84,12 +85,18 @@ async fn answer(gateway: &BytePath, request: HttpRequest) -> Result<HttpResponse
         None => Caller::of(&parts),
     };
     let asked = Asked::new(route, &values, query).map_err(refuse)?;
+    // Only what was asked on a condition has failed for one.
+    let is_conditional = [header::IF_MATCH, header::IF_NONE_MATCH].iter().any(|name| parts.headers.contains_key(name));
+    let refuse = |refused: Status| match refusal::rest_status(&refused) {
+        StatusCode::PRECONDITION_FAILED if !is_conditional => refusal::rest_as(&refused, StatusCode::CONFLICT),
+        code => refusal::rest_as(&refused, code),
+    };
     let served = match &route.form {
         Form::Unary => unary(gateway, caller, asked, parts.headers, body).await,
         Form::Events(_) => {
             let shape = Shape::of(&parts.headers);
             let message = async move {
-                let mut message = asked.message(&parts.headers, body).await?;
+                let mut message = body::in_time(asked.message(&parts.headers, body)).await?;
                 events::resume(route, &parts.headers, &mut message)?;
                 Ok(wire(&message))
             };

@@ -13,7 +13,7 @@ pub(super) const TOTAL: HeaderName = HeaderName::from_static("x-total-count");
 
 /// An answer with something in it.
 pub(super) fn found(value: &Value) -> HttpResponse {
-    refusal::json_answer(value.to_string().into())
+    refusal::json_answer(value.to_string())
 }
 
 /// A page of a list, and how many entries the list has if that is known.

@@ -2,6 +2,10 @@
 
 use std::{
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -28,7 +32,7 @@ use super::{
 /// The field of a form that has the file.
 const FIELD: &str = "file";
 /// Most bytes of any other field, which nobody reads.
-const MOST_OTHER: u64 = 64 << 10;
+const MOST_OTHER: usize = 64 << 10;
 /// Bytes of a message of an upload.
 const CHUNK: usize = 256 << 10;
 
@@ -67,6 +71,8 @@ pub(super) async fn upload(mut ask: Ask) -> Reply {
 /// A form on its way into the drive: nothing of it is read before the drive wants it.
 struct Form {
     parts: Multipart<'static>,
+    /// See [`Paced`].
+    given: Arc<AtomicUsize>,
     /// The file, once its head was read.
     file: Option<Field<'static>>,
     is_done: bool,
@@ -76,10 +82,12 @@ struct Form {
 
 impl Form {
     fn new(body: Body, boundary: String, office: String, descriptor: MessageDescriptor) -> Self {
-        let limits = SizeLimit::new().per_field(MOST_OTHER).for_field(FIELD, u64::MAX);
+        let limits = SizeLimit::new().per_field(MOST_OTHER as u64).for_field(FIELD, u64::MAX);
         let limits = Constraints::new().size_limit(limits);
-        let parts = Multipart::with_constraints(Paced::new(body), boundary, limits);
-        Self { parts, file: None, is_done: false, office, descriptor }
+        let given = Arc::new(AtomicUsize::new(0));
+        let body = Paced { body: BodyDataStream::new(body), has_given: false, given: given.clone() };
+        let parts = Multipart::with_constraints(body, boundary, limits);
+        Self { parts, given, file: None, is_done: false, office, descriptor }
     }
 
     fn messages(self) -> impl Stream<Item = Result<Bytes, Status>> + Send + 'static {
@@ -98,7 +106,10 @@ impl Form {
         let mut chunk = BytesMut::new();
         while chunk.len() < CHUNK {
             match file.chunk().await.map_err(broken)? {
-                Some(bytes) => chunk.extend_from_slice(&bytes),
+                Some(bytes) => {
+                    self.given.store(0, Ordering::Relaxed);
+                    chunk.extend_from_slice(&bytes);
+                }
                 None => {
                     self.is_done = true;
                     break;
@@ -114,6 +125,7 @@ impl Form {
             let Some(field) = self.parts.next_field().await.map_err(broken)? else {
                 return Err(status(Error::invalid("file", "is missing: the form has no such field")));
             };
+            self.given.store(0, Ordering::Relaxed);
             if field.name() != Some(FIELD) {
                 continue;
             }
@@ -151,16 +163,13 @@ fn broken(error: multer::Error) -> Status {
     }
 }
 
-/// A body that hands out one part at a time: a parser of forms would otherwise keep all that has arrived.
+/// A body that hands out one part at a time: a parser of forms would otherwise keep all that has arrived. It keeps what it
+/// makes nothing of, too, such as a head that does not end: so much of that is enough.
 struct Paced {
     body: BodyDataStream<Body>,
     has_given: bool,
-}
-
-impl Paced {
-    fn new(body: Body) -> Self {
-        Self { body: BodyDataStream::new(body), has_given: false }
-    }
+    /// Bytes given since something came of them.
+    given: Arc<AtomicUsize>,
 }
 
 impl Stream for Paced {
@@ -171,8 +180,15 @@ impl Stream for Paced {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.given.load(Ordering::Relaxed) > MOST_OTHER {
+            let text = format!("has more than {MOST_OTHER} bytes that are neither the file nor the end of a head");
+            return Poll::Ready(Some(Err(status(Error::invalid("body", text)))));
+        }
         let next = self.body.poll_next_unpin(cx);
         self.has_given = next.is_ready();
+        if let Poll::Ready(Some(Ok(bytes))) = &next {
+            self.given.fetch_add(bytes.len(), Ordering::Relaxed);
+        }
         next
     }
 }

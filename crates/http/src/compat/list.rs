@@ -18,6 +18,9 @@ const MAX_CALLS: usize = 100;
 /// Most calls after that, to tell how long the list is.
 const MAX_COUNTING: usize = 4;
 
+/// Most bytes of the entries of one answer: whoever does not read it has them held for as long.
+const MAX_BYTES: usize = 4 << 20;
+
 /// Which part of a list is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
@@ -63,16 +66,21 @@ pub(super) async fn walk(
     is_wanted: impl Fn(&Value) -> bool,
 ) -> Result<Page, Status> {
     let end = window.offset + window.limit;
-    let (mut entries, mut seen, mut counting) = (Vec::new(), 0, 0);
+    let (mut entries, mut seen, mut counting, mut bytes) = (Vec::new(), 0, 0, 0);
     request["page_size"] = json!(CAP);
     for _ in 0..MAX_CALLS {
         let mut answer = ask.call(rpc, request.clone()).await?;
         for entry in answer[field].as_array_mut().into_iter().flat_map(std::mem::take) {
             if is_wanted(&entry) {
                 if (window.offset..end).contains(&seen) {
+                    bytes += entry.to_string().len();
                     entries.push(entry);
                 }
                 seen += 1;
+                if bytes > MAX_BYTES && entries.len() > 1 {
+                    let text = format!("of {} is more than one answer takes; ask for fewer entries", window.limit);
+                    return Err(status(Error::invalid("limit", text)));
+                }
             }
         }
         let next = shape::text(&answer["next_page_token"]);

@@ -12,6 +12,19 @@ use crate::refusal::invalid;
 /// Names under which others take credentials. Addresses are kept in logs, histories and referrers, so none is taken here.
 const CREDENTIALS: &[&str] = &["access_token", "api_key", "apikey", "authorization", "key", "token"];
 
+/// Whether a name stands for a credential.
+pub(crate) fn is_credential(name: &str) -> bool {
+    CREDENTIALS.contains(&name.to_ascii_lowercase().as_str())
+}
+
+/// What is said to whoever puts one into an address.
+pub(crate) fn no_credential(name: &str) -> Status {
+    status(Error::unauthenticated(format!(
+        "`{name}` in the query: no credential is taken from an address; send `authorization: Bearer ...`, and revoke this one \
+         if it is real, since addresses are written down in many places"
+    )))
+}
+
 /// Names and values, in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(Vec<(String, String)>);
@@ -32,12 +45,9 @@ impl Query {
         };
         let pairs = text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let query = Self(pairs.map(one).collect::<Result<_, _>>()?);
-        match query.0.iter().find(|(name, _)| CREDENTIALS.contains(&name.to_ascii_lowercase().as_str())) {
+        match query.0.iter().find(|(name, _)| is_credential(name)) {
             None => Ok(query),
-            Some((name, _)) => Err(status(Error::unauthenticated(format!(
-                "`{name}` in the query: no credential is taken from an address; send `authorization: Bearer ...`, and \
-                 revoke this one if it is real, since addresses are written down in many places"
-            )))),
+            Some((name, _)) => Err(no_credential(name)),
         }
     }
 

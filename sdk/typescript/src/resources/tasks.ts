@@ -109,9 +109,23 @@ export class Tasks {
     // Says at once that there is no such task: the watch would wait for one.
     await this.get(officeId, taskId, { signal: options.signal });
     const watch = (signal: AbortSignal) => this.watch(officeId, { taskId, afterCursor: 0, signal });
-    return first(`task ${taskId} to be finished`, options, watch, ({ task }) =>
-      FINISHED.includes(task.status) ? task : undefined,
-    );
+    try {
+      return await first(`task ${taskId} to be finished`, options, watch, ({ task }) =>
+        FINISHED.includes(task.status) ? task : undefined,
+      );
+    } catch (failure) {
+      throw await this.explained(failure, officeId, taskId);
+    }
+  }
+
+  /** A wait that took too long, with what holds the task up, where that is known. */
+  private async explained(failure: unknown, officeId: string, taskId: string): Promise<unknown> {
+    if (!(failure instanceof MiError) || failure.code !== "DEADLINE_EXCEEDED") return failure;
+    const task = await this.get(officeId, taskId).catch(() => undefined);
+    const why = task && (task.error || task.blockedReason);
+    if (!why) return failure;
+    const message = `${failure.message}, which is ${task.status}: ${why}`;
+    return new MiError({ code: failure.code, message, metadata: { task_id: taskId }, cause: failure });
   }
 
   /** Cancels a task that is not finished, and its open subtasks. */

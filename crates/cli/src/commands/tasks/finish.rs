@@ -1,8 +1,8 @@
 //! Following a task to its end.
 
-use std::cell::Cell;
+use std::{cell::Cell, convert::Infallible, time::Duration};
 
-use mi_proto::v1::{Task, TaskStatus, WatchTasksRequest};
+use mi_proto::v1::{ListAgentsRequest, Task, TaskStatus, WatchTasksRequest};
 use tokio::time::Instant;
 
 use crate::{
@@ -13,6 +13,9 @@ use crate::{
     wait::{by, spinner},
 };
 
+/// After so long it is told why nobody takes a task, where that can be known.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// As [`finished`]; none: it is not by then.
 pub(crate) async fn finished_by(
     context: &Context,
@@ -21,7 +24,39 @@ pub(crate) async fn finished_by(
     end: Option<Instant>,
 ) -> Result<Option<Task>, Failure> {
     let finished = finished(context, office_id, task);
+    let told = async {
+        tell_why_nobody_takes(context, office_id, task).await;
+        std::future::pending::<Infallible>().await
+    };
+    let finished = async {
+        tokio::select! {
+            finished = finished => finished,
+            never = told => match never {},
+        }
+    };
     by(end, finished).await.transpose()
+}
+
+/// Says once, of a task that nobody has taken after a moment, what that may be for: work that waits for ever should say so.
+async fn tell_why_nobody_takes(context: &Context, office_id: &str, task: &Task) {
+    tokio::time::sleep(PATIENCE).await;
+    let Ok(task) = context.client.tasks().get(office_id, &task.id).await else { return };
+    if task.status() != TaskStatus::Queued {
+        return;
+    }
+    let why = if !task.error.is_empty() {
+        task.error.clone()
+    } else {
+        let request = ListAgentsRequest { office_id: office_id.to_owned(), page_size: Some(1), ..Default::default() };
+        match context.client.agents().list_agents(request).await {
+            Ok(page) if page.get_ref().agents.is_empty() => {
+                "the colony has no agents; `mi agents hire NAME` hires one".to_owned()
+            }
+            _ => return,
+        }
+    };
+    let line = format!("task {} ({}) waits: {why}", task.id, task.title);
+    context.out.remark(format!("{}\n", escape(&line)).as_bytes());
 }
 
 /// Waits until the task is finished, however often the connection is lost meanwhile, and answers it as it then is.
