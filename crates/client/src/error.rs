@@ -108,7 +108,7 @@ fn hint(status: &Status) -> Option<&'static str> {
     }
     match (reason(status).as_str(), status.code()) {
         ("INTEGRATION_NOT_CONFIGURED", _) => Some(
-            "`mi integrations set-secret INTEGRATION api_key < FILE` sets its key; `mi integrations list` has the names",
+            "`mi integrations set-secret INTEGRATION SECRET < FILE` sets its key; `mi integrations list` shows which",
         ),
         ("OFFICE_NOT_ACTIVE", _) => {
             Some("`mi colonies status ID` says what it waits for; `mi colonies resume ID` ends a suspension")

@@ -103,10 +103,14 @@ async fn files_are_bytes(backend: Backend) {
 
     // Who writes over something says over what.
     let name = "reports/a b/你.html".replace(' ', "%20").replace('你', "%E4%BD%A0");
-    for headers in [&[][..], &[("if-none-match", "*")], &[("if-match", "\"999999\"")]] {
+    for (headers, status) in [(&[][..], 409), (&[("if-none-match", "*")], 412), (&[("if-match", "\"999999\"")], 412)] {
         let refused = put(&name, headers, b"new").await;
-        assert_eq!(refused.refusal(), (412, "FAILED_PRECONDITION".into(), "REVISION_CONFLICT".into()), "{headers:?}");
+        let expected = (status, "FAILED_PRECONDITION".into(), "REVISION_CONFLICT".into());
+        assert_eq!(refused.refusal(), expected, "{headers:?}");
     }
+    // What is uploaded is stored as it comes, or not at all.
+    let refused = put("packed", &[("content-encoding", "gzip")], b"\x1f\x8b").await;
+    assert_eq!(refused.refusal().0, 415, "{}", refused.text());
     for headers in [&[("if-match", "*")][..], &[("if-match", "\"1\", \"2\"")], &[("if-none-match", "\"1\"")]] {
         let refused = put(&name, headers, b"new").await;
         assert_eq!(refused.refusal(), (400, "INVALID_ARGUMENT".into(), "INVALID_ARGUMENT".into()), "{headers:?}");
@@ -154,7 +158,7 @@ async fn files_are_bytes(backend: Backend) {
     assert_eq!(refused.refusal().0, 415, "{}", refused.text());
 
     let refused = rest.empty(Method::DELETE, &target).await;
-    assert_eq!(refused.refusal().0, 412);
+    assert_eq!(refused.refusal().0, 409);
     let revision = format!("\"{}\"", forced["revision"].as_str().expect("a number"));
     let deleted = rest.send(Method::DELETE, &target, &[("if-match", &revision)], &[]).await;
     assert_eq!(deleted.ok(), json!({}));
