@@ -17,6 +17,8 @@ use super::{
 const STATUS: &str = "TASK_STATUS_";
 const KIND: &str = "TASK_KIND_";
 const KINDS: [&str; 5] = ["general", "code", "research", "review", "command"];
+/// What a task keeps from its creation on.
+const FIXED: [&str; 3] = ["title", "description", "priority"];
 /// How long a claim is good: that client never renews one.
 const LEASE: &str = "3600s";
 /// Subtasks of a task that is shown with all about it.
@@ -150,6 +152,9 @@ pub(super) fn counted(stats: &Value) -> Value {
 pub(super) async fn update(mut ask: Ask) -> Reply {
     let task = find(&ask).await?;
     let body = ask.fields().await?;
+    if let Some(fixed) = FIXED.iter().find(|name| body.get(name).is_some_and(|given| *given != task[**name])) {
+        return Err(Status::unimplemented(format!("a task keeps its {fixed}; cancel it and create another")));
+    }
     let wanted = body.text("status").map_err(status)?.to_owned();
     let task = match assignment(&body, &task).map_err(status)? {
         Some(agent) => assigned(&ask, agent).await?,

@@ -108,8 +108,16 @@ async fn a_task_from_its_creation_to_its_end() {
     assert_eq!((&moved["assignedAgent"], &moved["status"]), (&json!(""), &json!("queued")));
     let other = json!({"updatedDescription": "Something else"});
     assert_eq!(program.post(&format!("{path}/retry"), other).await.refused(), (501, "UNIMPLEMENTED".into()));
+    let renamed = program.patch(&path, json!({"title": "Think again"})).await;
+    assert_eq!(renamed.refused(), (501, "UNIMPLEMENTED".into()));
+    assert_eq!(program.patch(&path, json!({"title": "Think"})).await.ok(), now(&program, &path).await);
     let called_off = program.patch(&path, json!({"status": "cancelled"})).await.ok();
     assert_eq!(called_off["status"], "cancelled");
+}
+
+/// The task as it is.
+async fn now(program: &Program, path: &str) -> Value {
+    program.get(path).await.ok()["task"].clone()
 }
 
 #[tokio::test]
