@@ -227,7 +227,7 @@ async fn files(table: &mut Table, dir: &Path, customer: &Customer, web: &Web) ->
         let file = tokio::fs::File::open(&source).await?;
         let frames = ReaderStream::with_capacity(file, drive::CHUNK).map_ok(Frame::data).map_err(Error::from);
         let body = BodyExt::boxed(StreamBody::new(frames));
-        web.send("PUT", &path, "application/octet-stream", body).await.map(drop)
+        web.send("PUT", &format!("{path}?force=true"), "application/octet-stream", body).await.map(drop)
     };
     let down = async || {
         let mut response = web.send("GET", &path, "application/octet-stream", whole("")).await?;
