@@ -7,8 +7,7 @@ use tonic::Status;
 
 use crate::{
     byte_path::{BytePath, Caller},
-    json::{self, Style},
-    methods,
+    json, methods,
 };
 
 impl BytePath {
@@ -18,7 +17,6 @@ impl BytePath {
         let method = methods::find(path).ok_or_else(|| Status::unimplemented(format!("there is no `{path}`")))?;
         let message = json::to_wire(&method.input, request.to_string().as_bytes()).map_err(status)?;
         let answer = self.unary(caller.clone(), path, async move { Ok::<Bytes, Status>(message) }).await?;
-        let text = json::write(&method.output, &answer, Style::Plain).map_err(status)?;
-        serde_json::from_slice(&text).map_err(|error| Status::internal(error.to_string()))
+        json::value(&method.output, &answer).map_err(status)
     }
 }

@@ -30,6 +30,7 @@ use std::time::Duration;
 use mi_rpc::{HttpRequest, HttpResponse};
 use tonic::Status;
 
+pub(crate) use self::answer::refused;
 use crate::byte_path::BytePath;
 
 /// What a handler answers.
@@ -48,9 +49,6 @@ pub(crate) async fn serve(gateway: &BytePath, request: HttpRequest) -> HttpRespo
         Ok(found) => found,
         Err(refused) => return refused,
     };
-    let ask = match ask::Ask::new(gateway.clone(), request, found.parts) {
-        Ok(ask) => ask,
-        Err(refused) => return answer::refused(&refused),
-    };
+    let ask = ask::Ask::new(gateway.clone(), request, found.parts);
     (found.handler)(ask).await.unwrap_or_else(|refused| answer::refused(&refused))
 }

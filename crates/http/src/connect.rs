@@ -213,7 +213,7 @@ fn asked(parts: &Parts, method: &Method) -> Result<(Codec, Bytes), Status> {
             ("encoding", name) => codec = Codec::of(name),
             ("message", text) => message = Some(text.to_owned()),
             ("base64", flag) => is_base64 = flag == "1",
-            ("compression", _) => return Err(encodings::unknown()),
+            ("compression", _) => return Err(unread()),
             (name, _) => {
                 let text = format!("has `{name}`; there are `message`, `encoding`, `base64` and `connect`");
                 return Err(status(Error::invalid("query", text)));
@@ -253,8 +253,12 @@ fn time_left(headers: &HeaderMap) -> Result<Option<Duration>, Error> {
 fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Status> {
     match headers.get("connect-content-encoding").map(HeaderValue::as_bytes) {
         None | Some(b"identity") => Ok(None),
-        Some(name) => Encoding::of(name).map(Some).ok_or_else(encodings::unknown),
+        Some(name) => Encoding::of(name).map(Some).ok_or_else(unread),
     }
+}
+
+fn unread() -> Status {
+    Status::unimplemented(encodings::UNREAD)
 }
 
 /// What a client sends in a stream.

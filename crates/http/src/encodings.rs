@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use http::{Extensions, HeaderMap, Method, Request, StatusCode, Version, header};
 use mi_rpc::{HttpRequest, HttpResponse};
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 use tower::{ServiceExt, service_fn};
 use tower_http::{
     CompressionLevel,
@@ -20,8 +20,10 @@ const WORTH: u16 = 1024;
 /// are: their parts and their length are of that.
 const COMPRESSED: [&[u8]; 2] = [b"application/json", b"application/proto"];
 
-/// The encodings that are read.
+/// The encodings that are read, and what is said of others.
 pub(crate) const READ: &str = "gzip, zstd, identity";
+pub(crate) const UNREAD: &str =
+    "the encoding is not read here, but gzip, zstd and identity; what is uploaded is taken as it is";
 
 /// Has a request answered, without its encoding, and its answer encoded as it accepts.
 pub(crate) async fn settled<F>(request: HttpRequest, answer: impl FnOnce(HttpRequest) -> F + Send) -> HttpResponse
@@ -93,11 +95,6 @@ pub(crate) fn is_read(request: &HttpRequest) -> bool {
     Encoding::of(encoding.as_bytes()).is_some() && encodings.next().is_none() && !is_upload
 }
 
-/// What is said to others.
-pub(crate) fn unknown() -> Status {
-    Status::unimplemented(format!("the encoding is not read here, but {READ}; what is uploaded is taken as it is"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -118,6 +115,9 @@ mod tests {
             assert_eq!(encoding.read(&message, 5000).expect("whole").as_deref(), Some(&zeros[..]), "{name}");
             assert_eq!(encoding.read(&message, 4999).expect("whole"), None, "{name}");
             assert!(encoding.read(&message[..message.len() - 5], 5000).is_err(), "{name}");
+            // What is compressed in parts is all of them.
+            let twice = [&message[..], &message].concat();
+            assert_eq!(encoding.read(&twice, 10_000).expect("whole").map(|whole| whole.len()), Some(10_000), "{name}");
         }
         assert_eq!(Encoding::of(b"br"), None);
     }

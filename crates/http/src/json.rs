@@ -12,6 +12,7 @@ use serde::{
     Deserializer,
     de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
+use serde_json::Value;
 
 /// Most values of a text, objects and lists included: many more than any message has. A text of nothing but small ones would be
 /// a hundred times as large in memory.
@@ -49,7 +50,7 @@ pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8]) -> Result<Dynami
 
 /// The fields that an object names, by the names of the descriptor.
 pub(crate) fn names(descriptor: &MessageDescriptor, text: &[u8]) -> Vec<String> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(text).unwrap_or_default();
+    let object: serde_json::Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
     let field = |name: &String| descriptor.get_field_by_json_name(name).or_else(|| descriptor.get_field_by_name(name));
     object.keys().filter_map(field).map(|field| field.name().to_owned()).collect()
 }
@@ -58,7 +59,7 @@ pub(crate) fn names(descriptor: &MessageDescriptor, text: &[u8]) -> Vec<String> 
 ///
 /// # Errors
 /// What is wrong with it, a name that is there twice included.
-pub(crate) fn parse(text: &[u8]) -> serde_json::Result<serde_json::Value> {
+pub(crate) fn parse(text: &[u8]) -> serde_json::Result<Value> {
     check(text)?;
     serde_json::from_slice(text)
 }
@@ -86,6 +87,15 @@ pub(crate) fn to_wire(descriptor: &MessageDescriptor, text: &[u8]) -> Result<Byt
 pub(crate) fn write(descriptor: &MessageDescriptor, message: &[u8], style: Style) -> Result<Vec<u8>> {
     let message = DynamicMessage::decode(descriptor.clone(), message).map_err(Error::internal)?;
     written(&message, style)
+}
+
+/// A message that came over the wire, as a value of [`Style::Plain`].
+///
+/// # Errors
+/// `Internal` when it does not decode.
+pub(crate) fn value(descriptor: &MessageDescriptor, message: &[u8]) -> Result<Value> {
+    let message = DynamicMessage::decode(descriptor.clone(), message).map_err(Error::internal)?;
+    message.serialize_with_options(serde_json::value::Serializer, &Style::Plain.options()).map_err(Error::internal)
 }
 
 /// Writes a message.

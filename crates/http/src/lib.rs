@@ -8,6 +8,7 @@ mod byte_path;
 mod call;
 mod compat;
 mod connect;
+mod credential;
 mod encodings;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -37,7 +38,7 @@ use tower::{Service, ServiceExt};
 use tower_http::cors::Cors;
 
 pub use crate::origins::Origins;
-use crate::{byte_path::BytePath, mcp::Mcp, rest::query};
+use crate::{byte_path::BytePath, mcp::Mcp};
 
 /// The doors and the gateway behind them, as one service for [`mi_rpc::server::serve`].
 #[derive(Clone)]
@@ -85,12 +86,17 @@ pub fn openapi() -> &'static str {
 }
 
 /// Which way a request takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     /// gRPC, gRPC-Web, and what agents ask of models: the gateway knows all of it.
     Gateway,
-    Connect,
     OpenApi,
+    Door(Door),
+}
+
+/// A way in that makes calls of the gateway.
+#[derive(Clone, Copy)]
+enum Door {
+    Connect,
     Rest,
     /// The routes of the hosted product.
     Compat,
@@ -104,25 +110,43 @@ impl Way {
             return Self::Gateway;
         }
         match request.uri().path() {
-            path if path.starts_with("/mi.") => Self::Connect,
+            path if path.starts_with("/mi.") => Self::Door(Door::Connect),
             path if path.starts_with("/llm/") || path.starts_with("/proxy/") => Self::Gateway,
-            path if compat::serves(path) => Self::Compat,
+            path if compat::serves(path) => Self::Door(Door::Compat),
             openapi::PATH => Self::OpenApi,
-            mcp::PATH => Self::Mcp,
+            mcp::PATH => Self::Door(Door::Mcp),
             // Also what leads nowhere: it is told so there.
-            _ => Self::Rest,
+            _ => Self::Door(Door::Rest),
+        }
+    }
+}
+
+impl Door {
+    /// Says no in the form of the door.
+    fn refuse(self, refused: &Status) -> HttpResponse {
+        match self {
+            Self::Connect => refusal::connect(refused),
+            Self::Rest => refusal::rest(refused),
+            Self::Compat => compat::refused(refused),
+            Self::Mcp => refusal::mcp(refused),
         }
     }
 
-    /// The answer to a body in an encoding that nobody here reads.
-    fn unread(self) -> HttpResponse {
-        if self == Self::Connect {
-            return refusal::connect(&encodings::unknown());
+    /// What keeps a request from this door, whatever it asks for.
+    fn closed(self, request: &HttpRequest) -> Option<HttpResponse> {
+        if !encodings::is_read(request) {
+            let mut response = match self {
+                // Connect has a code for it.
+                Self::Connect => self.refuse(&Status::unimplemented(encodings::UNREAD)),
+                _ => {
+                    let error = Error::new(ErrorKind::Invalid, "UNSUPPORTED_MEDIA_TYPE", encodings::UNREAD);
+                    self.refuse(&status(error))
+                }
+            };
+            response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings::READ));
+            return Some(response);
         }
-        let error = Error::new(ErrorKind::Invalid, "UNSUPPORTED_MEDIA_TYPE", encodings::unknown().message().to_owned());
-        let mut response = refusal::rest(&status(error));
-        response.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static(encodings::READ));
-        response
+        credential::in_query(request.uri().query().unwrap_or_default()).map(|refused| self.refuse(&refused))
     }
 }
 
@@ -149,38 +173,28 @@ impl Service<HttpRequest> for Entrance {
                 Way::Gateway => entrance.gateway.pass(request).await,
                 // What it answers is compressed once, and its requests have no body.
                 Way::OpenApi => openapi::serve(&request),
-                way if !encodings::is_read(&request) => way.unread(),
-                Way::Connect if let Some(refused) = shown(&request) => refusal::connect(&refused),
-                Way::Mcp if let Some(refused) = shown(&request) => refusal::mcp(&refused),
-                way => through(way, entrance, request).await,
+                Way::Door(door) => match door.closed(&request) {
+                    Some(refused) => refused,
+                    None => through(door, entrance, request).await,
+                },
             })
         })
     }
 }
 
-/// What is said to a credential in the query, of requests that have none to read otherwise.
-fn shown(request: &HttpRequest) -> Option<Status> {
-    let query = request.uri().query().unwrap_or_default();
-    let names = url::form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
-    names.into_iter().find(|name| query::is_credential(name)).map(|name| query::no_credential(&name))
-}
-
 /// Has a door answer a request: without the encoding of its body, as the client accepts the answer, and with its connection
 /// in order afterwards.
-async fn through(way: Way, entrance: Entrance, request: HttpRequest) -> HttpResponse {
+async fn through(door: Door, Entrance { gateway, mcp }: Entrance, request: HttpRequest) -> HttpResponse {
     let (request, progress) = body::watched(request);
-    let door = |request| async move {
-        let Entrance { gateway, mcp } = entrance;
-        match way {
-            Way::Gateway => gateway.pass(request).await,
-            Way::Connect => connect::serve(&gateway, request).await,
-            Way::OpenApi => openapi::serve(&request),
-            Way::Rest => rest::serve(&gateway, request).await,
-            Way::Compat => compat::serve(&gateway, request).await,
-            Way::Mcp => mcp.serve(request).await,
+    let answer = |request| async move {
+        match door {
+            Door::Connect => connect::serve(&gateway, request).await,
+            Door::Rest => rest::serve(&gateway, request).await,
+            Door::Compat => compat::serve(&gateway, request).await,
+            Door::Mcp => mcp.serve(request).await,
         }
     };
-    let mut response = encodings::settled(request, door).await;
+    let mut response = encodings::settled(request, answer).await;
     progress.ends(&mut response);
     response
 }

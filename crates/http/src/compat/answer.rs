@@ -33,13 +33,12 @@ pub(super) fn none() -> HttpResponse {
 }
 
 /// What a call was refused with.
-pub(super) fn refused(status: &Status) -> HttpResponse {
+pub(crate) fn refused(status: &Status) -> HttpResponse {
     let reason = status.get_details_error_info().map(|info| info.reason);
     let code = match (status.code(), reason.as_deref()) {
         // Final for that client, which waits and tries again at 409: somebody has to set a secret first.
         (Code::FailedPrecondition, Some("INTEGRATION_NOT_CONFIGURED")) => StatusCode::BAD_REQUEST,
         (Code::FailedPrecondition, _) => StatusCode::CONFLICT,
-        (_, Some("FILE_TOO_LARGE")) => StatusCode::PAYLOAD_TOO_LARGE,
         _ => refusal::rest_status(status),
     };
     let name = reason.unwrap_or_else(|| refusal::name(status.code()).to_owned());

@@ -185,8 +185,10 @@ pub(crate) async fn write_file(
     let message = answer.next().await?.ok_or_else(|| Status::internal("the upload was not answered"))?;
     // How it ends says whether it was done.
     while answer.next().await?.is_some() {}
-    let text = json::write(&method.output, &message, Style::Plain).map_err(mi_rpc::status)?;
-    serde_json::from_slice(&text).map_err(|error| Status::internal(error.to_string()))
+    match json::value(&method.output, &message).map_err(mi_rpc::status)? {
+        Value::Object(answer) => Ok(answer),
+        _ => Err(Status::internal("a message is an object in JSON")),
+    }
 }
 
 /// Takes the content out of the arguments; what is said of its type stays, or is added.

@@ -17,8 +17,7 @@ use tonic::{Code, Status};
 use super::{arguments::invalid, tool_set::OFFICE};
 use crate::{
     byte_path::{BytePath, Caller},
-    json::{self, Style},
-    methods,
+    json, methods,
 };
 
 const WATCH: &str = "/mi.v1.TaskService/WatchTasks";
@@ -85,10 +84,10 @@ impl TaskRef {
             };
             match timeout(left.min(BEAT), changes.next()).await {
                 Ok(Ok(Some(change))) => {
-                    let text = json::write(&method.output, &change, Style::Plain).map_err(mi_rpc::status)?;
-                    let change: Value = serde_json::from_slice(&text).unwrap_or_default();
+                    let change = json::value(&method.output, &change).map_err(mi_rpc::status)?;
                     stands = describe(&change["task"]);
-                    progress.tell(stands.clone()).await;
+                    // Whoever does not read what he is told is not waited for.
+                    let _ = timeout(BEAT, progress.tell(stands.clone())).await;
                     if is_finished(&change["task"]) {
                         return Ok(true);
                     }

@@ -1,29 +1,11 @@
 //! What a URL says behind its `?`, and how a text becomes the value of a field.
 
-use mi_kernel::Error;
-use mi_rpc::status;
 use prost_reflect::{DynamicMessage, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value};
 use serde_json::{Value as Json, json};
 use tonic::Status;
 
 use super::{routes::message_of, template::decode};
 use crate::refusal::invalid;
-
-/// Names under which others take credentials. Addresses are kept in logs, histories and referrers, so none is taken here.
-const CREDENTIALS: &[&str] = &["access_token", "api_key", "apikey", "authorization", "key", "token"];
-
-/// Whether a name stands for a credential.
-pub(crate) fn is_credential(name: &str) -> bool {
-    CREDENTIALS.contains(&name.to_ascii_lowercase().as_str())
-}
-
-/// What is said to whoever puts one into an address.
-pub(crate) fn no_credential(name: &str) -> Status {
-    status(Error::unauthenticated(format!(
-        "`{name}` in the query: no credential is taken from an address; send `authorization: Bearer ...`, and revoke this one \
-         if it is real, since addresses are written down in many places"
-    )))
-}
 
 /// Names and values, in their order.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,7 +15,7 @@ impl Query {
     /// Reads the part of a URL behind the `?`.
     ///
     /// # Errors
-    /// `INVALID_ARGUMENT` for what cannot be decoded, `UNAUTHENTICATED` for a credential.
+    /// `INVALID_ARGUMENT` for what cannot be decoded.
     pub(crate) fn parse(text: Option<&str>) -> Result<Self, Status> {
         let one = |pair: &str| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -44,11 +26,7 @@ impl Query {
             })
         };
         let pairs = text.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
-        let query = Self(pairs.map(one).collect::<Result<_, _>>()?);
-        match query.0.iter().find(|(name, _)| is_credential(name)) {
-            None => Ok(query),
-            Some((name, _)) => Err(no_credential(name)),
-        }
+        pairs.map(one).collect::<Result<_, _>>().map(Self)
     }
 
     /// Sets what the query says in a message, where only some fields may be set so.
