@@ -43,6 +43,17 @@ test("a task that fails says why", async () => {
   );
 });
 
+test("a wait that takes too long says what holds the task up", async () => {
+  const input = { title: "stuck", requiredTools: ["no-such-tool"] };
+  await assert.rejects(client.tasks.run(colonyId, input, { timeoutMs: 300 }), (error: MiError) => {
+    assert.equal(error.code, "DEADLINE_EXCEEDED");
+    assert.match(error.message, /which is blocked: .*no-such-tool/);
+    return true;
+  });
+  const [stuck] = await client.tasks.list(colonyId, { statuses: ["blocked"] });
+  await client.tasks.cancel(colonyId, stuck?.id ?? "");
+});
+
 test("tasks of a batch depend on each other; lists read all pages or so many", async () => {
   const inputs = Array.from({ length: 205 }, (_, index) => ({
     title: `t${index}`,

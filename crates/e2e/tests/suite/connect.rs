@@ -304,6 +304,26 @@ async fn bodies_are_compressed_as_both_sides_say() {
 }
 
 #[tokio::test]
+async fn each_door_says_no_in_its_own_form() {
+    let web = Web::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    for (path, reason) in [
+        ("/mi.v1.OfficeService/ListOffices", "/code"),
+        ("/v1/offices", "/error/status"),
+        ("/api/v1/offices", "/code"),
+        ("/mcp", "/error/code"),
+    ] {
+        let packed = web.send(Method::POST, path, &[JSON, ("content-encoding", "br")], "{}").await;
+        let shown = web.send(Method::POST, &format!("{path}?access_token=mi_x"), &[JSON], "{}").await;
+        let unread = if path.starts_with("/mi.") { 501 } else { 415 };
+        assert_eq!((packed.status.as_u16(), shown.status.as_u16()), (unread, 401), "{path}");
+        assert_eq!(packed.headers["accept-encoding"], "gzip, zstd, identity", "{path}");
+        for refused in [packed.json(), shown.json()] {
+            assert!(refused.pointer(reason).is_some(), "{path}: {refused}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn only_pages_that_may_read_an_answer() {
     let web = Web::start(Backend::Sqlite, Arrangement::OneProcess).await;
     let path = "/mi.v1.OfficeService/ListOffices";

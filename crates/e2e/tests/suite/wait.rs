@@ -90,3 +90,12 @@ async fn what_is_waited_for_ends_the_wait(backend: Backend) {
     let (code, _, told) = desk.mi("wait agent worker").await;
     assert!(code == Some(1) && told.contains("not found"), "{code:?} {told}");
 }
+
+#[tokio::test]
+async fn work_that_nobody_takes_says_so() {
+    let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    let dir = tempfile::tempdir().expect("a directory");
+    let desk = Desk { world: &world, office: world.office("Empty").await, dir: dir.path() };
+    let (code, _, told) = desk.mi("run --timeout 5s -- true").await;
+    assert!(code == Some(124) && told.contains("waits: the colony has no agents"), "{code:?} {told}");
+}

@@ -88,6 +88,18 @@ async fn forms_that_are_none_change_nothing() {
         let answer = program.raw("POST", &files, &[("content-type", content_type)], body.into()).await;
         assert_eq!(answer.refused().0, 400, "{what}: {answer:?}");
     }
+    // What never becomes a part is not kept as it comes.
+    let endless = "a".repeat(1 << 20);
+    for (start, what) in [
+        ("", "what comes before the parts"),
+        ("--XyZ\r\nContent-Disposition: form-data; name=\"file\"; filename=\"", "a head"),
+    ] {
+        let body = format!("{start}{endless}").into();
+        let answer = program.raw("POST", &files, &[("content-type", multipart)], body).await;
+        assert_eq!(answer.refused().0, 400, "{what}: {answer:?}");
+        let said = answer.json()["message"].to_string();
+        assert!(said.contains("neither the file nor the end of a head"), "{what}: {said}");
+    }
     for name in ["..%2F..%2Fetc%2Fpasswd", "%2Fetc%2Fpasswd", "a%00b"] {
         assert_eq!(program.get(&format!("{files}/{name}")).await.refused(), (400, "INVALID_ARGUMENT".into()), "{name}");
         assert_eq!(
@@ -97,6 +109,21 @@ async fn forms_that_are_none_change_nothing() {
         );
     }
     assert_eq!(program.get(&files).await.ok(), json!([]));
+}
+
+#[tokio::test]
+async fn an_answer_is_no_larger_than_one_takes() {
+    let (_world, program) = start().await;
+    let tasks = format!("{}/tasks", program.office("Large").await);
+    for number in 0..18 {
+        let task = json!({"title": format!("task {number}"), "description": "x".repeat(250 << 10)});
+        program.post(&tasks, task).await.ok();
+    }
+    let refused = program.get(&format!("{tasks}?limit=18")).await;
+    assert_eq!(refused.refused(), (400, "INVALID_ARGUMENT".into()));
+    assert!(refused.json()["message"].to_string().contains("ask for fewer entries"), "{refused:?}");
+    let fewer = program.get(&format!("{tasks}?limit=10&offset=8")).await;
+    assert_eq!((fewer.ok().as_array().map(Vec::len), fewer.header("x-total-count")), (Some(10), Some("18")));
 }
 
 /// An open stream of messages.
