@@ -44,7 +44,7 @@ use mi_proto::{
     v1,
 };
 use mi_rpc::{Access, RoleClient};
-use mi_store::{Db, Topic, idempotency};
+use mi_store::{Db, OfficeConn, Topic, idempotency};
 use mi_tenancy::{Author, Offices, Quotas, RoleContext};
 use moka::future::Cache;
 use prost::Message;
@@ -294,8 +294,20 @@ impl Tasks {
         let mut conn = self.db.office(access.office_id()).read().await?;
         let costs = self.credits.task_costs(&mut conn, &[task.id]).await?;
         let cost = costs.get(&task.id).copied().unwrap_or_default();
-        let broke = self.credits.broke(&mut conn).await?;
-        Ok(wire::unpaid(v1::Task { cost, ..wire::task(task, access) }, broke.as_ref()))
+        let mut shown = v1::Task { cost, ..wire::task(task, access) };
+        self.tell_unpaid(&mut conn, std::slice::from_mut(&mut shown)).await?;
+        Ok(shown)
+    }
+
+    /// Has tasks that are queued while the office is out of credits say so. The balance is looked at only for such.
+    async fn tell_unpaid(&self, conn: &mut OfficeConn, tasks: &mut [v1::Task]) -> Result<()> {
+        let is_queued = |task: &&mut v1::Task| task.status() == v1::TaskStatus::Queued;
+        if tasks.iter_mut().any(|task| is_queued(&task))
+            && let Some(broke) = self.credits.broke(conn).await?
+        {
+            tasks.iter_mut().filter(is_queued).for_each(|task| wire::unpaid(task, &broke));
+        }
+        Ok(())
     }
 
     async fn list(&self, access: &Access, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
@@ -316,12 +328,12 @@ impl Tasks {
         let rows = repo::task_list(&mut conn, &filter, &page).await?;
         let costs = self.credits.task_costs(&mut conn, &rows.iter().map(|task| task.id).collect::<Vec<_>>()).await?;
         let cost = |id| costs.get(&id).copied().unwrap_or_default();
-        let broke = self.credits.broke(&mut conn).await?;
-        let shown = |task: Task| v1::Task { cost: cost(task.id), ..wire::task(task, access) };
-        let show = |task: Task| (task.id, wire::unpaid(shown(task), broke.as_ref()));
+        let show = |task: Task| (task.id, v1::Task { cost: cost(task.id), ..wire::task(task, access) });
         let shown: Vec<_> = rows.into_iter().map(show).collect();
         let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
-        Ok((shown.into_iter().map(|(_, task)| task).collect(), next))
+        let mut tasks: Vec<_> = shown.into_iter().map(|(_, task)| task).collect();
+        self.tell_unpaid(&mut conn, &mut tasks).await?;
+        Ok((tasks, next))
     }
 
     /// An office's tasks changed: whoever watches them looks again.

@@ -43,14 +43,10 @@ pub(crate) fn counts(status_counts: &StatusCounts) -> Vec<v1::TaskCount> {
     status_counts.counts().map(count).collect()
 }
 
-/// A task as it is shown while the office is out of credits: one that is queued says why nobody takes it.
-pub(super) fn unpaid(task: v1::Task, broke: Option<&Error>) -> v1::Task {
-    match broke {
-        Some(broke) if task.status() == v1::TaskStatus::Queued => {
-            v1::Task { error: format!("{}: {}", broke.reason, broke.message), ..task }
-        }
-        _ => task,
-    }
+/// Has a task that is queued say that nobody takes it while the office is out of credits, before why its last attempt failed.
+pub(super) fn unpaid(task: &mut v1::Task, broke: &Error) {
+    let before = if task.error.is_empty() { String::new() } else { format!("; the last attempt: {}", task.error) };
+    task.error = format!("{}: {}{before}", broke.reason, broke.message);
 }
 
 /// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::work::outcome::Failed;
+
 /// Tokens that an answer may have, thoughts among them: all of them are set aside before each call.
 pub(super) const MAX_ANSWER: u64 = 16_384;
-
-use crate::work::outcome::Failed;
 
 /// One turn of the conversation.
 pub(super) enum Turn {
