@@ -136,10 +136,13 @@ impl Feed {
         after: Option<i64>,
     ) -> Result<impl Stream<Item = Result<FeedEvent>> + Send + use<>> {
         let changes = self.db.listen(Topic::of(office_id, TOPIC));
-        let mut position = match after {
-            Some(cursor) => cursor,
-            None => crate::offices::repo::feed_end(&mut self.db.office(office_id).read().await?).await?,
-        };
+        let newest = crate::offices::repo::feed_end(&mut self.db.office(office_id).read().await?).await?;
+        let mut position = after.unwrap_or(newest);
+        if position > newest {
+            // Of a database that was restored or made anew since: what would be waited for may never come back.
+            let text = format!("the newest cursor is {newest}: what came after it is gone; begin anew, with cursor 0");
+            return Err(Error::precondition("CURSOR_EXPIRED", text));
+        }
         let feed = self.clone();
         Ok(changes.follow(async move || {
             let mut found = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;

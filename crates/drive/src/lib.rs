@@ -22,7 +22,7 @@ use mi_kernel::{
 use mi_proto::v1;
 use mi_rpc::{Access, Caller};
 use mi_store::{Batch, Db, OfficeTx, Topic, outbox};
-use mi_tenancy::{Author, Offices, RoleContext, offices::repo::office_get};
+use mi_tenancy::{Author, Offices, RoleContext, offices::repo::office_get, retention::not_ahead};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -155,9 +155,13 @@ impl Drive {
         let (_, office) = self.offices.get(caller, &request.office_id).await?;
         // Before the end is looked up, so that nothing falls between.
         let changes = self.db.listen(Topic::of(office.id, TOPIC));
+        let newest = repo::usage_get(&mut self.db.office(office.id).read().await?).await?.revision;
         let mut after = match request.after_cursor {
-            Some(after) => rules::not_negative("after_cursor", after).map(|_| after)?,
-            None => repo::usage_get(&mut self.db.office(office.id).read().await?).await?.revision,
+            Some(after) => {
+                rules::not_negative("after_cursor", after)?;
+                not_ahead(after, newest).map(|()| after)?
+            }
+            None => newest,
         };
         let db = self.db.clone();
         Ok(changes.follow(async move || {

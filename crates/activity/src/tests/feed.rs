@@ -188,6 +188,11 @@ async fn filters_choose_by_agent_category_and_time(db: TestDb) {
         categories: vec!["chat".into(), "task".into()],
         after_cursor: Some(1),
     };
+    // What a database had that was restored since is waited for by nobody.
+    let ahead = WatchActivityRequest { after_cursor: Some(i64::MAX), ..watch.clone() };
+    let refused = world.activity(&owner).watch_activity(ahead).await.expect_err("ahead of all there is");
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("begin anew, with cursor 0"), "{refused:?}");
     let mut stream = world.activity(&owner).watch_activity(watch).await.expect("watched").into_inner();
     assert_eq!(next_event(&mut stream).await.id, events[2].id.to_string());
 }

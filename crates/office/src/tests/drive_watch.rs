@@ -35,6 +35,11 @@ async fn a_watch_goes_on_where_it_was_left(harness: Harness) {
         let request = WatchChangesRequest { office_id: office.clone(), after_cursor };
         harness.drive(&harness.owner).watch_changes(request).await.expect("opens").into_inner()
     };
+    // What a database had that was restored since is waited for by nobody.
+    let ahead = WatchChangesRequest { office_id: office.clone(), after_cursor: Some(451) };
+    let refused = harness.drive(&harness.owner).watch_changes(ahead).await.expect_err("ahead of all there is");
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("the newest cursor is 450"), "{refused:?}");
     let (mut all, mut some, mut new) = (watch(Some(0)).await, watch(Some(400)).await, watch(None).await);
     harness.put(&office, "last", b"").await;
     for (stream, first) in [(&mut all, 1), (&mut some, 401), (&mut new, 451)] {

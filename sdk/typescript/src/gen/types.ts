@@ -602,7 +602,7 @@ export interface WatchActivityRequest {
   categories?: string[];
   /**
    * Start after this cursor, 0 for the whole feed; unset: only what is new. From before what is kept it answers
-   * FAILED_PRECONDITION `CURSOR_EXPIRED`.
+   * FAILED_PRECONDITION `CURSOR_EXPIRED`, and so from beyond the newest, of a database that was restored since.
    */
   afterCursor?: number;
 }
@@ -876,7 +876,7 @@ export interface WatchChangesRequest {
   officeId?: string;
   /**
    * Start after this cursor, 0 for all; unset: only what is new. One after which some are no longer kept is refused as in
-   * ListChanges, 0 as well.
+   * ListChanges, 0 as well; so is one beyond the newest, of a database that was restored since.
    */
   afterCursor?: number;
 }
@@ -1202,7 +1202,7 @@ export interface WatchTasksRequest {
   /**
    * Start after this cursor, 0 for every task there is; unset: only what changes from now on. A cursor before the last
    * change of a task that is deleted by now (see `OfficeSettings.finished_task_retention`) is refused, FAILED_PRECONDITION
-   * `CURSOR_EXPIRED`: begin anew with 0.
+   * `CURSOR_EXPIRED`: begin anew with 0. So is one beyond the newest, of a database that was restored since.
    */
   afterCursor?: number;
   /** Only this task; empty: all. */

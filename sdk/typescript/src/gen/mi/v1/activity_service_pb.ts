@@ -278,7 +278,7 @@ export type WatchActivityRequest = Message<"mi.v1.WatchActivityRequest"> & {
 
   /**
    * Start after this cursor, 0 for the whole feed; unset: only what is new. From before what is kept it answers
-   * FAILED_PRECONDITION `CURSOR_EXPIRED`.
+   * FAILED_PRECONDITION `CURSOR_EXPIRED`, and so from beyond the newest, of a database that was restored since.
    *
    * @generated from field: optional int64 after_cursor = 4;
    */

@@ -584,7 +584,7 @@ export type WatchChangesRequest = Message<"mi.v1.WatchChangesRequest"> & {
 
   /**
    * Start after this cursor, 0 for all; unset: only what is new. One after which some are no longer kept is refused as in
-   * ListChanges, 0 as well.
+   * ListChanges, 0 as well; so is one beyond the newest, of a database that was restored since.
    *
    * @generated from field: optional int64 after_cursor = 2;
    */

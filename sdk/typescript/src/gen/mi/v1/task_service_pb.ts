@@ -680,7 +680,7 @@ export type WatchTasksRequest = Message<"mi.v1.WatchTasksRequest"> & {
   /**
    * Start after this cursor, 0 for every task there is; unset: only what changes from now on. A cursor before the last
    * change of a task that is deleted by now (see `OfficeSettings.finished_task_retention`) is refused, FAILED_PRECONDITION
-   * `CURSOR_EXPIRED`: begin anew with 0.
+   * `CURSOR_EXPIRED`: begin anew with 0. So is one beyond the newest, of a database that was restored since.
    *
    * @generated from field: optional int64 after_cursor = 2;
    */
