@@ -344,6 +344,9 @@ mod tests {
             ("parent_id", "query"),
             ("page_size", "query"),
             ("page_token", "query"),
+            ("context_id", "query"),
+            ("order_by", "query"),
+            ("updated_after", "query"),
         ]
         .map(|(name, place)| (text(name), text(place)));
         assert_eq!(names, expected.iter().map(|(name, place)| (name, place)).collect::<Vec<_>>());

@@ -35,6 +35,11 @@ impl<K: Serialize + DeserializeOwned> Page<K> {
         })
     }
 
+    /// The token of a page that begins after this key, for a list that ends a page where it has read enough.
+    pub fn token(after: &K) -> String {
+        encode(after)
+    }
+
     /// Rows to ask the database for: one more than the page, to know whether there is another.
     pub fn fetch(&self) -> i64 {
         i64::from(self.size) + 1

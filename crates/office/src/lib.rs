@@ -77,6 +77,7 @@ const MIGRATIONS: &Migrations = &[
     step!(190, "0190", "credits"),
     step!(200, "0200", "metering"),
     step!(205, "0205", "broke"),
+    step!(210, "0210", "task_contexts"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);

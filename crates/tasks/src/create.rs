@@ -139,6 +139,7 @@ impl Batch<'_> {
                     answers: None,
                     excluded: None,
                     request: new.request.clone(),
+                    context: new.context.clone(),
                     created_at: self.now,
                 },
                 progress: Progress::new(State::Queued, assigned, cause.depth, self.moment()),

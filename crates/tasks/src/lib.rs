@@ -43,7 +43,7 @@ use mi_proto::{
     internal::v1::{Member, PauseAgentRequest, agent_registry_service_client::AgentRegistryServiceClient},
     v1,
 };
-use mi_rpc::{Access, RoleClient};
+use mi_rpc::{Access, RoleClient, convert::time};
 use mi_store::{Db, OfficeConn, Topic, idempotency};
 use mi_tenancy::{Author, Offices, Quotas, RoleContext};
 use moka::future::Cache;
@@ -102,6 +102,13 @@ pub struct Deps {
     pub credits: Credits,
     /// How much may be open.
     pub quotas: Quotas,
+}
+
+/// A task as its reader sees it, and its places in lists.
+struct Shown {
+    id: TaskId,
+    cursor: i64,
+    task: v1::Task,
 }
 
 /// A report on a task, under the lease that it names.
@@ -311,7 +318,6 @@ impl Tasks {
     }
 
     async fn list(&self, access: &Access, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
-        let page = Page::parse(request.page_size, &request.page_token)?;
         let parent = match request.parent_id.as_str() {
             "" => None,
             id => Some(TaskId::parse(id).map_err(|error| Error::invalid("parent_id", error.message))?),
@@ -323,17 +329,44 @@ impl Tasks {
                 name => text::lookup_name("assigned_agent", name)?,
             },
             parent,
+            context: rules::context(&request.context_id)?.unwrap_or_default(),
         };
+        let since = request.updated_after.as_ref().map(|given| time("updated_after", given)).transpose()?;
         let mut conn = self.db.office(access.office_id()).read().await?;
-        let rows = repo::task_list(&mut conn, &filter, &page).await?;
-        let costs = self.credits.task_costs(&mut conn, &rows.iter().map(|task| task.id).collect::<Vec<_>>()).await?;
-        let cost = |id| costs.get(&id).copied().unwrap_or_default();
-        let show = |task: Task| (task.id, v1::Task { cost: cost(task.id), ..wire::task(task, access) });
-        let shown: Vec<_> = rows.into_iter().map(show).collect();
-        let (shown, next) = page.finish_within(shown, MAX_PAGE_BYTES, |(_, task)| task.encoded_len(), |(id, _)| *id);
-        let mut tasks: Vec<_> = shown.into_iter().map(|(_, task)| task).collect();
+        let length = |shown: &Shown| shown.task.encoded_len();
+        let (shown, next) = match request.order_by.as_str() {
+            "" if since.is_some() => {
+                return Err(Error::invalid("updated_after", "needs `updated_at desc` as `order_by`"));
+            }
+            "" => {
+                let page = Page::parse(request.page_size, &request.page_token)?;
+                let rows = repo::task_list(&mut conn, &filter, &page).await?;
+                page.finish_within(self.shown(&mut conn, rows, access).await?, MAX_PAGE_BYTES, length, |shown| shown.id)
+            }
+            "updated_at desc" => {
+                let page = Page::parse(request.page_size, &request.page_token)?;
+                let late = repo::task_list_late(&mut conn, &filter, since, &page).await?;
+                let rows = self.shown(&mut conn, late.tasks, access).await?;
+                let (shown, next) = page.finish_within(rows, MAX_PAGE_BYTES, length, |shown| shown.cursor);
+                let rest = late.looked_until.map(|cursor| Page::token(&cursor)).unwrap_or_default();
+                (shown, if next.is_empty() { rest } else { next })
+            }
+            _ => return Err(Error::invalid("order_by", "must be `updated_at desc`, or empty")),
+        };
+        let mut tasks: Vec<_> = shown.into_iter().map(|shown| shown.task).collect();
         self.tell_unpaid(&mut conn, &mut tasks).await?;
         Ok((tasks, next))
+    }
+
+    /// Tasks as their reader sees them, with what they cost.
+    async fn shown(&self, conn: &mut OfficeConn, rows: Vec<Task>, access: &Access) -> Result<Vec<Shown>> {
+        let costs = self.credits.task_costs(conn, &rows.iter().map(|task| task.id).collect::<Vec<_>>()).await?;
+        let show = |task: Task| {
+            let (id, cursor) = (task.id, task.cursor);
+            let cost = costs.get(&id).copied().unwrap_or_default();
+            Shown { id, cursor, task: v1::Task { cost, ..wire::task(task, access) } }
+        };
+        Ok(rows.into_iter().map(show).collect())
     }
 
     /// An office's tasks changed: whoever watches them looks again.

@@ -90,6 +90,9 @@ pub(crate) struct Spec {
     /// The call that asked for it, if that can be told from others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) request: Option<Asked>,
+    /// Conversation that it goes on with; none: it begins one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) context: Option<String>,
     pub(crate) created_at: Time,
 }
 

@@ -31,7 +31,7 @@ pub(super) use self::{
         Consequence, Follower, NOBODY, Relation, Rest, SCANNED, consequence_list, consequence_put,
         office_of_consequences, task_dependents_after, task_followers,
     },
-    list::{Filter, task_list},
+    list::{Filter, task_list, task_list_late},
     queue::{queue_ends, queue_forget},
     reach::{Direction, MAX_REACHED, WIDE, task_reached, task_ways},
     relations::{Parent, Standing, task_parents, task_reviews, task_some_subtasks, task_standing},
@@ -62,6 +62,8 @@ struct Written<'a> {
     verifies_id: Option<TaskId>,
     #[serde(skip_serializing_if = "Option::is_none")]
     request: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context: Option<&'a str>,
     tools: &'a [String],
     worker_id: Option<AgentId>,
     deadline: Option<String>,
@@ -87,6 +89,7 @@ impl<'a> Written<'a> {
             hangs_on: task.hangs_on(),
             verifies_id: spec.verifies,
             request: spec.request.as_ref().filter(|_| whole).map(|asked| asked.key.as_str()),
+            context: spec.context.as_deref().filter(|_| whole),
             tools: &spec.required_tools,
             worker_id: task.holder().and_then(|worker| worker.agent_id),
             deadline: task.deadline().map(time_text),
@@ -112,11 +115,12 @@ pub(super) async fn task_put(
             // Materialised: `json_each` would write each row out once for every column that is read from it.
             "WITH v AS MATERIALIZED (SELECT value AS task FROM json_each($3))
              INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
-                 parent_id, verifies_id, request, tools, worker_id, deadline, hangs_on, spec, progress)
+                 parent_id, verifies_id, request, context, tools, worker_id, deadline, hangs_on, spec, progress)
              SELECT $1, unhex(task ->> 'id', '-'), task ->> 'cursor', task ->> 'kind', task ->> 'priority',
                  task ->> 'status', task ->> 'assigned_agent', unhex(task ->> 'assigned_id', '-'),
                  unhex(task ->> 'excluded_id', '-'), unhex(task ->> 'parent_id', '-'),
-                 unhex(task ->> 'verifies_id', '-'), task ->> 'request', task -> 'tools', unhex(task ->> 'worker_id', '-'),
+                 unhex(task ->> 'verifies_id', '-'), task ->> 'request', task ->> 'context', task -> 'tools',
+                 unhex(task ->> 'worker_id', '-'),
                  task ->> 'deadline', unhex(task ->> 'hangs_on', '-'), coalesce(task -> 'spec', ''), task -> 'progress' FROM v WHERE TRUE
              ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                  assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
@@ -128,12 +132,13 @@ pub(super) async fn task_put(
         concat!(
             "WITH put AS (
                  INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id,
-                     excluded_id, parent_id, verifies_id, request, tools, worker_id, deadline, hangs_on, spec, progress)
+                     excluded_id, parent_id, verifies_id, request, context, tools, worker_id, deadline, hangs_on, spec,
+                     progress)
                  SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
-                     verifies_id, request, tools, worker_id, deadline, hangs_on, coalesce(spec, '{}'), progress
+                     verifies_id, request, context, tools, worker_id, deadline, hangs_on, coalesce(spec, '{}'), progress
                  FROM json_to_recordset($3::json) AS v (id uuid, cursor bigint, kind text, priority integer,
                      status text, assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid,
-                     verifies_id uuid, request text, tools jsonb, worker_id uuid, deadline timestamptz, hangs_on uuid,
+                     verifies_id uuid, request text, context text, tools jsonb, worker_id uuid, deadline timestamptz, hangs_on uuid,
                      spec json, progress json)
                  ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                      assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,

@@ -17,6 +17,8 @@ const MAX_DEPENDENCIES: usize = 1000;
 const MAX_TOOLS: usize = 32;
 const MAX_TOOL: usize = 64;
 const MAX_ARTIFACTS: usize = 1000;
+/// Longest name of a conversation, in bytes.
+const MAX_CONTEXT: usize = 128;
 /// Most tasks of a batch.
 pub(super) const MAX_BATCH: usize = 1000;
 /// Most dependencies of all the tasks of a batch together.
@@ -176,7 +178,23 @@ pub(super) fn new(
         max_attempts: number("max_attempts", request.max_attempts, 3, 1..=100)?,
         verification_required: request.verification_required,
         request: request_id.map(|id| Asked { key: id.key(), digest: hex::encode(id.digest()) }),
+        context: context(&request.context_id)?,
     })
+}
+
+/// The conversation that is meant; none: none in particular.
+///
+/// # Errors
+/// `Invalid` for what is too long or has control characters.
+pub(super) fn context(given: &str) -> Result<Option<String>> {
+    match given {
+        "" => Ok(None),
+        given if given.len() > MAX_CONTEXT || given.chars().any(char::is_control) => {
+            let text = format!("must have at most {MAX_CONTEXT} bytes and no control characters");
+            Err(Error::invalid("context_id", text))
+        }
+        given => Ok(Some(given.to_owned())),
+    }
 }
 
 fn tools(given: &[String]) -> Result<Vec<String>> {

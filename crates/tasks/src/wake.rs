@@ -87,6 +87,7 @@ impl Tasks {
             answers: Some(channel),
             excluded: None,
             request: None,
+            context: None,
             created_at: now,
         };
         let assigned = Assignee { name: wake.agent.clone(), id: wake.agent_id };

@@ -85,6 +85,7 @@ pub(super) fn task(task: Task, viewer: &Access) -> v1::Task {
         cause: spec.cause,
         depth: progress.depth,
         verifies_task_id: spec.verifies.map(|id| id.to_string()).unwrap_or_default(),
+        context_id: spec.context.unwrap_or_else(|| task.id.to_string()),
         ..v1::Task::default()
     };
     match progress.state {

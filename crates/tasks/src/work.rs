@@ -319,6 +319,7 @@ impl Batch<'_> {
             answers: None,
             excluded: task.progress.worker.as_ref().and_then(|worker| worker.agent_id),
             request: None,
+            context: None,
             created_at: self.now,
         };
         let progress = Progress::new(State::Queued, None, task.progress.depth + 1, self.moment());

@@ -4,6 +4,7 @@
 
 mod claims;
 mod commands;
+mod conversations;
 mod models;
 mod office;
 mod platform;

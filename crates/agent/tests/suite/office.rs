@@ -33,7 +33,8 @@ impl Platform {
                     let tasks = self.tasks.lock().expect("lock").clone();
                     let asked = |task: &Task| {
                         let status = request.statuses.is_empty() || request.statuses.contains(&task.status);
-                        task.parent_id == request.parent_id && status
+                        let context = request.context_id.is_empty() || request.context_id == task.context_id;
+                        task.parent_id == request.parent_id && status && context
                     };
                     let mut tasks: Vec<_> = tasks.into_iter().filter(asked).collect();
                     tasks.reverse();

@@ -78,6 +78,9 @@ pub(crate) struct ListArgs {
     /// Only subtasks of this task
     #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
     parent: Option<String>,
+    /// Only tasks of this one's conversation
+    #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
+    conversation: Option<String>,
     /// The newest this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     limit: i32,
@@ -164,9 +167,18 @@ pub(crate) async fn get(context: &Context, office_id: &str, task_id: &str) -> Re
     ask!(context, tasks.get_task(request).task).await
 }
 
+/// The conversation of a task, if one is given.
+pub(crate) async fn conversation(context: &Context, office_id: &str, task: Option<&str>) -> Result<String, Failure> {
+    match task {
+        Some(given) => Ok(get(context, office_id, &task_id(context, office_id, given).await?).await?.context_id),
+        None => Ok(String::new()),
+    }
+}
+
 async fn list(args: ListArgs, context: &Context) -> Result<(), Failure> {
     let office_id = context.colony(&args.colony).await?;
     let parent_id = task_id_if_any(context, &office_id, args.parent.as_deref()).await?;
+    let context_id = conversation(context, &office_id, args.conversation.as_deref()).await?;
     let limit = usize::try_from(args.limit).unwrap_or_default();
     let request = ListTasksRequest {
         office_id,
@@ -174,7 +186,8 @@ async fn list(args: ListArgs, context: &Context) -> Result<(), Failure> {
         assigned_agent: args.agent.unwrap_or_default(),
         parent_id,
         page_size: Some(args.limit.min(MAX_PAGE_SIZE)),
-        page_token: String::new(),
+        context_id,
+        ..ListTasksRequest::default()
     };
     let mut tasks = read(context, request, |tasks| tasks.len() >= limit).await?;
     tasks.truncate(limit);

@@ -22,6 +22,10 @@ const ALLOWED: &[Allowed] = &[
         "SELECT t.*, FALSE AS claimable FROM...",
         "goes through an office's queue in its order, up to as much as the claim may have",
     ),
+    (
+        "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor BETWEEN...",
+        "looks at a thousand changes at most, whichever of them are asked for",
+    ),
     ("SELECT office_id, id FROM tasks WHERE deadline <= $1...", "passes over offices in which the sweep failed before"),
     ("SELECT DISTINCT office_id FROM task_consequences...", "reads what is still to be carried on, which is gone soon"),
     ("DELETE FROM task_consequences WHERE office_id = $1", LAST),

@@ -5,6 +5,7 @@ mod attempts;
 mod away;
 mod bad_input;
 mod by_chance;
+mod contexts;
 mod dependencies;
 mod effort;
 mod faults;

@@ -29,4 +29,6 @@ pub(crate) struct New {
     pub(crate) max_attempts: i32,
     pub(crate) verification_required: bool,
     pub(crate) request: Option<Asked>,
+    /// Conversation that it goes on with; none: it begins one.
+    pub(crate) context: Option<String>,
 }

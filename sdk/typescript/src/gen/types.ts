@@ -1101,6 +1101,11 @@ export interface Task {
    * GetTask and ListTasks.
    */
   cost: number;
+  /**
+   * Conversation that it is a part of; its own id unless whoever created it named another: it begins one then. Whoever works on
+   * a task reads first what came of the last ones of its conversation.
+   */
+  contextId: string;
 }
 
 /** A remark on a task. */
@@ -1161,6 +1166,11 @@ export interface CreateTaskRequest {
   verificationRequired?: boolean;
   /** Chosen by the caller, at most 128 bytes, a UUID is best; the same one again answers the same task and creates nothing. */
   requestId?: string;
+  /**
+   * Conversation that it goes on with, at most 128 bytes: the `context_id` of a task before it, or any word that later ones will
+   * name. Empty: it begins one of its own.
+   */
+  contextId?: string;
 }
 
 /** See BatchCreateTasks. */
@@ -1193,6 +1203,12 @@ export interface ListTasksRequest {
   pageSize?: number;
   /** `next_page_token` of the page before; empty for the first. */
   pageToken?: string;
+  /** Only tasks of this conversation; empty: all. */
+  contextId?: string;
+  /** `updated_at desc`: those first that changed last; empty: newest first. */
+  orderBy?: string;
+  /** Only tasks that changed at or after this; needs `order_by`. */
+  updatedAfter?: string | Date;
 }
 
 /** See WatchTasks. */

@@ -7,6 +7,8 @@ use crate::work::shared::Shared;
 
 /// Subtasks and notes that are told of, each.
 pub(super) const MOST: i32 = 50;
+/// Earlier tasks of a conversation that are told of.
+const REMEMBERED: i32 = 10;
 /// How much of each result and note.
 const PART: usize = 4 << 10;
 
@@ -37,6 +39,23 @@ pub(super) async fn stalled_subtasks(shared: &Shared, parent: &str) -> Result<Ve
     // Of more than are told of, some may go on.
     let hang = blocked.next_page_token.is_empty() && blocked.tasks.iter().all(|task| !task.hangs_on_task_id.is_empty());
     Ok(if hang { blocked.tasks } else { Vec::new() })
+}
+
+/// The last tasks that a conversation had before this one, oldest first.
+pub(super) async fn earlier(shared: &Shared, task: &Task) -> Result<Vec<Task>, Status> {
+    let request = ListTasksRequest {
+        office_id: shared.office_id.clone(),
+        context_id: task.context_id.clone(),
+        // Itself, and what was created since, may be among them.
+        page_size: Some(2 * REMEMBERED),
+        ..ListTasksRequest::default()
+    };
+    let newest_first = shared.client.tasks().list_tasks(request).await?.into_inner().tasks;
+    // Ids are in the order of their creation.
+    let before = newest_first.into_iter().filter(|other| other.id < task.id);
+    let mut tasks: Vec<_> = before.take(usize::try_from(REMEMBERED).unwrap_or_default()).collect();
+    tasks.reverse();
+    Ok(tasks)
 }
 
 async fn list(shared: &Shared, parent: &str, most: i32, statuses: &[TaskStatus]) -> Result<ListTasksResponse, Status> {

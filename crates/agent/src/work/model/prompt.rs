@@ -3,7 +3,7 @@
 use mi_proto::v1::{ListTaskNotesRequest, Task};
 use tonic::Status;
 
-use super::descriptions::{MORE, MOST, about, start, subtasks};
+use super::descriptions::{MORE, MOST, about, earlier, start, subtasks};
 use crate::work::shared::Shared;
 
 const PREAMBLE: &str = "\
@@ -31,6 +31,9 @@ pub(super) async fn of(shared: &Shared, task: &Task) -> Result<(String, String),
     if !task.description.is_empty() {
         first += &format!("\n{}\n", task.description);
     }
+    if !task.context_id.is_empty() && task.context_id != task.id {
+        first += &conversation(shared, task).await?;
+    }
     if !task.verifies_task_id.is_empty() {
         first += &verification(shared, &task.verifies_task_id).await?;
     }
@@ -55,6 +58,16 @@ pub(super) async fn of(shared: &Shared, task: &Task) -> Result<(String, String),
         first += &format!("\nSubtask {}\n", about(&subtask));
     }
     Ok((system, first))
+}
+
+/// What was asked before in the conversation that the task goes on with, and what came of it, oldest first.
+async fn conversation(shared: &Shared, task: &Task) -> Result<String, Status> {
+    let mut text = String::new();
+    for before in earlier(shared, task).await? {
+        let about = about(&before);
+        text += &format!("\nEarlier in this conversation: {}\n{}\n{about}\n", before.title, start(&before.description));
+    }
+    Ok(text)
 }
 
 async fn verification(shared: &Shared, id: &str) -> Result<String, Status> {

@@ -149,6 +149,7 @@ fn request(office_id: &str, run: &str, task: &file::Task, id: impl Fn(&str) -> S
         verification_required: task.verification_required,
         // Lengths keep the parts apart.
         request_id: sha256_hex(format!("{office_id}/{}/{run}/{key}", run.len()).as_bytes()),
+        ..CreateTaskRequest::default()
     }
 }
 
@@ -209,6 +210,7 @@ mod tests {
             max_attempts: Some(1),
             verification_required: false,
             request_id: sent("o", "1", 1).request_id,
+            context_id: String::new(),
         };
         assert_eq!(sent("o", "1", 1), expect);
         assert_eq!(sent("o", "1", 0).title, "a");

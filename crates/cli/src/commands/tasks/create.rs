@@ -6,7 +6,7 @@ use clap::{Args, builder::NonEmptyStringValueParser};
 use mi_proto::v1::{CreateTaskRequest, Task};
 use uuid::Uuid;
 
-use super::{Kind, finish, task_id, task_id_if_any};
+use super::{Kind, conversation, finish, task_id, task_id_if_any};
 use crate::{
     answer::{ask, resource},
     context::Context,
@@ -41,6 +41,9 @@ pub(crate) struct CreateArgs {
     /// Task that it is a part of
     #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
     parent: Option<String>,
+    /// Task whose conversation it goes on with: the worker reads first what came of that
+    #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
+    conversation: Option<String>,
     /// Task that must be done first; may be repeated
     #[arg(long, value_name = "TASK", add = by(&[Known::Tasks]))]
     depends_on: Vec<String>,
@@ -72,6 +75,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
     };
     let office_id = context.colony(&args.colony).await?;
     let parent_id = task_id_if_any(context, &office_id, args.parent.as_deref()).await?;
+    let context_id = conversation(context, &office_id, args.conversation.as_deref()).await?;
     let mut depends_on = Vec::new();
     for given in &args.depends_on {
         depends_on.push(task_id(context, &office_id, given).await?);
@@ -89,6 +93,7 @@ pub(crate) async fn run(args: CreateArgs, context: &Context) -> Result<(), Failu
         max_attempts: args.max_attempts,
         verification_required: args.verify,
         request_id: args.request_id.unwrap_or_else(|| Uuid::new_v4().to_string()),
+        context_id,
     };
     if !args.wait {
         return context.out.one(&ask!(context, tasks.create_task(request).task).await?);

@@ -183,6 +183,9 @@ async fn what_cannot_be_reported(harness: Harness) {
         ("parent_id", ListTasksRequest { parent_id: "x".into(), ..list() }),
         ("page_size", ListTasksRequest { page_size: Some(-1), ..list() }),
         ("page_token", ListTasksRequest { page_token: "nonsense".into(), ..list() }),
+        ("context_id", ListTasksRequest { context_id: "x".repeat(129), ..list() }),
+        ("order_by", ListTasksRequest { order_by: "title".into(), ..list() }),
+        ("updated_after", ListTasksRequest { updated_after: Some(prost_types::Timestamp::default()), ..list() }),
     ] {
         assert_eq!(field(tasks().list_tasks(wrong).await), expected);
     }

@@ -18,7 +18,7 @@ type Case<'a> = (&'a [TaskStatus], &'a str, bool, &'a [&'a [&'a str]]);
 
 impl Harness {
     /// Titles of each page of a list.
-    async fn pages(&self, list: &ListTasksRequest) -> Vec<Vec<String>> {
+    pub(super) async fn pages(&self, list: &ListTasksRequest) -> Vec<Vec<String>> {
         let (mut pages, mut list) = (Vec::new(), list.clone());
         loop {
             let page = self.tasks(&self.owner).list_tasks(list.clone()).await.expect("lists").into_inner();

@@ -1,0 +1,3 @@
+-- The conversation that a task goes on with; none: it begins one.
+ALTER TABLE tasks ADD COLUMN context TEXT;
+CREATE INDEX tasks_by_context ON tasks (office_id, context, id) WHERE context IS NOT NULL;
