@@ -32,6 +32,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     compiler.open_files(["mi/internal/v1/internal.proto", "mi/internal/v1/metering.proto"])?;
     fs::write(out.join("all.bin"), compiler.encode_file_descriptor_set())?;
 
+    // A protocol of others, which has no access rules of ours.
+    let mut compiler_of_others = protox::Compiler::new([&root])?;
+    compiler_of_others.include_imports(true);
+    compiler_of_others.open_files(["lf/a2a/v1/a2a.proto"])?;
+    fs::write(out.join("a2a.bin"), compiler_of_others.encode_file_descriptor_set())?;
+
     let secret = secret_messages(&compiler.descriptor_pool())?;
     let paths = secret.iter().map(|message| format!(".{}", message.full_name()));
     tonic_prost_build::configure()

@@ -93,6 +93,8 @@ pub(crate) fn own_services(health: HealthServer<impl Health>) -> axum::Router {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(mi_proto::PUBLIC_DESCRIPTORS)
+            // Served by a door before the gateway.
+            .register_encoded_file_descriptor_set(mi_proto::A2A_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     // The descriptors are made by the builds of this project and of tonic-health; every test would show a bad one.

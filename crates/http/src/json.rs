@@ -48,6 +48,16 @@ pub(crate) fn read(descriptor: &MessageDescriptor, text: &[u8]) -> Result<Dynami
     DynamicMessage::deserialize_with_options(descriptor.clone(), &mut reader, &options).map_err(refused)
 }
 
+/// Reads a message from a value, and passes over what it does not know: for protocols that say so.
+///
+/// # Errors
+/// `Invalid` for a value that does not fit.
+pub(crate) fn read_known(descriptor: &MessageDescriptor, value: &Value) -> Result<DynamicMessage> {
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    DynamicMessage::deserialize_with_options(descriptor.clone(), value, &options)
+        .map_err(|error| Error::invalid("body", format!("is not the JSON of a {}: {error}", descriptor.name())))
+}
+
 /// The fields that an object names, by the names of the descriptor.
 pub(crate) fn names(descriptor: &MessageDescriptor, text: &[u8]) -> Vec<String> {
     let object: serde_json::Map<String, Value> = serde_json::from_slice(text).unwrap_or_default();
@@ -94,7 +104,14 @@ pub(crate) fn write(descriptor: &MessageDescriptor, message: &[u8], style: Style
 /// # Errors
 /// `Internal` when it does not decode.
 pub(crate) fn value(descriptor: &MessageDescriptor, message: &[u8]) -> Result<Value> {
-    let message = DynamicMessage::decode(descriptor.clone(), message).map_err(Error::internal)?;
+    plain(&DynamicMessage::decode(descriptor.clone(), message).map_err(Error::internal)?)
+}
+
+/// A message as a value of [`Style::Plain`].
+///
+/// # Errors
+/// `Internal` when it has no JSON, such as a time that is none.
+pub(crate) fn plain(message: &DynamicMessage) -> Result<Value> {
     message.serialize_with_options(serde_json::value::Serializer, &Style::Plain.options()).map_err(Error::internal)
 }
 

@@ -1,8 +1,9 @@
-//! The doors beside gRPC, on the gateway's port: Connect, REST and MCP in JSON.
+//! The doors beside gRPC, on the gateway's port: Connect, REST and MCP in JSON, and A2A.
 //!
 //! They have no rule of their own. Each request becomes a gRPC call of the gateway in this process, with the credential of
 //! whoever sent it, and what a door knows of messages it has from their descriptors.
 
+mod a2a;
 mod body;
 mod byte_path;
 mod call;
@@ -37,8 +38,11 @@ use tonic::Status;
 use tower::{Service, ServiceExt};
 use tower_http::cors::Cors;
 
-pub use crate::origins::Origins;
-use crate::{byte_path::BytePath, mcp::Mcp};
+use crate::{a2a::A2a, byte_path::BytePath, mcp::Mcp};
+pub use crate::{
+    a2a::{CardIssuer, CardKey},
+    origins::Origins,
+};
 
 /// The doors and the gateway behind them, as one service for [`mi_rpc::server::serve`].
 #[derive(Clone)]
@@ -49,14 +53,15 @@ pub struct Doors {
 }
 
 impl Doors {
-    /// Puts the doors before a gateway, for programs and for pages of these origins.
-    pub fn new<G>(gateway: G, origins: Origins) -> Self
+    /// Puts the doors before a gateway, for programs and for pages of these origins, and has the issuer sign the cards of agents.
+    pub fn new<G>(gateway: G, origins: Origins, issuer: CardIssuer) -> Self
     where
         G: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
         G::Future: Send + 'static,
     {
         let gateway = BytePath::new(gateway);
-        let entrance = Entrance { mcp: Mcp::new(gateway.clone(), origins.clone()), gateway };
+        let (mcp, a2a) = (Mcp::new(gateway.clone(), origins.clone()), A2a::new(gateway.clone(), issuer));
+        let entrance = Entrance { gateway, mcp, a2a };
         Self { web: origins.layered(entrance.clone()), entrance }
     }
 }
@@ -90,6 +95,8 @@ enum Way {
     /// gRPC, gRPC-Web, and what agents ask of models: the gateway knows all of it.
     Gateway,
     OpenApi,
+    /// gRPC of another protocol than the gateway's.
+    A2aGrpc,
     Door(Door),
 }
 
@@ -101,13 +108,17 @@ enum Door {
     /// The routes of the hosted product.
     Compat,
     Mcp,
+    A2a,
 }
 
 impl Way {
     fn of(request: &HttpRequest) -> Self {
         let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
         if request.headers().get(CONTENT_TYPE).is_some_and(is_grpc) {
-            return Self::Gateway;
+            return match a2a::serves_grpc(request.uri().path()) {
+                true => Self::A2aGrpc,
+                false => Self::Gateway,
+            };
         }
         match request.uri().path() {
             path if path.starts_with("/mi.") => Self::Door(Door::Connect),
@@ -115,6 +126,7 @@ impl Way {
             path if compat::serves(path) => Self::Door(Door::Compat),
             openapi::PATH => Self::OpenApi,
             mcp::PATH => Self::Door(Door::Mcp),
+            path if a2a::serves(path) => Self::Door(Door::A2a),
             // Also what leads nowhere: it is told so there.
             _ => Self::Door(Door::Rest),
         }
@@ -126,7 +138,7 @@ impl Door {
     fn refuse(self, refused: &Status) -> HttpResponse {
         match self {
             Self::Connect => refusal::connect(refused),
-            Self::Rest => refusal::rest(refused),
+            Self::Rest | Self::A2a => refusal::rest(refused),
             Self::Compat => compat::refused(refused),
             Self::Mcp => refusal::mcp(refused),
         }
@@ -155,6 +167,7 @@ impl Door {
 struct Entrance {
     gateway: BytePath,
     mcp: Mcp,
+    a2a: A2a,
 }
 
 impl Service<HttpRequest> for Entrance {
@@ -173,6 +186,7 @@ impl Service<HttpRequest> for Entrance {
                 Way::Gateway => entrance.gateway.pass(request).await,
                 // What it answers is compressed once, and its requests have no body.
                 Way::OpenApi => openapi::serve(&request),
+                Way::A2aGrpc => entrance.a2a.serve_grpc(request).await,
                 Way::Door(door) => match door.closed(&request) {
                     Some(refused) => refused,
                     None => through(door, entrance, request).await,
@@ -184,7 +198,7 @@ impl Service<HttpRequest> for Entrance {
 
 /// Has a door answer a request: without the encoding of its body, as the client accepts the answer, and with its connection
 /// in order afterwards.
-async fn through(door: Door, Entrance { gateway, mcp }: Entrance, request: HttpRequest) -> HttpResponse {
+async fn through(door: Door, Entrance { gateway, mcp, a2a }: Entrance, request: HttpRequest) -> HttpResponse {
     let (request, progress) = body::watched(request);
     let answer = |request| async move {
         match door {
@@ -192,6 +206,7 @@ async fn through(door: Door, Entrance { gateway, mcp }: Entrance, request: HttpR
             Door::Rest => rest::serve(&gateway, request).await,
             Door::Compat => compat::serve(&gateway, request).await,
             Door::Mcp => mcp.serve(request).await,
+            Door::A2a => a2a.serve(request).await,
         }
     };
     let mut response = encodings::settled(request, answer).await;

@@ -28,7 +28,8 @@ use serde_json::Value;
 use tokio::time::timeout;
 use tonic::body::Body;
 
-use self::{handler::Handler, who::Who};
+use self::handler::Handler;
+pub(crate) use self::{wait::is_finished, who::Who};
 use crate::{
     Origins, body,
     byte_path::{BytePath, Caller},

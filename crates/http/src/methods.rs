@@ -24,7 +24,7 @@ pub(crate) struct Method {
 }
 
 impl Method {
-    fn of(method: &MethodDescriptor) -> Self {
+    pub(crate) fn of(method: &MethodDescriptor) -> Self {
         let options = method.method_descriptor_proto().options.as_ref();
         Self {
             path: path(method),

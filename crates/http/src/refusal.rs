@@ -4,7 +4,8 @@ use std::{fmt, sync::LazyLock};
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method, StatusCode, header};
+use mi_kernel::{Error, ErrorKind};
 use mi_rpc::{HttpResponse, status::DOMAIN};
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
@@ -113,6 +114,16 @@ pub(crate) fn rest_status(status: &Status) -> StatusCode {
 
 /// An error as `google.rpc` has it in JSON.
 pub(crate) fn rest_error(status: &Status, code: StatusCode) -> Value {
+    json!({"error": {
+        "code": code.as_u16(),
+        "status": name(status.code()),
+        "message": status.message(),
+        "details": details_of(status),
+    }})
+}
+
+/// The details of an error, each with its type.
+pub(crate) fn details_of(status: &Status) -> Vec<Value> {
     let details = details(status).into_iter().map(|detail| {
         let mut object = match detail.said {
             Some(Value::Object(said)) => said,
@@ -121,12 +132,7 @@ pub(crate) fn rest_error(status: &Status, code: StatusCode) -> Value {
         object.insert("@type".to_owned(), format!("type.googleapis.com/{}", detail.type_name).into());
         Value::Object(object)
     });
-    json!({"error": {
-        "code": code.as_u16(),
-        "status": name(status.code()),
-        "message": status.message(),
-        "details": details.collect::<Vec<_>>(),
-    }})
+    details.collect()
 }
 
 /// A field of a request is wrong, or its body, or its query; `problem` completes the sentence that starts with the name.
@@ -150,6 +156,16 @@ pub(crate) fn rest(status: &Status) -> HttpResponse {
 /// The same with a status of its own.
 pub(crate) fn rest_as(status: &Status, code: StatusCode) -> HttpResponse {
     answer(status, code, &rest_error(status, code))
+}
+
+/// The answer to a request by a method that its path is not for.
+pub(crate) fn not_for(method: &Method, allowed: &str) -> HttpResponse {
+    let text = format!("{method} is not for this path, where there are {allowed}");
+    let mut response = rest(&mi_rpc::status(Error::new(ErrorKind::Invalid, "METHOD_NOT_ALLOWED", text)));
+    if let Ok(allowed) = HeaderValue::try_from(allowed) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
 }
 
 /// The code of an error in JSON-RPC that is none of the protocol's own.
@@ -202,8 +218,6 @@ pub(crate) fn json_answer(text: impl Into<Bytes>) -> HttpResponse {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
-
-    use mi_kernel::Error;
 
     use super::*;
 

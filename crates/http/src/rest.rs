@@ -2,12 +2,12 @@
 //!
 //! Names are in snake_case, errors are those of `google.rpc`, and files and backups are bytes.
 
-mod bind;
+pub(crate) mod bind;
 #[cfg(test)]
 mod bind_tests;
 mod conditions;
 mod download;
-mod events;
+pub(crate) mod events;
 pub(crate) mod query;
 pub(crate) mod routes;
 pub(crate) mod template;
@@ -72,13 +72,7 @@ async fn answer(gateway: &BytePath, request: HttpRequest) -> Result<HttpResponse
         return Err(refusal::rest(&status(Error::new(ErrorKind::NotFound, "NOT_FOUND", text))));
     };
     let Some(route) = place.route(&parts.method) else {
-        let allowed = place.allowed();
-        let text = format!("{} is not for this path, where there are {allowed}", parts.method);
-        let mut response = refusal::rest(&status(Error::new(ErrorKind::Invalid, "METHOD_NOT_ALLOWED", text)));
-        if let Ok(allowed) = HeaderValue::try_from(allowed) {
-            response.headers_mut().insert(header::ALLOW, allowed);
-        }
-        return Err(response);
+        return Err(refusal::not_for(&parts.method, &place.allowed()));
     };
     let caller = match deadline(&parts.headers).map_err(refuse)? {
         Some(limit) => Caller::of(&parts).within(limit),

@@ -7,6 +7,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, StringValueParser, TypedValueParser},
 };
 use mi_base::telemetry::LogFormat;
+use mi_http::{CardIssuer, CardKey};
 use mi_kernel::{Error, Result, credits, secret::Secret};
 use mi_office::Quotas;
 use mi_rpc::{ConnectionLimits, tls::KeyFiles};
@@ -33,6 +34,13 @@ pub struct PlatformOptions {
     /// repeat for more
     #[arg(long, value_name = "ORIGIN", env = "MI_CORS_ORIGINS", value_delimiter = ',')]
     pub(crate) cors_origin: Vec<String>,
+    /// URL under which others reach the API, as the cards of agents name it [default: of the address that it listens on]
+    #[arg(long, value_name = "URL", env = "MI_PUBLIC_URL")]
+    pub(crate) public_url: Option<String>,
+    /// Key that the cards of agents are signed with, the base64 of 32 bytes, one for all gateways [default: card.key in the data
+    /// directory, made at the first start]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) card_key_file: Option<PathBuf>,
     /// Address of metrics and liveness; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
     pub(crate) metrics_listen: SocketAddr,
@@ -294,6 +302,13 @@ impl PlatformConfig {
             (None, Some(path)) => Arc::new(FileKeys::new(path)),
             (None, None) => Arc::new(FileKeys::new(self.data_dir.join("master.key"))),
         })
+    }
+
+    /// Who vouches for the cards of agents; `endpoint` is where the API listens.
+    pub(crate) fn card_issuer(&self, endpoint: &str) -> Result<CardIssuer> {
+        let own = || self.data_dir.join("card.key");
+        let key = CardKey::from_file(&self.options.card_key_file.clone().unwrap_or_else(own))?;
+        CardIssuer::new(self.options.public_url.as_deref().unwrap_or(endpoint), key)
     }
 
     /// Where a role's tables are.

@@ -139,11 +139,12 @@ impl Parts<'_> {
         Ok(self.guard(RoleName::Models, Routes::default()).with_http(http))
     }
 
-    /// The gateway, with the doors beside gRPC.
-    pub(crate) fn gateway(&self, backends: Backends) -> Result<Doors> {
+    /// The gateway, with the doors beside gRPC; `endpoint` is where it is reached.
+    pub(crate) fn gateway(&self, backends: Backends, endpoint: &str) -> Result<Doors> {
         let config = GatewayConfig::default();
         let gateway = mi_gateway::build(config, backends, self.clock.clone(), self.refusals.clone(), self.tasks);
         gateway.report_disk(self.reserve.watch(), self.tasks);
-        Ok(Doors::new(gateway, Origins::new(&self.config.options.cors_origin)?))
+        let origins = Origins::new(&self.config.options.cors_origin)?;
+        Ok(Doors::new(gateway, origins, self.config.card_issuer(endpoint)?))
     }
 }

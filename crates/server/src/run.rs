@@ -140,8 +140,8 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
     promised.keep(office.clone());
     let office = Transport::local(office);
     let models = Some(Transport::local(parts.models(office.clone(), scheduler.clone())?));
-    let gateway = parts.gateway(Backends { office, scheduler, activity, models })?;
     let ready = listeners.ready(tls.is_some(), Some(key))?;
+    let gateway = parts.gateway(Backends { office, scheduler, activity, models }, &ready.endpoint)?;
     if let Some(socket) = agents {
         // All agents have one address, and strangers must not take their room.
         let connections = Connections::new(ConnectionLimits { per_address: limits.total, ..limits });
@@ -205,8 +205,8 @@ pub async fn serve(
             let models = config.models_url.as_ref().map(|_| models()).transpose()?;
             let backends = Backends { office: office()?, scheduler: scheduler()?, activity: activity()?, models };
             parts.tell_refusals(&backends.activity);
-            let gateway = parts.gateway(backends)?;
             let ready = listeners.ready(edge_tls.is_some(), None)?;
+            let gateway = parts.gateway(backends, &ready.endpoint)?;
             let socket = listeners.api;
             let listener = Listener { name: "gateway", socket, tls: edge_tls, http1: true, connections };
             server::serve(&tasks, listener, gateway);

@@ -48,6 +48,11 @@ office=$(post /v1/offices '{"name": "Curl"}' | node -p 'JSON.parse(require("fs")
 post "/v1/offices/$office/agents" '{"name": "analyst", "model_tier": "sonnet"}'
 echo
 
+echo "--- A2A"
+post "/a2a/$office/analyst/message:send" '{"message": {"messageId": "1", "role": "ROLE_USER",
+    "parts": [{"text": "echo hello from $(hostname)"}], "metadata": {"mi.kind": "command"}}}'
+echo
+
 echo "--- TypeScript"
 cp "$here/colony.mjs" "$work" && ln -s "$client" "$work/mi-sdk"
 node "$work/colony.mjs"

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests join what they spawn, and sign with the time of this machine")]
 
+mod a2a;
 mod bad_input;
 mod chat;
 mod compat;

@@ -1,7 +1,7 @@
 //! REST as its users meet it: HTTP/1.1 and JSON at the port of the gateway, against the real binary.
 
 mod bad;
-mod client;
+pub(crate) mod client;
 mod description;
 mod files;
 mod streams;
@@ -20,7 +20,7 @@ on_both! {
 }
 
 /// An active office.
-async fn office(rest: &Rest, name: &str) -> String {
+pub(crate) async fn office(rest: &Rest, name: &str) -> String {
     let made = rest.json(Method::POST, "/v1/offices", &json!({"name": name})).await.ok();
     let id = made["id"].as_str().expect("an id").to_owned();
     until("the office is active", LIMIT, async || {

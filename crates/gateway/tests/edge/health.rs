@@ -99,6 +99,8 @@ async fn reflection_lists_what_is_public_in_both_versions() {
         [
             "grpc.health.v1.Health",
             "grpc.reflection.v1.ServerReflection",
+            // Served by a door before the gateway.
+            "lf.a2a.v1.A2AService",
             "mi.v1.AccessService",
             "mi.v1.ActivityService",
             "mi.v1.AgentService",

@@ -157,7 +157,9 @@ fn until_error(
 }
 
 /// The same with a comment wherever nothing is said for long.
-fn kept_alive(messages: impl Stream<Item = Bytes> + Send + 'static) -> impl Stream<Item = Bytes> + Send + 'static {
+pub(crate) fn kept_alive(
+    messages: impl Stream<Item = Bytes> + Send + 'static,
+) -> impl Stream<Item = Bytes> + Send + 'static {
     stream::unfold(Box::pin(messages), |mut messages| async move {
         match tokio::time::timeout(KEEP_ALIVE, messages.next()).await {
             Ok(message) => message.map(|message| (message, messages)),

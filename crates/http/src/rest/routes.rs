@@ -3,7 +3,6 @@
 use std::{cmp::Ordering, sync::LazyLock};
 
 use http::Method as HttpMethod;
-use mi_proto::rules::POOL;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 
 use super::template::{Template, cut};
@@ -64,8 +63,9 @@ impl Route {
         }
     }
 
-    fn of(rpc: &MethodDescriptor) -> Option<Self> {
-        let option = POOL.get_extension_by_name("google.api.http")?;
+    /// The route that a method is annotated with.
+    pub(crate) fn of(rpc: &MethodDescriptor, method: &'static Method) -> Option<Self> {
+        let option = rpc.parent_pool().get_extension_by_name("google.api.http")?;
         let options = rpc.options();
         if !options.has_extension(&option) {
             return None;
@@ -82,7 +82,6 @@ impl Route {
         ]
         .into_iter()
         .find_map(|(name, method)| Some((method, text(name).filter(|path| !path.is_empty())?)))?;
-        let method = methods::find(&methods::path(rpc))?;
         let template = Template::parse(&path)?;
         let form = Form::of(method)?;
         let input = match &form {
@@ -179,8 +178,12 @@ impl Place {
 }
 
 /// Every path, those first that say more.
-pub(crate) static PLACES: LazyLock<Vec<Place>> = LazyLock::new(|| {
-    let mut routes: Vec<Route> = methods::public().filter_map(|rpc| Route::of(&rpc)).collect();
+pub(crate) static PLACES: LazyLock<Vec<Place>> =
+    LazyLock::new(|| places(methods::public().filter_map(|rpc| Route::of(&rpc, methods::find(&methods::path(&rpc))?))));
+
+/// The places of these routes.
+pub(crate) fn places(routes: impl Iterator<Item = Route>) -> Vec<Place> {
+    let mut routes: Vec<Route> = routes.collect();
     routes.sort_by(|a, b| a.template.compare(&b.template));
     let mut places: Vec<Place> = Vec::new();
     for route in routes {
@@ -193,12 +196,17 @@ pub(crate) static PLACES: LazyLock<Vec<Place>> = LazyLock::new(|| {
         }
     }
     places
-});
+}
 
 /// The place at a path, and what its variables stand for, not decoded; none: there is nothing there.
 pub(crate) fn find(path: &str) -> Option<(&'static Place, Vec<String>)> {
+    find_in(&PLACES, path)
+}
+
+/// The same among others.
+pub(crate) fn find_in(places: &'static [Place], path: &str) -> Option<(&'static Place, Vec<String>)> {
     let path = cut(path)?;
-    PLACES.iter().find_map(|place| {
+    places.iter().find_map(|place| {
         // All templates of a place match the same paths.
         let values = place.routes.first()?.template.matches(&path)?;
         Some((place, values))
@@ -207,6 +215,8 @@ pub(crate) fn find(path: &str) -> Option<(&'static Place, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
+    use mi_proto::rules::POOL;
+
     use super::*;
 
     fn found(method: HttpMethod, path: &str) -> Option<(&'static str, Vec<String>)> {

@@ -17,7 +17,7 @@ pub(crate) struct Template {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
     Literal(String),
-    /// `{name}`: one segment that is not empty.
+    /// `{name}` or `{name=*}`: one segment that is not empty.
     One(String),
     /// `{name=**}`: everything that is left, one segment or more.
     Rest(String),
@@ -107,9 +107,9 @@ impl Segment {
             return is_literal.then(|| Self::Literal(text.to_owned()));
         };
         let variable = variable.strip_suffix('}')?;
-        match variable.strip_suffix("=**") {
-            Some(name) if is_name(name) => Some(Self::Rest(name.to_owned())),
-            None if is_name(variable) => Some(Self::One(variable.to_owned())),
+        match variable.split_once('=').unwrap_or((variable, "*")) {
+            (name, "**") if is_name(name) => Some(Self::Rest(name.to_owned())),
+            (name, "*") if is_name(name) => Some(Self::One(name.to_owned())),
             _ => None,
         }
     }
