@@ -218,6 +218,8 @@ pub struct Agent {
     pub budget_reached: String,
     /// Why its office's credits do not suffice for it, as it is shown; empty: they do.
     pub broke: String,
+    /// Whether its last start told it of a model; of an external one nobody knows.
+    pub has_model: bool,
     /// Grows with every write of the row, for optimistic concurrency.
     pub revision: i64,
     /// When it was hired.
@@ -272,6 +274,7 @@ impl Agent {
             budget_version: 0,
             budget_reached: String::new(),
             broke: String::new(),
+            has_model: true,
             revision: 1,
             created_at: now,
         }

@@ -14,6 +14,8 @@ use tonic::{Code, Response, Status};
 
 use crate::{Scheduler, agents::Agent};
 
+/// The variable that tells an agent of its model.
+pub(crate) const MODEL_ID: &str = "MI_MODEL_ID";
 /// How often the office role is asked, and how long the pause in between is, before a start is put off.
 const TRIES: u32 = 20;
 const PAUSE: Duration = Duration::from_millis(100);
@@ -55,7 +57,7 @@ impl Scheduler {
             return Ok(BTreeMap::new());
         };
         let api: &'static str = provider.api.into();
-        let known = [("MI_MODEL_API", api), ("MI_MODEL_PROVIDER", &provider.name), ("MI_MODEL_ID", &model.id)];
+        let known = [("MI_MODEL_API", api), ("MI_MODEL_PROVIDER", &provider.name), (MODEL_ID, &model.id)];
         Ok(known.map(|(name, value)| (name.to_owned(), value.to_owned())).into())
     }
 

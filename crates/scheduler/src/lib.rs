@@ -52,6 +52,7 @@ const MIGRATIONS: &Migrations = &[
     step!(130, "0130", "hirers"),
     step!(200, "0200", "agent_budget"),
     step!(205, "0205", "broke"),
+    step!(210, "0210", "agent_model"),
 ];
 
 /// Where agents reach the gateway.

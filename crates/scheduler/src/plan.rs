@@ -200,6 +200,7 @@ mod tests {
             budget_version: 0,
             budget_reached: String::new(),
             broke: String::new(),
+            has_model: true,
             revision: 1,
             created_at: at(0),
         }

@@ -22,6 +22,7 @@ use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
 use crate::{
     Scheduler,
     agents::{Agent, Desired, State, TOPIC, next_look, repo},
+    launch::MODEL_ID,
     offices,
     plan::{self, PlannedAction, plan},
 };
@@ -281,6 +282,7 @@ impl Scheduler {
         }
         let (instance, now) = (InstanceId::new(), self.clock.now());
         agent.state = State::Starting { instance, generation: agent.generation, since: now };
+        agent.has_model = taken.contains_key(MODEL_ID);
         let token = agent.expect_enrolment(now);
         let event = lost.map(|reason| {
             agent.restarts += 1;

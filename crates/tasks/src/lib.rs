@@ -299,22 +299,32 @@ impl Tasks {
     /// A task as its reader sees it, with what it cost.
     async fn show(&self, access: &Access, task: Task) -> Result<v1::Task> {
         let mut conn = self.db.office(access.office_id()).read().await?;
-        let costs = self.credits.task_costs(&mut conn, &[task.id]).await?;
-        let cost = costs.get(&task.id).copied().unwrap_or_default();
-        let mut shown = v1::Task { cost, ..wire::task(task, access) };
-        self.tell_unpaid(&mut conn, std::slice::from_mut(&mut shown)).await?;
-        Ok(shown)
+        let shown = self.shown(&mut conn, vec![task], access).await?;
+        let told = self.told(conn, access.office_id(), shown).await?;
+        told.into_iter().next().ok_or_else(unanswered)
     }
 
-    /// Has tasks that are queued while the office is out of credits say so. The balance is looked at only for such.
-    async fn tell_unpaid(&self, conn: &mut OfficeConn, tasks: &mut [v1::Task]) -> Result<()> {
+    /// Tasks of which those that are queued say why nobody takes them, where that does not change by itself.
+    async fn told(&self, mut conn: OfficeConn, office_id: OfficeId, shown: Vec<Shown>) -> Result<Vec<v1::Task>> {
+        let mut tasks: Vec<_> = shown.into_iter().map(|shown| shown.task).collect();
         let is_queued = |task: &&mut v1::Task| task.status() == v1::TaskStatus::Queued;
-        if tasks.iter_mut().any(|task| is_queued(&task))
-            && let Some(broke) = self.credits.broke(conn).await?
-        {
-            tasks.iter_mut().filter(is_queued).for_each(|task| wire::unpaid(task, &broke));
+        if !tasks.iter_mut().any(|task| is_queued(&task)) {
+            return Ok(tasks);
         }
-        Ok(())
+        let broke = self.credits.broke(&mut conn).await?;
+        // Nobody is asked while a connection is held.
+        drop(conn);
+        let members = match broke {
+            Some(_) => Roster::default(),
+            // Without the scheduler there is less to say.
+            None => self.members.list(office_id).await.unwrap_or_default(),
+        };
+        for task in tasks.iter_mut().filter(is_queued) {
+            if let Some(why) = broke.as_ref().map(Error::again).or_else(|| members::unable(&members, task)) {
+                wire::waits(task, &why);
+            }
+        }
+        Ok(tasks)
     }
 
     async fn list(&self, access: &Access, request: &v1::ListTasksRequest) -> Result<(Vec<v1::Task>, String)> {
@@ -353,9 +363,7 @@ impl Tasks {
             }
             _ => return Err(Error::invalid("order_by", "must be `updated_at desc`, or empty")),
         };
-        let mut tasks: Vec<_> = shown.into_iter().map(|shown| shown.task).collect();
-        self.tell_unpaid(&mut conn, &mut tasks).await?;
-        Ok((tasks, next))
+        Ok((self.told(conn, access.office_id(), shown).await?, next))
     }
 
     /// Tasks as their reader sees them, with what they cost.

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, TimeDelta};
 use mi_kernel::{AgentId, Error, OfficeId, Result, TaskId, Time, text};
-use mi_proto::internal::v1::{ListMembersRequest, Member, agent_registry_service_client::AgentRegistryServiceClient};
+use mi_proto::{
+    internal::v1::{Ability, ListMembersRequest, Member, agent_registry_service_client::AgentRegistryServiceClient},
+    v1,
+};
 use mi_rpc::{RoleClient, status::from_status};
 use moka::future::Cache;
 
@@ -85,6 +88,51 @@ impl Members {
     }
 }
 
+/// Why none of the agents takes a task that is queued, if none of them does before somebody changes something; those who are
+/// elsewhere, and operators, may take what they like.
+pub(super) fn unable(members: &[Member], task: &v1::Task) -> Option<Error> {
+    let is_command = task.kind() == v1::TaskKind::Command;
+    let does = |member: &Member| match member.ability() {
+        Ability::Unspecified => true,
+        Ability::Commands => is_command,
+        Ability::None => false,
+    };
+    let kept_for = members.iter().find(|member| member.name == task.assigned_agent);
+    match kept_for {
+        Some(agent) if !agent.working => {
+            let text = format!(
+                "agent {:?}, which it is kept for, is stopped or paused; start it, or assign another",
+                agent.name
+            );
+            Some(Error::precondition("AGENT_NOT_WORKING", text))
+        }
+        Some(agent) if agent.ability() == Ability::None => {
+            let text = format!(
+                "agent {:?}, which it is kept for, runs a program instead of doing tasks; assign another",
+                agent.name
+            );
+            Some(Error::precondition("AGENT_NOT_WORKING", text))
+        }
+        Some(agent) if !does(agent) => {
+            Some(no_model(&format!("agent {:?}, which it is kept for, was started", agent.name)))
+        }
+        Some(_) => None,
+        None => {
+            let lacks = members.iter().any(|member| member.working && member.ability() == Ability::Commands);
+            let is_stuck = task.assigned_agent.is_empty() && lacks && !members.iter().any(does);
+            is_stuck.then(|| no_model("the agents here were started"))
+        }
+    }
+}
+
+fn no_model(who: &str) -> Error {
+    let text = format!(
+        "{who} without a model, and it takes one; set the key of a provider (`mi integrations set-secret`) and restart, or have a \
+         command done"
+    );
+    Error::precondition("NO_MODEL", text)
+}
+
 /// Whether the agent was hired so short a time before, as its id tells, or later.
 fn is_younger(agent: AgentId, than: TimeDelta, at: Time) -> bool {
     let hired = agent.0.get_timestamp().and_then(|time| {
@@ -130,6 +178,38 @@ mod tests {
     use mi_kernel::{Clock, SystemClock};
 
     use super::*;
+
+    #[test]
+    fn what_nobody_takes_says_why() {
+        let member = |name: &str, working: bool, ability: Ability| Member {
+            name: name.into(),
+            working,
+            ability: ability.into(),
+            ..Member::default()
+        };
+        let (plain, stopped) =
+            (member("plain", true, Ability::Commands), member("stopped", false, Ability::Unspecified));
+        let (thinks, program) = (member("thinks", true, Ability::Unspecified), member("program", true, Ability::None));
+        let all = [plain.clone(), stopped, thinks, program.clone()];
+        let few = [plain, program];
+        let (general, command) = (v1::TaskKind::General, v1::TaskKind::Command);
+        for (members, kind, agent, word) in [
+            (&all[..], general, "plain", Some("NO_MODEL")),
+            (&all, command, "plain", None),
+            (&all, general, "stopped", Some("AGENT_NOT_WORKING")),
+            (&all, general, "thinks", None),
+            (&all, command, "program", Some("AGENT_NOT_WORKING")),
+            (&all, general, "", None),
+            (&few, general, "", Some("NO_MODEL")),
+            (&few, command, "", None),
+            // Whoever else there is, nobody here knows.
+            (&few, general, "gone", None),
+            (&[], general, "", None),
+        ] {
+            let task = v1::Task { kind: kind.into(), assigned_agent: agent.into(), ..v1::Task::default() };
+            assert_eq!(unable(members, &task).map(|why| why.reason), word.map(Into::into), "{kind:?} of {agent:?}");
+        }
+    }
 
     #[test]
     fn who_was_hired_after_the_question_is_not_gone() {

@@ -43,10 +43,10 @@ pub(crate) fn counts(status_counts: &StatusCounts) -> Vec<v1::TaskCount> {
     status_counts.counts().map(count).collect()
 }
 
-/// Has a task that is queued say that nobody takes it while the office is out of credits, before why its last attempt failed.
-pub(super) fn unpaid(task: &mut v1::Task, broke: &Error) {
+/// Has a task that is queued say why nobody takes it, before why its last attempt failed.
+pub(super) fn waits(task: &mut v1::Task, why: &Error) {
     let before = if task.error.is_empty() { String::new() } else { format!("; the last attempt: {}", task.error) };
-    task.error = format!("{}: {}{before}", broke.reason, broke.message);
+    task.error = format!("{}: {}{before}", why.reason, why.message);
 }
 
 /// A task, as this one may see it: the lease is shown to who holds it, and what a direct message says, with what came of

@@ -7,8 +7,8 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures::StreamExt;
 use http::Method;
 use http_body_util::BodyExt;
-use mi_e2e::World;
-use mi_testkit::{Arrangement, Backend, on_both};
+use mi_e2e::{LIMIT, World};
+use mi_testkit::{Arrangement, Backend, on_both, until};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use serde_json::{Value, json};
 
@@ -198,6 +198,42 @@ async fn a_stream_tells_of_a_task_until_it_is_finished(backend: Backend) {
     assert!(last["message"]["parts"][0]["text"].as_str().is_some_and(|text| text.contains("exit code: 3")), "{last}");
     let cancelled = format!("/v1/offices/{id}/tasks/{}:cancel", blocked["id"].as_str().expect("an id"));
     rest.json(Method::POST, &cancelled, &json!({})).await.ok();
+}
+
+/// Work that waits until somebody changes something says so instead of being waited for.
+#[tokio::test]
+async fn what_no_model_is_there_for_is_answered_at_once() {
+    let world = World::start(Backend::Sqlite, Arrangement::OneProcess).await;
+    let (rest, id) = hired(&world, "north", &["ann"]).await;
+    until("ann runs, without a model", LIMIT, async || {
+        let agent = rest.get(&format!("/v1/offices/{id}/agents/ann")).await.ok();
+        let runs = agent["status"]["phase"] == "AGENT_PHASE_RUNNING";
+        if runs { Ok(Some(())) } else { Err(agent["status"].to_string()) }
+    })
+    .await;
+    for (agent, message) in [("/ann", "m1"), ("", "m2")] {
+        let message =
+            json!({"messageId": message, "role": "ROLE_USER", "parts": [{"text": "What is the meaning of life?"}]});
+        let sent =
+            rest.json(Method::POST, &format!("/a2a/{id}{agent}/message:send"), &json!({"message": message})).await.ok();
+        let status = &sent["task"]["status"];
+        assert_eq!(status["state"], "TASK_STATE_SUBMITTED", "{sent}");
+        let said = status["message"]["parts"][0]["text"].as_str().expect("why");
+        assert!(said.starts_with("NO_MODEL: ") && said.contains("mi integrations set-secret"), "{said}");
+    }
+    let listed = rest.get(&format!("/v1/offices/{id}/tasks")).await.ok();
+    let tasks = listed["tasks"].as_array().expect("tasks");
+    assert!(
+        tasks.iter().all(|task| task["error"].as_str().is_some_and(|why| why.starts_with("NO_MODEL: "))),
+        "{listed}"
+    );
+    rest.json(Method::POST, &format!("/v1/offices/{id}/agents/ann:stop"), &json!({})).await.ok();
+    until("ann is stopped", LIMIT, async || {
+        let task = rest.get(&format!("/v1/offices/{id}/tasks/{}", tasks[1]["id"].as_str().expect("an id"))).await.ok();
+        let why = task["error"].as_str().unwrap_or_default();
+        if why.starts_with("AGENT_NOT_WORKING: agent \"ann\"") { Ok(Some(())) } else { Err(why.to_owned()) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -74,7 +74,7 @@ impl Session {
             };
             let extent = Extent::of(&request["configuration"]["history_length"]);
             let changes = self.watch(&tenant, &task).await?;
-            let news = News { session: self, tenant, extent, last: None, changes: Some(changes) };
+            let news = News { session: self, tenant, extent, first: Some(task), last: None, changes: Some(changes) };
             Ok(Box::pin(news.stream().map_err(errors::in_words)) as Answers)
         };
         answers.await.map_err(errors::in_words)
@@ -114,8 +114,9 @@ impl Session {
                 "context_id": said.context_id,
                 "request_id": said.id,
             });
-            let mut created = self.call("TaskService/CreateTask", &create).await.map_err(reused)?;
-            return Ok(created["task"].take());
+            let created = self.call("TaskService/CreateTask", &create).await.map_err(reused)?;
+            // As it is read it says why nobody takes it, if that is so.
+            return self.task(tenant, text(&created["task"], "id")).await;
         }
         let task = self.task(tenant, &said.task_id).await?;
         if !said.context_id.is_empty() && task["context_id"] != said.context_id.as_str() {
@@ -138,7 +139,9 @@ impl Session {
     async fn send(&self, tenant: &Tenant, request: &Value) -> Result<Value, Status> {
         let mut task = self.asked(tenant, request).await?;
         let configuration = &request["configuration"];
-        if configuration["return_immediately"] != true && !is_finished(&task) {
+        // What waits until somebody changes something is not waited for.
+        let waits = text(&task, "status") == "TASK_STATUS_QUEUED" && !text(&task, "error").is_empty();
+        if configuration["return_immediately"] != true && !is_finished(&task) && !waits {
             let mut changes = self.watch(tenant, &task).await?;
             // A platform that shuts down ends the watch: the task is as it was seen last then.
             while let Some(changed) = changed(&mut changes).await? {
@@ -261,6 +264,8 @@ struct News {
     session: Session,
     tenant: Tenant,
     extent: Extent,
+    /// The task as it was read before, with more than a change says.
+    first: Option<Value>,
     /// Where the task stood when it was told of last.
     last: Option<Value>,
     /// None: all is told.
@@ -283,6 +288,8 @@ impl News {
     }
 
     fn told(&mut self, task: &Value) -> Vec<Value> {
+        let first = self.first.take().filter(|first| first["updated_at"] == task["updated_at"]);
+        let task = first.as_ref().unwrap_or(task);
         let status = task::status(task);
         let of = |name: &str, said: Value| {
             let mut event = json!({"taskId": task["id"], "contextId": task["context_id"]});

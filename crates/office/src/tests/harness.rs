@@ -13,9 +13,9 @@ use mi_catalogue::{Catalogue, Catalogues};
 use mi_kernel::{AccountId, Actor, AgentActor, ApiKeyId, Clock, secret::Secret};
 use mi_proto::{
     internal::v1::{
-        ApplyOfficeRequest, Member, ResolveApiKeyRequest, agent_registry_service_client::AgentRegistryServiceClient,
-        credential_service_client::CredentialServiceClient, metering_service_client::MeteringServiceClient,
-        secret_service_client::SecretServiceClient,
+        Ability, ApplyOfficeRequest, Member, ResolveApiKeyRequest,
+        agent_registry_service_client::AgentRegistryServiceClient, credential_service_client::CredentialServiceClient,
+        metering_service_client::MeteringServiceClient, secret_service_client::SecretServiceClient,
     },
     v1::{
         CreateAccountRequest, CreateOfficeRequest, DeleteOfficeRequest, GetOfficeRequest, Office, OfficeStatus,
@@ -323,6 +323,7 @@ impl Harness {
             public_key: Default::default(),
             hosted,
             working: true,
+            ability: Ability::Unspecified.into(),
         });
         Actor::Agent(agent)
     }

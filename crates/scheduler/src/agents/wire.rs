@@ -2,7 +2,7 @@
 
 use mi_catalogue::{Catalogue, Role};
 use mi_proto::{
-    internal::v1::{GetSpenderResponse, Member},
+    internal::v1::{Ability, GetSpenderResponse, Member},
     v1,
 };
 use mi_rpc::convert::timestamp;
@@ -63,7 +63,14 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
 
 /// What the task queue needs to know. An agent that is being fired is no member any more.
 pub(crate) fn member(agent: Agent) -> Member {
+    let ability = match () {
+        () if agent.external => Ability::Unspecified,
+        () if !agent.spec.command.is_empty() => Ability::None,
+        () if !agent.has_model => Ability::Commands,
+        () => Ability::Unspecified,
+    };
     Member {
+        ability: ability.into(),
         agent_id: agent.id.to_string(),
         working: agent.works(),
         name: agent.name,

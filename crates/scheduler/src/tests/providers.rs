@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use mi_catalogue::{Catalogue, ModelApi};
 use mi_kernel::{AgentId, Error, ErrorKind, Result};
-use mi_proto::v1::{HireAgentRequest, PromoteAgentRequest};
+use mi_proto::{
+    internal::v1::Ability,
+    v1::{HireAgentRequest, PromoteAgentRequest},
+};
 use mi_testkit::on_both;
 
 use super::harness::Harness;
 use crate::{
-    agents::{Agent, Phase, State},
+    agents::{Agent, Phase, State, wire},
     plan::PlannedAction,
 };
 
@@ -189,10 +192,17 @@ async fn an_instance_is_told_of_a_model_that_it_can_use(harness: Harness) {
         harness.settle(id).await;
         harness.model_of(id)
     };
+    let ability = async |id: AgentId| wire::member(harness.agent(id).await).ability();
     // Nobody has a key: it runs scripts only.
     assert_eq!(launched("none").await, Vec::<String>::new());
     harness.treasury.configure(&["anthropic"]);
     assert_eq!(launched("own").await, ["anthropic", "anthropic", "claude-sonnet-4-5"]);
+    let again = harness.scheduler.restart(&harness.owner("RestartAgent"), &harness.office.to_string(), "none").await;
+    let again = again.expect("restarts").id;
+    assert_eq!(ability(again).await, Ability::Commands);
+    // Each start asks anew.
+    harness.settle(again).await;
+    assert_eq!(ability(again).await, Ability::Unspecified);
     let url = "http://127.0.0.1:9/v1".parse().expect("a URL");
     let catalogue = Catalogue::built_in().expect("good").with_server(ModelApi::OpenAi, url, None).expect("there");
     harness.scheduler.catalogues.replace(catalogue);

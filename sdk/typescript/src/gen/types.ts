@@ -1057,8 +1057,9 @@ export interface Task {
   result: string;
   /**
    * Why it failed, or why the last attempt did; while it is queued or running, why none of its open subtasks goes on by
-   * itself, if that is so. While it is queued, it starts with `OUT_OF_CREDITS` as long as nobody may take it since the
-   * office has no credits left.
+   * itself, if that is so. Where tasks are read, by GetTask and ListTasks, that of a queued one starts with a word for why nobody
+   * takes it, if that does not change by itself: `OUT_OF_CREDITS`, the office has none left; `NO_MODEL`, no agent that may take it
+   * has a model; `AGENT_NOT_WORKING`, the agent that it is kept for is stopped, or runs a program instead of doing tasks.
    */
   error: string;
   /** Drive paths of what was made. */
