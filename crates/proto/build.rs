@@ -42,6 +42,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let paths = secret.iter().map(|message| format!(".{}", message.full_name()));
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::codec::SmallStart")
         .skip_debug(paths.collect::<Vec<_>>())
         .compile_fds(compiler.file_descriptor_set())?;
     for (package, text) in debugs(&secret)? {

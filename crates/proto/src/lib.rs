@@ -2,6 +2,7 @@
 //!
 //! The .proto files in `proto/` are the contract and carry the documentation.
 
+pub mod codec;
 pub mod fields;
 mod redact;
 pub mod rules;

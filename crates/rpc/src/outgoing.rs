@@ -19,7 +19,9 @@ pub fn outgoing<W: Send + 'static>(
     buffer: usize,
     messages: impl Stream<Item = Result<W, Status>> + Send + 'static,
 ) -> BoxStream<W> {
-    let (sender, receiver) = mpsc::channel(buffer + 1);
+    // The channel has room for 32 messages from the start, however few may wait, and most streams wait for their first: in a box
+    // each, the room is that of as many pointers.
+    let (sender, receiver) = mpsc::channel::<Box<Result<W, Status>>>(buffer + 1);
     let shutdown = tasks.shutdown();
     tasks.spawn_to_end("stream", async move {
         // Room for the last word is kept: a client that does not read must not hold the shutdown up.
@@ -27,7 +29,7 @@ pub fn outgoing<W: Send + 'static>(
         let handing_on = async {
             let mut messages = pin!(messages);
             while let Some(message) = messages.next().await {
-                if sender.send(message).await.is_err() {
+                if sender.send(Box::new(message)).await.is_err() {
                     return;
                 }
             }
@@ -36,11 +38,12 @@ pub fn outgoing<W: Send + 'static>(
             () = handing_on => {}
             () = sender.closed() => {}
             () = shutdown.cancelled() => {
-                last.send(Err(status(Error::unavailable("the platform is shutting down; resume in a moment"))));
+                let error = Error::unavailable("the platform is shutting down; resume in a moment");
+                last.send(Box::new(Err(status(error))));
             }
         }
     });
-    Box::pin(ReceiverStream::new(receiver))
+    Box::pin(ReceiverStream::new(receiver).map(|message| *message))
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use bytes::Buf;
 use futures::StreamExt;
+use mi_proto::codec::buffers;
 use mi_rpc::{HttpRequest, HttpResponse, deadline, status};
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 use tonic::{
     Request, Response, Status,
-    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{BufferSettings, Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     server::{Grpc, ServerStreamingService, UnaryService},
 };
 
@@ -106,6 +107,10 @@ impl Encoder for Messages {
     fn encode(&mut self, message: DynamicMessage, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
         message.encode(into).map_err(|error| Status::internal(error.to_string()))
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
+    }
 }
 
 impl Decoder for Messages {
@@ -116,5 +121,9 @@ impl Decoder for Messages {
         let bytes = from.copy_to_bytes(from.remaining());
         let broken = |error| super::errors::invalid("the message", &format!("is no {}: {error}", self.0.name()));
         DynamicMessage::decode(self.0.clone(), bytes).map(Some).map_err(broken)
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        buffers()
     }
 }

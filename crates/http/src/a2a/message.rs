@@ -113,7 +113,9 @@ fn kind(metadata: &Value) -> Result<String, Status> {
         Some(Value::String(kind)) if ["general", "code", "research", "review", "command"].contains(&kind.as_str()) => {
             Ok(format!("TASK_KIND_{}", kind.to_uppercase()))
         }
-        Some(_) => Err(errors::invalid("message.metadata.mi.kind", "must be general, code, research, review or command")),
+        Some(_) => {
+            Err(errors::invalid("message.metadata.mi.kind", "must be general, code, research, review or command"))
+        }
     }
 }
 
