@@ -52,7 +52,8 @@ const MAX_BODY: usize = 4 << 20;
 
 /// Whether a path is of this protocol, over plain HTTP.
 pub(crate) fn serves(path: &str) -> bool {
-    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) || path == KEYS
+    // At the root there is no card, and it is said where cards are.
+    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) || [KEYS, CARD].contains(&path)
 }
 
 /// Whether a path is of this protocol, over gRPC.

@@ -273,6 +273,9 @@ async fn a_card_is_signed_and_for_those_who_may_ask() {
     let office = rest.get(&format!("/a2a/{id}{CARD}")).await.ok();
     assert_eq!((&office["name"], &office["supportedInterfaces"][0]["tenant"]), (&json!("Company"), &json!(id)));
 
+    let at_the_root = rest.unknown().get(CARD).await;
+    assert_eq!(at_the_root.refusal().0, 404);
+    assert!(at_the_root.text().contains("/a2a/OFFICE_ID/AGENT"), "{}", at_the_root.text());
     assert_eq!(rest.unknown().get(&path).await.status, 401);
     assert_eq!(other.get(&path).await.refusal().0, 404);
     assert_eq!(other.get(&format!("/a2a/{id}{CARD}")).await.refusal().0, 404);
