@@ -39,7 +39,7 @@ const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-runtime-p
 /// Implementations of the `Runtime` trait that start something.
 const RUNTIMES: &[&str] = &["mi-runtime-process"];
 /// Crates for development, which nothing that ships may contain.
-const TESTING: &[&str] = &["mi-testkit", "mi-pgserver", "mi-e2e", "mi-bench", "mi-fuzz", "xtask"];
+const TESTING: &[&str] = &["mi-testkit", "mi-pgserver", "mi-kubesim", "mi-e2e", "mi-bench", "mi-fuzz", "xtask"];
 /// TLS and cryptography come from rustls and ring: these want a C toolchain or a library of the system.
 const BANNED: &[&str] = &["aws-lc-sys", "aws-lc-rs", "openssl-sys"];
 
