@@ -93,11 +93,12 @@ impl Core {
     /// Changes objects, and wakes whoever waits for that.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
         let mut world = self.world();
-        let before = world.version();
+        let (before, was_due) = (world.version(), world.due.is_due());
         let result = change(&mut world);
         let (version, is_due) = (world.version(), world.due.is_due());
         drop(world);
-        if version != before || is_due {
+        // That nothing is due any more is news as well.
+        if version != before || is_due || was_due {
             self.changed.send_replace(version);
         }
         result
@@ -445,12 +446,8 @@ impl Sim {
     /// # Panics
     /// When they do not come to rest within a minute.
     pub async fn settled(&self) {
-        let rest = async {
-            while self.core.world().due.is_due() {
-                tokio::task::yield_now().await;
-            }
-        };
-        timeout(LIMIT, rest).await.expect("the controllers come to rest");
+        let rest = |sim: &Self| (!sim.core.world().due.is_due()).then_some(());
+        self.until("the controllers come to rest", rest).await;
     }
 }
 

@@ -199,6 +199,9 @@ impl World {
         let Some(old) = self.get(key) else { return };
         let mut new = Value::clone(old);
         change(&mut new);
+        if new == **old {
+            return;
+        }
         // Tried again after the next change: a refusal of a webhook is not the end.
         if self.update(key, new, by).is_err() {
             self.block(key);
