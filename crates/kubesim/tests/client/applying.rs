@@ -1,13 +1,21 @@
 //! Server-side apply.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
+
+use chrono::TimeDelta;
 use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::ConfigMap};
 use kube::{
     Api,
     api::{Patch, PatchParams},
 };
+use mi_kernel::{Clock, Time};
+use mi_kubesim::Setup;
 use serde_json::{Value, json};
 
-use crate::{api, cluster, config, create, json_of, refusal, sandboxes, set, status};
+use crate::{api, cluster, cluster_with, config, create, json_of, refusal, sandboxes, set, status};
 
 fn managers(object: &Value) -> Vec<(String, String)> {
     let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
@@ -39,6 +47,27 @@ async fn applying_creates_and_then_changes_only_what_differs() {
     assert_eq!(less["data"], json!({"y": "2"}));
 }
 
+/// A clock that each look puts forward by a minute.
+#[derive(Default)]
+struct Hasty(AtomicI64);
+
+impl Clock for Hasty {
+    fn now(&self) -> Time {
+        let minutes = self.0.fetch_add(1, Ordering::Relaxed);
+        Time::UNIX_EPOCH + TimeDelta::minutes(minutes)
+    }
+}
+
+#[tokio::test]
+async fn nothing_to_do_is_nothing_later_as_well() {
+    let (sim, client) = cluster_with(Setup { clock: Arc::new(Hasty::default()), ..Setup::default() }).await;
+    let maps = api::<ConfigMap>(&client);
+    let made = apply(&maps, "mi", map(json!({"x": "1"}))).await.expect("applied");
+    let version = sim.version();
+    assert_eq!(apply(&maps, "mi", map(json!({"x": "1"}))).await.expect("applied"), made);
+    assert_eq!(sim.version(), version);
+}
+
 #[tokio::test]
 async fn a_field_of_another_manager_is_a_conflict_that_force_resolves() {
     let (_sim, client) = cluster().await;
@@ -52,8 +81,15 @@ async fn a_field_of_another_manager_is_a_conflict_that_force_resolves() {
         causes.iter().map(|cause| (cause.reason.as_str(), cause.message.as_str(), cause.field.as_str())).collect();
     assert_eq!(causes, [("FieldManagerConflict", "conflict with \"mi\"", ".data.x")]);
     let params = PatchParams::apply("other").force();
-    let forced = maps.patch("a", &params, &Patch::Apply(map(json!({"x": "2"})))).await.expect("forced");
-    assert_eq!(json_of(&forced)["data"], json!({"x": "2", "y": "1"}));
+    let forced = json_of(&maps.patch("a", &params, &Patch::Apply(map(json!({"x": "2"})))).await.expect("forced"));
+    assert_eq!(forced["data"], json!({"x": "2", "y": "1"}));
+    let owned: Vec<Value> = forced["metadata"]["managedFields"]
+        .as_array()
+        .expect("managers")
+        .iter()
+        .map(|entry| json!([entry["manager"], entry["fieldsV1"]["f:data"]]))
+        .collect();
+    assert_eq!(owned, [json!(["mi", {"f:y": {}}]), json!(["other", {"f:x": {}}])]);
     // `mi` has lost x: it can only take it back, or leave it.
     assert_eq!(status(apply(&maps, "mi", map(json!({"x": "1", "y": "1"}))).await).code, 409);
     let left = apply(&maps, "mi", map(json!({"y": "1"}))).await.expect("applied");
@@ -89,6 +125,27 @@ async fn somebodys_edit_is_a_conflict_that_names_them() {
     let spec = json_of(&forced)["spec"].clone();
     let found = (&spec["replicas"], &spec["template"]["spec"]["containers"][0]["image"]);
     assert_eq!(found, (&json!(1), &json!("i:2")));
+}
+
+#[tokio::test]
+async fn whoever_writes_a_field_owns_it_alone() {
+    let (sim, client) = cluster().await;
+    let maps = api::<ConfigMap>(&client);
+    apply(&maps, "mi", map(json!({"x": "1", "y": "1"}))).await.expect("applied");
+    let edited = sim.edit("configmaps", "office", "a", |map| map["data"]["x"] = "2".into()).expect("edited");
+    let owned = |manager: &str| {
+        let entries = edited["metadata"]["managedFields"].as_array().expect("managers");
+        entries.iter().find(|entry| entry["manager"] == manager).map(|entry| entry["fieldsV1"].clone())
+    };
+    assert_eq!(owned("mi"), Some(json!({"f:data": {"f:y": {}}})));
+    assert_eq!(owned("kubectl-edit"), Some(json!({"f:data": {"f:x": {}}})));
+    // What `mi` does not own it does not remove, though it once applied it.
+    let left = apply(&maps, "mi", map(json!({"y": "1"}))).await.expect("applied");
+    assert_eq!(left["data"], json!({"x": "2", "y": "1"}));
+    // What somebody removes nobody owns.
+    let removed = sim.edit("configmaps", "office", "a", |map| map["data"] = json!({"x": "2"})).expect("edited");
+    let names: Vec<_> = managers(&removed).into_iter().map(|(manager, _)| manager).collect();
+    assert_eq!(names, ["kubectl-edit"]);
 }
 
 #[tokio::test]
