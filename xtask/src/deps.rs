@@ -35,9 +35,13 @@ const RESOURCES: &[(&str, &[&str])] = &[
 /// Crates that may use all resources: the role that puts them together, those over it, and fuzz targets.
 const OVER_RESOURCES: &[&str] = &["mi-office", "mi-server", "mi-cli", "mi-bench", "mi-e2e", "mi-fuzz"];
 /// Crates that know no wire.
-const WIRELESS: &[&str] = &["mi-kernel", "mi-store", "mi-runtime", "mi-runtime-process", "mi-vault"];
+const WIRELESS: &[&str] =
+    &["mi-kernel", "mi-store", "mi-runtime", "mi-runtime-process", "mi-runtime-kubernetes", "mi-vault"];
 /// Implementations of the `Runtime` trait that start something.
-const RUNTIMES: &[&str] = &["mi-runtime-process"];
+const RUNTIMES: &[&str] = &["mi-runtime-process", "mi-runtime-kubernetes"];
+/// The one crate that knows Kubernetes, and its packages.
+const KUBERNETES: &str = "mi-runtime-kubernetes";
+const OF_KUBERNETES: &[&str] = &["kube", "k8s-openapi"];
 /// Crates for development, which nothing that ships may contain.
 const TESTING: &[&str] = &["mi-testkit", "mi-pgserver", "mi-kubesim", "mi-e2e", "mi-bench", "mi-fuzz", "xtask"];
 /// TLS and cryptography come from rustls and ring: these want a C toolchain or a library of the system.
@@ -100,6 +104,11 @@ impl Graph {
             // The database is hidden behind crates that know it: only a direct arrow shows who else does.
             if dependencies.contains("sqlx") && !DATABASE.contains(&name) {
                 faults.push(format!("{name} -> sqlx: only {} may", DATABASE.join(", ")));
+            }
+            for package in OF_KUBERNETES {
+                if dependencies.contains(*package) && name != KUBERNETES {
+                    faults.push(format!("{name} -> {package}: only {KUBERNETES} may"));
+                }
             }
             for testing in TESTING {
                 if dependencies.contains(*testing) && !TESTING.contains(&name) {
@@ -200,6 +209,8 @@ mod tests {
             "mi-office mi-testkit dev",
             "mi-e2e mi-testkit",
             "xtask mi-pgserver",
+            "mi-runtime-kubernetes kube",
+            "mi-kubesim kube dev",
             "mi-kernel serde",
             "mi-tasks mi-drive",
             "mi-chat mi-tasks",
@@ -224,6 +235,10 @@ mod tests {
             "mi-store tonic-types",
             "mi-cli mi-testkit",
             "mi-cli mi-e2e",
+            "mi-scheduler mi-runtime-kubernetes",
+            "mi-scheduler k8s-openapi",
+            "mi-runtime-kubernetes tonic",
+            "mi-runtime-kubernetes mi-kubesim",
             "mi-store mi-pgserver",
             "mi-testkit mi-office",
             "mi-drive mi-tasks",

@@ -1,0 +1,292 @@
+//! What an agent is in a cluster: a set of one pod, with an account that can do nothing, and its secrets.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    ByteString,
+    api::{
+        apps::v1::{
+            StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
+        },
+        core::v1::{
+            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, HTTPGetAction,
+            PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SeccompProfile, Secret, SecretEnvSource, SecretVolumeSource, SecurityContext,
+            ServiceAccount, Volume, VolumeMount, VolumeResourceRequirements,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+use mi_kernel::secret::Secret as Token;
+use mi_runtime::{Launch, Limits};
+
+use crate::{
+    labels::{AGENT_ID, INSTANCE_ID, agent_name, environment_name, namespace_name, of_agent, token_name},
+    office::compute,
+    settings::Settings,
+};
+
+/// Where the agent works, on its claim.
+pub const WORKSPACE_PATH: &str = "/workspace";
+/// Where it keeps its key: on the claim too, so that a pod that is made anew is the same agent, but no part of backups.
+pub const IDENTITY_PATH: &str = "/identity";
+/// Where it finds its enrolment token, as long as there is one.
+pub const TOKEN_PATH: &str = "/run/enrolment";
+/// The name of the token in its secret, and of the file.
+pub const TOKEN_KEY: &str = "enrol-token";
+/// The port of the agent's own health endpoint.
+pub const HEALTH_PORT: u16 = 8086;
+/// The variable that holds a token where agents are processes.
+const TOKEN_VARIABLE: &str = "MI_ENROL_TOKEN";
+const CONTAINER: &str = "agent";
+const CLAIM: &str = "work";
+/// Bytes of `/tmp`.
+const TMP: &str = "1Gi";
+/// Bytes of a workspace when nobody says.
+const USUAL_DISK: u64 = 1 << 30;
+/// Readable by owner and group.
+const SECRET_MODE: i32 = 0o440;
+
+/// The objects of an agent, in the order in which they are to be applied: the set last, which starts it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentObjects {
+    /// Whom its pod runs as: nobody to the cluster, without a token.
+    pub account: ServiceAccount,
+    /// The enrolment token of this instance and nothing else. It is deleted once the agent has enrolled.
+    pub token: Secret,
+    /// The environment of this instance. It may hold keys of integrations, so that it is no part of the set, which more
+    /// people can read. Each instance has a secret of its own: a container of the one before that is restarted meanwhile
+    /// neither learns what is not for it nor takes itself for the new one.
+    pub environment: Secret,
+    /// The set.
+    pub set: StatefulSet,
+}
+
+/// What an agent is made of that is started so.
+pub fn agent(settings: &Settings, launch: &Launch, token: &Token) -> AgentObjects {
+    let place = launch.place;
+    let name = agent_name(place.agent_id);
+    let labels = of_agent(settings, place.office_id, place.agent_id);
+    let named = |name: String| ObjectMeta {
+        name: Some(name),
+        namespace: Some(namespace_name(place.office_id)),
+        labels: Some(labels.clone()),
+        ..ObjectMeta::default()
+    };
+    // So that those of instances before can be found.
+    let of_instance = |name: String| {
+        let mut metadata = named(name);
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert(INSTANCE_ID.to_owned(), launch.instance.to_string());
+        metadata
+    };
+    let sealed = |text: &str| ByteString(text.as_bytes().to_vec());
+    let environment = launch.env.iter().filter(|(name, _)| *name != TOKEN_VARIABLE);
+    AgentObjects {
+        account: ServiceAccount {
+            metadata: named(name.clone()),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        },
+        token: Secret {
+            metadata: of_instance(token_name(place.agent_id, launch.instance)),
+            data: Some([(TOKEN_KEY.to_owned(), sealed(token.expose()))].into()),
+            type_: Some("Opaque".to_owned()),
+            ..Secret::default()
+        },
+        environment: Secret {
+            metadata: of_instance(environment_name(place.agent_id, launch.instance)),
+            immutable: Some(true),
+            data: Some(environment.map(|(name, value)| (name.clone(), sealed(value))).collect()),
+            type_: Some("Opaque".to_owned()),
+            ..Secret::default()
+        },
+        set: set(settings, launch, &name, named(name.clone())),
+    }
+}
+
+fn set(settings: &Settings, launch: &Launch, name: &str, metadata: ObjectMeta) -> StatefulSet {
+    let place = launch.place;
+    let selected = BTreeMap::from([(AGENT_ID.to_owned(), place.agent_id.to_string())]);
+    let template = PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(of_agent(settings, place.office_id, place.agent_id)),
+            // Each start is a revision of its own.
+            annotations: Some([(INSTANCE_ID.to_owned(), launch.instance.to_string())].into()),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(pod(settings, launch, name)),
+    };
+    StatefulSet {
+        metadata,
+        spec: StatefulSetSpec {
+            replicas: Some(1),
+            service_name: Some(name.to_owned()),
+            // In order, a pod that never gets ready would be in the way of the next revision for ever.
+            pod_management_policy: Some("Parallel".to_owned()),
+            update_strategy: Some(StatefulSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                ..StatefulSetUpdateStrategy::default()
+            }),
+            revision_history_limit: Some(1),
+            // A workspace goes when its backup is verified, by the platform's own hand.
+            persistent_volume_claim_retention_policy: Some(StatefulSetPersistentVolumeClaimRetentionPolicy {
+                when_deleted: Some("Retain".to_owned()),
+                when_scaled: Some("Retain".to_owned()),
+            }),
+            selector: LabelSelector { match_labels: Some(selected), ..LabelSelector::default() },
+            template,
+            volume_claim_templates: Some(vec![claim(settings, launch)]),
+            ..StatefulSetSpec::default()
+        },
+        ..StatefulSet::default()
+    }
+}
+
+fn claim(settings: &Settings, launch: &Launch) -> PersistentVolumeClaim {
+    let bytes = launch.limits.disk_bytes.or(settings.defaults.disk_bytes).unwrap_or(USUAL_DISK);
+    let storage = BTreeMap::from([("storage".to_owned(), Quantity(bytes.to_string()))]);
+    PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some(CLAIM.to_owned()),
+            labels: Some(of_agent(settings, launch.place.office_id, launch.place.agent_id)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(storage),
+                ..VolumeResourceRequirements::default()
+            }),
+            storage_class_name: settings.storage_class.clone(),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        ..PersistentVolumeClaim::default()
+    }
+}
+
+fn pod(settings: &Settings, launch: &Launch, name: &str) -> PodSpec {
+    let user = i64::from(settings.user_id);
+    PodSpec {
+        service_account_name: Some(name.to_owned()),
+        automount_service_account_token: Some(false),
+        // Addresses of services are nobody's business, and would be variables.
+        enable_service_links: Some(false),
+        restart_policy: Some("Always".to_owned()),
+        termination_grace_period_seconds: Some(settings.grace_seconds.into()),
+        runtime_class_name: settings.runtime_class.clone(),
+        node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(user),
+            run_as_group: Some(user),
+            fs_group: Some(user),
+            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+            seccomp_profile: Some(seccomp()),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container(settings, launch)],
+        volumes: Some(vec![
+            Volume {
+                name: "enrolment".to_owned(),
+                secret: Some(SecretVolumeSource {
+                    secret_name: Some(token_name(launch.place.agent_id, launch.instance)),
+                    default_mode: Some(SECRET_MODE),
+                    // It is gone once the agent has enrolled: its pod starts without.
+                    optional: Some(true),
+                    ..SecretVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+            Volume {
+                name: "tmp".to_owned(),
+                empty_dir: Some(EmptyDirVolumeSource {
+                    size_limit: Some(Quantity(TMP.to_owned())),
+                    ..EmptyDirVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+        ]),
+        ..PodSpec::default()
+    }
+}
+
+fn seccomp() -> SeccompProfile {
+    SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }
+}
+
+fn container(settings: &Settings, launch: &Launch) -> Container {
+    let mount = |name: &str, path: &str, part: Option<&str>| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        sub_path: part.map(str::to_owned),
+        ..VolumeMount::default()
+    };
+    let bounds = Limits {
+        cpu_millis: launch.limits.cpu_millis.or(settings.defaults.cpu_millis),
+        memory_bytes: launch.limits.memory_bytes.or(settings.defaults.memory_bytes),
+        ..Limits::default()
+    };
+    let bounds = compute(&bounds);
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(settings.image.clone()),
+        args: Some(["agent", "run"].map(str::to_owned).to_vec()),
+        working_dir: Some(WORKSPACE_PATH.to_owned()),
+        env_from: Some(vec![EnvFromSource {
+            secret_ref: Some(SecretEnvSource {
+                name: environment_name(launch.place.agent_id, launch.instance),
+                optional: Some(false),
+            }),
+            ..EnvFromSource::default()
+        }]),
+        ports: Some(vec![ContainerPort {
+            name: Some("health".to_owned()),
+            container_port: HEALTH_PORT.into(),
+            protocol: Some("TCP".to_owned()),
+            ..ContainerPort::default()
+        }]),
+        liveness_probe: Some(probe("/livez", 10, 6)),
+        readiness_probe: Some(probe("/readyz", 5, 3)),
+        resources: (!bounds.is_empty()).then(|| ResourceRequirements {
+            limits: Some(bounds.clone()),
+            requests: Some(bounds),
+            ..ResourceRequirements::default()
+        }),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+            privileged: Some(false),
+            read_only_root_filesystem: Some(true),
+            run_as_non_root: Some(true),
+            seccomp_profile: Some(seccomp()),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![
+            mount(CLAIM, WORKSPACE_PATH, Some("workspace")),
+            mount(CLAIM, IDENTITY_PATH, Some("identity")),
+            VolumeMount { read_only: Some(true), ..mount("enrolment", TOKEN_PATH, None) },
+            mount("tmp", "/tmp", None),
+        ]),
+        ..Container::default()
+    }
+}
+
+/// Asks the agent's health endpoint every so many seconds; it may fail so often.
+fn probe(path: &str, period: i32, failures: i32) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            path: Some(path.to_owned()),
+            port: IntOrString::String("health".to_owned()),
+            ..HTTPGetAction::default()
+        }),
+        period_seconds: Some(period),
+        timeout_seconds: Some(2),
+        failure_threshold: Some(failures),
+        ..Probe::default()
+    }
+}
