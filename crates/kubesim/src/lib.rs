@@ -6,8 +6,14 @@
 //! when something has changed.
 //!
 //! Objects are plain JSON. The server knows a table of kinds (`kinds.rs`), what it fills in and refuses of each
-//! (`defaults.rs`, `rules.rs`, `immutable.rs`), and how lists of each are merged (`schema.rs`); unknown fields are kept,
-//! where a real server drops or refuses them.
+//! (`defaults.rs`, `rules.rs`, `immutable.rs`), and how lists of each are merged (`schema.rs`).
+//!
+//! # Where a real server differs
+//! It knows the type of every field: unknown ones it drops or refuses, and empty lists are absent to it. Here they stay.
+//! It authenticates: here everybody is the same account, which may do all that [`Fault::Forbid`] leaves. It has volumes,
+//! revisions of sets and endpoints as objects, more kinds, `exec` and its like, protobuf, tables and aggregated discovery.
+//! Time ends nothing here: no deadline or age of a job, no eviction from a node that is lost for long, no minimum of
+//! seconds until a pod counts. Only one version of each group is served, and events are those of the core.
 
 mod admission;
 mod answer;

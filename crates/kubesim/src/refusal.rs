@@ -204,6 +204,10 @@ impl Refusal {
                 "the server was unable to return a response in the time allotted, but may still be processing the request",
             ),
             401 => Self::new(401, "Unauthorized", "Unauthorized"),
+            403 => Self::new(403, "Forbidden", "forbidden on demand"),
+            404 => Self::no_such_path(),
+            409 => Self::new(409, "Conflict", "a conflict on demand"),
+            410 => Self::expired("The resourceVersion for the provided list is too old."),
             code => Self::new(code, "InternalError", "Internal error occurred: the simulation fails on demand"),
         }
     }

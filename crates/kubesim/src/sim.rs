@@ -28,6 +28,7 @@ use crate::{
     kinds::Kind,
     matching::Matching,
     record::Request,
+    refusal::Refusal,
     serve::serve,
     store::{Key, World},
     watch::{Order, Watches},
@@ -400,7 +401,8 @@ impl Sim {
     ) -> Result<Value, Value> {
         let key = key(resource, namespace, name);
         let edited = self.core.change(|world| {
-            let mut object = world.get(&key).map(|object| (**object).clone()).unwrap_or_default();
+            let found = world.get(&key).ok_or_else(|| Refusal::not_found(key.kind(), &key.name))?;
+            let mut object = Value::clone(found);
             let status = object.get("status").cloned();
             change(&mut object);
             let mut by = somebody();

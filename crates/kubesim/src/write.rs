@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     admission, apply, defaults, immutable,
-    json::{copy, flag, has, list, list_mut, moment, number, object, remove, set, text, without_nulls},
+    json::{copy, entries, flag, has, list, list_mut, moment, number, object, remove, set, text, without_nulls},
     kinds::Kind,
     managed::{self, Manager},
     names,
@@ -76,6 +76,31 @@ fn check_type(kind: &Kind, body: &Value) -> Result<(), Refusal> {
         return Err(Refusal::bad_request(format!(
             "{found} cannot be handled as a {right_name}: the provided type does not match the expected type {right}, Kind={right_name}"
         )));
+    }
+    check_texts(kind, body)
+}
+
+/// Refuses maps of texts with something else in them, which a real server cannot even read.
+fn check_texts(kind: &Kind, body: &Value) -> Result<(), Refusal> {
+    let data: &[&str] = match kind.resource {
+        "configmaps" | "secrets" => &["/data", "/stringData"],
+        _ => &[],
+    };
+    for pointer in ["/metadata/labels", "/metadata/annotations"].iter().chain(data) {
+        if let Some((_, value)) = entries(body, pointer).find(|(_, value)| !value.is_string() && !value.is_null()) {
+            let what = match value {
+                Value::Number(_) => "number",
+                Value::Bool(_) => "bool",
+                Value::Array(_) => "array",
+                _ => "object",
+            };
+            let (version, kind) = (kind.version, kind.kind);
+            let field = pointer[1..].replace('/', ".");
+            return Err(Refusal::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {kind}: json: cannot unmarshal {what} into Go \
+                    struct field {kind}.{field} of type string"
+            )));
+        }
     }
     Ok(())
 }

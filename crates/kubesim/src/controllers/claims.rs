@@ -19,8 +19,11 @@ pub(super) fn reconcile(world: &mut World, key: &Key) {
     let pods = world.list("pods", &key.namespace).filter(|(_, pod)| uses(pod));
     let pods: Vec<_> = pods.map(|(_, pod)| pod.clone()).collect();
     if has(&claim, "/metadata/deletionTimestamp") {
-        let is_over = |pod: &Value| matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
-        if pods.iter().all(|pod| is_over(pod)) {
+        // A pod that is on no node yet will not start with a claim that goes.
+        let is_idle = |pod: &Value| {
+            matches!(text(pod, "/status/phase"), "Succeeded" | "Failed") || text(pod, "/spec/nodeName").is_empty()
+        };
+        if pods.iter().all(|pod| is_idle(pod)) {
             world.edit(key, &Writer::controller("kube-controller-manager"), |claim| {
                 if let Some(finalizers) = list_mut(claim, "/metadata/finalizers") {
                     finalizers.retain(|finalizer| finalizer != CLAIM_IN_USE);

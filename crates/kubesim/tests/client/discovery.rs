@@ -1,7 +1,8 @@
 //! What the server says about itself.
 
 use kube::{
-    Discovery, ResourceExt,
+    Client, Config, Discovery, ResourceExt,
+    config::{KubeConfigOptions, Kubeconfig},
     core::GroupVersionKind,
     discovery::{Scope, pinned_kind, verbs},
 };
@@ -36,6 +37,15 @@ async fn discovery_finds_every_kind() {
     assert_eq!((resource.plural.as_str(), capabilities.scope), ("statefulsets", Scope::Namespaced));
     let subresources: Vec<String> = capabilities.subresources.into_iter().map(|(sub, _)| sub.plural).collect();
     assert_eq!(subresources, ["status", "scale"]);
+}
+
+#[tokio::test]
+async fn a_kubeconfig_leads_there() {
+    let (sim, _client) = cluster().await;
+    let config = Kubeconfig::from_yaml(&sim.kubeconfig()).expect("a kubeconfig");
+    let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.expect("a configuration");
+    let client = Client::try_from(config).expect("a client");
+    client.apiserver_version().await.expect("a version");
 }
 
 #[tokio::test]

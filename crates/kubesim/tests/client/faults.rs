@@ -24,6 +24,9 @@ async fn the_next_requests_fail_and_then_no_more() {
         let (code, reason, _) = refusal(refused);
         assert_eq!((code, reason.as_str()), (500, "InternalError"));
     }
+    sim.fault_times(1, maps().verb("list"), Fault::Status(410));
+    let (code, reason, _) = refusal(maps_api.list(&ListParams::default()).await);
+    assert_eq!((code, reason.as_str()), (410, "Expired"));
     assert_eq!(sim.get("configmaps", "office", "a"), None);
     create(&maps_api, config("a", "1")).await;
     create(&api::<Secret>(&client), json!({"metadata": {"name": "a"}})).await;

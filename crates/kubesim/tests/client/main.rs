@@ -11,6 +11,7 @@ mod pods;
 mod refusals;
 mod sandboxes;
 mod sets;
+mod stress;
 mod watches;
 
 use std::fmt::Debug;

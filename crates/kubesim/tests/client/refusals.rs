@@ -57,7 +57,10 @@ async fn labels_are_checked_on_every_way() {
     let number = Patch::Json::<()>(
         serde_json::from_value(json!([{"op": "add", "path": "/metadata/labels", "value": {"a": 1}}])).expect("a patch"),
     );
-    assert_eq!(refusal(maps.patch("a", &params, &number).await).0, 422);
+    let message = "ConfigMap in version \"v1\" cannot be handled as a ConfigMap: json: cannot unmarshal number into Go \
+        struct field ConfigMap.metadata.labels of type string";
+    let refused = refusal(maps.patch("a", &params, &number).await);
+    assert_eq!(refused, (400, "BadRequest".to_owned(), message.to_owned()));
 }
 
 #[tokio::test]

@@ -216,6 +216,35 @@ async fn a_claim_in_use_stays_until_its_pod_is_gone_and_is_not_bound_anew_meanwh
 }
 
 #[tokio::test]
+async fn a_set_makes_no_pod_for_a_claim_that_goes() {
+    let (sim, client) = cluster().await;
+    let sets = api::<StatefulSet>(&client);
+    create(&sets, with_claim("a")).await;
+    running(&sim, "a-0").await;
+    sim.conduct(Pods::all().name("backup"), Conduct::Linger);
+    let backup = json!({
+        "metadata": {"name": "backup"},
+        "spec": {
+            "containers": [{"name": "c", "image": "i:1"}],
+            "volumes": [{"name": "work", "persistentVolumeClaim": {"claimName": "work-a-0"}}],
+        },
+    });
+    sim.create("pods", "office", backup).expect("created");
+    running(&sim, "backup").await;
+    sets.delete("a", &DeleteParams::background()).await.expect("deleted");
+    sim.delete("persistentvolumeclaims", "office", "work-a-0").expect("marked");
+    sim.settled().await;
+    create(&sets, with_claim("a")).await;
+    sim.settled().await;
+    assert_eq!(names(&sim.list("pods", "office")), ["backup"]);
+    let told = sim.list("events", "office").into_iter().find(|event| event["reason"] == "FailedCreate");
+    assert_eq!(told.expect("it is told")["message"], "pvc work-a-0 is being deleted");
+    sim.conduct(Pods::all(), Conduct::Run);
+    sim.delete("pods", "office", "backup").expect("deleted");
+    running(&sim, "a-0").await;
+}
+
+#[tokio::test]
 async fn without_a_storage_class_claims_wait() {
     let (sim, client) = cluster_with(Setup { default_storage_class: false, ..Setup::default() }).await;
     create(&api::<StatefulSet>(&client), with_claim("a")).await;
