@@ -81,7 +81,8 @@ impl World {
             let pods = self.list("pods", &key.namespace).filter(|(_, pod)| uses(pod));
             due.extend(pods.map(|(key, _)| key.clone()));
         }
-        if self.is_terminating(&key.namespace) {
+        let is_furniture = deleted && matches!(key.resource, "serviceaccounts" | "configmaps");
+        if is_furniture || self.is_terminating(&key.namespace) {
             due.insert(Key::new("namespaces", "", &key.namespace));
         }
         due.into_iter().for_each(|key| self.due.add(key));

@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn lists_are_merged_by_their_key() {
         let mut set = json!({"spec": {"template": {"spec": {"containers": [
-            {"name": "a", "image": "1", "args": ["x", "y"]}, {"name": "b", "image": "1"}, {"name": "c"},
+            {"name": "a", "image": "1", "args": ["x", "y"], "tty": true}, {"name": "b", "image": "1"}, {"name": "c"},
         ]}}}});
         let patch = json!({"spec": {"template": {
             "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}},
@@ -109,7 +109,7 @@ mod tests {
         let merged = json!({"spec": {"template": {
             "metadata": {"annotations": {"kubectl.kubernetes.io/restartedAt": "now"}},
             "spec": {"containers": [
-                {"name": "a", "image": "2", "args": ["z"]}, {"name": "b", "image": "1"}, {"name": "d"},
+                {"name": "a", "image": "2", "args": ["z"], "tty": true}, {"name": "b", "image": "1"}, {"name": "d"},
             ]},
         }}});
         assert_eq!(set, merged);

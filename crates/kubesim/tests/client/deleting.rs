@@ -150,6 +150,25 @@ async fn dependents_go_after_their_owner() {
 }
 
 #[tokio::test]
+async fn of_an_owner_of_an_unknown_kind_nobody_can_say_that_it_is_gone() {
+    let (sim, client) = cluster().await;
+    let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget", "name": "w", "uid": "somewhere"});
+    create(&api::<Secret>(&client), owned("kept", &[widget])).await;
+    sim.settled().await;
+    assert_eq!(names(&sim.list("secrets", "office")), ["kept"]);
+}
+
+#[tokio::test]
+async fn an_owner_in_another_namespace_is_none() {
+    let (sim, client) = cluster().await;
+    let far = sim.create("configmaps", "default", config("far", "1")).expect("created");
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "far", "uid": far["metadata"]["uid"]});
+    create(&api::<Secret>(&client), owned("lost", &[owner])).await;
+    sim.settled().await;
+    assert_eq!(sim.get("secrets", "office", "lost"), None);
+}
+
+#[tokio::test]
 async fn orphans_stay_and_lose_their_reference() {
     let (sim, client) = cluster().await;
     let maps = api::<ConfigMap>(&client);

@@ -51,8 +51,11 @@ async fn a_namespace_has_an_account_and_some_stay_for_ever() {
     assert_eq!(names(&sim.list("serviceaccounts", "office")), ["default"]);
     let office = sim.get("namespaces", "", "office").expect("it is there");
     assert_eq!(office["metadata"]["labels"], json!({"kubernetes.io/metadata.name": "office"}));
+    let uid = |sim: &Sim| sim.get("serviceaccounts", "office", "default").map(|found| found["metadata"]["uid"].clone());
+    let before = uid(&sim);
     sim.delete("serviceaccounts", "office", "default").expect("deleted");
     sim.settled().await;
+    assert!(uid(&sim).is_some() && uid(&sim) != before, "it is made anew");
     let refused = Api::<Namespace>::all(client).delete("kube-system", &DeleteParams::default()).await;
     assert_eq!(refusal(refused).0, 403);
 }

@@ -6,7 +6,7 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api,
-    api::{EvictParams, LogParams, Patch, PatchParams},
+    api::{DeleteParams, EvictParams, LogParams, Patch, PatchParams},
 };
 use mi_kubesim::{Conduct, Pods, Setup, Sim};
 use serde_json::{Value, json};
@@ -249,7 +249,51 @@ async fn a_job_tries_until_it_succeeds_or_gives_up() {
         (&bad["status"]["failed"], &condition(&bad, "Failed")["reason"]),
         (&json!(2), &json!("BackoffLimitExceeded"))
     );
-    let suspended = json!({"spec": {"suspend": true}});
-    let patched = jobs.patch("good", &PatchParams::default(), &Patch::Merge(suspended)).await;
-    assert!(patched.is_ok(), "{patched:?}");
+}
+
+#[tokio::test]
+async fn a_suspended_job_has_no_pods() {
+    let (sim, client) = cluster().await;
+    sim.conduct(Pods::all(), Conduct::Create);
+    let spec = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "i:1"}]});
+    let job = json!({"metadata": {"name": "a"}, "spec": {"template": {"spec": spec}}});
+    let jobs = api::<Job>(&client);
+    create(&jobs, job).await;
+    sim.settled().await;
+    assert_eq!(sim.list("pods", "office").len(), 1);
+    for (suspend, pods, reason) in [(true, 0, "JobSuspended"), (false, 1, "JobResumed")] {
+        let patch = Patch::Merge(json!({"spec": {"suspend": suspend}}));
+        jobs.patch("a", &PatchParams::default(), &patch).await.expect("patched");
+        sim.settled().await;
+        assert_eq!(sim.list("pods", "office").len(), pods);
+        let job = sim.get("jobs", "office", "a").expect("it is there");
+        assert_eq!(condition(&job, "Suspended")["reason"], reason);
+    }
+}
+
+#[tokio::test]
+async fn what_once_ran_is_not_pending_again() {
+    let (sim, _client) = cluster().await;
+    sim.create("pods", "office", pod("a")).expect("created");
+    running(&sim, "a").await;
+    sim.conduct(Pods::all(), Conduct::ImagePullBackOff("it was removed".to_owned()));
+    sim.settled().await;
+    let found = get(&sim, "a");
+    assert_eq!(
+        (&found["status"]["phase"], &condition(&found, "Ready")["status"]),
+        (&json!("Running"), &json!("False"))
+    );
+}
+
+#[tokio::test]
+async fn a_shorter_grace_counts_and_a_longer_one_does_not() {
+    let (sim, client) = cluster().await;
+    sim.conduct(Pods::all(), Conduct::Linger);
+    sim.create("pods", "office", pod("a")).expect("created");
+    running(&sim, "a").await;
+    let pods = api::<Pod>(&client);
+    for (grace, expected) in [(20, 20), (40, 20), (5, 5)] {
+        pods.delete("a", &DeleteParams::default().grace_period(grace)).await.expect("marked");
+        assert_eq!(get(&sim, "a")["metadata"]["deletionGracePeriodSeconds"], expected);
+    }
 }

@@ -105,6 +105,53 @@ async fn a_new_template_replaces_pods_and_an_evicted_one_is_made_anew() {
     running(&sim, "a-0").await;
 }
 
+#[tokio::test]
+async fn pods_that_were_left_alone_are_taken_over() {
+    let (sim, client) = cluster().await;
+    let sets = api::<StatefulSet>(&client);
+    create(&sets, set("a", "i:1")).await;
+    let pod = running(&sim, "a-0").await;
+    sets.delete("a", &DeleteParams::orphan()).await.expect("deleted");
+    sim.settled().await;
+    assert_eq!(sim.get("pods", "office", "a-0").expect("it stays")["metadata"].get("ownerReferences"), None);
+    // What of a set cannot be changed is changed that way.
+    let mut value = set("a", "i:1");
+    value["spec"]["podManagementPolicy"] = "Parallel".into();
+    let new = create(&sets, value).await;
+    sim.settled().await;
+    let kept = sim.get("pods", "office", "a-0").expect("it stays");
+    assert_eq!(kept["metadata"]["uid"], pod["metadata"]["uid"]);
+    assert_eq!(kept["metadata"]["ownerReferences"][0]["uid"].as_str(), new.metadata.uid.as_deref());
+}
+
+#[tokio::test]
+async fn a_partition_and_a_wish_hold_back_a_new_template() {
+    let (sim, client) = cluster().await;
+    let sets = api::<StatefulSet>(&client);
+    let mut value = set("a", "i:1");
+    value["spec"]["replicas"] = 2.into();
+    value["spec"]["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"partition": 1}});
+    create(&sets, value).await;
+    let mut value = set("b", "i:1");
+    value["spec"]["updateStrategy"] = json!({"type": "OnDelete"});
+    create(&sets, value).await;
+    running(&sim, "a-1").await;
+    running(&sim, "b-0").await;
+    image(&sets, "a", "i:2").await;
+    image(&sets, "b", "i:2").await;
+    let images = |sim: &Sim| -> Vec<String> {
+        let pods = ["a-0", "a-1", "b-0"].into_iter().filter_map(|pod| sim.get("pods", "office", pod));
+        pods.map(|pod| image_of(&pod).to_owned()).collect()
+    };
+    sim.settled().await;
+    assert_eq!(images(&sim), ["i:1", "i:2", "i:1"]);
+    // Below the partition a pod is made of the revision before.
+    sim.delete("pods", "office", "a-0").expect("deleted");
+    sim.delete("pods", "office", "b-0").expect("deleted");
+    sim.settled().await;
+    assert_eq!(images(&sim), ["i:1", "i:2", "i:2"]);
+}
+
 /// A set whose first revision never becomes ready, and its second.
 async fn corrected(policy: &str) -> Sim {
     let (sim, client) = cluster().await;
