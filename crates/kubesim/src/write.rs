@@ -208,6 +208,12 @@ impl World {
         check_name(&key.name, &new)?;
         check_namespace(&key.namespace, &mut new)?;
         let old = self.get(key).ok_or_else(|| Refusal::not_found(kind, &key.name))?.clone();
+        let is_unconditional = text(&new, "/metadata/resourceVersion").is_empty();
+        if is_unconditional && (kind.custom || matches!(kind.resource, "leases" | "poddisruptionbudgets")) {
+            let why = "must be specified for an update";
+            let cause = Cause::invalid("metadata.resourceVersion", &json!(0), why);
+            return Err(Refusal::invalid(kind, &key.name, &[cause]));
+        }
         self.check_version(key, &old, &new)?;
         set(&mut new, "/apiVersion", kind.api_version());
         set(&mut new, "/kind", kind.kind);

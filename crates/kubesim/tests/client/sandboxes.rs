@@ -1,10 +1,10 @@
 //! Sandboxes of agent-sandbox.
 
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
 use mi_kubesim::{Conduct, Pods, Sim};
 use serde_json::{Value, json};
 
-use crate::{cluster, condition, create, refusal, sandboxes};
+use crate::{cluster, condition, create, object, refusal, sandboxes};
 
 fn sandbox() -> Value {
     json!({
@@ -94,6 +94,11 @@ async fn custom_resources_have_rules_of_their_own() {
     let strategic = sandboxes.patch("a", &PatchParams::default(), &Patch::Strategic(json!({"spec": {}}))).await;
     let (code, reason, _) = refusal(strategic);
     assert_eq!((code, reason.as_str()), (415, "UnsupportedMediaType"));
+    let blind: DynamicObject = object(sandbox());
+    let message = "Sandbox.agents.x-k8s.io \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be \
+        specified for an update";
+    let refused = sandboxes.replace("a", &PostParams::default(), &blind).await;
+    assert_eq!(refusal(refused), (422, "Invalid".to_owned(), message.to_owned()));
     let patch = Patch::Merge(json!({"spec": {"operatingMode": "Paused"}}));
     let wrong = sandboxes.patch("a", &PatchParams::default(), &patch).await;
     let message = "Sandbox.agents.x-k8s.io \"a\" is invalid: spec.operatingMode: Unsupported value: \"Paused\": supported \
