@@ -203,7 +203,11 @@ mod tests {
     #[test]
     fn fields_have_the_form_of_the_real_server() {
         let pod = json!({
-            "metadata": {"labels": {"app": "web"}, "finalizers": ["a/b"]},
+            "metadata": {
+                "labels": {"app": "web"},
+                "finalizers": ["a/b"],
+                "ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "u"}],
+            },
             "spec": {
                 "containers": [{"name": "a", "ports": [{"containerPort": 80}], "args": ["x"], "securityContext": {}}],
                 "nodeSelector": {"disk": "ssd"},
@@ -211,7 +215,11 @@ mod tests {
         });
         let fields: Fields = leaves(&pod).into_keys().collect();
         let v1 = json!({
-            "f:metadata": {"f:labels": {"f:app": {}}, "f:finalizers": {"v:\"a/b\"": {}}},
+            "f:metadata": {
+                "f:labels": {"f:app": {}},
+                "f:finalizers": {"v:\"a/b\"": {}},
+                "f:ownerReferences": {"k:{\"uid\":\"u\"}": {}},
+            },
             "f:spec": {
                 "f:containers": {
                     "k:{\"name\":\"a\"}": {

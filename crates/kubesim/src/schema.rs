@@ -20,7 +20,9 @@ pub(crate) fn list_rule(path: &[&str]) -> ListRule {
     let in_pod = matches!(parent, "containers" | "initContainers" | "ephemeralContainers");
     match *name {
         "containers" | "initContainers" | "ephemeralContainers" if parent == "spec" => ListRule::Map(&["name"]),
-        "volumes" | "schedulingGates" | "resourceClaims" | "imagePullSecrets" if parent == "spec" => {
+        "volumes" | "schedulingGates" | "resourceClaims" | "imagePullSecrets" | "evictionResponders"
+            if parent == "spec" =>
+        {
             ListRule::Map(&["name"])
         }
         "hostAliases" if parent == "spec" => ListRule::Map(&["ip"]),
@@ -28,19 +30,22 @@ pub(crate) fn list_rule(path: &[&str]) -> ListRule {
         "env" if in_pod => ListRule::Map(&["name"]),
         "ports" if in_pod => ListRule::Map(&["containerPort", "protocol"]),
         "volumeMounts" if in_pod => ListRule::Map(&["mountPath"]),
+        "bindMountOptions" if parent == "volumeMounts" => ListRule::Set,
         "volumeDevices" if in_pod => ListRule::Map(&["devicePath"]),
         "claims" if parent == "resources" => ListRule::Map(&["name"]),
         "ports" if path == ["spec", "ports"] => ListRule::Map(&["port", "protocol"]),
         "secrets" if path.len() == 1 => ListRule::Map(&["name"]),
         "podIPs" if parent == "status" => ListRule::Map(&["ip"]),
         "conditions" if path == ["status", "conditions"] => ListRule::Map(&["type"]),
-        "ownerReferences" if path == ["metadata", "ownerReferences"] => ListRule::Map(&["uid"]),
-        "finalizers" if path == ["metadata", "finalizers"] => ListRule::Set,
+        "addresses" if parent == "status" => ListRule::Map(&["type"]),
+        // Of templates too.
+        "ownerReferences" if parent == "metadata" => ListRule::Map(&["uid"]),
+        "finalizers" if parent == "metadata" => ListRule::Set,
         _ => ListRule::Atomic,
     }
 }
 
-/// Whether the map at this place is merged as a whole.
+/// Whether the map at this place, or each item of the list there, is merged as a whole.
 pub(crate) fn is_atomic_map(path: &[&str]) -> bool {
     let Some(name) = path.last() else { return false };
     // Keys of users' own maps may be called anything.
@@ -54,18 +59,29 @@ pub(crate) fn is_atomic_map(path: &[&str]) -> bool {
         *name,
         "secretKeyRef"
             | "configMapKeyRef"
+            | "fileKeyRef"
             | "fieldRef"
             | "resourceFieldRef"
             | "secretRef"
+            | "nodePublishSecretRef"
             | "roleRef"
             | "involvedObject"
+            | "related"
             | "dataSource"
     );
+    // Of these lists each item is one whole, known by its key.
+    let item = matches!(*name, "ownerReferences" | "imagePullSecrets" | "evictionResponders" | "secrets");
     let selector = matches!(
         *name,
-        "selector" | "podSelector" | "namespaceSelector" | "labelSelector" | "nodeSelector" | "scopeSelector"
+        "selector"
+            | "requiredDuringSchedulingIgnoredDuringExecution"
+            | "podSelector"
+            | "namespaceSelector"
+            | "labelSelector"
+            | "nodeSelector"
+            | "scopeSelector"
     );
-    !user && (reference || selector)
+    !user && (reference || item || selector)
 }
 
 /// What a field of a key is when it is left out.

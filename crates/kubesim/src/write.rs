@@ -336,7 +336,7 @@ impl World {
         restore(kind, old, &mut new, &by.subresource);
         tidy(&mut new);
         defaults::fill(kind, &mut new);
-        if new == **old {
+        if without_times(&new) == without_times(old) {
             return Ok(old.clone());
         }
         if kind.generation && differs(old, &new) {
@@ -413,6 +413,15 @@ fn restore(kind: &Kind, old: &Value, new: &mut Value, subresource: &str) {
     if kind.resource == "namespaces" {
         copy(new, old, "/spec/finalizers");
     }
+}
+
+/// The object without the times of its managers: a change of those alone is none.
+fn without_times(object: &Value) -> Value {
+    let mut object = object.clone();
+    for entry in list_mut(&mut object, "/metadata/managedFields").into_iter().flatten() {
+        remove(entry, "/time");
+    }
+    object
 }
 
 /// Whether what is desired differs: everything but metadata and status.

@@ -66,6 +66,19 @@ async fn nothing_to_do_is_nothing_later_as_well() {
     let version = sim.version();
     assert_eq!(apply(&maps, "mi", map(json!({"x": "1"}))).await.expect("applied"), made);
     assert_eq!(sim.version(), version);
+    // Even where the server fills in what is owned as a whole, and so differs from what is applied.
+    let mut set = set("a", "i:1");
+    set["spec"]["volumeClaimTemplates"] = json!([{
+        "metadata": {"name": "work"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }]);
+    let sets = api::<StatefulSet>(&client);
+    sets.patch("a", &PatchParams::apply("mi"), &Patch::Apply(&set)).await.expect("applied");
+    sim.settled().await;
+    let version = sim.version();
+    sets.patch("a", &PatchParams::apply("mi"), &Patch::Apply(&set)).await.expect("applied");
+    sim.settled().await;
+    assert_eq!(sim.version(), version);
 }
 
 #[tokio::test]
