@@ -44,6 +44,7 @@ mod rules;
 mod schema;
 mod select;
 mod serve;
+mod shared;
 mod sim;
 mod store;
 mod strategic;

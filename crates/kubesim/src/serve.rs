@@ -19,7 +19,7 @@ use crate::{
     record::Request,
     refusal::Refusal,
     route::{self, Asked, Query},
-    sim::Core,
+    shared::Core,
     watch,
     write::Writer,
 };

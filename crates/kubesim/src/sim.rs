@@ -1,37 +1,29 @@
 //! The simulated cluster as a test holds it.
 
 use std::{
-    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use mi_kernel::{Clock, SystemClock};
 use serde_json::{Value, json};
-use tokio::{
-    net::TcpListener,
-    sync::watch::{Receiver, Sender},
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
 use crate::{
     admission::{DEFAULT_CLASS, Webhook},
     conduct::{Conduct, Pods},
     controllers,
     delete::Deletion,
-    faults::{Fault, FaultId, Faults},
+    faults::{Fault, FaultId},
     kinds::Kind,
     matching::Matching,
     record::Request,
     refusal::Refusal,
     serve::serve,
+    shared::{Core, control},
     store::{Key, World},
-    watch::{Order, Watches},
+    watch::Order,
     write::Writer,
 };
 
@@ -68,96 +60,6 @@ impl Default for Setup {
     }
 }
 
-/// What requests, controllers and the test share.
-pub(crate) struct Core {
-    world: Mutex<World>,
-    changed: Sender<u64>,
-    faults: Mutex<Faults>,
-    requests: Mutex<BTreeMap<u64, Request>>,
-    watches: Mutex<Watches>,
-    stale: Mutex<Option<u64>>,
-    next: AtomicU64,
-    /// The pause between two bookmarks.
-    pub(crate) bookmarks: Duration,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Core {
-    /// The objects, to be read.
-    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
-        lock(&self.world)
-    }
-
-    /// Changes objects, and wakes whoever waits for that.
-    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut World) -> T) -> T {
-        let mut world = self.world();
-        let (before, was_due) = (world.version(), world.due.is_due());
-        let result = change(&mut world);
-        let (version, is_due) = (world.version(), world.due.is_due());
-        drop(world);
-        // That nothing is due any more is news as well.
-        if version != before || is_due || was_due {
-            self.changed.send_replace(version);
-        }
-        result
-    }
-
-    /// Tells of changes.
-    pub(crate) fn changes(&self) -> Receiver<u64> {
-        self.changed.subscribe()
-    }
-
-    /// The faults.
-    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
-        lock(&self.faults)
-    }
-
-    /// The watches that are open.
-    pub(crate) fn watches(&self) -> MutexGuard<'_, Watches> {
-        lock(&self.watches)
-    }
-
-    /// The version that lists of any version show.
-    pub(crate) fn stale(&self) -> Option<u64> {
-        *lock(&self.stale)
-    }
-
-    /// Remembers a request.
-    pub(crate) fn remember(&self, request: Request) -> u64 {
-        let id = self.next();
-        lock(&self.requests).insert(id, request);
-        id
-    }
-
-    /// Notes what a request was answered.
-    pub(crate) fn answered(&self, id: u64, status: u16) {
-        if let Some(request) = lock(&self.requests).get_mut(&id) {
-            request.status = status;
-        }
-    }
-
-    fn next(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-async fn control(core: Arc<Core>) {
-    let mut changes = core.changes();
-    loop {
-        changes.borrow_and_update();
-        while core.change(controllers::step) {
-            // Requests come between any two steps.
-            tokio::task::yield_now().await;
-        }
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
 /// A cluster in memory with an API server on loopback. It ends when it is dropped.
 pub struct Sim {
     core: Arc<Core>,
@@ -182,16 +84,7 @@ impl Sim {
         let mut world = World::new(setup.clock);
         world.kept = setup.kept_changes;
         furnish(&mut world, setup.nodes, setup.default_storage_class);
-        let core = Arc::new(Core {
-            changed: Sender::new(world.version()),
-            world: Mutex::new(world),
-            faults: Mutex::default(),
-            requests: Mutex::default(),
-            watches: Mutex::default(),
-            stale: Mutex::default(),
-            next: AtomicU64::new(1),
-            bookmarks: setup.bookmarks,
-        });
+        let core = Arc::new(Core::new(world, setup.bookmarks));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let mut tasks = JoinSet::new();
@@ -265,6 +158,14 @@ impl Sim {
         });
     }
 
+    /// The API server is gone, until it is healed: every connection is broken, and no request is answered. What is in the
+    /// cluster goes on.
+    pub fn go_down(&self) -> FaultId {
+        let id = self.fault(Matching::all(), Fault::Disconnect);
+        self.break_watches(&Matching::all());
+        id
+    }
+
     /// Breaks the connections of watches that are open; says how many.
     pub fn break_watches(&self, of: &Matching) -> usize {
         self.core.watches().order(of, Order::Break)
@@ -292,12 +193,12 @@ impl Sim {
 
     /// From now on lists of any version (`resourceVersion=0`) show what there is at this moment.
     pub fn serve_stale_lists(&self) {
-        *lock(&self.core.stale) = Some(self.version());
+        self.core.set_stale(Some(self.version()));
     }
 
     /// Lists of any version show the newest again.
     pub fn serve_fresh_lists(&self) {
-        *lock(&self.core.stale) = None;
+        self.core.set_stale(None);
     }
 
     /// The newest version.
@@ -342,6 +243,19 @@ impl Sim {
         });
     }
 
+    /// Deletes the pods of a node, as happens to those of a node that is lost for long. They do not go before it returns,
+    /// or is removed.
+    pub fn evict_from(&self, node: &str) {
+        self.core.change(|world| {
+            let pods = world.list("pods", "").filter(|(_, pod)| pod["spec"]["nodeName"] == node);
+            let pods: Vec<Key> = pods.map(|(key, _)| key.clone()).collect();
+            for pod in pods {
+                // A webhook may be against it.
+                let _ = world.delete(&pod, &Deletion::background());
+            }
+        });
+    }
+
     /// What a container printed, and what its run before did.
     pub fn set_log(&self, namespace: &str, pod: &str, container: &str, current: &str, previous: &str) {
         let place = (namespace.to_owned(), pod.to_owned(), container.to_owned());
@@ -351,17 +265,17 @@ impl Sim {
 
     /// Everything that was asked, in order.
     pub fn requests(&self) -> Vec<Request> {
-        lock(&self.core.requests).values().cloned().collect()
+        self.core.requests().values().cloned().collect()
     }
 
     /// What was asked of these.
     pub fn requests_of(&self, of: &Matching) -> Vec<Request> {
-        lock(&self.core.requests).values().filter(|request| request.is(of)).cloned().collect()
+        self.core.requests().values().filter(|request| request.is(of)).cloned().collect()
     }
 
     /// Forgets what was asked.
     pub fn forget_requests(&self) {
-        lock(&self.core.requests).clear();
+        self.core.requests().clear();
     }
 
     /// An object as it is.

@@ -23,7 +23,7 @@ use crate::{
     refusal::Refusal,
     route::{Asked, Query},
     select::Selector,
-    sim::Core,
+    shared::Core,
     store::{Change, World},
 };
 

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchParams};
 use mi_kubesim::{Fault, Matching};
 use serde_json::json;
 
@@ -99,6 +100,21 @@ async fn latency_and_silence_take_time() {
     let silent = tokio::time::timeout(pause, maps_api.get("kube-root-ca.crt")).await;
     assert!(silent.is_err());
     maps_api.get("kube-root-ca.crt").await.expect("well again");
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_answers_nobody_and_its_cluster_goes_on() {
+    let (sim, client) = cluster().await;
+    let maps_api = api::<ConfigMap>(&client);
+    let version = sim.version().to_string();
+    let mut watch = std::pin::pin!(maps_api.watch(&WatchParams::default(), &version).await.expect("a watch"));
+    let id = sim.go_down();
+    assert!(matches!(watch.next().await, None | Some(Err(_))));
+    assert!(!matches!(maps_api.get("kube-root-ca.crt").await, Ok(_) | Err(kube::Error::Api(_))));
+    sim.create("statefulsets", "office", crate::set("s", "i:1")).expect("created by hand");
+    sim.until("it runs all the same", |sim| sim.get("pods", "office", "s-0").filter(crate::is_ready)).await;
+    sim.heal(id);
+    maps_api.get("kube-root-ca.crt").await.expect("it is back");
 }
 
 #[tokio::test]

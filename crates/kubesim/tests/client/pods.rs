@@ -173,6 +173,13 @@ async fn a_lost_node_may_return() {
     sim.settled().await;
     sim.return_node("node-1");
     running(&sim, "a").await;
+    sim.lose_node("node-1");
+    sim.evict_from("node-1");
+    sim.settled().await;
+    assert_ne!(get(&sim, "a")["metadata"]["deletionTimestamp"], Value::Null);
+    sim.return_node("node-1");
+    sim.settled().await;
+    assert_eq!(sim.get("pods", "office", "a"), None, "the node heard of it at last");
     assert_eq!(sim.get("nodes", "", "node-1").expect("it is known")["spec"]["taints"], json!([]));
 }
 

@@ -292,6 +292,18 @@ async fn a_set_makes_no_pod_for_a_claim_that_goes() {
 }
 
 #[tokio::test]
+async fn a_pod_that_does_not_run_holds_no_claim() {
+    let (sim, client) = cluster().await;
+    sim.conduct(Pods::all(), Conduct::Unschedulable("no room".to_owned()));
+    create(&api::<StatefulSet>(&client), with_claim("a")).await;
+    sim.settled().await;
+    let uid = claim(&sim, "work-a-0").expect("a claim")["metadata"]["uid"].clone();
+    sim.delete("persistentvolumeclaims", "office", "work-a-0").expect("deleted");
+    sim.settled().await;
+    assert_ne!(claim(&sim, "work-a-0").map(|claim| claim["metadata"]["uid"].clone()), Some(uid));
+}
+
+#[tokio::test]
 async fn without_a_storage_class_claims_wait() {
     let (sim, client) = cluster_with(Setup { default_storage_class: false, ..Setup::default() }).await;
     create(&api::<StatefulSet>(&client), with_claim("a")).await;
