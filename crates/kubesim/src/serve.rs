@@ -44,6 +44,8 @@ pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener) {
         let service = hyper::service::service_fn(move |request| handle(core.clone(), request));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
+            // A client may come back on its connection after any time.
+            .header_read_timeout(None)
             .serve_connection(TokioIo::new(stream), service);
         connections.spawn(async move {
             // How a connection ends is the client's business, or that of a fault.

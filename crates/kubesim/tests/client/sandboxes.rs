@@ -84,6 +84,11 @@ async fn a_sandbox_says_how_its_pod_fares() {
         (!found.is_null()).then_some(found)
     };
     assert_eq!(sim.until("it is over", finished).await["reason"], "PodFailed");
+    // That condition, unlike the others, goes with its cause.
+    sim.conduct(Pods::all(), Conduct::Run);
+    sim.delete("pods", "office", "a").expect("deleted");
+    conditions(&sim, "True", "False").await;
+    assert_eq!(finished(&sim), None);
 }
 
 #[tokio::test]
