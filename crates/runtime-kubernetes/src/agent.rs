@@ -68,6 +68,26 @@ pub struct AgentObjects {
 
 /// What an agent is made of that is started so.
 pub fn agent(settings: &Settings, launch: &Launch, token: &Token) -> AgentObjects {
+    let base = base(settings, launch, token);
+    let name = agent_name(launch.place.agent_id);
+    let set = set(settings, launch, &name, base.metadata);
+    AgentObjects { account: base.account, token: base.token, environment: base.environment, set }
+}
+
+/// What an agent has whatever runs its pod.
+pub(crate) struct Base {
+    /// The metadata of what runs it.
+    pub(crate) metadata: ObjectMeta,
+    /// Whom its pod runs as.
+    pub(crate) account: ServiceAccount,
+    /// The enrolment token.
+    pub(crate) token: Secret,
+    /// The environment.
+    pub(crate) environment: Secret,
+}
+
+/// The part of an agent that is the same for every driver.
+pub(crate) fn base(settings: &Settings, launch: &Launch, token: &Token) -> Base {
     let place = launch.place;
     let name = agent_name(place.agent_id);
     let labels = of_agent(settings, place.office_id, place.agent_id);
@@ -86,7 +106,7 @@ pub fn agent(settings: &Settings, launch: &Launch, token: &Token) -> AgentObject
     };
     let sealed = |text: &str| ByteString(text.as_bytes().to_vec());
     let environment = launch.env.iter().filter(|(name, _)| *name != TOKEN_VARIABLE);
-    AgentObjects {
+    Base {
         account: ServiceAccount {
             metadata: named(name.clone()),
             automount_service_account_token: Some(false),
@@ -105,22 +125,15 @@ pub fn agent(settings: &Settings, launch: &Launch, token: &Token) -> AgentObject
             type_: Some("Opaque".to_owned()),
             ..Secret::default()
         },
-        set: set(settings, launch, &name, named(name.clone())),
+        metadata: named(name),
     }
 }
 
 fn set(settings: &Settings, launch: &Launch, name: &str, metadata: ObjectMeta) -> StatefulSet {
     let place = launch.place;
     let selected = BTreeMap::from([(AGENT_ID.to_owned(), place.agent_id.to_string())]);
-    let template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(of_agent(settings, place.office_id, place.agent_id)),
-            // Each start is a revision of its own.
-            annotations: Some([(INSTANCE_ID.to_owned(), launch.instance.to_string())].into()),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(pod(settings, launch, name)),
-    };
+    let template =
+        PodTemplateSpec { metadata: Some(pod_metadata(settings, launch)), spec: Some(pod(settings, launch, name)) };
     StatefulSet {
         metadata,
         spec: StatefulSetSpec {
@@ -147,7 +160,18 @@ fn set(settings: &Settings, launch: &Launch, name: &str, metadata: ObjectMeta) -
     }
 }
 
-fn claim(settings: &Settings, launch: &Launch) -> PersistentVolumeClaim {
+/// What its pod is known by.
+pub(crate) fn pod_metadata(settings: &Settings, launch: &Launch) -> ObjectMeta {
+    ObjectMeta {
+        labels: Some(of_agent(settings, launch.place.office_id, launch.place.agent_id)),
+        // Each start is a revision of its own.
+        annotations: Some([(INSTANCE_ID.to_owned(), launch.instance.to_string())].into()),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The claim of its workspace, as a template.
+pub(crate) fn claim(settings: &Settings, launch: &Launch) -> PersistentVolumeClaim {
     let bytes = launch.limits.disk_bytes.or(settings.defaults.disk_bytes).unwrap_or(USUAL_DISK);
     let storage = BTreeMap::from([("storage".to_owned(), Quantity(bytes.to_string()))]);
     PersistentVolumeClaim {
@@ -169,7 +193,8 @@ fn claim(settings: &Settings, launch: &Launch) -> PersistentVolumeClaim {
     }
 }
 
-fn pod(settings: &Settings, launch: &Launch, name: &str) -> PodSpec {
+/// Its pod.
+pub(crate) fn pod(settings: &Settings, launch: &Launch, name: &str) -> PodSpec {
     let user = i64::from(settings.user_id);
     PodSpec {
         service_account_name: Some(name.to_owned()),

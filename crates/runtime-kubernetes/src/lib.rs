@@ -6,6 +6,7 @@
 mod agent;
 mod labels;
 mod office;
+mod sandbox;
 mod settings;
 
 pub use agent::{AgentObjects, HEALTH_PORT, IDENTITY_PATH, TOKEN_KEY, TOKEN_PATH, WORKSPACE_PATH, agent};
@@ -14,6 +15,7 @@ pub use labels::{
     namespace_name, token_name,
 };
 pub use office::{OfficeObjects, office};
+pub use sandbox::{SANDBOX_KIND, SANDBOX_VERSION, SandboxObjects, sandbox};
 pub use settings::{Destination, Quota, Settings};
 
 /// The field manager of everything that the platform applies.

@@ -5,14 +5,15 @@ use std::collections::BTreeMap;
 use k8s_openapi::{Metadata, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::{
     Api, Client, Config,
-    api::{Patch, PatchParams},
+    api::{DynamicObject, Patch, PatchParams},
+    core::{ApiResource, GroupVersionKind},
 };
 use mi_kernel::{AgentId, InstanceId, OfficeId, secret::Secret};
 use mi_kubesim::{Conduct, Pods, Sim};
 use mi_runtime::{Launch, Limits, Place};
 use mi_runtime_kubernetes::{
-    AgentObjects, Destination, INSTANCE_ID, MANAGER, OfficeObjects, Quota, Settings, agent, agent_name, namespace_name,
-    office, token_name,
+    AgentObjects, Destination, INSTANCE_ID, MANAGER, OfficeObjects, Quota, SANDBOX_KIND, Settings, agent, agent_name,
+    namespace_name, office, sandbox, token_name,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -112,6 +113,18 @@ fn an_agent_is_a_set_of_one_pod() {
     let text = pretty(&objects);
     assert!(!text.contains("Ada"), "nothing of a user's text is in names or labels");
     insta::assert_snapshot!("agent", text);
+}
+
+#[test]
+fn a_sandbox_has_the_pod_and_the_claim_of_a_set() {
+    let objects = sandbox(&settings(), &launch(3), &token(), false);
+    let set = json_of(&agent(&settings(), &launch(3), &token()).set);
+    let spec = &objects.sandbox["spec"];
+    assert_eq!(spec["podTemplate"], set["spec"]["template"]);
+    let claim = &set["spec"]["volumeClaimTemplates"][0];
+    let expected = json!([{"metadata": claim["metadata"], "spec": claim["spec"]}]);
+    assert_eq!((&spec["volumeClaimTemplates"], &spec["operatingMode"]), (&expected, &json!("Running")));
+    assert_eq!(objects.sandbox["metadata"], set["metadata"]);
 }
 
 #[test]
@@ -215,6 +228,46 @@ async fn a_pod_starts_again_without_the_token_that_was_used() {
         (is_new && found["status"]["phase"] == "Running").then_some(())
     };
     sim.until("another one runs", other).await;
+}
+
+async fn apply_sandbox(client: &Client, instance: u128, suspended: bool) {
+    let objects = sandbox(&settings(), &launch(instance), &token(), suspended);
+    apply(client, &objects.account).await;
+    apply(client, &objects.token).await;
+    apply(client, &objects.environment).await;
+    let kind = GroupVersionKind::gvk("agents.x-k8s.io", "v1beta1", SANDBOX_KIND);
+    let resource = ApiResource::from_gvk_with_plural(&kind, "sandboxes");
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), &namespace_name(office_id()), &resource);
+    let patch = Patch::Apply(&objects.sandbox);
+    api.patch(&agent_name(agent_id()), &PatchParams::apply(MANAGER), &patch).await.expect("applied");
+}
+
+#[tokio::test]
+async fn a_sandbox_is_the_same_agent_for_another_controller() {
+    let (sim, client) = cluster().await;
+    apply_office(&client).await;
+    let (namespace, name) = (namespace_name(office_id()), agent_name(agent_id()));
+    let condition = |sim: &Sim, kind: &str| {
+        let sandbox = sim.get("sandboxes", &namespace, &name)?;
+        let conditions = sandbox["status"]["conditions"].as_array()?.clone();
+        conditions.into_iter().find(|condition| condition["type"] == kind && condition["status"] == "True")
+    };
+    apply_sandbox(&client, 3, false).await;
+    sim.until("it is ready", |sim| condition(sim, "Ready")).await;
+    let pod = sim.get("pods", &namespace, &name).expect("its pod");
+    let set = json_of(&agent(&settings(), &launch(3), &token()).set);
+    let image = |spec: &Value| spec["containers"][0]["image"].clone();
+    assert_eq!(image(&pod["spec"]), image(&set["spec"]["template"]["spec"]));
+    assert_eq!(pod["metadata"]["annotations"], set["spec"]["template"]["metadata"]["annotations"]);
+    apply_sandbox(&client, 3, true).await;
+    sim.until("it is suspended", |sim| condition(sim, "Suspended")).await;
+    assert_eq!(sim.get("pods", &namespace, &name), None);
+    assert!(sim.get("persistentvolumeclaims", &namespace, &format!("work-{name}")).is_some());
+    sim.settled().await;
+    let version = sim.version();
+    apply_sandbox(&client, 3, true).await;
+    sim.settled().await;
+    assert_eq!(sim.version(), version, "what is applied again is the same");
 }
 
 #[tokio::test]
