@@ -173,13 +173,16 @@ async fn what_the_server_fills_in_and_what_others_add_stays() {
     sets.patch("a", &params, &Patch::Apply(with_env)).await.expect("applied");
     sim.edit("statefulsets", "office", "a", |set| {
         set["metadata"]["labels"] = json!({"theirs": "1"});
+        let env = set["spec"]["template"]["spec"]["containers"][0]["env"].as_array_mut().expect("variables");
+        env.push(json!({"name": "C", "value": "theirs"}));
     })
     .expect("edited");
     let mut value = set("a", "i:1");
     value["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{"name": "B", "value": "2"}]);
     let applied = json_of(&sets.patch("a", &params, &Patch::Apply(value)).await.expect("applied"));
     let spec = &applied["spec"]["template"]["spec"];
-    assert_eq!(spec["containers"][0]["env"], json!([{"name": "B", "value": "2"}]));
+    let env = json!([{"name": "B", "value": "2"}, {"name": "C", "value": "theirs"}]);
+    assert_eq!(spec["containers"][0]["env"], env);
     assert_eq!(spec["containers"][0]["terminationMessagePath"], "/dev/termination-log");
     assert_eq!(spec["securityContext"], json!({}), "emptied, and filled in again");
     assert_eq!(applied["metadata"]["labels"], json!({"theirs": "1"}));

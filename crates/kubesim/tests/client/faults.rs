@@ -34,6 +34,18 @@ async fn the_next_requests_fail_and_then_no_more() {
 }
 
 #[tokio::test]
+async fn of_several_faults_a_request_meets_the_first() {
+    let (sim, client) = cluster().await;
+    let maps_api = api::<ConfigMap>(&client);
+    sim.fault_times(1, maps(), Fault::Status(500));
+    sim.fault_times(1, maps(), Fault::Status(503));
+    for expected in [500, 503] {
+        assert_eq!(refusal(maps_api.get("kube-root-ca.crt").await).0, expected);
+    }
+    maps_api.get("kube-root-ca.crt").await.expect("well again");
+}
+
+#[tokio::test]
 async fn throttling_says_when_to_come_back() {
     let (sim, client) = cluster().await;
     let id = sim.fault(Matching::all().writes(), Fault::Throttle(7));

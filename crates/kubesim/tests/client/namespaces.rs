@@ -99,6 +99,26 @@ async fn restricted_namespaces_take_restricted_pods_only() {
 }
 
 #[tokio::test]
+async fn a_baseline_keeps_out_what_reaches_for_the_node() {
+    let (sim, client) = cluster().await;
+    let edit = |office: &mut Value| {
+        office["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] = "baseline".into();
+    };
+    sim.edit("namespaces", "", "office", edit).expect("edited");
+    let pods = api::<Pod>(&client);
+    let reaching = json!({
+        "hostNetwork": true,
+        "volumes": [{"name": "v", "hostPath": {"path": "/"}}],
+        "containers": [{"name": "c", "image": "i:1", "securityContext": {"privileged": true}}],
+    });
+    let refused = pods.create(&PostParams::default(), &object(pod(reaching))).await;
+    let message = "pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces \
+        (hostNetwork=true), privileged (container \"c\" must not set securityContext.privileged=true), hostPath volumes";
+    assert_eq!(refusal(refused), (403, "Forbidden".to_owned(), message.to_owned()));
+    create(&pods, pod(json!({}))).await;
+}
+
+#[tokio::test]
 async fn quotas_and_limits_hold() {
     let (sim, client) = cluster().await;
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "2", "limits.memory": "1Gi"}}});

@@ -135,7 +135,7 @@ async fn a_scale_is_read_and_written_by_its_subresource() {
     let sets = api::<StatefulSet>(&client);
     create(&sets, set("a", "i:1")).await;
     let scale = sets.get_scale("a").await.expect("a scale");
-    assert_eq!(scale.spec.and_then(|spec| spec.replicas), Some(1));
+    assert_eq!(scale.spec.as_ref().and_then(|spec| spec.replicas), Some(1));
     let params = PatchParams::default();
     let scaled = sets.patch_scale("a", &params, &Patch::Merge(json!({"spec": {"replicas": 3}}))).await.expect("scaled");
     assert_eq!(scaled.spec.and_then(|spec| spec.replicas), Some(3));
@@ -145,6 +145,8 @@ async fn a_scale_is_read_and_written_by_its_subresource() {
     };
     let set = sim.until("three are ready", ready).await;
     assert_eq!(set["metadata"]["generation"], 2);
+    let stale = sets.replace_scale("a", &PostParams::default(), &scale).await;
+    assert_eq!(refusal(stale).0, 409, "it was read before");
     assert_eq!(sets.get_scale("a").await.expect("a scale").status.map(|status| status.replicas), Some(3));
 }
 
