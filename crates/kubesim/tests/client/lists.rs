@@ -67,10 +67,10 @@ async fn pages(sim: &Sim, client: &Client, after_first: impl FnOnce(&Sim)) -> Re
 async fn pages_show_one_moment() {
     let (sim, client) = cluster().await;
     fill(&sim, 5);
-    let other = json!({"metadata": {"name": "m3", "labels": {"own": "yes"}}});
+    let other = json!({"metadata": {"name": "m9", "labels": {"own": "yes"}}});
     sim.create("secrets", "office", other).expect("created");
     let found = pages(&sim, &client, |sim| {
-        sim.delete("secrets", "office", "m3").expect("deleted");
+        sim.delete("secrets", "office", "m9").expect("deleted");
         sim.delete("configmaps", "office", "m4").expect("deleted");
         let mut late = config("m2b", "1");
         late["metadata"]["labels"] = json!({"own": "yes"});
