@@ -97,7 +97,7 @@ pub(crate) enum Command {
     /// Look for what would keep a platform on this machine, or a client of one, from working
     Doctor(Box<DoctorArgs>),
     /// Start the whole platform in this process
-    Up(UpArgs),
+    Up(Box<UpArgs>),
     /// Start one service of the platform
     Serve(Box<ServeArgs>),
     /// Print a completion script

@@ -67,7 +67,7 @@ fn is_agent_run() -> bool {
 fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
     match command {
-        Command::Up(args) => runtime::server()?.block_on(serve::up(args, &global)),
+        Command::Up(args) => runtime::server()?.block_on(serve::up(*args, &global)),
         Command::Serve(args) => runtime::server()?.block_on(serve::serve(*args, &global)),
         Command::Agents(AgentsCommand::Run) => run_agent(),
         Command::Agents(AgentsCommand::Pack { path }) => commands::cp::pack(&path),

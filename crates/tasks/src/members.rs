@@ -207,7 +207,7 @@ mod tests {
             (&[], general, "", None),
         ] {
             let task = v1::Task { kind: kind.into(), assigned_agent: agent.into(), ..v1::Task::default() };
-            assert_eq!(unable(members, &task).map(|why| why.reason), word.map(Into::into), "{kind:?} of {agent:?}");
+            assert_eq!(unable(members, &task).map(|why| why.reason), word, "{kind:?} of {agent:?}");
         }
     }
 

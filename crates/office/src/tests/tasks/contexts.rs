@@ -57,7 +57,8 @@ async fn a_task_goes_on_with_a_conversation_or_begins_one(harness: Harness) {
         let by_change = ListTasksRequest { order_by: "updated_at desc".into(), ..list(context, statuses) };
         let mut titles = harness.pages(&by_change).await.concat();
         let mut expected = expected.concat();
-        (titles.sort_unstable(), expected.sort_unstable());
+        titles.sort_unstable();
+        expected.sort_unstable();
         assert_eq!(titles, expected, "{context}");
     }
     for wrong in ["x".repeat(129), "a\nb".into()] {
