@@ -66,6 +66,8 @@ const ROSTERS: u64 = 10_000;
 const ENDED: u64 = 100_000;
 /// Tasks of which the top of the tree is remembered.
 const ROOTS: u64 = 100_000;
+/// How long the scheduler is asked who there is to take a task, when one that is queued is read.
+const ASKED: Duration = Duration::from_millis(250);
 /// How often a pause is asked for while the scheduler cannot be reached.
 const PAUSE_TRIES: u32 = 5;
 /// What the change bus tells of when an office's tasks changed.
@@ -316,8 +318,11 @@ impl Tasks {
         drop(conn);
         let members = match broke {
             Some(_) => Roster::default(),
-            // Without the scheduler there is less to say.
-            None => self.members.list(office_id).await.unwrap_or_default(),
+            // Without the scheduler there is less to say, and who reads is not kept waiting for it.
+            None => match tokio::time::timeout(ASKED, self.members.list(office_id)).await {
+                Ok(Ok(members)) => members,
+                Ok(Err(_)) | Err(_) => Roster::default(),
+            },
         };
         for task in tasks.iter_mut().filter(is_queued) {
             if let Some(why) = broke.as_ref().map(Error::again).or_else(|| members::unable(&members, task)) {

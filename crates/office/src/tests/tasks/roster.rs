@@ -1,18 +1,25 @@
 //! Agents that come, go and change while there is work for them.
 
 use mi_kernel::Actor;
-use mi_proto::v1::{CreateTaskRequest, TaskStatus};
+use mi_proto::{
+    internal::v1::Ability,
+    v1::{CreateTaskRequest, ListTasksRequest, TaskKind, TaskStatus},
+};
 use mi_testkit::{on_both, until};
 use tonic::Code;
 
 use super::{assert_refused, request};
-use crate::tests::harness::{Harness, LONG};
+use crate::tests::{
+    harness::{Harness, LONG},
+    peer::Mood,
+};
 
 on_both! {
     what_a_fired_agent_had_is_there_for_others,
     an_agent_that_is_paused_takes_no_work,
     work_waits_for_somebody_with_the_tools,
     who_was_hired_a_moment_ago_can_be_given_work,
+    what_nobody_takes_says_why_unless_nobody_knows,
 }
 
 impl Harness {
@@ -143,4 +150,40 @@ async fn who_was_hired_a_moment_ago_can_be_given_work(harness: Harness) {
         assert_eq!(task.assigned_agent, name);
         assert_eq!(harness.claim_all(&agent, &office).await, [name]);
     }
+}
+
+async fn what_nobody_takes_says_why_unless_nobody_knows(harness: Harness) {
+    let office = harness.active("Work").await;
+    harness.agent(&office, "plain", true, &[]);
+    harness.change("plain", |member| member.ability = Ability::Commands.into());
+    let command =
+        CreateTaskRequest { kind: TaskKind::Command.into(), description: "true".into(), ..request(&office, "command") };
+    let kept = CreateTaskRequest { assigned_agent: "plain".into(), ..request(&office, "kept") };
+    let mut ids = Vec::new();
+    for new in [request(&office, "general"), command, kept] {
+        ids.push(harness.create_task(&harness.owner, new).await.expect("creates").id);
+    }
+    let words = async || {
+        let list = ListTasksRequest { office_id: office.clone(), ..Default::default() };
+        let tasks = harness.tasks(&harness.owner).list_tasks(list).await.expect("lists").into_inner().tasks;
+        let word = |error: &str| error.split(':').next().unwrap_or_default().to_owned();
+        tasks.into_iter().rev().map(|task| word(&task.error)).collect::<Vec<_>>()
+    };
+    assert_eq!(words().await, ["NO_MODEL", "", "NO_MODEL"]);
+    let why = harness.task(&office, &ids[2]).await.error;
+    assert!(why.starts_with("NO_MODEL: agent \"plain\", which it is kept for, was started without a model"), "{why}");
+    harness.change("plain", |member| member.working = false);
+    until("the agent is known to be stopped", LONG, async || {
+        let seen = words().await;
+        if seen == ["", "", "AGENT_NOT_WORKING"] { Ok(Some(())) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    // Reading does not wait for a scheduler that is silent, and says what is known without it.
+    harness.scheduler.be(Mood::Hangs);
+    until("nobody knows any more", LONG, async || {
+        let seen = words().await;
+        if seen == ["", "", ""] { Ok(Some(())) } else { Err(format!("{seen:?}")) }
+    })
+    .await;
+    harness.scheduler.be(Mood::Works);
 }
