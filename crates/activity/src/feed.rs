@@ -9,7 +9,7 @@ use mi_kernel::{
     Clock, Error, EventId, OfficeId, Result, Time,
     chain::{self, End, Ends, Link},
     event::{Category, Event},
-    page::Page,
+    page::{Page, not_ahead},
 };
 use mi_store::{Batch, Db, Topic};
 
@@ -138,11 +138,7 @@ impl Feed {
         let changes = self.db.listen(Topic::of(office_id, TOPIC));
         let newest = crate::offices::repo::feed_end(&mut self.db.office(office_id).read().await?).await?;
         let mut position = after.unwrap_or(newest);
-        if position > newest {
-            // Of a database that was restored or made anew since: what would be waited for may never come back.
-            let text = format!("the newest cursor is {newest}: what came after it is gone; begin anew, with cursor 0");
-            return Err(Error::precondition("CURSOR_EXPIRED", text));
-        }
+        not_ahead(position, newest)?;
         let feed = self.clone();
         Ok(changes.follow(async move || {
             let mut found = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;

@@ -16,13 +16,13 @@ use futures::{Stream, stream::BoxStream};
 use mi_kernel::{
     Clock, Error, OfficeId, Result,
     event::{Category, Event},
-    page::{MAX_PAGE_SIZE, Page},
+    page::{MAX_PAGE_SIZE, Page, not_ahead},
     text::{MAX_DRIVE_PATH, drive_path},
 };
 use mi_proto::v1;
 use mi_rpc::{Access, Caller};
 use mi_store::{Batch, Db, OfficeTx, Topic, outbox};
-use mi_tenancy::{Author, Offices, RoleContext, offices::repo::office_get, retention::not_ahead};
+use mi_tenancy::{Author, Offices, RoleContext, offices::repo::office_get};
 use tokio::sync::Notify;
 use uuid::Uuid;
 

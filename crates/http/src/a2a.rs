@@ -17,8 +17,8 @@ mod tenant;
 
 use std::sync::{Arc, LazyLock};
 
-use futures::{Stream, StreamExt, stream};
-use http::{HeaderMap, HeaderValue, Method as HttpMethod, StatusCode, header};
+use futures::{Stream, StreamExt};
+use http::{HeaderMap, Method as HttpMethod};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use mi_rpc::{HttpRequest, HttpResponse};
@@ -34,7 +34,7 @@ use crate::{
     mcp::Who,
     methods::Method,
     refusal,
-    rest::events::kept_alive,
+    rest::events::{kept_alive, stream_of},
 };
 
 /// Where JSON-RPC is, and below which all agents are.
@@ -136,7 +136,7 @@ impl A2a {
 
 /// A message of the protocol as a value: names in snake_case, and every field that cannot be absent.
 fn value(message: &DynamicMessage) -> Result<Value, Status> {
-    json::plain(message).map_err(mi_rpc::status)
+    json::as_value(message, Style::Plain).map_err(mi_rpc::status)
 }
 
 /// A value as a message of the protocol.
@@ -146,8 +146,7 @@ fn message(descriptor: &MessageDescriptor, value: Value) -> Result<DynamicMessag
 
 /// A message of the protocol, in JSON as it is sent.
 fn sent(message: &DynamicMessage) -> Result<Value, Status> {
-    let text = json::written(message, Style::Canonical).map_err(mi_rpc::status)?;
-    let mut value: Value = serde_json::from_slice(&text).map_err(|error| Status::internal(error.to_string()))?;
+    let mut value = json::as_value(message, Style::Canonical).map_err(mi_rpc::status)?;
     if message.descriptor().name() == "ListTasksResponse" {
         // These are there also when they have nothing to say.
         for (name, empty) in
@@ -165,29 +164,5 @@ fn sent(message: &DynamicMessage) -> Result<Value, Status> {
 fn events(texts: impl Stream<Item = String> + Send + 'static) -> HttpResponse {
     let pieces = kept_alive(texts.map(|text| text.into()));
     let frames = pieces.map(|piece| Ok::<_, Status>(Frame::data(piece)));
-    let mut response = HttpResponse::new(Body::new(StreamBody::new(frames)));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
-/// The messages of a stream, and after an error nothing.
-fn until_error<T: Send + 'static>(
-    messages: impl Stream<Item = Result<T, Status>> + Send + 'static,
-) -> impl Stream<Item = Result<T, Status>> + Send + 'static {
-    stream::unfold(Some(Box::pin(messages)), |messages| async move {
-        let mut messages = messages?;
-        let next = messages.next().await?;
-        let rest = next.is_ok().then_some(messages);
-        Some((next, rest))
-    })
-}
-
-/// An answer in JSON with a status of its own.
-fn answer(code: StatusCode, value: &Value) -> HttpResponse {
-    let mut response = refusal::json_answer(value.to_string());
-    *response.status_mut() = code;
-    response
+    stream_of(Body::new(StreamBody::new(frames)), "text/event-stream")
 }

@@ -104,15 +104,15 @@ pub(crate) fn write(descriptor: &MessageDescriptor, message: &[u8], style: Style
 /// # Errors
 /// `Internal` when it does not decode.
 pub(crate) fn value(descriptor: &MessageDescriptor, message: &[u8]) -> Result<Value> {
-    plain(&DynamicMessage::decode(descriptor.clone(), message).map_err(Error::internal)?)
+    as_value(&DynamicMessage::decode(descriptor.clone(), message).map_err(Error::internal)?, Style::Plain)
 }
 
-/// A message as a value of [`Style::Plain`].
+/// A message as a value.
 ///
 /// # Errors
 /// `Internal` when it has no JSON, such as a time that is none.
-pub(crate) fn plain(message: &DynamicMessage) -> Result<Value> {
-    message.serialize_with_options(serde_json::value::Serializer, &Style::Plain.options()).map_err(Error::internal)
+pub(crate) fn as_value(message: &DynamicMessage, style: Style) -> Result<Value> {
+    message.serialize_with_options(serde_json::value::Serializer, &style.options()).map_err(Error::internal)
 }
 
 /// Writes a message.

@@ -81,6 +81,21 @@ pub fn bounded(field: &'static str, value: Option<i32>, default: i32, most: i32)
     }
 }
 
+/// Refuses a place to go on from that is ahead of all there is. Whoever has it saw what is gone, since the database was restored
+/// or made anew, and would wait for as long as that takes to come back, and then miss what came first.
+///
+/// # Errors
+/// `FailedPrecondition` `CURSOR_EXPIRED`.
+pub fn not_ahead(after: i64, newest: i64) -> Result<()> {
+    match after > newest {
+        false => Ok(()),
+        true => {
+            let text = format!("the newest cursor is {newest}: what came after it is gone; begin anew, with cursor 0");
+            Err(Error::precondition("CURSOR_EXPIRED", text))
+        }
+    }
+}
+
 /// How many of the rows, from the first on, have so many bytes together at most; the first one counts whatever it has.
 pub fn fitting<T>(rows: &[T], bytes: usize, length: impl Fn(&T) -> usize) -> usize {
     let mut left = bytes;

@@ -5,10 +5,7 @@ use mi_kernel::{Error, OfficeId, Result, TaskId, page};
 use mi_proto::v1::{WatchTasksRequest, WatchTasksResponse};
 use mi_rpc::Access;
 use mi_store::{Batch, OfficeConn, Topic};
-use mi_tenancy::{
-    offices::repo::office_get,
-    retention::{expired, not_ahead},
-};
+use mi_tenancy::{offices::repo::office_get, retention::expired};
 use prost::Message;
 
 use super::{TOPIC, Tasks, model::Task, repo, wire};
@@ -36,7 +33,7 @@ impl Tasks {
         let (newest, forgotten) = repo::queue_ends(&mut self.db.office(office_id).read().await?).await?;
         let mut cursor = match request.after_cursor {
             Some(cursor) if cursor < 0 => return Err(Error::invalid("after_cursor", "must not be negative")),
-            Some(cursor) => not_ahead(cursor, newest).map(|()| cursor)?,
+            Some(cursor) => page::not_ahead(cursor, newest).map(|()| cursor)?,
             None => newest,
         };
         // Whoever begins at the beginning misses nothing of what was deleted before.

@@ -20,20 +20,6 @@ pub fn expired(problem: String) -> Error {
     Error::precondition("CURSOR_EXPIRED", problem)
 }
 
-/// Refuses a place to go on from that is ahead of all there is. Whoever has it saw what is gone, since the database was restored
-/// or made anew, and would wait for as long as that takes to come back, and then miss what came first.
-///
-/// # Errors
-/// `FailedPrecondition` `CURSOR_EXPIRED`.
-pub fn not_ahead(after: i64, newest: i64) -> Result<()> {
-    match after > newest {
-        false => Ok(()),
-        true => Err(expired(format!(
-            "the newest cursor is {newest}: what came after it is gone; begin anew, with cursor 0"
-        ))),
-    }
-}
-
 /// What came of deleting a part of a history.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Forgotten {

@@ -4,21 +4,22 @@
 
 use std::iter;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderValue, Method as HttpMethod, header};
 use mi_rpc::HttpResponse;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::{METHODS, PATH, errors, issuer::public_jwk, message, operations::Session, sent, tenant::Tenant};
+use super::{PATH, errors, issuer::public_jwk, message, method, operations::Session, sent, tenant::Tenant};
 use crate::refusal::{self, not_for};
 
 /// Names the part of a card that has the agent's own key.
 const IDENTITY: &str = "urn:mi:agent-identity";
 
 /// Answers a request for a card.
-pub(super) async fn serve(session: &Session, tenant: &str, method: &HttpMethod) -> HttpResponse {
-    if *method != HttpMethod::GET {
-        return not_for(method, "GET");
+pub(super) async fn serve(session: &Session, tenant: &str, asked: &HttpMethod) -> HttpResponse {
+    if *asked != HttpMethod::GET {
+        return not_for(asked, "GET");
     }
     let card = match Tenant::parse(tenant) {
         Ok(tenant) => of(session, &tenant).await,
@@ -97,9 +98,7 @@ async fn of(session: &Session, tenant: &Tenant) -> Result<Value, Status> {
         "skills": skills,
     });
     // As a reader has it that leaves out what is empty: that is what is signed.
-    let descriptor =
-        METHODS.iter().find(|(method, _)| method.name() == "GetExtendedAgentCard").map(|(_, method)| &method.output);
-    let descriptor = descriptor.ok_or_else(errors::no_extended_card)?;
+    let descriptor = &method("GetExtendedAgentCard").ok_or_else(errors::no_extended_card)?.output;
     let mut card = without_empty(sent(&message(descriptor, card)?)?).unwrap_or_default();
     card["signatures"] = json!([issuer.sign(&card)?]);
     Ok(card)
@@ -107,7 +106,6 @@ async fn of(session: &Session, tenant: &Tenant) -> Result<Value, Status> {
 
 /// The public key of an agent, if it has enrolled one.
 fn key(agent: &Value) -> Option<Vec<u8>> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
     let raw = STANDARD.decode(agent["public_key"].as_str()?).ok()?;
     (!raw.is_empty()).then_some(raw)
 }

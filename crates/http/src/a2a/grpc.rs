@@ -12,7 +12,7 @@ use tonic::{
     server::{Grpc, ServerStreamingService, UnaryService},
 };
 
-use super::{A2a, GRPC, MAX_BODY, message, method, operations::Session, until_error, value};
+use super::{A2a, GRPC, MAX_BODY, message, method, operations::Session, value};
 use crate::{byte_path::Caller, methods::Method};
 
 /// Answers a call.
@@ -76,7 +76,7 @@ impl ServerStreamingService<DynamicMessage> for Call {
         let (session, output, name) = (self.0.clone(), self.1.output.clone(), self.name());
         Box::pin(async move {
             let answers = session.stream(name, &value(request.get_ref())?).await?;
-            Ok(Response::new(until_error(answers.map(move |answer| message(&output, answer?))).boxed()))
+            Ok(Response::new(answers.map(move |answer| message(&output, answer?)).boxed()))
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A signature is a JWS over the card without its signatures, in the canonical form of RFC 8785.
 
-use std::path::Path;
+use std::{os::unix::fs::PermissionsExt, path::Path};
 
 use base64::{
     Engine,
@@ -40,7 +40,8 @@ impl CardKey {
             )
         };
         let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+            Ok(text) if path.metadata().is_ok_and(|file| file.permissions().mode() & 0o077 == 0) => text,
+            Ok(_) => return Err(wrong("is open to others, chmod 600")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let mut seed = [0; SEED];
                 SystemRandom::new().fill(&mut seed).map_err(|_| Error::internal("no randomness"))?;
@@ -127,8 +128,6 @@ fn key_name(raw: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use ring::signature::{ED25519, UnparsedPublicKey};
 
     use super::*;
@@ -149,6 +148,8 @@ mod tests {
             std::fs::write(&path, wrong).expect("writes");
             assert_eq!(CardKey::from_file(&path).expect_err(wrong).field, Some("card_key_file"));
         }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).expect("changes");
+        assert!(CardKey::from_file(&path).expect_err("read by a group").message.contains("chmod 600"));
     }
 
     #[test]

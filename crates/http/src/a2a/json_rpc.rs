@@ -7,11 +7,11 @@ use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tonic::{Status, body::Body};
 
-use super::{MAX_BODY, answer, errors, events, message, method, operations::Session, sent, until_error, value};
+use super::{MAX_BODY, errors, events, message, method, operations::Session, sent, value};
 use crate::{
     body, json,
     methods::Method,
-    refusal::{self, details_of, not_for},
+    refusal::{self, details_of, json_answer, not_for},
 };
 
 /// Answers a request; `tenant` is the one that its path names, if any.
@@ -56,12 +56,12 @@ pub(super) async fn serve(session: Result<Session, Status>, tenant: String, part
         (Ok(asked), false) => {
             let answered = session.unary(&name, &asked).await;
             match answered.and_then(|answer| sent(&message(&method.output, answer)?)) {
-                Ok(result) => answer(StatusCode::OK, &json!({"jsonrpc": "2.0", "id": id, "result": result})),
+                Ok(result) => json_answer(json!({"jsonrpc": "2.0", "id": id, "result": result}).to_string()),
                 Err(refused) => failed(&id, &refused),
             }
         }
         (Ok(asked), true) => match session.stream(&name, &asked).await {
-            Ok(answers) => events(until_error(answers).map(move |answer| {
+            Ok(answers) => events(answers.map(move |answer| {
                 let result = answer.and_then(|answer| sent(&message(&method.output, answer)?));
                 let said = match result {
                     Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
@@ -96,5 +96,5 @@ fn error(id: &Value, refused: &Status) -> Value {
 }
 
 fn failed(id: &Value, refused: &Status) -> HttpResponse {
-    answer(StatusCode::OK, &error(id, refused))
+    json_answer(error(id, refused).to_string())
 }

@@ -1,5 +1,6 @@
 //! What a message asks for: the task that it becomes.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use tonic::Status;
 
@@ -72,7 +73,6 @@ impl Said {
 
 /// A part of a message as text.
 fn text(part: &Value) -> Result<String, Status> {
-    use base64::{Engine, engine::general_purpose::STANDARD};
     let name = part["filename"].as_str().unwrap_or_default();
     let named = |text: &str| if name.is_empty() { text.to_owned() } else { format!("{name}:\n{text}") };
     if let Some(text) = part["text"].as_str() {

@@ -2,7 +2,6 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
@@ -16,10 +15,9 @@ use super::{
     tenant::Tenant,
 };
 use crate::{
-    byte_path::{Answer, BytePath, Caller},
-    json,
+    byte_path::{BytePath, Caller},
+    call::Watch,
     mcp::is_finished,
-    methods,
 };
 
 /// Tasks on a page of a list, and the most there may be.
@@ -225,12 +223,9 @@ impl Session {
     }
 
     /// A task as it is, and whenever it changes.
-    async fn watch(&self, tenant: &Tenant, task: &Value) -> Result<Answer, Status> {
-        const WATCH: &str = "/mi.v1.TaskService/WatchTasks";
-        let method = methods::find(WATCH).ok_or_else(|| Status::unimplemented("tasks cannot be watched"))?;
+    async fn watch(&self, tenant: &Tenant, task: &Value) -> Result<Watch, Status> {
         let request = json!({"office_id": tenant.office_id, "task_id": task["id"], "after_cursor": 0});
-        let message = json::to_wire(&method.input, request.to_string().as_bytes()).map_err(mi_rpc::status)?;
-        self.gateway.open(self.caller.clone(), WATCH, stream::iter([Ok::<Bytes, Status>(message)])).await
+        self.gateway.watch(&self.caller, "/mi.v1.TaskService/WatchTasks", &request).await
     }
 }
 
@@ -248,15 +243,8 @@ fn reused(status: Status) -> Status {
 }
 
 /// The next change of a task that is watched.
-async fn changed(changes: &mut Answer) -> Result<Option<Value>, Status> {
-    let method = methods::find("/mi.v1.TaskService/WatchTasks");
-    match (changes.next().await?, method) {
-        (Some(change), Some(method)) => {
-            let mut change = json::value(&method.output, &change).map_err(mi_rpc::status)?;
-            Ok(Some(change["task"].take()))
-        }
-        _ => Ok(None),
-    }
+async fn changed(changes: &mut Watch) -> Result<Option<Value>, Status> {
+    Ok(changes.next().await?.map(|mut change| change["task"].take()))
 }
 
 /// What a stream tells of a task.
@@ -269,7 +257,7 @@ struct News {
     /// Where the task stood when it was told of last.
     last: Option<Value>,
     /// None: all is told.
-    changes: Option<Answer>,
+    changes: Option<Watch>,
 }
 
 impl News {

@@ -3,17 +3,15 @@
 use std::sync::LazyLock;
 
 use futures::StreamExt;
-use http::{HeaderValue, Method as HttpMethod, StatusCode, header, request::Parts};
+use http::{HeaderValue, Method as HttpMethod, header, request::Parts};
 use mi_rpc::{HttpResponse, status};
 use prost_reflect::{DynamicMessage, Value as Field};
 use tonic::{Status, body::Body as HttpBody};
 
-use super::{
-    MAX_BODY, METHODS, VERSION, answer, errors, events, message, operations::Session, sent, until_error, value,
-};
+use super::{MAX_BODY, METHODS, VERSION, errors, events, message, operations::Session, sent, value};
 use crate::{
     body, json,
-    refusal::{self, not_for, rest_error, rest_status},
+    refusal::{self, json_answer, not_for, rest_error, rest_status},
     rest::{
         bind::Asked,
         query::Query,
@@ -48,20 +46,20 @@ pub(super) async fn serve(session: Session, tenant: &str, path: &str, parts: &Pa
         false => {
             let answered = session.unary(name, &asked).await;
             match answered.and_then(|answer| sent(&message(output, answer)?)) {
-                Ok(said) => answer(StatusCode::OK, &said),
+                Ok(said) => json_answer(said.to_string()),
                 Err(refused) => refusal::rest(&refused),
             }
         }
         true => match session.stream(name, &asked).await {
-            Ok(answers) => events(until_error(answers).map(move |answer| {
-                match answer.and_then(|answer| sent(&message(output, answer)?)) {
+            Ok(answers) => {
+                events(answers.map(move |answer| match answer.and_then(|answer| sent(&message(output, answer)?)) {
                     Ok(said) => format!("data: {said}\n\n"),
                     Err(refused) => {
                         let error = rest_error(&refused, rest_status(&refused));
                         format!("event: error\ndata: {error}\n\n")
                     }
-                }
-            })),
+                }))
+            }
             Err(refused) => refusal::rest(&refused),
         },
     }

@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::stream;
 use rmcp::{
     RoleServer,
     model::{CreateTaskResult, DetailedTask, ProgressNotificationParam, ProgressToken, Task, TaskPayload, TaskStatus},
@@ -15,10 +13,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Code, Status};
 
 use super::{arguments::invalid, tool_set::OFFICE};
-use crate::{
-    byte_path::{BytePath, Caller},
-    json, methods,
-};
+use crate::byte_path::{BytePath, Caller};
 
 const WATCH: &str = "/mi.v1.TaskService/WatchTasks";
 const GET: &str = "/mi.v1.TaskService/GetTask";
@@ -70,12 +65,10 @@ impl TaskRef {
         limit: Duration,
         progress: &mut Progress,
     ) -> Result<bool, Status> {
-        let method = methods::find(WATCH).ok_or_else(|| Status::unimplemented("tasks cannot be watched"))?;
         let mut request = self.request();
         // First as it is now.
         request["after_cursor"] = 0.into();
-        let message = json::to_wire(&method.input, request.to_string().as_bytes()).map_err(mi_rpc::status)?;
-        let mut changes = gateway.open(caller.clone(), WATCH, stream::iter([Ok::<Bytes, Status>(message)])).await?;
+        let mut changes = gateway.watch(caller, WATCH, &request).await?;
         let (begun, mut stands) = (Instant::now(), String::new());
         loop {
             let waited = begun.elapsed();
@@ -84,7 +77,6 @@ impl TaskRef {
             };
             match timeout(left.min(BEAT), changes.next()).await {
                 Ok(Ok(Some(change))) => {
-                    let change = json::value(&method.output, &change).map_err(mi_rpc::status)?;
                     stands = describe(&change["task"]);
                     // Whoever does not read what he is told is not waited for.
                     let _ = timeout(BEAT, progress.tell(stands.clone())).await;

@@ -118,9 +118,14 @@ pub(crate) fn streamed(route: &'static Route, shape: Shape, answer: Answer) -> H
         Shape::Lines => messages.right_stream(),
     };
     let frames = stream::iter(first).chain(pieces).map(|piece| Ok::<_, Status>(Frame::data(piece)));
-    let mut response = HttpResponse::new(Body::new(StreamBody::new(frames)));
+    stream_of(Body::new(StreamBody::new(frames)), shape.content_type())
+}
+
+/// The answer whose body is a stream that goes on.
+pub(crate) fn stream_of(body: Body, content_type: &'static str) -> HttpResponse {
+    let mut response = HttpResponse::new(body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(shape.content_type()));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
     // A proxy that collects answers would hold messages back.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
