@@ -9,7 +9,7 @@ use k8s_openapi::{
             StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
         },
         core::v1::{
-            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, HTTPGetAction,
+            Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvFromSource, EnvVar, HTTPGetAction,
             PersistentVolumeClaim, PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
             ResourceRequirements, SeccompProfile, Secret, SecretEnvSource, SecretVolumeSource, SecurityContext,
             ServiceAccount, Volume, VolumeMount, VolumeResourceRequirements,
@@ -25,7 +25,9 @@ use mi_kernel::secret::Secret as Token;
 use mi_runtime::{Launch, Limits};
 
 use crate::{
-    labels::{AGENT_ID, INSTANCE_ID, agent_name, environment_name, namespace_name, of_agent, token_name},
+    labels::{
+        AGENT_ID, AGENT_NAME, INSTANCE_ID, KEPT_FOR, agent_name, environment_name, namespace_name, of_agent, token_name,
+    },
     office::compute,
     settings::Settings,
 };
@@ -40,16 +42,18 @@ pub const TOKEN_PATH: &str = "/run/enrolment";
 pub const TOKEN_KEY: &str = "enrol-token";
 /// The port of the agent's own health endpoint.
 pub const HEALTH_PORT: u16 = 8086;
+/// The address of the agent's own health endpoint.
+const HEALTH_LISTEN: &str = "0.0.0.0:8086";
 /// The variable that holds a token where agents are processes.
-const TOKEN_VARIABLE: &str = "MI_ENROL_TOKEN";
-const CONTAINER: &str = "agent";
-const CLAIM: &str = "work";
+pub(crate) const TOKEN_VARIABLE: &str = "MI_ENROL_TOKEN";
+pub(crate) const CONTAINER: &str = "agent";
+pub(crate) const CLAIM: &str = "work";
 /// Bytes of `/tmp`.
 const TMP: &str = "1Gi";
 /// Bytes of a workspace when nobody says.
 const USUAL_DISK: u64 = 1 << 30;
 /// Readable by owner and group.
-const SECRET_MODE: i32 = 0o440;
+pub(crate) const SECRET_MODE: i32 = 0o440;
 
 /// The objects of an agent, in the order in which they are to be applied: the set last, which starts it.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +108,8 @@ pub(crate) fn base(settings: &Settings, launch: &Launch, token: &Token) -> Base 
         labels.insert(INSTANCE_ID.to_owned(), launch.instance.to_string());
         metadata
     };
-    let sealed = |text: &str| ByteString(text.as_bytes().to_vec());
+    let mut kept = of_instance(environment_name(place.agent_id, launch.instance));
+    kept.labels.get_or_insert_default().insert(KEPT_FOR.to_owned(), launch.instance.to_string());
     let environment = launch.env.iter().filter(|(name, _)| *name != TOKEN_VARIABLE);
     Base {
         account: ServiceAccount {
@@ -112,24 +117,39 @@ pub(crate) fn base(settings: &Settings, launch: &Launch, token: &Token) -> Base 
             automount_service_account_token: Some(false),
             ..ServiceAccount::default()
         },
-        token: Secret {
-            metadata: of_instance(token_name(place.agent_id, launch.instance)),
-            data: Some([(TOKEN_KEY.to_owned(), sealed(token.expose()))].into()),
-            type_: Some("Opaque".to_owned()),
-            ..Secret::default()
-        },
+        token: token_secret(of_instance(token_name(place.agent_id, launch.instance)), TOKEN_KEY, token),
         environment: Secret {
-            metadata: of_instance(environment_name(place.agent_id, launch.instance)),
+            metadata: kept,
             immutable: Some(true),
             data: Some(environment.map(|(name, value)| (name.clone(), sealed(value))).collect()),
             type_: Some("Opaque".to_owned()),
             ..Secret::default()
         },
-        metadata: named(name),
+        metadata: ObjectMeta { annotations: Some(annotations(launch)), ..named(name) },
     }
 }
 
-fn set(settings: &Settings, launch: &Launch, name: &str, metadata: ObjectMeta) -> StatefulSet {
+/// A secret that holds a token and nothing else.
+pub(crate) fn token_secret(metadata: ObjectMeta, key: &str, token: &Token) -> Secret {
+    Secret {
+        metadata,
+        data: Some([(key.to_owned(), sealed(token.expose()))].into()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+fn sealed(text: &str) -> ByteString {
+    ByteString(text.as_bytes().to_vec())
+}
+
+/// What people and this crate read of an object.
+fn annotations(launch: &Launch) -> BTreeMap<String, String> {
+    let read = [(INSTANCE_ID, launch.instance.to_string()), (AGENT_NAME, launch.name.clone())];
+    read.map(|(key, value)| (key.to_owned(), value)).into()
+}
+
+pub(crate) fn set(settings: &Settings, launch: &Launch, name: &str, metadata: ObjectMeta) -> StatefulSet {
     let place = launch.place;
     let selected = BTreeMap::from([(AGENT_ID.to_owned(), place.agent_id.to_string())]);
     let template =
@@ -165,7 +185,7 @@ pub(crate) fn pod_metadata(settings: &Settings, launch: &Launch) -> ObjectMeta {
     ObjectMeta {
         labels: Some(of_agent(settings, launch.place.office_id, launch.place.agent_id)),
         // Each start is a revision of its own.
-        annotations: Some([(INSTANCE_ID.to_owned(), launch.instance.to_string())].into()),
+        annotations: Some(annotations(launch)),
         ..ObjectMeta::default()
     }
 }
@@ -195,7 +215,6 @@ pub(crate) fn claim(settings: &Settings, launch: &Launch) -> PersistentVolumeCla
 
 /// Its pod.
 pub(crate) fn pod(settings: &Settings, launch: &Launch, name: &str) -> PodSpec {
-    let user = i64::from(settings.user_id);
     PodSpec {
         service_account_name: Some(name.to_owned()),
         automount_service_account_token: Some(false),
@@ -205,15 +224,7 @@ pub(crate) fn pod(settings: &Settings, launch: &Launch, name: &str) -> PodSpec {
         termination_grace_period_seconds: Some(settings.grace_seconds.into()),
         runtime_class_name: settings.runtime_class.clone(),
         node_selector: (!settings.node_selector.is_empty()).then(|| settings.node_selector.clone()),
-        security_context: Some(PodSecurityContext {
-            run_as_non_root: Some(true),
-            run_as_user: Some(user),
-            run_as_group: Some(user),
-            fs_group: Some(user),
-            fs_group_change_policy: Some("OnRootMismatch".to_owned()),
-            seccomp_profile: Some(seccomp()),
-            ..PodSecurityContext::default()
-        }),
+        security_context: Some(pod_security(settings)),
         containers: vec![container(settings, launch)],
         volumes: Some(vec![
             Volume {
@@ -240,23 +251,76 @@ pub(crate) fn pod(settings: &Settings, launch: &Launch, name: &str) -> PodSpec {
     }
 }
 
+pub(crate) fn pod_security(settings: &Settings) -> PodSecurityContext {
+    let user = i64::from(settings.user_id);
+    PodSecurityContext {
+        run_as_non_root: Some(true),
+        run_as_user: Some(user),
+        run_as_group: Some(user),
+        fs_group: Some(user),
+        fs_group_change_policy: Some("OnRootMismatch".to_owned()),
+        seccomp_profile: Some(seccomp()),
+        ..PodSecurityContext::default()
+    }
+}
+
+pub(crate) fn container_security() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
+        privileged: Some(false),
+        read_only_root_filesystem: Some(true),
+        run_as_non_root: Some(true),
+        seccomp_profile: Some(seccomp()),
+        ..SecurityContext::default()
+    }
+}
+
+pub(crate) fn mount(name: &str, path: &str, part: Option<&str>) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        sub_path: part.map(str::to_owned),
+        ..VolumeMount::default()
+    }
+}
+
+/// Variables that are the same for all, as a container has them.
+pub(crate) fn variables(known: &[(&str, String)]) -> Vec<EnvVar> {
+    let variable = |(name, value): &(&str, String)| EnvVar {
+        name: (*name).to_owned(),
+        value: Some(value.clone()),
+        ..EnvVar::default()
+    };
+    known.iter().map(variable).collect()
+}
+
+/// What an agent may use, as both request and limit.
+pub(crate) fn resources(settings: &Settings, limits: &Limits) -> Option<ResourceRequirements> {
+    let bounds = compute(&Limits {
+        cpu_millis: limits.cpu_millis.or(settings.defaults.cpu_millis),
+        memory_bytes: limits.memory_bytes.or(settings.defaults.memory_bytes),
+        ..Limits::default()
+    });
+    (!bounds.is_empty()).then(|| ResourceRequirements {
+        limits: Some(bounds.clone()),
+        requests: Some(bounds),
+        ..ResourceRequirements::default()
+    })
+}
+
 fn seccomp() -> SeccompProfile {
     SeccompProfile { type_: "RuntimeDefault".to_owned(), ..SeccompProfile::default() }
 }
 
 fn container(settings: &Settings, launch: &Launch) -> Container {
-    let mount = |name: &str, path: &str, part: Option<&str>| VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        sub_path: part.map(str::to_owned),
-        ..VolumeMount::default()
-    };
-    let bounds = Limits {
-        cpu_millis: launch.limits.cpu_millis.or(settings.defaults.cpu_millis),
-        memory_bytes: launch.limits.memory_bytes.or(settings.defaults.memory_bytes),
-        ..Limits::default()
-    };
-    let bounds = compute(&bounds);
+    let known = [
+        ("MI_WORKSPACE", WORKSPACE_PATH.to_owned()),
+        ("MI_IDENTITY_DIR", IDENTITY_PATH.to_owned()),
+        ("MI_ENROL_TOKEN_FILE", format!("{TOKEN_PATH}/{TOKEN_KEY}")),
+        ("MI_HEALTH_LISTEN", HEALTH_LISTEN.to_owned()),
+        ("HOME", WORKSPACE_PATH.to_owned()),
+    ];
     Container {
         name: CONTAINER.to_owned(),
         image: Some(settings.image.clone()),
@@ -269,6 +333,7 @@ fn container(settings: &Settings, launch: &Launch) -> Container {
             }),
             ..EnvFromSource::default()
         }]),
+        env: Some(variables(&known)),
         ports: Some(vec![ContainerPort {
             name: Some("health".to_owned()),
             container_port: HEALTH_PORT.into(),
@@ -277,20 +342,8 @@ fn container(settings: &Settings, launch: &Launch) -> Container {
         }]),
         liveness_probe: Some(probe("/livez", 10, 6)),
         readiness_probe: Some(probe("/readyz", 5, 3)),
-        resources: (!bounds.is_empty()).then(|| ResourceRequirements {
-            limits: Some(bounds.clone()),
-            requests: Some(bounds),
-            ..ResourceRequirements::default()
-        }),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
-            privileged: Some(false),
-            read_only_root_filesystem: Some(true),
-            run_as_non_root: Some(true),
-            seccomp_profile: Some(seccomp()),
-            ..SecurityContext::default()
-        }),
+        resources: resources(settings, &launch.limits),
+        security_context: Some(container_security()),
         volume_mounts: Some(vec![
             mount(CLAIM, WORKSPACE_PATH, Some("workspace")),
             mount(CLAIM, IDENTITY_PATH, Some("identity")),

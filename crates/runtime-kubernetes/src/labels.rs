@@ -1,8 +1,10 @@
 //! Names and labels. All of them derive from ids: a user's text could be no name, or somebody else's.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mi_kernel::{AgentId, InstanceId, OfficeId};
+use mi_runtime::Place;
 
 use crate::settings::Settings;
 
@@ -16,6 +18,14 @@ pub const OFFICE_ID: &str = "mi/office-id";
 pub const AGENT_ID: &str = "mi/agent-id";
 /// The instance: of a pod an annotation, which changes with each start, of a secret a label.
 pub const INSTANCE_ID: &str = "mi/instance-id";
+/// The backup that a job makes.
+pub(crate) const BACKUP_ID: &str = "mi/backup-id";
+/// The instance whose start a secret outlives; what has no such label is of no use once an instance has started.
+pub(crate) const KEPT_FOR: &str = "mi/kept-for";
+/// An annotation: the agent's name, for people who look.
+pub(crate) const AGENT_NAME: &str = "mi/agent-name";
+/// An annotation: the specification as the platform applied it.
+pub(crate) const APPLIED: &str = "mi/applied";
 /// What starts the platform's own labels.
 const RESERVED: &[&str] = &["mi/", "app.kubernetes.io/", "pod-security.kubernetes.io/", "kubernetes.io/"];
 
@@ -42,6 +52,24 @@ pub fn token_name(agent: AgentId, instance: InstanceId) -> String {
 /// The name of the secret with the environment of an instance.
 pub fn environment_name(agent: AgentId, instance: InstanceId) -> String {
     format!("{}-{instance}-environment", agent_name(agent))
+}
+
+/// The name of what makes a backup.
+pub(crate) fn save_name(agent: AgentId, attempt: InstanceId) -> String {
+    format!("save-{}-{}", agent, &attempt.0.simple().to_string()[20..])
+}
+
+/// Whose an object is, by its labels.
+pub(crate) fn place_of(metadata: &ObjectMeta) -> Option<Place> {
+    let labels = metadata.labels.as_ref()?;
+    let (office_id, agent_id) = (labels.get(OFFICE_ID)?.parse().ok()?, labels.get(AGENT_ID)?.parse().ok()?);
+    // Whoever copies an object elsewhere, with its labels, has not made an agent.
+    (metadata.namespace.as_deref() == Some(&*namespace_name(office_id))).then_some(Place { office_id, agent_id })
+}
+
+/// An id that an object carries.
+pub(crate) fn id_in<T: FromStr>(map: Option<&BTreeMap<String, String>>, key: &str) -> Option<T> {
+    map?.get(key)?.parse().ok()
 }
 
 pub(crate) fn of_office(settings: &Settings, office: OfficeId) -> BTreeMap<String, String> {

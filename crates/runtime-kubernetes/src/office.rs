@@ -49,7 +49,7 @@ pub struct OfficeObjects {
 }
 
 /// What an office is made of.
-pub fn office(settings: &Settings, office: OfficeId, quota: &Quota) -> OfficeObjects {
+pub fn office(settings: &Settings, office: OfficeId) -> OfficeObjects {
     let labels = of_office(settings, office);
     let named = |name: &str| ObjectMeta {
         name: Some(name.to_owned()),
@@ -71,7 +71,7 @@ pub fn office(settings: &Settings, office: OfficeId, quota: &Quota) -> OfficeObj
         allow: policy(named("mi-allow"), Some(vec![rule(&settings.gateway, false), rule(&settings.dns, true)])),
         quota: ResourceQuota {
             metadata: named(NAME),
-            spec: Some(ResourceQuotaSpec { hard: Some(hard(quota)), ..ResourceQuotaSpec::default() }),
+            spec: Some(ResourceQuotaSpec { hard: Some(hard(&settings.quota)), ..ResourceQuotaSpec::default() }),
             ..ResourceQuota::default()
         },
         limits: limits(settings, named(NAME)),
@@ -168,11 +168,12 @@ pub(crate) fn compute(limits: &Limits) -> BTreeMap<String, Quantity> {
 }
 
 fn limits(settings: &Settings, metadata: ObjectMeta) -> LimitRange {
-    let most = compute(&settings.most);
+    let most = compute(&settings.most.limits());
+    let defaults = compute(&settings.defaults.limits());
     let containers = LimitRangeItem {
         type_: "Container".to_owned(),
-        default: Some(compute(&settings.defaults)),
-        default_request: Some(compute(&settings.defaults)),
+        default: (!defaults.is_empty()).then(|| defaults.clone()),
+        default_request: (!defaults.is_empty()).then_some(defaults),
         max: (!most.is_empty()).then_some(most),
         ..LimitRangeItem::default()
     };

@@ -32,25 +32,29 @@ pub struct SandboxObjects {
 /// What an agent is made of that is started so; suspended, it has no pod, and keeps its claim.
 pub fn sandbox(settings: &Settings, launch: &Launch, token: &Token, suspended: bool) -> SandboxObjects {
     let base = base(settings, launch, token);
+    let mut spec = sandbox_of(settings, launch);
+    if suspended {
+        spec["operatingMode"] = "Suspended".into();
+    }
+    let sandbox = json!({"apiVersion": SANDBOX_VERSION, "kind": SANDBOX_KIND, "metadata": base.metadata, "spec": spec});
+    SandboxObjects { account: base.account, token: base.token, environment: base.environment, sandbox }
+}
+
+/// The specification of a sandbox that runs.
+pub(crate) fn sandbox_of(settings: &Settings, launch: &Launch) -> Value {
     let name = agent_name(launch.place.agent_id);
     let metadata = pod_metadata(settings, launch);
     let claim = claim(settings, launch);
-    let sandbox = json!({
-        "apiVersion": SANDBOX_VERSION,
-        "kind": SANDBOX_KIND,
-        "metadata": base.metadata,
-        "spec": {
-            "operatingMode": if suspended { "Suspended" } else { "Running" },
-            "podTemplate": {
-                "metadata": {"labels": metadata.labels, "annotations": metadata.annotations},
-                "spec": pod(settings, launch, &name),
-            },
-            // Labels and name are all that the resource takes of its metadata.
-            "volumeClaimTemplates": [{
-                "metadata": {"name": claim.metadata.name, "labels": claim.metadata.labels},
-                "spec": claim.spec,
-            }],
+    json!({
+        "operatingMode": "Running",
+        "podTemplate": {
+            "metadata": {"labels": metadata.labels, "annotations": metadata.annotations},
+            "spec": pod(settings, launch, &name),
         },
-    });
-    SandboxObjects { account: base.account, token: base.token, environment: base.environment, sandbox }
+        // Labels and name are all that the resource takes of its metadata.
+        "volumeClaimTemplates": [{
+            "metadata": {"name": claim.metadata.name, "labels": claim.metadata.labels},
+            "spec": claim.spec,
+        }],
+    })
 }

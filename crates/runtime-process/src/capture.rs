@@ -51,6 +51,7 @@ async fn read(pipe: impl AsyncRead + Unpin, output: Output, source: &Source) {
         if upto > 0 {
             let text = String::from_utf8_lossy(&line[..upto]);
             let captured = CapturedLine {
+                run: 0,
                 place: source.place,
                 name: source.name.clone(),
                 instance: source.instance,

@@ -126,7 +126,11 @@ impl Runtime for FakeRuntime {
     }
 
     fn sandbox(&self) -> Sandbox {
-        Sandbox { enforced: Vec::new(), missing: vec!["everything: instances are not real".to_owned()] }
+        Sandbox {
+            in_cluster: false,
+            enforced: Vec::new(),
+            missing: vec!["everything: instances are not real".to_owned()],
+        }
     }
 
     fn observe(&self, agent: AgentId) -> Option<Instance> {

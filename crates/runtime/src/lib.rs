@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Result, Time, secret::Secret};
+use uuid::Uuid;
 
 /// Whose instance and workspace is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,9 +35,11 @@ pub struct Limits {
     pub disk_bytes: Option<u64>,
 }
 
-/// How far a runtime isolates its instances where it runs.
+/// Where a runtime has its instances, and how far it isolates them there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sandbox {
+    /// Whether they are pods of a cluster; else they are processes.
+    pub in_cluster: bool,
     /// Names of the layers that are in place.
     pub enforced: Vec<String>,
     /// The layers that are missing, each as `name: why`.
@@ -102,8 +105,10 @@ pub enum Progress {
 pub enum Saving {
     /// Nobody was asked for it.
     NotAsked,
-    /// It is being made.
-    UnderWay,
+    /// It is being made; what it waits for, where that is known.
+    UnderWay(Option<String>),
+    /// Whoever was asked says that it was sent.
+    Sent,
     /// It failed for this reason. To ask again is to try again.
     Failed(String),
 }
@@ -126,6 +131,8 @@ pub struct CapturedLine {
     pub name: String,
     /// The instance of it.
     pub instance: InstanceId,
+    /// Which run of the instance, where one can have several.
+    pub run: i32,
     /// When it was read.
     pub time: Time,
     /// The output that it was read from.
@@ -187,8 +194,14 @@ pub trait Runtime: Send + Sync + 'static {
 /// the same database sees the same, and archives of workspaces go through the platform's API ([`Launch::env`] says from where).
 #[async_trait]
 pub trait Cluster: Send + Sync {
-    /// Whether what [`Runtime::observe`] answers is what there is; false: nothing was seen of the cluster yet.
-    fn seen(&self) -> bool;
+    /// The id of the cluster, which never changes.
+    async fn id(&self) -> Result<String>;
+
+    /// Begins to look at what this installation has there, and to write as it.
+    fn join(&self, installation: Uuid);
+
+    /// Whether what [`Runtime::observe`] answers is what there is; else why nobody knows.
+    fn seen(&self) -> Result<(), String>;
 
     /// How far the archive is that [`Cluster::save`] asked for.
     fn saving(&self, place: Place, backup: BackupId) -> Saving;
@@ -197,11 +210,17 @@ pub trait Cluster: Send + Sync {
     /// shows this token.
     async fn save(&self, place: Place, backup: BackupId, token: &Secret) -> Result<()>;
 
+    /// Forgets what came of [`Cluster::save`], so that it can be asked for again.
+    async fn discard(&self, place: Place) -> Result<()>;
+
     /// Takes away what this instance needed for its start alone, and what is left of those before it.
     async fn started(&self, place: Place, instance: InstanceId) -> Result<()>;
 
-    /// Looks for what somebody else changed and mends what needs no agent for that; answers whose objects there are.
-    async fn look_over(&self) -> Result<Vec<Place>>;
+    /// Looks for what somebody else changed around agents, and mends it if this process is to.
+    async fn look_over(&self, mend: bool) -> Result<()>;
+
+    /// Whose objects there are: agents, and offices.
+    fn places(&self) -> (Vec<Place>, Vec<OfficeId>);
 
     /// What is wrong with what the office has, in words for its operator.
     fn problems(&self, office: OfficeId) -> Vec<String>;

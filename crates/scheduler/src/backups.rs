@@ -107,8 +107,19 @@ impl Scheduler {
     /// Has somebody who has the workspace send an archive of it, and waits for that.
     async fn back_up_elsewhere(&self, cluster: &dyn Cluster, mut agent: Agent, id: BackupId) -> Result<Progress> {
         match cluster.saving(agent.place(), id) {
-            Saving::UnderWay => {}
-            Saving::Failed(reason) => return Err(Error::precondition("BACKUP_FAILED", reason)),
+            Saving::UnderWay(_) => {}
+            Saving::Failed(reason) => {
+                cluster.discard(agent.place()).await?;
+                return Err(Error::precondition("BACKUP_FAILED", reason));
+            }
+            Saving::Sent => {
+                // It may have come since the table was looked at.
+                if repo::backup_get(&mut self.db.office(agent.office_id).read().await?, id).await?.is_some() {
+                    return Ok(Progress::Done);
+                }
+                cluster.discard(agent.place()).await?;
+                return Err(Error::precondition("BACKUP_FAILED", "the archive was sent, and is not there"));
+            }
             Saving::NotAsked => {
                 let token = agent.expect_token(self.clock.now() + SAVING);
                 // A crash before the next line leaves a token that nobody knows.

@@ -110,6 +110,9 @@ impl Scheduler {
         if !agent.spec.command.is_empty() {
             env.insert("MI_COMMAND".to_owned(), agent.spec.command.clone());
         }
+        if agent.restore_from.is_some() && self.runtime.cluster().is_some() {
+            env.insert("MI_RESTORE".to_owned(), "1".to_owned());
+        }
         if agent.public_key.is_none() {
             // Never enrolled, or its key was revoked: whatever key lies there is not to be used.
             env.insert("MI_NEW_IDENTITY".to_owned(), "1".to_owned());

@@ -4,6 +4,7 @@
 
 pub mod agents;
 mod backups;
+mod cluster;
 mod compute;
 mod exec;
 mod idle;
@@ -164,6 +165,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
     tasks.spawn("scheduler-idle", idle::run(scheduler.clone()));
+    tasks.spawn("scheduler-cluster", cluster::run(scheduler.clone()));
     tasks.spawn("scheduler-compute", compute::run(scheduler.clone()));
     tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
     let relayed = scheduler.clone();

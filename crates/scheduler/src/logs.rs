@@ -19,11 +19,11 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Durat
 
 /// Ships for ever. While the activity role cannot be reached the channel fills up, and instances wait with printing.
 pub(crate) async fn ship(mut lines: mpsc::Receiver<CapturedLine>, ingest: IngestServiceClient<RoleClient>) {
-    let mut positions: HashMap<InstanceId, i64> = HashMap::new();
+    let mut positions: HashMap<(InstanceId, i32), i64> = HashMap::new();
     let mut received = Vec::with_capacity(BATCH_LINES);
     while lines.recv_many(&mut received, BATCH_LINES).await > 0 {
         if positions.len() > MAX_SOURCES {
-            positions.retain(|instance, _| received.iter().any(|line| line.instance == *instance));
+            positions.retain(|from, _| received.iter().any(|line| (line.instance, line.run) == *from));
         }
         let request = AppendCapturedLogsRequest { batches: batches(received.drain(..), &mut positions) };
         let mut failures = 0;
@@ -36,20 +36,27 @@ pub(crate) async fn ship(mut lines: mpsc::Receiver<CapturedLine>, ingest: Ingest
     }
 }
 
-/// Sorts lines by the instance they come from and numbers them on.
-fn batches(lines: impl Iterator<Item = CapturedLine>, positions: &mut HashMap<InstanceId, i64>) -> Vec<CapturedLogs> {
+/// Sorts lines by the run of an instance that they come from and numbers them on.
+fn batches(
+    lines: impl Iterator<Item = CapturedLine>,
+    positions: &mut HashMap<(InstanceId, i32), i64>,
+) -> Vec<CapturedLogs> {
     let mut batches: Vec<CapturedLogs> = Vec::new();
-    let mut places: HashMap<InstanceId, usize> = HashMap::new();
+    let mut places: HashMap<(InstanceId, i32), usize> = HashMap::new();
     for line in lines {
-        let position = positions.entry(line.instance).or_insert(0);
+        let from = (line.instance, line.run);
+        let position = positions.entry(from).or_insert(0);
         *position += 1;
-        let at = *places.entry(line.instance).or_insert_with(|| {
+        let at = *places.entry(from).or_insert_with(|| {
             batches.push(CapturedLogs {
                 office_id: line.place.office_id.to_string(),
                 agent_id: line.place.agent_id.to_string(),
                 agent: line.name.clone(),
                 // Apart from the instance's own source, which carries the bare id.
-                source: format!("{}/out", line.instance),
+                source: match line.run {
+                    0 => format!("{}/out", line.instance),
+                    run => format!("{}/out/{run}", line.instance),
+                },
                 first_index: *position,
                 lines: Vec::new(),
             });

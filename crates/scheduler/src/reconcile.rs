@@ -13,7 +13,7 @@ use std::{
 
 use mi_base::disk_reserve::is_full;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
-use mi_runtime::{Place, Progress};
+use mi_runtime::{Cluster, Place, Progress, Saving};
 use mi_store::{Topic, lease, outbox};
 use ring::digest;
 use serde_json::json;
@@ -243,9 +243,10 @@ impl Scheduler {
         let active = office.as_ref().is_some_and(|office| office.active);
         let removing = office.is_none_or(|office| office.removing);
         let now = self.clock.now();
-        if !agent.external && self.runtime.cluster().is_some_and(|cluster| !cluster.seen()) {
+        let hosted = self.runtime.cluster().filter(|_| !agent.external);
+        if let Some(Err(unseen)) = hosted.map(Cluster::seen) {
             let at = now + UNSEEN;
-            self.looked(&agent, Some(at), false, "the cluster was not reached yet").await?;
+            self.looked(&agent, Some(at), false, &unseen).await?;
             return Ok(Some(PlannedAction::Wait(at)));
         }
         let seen = self.runtime.observe(id);
@@ -271,6 +272,15 @@ impl Scheduler {
             Progress::Done => Ok(Some(step)),
             Progress::UnderWay => {
                 let at = now + plan::PATIENCE / 2;
+                let trouble = match (hosted, agent.desired) {
+                    (Some(cluster), Desired::Fire { backup_id, .. }) if trouble.is_empty() => {
+                        match cluster.saving(agent.place(), backup_id) {
+                            Saving::UnderWay(waits_for) => waits_for.unwrap_or_default(),
+                            _ => trouble,
+                        }
+                    }
+                    _ => trouble,
+                };
                 self.looked(&agent, Some(at), false, &trouble).await?;
                 Ok(Some(PlannedAction::Wait(at)))
             }

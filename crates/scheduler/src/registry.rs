@@ -311,7 +311,7 @@ impl AgentRegistryService for Handler {
                 phase: wire::phase(phase).into(),
                 count: count.try_into().unwrap_or(i32::MAX),
             });
-            CountAgentsResponse { agents: agents.collect() }
+            CountAgentsResponse { agents: agents.collect(), conditions: self.scheduler.conditions(office_id) }
         })
     }
 }

@@ -11,6 +11,7 @@ use mi_http::{CardIssuer, CardKey};
 use mi_kernel::{Error, Result, credits, secret::Secret};
 use mi_office::Quotas;
 use mi_rpc::{ConnectionLimits, tls::KeyFiles};
+use mi_runtime_kubernetes::Driver;
 use mi_runtime_process::SandboxMode;
 use mi_store::DbTarget;
 use mi_vault::{EnvKeys, FileKeys, KeyWrapper};
@@ -84,6 +85,16 @@ pub struct PlatformOptions {
     /// Where agents run
     #[arg(long, default_value = "process")]
     pub(crate) runtime: RuntimeKind,
+    /// How the platform uses the cluster that agents live in, TOML; with --runtime kubernetes
+    #[arg(long, value_name = "FILE", env = "MI_KUBERNETES_CONFIG", required_if_eq("runtime", "kubernetes"))]
+    pub(crate) kubernetes_config: Option<PathBuf>,
+    /// What runs the pods of agents
+    #[arg(long, value_name = "DRIVER", env = "MI_KUBERNETES_DRIVER", default_value = "statefulset", value_parser = one_of(DRIVERS))]
+    pub(crate) kubernetes_driver: Driver,
+    /// Where that cluster is, as for kubectl [default: the one that this process is a pod of, else KUBECONFIG or
+    /// ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// Whether agents are sandboxed: only start when they are, as far as this kernel can, or not at all
     #[arg(long, value_name = "MODE", env = "MI_SANDBOX", default_value = "auto", value_parser = one_of(SANDBOXES))]
     pub(crate) sandbox: SandboxMode,
@@ -156,6 +167,8 @@ pub struct ServeOptions {
 pub(crate) enum RuntimeKind {
     /// In sandboxed child processes.
     Process,
+    /// In pods of a cluster.
+    Kubernetes,
 }
 
 /// How a model server is spoken to.
@@ -214,6 +227,10 @@ const SANDBOXES: Choices<SandboxMode> = &[
     ("required", SandboxMode::Required, "Do not start where a layer of the sandbox is missing"),
     ("auto", SandboxMode::Auto, "Warn of what is missing, and report it"),
     ("off", SandboxMode::Off, "Agents may do what the user that runs the platform may"),
+];
+const DRIVERS: Choices<Driver> = &[
+    ("statefulset", Driver::StatefulSet, "A StatefulSet for each agent, which every cluster has"),
+    ("sandbox", Driver::Sandbox, "A Sandbox for each agent, where agent-sandbox is installed"),
 ];
 const SWITCH: Choices<bool> =
     &[("on", true, "a colony that has none left has to wait"), ("off", false, "balances are shown and refuse nothing")];

@@ -1,6 +1,6 @@
 //! Each role from its configuration: what it keeps, whom it calls, behind its guard.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use mi_activity::ActivityConfig;
 use mi_base::{Tasks, disk_reserve::DiskReserve};
@@ -11,6 +11,8 @@ use mi_kernel::{Clock, Result, secret::Secret};
 use mi_models::ModelsConfig;
 use mi_office::{CreditRules, DriveLimits, OfficeConfig, Peers, Quotas};
 use mi_rpc::{EventSink, Guard, PrincipalKey, Refusals, RoleClient, Transport};
+use mi_runtime::Runtime;
+use mi_runtime_kubernetes::{KubernetesConfig, KubernetesRuntime, Settings};
 use mi_runtime_process::{ProcessConfig, ProcessRuntime};
 use mi_scheduler::{AgentEndpoint, SchedulerConfig};
 use object_store::ObjectStore;
@@ -19,6 +21,8 @@ use tonic::service::Routes;
 
 use crate::config::{PlatformConfig, RoleName, RuntimeKind};
 
+/// A watch of the cluster that is silent for longer is taken for dead.
+const SILENCE: Duration = Duration::from_secs(120);
 /// Lines that instances printed and nobody stored yet.
 const LINES: usize = 4096;
 
@@ -80,14 +84,22 @@ impl Parts<'_> {
     ) -> Result<Guard> {
         let (lines_in, lines) = mpsc::channel(LINES);
         let options = &self.config.options;
-        let RuntimeKind::Process = options.runtime;
-        let agents = ProcessConfig::new(self.config.data_dir.join("agents"), options.sandbox);
-        let runtime = ProcessRuntime::open(agents, lines_in, self.clock.clone(), self.tasks)?;
+        let runtime: Arc<dyn Runtime> = match (options.runtime, &options.kubernetes_config) {
+            (RuntimeKind::Kubernetes, Some(file)) => {
+                let settings = Settings { driver: options.kubernetes_driver, ..Settings::read(file)? };
+                let cluster = KubernetesConfig { settings, kubeconfig: options.kubeconfig.clone(), silence: SILENCE };
+                Arc::new(KubernetesRuntime::open(cluster, lines_in, self.clock.clone(), self.tasks).await?)
+            }
+            _ => {
+                let agents = ProcessConfig::new(self.config.data_dir.join("agents"), options.sandbox);
+                Arc::new(ProcessRuntime::open(agents, lines_in, self.clock.clone(), self.tasks)?)
+            }
+        };
         let config = SchedulerConfig {
             database: self.config.database_of(RoleName::Scheduler)?,
             objects,
             reserve: self.reserve.clone(),
-            runtime: Arc::new(runtime),
+            runtime,
             lines,
             agent_endpoint,
             catalogues: self.catalogues.clone(),

@@ -22,7 +22,7 @@ use tokio::{
 
 use crate::{
     catalogue,
-    config::{PlatformConfig, PlatformOptions, RoleName, ServeOptions},
+    config::{PlatformConfig, PlatformOptions, RoleName, RuntimeKind, ServeOptions},
     data_dir::DataDir,
     objects,
     ready::{Ready, reachable},
@@ -128,7 +128,10 @@ pub async fn up(config: PlatformConfig, told: impl FnOnce(&Ready) -> Result<()>)
         Some(_) => Some(server::bind("for agents", (Ipv4Addr::LOCALHOST, 0).into()).await?),
     };
     let agent_address = agents.as_ref().unwrap_or(&listeners.api).local_addr().map_err(Error::internal)?;
-    let agent_endpoint = AgentEndpoint { url: reachable("http", agent_address), ca: None };
+    // Those in a cluster are elsewhere, and come the way that all others come.
+    let elsewhere = config.options.public_url.clone().filter(|_| config.options.runtime == RuntimeKind::Kubernetes);
+    let url = elsewhere.unwrap_or_else(|| reachable("http", agent_address));
+    let agent_endpoint = AgentEndpoint { url, ca: None };
     let activity = Transport::local(parts.activity(objects.clone()).await?);
     parts.tell_refusals(&activity);
     // The scheduler and the office role call each other.

@@ -95,11 +95,11 @@ impl OfficeService for Handler {
         let id = request.into_inner().office_id;
         let (office, report) = self.lifecycle.status(&caller, &id).await.map_err(status)?;
         let count = CountAgentsRequest { office_id: office.id.to_string() };
-        let agents = self.registry.clone().count_agents(count).await?.into_inner().agents;
+        let counted = self.registry.clone().count_agents(count).await?.into_inner();
         let report = v1::OfficeStatusReport {
             status: state_to_wire(office.state).into(),
-            conditions: office.conditions.into_iter().map(condition_to_wire).collect(),
-            agents,
+            conditions: office.conditions.into_iter().map(condition_to_wire).chain(counted.conditions).collect(),
+            agents: counted.agents,
             ..report
         };
         Ok(Response::new(v1::GetOfficeStatusResponse { status: Some(report) }))

@@ -293,7 +293,7 @@ impl AgentRegistryService for Peer {
 
     async fn count_agents(&self, _: Request<CountAgentsRequest>) -> Result<Response<CountAgentsResponse>, Status> {
         let agents = vec![AgentCount { phase: AgentPhase::Running.into(), count: 3 }];
-        Ok(Response::new(CountAgentsResponse { agents }))
+        Ok(Response::new(CountAgentsResponse { agents, conditions: Vec::new() }))
     }
 
     async fn list_tiers(&self, _: Request<ListTiersRequest>) -> Result<Response<ListTiersResponse>, Status> {

@@ -12,8 +12,8 @@ use mi_kernel::{AgentId, InstanceId, OfficeId, secret::Secret};
 use mi_kubesim::{Conduct, Pods, Sim};
 use mi_runtime::{Launch, Limits, Place};
 use mi_runtime_kubernetes::{
-    AgentObjects, Destination, INSTANCE_ID, MANAGER, OfficeObjects, Quota, SANDBOX_KIND, Settings, agent, agent_name,
-    namespace_name, office, sandbox, token_name,
+    AgentObjects, Destination, Driver, INSTANCE_ID, MANAGER, OfficeObjects, Quota, SANDBOX_KIND, Settings, Share,
+    agent, agent_name, namespace_name, office, sandbox, token_name,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -33,14 +33,15 @@ fn settings() -> Settings {
     let map = |entries: &[(&str, &str)]| -> BTreeMap<String, String> {
         entries.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
     };
-    let limits = |cpu_millis, gib| Limits {
+    let share = |cpu_millis, gib| Share {
         cpu_millis: Some(cpu_millis),
         memory_bytes: Some(gib * GIB),
         disk_bytes: Some(10 * gib * GIB),
-        ..Limits::default()
     };
     Settings {
+        instance: "mi".to_owned(),
         installation: "one".to_owned(),
+        driver: Driver::StatefulSet,
         namespace: "mi-system".to_owned(),
         service_account: "mi-scheduler".to_owned(),
         cluster_role: "mi-office".to_owned(),
@@ -57,18 +58,15 @@ fn settings() -> Settings {
             blocks: vec!["10.96.0.10/32".to_owned(), "169.254.20.10/32".to_owned()],
             ports: vec![53],
         },
-        defaults: limits(500, 1),
-        most: limits(4000, 8),
+        quota: Quota { pods: 10, cpu_millis: 16_000, memory_bytes: 32 * GIB, disk_bytes: 100 * GIB },
+        defaults: share(500, 1),
+        most: share(4000, 8),
         runtime_class: None,
         storage_class: None,
         node_selector: BTreeMap::new(),
         user_id: 10_001,
         grace_seconds: 30,
     }
-}
-
-fn quota() -> Quota {
-    Quota { pods: 10, cpu_millis: 16_000, memory_bytes: 32 * GIB, disk_bytes: 100 * GIB }
 }
 
 fn launch(instance: u128) -> Launch {
@@ -100,7 +98,7 @@ fn json_of(object: &impl Serialize) -> Value {
 
 #[test]
 fn an_office_is_a_namespace_with_walls() {
-    let OfficeObjects { namespace, binding, deny, allow, quota, limits } = office(&settings(), office_id(), &quota());
+    let OfficeObjects { namespace, binding, deny, allow, quota, limits } = office(&settings(), office_id());
     let objects =
         [json_of(&namespace), json_of(&binding), json_of(&deny), json_of(&allow), json_of(&quota), json_of(&limits)];
     insta::assert_snapshot!("office", pretty(&objects));
@@ -165,7 +163,7 @@ where
 }
 
 async fn apply_office(client: &Client) {
-    let objects = office(&settings(), office_id(), &quota());
+    let objects = office(&settings(), office_id());
     let namespaces = Api::<k8s_openapi::api::core::v1::Namespace>::all(client.clone());
     let patch = Patch::Apply(&objects.namespace);
     namespaces.patch(&namespace_name(office_id()), &PatchParams::apply(MANAGER), &patch).await.expect("applied");

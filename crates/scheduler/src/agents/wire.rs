@@ -28,7 +28,12 @@ pub(crate) fn agent(agent: &Agent, sandbox: Sandbox) -> v1::Agent {
     v1::Agent {
         id: agent.id.to_string(),
         name: agent.name.clone(),
-        employee_type: if agent.external { v1::EmployeeType::External } else { v1::EmployeeType::Process }.into(),
+        employee_type: match () {
+            () if agent.external => v1::EmployeeType::External,
+            () if sandbox.in_cluster => v1::EmployeeType::Kubernetes,
+            () => v1::EmployeeType::Process,
+        }
+        .into(),
         model_tier: spec.model_tier.clone(),
         provider: spec.provider.clone(),
         role: spec.role.clone(),

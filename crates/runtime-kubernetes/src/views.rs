@@ -1,0 +1,216 @@
+//! What is kept in memory of objects: as little as the platform decides by.
+
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        batch::v1::Job,
+        core::v1::{Namespace, PersistentVolumeClaim},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::api::DynamicObject;
+use mi_kernel::{BackupId, InstanceId};
+use mi_runtime::Saving;
+use serde_json::Value;
+
+use crate::{
+    Settings,
+    labels::{AGENT_NAME, APPLIED, BACKUP_ID, INSTANCE_ID, id_in},
+};
+
+/// What runs an agent's pod: a set or a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Workload {
+    /// The instance that it was applied for.
+    pub(crate) instance: Option<InstanceId>,
+    /// The agent's name.
+    pub(crate) agent: String,
+    /// Whether it should have a pod.
+    pub(crate) up: bool,
+    /// Whether its controller has seen to it that it has none.
+    pub(crate) down: bool,
+    /// Whether it is being deleted.
+    pub(crate) deleting: bool,
+    /// Whether somebody changed what the platform applied.
+    pub(crate) altered: bool,
+    /// What its controller says it cannot do.
+    pub(crate) trouble: Option<String>,
+}
+
+/// An agent's claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ClaimView {
+    /// Whether it is being deleted.
+    pub(crate) deleting: bool,
+    /// Whether it has no volume yet.
+    pub(crate) pending: bool,
+    /// Whether it names no storage class, and the cluster gave it none.
+    pub(crate) classless: bool,
+}
+
+/// A job that sends the archive of a workspace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct JobView {
+    /// The backup that it makes.
+    pub(crate) backup: Option<BackupId>,
+    /// How far it is.
+    pub(crate) saving: Saving,
+    /// Whether it is being deleted.
+    pub(crate) deleting: bool,
+}
+
+/// An office's namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NamespaceView {
+    /// Told apart from all others of its name.
+    pub(crate) uid: String,
+    /// Whether it is being deleted.
+    pub(crate) deleting: bool,
+}
+
+impl Workload {
+    pub(crate) fn of_set(set: &StatefulSet) -> Self {
+        let spec = &set.spec;
+        let status = set.status.as_ref();
+        let up = spec.replicas.unwrap_or(1) > 0;
+        let observed = status.and_then(|status| status.observed_generation) >= set.metadata.generation;
+        Self {
+            up,
+            down: !up && observed && status.is_some_and(|status| status.replicas == 0),
+            altered: up && altered(&set.metadata, || serde_json::to_value(spec).unwrap_or_default()),
+            ..Self::of(&set.metadata)
+        }
+    }
+
+    pub(crate) fn of_sandbox(sandbox: &DynamicObject) -> Self {
+        let spec = &sandbox.data["spec"];
+        let up = spec["operatingMode"] != "Suspended";
+        let condition = |kind: &str| {
+            let all = sandbox.data["status"]["conditions"].as_array();
+            all.into_iter().flatten().find(|condition| condition["type"] == kind)
+        };
+        // A condition may be there and say that it is not so, or speak of an older wish.
+        let generation = sandbox.metadata.generation.unwrap_or_default();
+        let holds = |condition: &Value| {
+            condition["status"] == "True"
+                && condition["observedGeneration"].as_i64().unwrap_or(generation) >= generation
+        };
+        let failed =
+            condition("Ready").filter(|ready| ready["status"] == "False" && ready["reason"] == "ReconcilerError");
+        Self {
+            up,
+            down: !up && condition("Suspended").is_some_and(holds),
+            altered: up && altered(&sandbox.metadata, || spec.clone()),
+            trouble: failed.and_then(|ready| ready["message"].as_str()).map(str::to_owned),
+            ..Self::of(&sandbox.metadata)
+        }
+    }
+
+    fn of(metadata: &ObjectMeta) -> Self {
+        let annotations = metadata.annotations.as_ref();
+        Self {
+            instance: id_in(annotations, INSTANCE_ID),
+            agent: annotations.and_then(|all| all.get(AGENT_NAME)).cloned().unwrap_or_default(),
+            up: false,
+            down: false,
+            deleting: metadata.deletion_timestamp.is_some(),
+            altered: false,
+            trouble: None,
+        }
+    }
+}
+
+impl ClaimView {
+    pub(crate) fn of(claim: &PersistentVolumeClaim) -> Self {
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        Self {
+            deleting: claim.metadata.deletion_timestamp.is_some(),
+            pending: phase != Some("Bound"),
+            classless: claim.spec.as_ref().is_none_or(|spec| spec.storage_class_name.is_none()),
+        }
+    }
+}
+
+impl JobView {
+    pub(crate) fn of(job: &Job) -> Self {
+        let conditions = job.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let holds = |kind: &str| conditions.iter().find(|it| it.type_ == kind && it.status == "True");
+        let saving = match (holds("Failed"), holds("Complete")) {
+            (Some(failed), _) => {
+                let said = failed.message.as_deref().or(failed.reason.as_deref()).unwrap_or("nobody knows why");
+                Saving::Failed(format!("the job that sends the workspace failed: {said}"))
+            }
+            (None, Some(_)) => Saving::Sent,
+            (None, None) => Saving::UnderWay(None),
+        };
+        Self {
+            backup: id_in(job.metadata.labels.as_ref(), BACKUP_ID),
+            saving,
+            deleting: job.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+impl NamespaceView {
+    pub(crate) fn of(namespace: &Namespace) -> Self {
+        Self {
+            uid: namespace.metadata.uid.clone().unwrap_or_default(),
+            deleting: namespace.metadata.deletion_timestamp.is_some(),
+        }
+    }
+}
+
+/// What of the specification was applied, for [`altered`] to compare with later, also in another process.
+pub(crate) fn applied(spec: &Value) -> String {
+    spec.to_string()
+}
+
+/// Whether what the platform applied is no longer all there. What others added is no concern of this.
+fn altered(metadata: &ObjectMeta, spec: impl FnOnce() -> Value) -> bool {
+    let applied = metadata.annotations.as_ref().and_then(|all| all.get(APPLIED));
+    let applied: Option<Value> = applied.and_then(|text| serde_json::from_str(text).ok());
+    applied.is_none_or(|applied| !has(&spec(), &applied))
+}
+
+/// Whether a value has everything that another one has; of a list each entry, in whatever order.
+fn has(value: &Value, wanted: &Value) -> bool {
+    match (value, wanted) {
+        (Value::Object(value), Value::Object(wanted)) => {
+            wanted.iter().all(|(name, wanted)| value.get(name).is_some_and(|value| has(value, wanted)))
+        }
+        (Value::Array(values), Value::Array(wanted)) => {
+            wanted.iter().all(|wanted| values.iter().any(|value| has(value, wanted)))
+        }
+        _ => value == wanted,
+    }
+}
+
+/// Whether an object is this installation's.
+pub(crate) fn is_ours(settings: &Settings, metadata: &ObjectMeta) -> bool {
+    let installation = metadata.labels.as_ref().and_then(|labels| labels.get(crate::INSTALLATION));
+    installation == Some(&settings.installation)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_add_is_not_a_change_of_what_is_ours() {
+        let ours = json!({"replicas": 1, "containers": [{"name": "agent", "image": "a"}]});
+        for (theirs, same) in [
+            (
+                json!({"replicas": 1, "x": 2, "containers": [{"name": "proxy"}, {"name": "agent", "image": "a", "y": 1}]}),
+                true,
+            ),
+            (json!({"replicas": 3, "containers": [{"name": "agent", "image": "a"}]}), false),
+            (json!({"replicas": 1, "containers": [{"name": "agent", "image": "b"}]}), false),
+            (json!({"replicas": 1, "containers": []}), false),
+            (json!({"replicas": 1}), false),
+        ] {
+            assert_eq!(has(&theirs, &ours), same, "{theirs}");
+        }
+    }
+}
