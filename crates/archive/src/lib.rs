@@ -1,6 +1,7 @@
 //! Archives of workspaces: a compressed tar that any tool opens.
 
 mod check;
+mod remove;
 pub mod walk;
 
 use std::{
@@ -16,6 +17,7 @@ use nix::libc;
 use tar::{Builder, EntryType, Header};
 
 pub use check::Check;
+pub use remove::remove;
 use walk::{Directory, Held, Walk};
 
 const COMPRESSION_LEVEL: i32 = 3;

@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -85,57 +85,10 @@ pub(super) fn prepare(home: &Path, archive: Option<Box<dyn Read + Send>>) -> Res
 
 /// Removes a directory and what is in it, also what its owner had made unwritable.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    clear(path).map_err(|error| {
+    mi_archive::remove(path).map_err(|error| {
         let text = format!("the directory {} could not be removed", path.display());
         Error::unavailable(text).caused_by(error)
     })
-}
-
-/// Every directory is moved up before it is looked into: how deep it goes is the agent's to say, and must cost neither
-/// stack nor descriptors nor a path that is too long. A crash leaves a rest that the next call takes with it.
-fn clear(path: &Path) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".removing");
-    let top = path.with_file_name(name);
-    let there = |path: &Path| match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => found.map(|_| true),
-    };
-    if !there(path)? && !there(&top)? {
-        return Ok(());
-    }
-    match fs::DirBuilder::new().mode(0o700).create(&top) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    // Told apart from what an earlier call left.
-    let run = uuid::Uuid::new_v4().simple().to_string();
-    let (mut waiting, mut moved) = (Vec::new(), 0_u64);
-    let mut lift = |from: &Path| -> io::Result<PathBuf> {
-        // A directory that changes its parent has to be writable itself.
-        fs::set_permissions(from, fs::Permissions::from_mode(0o700))?;
-        moved += 1;
-        let to = top.join(format!("{run}-{moved}"));
-        fs::rename(from, &to).map(|()| to)
-    };
-    for entry in fs::read_dir(&top)? {
-        waiting.push(entry?.path());
-    }
-    if there(path)? {
-        waiting.push(lift(path)?);
-    }
-    while let Some(directory) = waiting.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            // Links are not followed: nothing outside is touched.
-            match entry.file_type()?.is_dir() {
-                true => waiting.push(lift(&entry.path())?),
-                false => fs::remove_file(entry.path())?,
-            }
-        }
-        fs::remove_dir(&directory)?;
-    }
-    fs::remove_dir(&top)
 }
 
 #[cfg(test)]
