@@ -36,7 +36,7 @@ const RESOURCES: &[(&str, &[&str])] = &[
 const OVER_RESOURCES: &[&str] = &["mi-office", "mi-server", "mi-cli", "mi-bench", "mi-e2e", "mi-fuzz"];
 /// Crates that know no wire.
 const WIRELESS: &[&str] =
-    &["mi-kernel", "mi-store", "mi-runtime", "mi-runtime-process", "mi-runtime-kubernetes", "mi-vault"];
+    &["mi-kernel", "mi-store", "mi-runtime", "mi-runtime-process", "mi-runtime-kubernetes", "mi-archive", "mi-vault"];
 /// Implementations of the `Runtime` trait that start something.
 const RUNTIMES: &[&str] = &["mi-runtime-process", "mi-runtime-kubernetes"];
 /// The one crate that knows Kubernetes, and its packages.

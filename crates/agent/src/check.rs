@@ -15,7 +15,11 @@ use mi_proto::v1::EnrolAgentRequest;
 use serde_json::json;
 use tonic::Code;
 
-use crate::{blocking::blocking, config::AgentConfig, logs::Log};
+use crate::{
+    blocking::blocking,
+    config::{AgentConfig, EnrolToken},
+    logs::Log,
+};
 
 /// The variable that asks for the check.
 pub const ASK: &str = "ISOLATION_CHECK";
@@ -142,11 +146,11 @@ fn processes() -> Vec<Tried> {
 
 /// The token that this agent enrolled with, once more, for another key.
 async fn replay(config: &AgentConfig, anonymous: &Client) -> Tried {
-    let request = EnrolAgentRequest {
-        office_id: config.office_id.clone(),
-        token: config.enrol_token.expose().to_owned(),
-        public_key: vec![7; 32].into(),
+    let token = match &config.enrol_token {
+        EnrolToken::Given(token) => token.expose().to_owned(),
+        EnrolToken::File(path) => fs::read_to_string(path).unwrap_or_default().trim().to_owned(),
     };
+    let request = EnrolAgentRequest { office_id: config.office_id.clone(), token, public_key: vec![7; 32].into() };
     let outcome = match anonymous.access().enrol_agent(request).await {
         Ok(_) => Ok("another key was enrolled".to_owned()),
         Err(status) if status.code() == Code::Unauthenticated => Err(status.message().to_owned()),

@@ -1,6 +1,6 @@
 //! What the platform tells an agent through its environment.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, net::SocketAddr, path::PathBuf, time::Duration};
 
 use mi_kernel::{AgentId, secret::Secret};
 
@@ -23,16 +23,29 @@ pub struct AgentConfig {
     pub generation: i64,
     /// `MI_INSTANCE_ID`: this instance.
     pub instance_id: String,
-    /// `MI_ENROL_TOKEN`: the single-use token that vouches for the agent's key.
-    pub enrol_token: Secret,
+    /// The single-use token that vouches for the agent's key.
+    pub enrol_token: EnrolToken,
     /// `MI_IDENTITY_DIR`: where the key lives; no other agent can read it.
     pub identity_dir: PathBuf,
     /// `MI_NEW_IDENTITY=1`: the key there is dead, make another.
     pub new_identity: bool,
     /// `MI_RELAY_PORT`: where on loopback its programs find the relay; 0: on any free port.
     pub relay_port: u16,
+    /// `MI_HEALTH_LISTEN`: where probes ask whether it is alive and ready; none: nowhere.
+    pub health: Option<SocketAddr>,
+    /// `MI_RESTORE=1`: it fills its workspace itself, from the backup that it was hired from.
+    pub restore: bool,
     /// What concerns its work.
     pub work: WorkConfig,
+}
+
+/// Where the token comes from.
+#[derive(Debug)]
+pub enum EnrolToken {
+    /// `MI_ENROL_TOKEN`: it is this.
+    Given(Secret),
+    /// `MI_ENROL_TOKEN_FILE`: it is what this file has, now or later.
+    File(PathBuf),
 }
 
 /// How an agent works.
@@ -123,13 +136,24 @@ impl AgentConfig {
             agent_name: required("MI_AGENT_NAME")?,
             generation: required("MI_GENERATION")?.parse().map_err(|_| wrong("MI_GENERATION", "is no number"))?,
             instance_id: required("MI_INSTANCE_ID")?,
-            enrol_token: Secret::new(required("MI_ENROL_TOKEN")?),
+            enrol_token: match get("MI_ENROL_TOKEN_FILE").filter(|path| !path.is_empty()) {
+                Some(path) => EnrolToken::File(path.into()),
+                None => EnrolToken::Given(Secret::new(required("MI_ENROL_TOKEN")?)),
+            },
             identity_dir: required("MI_IDENTITY_DIR")?.into(),
             new_identity: get("MI_NEW_IDENTITY").as_deref() == Some("1"),
             relay_port: match get("MI_RELAY_PORT") {
                 None => 0,
                 Some(text) => text.parse().map_err(|_| wrong("MI_RELAY_PORT", "is no port"))?,
             },
+            health: match get("MI_HEALTH_LISTEN").filter(|address| !address.is_empty()) {
+                None => None,
+                Some(text) => Some(
+                    text.parse()
+                        .map_err(|_| wrong("MI_HEALTH_LISTEN", "is no address with a port, as 0.0.0.0:8086"))?,
+                ),
+            },
+            restore: get("MI_RESTORE").as_deref() == Some("1"),
             work: WorkConfig {
                 workspace: get("MI_WORKSPACE").unwrap_or_else(|| ".".into()).into(),
                 temporary: get("TMPDIR").unwrap_or_else(|| "/tmp".into()).into(),
@@ -205,6 +229,20 @@ mod tests {
     }
 
     #[test]
+    fn reads_what_a_pod_has() {
+        let mut variables = environment();
+        variables.remove("MI_ENROL_TOKEN");
+        for (name, value) in
+            [("MI_ENROL_TOKEN_FILE", "/run/t"), ("MI_HEALTH_LISTEN", "0.0.0.0:8086"), ("MI_RESTORE", "1")]
+        {
+            variables.insert(name, value.to_owned());
+        }
+        let config = AgentConfig::read(|name| variables.get(name).cloned()).expect("complete");
+        assert!(matches!(config.enrol_token, EnrolToken::File(path) if path.as_os_str() == "/run/t"));
+        assert_eq!((config.health.map(|address| address.port()), config.restore), (Some(8086), true));
+    }
+
+    #[test]
     fn reads_its_model_its_relay_and_its_command() {
         let mut variables = environment();
         let read = |variables: &HashMap<&str, String>| AgentConfig::read(|name| variables.get(name).cloned());
@@ -237,6 +275,7 @@ mod tests {
             ("MI_SLOTS", "is no number from 1 to 100"),
             ("COMMAND_SECONDS", "is no number from 1 to 3600"),
             ("MI_RELAY_PORT", "is no port"),
+            ("MI_HEALTH_LISTEN", "is no address with a port, as 0.0.0.0:8086"),
             ("MI_MODEL_API", "is not anthropic, openai or gemini"),
         ] {
             let mut variables = environment();

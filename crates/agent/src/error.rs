@@ -1,6 +1,6 @@
 //! Why an agent gives up.
 
-use std::io;
+use std::{io, net::SocketAddr};
 
 use mi_client::ClientError;
 use thiserror::Error;
@@ -30,6 +30,20 @@ pub enum AgentError {
         /// What the system says.
         source: io::Error,
     },
+    /// Somebody else has the address for probes, or it is none of this machine.
+    #[error("nothing can listen on {address} (MI_HEALTH_LISTEN): {source}")]
+    Health {
+        /// The address, from `MI_HEALTH_LISTEN`.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The workspace cannot be filled from the backup.
+    #[error("the workspace could not be restored: {0}")]
+    Restore(String),
+    /// The workspace cannot be read, or the platform does not want it.
+    #[error("the workspace could not be saved: {0}")]
+    Save(String),
     /// The key or the endpoint cannot be used.
     #[error(transparent)]
     Client(#[from] ClientError),

@@ -7,27 +7,32 @@ mod blocking;
 pub mod check;
 pub mod config;
 mod error;
+mod health;
 mod identity;
 mod idle;
 pub mod init;
 mod logs;
 mod proxy;
 mod relay;
+mod restore;
 mod retry;
+mod save;
 mod session;
 mod work;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use mi_client::{Client, Credential};
 use mi_proto::v1::Agent;
 use tokio::sync::oneshot;
 
 pub use blocking::runtime;
-pub use config::{AgentConfig, ModelApi, ModelConfig, WorkConfig};
+pub use config::{AgentConfig, EnrolToken, ModelApi, ModelConfig, WorkConfig};
 pub use error::AgentError;
+pub use save::{SaveConfig, save};
 
 use crate::{
+    health::Health,
     logs::{Log, complain},
     relay::Relay,
     work::Worker,
@@ -41,13 +46,26 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// When the agent cannot become what its environment says it is: a broken key, a refused token, a port that is taken.
 pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<(), AgentError> {
+    // First: before the relay gives up listening anywhere else.
+    let health = Health::bind(config.health).await?;
+    tokio::select! {
+        ended = live(config, stop, &health) => ended,
+        never = health.serve() => match never {},
+    }
+}
+
+async fn live(config: AgentConfig, stop: impl Future<Output = ()>, health: &Health) -> Result<(), AgentError> {
     tokio::pin!(stop);
     let mut relay = Relay::bind(config.relay_port).await?;
     let anonymous = Client::connect_trusting(&config.endpoint, config.ca.as_deref(), Credential::None)?;
     let (agent, client, key) = tokio::select! {
         biased;
         () = &mut stop => return Ok(()),
-        enrolled = identity::enrol(&config, &anonymous) => enrolled?,
+        enrolled = async {
+            let enrolled = identity::enrol(&config, &anonymous).await?;
+            restore::restore(&config, &enrolled.1).await?;
+            Ok::<_, AgentError>(enrolled)
+        } => enrolled?,
     };
     let (log, shipper) = logs::start(client.clone(), &config);
     let ready = ready_line(&config, &agent);
@@ -58,6 +76,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
     let (taken_in, start) = oneshot::channel();
     let on_ready = || {
         let _ = taken_in.send(());
+        health.ready().store(true, Ordering::Relaxed);
         log.say(ready);
     };
     let ended = tokio::select! {
@@ -80,6 +99,7 @@ pub async fn run(config: AgentConfig, stop: impl Future<Output = ()>) -> Result<
             }
         } => match never {},
     };
+    health.ready().store(false, Ordering::Relaxed);
     log.say("stopping".into());
     tokio::join!(worker.stop(), execs.stop());
     finish(log, shipper).await;

@@ -70,12 +70,24 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => runtime::server()?.block_on(serve::up(*args, &global)),
         Command::Serve(args) => runtime::server()?.block_on(serve::serve(*args, &global)),
         Command::Agents(AgentsCommand::Run) => run_agent(),
+        Command::Agents(AgentsCommand::Save) => save_workspace(),
         Command::Agents(AgentsCommand::Pack { path }) => commands::cp::pack(&path),
         Command::Agents(AgentsCommand::Unpack { path, name }) => commands::cp::unpack(&path, &name),
         Command::Doctor(args) => runtime::client()?.block_on(commands::doctor::run(*args, &global)),
         Command::Completions { shell } => commands::completions::run(shell),
         command => runtime::client()?.block_on(commands::run(command, global)),
     }
+}
+
+fn save_workspace() -> Result<(), Failure> {
+    let told = |error: mi_agent::AgentError| Failure::new(error.to_string());
+    let config = mi_agent::SaveConfig::from_env().map_err(told)?;
+    runtime::started(mi_agent::runtime())?.block_on(async {
+        tokio::select! {
+            saved = mi_agent::save(config) => saved.map_err(told),
+            () = runtime::stop_signal()? => Err(Failure::new("the workspace was not saved: stopped")),
+        }
+    })
 }
 
 fn run_agent() -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 
 use std::{fs, io, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
-use super::walk::{Directory, Walk, is_gone};
+use mi_archive::walk::{Directory, Walk, is_gone};
 
 /// How long a count may keep a processor busy: one part in this many of the time.
 const SHARE: u32 = 20;

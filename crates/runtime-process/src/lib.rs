@@ -4,7 +4,6 @@
 //! backups), `<office>/<agent>/tmp` (emptied at each start) and `<office>/<agent>/pid` (what to kill when the platform died
 //! before it could). All 0700.
 
-mod archive;
 mod capture;
 mod child;
 mod clone;
@@ -12,7 +11,6 @@ mod disk;
 mod leftover;
 mod sandbox;
 mod spawn;
-mod walk;
 mod workspace;
 
 use std::{
@@ -273,7 +271,7 @@ impl Runtime for ProcessRuntime {
 
     async fn archive(&self, place: Place, output: Box<dyn Write + Send>) -> Result<()> {
         let home = self.home(place);
-        blocking(move || archive::pack(&workspace::workspace(&home), output)).await
+        blocking(move || mi_archive::pack(&workspace::workspace(&home), output)).await
     }
 
     async fn remove(&self, place: Place) -> Result<Progress> {

@@ -3,13 +3,13 @@
 use std::{
     fs,
     io::{self, Read},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, lchown},
+    os::unix::fs::{MetadataExt, PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
 use mi_kernel::{Error, Result};
 
-use super::{archive, make_private};
+use super::make_private;
 
 /// The agent's own directory.
 pub(super) fn workspace(home: &Path) -> PathBuf {
@@ -75,7 +75,7 @@ pub(super) fn prepare(home: &Path, archive: Option<Box<dyn Read + Send>>) -> Res
     remove(&draft)?;
     make_private(&draft)?;
     let unpack = || -> io::Result<()> {
-        archive::unpack(archive, &draft)?;
+        mi_archive::unpack(archive, &draft)?;
         // The archive's root entry brings its own mode.
         fs::set_permissions(&draft, fs::Permissions::from_mode(0o700))?;
         fs::rename(&draft, &target)
@@ -85,61 +85,16 @@ pub(super) fn prepare(home: &Path, archive: Option<Box<dyn Read + Send>>) -> Res
 
 /// Removes a directory and what is in it, also what its owner had made unwritable.
 pub(super) fn remove(path: &Path) -> Result<()> {
-    clear(path).map_err(|error| {
+    mi_archive::remove(path).map_err(|error| {
         let text = format!("the directory {} could not be removed", path.display());
         Error::unavailable(text).caused_by(error)
     })
 }
 
-/// Every directory is moved up before it is looked into: how deep it goes is the agent's to say, and must cost neither
-/// stack nor descriptors nor a path that is too long. A crash leaves a rest that the next call takes with it.
-fn clear(path: &Path) -> io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".removing");
-    let top = path.with_file_name(name);
-    let there = |path: &Path| match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        found => found.map(|_| true),
-    };
-    if !there(path)? && !there(&top)? {
-        return Ok(());
-    }
-    match fs::DirBuilder::new().mode(0o700).create(&top) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    // Told apart from what an earlier call left.
-    let run = uuid::Uuid::new_v4().simple().to_string();
-    let (mut waiting, mut moved) = (Vec::new(), 0_u64);
-    let mut lift = |from: &Path| -> io::Result<PathBuf> {
-        // A directory that changes its parent has to be writable itself.
-        fs::set_permissions(from, fs::Permissions::from_mode(0o700))?;
-        moved += 1;
-        let to = top.join(format!("{run}-{moved}"));
-        fs::rename(from, &to).map(|()| to)
-    };
-    for entry in fs::read_dir(&top)? {
-        waiting.push(entry?.path());
-    }
-    if there(path)? {
-        waiting.push(lift(path)?);
-    }
-    while let Some(directory) = waiting.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            // Links are not followed: nothing outside is touched.
-            match entry.file_type()?.is_dir() {
-                true => waiting.push(lift(&entry.path())?),
-                false => fs::remove_file(entry.path())?,
-            }
-        }
-        fs::remove_dir(&directory)?;
-    }
-    fs::remove_dir(&top)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     /// As a program makes it that always steps inside: far deeper than any path can name.
@@ -163,7 +118,7 @@ mod tests {
         prepare(&home, None).expect("made");
         fs::write(workspace(&home).join("kept"), "kept").expect("written");
         dig(&workspace(&home), 20_000);
-        archive::pack(&workspace(&home), Box::new(io::sink())).expect("archived");
+        mi_archive::pack(&workspace(&home), Box::new(io::sink())).expect("archived");
         assert!(super::super::disk::used(&workspace(&home), 1 << 40) > 1 << 40, "what cannot be counted is too much");
         // The stack of a thread that blocks is small.
         let removing = home.clone();
@@ -193,5 +148,44 @@ mod tests {
         let error = prepare(&home, Some(Box::new(io::Cursor::new(b"not zstd".to_vec())))).expect_err("broken");
         assert_eq!(error.reason, "RESTORE_FAILED");
         assert!(!workspace(&home).exists());
+    }
+
+    #[test]
+    fn a_workspace_survives_archive_and_restore_and_links_do_not_escape() {
+        let root = tempfile::tempdir().expect("directory");
+        let (old, new) = (root.path().join("old"), root.path().join("new"));
+        prepare(&old, None).expect("made");
+        let secret = root.path().join("secret");
+        fs::write(&secret, "outside").expect("written");
+        let files = workspace(&old);
+        fs::create_dir(files.join("deep")).expect("made");
+        fs::write(files.join("deep/ünï.txt"), "inside").expect("written");
+        fs::set_permissions(files.join("deep/ünï.txt"), fs::Permissions::from_mode(0o640)).expect("set");
+        let far = format!("deep/{}/{}", "d".repeat(120), "e".repeat(120));
+        fs::create_dir_all(files.join(&far)).expect("made");
+        fs::write(files.join(&far).join("far"), vec![7; 300_000]).expect("written");
+        symlink("nowhere/at/all", files.join("dangling")).expect("linked");
+        fs::create_dir(files.join("empty")).expect("made");
+        symlink(&secret, files.join("link")).expect("linked");
+        std::os::unix::net::UnixListener::bind(files.join("socket")).expect("bound");
+
+        let archive = root.path().join("archive");
+        mi_archive::pack(&files, Box::new(fs::File::create(&archive).expect("made"))).expect("packed");
+        prepare(&new, Some(Box::new(fs::File::open(&archive).expect("opened")))).expect("restored");
+
+        let restored = workspace(&new).join("deep/ünï.txt");
+        assert_eq!(fs::read_to_string(&restored).expect("there"), "inside");
+        assert_eq!(fs::metadata(&restored).expect("there").permissions().mode() & 0o777, 0o640);
+        assert_eq!(fs::read_link(workspace(&new).join("link")).expect("a link"), secret);
+        assert!(!workspace(&new).join("socket").exists());
+        assert_eq!(fs::read(workspace(&new).join(&far).join("far")).expect("there"), vec![7; 300_000]);
+        assert_eq!(fs::read_link(workspace(&new).join("dangling")).expect("a link"), Path::new("nowhere/at/all"));
+        assert!(workspace(&new).join("empty").is_dir());
+        assert_eq!(fs::metadata(workspace(&new)).expect("there").permissions().mode() & 0o777, 0o700);
+
+        fs::set_permissions(workspace(&new).join("deep"), fs::Permissions::from_mode(0o500)).expect("set");
+        remove(&new).expect("removed");
+        assert!(!new.exists() && secret.exists());
+        remove(&new).expect("removed twice");
     }
 }

@@ -26,6 +26,8 @@ use crate::{Scheduler, agents::Agent};
 /// Pieces of an archive on the way to storage, each at most [`PIECE`] large.
 const PIECES: usize = 8;
 const PIECE: usize = 256 << 10;
+/// Parts of one archive that are written at once, while the next one comes.
+const CONCURRENT_PARTS: usize = 2;
 /// How long somebody else may take to send an archive.
 const SAVING: Duration = Duration::from_secs(24 * 3600);
 
@@ -41,7 +43,7 @@ pub(crate) struct Backup {
 }
 
 impl Backup {
-    fn path(office_id: OfficeId, id: BackupId) -> Path {
+    pub(crate) fn path(office_id: OfficeId, id: BackupId) -> Path {
         Path::from(format!("backups/{office_id}/{id}.tar.zst"))
     }
 
@@ -84,21 +86,10 @@ impl Scheduler {
             return self.back_up_elsewhere(cluster, agent.clone(), id).await;
         }
         let (size_bytes, sha256) = self.upload(agent, id).await?;
-        let backup = Backup {
-            id,
-            office_id: agent.office_id,
-            agent: agent.name.clone(),
-            size_bytes,
-            sha256,
-            created_at: self.clock.now(),
-        };
+        let backup = self.backup_of(agent, id, size_bytes, sha256);
         self.verify(&backup).await?;
         let mut tx = self.db.office(agent.office_id).begin().await?;
-        repo::backup_insert(&mut tx, &backup).await?;
-        let summary = format!("Workspace of {:?} backed up, {size_bytes} bytes", agent.name);
-        let event = Event::lifecycle(agent.office_id, &agent.name, "agent.backed_up", summary, backup.created_at)
-            .with(json!({ "backup_id": id, "size_bytes": size_bytes, "sha256": backup.sha256 }));
-        outbox::push(&mut tx, &event).await?;
+        self.keep(&mut tx, &backup).await?;
         tx.commit().await?;
         self.outbox.notify_one();
         Ok(Progress::Done)
@@ -131,40 +122,43 @@ impl Scheduler {
         Ok(Progress::UnderWay)
     }
 
+    /// What was written of an agent's workspace, now.
+    pub(crate) fn backup_of(&self, agent: &Agent, id: BackupId, size_bytes: i64, sha256: String) -> Backup {
+        let created_at = self.clock.now();
+        Backup { id, office_id: agent.office_id, agent: agent.name.clone(), size_bytes, sha256, created_at }
+    }
+
+    /// Records a backup that was verified, with its event.
+    pub(crate) async fn keep(&self, tx: &mut OfficeConn, backup: &Backup) -> Result<()> {
+        repo::backup_insert(tx, backup).await?;
+        let summary = format!("Workspace of {:?} backed up, {} bytes", backup.agent, backup.size_bytes);
+        let event = Event::lifecycle(backup.office_id, &backup.agent, "agent.backed_up", summary, backup.created_at)
+            .with(json!({
+                "backup_id": backup.id, "size_bytes": backup.size_bytes, "sha256": backup.sha256
+            }));
+        Ok(outbox::push(tx, &event).await?)
+    }
+
     async fn upload(&self, agent: &Agent, id: BackupId) -> Result<(i64, String)> {
         let (pieces_in, mut pieces) = mpsc::channel::<Bytes>(PIECES);
-        let objects = self.objects.clone();
-        let path = Backup::path(agent.office_id, id);
+        let mut upload = Upload::new(self, Backup::path(agent.office_id, id));
         let store = async move {
-            let mut hash = digest::Context::new(&digest::SHA256);
-            let mut size = 0;
-            let mut object = BufWriter::new(objects, path);
             while let Some(piece) = pieces.recv().await {
-                hash.update(&piece);
-                size += i64::try_from(piece.len()).unwrap_or_default();
-                object.write_all(&piece).await?;
+                upload.put(piece).await?;
             }
-            Ok::<_, io::Error>((size, hash, object))
+            Ok::<_, Error>(upload)
         };
         let archive = self.runtime.archive(agent.place(), Box::new(PieceWriter(pieces_in)));
         let (archived, stored) = tokio::join!(archive, store);
-        let unstored = |error: io::Error| {
-            match is_full(&error) {
-                true => full("there is no space left for the backup"),
-                false => Error::unavailable("the backup could not be written to object storage"),
-            }
-            .caused_by(error)
-        };
-        let (size, hash, mut object) = stored.map_err(unstored)?;
+        let upload = stored?;
         if let Err(error) = archived {
-            let _ = object.abort().await;
+            upload.abort().await;
             return Err(error);
         }
-        object.shutdown().await.map_err(unstored)?;
-        Ok((size, hex::encode(hash.finish().as_ref())))
+        upload.finish().await
     }
 
-    async fn read(&self, backup: &Backup) -> Result<BoxStream<'static, object_store::Result<Bytes>>> {
+    pub(crate) async fn read(&self, backup: &Backup) -> Result<BoxStream<'static, object_store::Result<Bytes>>> {
         let object = self.objects.get(&backup.object()).await;
         Ok(object.map_err(|error| unreadable(backup).caused_by(error))?.into_stream())
     }
@@ -213,6 +207,50 @@ impl Scheduler {
         let stream = self.read(&backup).await?;
         Ok((backup, stream))
     }
+}
+
+/// An archive on its way to storage. Only one that is finished is there.
+pub(crate) struct Upload {
+    object: BufWriter,
+    hash: digest::Context,
+    size: i64,
+}
+
+impl Upload {
+    pub(crate) fn new(scheduler: &Scheduler, path: Path) -> Self {
+        let object = BufWriter::new(scheduler.objects.clone(), path).with_max_concurrency(CONCURRENT_PARTS);
+        Self { object, hash: digest::Context::new(&digest::SHA256), size: 0 }
+    }
+
+    pub(crate) fn size(&self) -> i64 {
+        self.size
+    }
+
+    pub(crate) async fn put(&mut self, piece: Bytes) -> Result<()> {
+        self.hash.update(&piece);
+        self.size += i64::try_from(piece.len()).unwrap_or_default();
+        self.object.put(piece).await.map_err(|error| unwritten(error.into()))
+    }
+
+    /// Takes back what was written.
+    pub(crate) async fn abort(mut self) {
+        // What it cannot take back is in the way of nobody.
+        let _ = self.object.abort().await;
+    }
+
+    /// From now on the object is there: its size and its checksum.
+    pub(crate) async fn finish(mut self) -> Result<(i64, String)> {
+        self.object.shutdown().await.map_err(unwritten)?;
+        Ok((self.size, hex::encode(self.hash.finish().as_ref())))
+    }
+}
+
+fn unwritten(error: io::Error) -> Error {
+    match is_full(&error) {
+        true => full("there is no space left for the backup"),
+        false => Error::unavailable("the backup could not be written to object storage"),
+    }
+    .caused_by(error)
 }
 
 fn unreadable(backup: &Backup) -> Error {

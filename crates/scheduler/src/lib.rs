@@ -19,6 +19,7 @@ mod sessions;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod workspaces;
 
 use std::sync::Arc;
 
@@ -106,6 +107,7 @@ pub(crate) struct Scheduler {
     /// Agents of which a step failed.
     failure_backoff: FailureBackoff<AgentId>,
     execs: Arc<exec::Execs>,
+    saving: workspaces::Saving,
     /// Who can pay, and what they pay for.
     metering: MeteringServiceClient<RoleClient>,
     /// What integrations of agents take.
@@ -155,6 +157,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         seen: liveness::Seen::default(),
         failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        saving: workspaces::Saving::default(),
         metering: MeteringServiceClient::new(office.clone()),
         secrets: SecretServiceClient::new(office),
         tasks: tasks.clone(),

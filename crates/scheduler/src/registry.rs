@@ -53,6 +53,7 @@ fn usable(found: Option<&Agent>, office_id: OfficeId, now: Time) -> Result<&Agen
     match found {
         None => Err(("", "an unknown enrolment token")),
         Some(agent) if agent.office_id != office_id => Err(("", "an enrolment token of another office")),
+        Some(agent) if !agent.stays() => Err((&agent.name, "a token of an agent that is being fired")),
         Some(agent) => match agent.enrol_expires_at {
             Some(at) if at > now => Ok(agent),
             Some(_) => Err((&agent.name, "an expired enrolment token")),

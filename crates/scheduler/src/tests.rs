@@ -24,3 +24,4 @@ mod providers;
 mod row_security;
 mod treasury;
 mod watch;
+mod workspaces;

@@ -8,6 +8,7 @@ mod conversations;
 mod models;
 mod office;
 mod platform;
+mod pods;
 mod programs;
 mod proxies;
 mod refusals;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use mi_agent::{AgentConfig, AgentError, WorkConfig};
+use mi_agent::{AgentConfig, AgentError, EnrolToken, WorkConfig};
 use mi_kernel::{
     AgentId,
     receipt::{self, Receipt, sha256_hex},
@@ -20,10 +20,12 @@ use mi_kernel::{
     text::drive_path,
 };
 use mi_proto::v1::{
-    Agent, AppendLogsRequest, AppendLogsResponse, ClaimTasksRequest, ClaimTasksResponse, CompleteTaskRequest,
+    Agent, AppendLogsRequest, AppendLogsResponse, Backup, ClaimTasksRequest, ClaimTasksResponse, CompleteTaskRequest,
     CompleteTaskResponse, ConnectAgentRequest, ConnectAgentResponse, EnrolAgentRequest, EnrolAgentResponse,
-    FailTaskRequest, FailTaskResponse, File, LogLine, ReleaseTaskRequest, ReleaseTaskResponse, RenewLeaseRequest,
-    RenewLeaseResponse, Task, TaskKind, UploadFileRequest, UploadFileResponse, upload_file_request::Part,
+    FailTaskRequest, FailTaskResponse, File, GetAgentRequest, GetAgentResponse, LoadWorkspaceRequest,
+    LoadWorkspaceResponse, LogLine, ReleaseTaskRequest, ReleaseTaskResponse, RenewLeaseRequest, RenewLeaseResponse,
+    SaveWorkspaceHeader, SaveWorkspaceRequest, SaveWorkspaceResponse, Task, TaskKind, UploadFileRequest,
+    UploadFileResponse, save_workspace_request, upload_file_request::Part,
 };
 use mi_testkit::until;
 use tokio::{
@@ -79,6 +81,11 @@ pub(crate) struct Platform {
     pub(crate) heard: Mutex<Vec<String>>,
     /// The drive.
     pub(crate) files: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// The backup that the agent was hired from, and how often it is cut off on its way.
+    pub(crate) backup: Mutex<Vec<u8>>,
+    pub(crate) loads_broken: AtomicUsize,
+    /// Workspaces that came whole.
+    pub(crate) saved: Mutex<Vec<(SaveWorkspaceHeader, Vec<u8>)>>,
     /// What came for the proxies, and who serves models.
     pub(crate) proxies: Proxies,
 }
@@ -149,6 +156,55 @@ impl Platform {
         Ok(UploadFileResponse { file: Some(file) })
     }
 
+    /// Streams the backup, or half of it.
+    fn load(
+        &self,
+        request: &Request<LoadWorkspaceRequest>,
+    ) -> Result<Response<Answers<LoadWorkspaceResponse>>, Status> {
+        self.authenticate(request)?;
+        self.refusal("LoadWorkspace")?;
+        let archive = self.backup.lock().expect("lock").clone();
+        let backup = Some(Backup { size_bytes: archive.len() as i64, ..Backup::default() });
+        let mut answers = vec![Ok(LoadWorkspaceResponse { backup, ..LoadWorkspaceResponse::default() })];
+        let chunks = archive
+            .chunks(10_000)
+            .map(|chunk| Ok(LoadWorkspaceResponse { backup: None, chunk: chunk.to_vec().into() }));
+        answers.extend(chunks);
+        let left = self.loads_broken.load(Ordering::Relaxed);
+        if left > 0 {
+            self.loads_broken.store(left - 1, Ordering::Relaxed);
+            answers.truncate(answers.len() / 2);
+            answers.push(Err(Status::unavailable("broken")));
+        }
+        let (send, receive) = mpsc::channel(answers.len());
+        answers.into_iter().for_each(|answer| send.try_send(answer).expect("room"));
+        Ok(Response::new(ReceiverStream::new(receive)))
+    }
+
+    async fn take_workspace(
+        &self,
+        request: Request<Streaming<SaveWorkspaceRequest>>,
+    ) -> Result<SaveWorkspaceResponse, Status> {
+        assert!(request.metadata().get("authorization").is_none());
+        let mut parts = request.into_inner();
+        let first = parts.message().await?.and_then(|message| message.part);
+        let Some(save_workspace_request::Part::Header(header)) = first else { panic!("no header") };
+        if header.token != "save" {
+            return Err(Status::unauthenticated("the token is not valid"));
+        }
+        let mut archive = Vec::new();
+        while let Some(message) = parts.message().await? {
+            let Some(save_workspace_request::Part::Chunk(chunk)) = message.part else {
+                return Err(Status::invalid_argument("no chunk"));
+            };
+            assert!(chunk.len() <= 1 << 20);
+            archive.extend_from_slice(&chunk);
+        }
+        self.saved.lock().expect("lock").push((header, archive));
+        self.refusal("SaveWorkspace")?;
+        Ok(SaveWorkspaceResponse::default())
+    }
+
     fn enrol(&self, request: EnrolAgentRequest) -> Result<EnrolAgentResponse, Status> {
         if let Some(code) = self.enrolment_code {
             return Err(Status::new(code, "the token is not valid"));
@@ -158,7 +214,9 @@ impl Platform {
             self.enrolments_refused.store(left - 1, Ordering::Relaxed);
             return Err(Status::unavailable("starting"));
         }
-        assert_eq!(request.token, "token");
+        if request.token != "token" {
+            return Err(Status::unauthenticated("the token is not valid"));
+        }
         *self.public_key.lock().expect("lock") = request.public_key.to_vec();
         let agent =
             Agent { name: "analyst".into(), role: self.role.into(), model_tier: "sonnet".into(), ..Agent::default() };
@@ -256,6 +314,22 @@ impl Platform {
             "AppendLogs" => {
                 let append = tower::service_fn(|request| self.clone().append(request));
                 Grpc::new(ProstCodec::default()).streaming(append, request).await
+            }
+            "GetAgent" => {
+                let agent = Agent { name: "analyst".into(), model_tier: "sonnet".into(), ..Agent::default() };
+                self.unary(request, |_: GetAgentRequest| ready(Ok(GetAgentResponse { agent: Some(agent.clone()) })))
+                    .await
+            }
+            "LoadWorkspace" => {
+                let load = tower::service_fn(|request: Request<LoadWorkspaceRequest>| ready(self.load(&request)));
+                Grpc::new(ProstCodec::default()).server_streaming(load, request).await
+            }
+            "SaveWorkspace" => {
+                let save = tower::service_fn(|request| {
+                    let platform = self.clone();
+                    async move { platform.take_workspace(request).await.map(Response::new) }
+                });
+                Grpc::new(ProstCodec::default()).client_streaming(save, request).await
             }
             "UploadFile" => {
                 let upload = tower::service_fn(|request| {
@@ -429,10 +503,12 @@ pub(crate) fn config(endpoint: String, dir: &tempfile::TempDir) -> AgentConfig {
         agent_name: "analyst".into(),
         generation: 7,
         instance_id: "instance".into(),
-        enrol_token: Secret::new("token"),
+        enrol_token: EnrolToken::Given(Secret::new("token")),
         identity_dir: dir.path().to_owned(),
         new_identity: false,
         relay_port: 0,
+        health: None,
+        restore: false,
         work: WorkConfig {
             workspace,
             temporary: dir.path().to_owned(),

@@ -90,6 +90,7 @@ const GOOD: &[&str] = &[
     "mi doctor",
     "mi doctor --data-dir DIR --database postgres://a/b --object-store file:///x --listen 127.0.0.1:0 -o json",
     "mi agent run",
+    "mi agent save",
     "mi agents exec analyst -- ls -l",
     "mi agents exec ID analyst -it -- bash",
     "mi cp ID/analyst:report.md .",

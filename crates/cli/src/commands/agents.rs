@@ -61,6 +61,9 @@ pub(crate) enum AgentsCommand {
     /// Run the agent that the environment describes (MI_AGENT_ID, ...); the platform calls this, not you
     #[command(hide = true)]
     Run,
+    /// Send the workspace that the environment describes (MI_WORKSPACE, ...); the platform calls this, not you
+    #[command(hide = true)]
+    Save,
     /// Write what is at a path to standard output; `mi cp` runs this in an agent, not you
     #[command(hide = true)]
     Pack {
@@ -146,7 +149,7 @@ pub(crate) async fn run(command: AgentsCommand, context: &Context) -> Result<(),
         AgentsCommand::Models => {
             out.list(&ask!(context, agents.list_model_tiers(ListModelTiersRequest {})).await?.model_tiers)
         }
-        AgentsCommand::Run | AgentsCommand::Pack { .. } | AgentsCommand::Unpack { .. } => {
+        AgentsCommand::Run | AgentsCommand::Save | AgentsCommand::Pack { .. } | AgentsCommand::Unpack { .. } => {
             unreachable!("main runs what needs no platform")
         }
     }

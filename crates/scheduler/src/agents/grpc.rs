@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tonic::{Request, Response, Status, Streaming, codegen::BoxStream};
 
 use super::{Agent, repo, watch, wire};
-use crate::{Scheduler, backups::Backup, exec};
+use crate::{Scheduler, backups::Backup, exec, workspaces};
 
 /// Messages of a watch that wait for its client.
 const BUFFER: usize = 16;
@@ -93,6 +93,7 @@ impl AgentService for Handler {
     type ExecAgentStream = exec::Answers<v1::ExecAgentResponse>;
     type ServeExecStream = exec::Answers<v1::ServeExecResponse>;
     type DownloadBackupStream = Answers<v1::DownloadBackupResponse>;
+    type LoadWorkspaceStream = Answers<v1::LoadWorkspaceResponse>;
 
     async fn hire_agent(&self, request: Request<v1::HireAgentRequest>) -> Reply<v1::HireAgentResponse> {
         handle!(request, |caller, body| {
@@ -246,6 +247,27 @@ impl AgentService for Handler {
             let delete = || self.scheduler.delete_backup(&caller, &body.office_id, &body.backup_id);
             self.scheduler.reserve.freeing(delete).await?;
             v1::DeleteBackupResponse {}
+        })
+    }
+
+    async fn save_workspace(
+        &self,
+        request: Request<Streaming<v1::SaveWorkspaceRequest>>,
+    ) -> Reply<v1::SaveWorkspaceResponse> {
+        handle!(request, |caller, mut stream| {
+            let header = workspaces::header(&mut stream).await?;
+            let content = stream.map(workspaces::chunk).boxed();
+            let backup = self.scheduler.save_workspace(&caller, header, content).await?;
+            v1::SaveWorkspaceResponse { backup: Some(backup_to_wire(backup)) }
+        })
+    }
+
+    async fn load_workspace(&self, request: Request<v1::LoadWorkspaceRequest>) -> Reply<Self::LoadWorkspaceStream> {
+        handle!(request, |caller, body| {
+            let (backup, pieces) = self.scheduler.load_workspace(&caller, &body).await?;
+            let first = v1::LoadWorkspaceResponse { backup: Some(backup_to_wire(backup)), chunk: Default::default() };
+            let chunks = pieces.map_ok(|chunk| v1::LoadWorkspaceResponse { backup: None, chunk }).map_err(status);
+            stream::iter([Ok(first)]).chain(chunks).boxed()
         })
     }
 

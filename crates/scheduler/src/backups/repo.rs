@@ -13,7 +13,7 @@ pub(super) async fn backup_insert(tx: &mut OfficeConn, backup: &Backup) -> DbRes
     exec!(tx, sql, backup.id, &backup.agent, backup.size_bytes, &backup.sha256, backup.created_at).map(drop)
 }
 
-pub(super) async fn backup_get(conn: &mut OfficeConn, id: BackupId) -> DbResult<Option<Backup>> {
+pub(crate) async fn backup_get(conn: &mut OfficeConn, id: BackupId) -> DbResult<Option<Backup>> {
     optional!(conn, "SELECT * FROM backups WHERE office_id = $1 AND id = $2 AND NOT removed", id)
 }
 

@@ -103,6 +103,7 @@ async fn scheduler(
         seen: liveness::Seen::default(),
         failure_backoff: mi_base::failure_backoff::FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
+        saving: crate::workspaces::Saving::default(),
         metering: treasury.client(clock.shared()),
         secrets: treasury.secrets(clock.shared()),
         tasks: mi_base::Tasks::new(),

@@ -74,9 +74,14 @@ const CASES: &[Case] = &[
     case("AgentService/ListBackups", r#"{"office_id": "{office}"}"#),
     case("AgentService/ListModelTiers", "{}"),
     case("AgentService/ListRoles", "{}"),
+    case("AgentService/LoadWorkspace", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/PromoteAgent", r#"{"office_id": "{office}", "name": "{agent}", "model_tier": "nonsense"}"#),
     case("AgentService/RestartAgent", r#"{"office_id": "{office}", "name": "{agent}"}"#),
     case("AgentService/RotateAgentIdentity", r#"{"office_id": "{office}", "name": "{agent}"}"#).spends(Spends::Agent),
+    case(
+        "AgentService/SaveWorkspace",
+        r#"{"header": {"office_id": "{office}", "agent_id": "00000000-0000-7000-8000-000000000007", "token": "guess"}}"#,
+    ),
     case(
         "AgentService/ServeExec",
         r#"{"take": {"office_id": "{office}", "exec_id": "00000000-0000-7000-8000-000000000007"}}"#,

@@ -1,5 +1,9 @@
 //! Archives of workspaces: a compressed tar that any tool opens.
 
+mod check;
+mod remove;
+pub mod walk;
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     fs::Metadata,
@@ -12,7 +16,9 @@ use mi_kernel::{Error, Result};
 use nix::libc;
 use tar::{Builder, EntryType, Header};
 
-use super::walk::{Directory, Held, Walk};
+pub use check::Check;
+pub use remove::remove;
+use walk::{Directory, Held, Walk};
 
 const COMPRESSION_LEVEL: i32 = 3;
 /// How many bytes of paths are kept to know further names of the same file. Beyond that such a name is archived as a file of
@@ -26,7 +32,7 @@ const SHOWN: usize = 300;
 ///
 /// # Errors
 /// `BACKUP_FAILED`, with the path that could not be archived.
-pub(super) fn pack(root: &Path, output: Box<dyn Write + Send>) -> Result<()> {
+pub fn pack(root: &Path, output: Box<dyn Write + Send>) -> Result<()> {
     let pack = || -> io::Result<()> {
         let builder = Builder::new(zstd::Encoder::new(output, COMPRESSION_LEVEL)?);
         let mut packer = Packer { builder, root, names: Names::new(KEPT) };
@@ -42,7 +48,10 @@ pub(super) fn pack(root: &Path, output: Box<dyn Write + Send>) -> Result<()> {
 }
 
 /// Unpacks an archive into the directory. Nothing is written outside of it, nor linked from there.
-pub(super) fn unpack(archive: Box<dyn Read + Send>, directory: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// When it is no archive, or what is in it cannot be written there.
+pub fn unpack(archive: Box<dyn Read + Send>, directory: &Path) -> io::Result<()> {
     let mut archive = tar::Archive::new(zstd::Decoder::new(archive)?);
     archive.set_preserve_permissions(true);
     archive.unpack(directory)
@@ -179,12 +188,11 @@ impl Names {
 mod tests {
     use std::{
         fs::{self, Permissions},
-        os::unix::fs::{PermissionsExt, symlink},
+        os::unix::fs::PermissionsExt,
         sync::{Arc, Mutex},
     };
 
     use super::*;
-    use crate::workspace::{prepare, remove, workspace};
 
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
@@ -198,7 +206,7 @@ mod tests {
         }
     }
 
-    fn packed(root: &Path) -> Vec<u8> {
+    pub(crate) fn packed(root: &Path) -> Vec<u8> {
         let memory = Memory::default();
         pack(root, Box::new(memory.clone())).expect("packed");
         let bytes = memory.0.lock().expect("test");
@@ -213,43 +221,6 @@ mod tests {
 
     fn mode(path: impl AsRef<Path>) -> u32 {
         fs::symlink_metadata(path).expect("there").mode() & 0o7777
-    }
-
-    #[test]
-    fn a_workspace_survives_archive_and_restore_and_links_do_not_escape() {
-        let root = tempfile::tempdir().expect("directory");
-        let (old, new) = (root.path().join("old"), root.path().join("new"));
-        prepare(&old, None).expect("made");
-        let secret = root.path().join("secret");
-        fs::write(&secret, "outside").expect("written");
-        let files = workspace(&old);
-        fs::create_dir(files.join("deep")).expect("made");
-        fs::write(files.join("deep/ünï.txt"), "inside").expect("written");
-        fs::set_permissions(files.join("deep/ünï.txt"), fs::Permissions::from_mode(0o640)).expect("set");
-        let far = format!("deep/{}/{}", "d".repeat(120), "e".repeat(120));
-        fs::create_dir_all(files.join(&far)).expect("made");
-        fs::write(files.join(&far).join("far"), vec![7; 300_000]).expect("written");
-        symlink("nowhere/at/all", files.join("dangling")).expect("linked");
-        fs::create_dir(files.join("empty")).expect("made");
-        symlink(&secret, files.join("link")).expect("linked");
-        std::os::unix::net::UnixListener::bind(files.join("socket")).expect("bound");
-
-        prepare(&new, Some(Box::new(io::Cursor::new(packed(&files))))).expect("restored");
-
-        let restored = workspace(&new).join("deep/ünï.txt");
-        assert_eq!(fs::read_to_string(&restored).expect("there"), "inside");
-        assert_eq!(fs::metadata(&restored).expect("there").permissions().mode() & 0o777, 0o640);
-        assert_eq!(fs::read_link(workspace(&new).join("link")).expect("a link"), secret);
-        assert!(!workspace(&new).join("socket").exists());
-        assert_eq!(fs::read(workspace(&new).join(&far).join("far")).expect("there"), vec![7; 300_000]);
-        assert_eq!(fs::read_link(workspace(&new).join("dangling")).expect("a link"), Path::new("nowhere/at/all"));
-        assert!(workspace(&new).join("empty").is_dir());
-        assert_eq!(fs::metadata(workspace(&new)).expect("there").permissions().mode() & 0o777, 0o700);
-
-        fs::set_permissions(workspace(&new).join("deep"), fs::Permissions::from_mode(0o500)).expect("set");
-        remove(&new).expect("removed");
-        assert!(!new.exists() && secret.exists());
-        remove(&new).expect("removed twice");
     }
 
     #[test]

@@ -28,7 +28,7 @@ const DIRECTORY_OPEN: u32 = 0o700;
 const FILE_OPEN: u32 = 0o400;
 
 /// The directories below a root, each before those within it.
-pub(super) struct Walk {
+pub struct Walk {
     root: PathBuf,
     opened: OwnedFd,
     /// A list and no recursion: how deep it goes is the agent's to say.
@@ -44,40 +44,27 @@ enum Step {
 }
 
 /// A directory on the way.
-pub(super) struct Directory {
+pub struct Directory {
     /// From the root; the root itself is `.`.
-    pub(super) path: PathBuf,
+    pub path: PathBuf,
     /// As its owner left it.
-    pub(super) found: Metadata,
-    pub(super) entries: ReadDir,
+    pub found: Metadata,
+    /// What is in it.
+    pub entries: ReadDir,
 }
 
 impl Walk {
+    /// A walk through all below a root, and the root.
+    ///
     /// # Errors
     /// When the root is no directory.
-    pub(super) fn new(root: &Path) -> io::Result<Self> {
+    pub fn new(root: &Path) -> io::Result<Self> {
         let opened = open(root, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         Ok(Self { root: root.to_owned(), opened, steps: vec![Step::Enter(PathBuf::from("."))] })
     }
 
-    /// The next directory, or the path of one that cannot be looked into and why.
-    pub(super) fn next(&mut self) -> Option<Result<Directory, (PathBuf, io::Error)>> {
-        loop {
-            match self.steps.pop()? {
-                Step::Close(path, found) => self.close(&path, &found),
-                Step::Enter(path) => {
-                    let entered = self.enter(&path);
-                    return Some(match entered {
-                        Ok((found, entries)) => Ok(Directory { path, found, entries }),
-                        Err(error) => Err((path, error)),
-                    });
-                }
-            }
-        }
-    }
-
     /// Has a directory of the one before walked, too.
-    pub(super) fn enter_later(&mut self, path: PathBuf) {
+    pub fn enter_later(&mut self, path: PathBuf) {
         self.steps.push(Step::Enter(path));
     }
 
@@ -85,7 +72,7 @@ impl Walk {
     ///
     /// # Errors
     /// `ENAMETOOLONG` also when only root and path together are too long: other programs, and a restore, name it so.
-    pub(super) fn hold(&self, path: &Path) -> io::Result<Held> {
+    pub fn hold(&self, path: &Path) -> io::Result<Held> {
         if self.root.join(path).as_os_str().len() >= libc::PATH_MAX as usize {
             return Err(Errno::ENAMETOOLONG.into());
         }
@@ -119,6 +106,26 @@ impl Walk {
     }
 }
 
+/// The next directory, or the path of one that cannot be looked into and why.
+impl Iterator for Walk {
+    type Item = Result<Directory, (PathBuf, io::Error)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.steps.pop()? {
+                Step::Close(path, found) => self.close(&path, &found),
+                Step::Enter(path) => {
+                    let entered = self.enter(&path);
+                    return Some(match entered {
+                        Ok((found, entries)) => Ok(Directory { path, found, entries }),
+                        Err(error) => Err((path, error)),
+                    });
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Walk {
     fn drop(&mut self) {
         while let Some(step) = self.steps.pop() {
@@ -130,29 +137,39 @@ impl Drop for Walk {
 }
 
 /// Whether there is nothing at the path any more, or something that cannot be walked through: no directory, or a link.
-pub(super) fn is_gone(error: &io::Error) -> bool {
+pub fn is_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP))
 }
 
 /// What is at a path at one moment, whatever takes its place later.
-pub(super) struct Held {
+pub struct Held {
     file: File,
     /// By which the kernel finds just that.
     path: PathBuf,
 }
 
 impl Held {
-    pub(super) fn metadata(&self) -> io::Result<Metadata> {
+    /// What it is.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn metadata(&self) -> io::Result<Metadata> {
         self.file.metadata()
     }
 
     /// Where a link leads to.
-    pub(super) fn target(&self) -> io::Result<OsString> {
+    ///
+    /// # Errors
+    /// When it is no link.
+    pub fn target(&self) -> io::Result<OsString> {
         Ok(readlinkat(&self.file, "")?)
     }
 
     /// Opens a file for reading, also one that its owner closed to itself; does not wait for the writer of a pipe.
-    pub(super) fn read(&self) -> io::Result<File> {
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn read(&self) -> io::Result<File> {
         match self.open() {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 let found = self.metadata()?;
