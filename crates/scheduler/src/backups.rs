@@ -64,14 +64,14 @@ impl Scheduler {
         let here = self.runtime.cluster().is_none();
         let restore = agent.restore_from.filter(|_| here);
         let (Some(id), false) = (restore, self.runtime.prepared(place).await?) else {
-            return self.runtime.prepare(place, None).await;
+            return self.acting(agent.id)?.prepare(place, None).await;
         };
         let backup = find(&mut self.db.office(agent.office_id).read().await?, &id.to_string()).await?;
         // Checked whole before anything is unpacked: half a damaged workspace helps nobody.
         self.verify(&backup).await?;
         let stream = self.read(&backup).await?.map_err(io::Error::other);
         let archive = SyncIoBridge::new(StreamReader::new(stream));
-        self.runtime.prepare(place, Some(Box::new(archive))).await
+        self.acting(agent.id)?.prepare(place, Some(Box::new(archive))).await
     }
 
     /// Archives the workspace, reads the archive back, and records it. Done already: nothing happens.
@@ -93,7 +93,7 @@ impl Scheduler {
             created_at: self.clock.now(),
         };
         self.verify(&backup).await?;
-        let mut tx = self.db.office(agent.office_id).begin().await?;
+        let mut tx = self.fenced(agent.office_id, agent.id).await?;
         repo::backup_insert(&mut tx, &backup).await?;
         let summary = format!("Workspace of {:?} backed up, {size_bytes} bytes", agent.name);
         let event = Event::lifecycle(agent.office_id, &agent.name, "agent.backed_up", summary, backup.created_at)
@@ -113,6 +113,7 @@ impl Scheduler {
                 let token = agent.expect_token(self.clock.now() + SAVING);
                 // A crash before the next line leaves a token that nobody knows.
                 if self.record(&mut agent, None).await? {
+                    self.shards.may_act(agent.id)?;
                     cluster.save(agent.place(), id, &token).await?;
                 }
             }

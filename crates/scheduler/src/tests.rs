@@ -22,5 +22,6 @@ mod pause;
 mod plans;
 mod providers;
 mod row_security;
+mod shards;
 mod treasury;
 mod watch;
