@@ -148,6 +148,8 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     let office = RoleClient::new(config.office, "scheduler");
     let (ingest, feed) = (IngestServiceClient::new(activity.clone()), EventSink::new(activity));
     let db = Db::open(&config.database, MIGRATIONS).await?;
+    let probed = db.clone();
+    tasks.need("database", move || probed.clone().answers());
     let shards = Arc::new(shards::Shards::new(db.is_shared(), clock.clone()));
     let scheduler = Arc::new(Scheduler {
         db,
