@@ -53,6 +53,8 @@ impl Parts {
     /// Opens the database, and starts the exchange of changes with other processes and the writer of the logs.
     async fn open(config: &ActivityConfig, clock: &Arc<dyn Clock>, tasks: &Tasks) -> Result<Self> {
         let db = Db::open(&config.db, MIGRATIONS).await?;
+        let probed = db.clone();
+        tasks.need("database", move || probed.clone().answers());
         tasks.spawn("activity-changes", db.clone().exchange_changes());
         let offices = Offices::new(db.clone());
         let feed = Feed::new(db.clone(), clock.clone(), offices.clone(), config.retention_age);

@@ -5,6 +5,8 @@ use std::{sync::LazyLock, time::Duration};
 use axum::{Router, http::StatusCode, routing::get};
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder, histogram_opts, opts};
 
+use crate::Tasks;
+
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
 static RPC: LazyLock<HistogramVec> = LazyLock::new(|| {
@@ -127,6 +129,20 @@ pub fn router() -> Router {
         TextEncoder::new().encode_to_string(&REGISTRY.gather()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     };
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" }))
+}
+
+/// `/readyz` for readiness probes: whether somebody new may call, and else why not.
+pub fn readiness(tasks: Tasks) -> Router {
+    let answer = move || {
+        let tasks = tasks.clone();
+        async move {
+            match tasks.ready().await {
+                Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+                Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+            }
+        }
+    };
+    Router::new().route("/readyz", get(answer))
 }
 
 #[cfg(test)]

@@ -63,7 +63,7 @@ pub fn build(
         limits: Limiter::new(config.limits, config.anonymous),
         own,
         backends,
-        shutdown: tasks.shutdown(),
+        shutdown: tasks.closing(),
     };
     let grpc = Grpc(Arc::new(forwarder));
     Gateway { web: Arc::new(web::layered(grpc.clone())), grpc, health }

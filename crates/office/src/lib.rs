@@ -181,6 +181,8 @@ impl Resources {
 /// What [`Db::open`] answers, and `FailedPrecondition` when the master key that secrets are under is not there.
 pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<OfficeRole> {
     let db = Db::open(&config.database, MIGRATIONS).await?;
+    let probed = db.clone();
+    tasks.need("database", move || probed.clone().answers());
     let context = RoleContext { db: db.clone(), clock: clock.clone(), outbox: Arc::new(Notify::new()) };
     let scheduler = RoleClient::new(peers.scheduler, "office");
     let activity = RoleClient::new(peers.activity, "office");

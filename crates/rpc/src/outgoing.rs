@@ -22,7 +22,7 @@ pub fn outgoing<W: Send + 'static>(
     // The channel has room for 32 messages from the start, however few may wait, and most streams wait for their first: in a box
     // each, the room is that of as many pointers.
     let (sender, receiver) = mpsc::channel::<Box<Result<W, Status>>>(buffer + 1);
-    let shutdown = tasks.shutdown();
+    let shutdown = tasks.closing();
     tasks.spawn_to_end("stream", async move {
         // Room for the last word is kept: a client that does not read must not hold the shutdown up.
         let Ok(last) = sender.clone().reserve_owned().await else { return };

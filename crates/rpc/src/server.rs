@@ -42,7 +42,7 @@ use crate::{
     connections::{Call, Connection, Due, Limit},
 };
 
-/// How long open calls may take to end once shutdown has begun.
+/// How long open calls may take to end once the process closes.
 pub const DRAIN: Duration = Duration::from_secs(10);
 /// How long a client has to hear that its connection ends for a limit of time.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -85,17 +85,17 @@ pub struct Listener {
     pub connections: Connections,
 }
 
-/// Serves until shutdown, then lets open calls end for at most [`DRAIN`]. A connection ends as its limits say; its client
+/// Serves until the process closes, then lets open calls end for at most [`DRAIN`]. A connection ends as its limits say; its client
 /// is told beforehand where the protocol has a way. Requests carry the peer's address as tonic's `TcpConnectInfo`.
 pub fn serve<S>(tasks: &Tasks, listener: Listener, service: S)
 where
     S: Service<HttpRequest, Response = HttpResponse, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send + 'static,
 {
-    let shutdown = tasks.shutdown();
+    let shutdown = tasks.closing();
     let Listener { name, socket, tls, http1, connections } = listener;
     let builder = builder(http1);
-    tasks.spawn_to_end(name, async move {
+    tasks.spawn_door(name, async move {
         // Dropped at the end, and with it what the drain time was too short for.
         let mut open = JoinSet::new();
         loop {

@@ -7,14 +7,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result, secret::Secret};
-use tokio::sync::mpsc;
+use mi_kernel::{AgentId, BackupId, Error, InstanceId, OfficeId, Result, secret::Secret};
+use tokio::sync::{mpsc, watch};
 
-use crate::{Instance, Launch, Place, Progress, Runtime, Sandbox};
+use crate::{Cluster, Instance, Launch, Place, Progress, Runtime, Sandbox, Saving};
 
 /// Instances and workspaces in memory.
 pub struct FakeRuntime {
     state: Mutex<State>,
+    /// Whether instances outlive the process, and others share them.
+    elsewhere: bool,
+    /// Whether whoever stops an instance has to wait.
+    stalled: watch::Sender<bool>,
     ended_in: mpsc::UnboundedSender<AgentId>,
     ended_out: tokio::sync::Mutex<mpsc::UnboundedReceiver<AgentId>>,
 }
@@ -31,11 +35,32 @@ struct State {
 impl Default for FakeRuntime {
     fn default() -> Self {
         let (ended_in, ended_out) = mpsc::unbounded_channel();
-        Self { state: Mutex::default(), ended_in, ended_out: tokio::sync::Mutex::new(ended_out) }
+        Self {
+            state: Mutex::default(),
+            elsewhere: false,
+            stalled: watch::Sender::new(false),
+            ended_in,
+            ended_out: tokio::sync::Mutex::new(ended_out),
+        }
     }
 }
 
 impl FakeRuntime {
+    /// As a cluster, for several schedulers.
+    pub fn elsewhere() -> Self {
+        Self { elsewhere: true, ..Self::default() }
+    }
+
+    /// Has whoever stops an instance wait from now on, or go on.
+    pub fn stall(&self, stalled: bool) {
+        self.stalled.send_replace(stalled);
+    }
+
+    /// Whether somebody stops an instance, and waits.
+    pub fn is_waited_for(&self) -> bool {
+        self.stalled.receiver_count() > 0
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -117,12 +142,20 @@ impl Runtime for FakeRuntime {
     }
 
     async fn stop(&self, place: Place) -> Result<Progress> {
+        // The sender is this runtime's own.
+        let _ = self.stalled.subscribe().wait_for(|stalled| !stalled).await;
         self.state().instances.remove(&place.agent_id);
         Ok(Progress::Done)
     }
 
     async fn shut_down(&self) {
-        self.lose_everything();
+        if !self.elsewhere {
+            self.lose_everything();
+        }
+    }
+
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        self.elsewhere.then_some(self)
     }
 
     fn sandbox(&self) -> Sandbox {
@@ -166,5 +199,32 @@ impl Runtime for FakeRuntime {
     async fn remove_office(&self, office: OfficeId) -> Result<Progress> {
         self.state().workspaces.retain(|place, _| place.office_id != office);
         Ok(Progress::Done)
+    }
+}
+
+#[async_trait]
+impl Cluster for FakeRuntime {
+    fn seen(&self) -> bool {
+        true
+    }
+
+    fn saving(&self, _: Place, _: BackupId) -> Saving {
+        Saving::NotAsked
+    }
+
+    async fn save(&self, _: Place, _: BackupId, _: &Secret) -> Result<()> {
+        Ok(())
+    }
+
+    async fn started(&self, _: Place, _: InstanceId) -> Result<()> {
+        Ok(())
+    }
+
+    async fn look_over(&self) -> Result<Vec<Place>> {
+        Ok(Vec::new())
+    }
+
+    fn problems(&self, _: OfficeId) -> Vec<String> {
+        Vec::new()
     }
 }

@@ -66,14 +66,14 @@ impl Scheduler {
         let here = self.runtime.cluster().is_none();
         let restore = agent.restore_from.filter(|_| here);
         let (Some(id), false) = (restore, self.runtime.prepared(place).await?) else {
-            return self.runtime.prepare(place, None).await;
+            return self.acting(agent.id)?.prepare(place, None).await;
         };
         let backup = find(&mut self.db.office(agent.office_id).read().await?, &id.to_string()).await?;
         // Checked whole before anything is unpacked: half a damaged workspace helps nobody.
         self.verify(&backup).await?;
         let stream = self.read(&backup).await?.map_err(io::Error::other);
         let archive = SyncIoBridge::new(StreamReader::new(stream));
-        self.runtime.prepare(place, Some(Box::new(archive))).await
+        self.acting(agent.id)?.prepare(place, Some(Box::new(archive))).await
     }
 
     /// Archives the workspace, reads the archive back, and records it. Done already: nothing happens.
@@ -88,7 +88,7 @@ impl Scheduler {
         let (size_bytes, sha256) = self.upload(agent, id).await?;
         let backup = self.backup_of(agent, id, size_bytes, sha256);
         self.verify(&backup).await?;
-        let mut tx = self.db.office(agent.office_id).begin().await?;
+        let mut tx = self.fenced(agent.office_id, agent.id).await?;
         self.keep(&mut tx, &backup).await?;
         tx.commit().await?;
         self.outbox.notify_one();
@@ -115,6 +115,8 @@ impl Scheduler {
                 let token = agent.expect_token(self.clock.now() + SAVING);
                 // A crash before the next line leaves a token that nobody knows.
                 if self.record(&mut agent, None).await? {
+                    self.shards.may_act(agent.id)?;
+                    self.acting(agent.id)?;
                     cluster.save(agent.place(), id, &token).await?;
                 }
             }

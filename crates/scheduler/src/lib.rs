@@ -16,6 +16,7 @@ pub mod plan;
 mod reconcile;
 mod registry;
 mod sessions;
+mod shards;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,7 @@ const MIGRATIONS: &Migrations = &[
     step!(205, "0205", "broke"),
     step!(210, "0210", "agent_model"),
     step!(211, "0211", "cluster"),
+    step!(212, "0212", "shards"),
 ];
 
 /// Where agents reach the gateway.
@@ -103,6 +105,8 @@ pub(crate) struct Scheduler {
     holder: String,
     outbox: Notify,
     queue: reconcile::Queue,
+    /// The agents that are this process's to look after.
+    shards: Arc<shards::Shards>,
     seen: liveness::Seen,
     /// Agents of which a step failed.
     failure_backoff: FailureBackoff<AgentId>,
@@ -132,6 +136,9 @@ impl Scheduler {
         self.outbox.notify_one();
         self.queue.push(agent.id);
         self.db.notify(Topic::of(agent.office_id, agents::TOPIC));
+        if !self.shards.holds(agent.id) {
+            self.db.notify(shards::topic());
+        }
     }
 }
 
@@ -143,8 +150,12 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     let activity = RoleClient::new(config.activity, "scheduler");
     let office = RoleClient::new(config.office, "scheduler");
     let (ingest, feed) = (IngestServiceClient::new(activity.clone()), EventSink::new(activity));
+    let db = Db::open(&config.database, MIGRATIONS).await?;
+    let probed = db.clone();
+    tasks.need("database", move || probed.clone().answers());
+    let shards = Arc::new(shards::Shards::new(db.is_shared(), clock.clone()));
     let scheduler = Arc::new(Scheduler {
-        db: Db::open(&config.database, MIGRATIONS).await?,
+        db,
         clock,
         catalogues: config.catalogues,
         runtime: config.runtime,
@@ -154,6 +165,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         holder: config.holder,
         outbox: Notify::new(),
         queue: reconcile::Queue::default(),
+        shards,
         seen: liveness::Seen::default(),
         failure_backoff: FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),
@@ -175,11 +187,7 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-outbox", async move {
         outbox::relay(relayed.db.clone(), &relayed.outbox, |events| feed.clone().append(events)).await;
     });
-    let (ending, shutdown) = (scheduler.runtime.clone(), tasks.shutdown());
-    tasks.spawn_to_end("scheduler-instances", async move {
-        shutdown.cancelled().await;
-        ending.shut_down().await;
-    });
+    tasks.spawn_to_end("scheduler-shards", shards::keep(scheduler.clone(), tasks.shutdown()));
 
     Ok(Routes::new(compressed!(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone()))))
         .add_service(compressed!(AgentRegistryServiceServer::new(registry::Handler::new(scheduler.clone()))))

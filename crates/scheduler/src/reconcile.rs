@@ -6,15 +6,17 @@
 //! conditional on the row being what the plan was made from.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use mi_base::disk_reserve::is_full;
-use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
+use mi_kernel::{
+    AgentId, BackupId, Error, InstanceId, OfficeId, Result, Time, backoff::Backoff, event::Event, secret::Secret,
+};
 use mi_runtime::{Cluster, Place, Progress, Saving};
-use mi_store::{Topic, lease, outbox};
+use mi_store::{Topic, outbox};
 use ring::digest;
 use serde_json::json;
 use tokio::{sync::Notify, task::JoinSet, time::MissedTickBehavior};
@@ -25,6 +27,7 @@ use crate::{
     launch::MODEL_ID,
     offices,
     plan::{self, PlannedAction, plan},
+    shards::{self, shard_of},
 };
 
 /// Agents worked on at the same time.
@@ -37,14 +40,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long after an error an agent is looked at again.
 pub(crate) const RETRY: Backoff = Backoff { first: Duration::from_secs(1), most: Duration::from_secs(60) };
-/// Of several schedulers over one database, one reconciles: it renews this often, and is replaced after this long.
-const LEASE_RENEWAL: Duration = Duration::from_secs(3);
-const LEASE: Duration = Duration::from_secs(10);
 /// How often an agent is looked at while nothing was seen of the cluster.
 const UNSEEN: Duration = Duration::from_secs(5);
 /// How long an enrolment token is good for.
 const ENROLMENT: Duration = Duration::from_secs(300);
 const PAGE: i64 = 1000;
+/// Agents of one shard that are queued at a time: more than are worked on.
+const PER_SHARD: i64 = 64;
 /// Agents of one transaction that get another hirer.
 const HANDED_OVER: i64 = 200;
 
@@ -72,32 +74,35 @@ impl Queue {
     }
 }
 
-/// Reconciles until it is dropped.
+/// Reconciles this process's agents until it is dropped.
 pub(crate) async fn run(scheduler: Arc<Scheduler>) {
     let mut jobs: JoinSet<(AgentId, Option<Time>)> = JoinSet::new();
     let mut active: HashSet<AgentId> = HashSet::new();
     let mut again: HashSet<AgentId> = HashSet::new();
     let mut look_at = scheduler.clock.now();
-    let mut leading = !scheduler.db.is_shared();
-    // Whether whatever is under way may have lost its instance, with the process that led before.
-    let mut fresh = true;
-    let mut lease_tick = tokio::time::interval(LEASE_RENEWAL);
+    // On SQLite whatever is under way may have lost its instance, with the process before.
+    let mut begins = !scheduler.db.is_shared();
+    let mut changes = scheduler.db.listen(shards::topic());
     let mut pass_tick = tokio::time::interval(FULL_PASS);
-    lease_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     pass_tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         while active.len() < CONCURRENCY {
             let Some(agent) = scheduler.queue.pop() else { break };
-            if !leading {
-                // Who leads finds in the database what is due.
-                continue;
-            }
-            if !active.insert(agent) {
+            if active.contains(&agent) {
                 again.insert(agent);
                 continue;
             }
+            // Another process finds in the database what is due.
+            let Some(work) = scheduler.shards.begin(agent) else { continue };
+            active.insert(agent);
             let scheduler = scheduler.clone();
-            jobs.spawn(async move { (agent, scheduler.settle(agent).await) });
+            jobs.spawn(async move {
+                tokio::select! {
+                    wait = scheduler.settle(agent) => (agent, wait),
+                    // As if the process had died: what is half done is seen by who has the agent now.
+                    () = work.lost.cancelled() => (agent, None),
+                }
+            });
         }
         let pause = (look_at - scheduler.clock.now()).to_std().unwrap_or_default();
         tokio::select! {
@@ -116,12 +121,18 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
                 Err(error) => std::panic::resume_unwind(error.into_panic()),
             },
             // What is queued already comes first.
-            () = tokio::time::sleep(pause), if leading && active.len() < CONCURRENCY => {
+            () = tokio::time::sleep(pause), if active.len() < CONCURRENCY => {
                 look_at = scheduler.enqueue_due(&active).await;
             }
-            _ = pass_tick.tick(), if leading => match scheduler.look_over(fresh).await {
+            () = changes.changed(), if scheduler.db.is_shared() => look_at = scheduler.clock.now(),
+            () = scheduler.shards.gained.notified() => {
+                if !scheduler.shards.fresh().is_empty() {
+                    pass_tick.reset_immediately();
+                }
+            }
+            _ = pass_tick.tick() => match scheduler.look_over(begins).await {
                 Ok(()) => {
-                    fresh = false;
+                    begins = false;
                     look_at = scheduler.clock.now();
                 }
                 Err(error) => {
@@ -129,16 +140,6 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
                     pass_tick.reset_after(PAUSE);
                 }
             },
-            _ = lease_tick.tick(), if scheduler.db.is_shared() => {
-                let held = lease::hold(&scheduler.db, "reconciler", &scheduler.holder, scheduler.clock.now(), LEASE).await;
-                let now_leading = held.unwrap_or(false);
-                if now_leading != leading {
-                    tracing::info!(target: "mi::scheduler", leading = now_leading, "reconciler lease");
-                    leading = now_leading;
-                    fresh = true;
-                    pass_tick.reset_immediately();
-                }
-            }
         }
     }
 }
@@ -147,7 +148,9 @@ impl Scheduler {
     /// Queues the agents that are due, but those that are worked on; answers when to look again.
     async fn enqueue_due(&self, active: &HashSet<AgentId>) -> Time {
         let now = self.clock.now();
-        let due = async { next_look::look_due(&mut self.db.platform().read().await?, now, PAGE).await };
+        let own = self.shards.own();
+        let most = if self.db.is_shared() { PER_SHARD } else { PAGE };
+        let due = async { next_look::look_due(&mut self.db.platform().read().await?, now, &own, most).await };
         let due = match due.await {
             Ok(due) => due,
             Err(error) => {
@@ -155,7 +158,11 @@ impl Scheduler {
                 return now + PAUSE;
             }
         };
-        let full = i64::try_from(due.agents.len()) == Ok(PAGE);
+        let mut found: HashMap<i32, i64> = HashMap::new();
+        for agent in &due.agents {
+            *found.entry(if self.db.is_shared() { shard_of(*agent) } else { 0 }).or_default() += 1;
+        }
+        let full = found.values().any(|found| *found == most);
         let (busy, idle): (Vec<AgentId>, Vec<AgentId>) = due.agents.into_iter().partition(|id| active.contains(id));
         idle.into_iter().for_each(|id| self.queue.push(id));
         let latest = match (full, busy.is_empty()) {
@@ -167,14 +174,18 @@ impl Scheduler {
         due.next.map_or(latest, |next| next.min(latest))
     }
 
-    /// Goes over all agents, page by page, and makes those due that are not at rest: all of them, or only those that nobody
-    /// will look at otherwise.
+    /// Goes over this process's agents, page by page, and makes those due that are not at rest: all of them, and all of shards
+    /// that it has just got, or only those that nobody will look at otherwise.
     pub(crate) async fn look_over(&self, all: bool) -> Result<()> {
-        let mut after = None;
+        let (mut after, fresh) = (None, self.shards.fresh());
         loop {
             let page = next_look::look_over(&mut self.db.platform().read().await?, after, PAGE).await?;
-            let due: Vec<AgentId> =
-                page.iter().filter(|found| found.unsettled && (all || !found.expected)).map(|found| found.id).collect();
+            let due: Vec<AgentId> = page
+                .iter()
+                .filter(|found| found.unsettled && self.shards.holds(found.id))
+                .filter(|found| all || !found.expected || fresh.contains(&shard_of(found.id)))
+                .map(|found| found.id)
+                .collect();
             if !due.is_empty() {
                 let mut tx = self.db.platform().begin().await?;
                 next_look::look_at(&mut tx, &due).await?;
@@ -182,7 +193,10 @@ impl Scheduler {
             }
             match page.last() {
                 Some(last) if i64::try_from(page.len()) == Ok(PAGE) => after = Some(last.id),
-                _ => return Ok(()),
+                _ => {
+                    self.shards.looked_over(&fresh);
+                    return Ok(());
+                }
             }
         }
     }
@@ -194,6 +208,7 @@ impl Scheduler {
                 Ok(Some(PlannedAction::Wait(time) | PlannedAction::Listen(time))) => Some(time),
                 Ok(Some(PlannedAction::Rest) | None) => None,
                 Ok(Some(_)) => continue,
+                Err(error) if shards::is_lost(&error) => None,
                 Err(error) => return Some(self.leave_alone(id, &error).await),
             };
             self.failure_backoff.clear(&id);
@@ -207,14 +222,16 @@ impl Scheduler {
         tracing::warn!(target: "mi::scheduler", agent = %id, error = %error.chain(), "a step failed; it is tried again");
         let written = async {
             let mut tx = self.db.platform().begin().await?;
+            self.keeps(tx.within(OfficeId::MIN), id).await?;
             let office_id = next_look::look_put_off(&mut tx, id, at, &error.message).await?;
-            tx.commit().await.map(|()| office_id)
+            tx.commit().await?;
+            Ok::<_, Error>(office_id)
         };
         match written.await {
             Ok(office_id) => office_id.into_iter().for_each(|office_id| self.db.notify(Topic::of(office_id, TOPIC))),
             // It stays due, and is looked at when the database is back.
             Err(error) => {
-                tracing::debug!(target: "mi::scheduler", agent = %id, %error, "an agent could not be put off");
+                tracing::debug!(target: "mi::scheduler", agent = %id, error = %error.chain(), "an agent could not be put off");
             }
         }
         at
@@ -222,7 +239,7 @@ impl Scheduler {
 
     /// Records what the planner concluded from a row, and what is in the agent's way.
     async fn looked(&self, agent: &Agent, at: Option<Time>, listening: bool, trouble: &str) -> Result<()> {
-        let mut tx = self.db.office(agent.office_id).begin().await?;
+        let mut tx = self.fenced(agent.office_id, agent.id).await?;
         next_look::look_set(&mut tx, (agent.id, agent.revision), at, listening, trouble).await?;
         tx.commit().await?;
         if agent.trouble != trouble {
@@ -292,6 +309,7 @@ impl Scheduler {
         if let (Some(cluster), State::Running { instance, .. }, Some(_)) =
             (self.runtime.cluster(), &agent.state, &agent.public_key)
         {
+            self.shards.may_act(agent.id)?;
             cluster.started(agent.place(), *instance).await?;
         }
         self.looked(agent, Some(at), true, trouble).await.map(|()| Progress::Done)
@@ -299,7 +317,7 @@ impl Scheduler {
 
     /// Records what became of an agent, if its row is still the one that was planned with; false: it is not.
     pub(crate) async fn record(&self, agent: &mut Agent, event: Option<Event>) -> Result<bool> {
-        let mut tx = self.db.office(agent.office_id).begin().await?;
+        let mut tx = self.fenced(agent.office_id, agent.id).await?;
         if !repo::agent_update(&mut tx, agent).await? {
             return Ok(false);
         }
@@ -321,7 +339,7 @@ impl Scheduler {
     async fn launch(&self, mut agent: Agent, lost: Option<&'static str>) -> Result<Progress> {
         // Before anything is ended: it may have to be tried again.
         let taken = self.environment_of(&agent).await?;
-        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+        if self.acting(agent.id)?.stop(agent.place()).await? == Progress::UnderWay {
             return Ok(Progress::UnderWay);
         }
         // What a cluster refuses, or cannot be asked for, is no failure of the agent: it is tried again for as long as it takes.
@@ -344,7 +362,7 @@ impl Scheduler {
             return Ok(Progress::Done);
         }
         let launch = self.launch_of(&agent, instance, &token, taken);
-        match self.runtime.start(launch).await {
+        match self.acting(agent.id)?.start(launch).await {
             Ok(()) => Ok(Progress::Done),
             Err(error) if elsewhere => {
                 agent.state = State::Pending;
@@ -360,13 +378,13 @@ impl Scheduler {
         let token = agent.expect_enrolment(self.clock.now());
         // A crash before the next line leaves an instance that is silent, and replaced for that.
         if self.record(&mut agent, None).await? {
-            self.runtime.hand_over(agent.place(), &token).await?;
+            self.acting(agent.id)?.hand_over(agent.place(), &token).await?;
         }
         Ok(())
     }
 
     async fn halt(&self, mut agent: Agent, state: State) -> Result<Progress> {
-        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+        if self.acting(agent.id)?.stop(agent.place()).await? == Progress::UnderWay {
             return Ok(Progress::UnderWay);
         }
         let event = self.arrival(&agent, &state);
@@ -402,7 +420,7 @@ impl Scheduler {
     }
 
     async fn give_up(&self, mut agent: Agent, reason: &str, ended: bool) -> Result<Progress> {
-        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+        if self.acting(agent.id)?.stop(agent.place()).await? == Progress::UnderWay {
             return Ok(Progress::UnderWay);
         }
         let (state, failures) = plan::after_failure(&agent, reason, ended, self.clock.now());
@@ -425,7 +443,7 @@ impl Scheduler {
         let Desired::Fire { force, backup_id } = agent.desired else {
             return Ok(Progress::Done);
         };
-        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+        if self.acting(agent.id)?.stop(agent.place()).await? == Progress::UnderWay {
             return Ok(Progress::UnderWay);
         }
         let saved = self.back_up(&agent, backup_id).await;
@@ -456,7 +474,7 @@ impl Scheduler {
             }
             tracing::warn!(target: "mi::scheduler", agent = %agent.id, reason, "fired without a backup, as asked");
         }
-        if self.runtime.remove(agent.place()).await? == Progress::UnderWay {
+        if self.acting(agent.id)?.remove(agent.place()).await? == Progress::UnderWay {
             return Ok(Progress::UnderWay);
         }
         self.forget(&agent, Some(backup_id)).await.map(|()| Progress::Done)
@@ -465,7 +483,7 @@ impl Scheduler {
     /// The end of a fire: those whom it hired count as hired by who hired it, or by an operator, and the row goes.
     async fn forget(&self, agent: &Agent, backup_id: Option<BackupId>) -> Result<()> {
         let mut tx = loop {
-            let mut tx = self.db.office(agent.office_id).begin().await?;
+            let mut tx = self.fenced(agent.office_id, agent.id).await?;
             // Nobody hires meanwhile: it is whoever it hired last that must not be left without a hirer.
             offices::repo::office_lock(&mut tx).await?;
             let handed_over = repo::agent_hand_over(&mut tx, &agent.name, &agent.hired_by, HANDED_OVER).await?;

@@ -22,6 +22,7 @@ mod pause;
 mod plans;
 mod providers;
 mod row_security;
+mod shards;
 mod treasury;
 mod watch;
 mod workspaces;

@@ -45,6 +45,10 @@ pub struct PlatformOptions {
     /// Address of metrics and liveness; port 0 picks a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7401")]
     pub(crate) metrics_listen: SocketAddr,
+    /// Seconds for which everything goes on at the end although `/readyz` says no, so that whoever sends callers here sends no
+    /// more; a second signal cuts it short
+    #[arg(long, value_name = "SECONDS", env = "MI_DRAIN", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=300))]
+    pub(crate) drain: u64,
     /// Most connections to the API at the same time [default: 20000, or a third of the files that may be open if that is
     /// less]
     #[arg(long, value_name = "N", env = "MI_MAX_CONNECTIONS", value_parser = count)]

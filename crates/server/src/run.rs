@@ -262,7 +262,7 @@ async fn run(
 ) -> Result<()> {
     let shutdown = tasks.shutdown();
     let listener = Listener { name: "metrics", socket: metrics_listener, tls: None, http1: true, connections: few() };
-    server::serve_http(tasks, listener, metrics::router());
+    server::serve_http(tasks, listener, metrics::router().merge(metrics::readiness(tasks.clone())));
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
     if let Some(file) = &config.ready_file {
@@ -277,6 +277,14 @@ async fn run(
         () = shutdown.cancelled() => {}
     }
     tracing::info!(target: "mi::server", "stopping");
+    tasks.drain();
+    // Whoever is in front of this process, and sends callers, looks every now and then whether it is ready.
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_secs(config.options.drain)) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = shutdown.cancelled() => {}
+    }
     match tasks.stop(SHUTDOWN).await {
         None => Ok(()),
         Some(task) => Err(Error::internal(format!("the background task {task} panicked"))),

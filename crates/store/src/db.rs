@@ -328,6 +328,11 @@ impl Db {
         matches!(self.pools, Pools::Postgres(_))
     }
 
+    /// Whether the database answers, for whoever asks whether this process is ready.
+    pub async fn answers(self) -> bool {
+        self.platform().read().await.is_ok()
+    }
+
     /// Closes all connections; SQLite's log is folded into its file.
     pub async fn close(&self) {
         match &self.pools {

@@ -69,6 +69,13 @@ pub(super) struct PendingOp {
     _share: Option<Arc<Share>>,
 }
 
+impl PendingOp {
+    /// Answers that the process ends.
+    fn end(self) {
+        let _ = self.answer.send(Err(ending()));
+    }
+}
+
 /// What is asked of the queue of one office.
 #[derive(Default)]
 struct PendingOps {
@@ -206,8 +213,13 @@ impl Tasks {
         })
     }
 
-    /// When the process is to end, nobody is left waiting in it.
+    /// When the process is to end, nobody is left waiting in it: for work, as soon as it closes, so that it is asked for
+    /// elsewhere.
     pub(super) async fn end_waiting(&self) {
+        self.background.closing().cancelled().await;
+        for pending in self.group_commit.lock().values_mut() {
+            pending.waiting.drain(..).for_each(PendingOp::end);
+        }
         self.background.shutdown().cancelled().await;
         self.group_commit.lock().clear();
     }
@@ -265,7 +277,9 @@ impl Tasks {
                 (pending.pop(), (std::mem::take(&mut pending.waiting), kicked))
             };
             let left = self.serve(office_id, ops, waiting).await;
-            if let Some(pending) = self.group_commit.lock().get_mut(&office_id) {
+            if self.background.closing().is_cancelled() {
+                left.into_iter().for_each(PendingOp::end);
+            } else if let Some(pending) = self.group_commit.lock().get_mut(&office_id) {
                 pending.waiting.extend(left);
             }
         }

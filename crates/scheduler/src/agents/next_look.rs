@@ -21,13 +21,26 @@ pub(crate) struct Due {
     pub(crate) next: Option<Time>,
 }
 
-/// Agents that are due, at most so many. Spans offices: the reconciler works for all of them.
-pub(crate) async fn look_due(conn: &mut PlatformConn, now: Time, limit: i64) -> DbResult<Due> {
-    let sql = "SELECT id FROM agents WHERE next_look_at <= $1 ORDER BY next_look_at, id LIMIT $2";
-    let agents = scalars!(conn, sql, now, limit)?;
-    let sql = "SELECT next_look_at FROM agents WHERE next_look_at > $1 ORDER BY next_look_at LIMIT 1";
-    let next = scalar!(conn, sql, now)?;
-    Ok(Due { agents, next })
+/// Agents of these shards that are due, of each at most so many, which on SQLite is one for all. Spans offices: the reconciler
+/// works for all of them.
+pub(crate) async fn look_due(conn: &mut PlatformConn, now: Time, shards: &[i32], limit: i64) -> DbResult<Due> {
+    let sql = conn.pick(
+        "SELECT id FROM agents WHERE next_look_at <= $1 ORDER BY next_look_at, id LIMIT $3",
+        "SELECT due.id FROM json_array_elements_text($2::json) AS own,
+         LATERAL (SELECT id FROM agents WHERE shard = own::int AND next_look_at <= $1
+             ORDER BY next_look_at, id LIMIT $3) AS due",
+    );
+    let shards = json_text(shards)?;
+    let agents = scalars!(conn, sql, now, &shards, limit)?;
+    let sql = conn.pick(
+        "SELECT next_look_at FROM agents WHERE next_look_at > $1 ORDER BY next_look_at LIMIT 1",
+        "SELECT min(first.at) FROM json_array_elements_text($2::json) AS own,
+         LATERAL (SELECT next_look_at AS at FROM agents
+             WHERE shard = own::int AND next_look_at > $1
+             ORDER BY next_look_at LIMIT 1) AS first",
+    );
+    let next: Option<Option<Time>> = scalar!(conn, sql, now, &shards)?;
+    Ok(Due { agents, next: next.flatten() })
 }
 
 /// Writes what the planner concluded from this version of the row: when it wants to look again, whether signs of life put

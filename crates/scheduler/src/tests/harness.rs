@@ -24,6 +24,7 @@ use crate::{
     agents::{Agent, Phase, State, repo},
     backups::Backup,
     liveness, offices, reconcile,
+    shards::Shards,
 };
 
 /// Long enough for any wait that is not meant to fail.
@@ -89,6 +90,19 @@ async fn scheduler(
     objects: Arc<dyn ObjectStore>,
     treasury: &Treasury,
 ) -> Arc<Scheduler> {
+    replica(database, clock, runtime, objects, treasury, Shards::alone(), "test").await
+}
+
+/// The same, with shards and a name of its own.
+pub(super) async fn replica(
+    database: &TestDb,
+    clock: &ManualClock,
+    runtime: &Arc<FakeRuntime>,
+    objects: Arc<dyn ObjectStore>,
+    treasury: &Treasury,
+    shards: Shards,
+    holder: &str,
+) -> Arc<Scheduler> {
     Arc::new(Scheduler {
         db: Db::open(database.target(), MIGRATIONS).await.expect("opens"),
         clock: clock.shared(),
@@ -97,9 +111,10 @@ async fn scheduler(
         objects,
         reserve: mi_base::disk_reserve::DiskReserve::default(),
         agent_endpoint: crate::AgentEndpoint { url: "http://127.0.0.1:7400".into(), ca: None },
-        holder: "test".into(),
+        holder: holder.into(),
         outbox: tokio::sync::Notify::new(),
         queue: reconcile::Queue::default(),
+        shards: Arc::new(shards),
         seen: liveness::Seen::default(),
         failure_backoff: mi_base::failure_backoff::FailureBackoff::new(reconcile::RETRY),
         execs: Arc::default(),

@@ -29,7 +29,7 @@ impl Harness {
     /// What is due now, and when there is more.
     async fn due(&self) -> Due {
         let mut conn = self.scheduler.db.platform().read().await.expect("reads");
-        next_look::look_due(&mut conn, self.now(), 100).await.expect("reads")
+        next_look::look_due(&mut conn, self.now(), &self.scheduler.shards.own(), 100).await.expect("reads")
     }
 
     /// Nobody is due before this time.

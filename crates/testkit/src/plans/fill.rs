@@ -21,7 +21,8 @@ const COLUMNS: &str = "SELECT c.relname::text, a.attname::text, format_type(a.at
          EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indnatts = 1 AND i.indkey[0] = a.attnum),
          EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique
              AND i.indkey[i.indnatts - 1] = a.attnum)
-     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     FROM pg_class c JOIN pg_attribute a
+         ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
      WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind = 'r' ORDER BY c.relname, a.attnum";
 
 /// Drops what a made-up row would break.

@@ -1,0 +1,2 @@
+-- On SQLite one process has all agents.
+SELECT 1;
