@@ -32,7 +32,6 @@ def main(folder):
         for name, text, release in sets:
             values = yaml.safe_load(text) or {}
             report = helm.lint(folder, values, strict=True)
-            faults += [f"{name}: lint: {error}" for error in report["errors"]]
             faults += [f"{name}: lint: {found['path']}: {found['error']}" for found in report["messages"] if found["severity"] > 1]
             try:
                 manifests = chart.render(values, name=release, namespace="mi", is_install=True)
@@ -61,4 +60,7 @@ def validated(found, version):
     return []
 
 
-main(sys.argv[1])
+try:
+    main(sys.argv[1])
+except helm.HelmError as error:
+    sys.exit(str(error))
