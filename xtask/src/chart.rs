@@ -51,11 +51,12 @@ fn python() -> Result<PathBuf> {
 
 fn works(python: &Path) -> bool {
     let shellcheck = python.with_file_name("shellcheck");
-    process::works(Command::new(python).args(["-c", IMPORTS])) && process::works(Command::new(shellcheck).arg("--version"))
+    process::works(Command::new(python).args(["-c", IMPORTS]))
+        && process::works(Command::new(shellcheck).arg("--version"))
 }
 
 fn check(python: &Path) -> Result {
-    process::run(process::at_root(&python.with_file_name("shellcheck")).args(SHELL))?;
+    process::run(process::at_root(python.with_file_name("shellcheck")).args(SHELL))?;
     let chart = root().join(CHART);
     let read = |path: PathBuf| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()));
     let text = process::output(Command::new(python).arg(root().join(SCRIPT)).arg(&chart))?;

@@ -274,7 +274,8 @@ fn references(workload: &Value, objects: &[Value], given: &str, faults: &mut Vec
         });
         // Certificates of roles are given by what their names begin with.
         let prefix = name.rsplit_once('-').map_or(name, |(prefix, _)| prefix);
-        if !made && !(given.contains(name) || kind == "Secret" && given.contains(prefix)) {
+        let told = given.contains(name) || kind == "Secret" && given.contains(prefix);
+        if !(made || told) {
             faults.push(format!("there is no {kind} {name}"));
         }
     }

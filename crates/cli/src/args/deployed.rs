@@ -12,7 +12,10 @@ fn flags(text: &str) -> BTreeSet<String> {
     let lines = text.lines().map(str::trim_start);
     let lines = lines.filter_map(|line| line.strip_prefix("- ").or_else(|| line.strip_prefix("ExecStart=")));
     let flags = lines.flat_map(|line| line.split(' ')).filter_map(|word| word.strip_prefix("--"));
-    flags.map(|flag| flag.split(['=', '{']).next().unwrap_or_default().to_owned()).filter(|flag| !flag.is_empty()).collect()
+    flags
+        .map(|flag| flag.split(['=', '{']).next().unwrap_or_default().to_owned())
+        .filter(|flag| !flag.is_empty())
+        .collect()
 }
 
 fn known(command: &str) -> BTreeSet<String> {
