@@ -4,7 +4,6 @@ use std::{sync::LazyLock, time::Duration};
 
 use axum::{Router, http::StatusCode, routing::get};
 use prometheus::{HistogramVec, IntCounterVec, IntGaugeVec, Registry, TextEncoder, histogram_opts, opts};
-use tokio_util::sync::CancellationToken;
 
 static REGISTRY: LazyLock<Registry> = LazyLock::new(Registry::new);
 
@@ -130,31 +129,9 @@ pub fn router() -> Router {
     Router::new().route("/metrics", get(metrics)).route("/healthz", get(|| async { "ok\n" }))
 }
 
-/// `/readyz` for readiness probes: whether somebody new may call. Nobody may once the process is to end. A database that is
-/// away does not matter here: a call is told of that, and told when to come again, which nobody in front could do better.
-pub fn readiness(shutdown: CancellationToken) -> Router {
-    let answer = move || std::future::ready(ready(&shutdown));
-    Router::new().route("/readyz", get(answer))
-}
-
-fn ready(shutdown: &CancellationToken) -> (StatusCode, &'static str) {
-    match shutdown.is_cancelled() {
-        false => (StatusCode::OK, "ok\n"),
-        true => (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nobody_new_is_sent_to_a_process_that_is_to_end() {
-        let shutdown = CancellationToken::new();
-        assert_eq!(ready(&shutdown), (StatusCode::OK, "ok\n"));
-        shutdown.cancel();
-        assert_eq!(ready(&shutdown), (StatusCode::SERVICE_UNAVAILABLE, "stopping\n"));
-    }
 
     #[test]
     fn an_rpc_shows_with_its_labels() {

@@ -259,7 +259,7 @@ async fn run(
 ) -> Result<()> {
     let shutdown = tasks.shutdown();
     let listener = Listener { name: "metrics", socket: metrics_listener, tls: None, http1: true, connections: few() };
-    server::serve_http(tasks, listener, metrics::router().merge(metrics::readiness(shutdown.clone())));
+    server::serve_http(tasks, listener, metrics::router());
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::internal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::internal)?;
     if let Some(file) = &config.ready_file {
