@@ -27,7 +27,7 @@ use std::{
 use async_trait::async_trait;
 use mi_base::{Tasks, files::write_private};
 use mi_kernel::{AgentId, Clock, Error, InstanceId, OfficeId, Result, secret::Secret};
-use mi_runtime::{CapturedLine, Instance, Launch, Place, Runtime, Sandbox};
+use mi_runtime::{CapturedLine, Instance, Launch, Place, Progress, Runtime, Sandbox};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,
@@ -238,14 +238,14 @@ impl Runtime for ProcessRuntime {
         .await
     }
 
-    async fn stop(&self, place: Place) -> Result<()> {
+    async fn stop(&self, place: Place) -> Result<Progress> {
         let Some(running) = self.running().get(&place.agent_id).cloned() else {
-            return Ok(());
+            return Ok(Progress::Done);
         };
         end(running).await;
         // The reason of an end that was asked for is of no interest, and a new start needs the place.
         self.running().remove(&place.agent_id);
-        Ok(())
+        Ok(Progress::Done)
     }
 
     async fn shut_down(&self) {
@@ -260,7 +260,7 @@ impl Runtime for ProcessRuntime {
     fn observe(&self, agent: AgentId) -> Option<Instance> {
         let all = self.running();
         let running = all.get(&agent)?;
-        Some(Instance { id: running.instance, exit: running.exit.borrow().clone() })
+        Some(Instance { exit: running.exit.borrow().clone(), ..Instance::up(running.instance) })
     }
 
     async fn ended(&self) -> AgentId {
@@ -276,15 +276,15 @@ impl Runtime for ProcessRuntime {
         blocking(move || archive::pack(&workspace::workspace(&home), output)).await
     }
 
-    async fn remove(&self, place: Place) -> Result<()> {
+    async fn remove(&self, place: Place) -> Result<Progress> {
         self.running().remove(&place.agent_id);
         let home = self.home(place);
-        blocking(move || workspace::remove(&home)).await
+        blocking(move || workspace::remove(&home)).await.map(|()| Progress::Done)
     }
 
-    async fn remove_office(&self, office: OfficeId) -> Result<()> {
+    async fn remove_office(&self, office: OfficeId) -> Result<Progress> {
         let home = self.root.join(office.to_string());
-        blocking(move || workspace::remove(&home)).await
+        blocking(move || workspace::remove(&home)).await.map(|()| Progress::Done)
     }
 }
 

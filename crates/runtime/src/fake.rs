@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use mi_kernel::{AgentId, Error, InstanceId, OfficeId, Result, secret::Secret};
 use tokio::sync::mpsc;
 
-use crate::{Instance, Launch, Place, Runtime, Sandbox};
+use crate::{Instance, Launch, Place, Progress, Runtime, Sandbox};
 
 /// Instances and workspaces in memory.
 pub struct FakeRuntime {
@@ -105,7 +105,7 @@ impl Runtime for FakeRuntime {
 
     async fn start(&self, launch: Launch) -> Result<()> {
         let mut state = self.state();
-        let instance = Instance { id: launch.instance, exit: None };
+        let instance = Instance::up(launch.instance);
         state.instances.insert(launch.place.agent_id, instance);
         state.launches.push(launch);
         Ok(())
@@ -116,9 +116,9 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
-    async fn stop(&self, place: Place) -> Result<()> {
+    async fn stop(&self, place: Place) -> Result<Progress> {
         self.state().instances.remove(&place.agent_id);
-        Ok(())
+        Ok(Progress::Done)
     }
 
     async fn shut_down(&self) {
@@ -152,15 +152,15 @@ impl Runtime for FakeRuntime {
         tokio::task::spawn_blocking(write).await.map_err(Error::internal)?.map_err(Error::internal)
     }
 
-    async fn remove(&self, place: Place) -> Result<()> {
+    async fn remove(&self, place: Place) -> Result<Progress> {
         let mut state = self.state();
         state.instances.remove(&place.agent_id);
         state.workspaces.remove(&place);
-        Ok(())
+        Ok(Progress::Done)
     }
 
-    async fn remove_office(&self, office: OfficeId) -> Result<()> {
+    async fn remove_office(&self, office: OfficeId) -> Result<Progress> {
         self.state().workspaces.retain(|place, _| place.office_id != office);
-        Ok(())
+        Ok(Progress::Done)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use mi_kernel::{AgentId, InstanceId, OfficeId, Result, Time, secret::Secret};
+use mi_kernel::{AgentId, BackupId, InstanceId, OfficeId, Result, Time, secret::Secret};
 
 /// Whose instance and workspace is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,8 +63,49 @@ pub struct Launch {
 pub struct Instance {
     /// The id that it was started with.
     pub id: InstanceId,
-    /// Why it ended; none: it runs.
+    /// Why it ended; none: it runs, or is about to.
     pub exit: Option<String>,
+    /// What it waits for before it can run, in words for the operator; none: it runs. However long that takes, it is not the
+    /// agent's failure.
+    pub waiting: Option<String>,
+    /// Since when it runs, where that is not since its start.
+    pub up_since: Option<Time>,
+    /// Somebody else changed what it is made of.
+    pub altered: bool,
+}
+
+impl Instance {
+    /// One that runs.
+    pub fn up(id: InstanceId) -> Self {
+        Self { id, exit: None, waiting: None, up_since: None, altered: false }
+    }
+
+    /// The same, ended for this reason.
+    #[must_use]
+    pub fn ended(self, reason: String) -> Self {
+        Self { exit: Some(reason), ..self }
+    }
+}
+
+/// How far something is that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Progress {
+    /// It is done.
+    Done,
+    /// It goes on by itself; [`Runtime::ended`] tells when to ask again.
+    UnderWay,
+}
+
+/// How far the archive of a workspace is that is made elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Saving {
+    /// Nobody was asked for it.
+    NotAsked,
+    /// It is being made.
+    UnderWay,
+    /// It failed for this reason. To ask again is to try again.
+    Failed(String),
 }
 
 /// Which output a line came from.
@@ -96,8 +137,8 @@ pub struct CapturedLine {
 /// Starts, stops and observes instances, and keeps workspaces. Every call may be repeated.
 ///
 /// # Guarantees
-/// An agent has at most one instance at a time. No instance survives the runtime's own process for longer than the next
-/// start.
+/// An agent has at most one instance at a time. Where instances are this process's own, none survives it for longer than the
+/// next start.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
     /// Makes the workspace, from an archive when one is given. A workspace that is there already stays as it is.
@@ -112,27 +153,56 @@ pub trait Runtime: Send + Sync + 'static {
     /// Lays an enrolment token where the running instance finds it, and nobody else.
     async fn hand_over(&self, place: Place, token: &Secret) -> Result<()>;
 
-    /// Ends the agent's instance, gently first, and returns when nothing of it is left.
-    async fn stop(&self, place: Place) -> Result<()>;
+    /// Ends the agent's instance, gently first. Done: nothing of it is left.
+    async fn stop(&self, place: Place) -> Result<Progress>;
 
     /// The layers that isolate every instance.
     fn sandbox(&self) -> Sandbox;
 
-    /// The agent's newest instance, as far as this process knows; none: it started none.
+    /// The agent's newest instance, as far as this process knows; none: it has none.
     fn observe(&self, agent: AgentId) -> Option<Instance>;
 
-    /// The next agent whose instance ended.
+    /// The next agent of which there is something new to see.
     async fn ended(&self) -> AgentId;
 
     /// Writes the workspace as a zstd-compressed tar archive. The writer is used on a thread that may block.
     async fn archive(&self, place: Place, output: Box<dyn Write + Send>) -> Result<()>;
 
     /// Removes everything of the agent, which must be stopped.
-    async fn remove(&self, place: Place) -> Result<()>;
+    async fn remove(&self, place: Place) -> Result<Progress>;
 
-    /// Ends every instance of this process, gently first: the platform shuts down.
+    /// Ends every instance that is this process's own, gently first: the platform shuts down.
     async fn shut_down(&self);
 
     /// Removes everything of the office, whose agents are all removed.
-    async fn remove_office(&self, office: OfficeId) -> Result<()>;
+    async fn remove_office(&self, office: OfficeId) -> Result<Progress>;
+
+    /// Instances and workspaces that are elsewhere; none: they are this process's own.
+    fn cluster(&self) -> Option<&dyn Cluster> {
+        None
+    }
+}
+
+/// What a runtime can do besides whose instances and workspaces are elsewhere: they outlive this process, every process over
+/// the same database sees the same, and archives of workspaces go through the platform's API ([`Launch::env`] says from where).
+#[async_trait]
+pub trait Cluster: Send + Sync {
+    /// Whether what [`Runtime::observe`] answers is what there is; false: nothing was seen of the cluster yet.
+    fn seen(&self) -> bool;
+
+    /// How far the archive is that [`Cluster::save`] asked for.
+    fn saving(&self, place: Place, backup: BackupId) -> Saving;
+
+    /// Sees to it that somebody with the workspace of the agent, which is stopped, sends an archive of it to the platform, and
+    /// shows this token.
+    async fn save(&self, place: Place, backup: BackupId, token: &Secret) -> Result<()>;
+
+    /// Takes away what this instance needed for its start alone, and what is left of those before it.
+    async fn started(&self, place: Place, instance: InstanceId) -> Result<()>;
+
+    /// Looks for what somebody else changed and mends what needs no agent for that; answers whose objects there are.
+    async fn look_over(&self) -> Result<Vec<Place>>;
+
+    /// What is wrong with what the office has, in words for its operator.
+    fn problems(&self, office: OfficeId) -> Vec<String>;
 }

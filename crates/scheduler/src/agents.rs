@@ -220,6 +220,8 @@ pub struct Agent {
     pub broke: String,
     /// Whether its last start told it of a model; of an external one nobody knows.
     pub has_model: bool,
+    /// What keeps it from where it should be, as last seen; empty: nothing, or nobody knows.
+    pub trouble: String,
     /// Grows with every write of the row, for optimistic concurrency.
     pub revision: i64,
     /// When it was hired.
@@ -275,6 +277,7 @@ impl Agent {
             budget_reached: String::new(),
             broke: String::new(),
             has_model: true,
+            trouble: String::new(),
             revision: 1,
             created_at: now,
         }
@@ -297,13 +300,15 @@ impl Agent {
     /// Why it is in its phase, where that is not obvious.
     pub fn message(&self) -> &str {
         match &self.state {
-            State::BackingOff { reason, .. }
-            | State::Failed { reason }
-            | State::Paused { reason }
-            | State::Terminating { reason, .. } => reason,
+            State::Failed { reason } | State::Paused { reason } => reason,
             State::Offline => "no heartbeat for two minutes",
-            State::Stopped | State::Suspended => "",
-            State::Pending | State::Starting { .. } | State::Running { .. } | State::Online => &self.broke,
+            State::Pending | State::Starting { .. } | State::Running { .. } | State::Online
+                if !self.broke.is_empty() =>
+            {
+                &self.broke
+            }
+            State::BackingOff { reason, .. } | State::Terminating { reason, .. } if self.trouble.is_empty() => reason,
+            _ => &self.trouble,
         }
     }
 

@@ -3,13 +3,17 @@
 mod removal;
 pub(crate) mod repo;
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mi_base::disk_reserve::{full, is_full};
 use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
 use mi_rpc::Caller;
+use mi_runtime::{Cluster, Progress, Saving};
 use mi_store::{FromRow, OfficeConn, outbox};
 use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
 use ring::digest;
@@ -22,6 +26,8 @@ use crate::{Scheduler, agents::Agent};
 /// Pieces of an archive on the way to storage, each at most [`PIECE`] large.
 const PIECES: usize = 8;
 const PIECE: usize = 256 << 10;
+/// How long somebody else may take to send an archive.
+const SAVING: Duration = Duration::from_secs(24 * 3600);
 
 /// An archive of a workspace.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -54,7 +60,10 @@ impl Scheduler {
     /// Makes the agent's workspace, from its backup when it has one.
     pub(crate) async fn prepare(&self, agent: &Agent) -> Result<()> {
         let place = agent.place();
-        let (Some(id), false) = (agent.restore_from, self.runtime.prepared(place).await?) else {
+        // In a cluster the instance fetches its archive itself.
+        let here = self.runtime.cluster().is_none();
+        let restore = agent.restore_from.filter(|_| here);
+        let (Some(id), false) = (restore, self.runtime.prepared(place).await?) else {
             return self.runtime.prepare(place, None).await;
         };
         let backup = find(&mut self.db.office(agent.office_id).read().await?, &id.to_string()).await?;
@@ -66,10 +75,13 @@ impl Scheduler {
     }
 
     /// Archives the workspace, reads the archive back, and records it. Done already: nothing happens.
-    pub(crate) async fn back_up(&self, agent: &Agent, id: BackupId) -> Result<()> {
+    pub(crate) async fn back_up(&self, agent: &Agent, id: BackupId) -> Result<Progress> {
         let known = repo::backup_get(&mut self.db.office(agent.office_id).read().await?, id).await?;
         if known.is_some() || !self.runtime.prepared(agent.place()).await? {
-            return Ok(());
+            return Ok(Progress::Done);
+        }
+        if let Some(cluster) = self.runtime.cluster() {
+            return self.back_up_elsewhere(cluster, agent.clone(), id).await;
         }
         let (size_bytes, sha256) = self.upload(agent, id).await?;
         let backup = Backup {
@@ -89,7 +101,23 @@ impl Scheduler {
         outbox::push(&mut tx, &event).await?;
         tx.commit().await?;
         self.outbox.notify_one();
-        Ok(())
+        Ok(Progress::Done)
+    }
+
+    /// Has somebody who has the workspace send an archive of it, and waits for that.
+    async fn back_up_elsewhere(&self, cluster: &dyn Cluster, mut agent: Agent, id: BackupId) -> Result<Progress> {
+        match cluster.saving(agent.place(), id) {
+            Saving::UnderWay => {}
+            Saving::Failed(reason) => return Err(Error::precondition("BACKUP_FAILED", reason)),
+            Saving::NotAsked => {
+                let token = agent.expect_token(self.clock.now() + SAVING);
+                // A crash before the next line leaves a token that nobody knows.
+                if self.record(&mut agent, None).await? {
+                    cluster.save(agent.place(), id, &token).await?;
+                }
+            }
+        }
+        Ok(Progress::UnderWay)
     }
 
     async fn upload(&self, agent: &Agent, id: BackupId) -> Result<(i64, String)> {

@@ -53,6 +53,7 @@ const MIGRATIONS: &Migrations = &[
     step!(200, "0200", "agent_budget"),
     step!(205, "0205", "broke"),
     step!(210, "0210", "agent_model"),
+    step!(211, "0211", "cluster"),
 ];
 
 /// Where agents reach the gateway.

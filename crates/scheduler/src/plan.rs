@@ -15,6 +15,9 @@ pub const SILENCE_LIMIT: Duration = Duration::from_secs(60);
 pub const OFFLINE_AFTER: Duration = Duration::from_secs(120);
 /// An instance that ran for this long was healthy: its end starts a new count of failures.
 pub const HEALTHY_AFTER: Duration = Duration::from_secs(60);
+/// Nothing else happening, an instance that waits for something is looked at this often, and what is under way twice as often
+/// as that.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 /// After this many ends in a row the agent is `Failed`.
 pub const MAX_FAILURES: i32 = 10;
 /// After this many failed backups in a row a fire is given up, or goes on without one when it is forced.
@@ -125,10 +128,19 @@ fn run(agent: &Agent, seen: Option<&Instance>, now: Time) -> PlannedAction {
         _ if generation != agent.generation => PlannedAction::Launch { lost: None },
         None => PlannedAction::Launch { lost: Some("the platform was restarted") },
         Some(seen) if seen.id != instance => PlannedAction::Launch { lost: None },
+        Some(Instance { altered: true, .. }) => {
+            PlannedAction::Launch { lost: Some("somebody changed what it runs on") }
+        }
         Some(Instance { exit: Some(reason), .. }) => PlannedAction::GiveUp { reason: reason.clone(), ended: true },
-        Some(Instance { exit: None, .. }) => {
-            let keyless = agent.public_key.is_none() && agent.enrol_sha256.is_none();
-            if keyless && matches!(agent.state, State::Running { .. }) {
+        Some(Instance { exit: None, waiting, up_since, .. }) => {
+            let keyless = agent.public_key.is_none();
+            let token_until = agent.enrol_sha256.as_ref().and(agent.enrol_expires_at);
+            let needs_token = match agent.state {
+                State::Running { .. } => agent.enrol_sha256.is_none(),
+                // One that waited for long finds a token that is still good.
+                _ => token_until.is_some_and(|until| until <= now),
+            };
+            if keyless && needs_token {
                 return PlannedAction::Enrol;
             }
             let silence = |limit: Duration, problem: &str| PlannedAction::GiveUp {
@@ -140,7 +152,11 @@ fn run(agent: &Agent, seen: Option<&Instance>, now: Time) -> PlannedAction {
                     until if until > now => PlannedAction::Listen(until),
                     _ => silence(SILENCE_LIMIT, "was silent for"),
                 },
-                _ => match since + START_LIMIT {
+                _ if waiting.is_some() => {
+                    let latest = now + PATIENCE;
+                    PlannedAction::Wait(token_until.filter(|_| keyless).map_or(latest, |until| until.min(latest)))
+                }
+                _ => match since.max(up_since.unwrap_or(since)) + START_LIMIT {
                     until if until > now => PlannedAction::Wait(until),
                     _ => silence(START_LIMIT, "did not report ready within"),
                 },
@@ -201,6 +217,7 @@ mod tests {
             budget_reached: String::new(),
             broke: String::new(),
             has_model: true,
+            trouble: String::new(),
             revision: 1,
             created_at: at(0),
         }
@@ -215,7 +232,7 @@ mod tests {
     }
 
     fn seen(id: InstanceId, exit: Option<&str>) -> Instance {
-        Instance { id, exit: exit.map(str::to_owned) }
+        Instance { exit: exit.map(str::to_owned), ..Instance::up(id) }
     }
 
     #[test]
@@ -277,6 +294,35 @@ mod tests {
         assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(1)), PlannedAction::Listen(at(60)));
         let given_up = PlannedAction::GiveUp { reason: "was silent for 60 seconds".into(), ended: false };
         assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(60)), given_up);
+    }
+
+    #[test]
+    fn an_instance_that_waits_is_waited_for_and_finds_a_token_that_is_good() {
+        let id = InstanceId::new();
+        let waiting = Instance { waiting: Some("no node has room".into()), ..seen(id, None) };
+        let mut agent = agent(Desired::Run, started(id, 2));
+        assert_eq!(plan(&agent, true, Some(&waiting), at(500)), PlannedAction::Wait(at(560)));
+        agent.public_key = None;
+        agent.enrol_sha256 = Some(vec![1]);
+        agent.enrol_expires_at = Some(at(510));
+        assert_eq!(plan(&agent, true, Some(&waiting), at(500)), PlannedAction::Wait(at(510)));
+        assert_eq!(plan(&agent, true, Some(&waiting), at(510)), PlannedAction::Enrol);
+        // Its time counts from when it could run.
+        agent.enrol_expires_at = Some(at(800));
+        let up = Instance { up_since: Some(at(500)), ..seen(id, None) };
+        assert_eq!(plan(&agent, true, Some(&up), at(510)), PlannedAction::Wait(at(560)));
+        let given_up = PlannedAction::GiveUp { reason: "did not report ready within 60 seconds".into(), ended: false };
+        assert_eq!(plan(&agent, true, Some(&up), at(560)), given_up);
+    }
+
+    #[test]
+    fn an_instance_that_somebody_changed_is_replaced() {
+        let id = InstanceId::new();
+        let altered = Instance { altered: true, ..seen(id, None) };
+        let launch = PlannedAction::Launch { lost: Some("somebody changed what it runs on") };
+        for state in [started(id, 2), running(id, 2)] {
+            assert_eq!(plan(&agent(Desired::Run, state), true, Some(&altered), at(1)), launch);
+        }
     }
 
     #[test]

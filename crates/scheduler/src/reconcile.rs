@@ -13,7 +13,7 @@ use std::{
 
 use mi_base::disk_reserve::is_full;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, Result, Time, backoff::Backoff, event::Event, secret::Secret};
-use mi_runtime::Place;
+use mi_runtime::{Place, Progress};
 use mi_store::{Topic, lease, outbox};
 use ring::digest;
 use serde_json::json;
@@ -40,6 +40,8 @@ pub(crate) const RETRY: Backoff = Backoff { first: Duration::from_secs(1), most:
 /// Of several schedulers over one database, one reconciles: it renews this often, and is replaced after this long.
 const LEASE_RENEWAL: Duration = Duration::from_secs(3);
 const LEASE: Duration = Duration::from_secs(10);
+/// How often an agent is looked at while nothing was seen of the cluster.
+const UNSEEN: Duration = Duration::from_secs(5);
 /// How long an enrolment token is good for.
 const ENROLMENT: Duration = Duration::from_secs(300);
 const PAGE: i64 = 1000;
@@ -205,21 +207,28 @@ impl Scheduler {
         tracing::warn!(target: "mi::scheduler", agent = %id, error = %error.chain(), "a step failed; it is tried again");
         let written = async {
             let mut tx = self.db.platform().begin().await?;
-            next_look::look_put_off(&mut tx, id, at).await?;
-            tx.commit().await
+            let office_id = next_look::look_put_off(&mut tx, id, at, &error.message).await?;
+            tx.commit().await.map(|()| office_id)
         };
-        if let Err(error) = written.await {
+        match written.await {
+            Ok(office_id) => office_id.into_iter().for_each(|office_id| self.db.notify(Topic::of(office_id, TOPIC))),
             // It stays due, and is looked at when the database is back.
-            tracing::debug!(target: "mi::scheduler", agent = %id, %error, "an agent could not be put off");
+            Err(error) => {
+                tracing::debug!(target: "mi::scheduler", agent = %id, %error, "an agent could not be put off");
+            }
         }
         at
     }
 
-    /// Records what the planner concluded from a row.
-    async fn looked(&self, agent: &Agent, at: Option<Time>, listening: bool) -> Result<()> {
+    /// Records what the planner concluded from a row, and what is in the agent's way.
+    async fn looked(&self, agent: &Agent, at: Option<Time>, listening: bool, trouble: &str) -> Result<()> {
         let mut tx = self.db.office(agent.office_id).begin().await?;
-        next_look::look_set(&mut tx, (agent.id, agent.revision), at, listening).await?;
-        Ok(tx.commit().await?)
+        next_look::look_set(&mut tx, (agent.id, agent.revision), at, listening, trouble).await?;
+        tx.commit().await?;
+        if agent.trouble != trouble {
+            self.db.notify(Topic::of(agent.office_id, TOPIC));
+        }
+        Ok(())
     }
 
     /// Plans and does one step; none: the agent is gone.
@@ -233,22 +242,49 @@ impl Scheduler {
         let agent = self.seen.freshen(agent);
         let active = office.as_ref().is_some_and(|office| office.active);
         let removing = office.is_none_or(|office| office.removing);
-        let seen = self.runtime.observe(id);
         let now = self.clock.now();
-        let step = plan(&self.seen.heard(&agent, now), active, seen.as_ref(), now);
-        match &step {
-            PlannedAction::Rest => self.looked(&agent, None, false).await?,
-            PlannedAction::Wait(at) => self.looked(&agent, Some(*at), false).await?,
-            PlannedAction::Listen(at) => self.looked(&agent, Some(*at), true).await?,
-            PlannedAction::Launch { lost } => self.launch(agent, *lost).await?,
-            PlannedAction::Halt(state) => self.halt(agent, state.clone()).await?,
-            PlannedAction::GiveUp { reason, ended } => self.give_up(agent, reason, *ended).await?,
-            PlannedAction::Enrol => self.enrol(agent).await?,
-            PlannedAction::Release => self.reserve.freeing(|| self.release(agent.clone(), removing)).await?,
-            PlannedAction::Observe(state) => self.observe(agent, state.clone()).await?,
-            PlannedAction::Dismiss => self.forget(&agent, None).await?,
+        if !agent.external && self.runtime.cluster().is_some_and(|cluster| !cluster.seen()) {
+            let at = now + UNSEEN;
+            self.looked(&agent, Some(at), false, "the cluster was not reached yet").await?;
+            return Ok(Some(PlannedAction::Wait(at)));
         }
-        Ok(Some(step))
+        let seen = self.runtime.observe(id);
+        let trouble = seen.as_ref().and_then(|seen| seen.waiting.clone()).unwrap_or_default();
+        let step = plan(&self.seen.heard(&agent, now), active, seen.as_ref(), now);
+        let progress = match &step {
+            PlannedAction::Rest => self.looked(&agent, None, false, "").await.map(|()| Progress::Done)?,
+            PlannedAction::Wait(at) => {
+                self.looked(&agent, Some(*at), false, &trouble).await.map(|()| Progress::Done)?
+            }
+            PlannedAction::Listen(at) => self.listen(&agent, *at, &trouble).await?,
+            PlannedAction::Launch { lost } => self.launch(agent.clone(), *lost).await?,
+            PlannedAction::Halt(state) => self.halt(agent.clone(), state.clone()).await?,
+            PlannedAction::GiveUp { reason, ended } => self.give_up(agent.clone(), reason, *ended).await?,
+            PlannedAction::Enrol => self.enrol(agent.clone()).await.map(|()| Progress::Done)?,
+            PlannedAction::Release => self.reserve.freeing(|| self.release(agent.clone(), removing)).await?,
+            PlannedAction::Observe(state) => {
+                self.observe(agent.clone(), state.clone()).await.map(|()| Progress::Done)?
+            }
+            PlannedAction::Dismiss => self.forget(&agent, None).await.map(|()| Progress::Done)?,
+        };
+        match progress {
+            Progress::Done => Ok(Some(step)),
+            Progress::UnderWay => {
+                let at = now + plan::PATIENCE / 2;
+                self.looked(&agent, Some(at), false, &trouble).await?;
+                Ok(Some(PlannedAction::Wait(at)))
+            }
+        }
+    }
+
+    /// Leaves an agent alone for as long as it is heard of.
+    async fn listen(&self, agent: &Agent, at: Time, trouble: &str) -> Result<Progress> {
+        if let (Some(cluster), State::Running { instance, .. }, Some(_)) =
+            (self.runtime.cluster(), &agent.state, &agent.public_key)
+        {
+            cluster.started(agent.place(), *instance).await?;
+        }
+        self.looked(agent, Some(at), true, trouble).await.map(|()| Progress::Done)
     }
 
     /// Records what became of an agent, if its row is still the one that was planned with; false: it is not.
@@ -272,13 +308,18 @@ impl Scheduler {
         Event::lifecycle(agent.office_id, &agent.name, kind, summary, self.clock.now())
     }
 
-    async fn launch(&self, mut agent: Agent, lost: Option<&'static str>) -> Result<()> {
+    async fn launch(&self, mut agent: Agent, lost: Option<&'static str>) -> Result<Progress> {
         // Before anything is ended: it may have to be tried again.
         let taken = self.environment_of(&agent).await?;
-        let place = agent.place();
-        self.runtime.stop(place).await?;
-        if let Err(error) = self.prepare(&agent).await {
-            return self.give_up(agent, &error.chain(), true).await;
+        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+            return Ok(Progress::UnderWay);
+        }
+        // What a cluster refuses, or cannot be asked for, is no failure of the agent: it is tried again for as long as it takes.
+        let elsewhere = self.runtime.cluster().is_some();
+        match self.prepare(&agent).await {
+            Err(error) if elsewhere => return Err(error),
+            Err(error) => return self.give_up(agent, &error.chain(), true).await,
+            Ok(()) => {}
         }
         let (instance, now) = (InstanceId::new(), self.clock.now());
         agent.state = State::Starting { instance, generation: agent.generation, since: now };
@@ -290,13 +331,18 @@ impl Scheduler {
             self.event(&agent, "agent.restarted", summary).with(json!({ "reason": reason }))
         });
         if !self.record(&mut agent, event).await? {
-            return Ok(());
+            return Ok(Progress::Done);
         }
         let launch = self.launch_of(&agent, instance, &token, taken);
-        if let Err(error) = self.runtime.start(launch).await {
-            return self.give_up(agent, &error.chain(), true).await;
+        match self.runtime.start(launch).await {
+            Ok(()) => Ok(Progress::Done),
+            Err(error) if elsewhere => {
+                agent.state = State::Pending;
+                self.record(&mut agent, None).await?;
+                Err(error)
+            }
+            Err(error) => self.give_up(agent, &error.chain(), true).await,
         }
-        Ok(())
     }
 
     /// Lets an instance whose key was revoked go on with a new one.
@@ -309,8 +355,10 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn halt(&self, mut agent: Agent, state: State) -> Result<()> {
-        self.runtime.stop(agent.place()).await?;
+    async fn halt(&self, mut agent: Agent, state: State) -> Result<Progress> {
+        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+            return Ok(Progress::UnderWay);
+        }
         let event = self.arrival(&agent, &state);
         // A failed agent has not reached its generation, it only has nothing running.
         if !matches!(state, State::Failed { .. }) {
@@ -319,7 +367,7 @@ impl Scheduler {
         agent.state = state;
         agent.enrol_sha256 = None;
         self.record(&mut agent, event).await?;
-        Ok(())
+        Ok(Progress::Done)
     }
 
     /// Records what is seen of an agent that runs elsewhere. What it is made of it reads for itself.
@@ -343,8 +391,10 @@ impl Scheduler {
         Some(self.event(agent, kind, format!("Agent {:?} {what}", agent.name)))
     }
 
-    async fn give_up(&self, mut agent: Agent, reason: &str, ended: bool) -> Result<()> {
-        self.runtime.stop(agent.place()).await?;
+    async fn give_up(&self, mut agent: Agent, reason: &str, ended: bool) -> Result<Progress> {
+        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+            return Ok(Progress::UnderWay);
+        }
         let (state, failures) = plan::after_failure(&agent, reason, ended, self.clock.now());
         let (kind, outcome) = match state {
             State::Failed { .. } => ("agent.failed", "is given up"),
@@ -357,16 +407,22 @@ impl Scheduler {
         let summary = format!("Agent {:?} {outcome}: {reason}", agent.name);
         let event = self.event(&agent, kind, summary).with(json!({ "reason": reason, "failures": failures }));
         self.record(&mut agent, Some(event)).await?;
-        Ok(())
+        Ok(Progress::Done)
     }
 
     /// Fires: ends, backs up, removes, forgets, in this order; each part may be done again.
-    async fn release(&self, mut agent: Agent, office_removing: bool) -> Result<()> {
+    async fn release(&self, mut agent: Agent, office_removing: bool) -> Result<Progress> {
         let Desired::Fire { force, backup_id } = agent.desired else {
-            return Ok(());
+            return Ok(Progress::Done);
         };
-        self.runtime.stop(agent.place()).await?;
-        if let Err(error) = self.back_up(&agent, backup_id).await {
+        if self.runtime.stop(agent.place()).await? == Progress::UnderWay {
+            return Ok(Progress::UnderWay);
+        }
+        let saved = self.back_up(&agent, backup_id).await;
+        if let Ok(Progress::UnderWay) = saved {
+            return Ok(Progress::UnderWay);
+        }
+        if let Err(error) = saved {
             let reason = format!("the backup failed: {}", error.chain());
             agent.failures += 1;
             // There is no room for a backup, and it is not insisted on: to try again would only put off the end.
@@ -377,7 +433,7 @@ impl Scheduler {
                     reason,
                 };
                 self.record(&mut agent, None).await?;
-                return Ok(());
+                return Ok(Progress::Done);
             }
             self.discard_upload(&agent, backup_id).await?;
             if !force && !office_removing {
@@ -386,12 +442,14 @@ impl Scheduler {
                 agent.state = State::Failed { reason };
                 let event = self.event(&agent, "agent.fire_failed", summary);
                 self.record(&mut agent, Some(event)).await?;
-                return Ok(());
+                return Ok(Progress::Done);
             }
             tracing::warn!(target: "mi::scheduler", agent = %agent.id, reason, "fired without a backup, as asked");
         }
-        self.runtime.remove(agent.place()).await?;
-        self.forget(&agent, Some(backup_id)).await
+        if self.runtime.remove(agent.place()).await? == Progress::UnderWay {
+            return Ok(Progress::UnderWay);
+        }
+        self.forget(&agent, Some(backup_id)).await.map(|()| Progress::Done)
     }
 
     /// The end of a fire: those whom it hired count as hired by who hired it, or by an operator, and the row goes.
@@ -436,9 +494,15 @@ impl Scheduler {
 impl Agent {
     /// A fresh enrolment token; the one before is worth nothing any more.
     fn expect_enrolment(&mut self, now: Time) -> Secret {
+        self.expect_token(now + ENROLMENT)
+    }
+
+    /// A fresh token that is good until then, for whatever comes next: the enrolment of an instance, or the archive of the
+    /// workspace of an agent that is fired.
+    pub(crate) fn expect_token(&mut self, until: Time) -> Secret {
         let token = Secret::random("");
         self.enrol_sha256 = Some(digest::digest(&digest::SHA256, token.expose().as_bytes()).as_ref().to_vec());
-        self.enrol_expires_at = Some(now + ENROLMENT);
+        self.enrol_expires_at = Some(until);
         token
     }
 

@@ -43,7 +43,7 @@ async fn a_daemon_dies_with_its_agent() {
     while harness.line().await != "here" {}
     let family = Family::of(harness.process());
     assert!(family.size() >= 3, "{}", family.size());
-    harness.runtime.stop(harness.place).await.expect("stopped");
+    let _ = harness.runtime.stop(harness.place).await.expect("stopped");
     assert_eq!(family.size(), 0);
 }
 

@@ -30,22 +30,31 @@ pub(crate) async fn look_due(conn: &mut PlatformConn, now: Time, limit: i64) -> 
     Ok(Due { agents, next })
 }
 
-/// Writes what the planner concluded from this version of the row: when it wants to look again, and whether signs of life
-/// put that off. Nothing, when the row has changed since.
+/// Writes what the planner concluded from this version of the row: when it wants to look again, whether signs of life put
+/// that off, and what is in the agent's way. Nothing, when the row has changed since.
 pub(crate) async fn look_set(
     tx: &mut OfficeConn,
     (id, revision): (AgentId, i64),
     at: Option<Time>,
     listening: bool,
+    trouble: &str,
 ) -> DbResult<()> {
-    let sql = "UPDATE agents SET next_look_at = $4, listening = $5 WHERE office_id = $1 AND id = $2 AND revision = $3
-         AND (next_look_at IS DISTINCT FROM $4 OR listening <> $5)";
-    exec!(tx, sql, id, revision, at, listening).map(drop)
+    let sql = "UPDATE agents SET next_look_at = $4, listening = $5, trouble = $6
+         WHERE office_id = $1 AND id = $2 AND revision = $3
+         AND (next_look_at IS DISTINCT FROM $4 OR listening <> $5 OR trouble <> $6)";
+    exec!(tx, sql, id, revision, at, listening, trouble).map(drop)
 }
 
-/// Puts off an agent of which a step failed; of whatever office, since its row may be what cannot be read.
-pub(crate) async fn look_put_off(tx: &mut PlatformConn, id: AgentId, at: Time) -> DbResult<()> {
-    exec!(tx, "UPDATE agents SET next_look_at = $2, listening = FALSE WHERE id = $1", id, at).map(drop)
+/// Puts off an agent of which a step failed for this reason, and answers its office; of whatever office, since its row may be
+/// what cannot be read.
+pub(crate) async fn look_put_off(
+    tx: &mut PlatformConn,
+    id: AgentId,
+    at: Time,
+    trouble: &str,
+) -> DbResult<Option<OfficeId>> {
+    let sql = "UPDATE agents SET next_look_at = $2, listening = FALSE, trouble = $3 WHERE id = $1 RETURNING office_id";
+    scalar!(tx, sql, id, at, trouble)
 }
 
 /// Makes all agents of the office due at once: they are as many as its settings allow.

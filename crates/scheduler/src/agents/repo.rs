@@ -44,7 +44,7 @@ pub(crate) async fn agent_update(tx: &mut OfficeConn, agent: &mut Agent) -> DbRe
     let sql = "UPDATE agents SET spec = $4, desired = $5, generation = $6, state = $7, phase = $8, failures = $9,
          restarts = $10, observed_generation = $11, public_key = $12, enrol_sha256 = $13, enrol_expires_at = $14,
          last_seen_at = $15, revision = revision + 1, next_look_at = $16, listening = FALSE,
-         budget = $17, budget_version = $18, budget_reached = $19, broke = $20, has_model = $21
+         budget = $17, budget_version = $18, budget_reached = $19, broke = $20, has_model = $21, trouble = ''
          WHERE id = $2 AND revision = $3 AND office_id = $1";
     let updated = exec!(
         tx,

@@ -11,6 +11,7 @@ use mi_proto::{
     v1::OfficeStatus,
 };
 use mi_rpc::{Reply, convert, handle, status};
+use mi_runtime::Progress;
 use tonic::{Request, Response};
 
 use super::{Office, repo};
@@ -57,13 +58,14 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Fires everybody; once nobody is left, removes backups, directories and the office itself. True: nothing is left.
-    async fn remove_office(&self, id: OfficeId) -> Result<bool> {
+    /// Fires everybody; once nobody is left, removes backups, workspaces and the office itself. Answers what is waited for;
+    /// nothing: nothing is left.
+    async fn remove_office(&self, id: OfficeId) -> Result<Option<&'static str>> {
         let mut tx = self.db.office(id).begin().await?;
         if repo::office_lock(&mut tx).await?.is_none() {
             repo::office_delete(&mut tx).await?;
             tx.commit().await?;
-            return Ok(true);
+            return Ok(None);
         }
         repo::office_begin_removal(&mut tx).await?;
         tx.commit().await?;
@@ -84,16 +86,18 @@ impl Scheduler {
                 }
                 self.queue.push(agent.id);
             }
-            return Ok(false);
+            return Ok(Some("agents are being fired"));
         }
         self.delete_backups_of(id).await?;
-        self.runtime.remove_office(id).await?;
+        if self.runtime.remove_office(id).await? == Progress::UnderWay {
+            return Ok(Some("what it has in the cluster is being removed"));
+        }
         while repo::office_clear_some(&self.db, id).await? {}
         let mut tx = self.db.office(id).begin().await?;
         repo::office_delete(&mut tx).await?;
         tx.commit().await?;
         self.db.notify_office(id);
-        Ok(true)
+        Ok(None)
     }
 
     async fn for_each_agent(&self, office: OfficeId, mut visit: impl FnMut(Agent)) -> Result<()> {
@@ -128,9 +132,8 @@ impl OfficeReplicaService for Handler {
     async fn remove_office(&self, request: Request<RemoveOfficeRequest>) -> Reply<RemoveOfficeResponse> {
         handle!(request, |body| {
             let id = OfficeId::parse(&body.office_id)?;
-            let done = self.scheduler.remove_office(id).await?;
-            let message = if done { String::new() } else { "agents are being fired".into() };
-            RemoveOfficeResponse { done, message }
+            let waits_for = self.scheduler.remove_office(id).await?;
+            RemoveOfficeResponse { done: waits_for.is_none(), message: waits_for.unwrap_or_default().to_owned() }
         })
     }
 }

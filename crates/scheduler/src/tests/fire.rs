@@ -99,18 +99,18 @@ async fn a_crash_after_any_part_of_a_fire_is_finished_by_the_next_start(mut harn
         let fired = harness.fire(&name, false).await;
         let id = backup_of(&fired);
         if last >= ComputeEnded {
-            harness.runtime.stop(place(&agent)).await.expect("ends");
+            let _ = harness.runtime.stop(place(&agent)).await.expect("ends");
         }
         if last >= HalfUploaded {
             let path = Path::from(format!("backups/{}/{id}.tar.zst", harness.office));
             harness.objects.put(&path, "half an arch".into()).await.expect("stored");
         }
         if last >= BackedUp {
-            harness.scheduler.back_up(&fired, id).await.expect("backs up");
-            harness.scheduler.back_up(&fired, id).await.expect("again");
+            let _ = harness.scheduler.back_up(&fired, id).await.expect("backs up");
+            let _ = harness.scheduler.back_up(&fired, id).await.expect("again");
         }
         if last >= WorkspaceRemoved {
-            harness.runtime.remove(place(&agent)).await.expect("removes");
+            let _ = harness.runtime.remove(place(&agent)).await.expect("removes");
         }
         harness.crash().await;
         assert_eq!(harness.settle(agent.id).await, None, "{last:?}");

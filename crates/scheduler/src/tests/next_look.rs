@@ -177,7 +177,7 @@ async fn a_plan_from_before_its_office_turned_is_not_written(harness: Harness) {
     let late_plan = async |planned: &Agent| {
         let mut tx = harness.scheduler.db.office(harness.office).begin().await.expect("begins");
         let at = Some(harness.now() + SILENCE_LIMIT);
-        next_look::look_set(&mut tx, (planned.id, planned.revision), at, true).await.expect("writes");
+        next_look::look_set(&mut tx, (planned.id, planned.revision), at, true, "").await.expect("writes");
         tx.commit().await.expect("commits");
     };
     // By another process, which does not hear of either.

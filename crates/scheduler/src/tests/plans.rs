@@ -17,6 +17,12 @@ const ALLOWED: &[Allowed] = &[
 
 #[tokio::test]
 async fn every_statement_goes_by_an_index() {
-    let plans = Plans { crates: &["scheduler"], few_per_office: FEW_PER_OFFICE, allowed: ALLOWED, ..Plans::default() };
+    let plans = Plans {
+        crates: &["scheduler"],
+        few: &["cluster"],
+        few_per_office: FEW_PER_OFFICE,
+        allowed: ALLOWED,
+        ..Plans::default()
+    };
     plans.check("scheduler", crate::MIGRATIONS).await;
 }
