@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command};
 
-use crate::{Result, deps, openapi, process, target_directory, tidy};
+use crate::{Result, chart, deps, openapi, process, target_directory, tidy};
 
 /// Tools that not everybody has: checked with where installed.
 const OPTIONAL: &[(&str, &[&str])] =
@@ -38,6 +38,11 @@ pub(crate) fn run() -> Result {
     note(openapi::check());
     note(tidy::run());
     note(deps::run());
+    match chart::run_if_installed() {
+        Ok(true) => {}
+        Ok(false) => eprintln!("skipped the chart: its tools are not installed (`cargo xtask chart`)"),
+        Err(error) => note(Err(error)),
+    }
     for (tool, args) in OPTIONAL {
         // The tool itself, not `cargo TOOL --version`: some take that as a folder to check.
         if process::works(Command::new(tool).arg("--version")) {

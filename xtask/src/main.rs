@@ -1,6 +1,7 @@
 //! Project tasks, run as `cargo xtask TASK`.
 
 mod bench;
+mod chart;
 mod deps;
 mod example;
 mod fuzz;
@@ -36,6 +37,7 @@ Usage: cargo xtask TASK [ARGS]
   check-deps                         Check which crate may depend on which
   bench [NAME]... [--peers[=ROUNDS]] Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named
   prices [--check]                   Bring the prices of the built-in catalogue to what a public list says, or tell what differs
+  chart                              Render the Helm chart with several sets of values, lint it and check what comes of it; needs Python
   openapi [--check]                  Write docs/openapi.json, the description of REST, or tell that it is out of date
   fuzz [SECONDS] [TARGET]...         Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler
 ";
@@ -51,6 +53,7 @@ const TASKS: &[(&str, Task)] = &[
     ("check-deps", |args| alone(args, deps::run)),
     ("bench", bench::run),
     ("prices", prices::run),
+    ("chart", |args| alone(args, chart::run)),
     ("openapi", openapi::run),
     ("fuzz", fuzz::run),
 ];

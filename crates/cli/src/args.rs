@@ -141,4 +141,6 @@ fn without_environment(command: clap::Command) -> clap::Command {
 }
 
 #[cfg(test)]
+mod deployed;
+#[cfg(test)]
 mod tests;

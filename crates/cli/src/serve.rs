@@ -40,7 +40,12 @@ pub(crate) struct ServeArgs {
     role: ServeOptions,
 }
 
-fn config(options: PlatformOptions, data_dir: PathBuf, ready_file: Option<PathBuf>) -> Result<PlatformConfig, Failure> {
+fn config(
+    mut options: PlatformOptions,
+    data_dir: PathBuf,
+    ready_file: Option<PathBuf>,
+) -> Result<PlatformConfig, Failure> {
+    options.read_database().map_err(told)?;
     let master_key = std::env::var("MI_MASTER_KEY").ok().map(Secret::new);
     if master_key.is_some() && options.master_key_file.is_some() {
         return Err(Failure::Usage("two master keys: give --master-key-file or MI_MASTER_KEY, not both".into()));

@@ -59,6 +59,9 @@ pub struct PlatformOptions {
     /// Database, postgres://... [default: SQLite in the data directory]
     #[arg(long, value_name = "URL", env = "MI_DATABASE", hide_env_values = true, value_parser = secret())]
     pub(crate) database: Option<Secret>,
+    /// The same in a file, so that it stands in no environment and on no command line
+    #[arg(long, value_name = "FILE", env = "MI_DATABASE_FILE", conflicts_with = "database")]
+    pub(crate) database_file: Option<PathBuf>,
     /// Backups, log segments and files, file:///DIR or s3://BUCKET/PREFIX [default: a directory in the data directory]
     #[arg(long, value_name = "URL")]
     pub(crate) object_store: Option<String>,
@@ -282,6 +285,23 @@ pub(crate) struct ModelFlags {
 }
 
 impl PlatformOptions {
+    /// Reads the database's URL, where it is given in a file.
+    ///
+    /// # Errors
+    /// `Invalid` when there is no such file, or nothing in it.
+    pub fn read_database(&mut self) -> Result<()> {
+        let Some(file) = self.database_file.take() else { return Ok(()) };
+        let bad = |problem: &str| Error::invalid("database_file", format!("{problem}: {}", file.display()));
+        let text = std::fs::read_to_string(&file).map_err(|error| bad("cannot be read").caused_by(error))?;
+        match text.trim() {
+            "" => Err(bad("holds no postgres:// URL")),
+            url => {
+                self.database = Some(Secret::new(url));
+                Ok(())
+            }
+        }
+    }
+
     /// Certificate and key of the API's listener; none: plaintext.
     pub(crate) fn tls(&self) -> Option<KeyFiles> {
         self.tls_cert.clone().zip(self.tls_key.clone()).map(|(cert, key)| KeyFiles { cert, key })
@@ -350,7 +370,32 @@ impl PlatformConfig {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Debug, clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: PlatformOptions,
+    }
+
+    #[test]
+    fn a_database_is_given_in_a_file() {
+        let dir = tempfile::tempdir().expect("directory");
+        let file = dir.path().join("database");
+        let options = || Line::parse_from(["mi", "--database-file", file.to_str().expect("plain")]).options;
+        let error = options().read_database().expect_err("no file");
+        assert_eq!((error.field, error.message.contains("cannot be read")), (Some("database_file"), true), "{error}");
+        std::fs::write(&file, " \n").expect("written");
+        assert!(options().read_database().expect_err("nothing").message.contains("holds no"));
+        std::fs::write(&file, "postgres://mi:word@host/mi\n").expect("written");
+        let mut options = options();
+        options.read_database().expect("read");
+        assert_eq!(options.database.as_ref().map(Secret::expose), Some("postgres://mi:word@host/mi"));
+        let both = ["mi", "--database", "postgres://a", "--database-file", "b"];
+        assert!(Line::try_parse_from(both).is_err());
+    }
 
     #[test]
     fn sizes() {

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use mi_base::files;
 use mi_kernel::secret::Secret;
 use mi_store::examine::Examined;
 use nix::{
@@ -235,7 +236,7 @@ fn master_key(machine: &Machine) -> Finding {
     let path = machine.master_key_file.as_ref().unwrap_or(&usual);
     let shown = path.display();
     match fs::metadata(path) {
-        Ok(found) if found.mode() & 0o077 != 0 => {
+        Ok(found) if !files::is_private(&found) => {
             let detail = format!("{shown} is open to others (mode {:03o})", found.mode() & 0o777);
             Finding::problem(what, detail, format!("chmod 600 {shown}"))
         }

@@ -41,8 +41,9 @@ impl FileKeys {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(error)),
         };
-        let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
+        let found = file.metadata().map_err(unreadable)?;
+        if !files::is_private(&found) {
+            let mode = found.permissions().mode() & 0o777;
             let path = self.path.display();
             return Err(unusable(format!("{} is open to others (mode {mode:03o}): chmod 600 {path}", self.source)));
         }

@@ -2,7 +2,7 @@
 //!
 //! A signature is a JWS over the card without its signatures, in the canonical form of RFC 8785.
 
-use std::{os::unix::fs::PermissionsExt, path::Path};
+use std::path::Path;
 
 use base64::{
     Engine,
@@ -40,7 +40,7 @@ impl CardKey {
             )
         };
         let text = match std::fs::read_to_string(path) {
-            Ok(text) if path.metadata().is_ok_and(|file| file.permissions().mode() & 0o077 == 0) => text,
+            Ok(text) if path.metadata().is_ok_and(|file| files::is_private(&file)) => text,
             Ok(_) => return Err(wrong("is open to others, chmod 600")),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 let mut seed = [0; SEED];
@@ -128,6 +128,8 @@ fn key_name(raw: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use ring::signature::{ED25519, UnparsedPublicKey};
 
     use super::*;
