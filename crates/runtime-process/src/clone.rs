@@ -19,6 +19,13 @@ use super::{
     sandbox::{Become, Tree, User, landlock},
 };
 
+/// What a limit is of, as this C library types it.
+#[cfg(target_env = "gnu")]
+pub(super) type Limited = libc::__rlimit_resource_t;
+/// What a limit is of, as this C library types it.
+#[cfg(not(target_env = "gnu"))]
+pub(super) type Limited = libc::c_int;
+
 /// Everything about a child that is to be.
 pub(super) struct Plan {
     /// The program that it runs.
@@ -39,7 +46,7 @@ pub(super) struct Plan {
     pub(super) filters: Arc<Vec<BpfProgram>>,
     /// Whether it loses all capabilities.
     pub(super) powerless: bool,
-    pub(super) limits: Vec<(libc::__rlimit_resource_t, u64)>,
+    pub(super) limits: Vec<(Limited, u64)>,
     /// The file that takes it into its control group.
     pub(super) group: Option<fs::File>,
 }

@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use mi_kernel::{AgentId, BackupId, Error, InstanceId, OfficeId, Result, secret::Secret};
 use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
 
 use crate::{Cluster, Instance, Launch, Place, Progress, Runtime, Sandbox, Saving};
 
@@ -204,8 +205,14 @@ impl Runtime for FakeRuntime {
 
 #[async_trait]
 impl Cluster for FakeRuntime {
-    fn seen(&self) -> bool {
-        true
+    async fn id(&self) -> Result<String> {
+        Ok("of a test".to_owned())
+    }
+
+    fn join(&self, _: Uuid) {}
+
+    fn seen(&self) -> Result<(), String> {
+        Ok(())
     }
 
     fn saving(&self, _: Place, _: BackupId) -> Saving {
@@ -220,8 +227,16 @@ impl Cluster for FakeRuntime {
         Ok(())
     }
 
-    async fn look_over(&self) -> Result<Vec<Place>> {
-        Ok(Vec::new())
+    async fn discard(&self, _: Place) -> Result<()> {
+        Ok(())
+    }
+
+    async fn look_over(&self, _: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn places(&self) -> (Vec<Place>, Vec<OfficeId>) {
+        (self.state().workspaces.keys().copied().collect(), Vec::new())
     }
 
     fn problems(&self, _: OfficeId) -> Vec<String> {

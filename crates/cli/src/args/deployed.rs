@@ -4,9 +4,6 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use super::*;
 
-/// Flags of the Kubernetes runtime, which are not there yet.
-const AWAITED: &[&str] = &["kubernetes-config", "kubernetes-driver"];
-
 /// The long flags of a text: items of a list, and those of a unit's command.
 fn flags(text: &str) -> BTreeSet<String> {
     let lines = text.lines().map(str::trim_start);
@@ -36,7 +33,7 @@ fn every_flag_that_is_deployed_exists() {
     // Those of peers are put together of their roles.
     let of_peers = ["office", "scheduler", "activity", "models"].map(|role| format!("{role}-url"));
     assert!(of_peers.iter().all(|flag| known("serve").contains(flag)), "{of_peers:?}");
-    assert_eq!(unknown("serve", "helm/mi/templates/_args.tpl"), AWAITED);
+    assert_eq!(unknown("serve", "helm/mi/templates/_args.tpl"), [""; 0]);
     assert_eq!(unknown("up", "compose.yaml"), [""; 0]);
     assert_eq!(unknown("up", "systemd/mi.service"), [""; 0]);
 }

@@ -92,12 +92,16 @@ const NAMESPACES: &[libc::c_int] = &[
     libc::CLONE_NEWNET,
 ];
 
+/// Requests of terminals as the kernel numbers them: what type they have depends on the C library.
+const TIOCSTI: u64 = 0x5412;
+const TIOCLINUX: u64 = 0x541c;
+
 /// Compiles the filters, to be installed in this order. `unix`: whether Unix sockets may be made.
 pub(super) fn filters(unix: bool) -> Result<Vec<BpfProgram>> {
     let made = || -> Result<Vec<BpfProgram>, BackendError> {
         let mut refused: BTreeMap<i64, Vec<SeccompRule>> = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
         refused.insert(libc::SYS_clone, one_of(NAMESPACES.iter().map(|flag| has(0, *flag)))?);
-        refused.insert(libc::SYS_ioctl, one_of([libc::TIOCSTI, libc::TIOCLINUX].map(|asked| is(1, asked)))?);
+        refused.insert(libc::SYS_ioctl, one_of([TIOCSTI, TIOCLINUX].map(|asked| is(1, asked)))?);
         // Asking for the personality is fine, and so is the normal one.
         refused.insert(libc::SYS_personality, vec![SeccompRule::new(vec![is_not(0, 0)?, is_not(0, 0xffff_ffff)?])?]);
         // Sends the first bytes with the opening of a connection, past the check of its port.

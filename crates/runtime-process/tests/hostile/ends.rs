@@ -148,7 +148,7 @@ async fn an_agent_starts_again_in_its_own_workspace() {
     assert_eq!(harness.lines().await, ["1", "1"]);
     harness.again().await;
     assert_eq!(harness.lines().await, ["2", "1"]);
-    tokio::time::timeout(Duration::from_secs(5), harness.runtime.stop(harness.place))
+    let _ = tokio::time::timeout(Duration::from_secs(5), harness.runtime.stop(harness.place))
         .await
         .expect("at once")
         .expect("stopped");
