@@ -18,6 +18,7 @@ mod faults;
 mod identity;
 mod isolation;
 mod journey;
+mod kubernetes;
 mod matrix;
 mod mcp;
 mod providers;
