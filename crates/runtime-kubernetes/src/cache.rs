@@ -169,6 +169,8 @@ pub(crate) struct Cache {
     news: mpsc::UnboundedSender<AgentId>,
 }
 
+/// Whose an object is, and what of it counts.
+pub(crate) type Reading<K, T> = (fn(&ObjectMeta) -> Option<Place>, fn(&K) -> T);
 /// A kind's table.
 pub(crate) type TableOf<T> = fn(&mut Seen) -> &mut Table<T>;
 
@@ -206,12 +208,7 @@ impl Cache {
         self.tell(place.agent_id);
     }
 
-    fn take<K: Resource, T: PartialEq>(
-        &self,
-        event: Event<K>,
-        table: TableOf<T>,
-        (place_of, view): (fn(&ObjectMeta) -> Option<Place>, fn(&K) -> T),
-    ) {
+    fn take<K: Resource, T: PartialEq>(&self, event: Event<K>, table: TableOf<T>, (place_of, view): Reading<K, T>) {
         let mut news = Vec::new();
         let mut seen = self.seen();
         match event {
@@ -269,7 +266,7 @@ pub(crate) async fn watch<K, T>(
     api: Api<K>,
     (labels, silence): (String, Duration),
     table: TableOf<T>,
-    read: (fn(&ObjectMeta) -> Option<Place>, fn(&K) -> T),
+    read: Reading<K, T>,
 ) where
     K: Resource + Clone + Debug + DeserializeOwned + Send + 'static,
     T: PartialEq,

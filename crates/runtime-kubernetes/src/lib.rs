@@ -1,7 +1,7 @@
 //! Agents as pods of Kubernetes: [`KubernetesRuntime`] is the platform's `Runtime` there.
 //!
 //! `office.rs`, `agent.rs`, `sandbox.rs` and `save.rs` say which objects an office, an agent and a backup are made of, without
-//! any IO. `cache.rs` is what is seen of the cluster, `pods.rs` and `views.rs` what of that counts, `workloads.rs` and
+//! any IO. `cache.rs` is what is seen of the cluster, `pods.rs` and `views.rs` what of that counts, `sight.rs` what it comes to, `workloads.rs` and
 //! `offices.rs` are what is written, `notes.rs` and `logs.rs` what is read now and then.
 //!
 //! Objects are derived from what the platform knows, never the other way round. Their names and labels derive from ids,
@@ -20,6 +20,7 @@ mod runtime;
 mod sandbox;
 mod save;
 mod settings;
+mod sight;
 mod views;
 mod workloads;
 

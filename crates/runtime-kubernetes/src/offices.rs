@@ -175,12 +175,11 @@ async fn wall(
     let ranges: Api<LimitRange> = Api::namespaced(client.clone(), &name);
     // The first of them finds out when the right that was just given holds.
     call(patiently(|| apply(&policies, "mi-deny", &deny))).await?;
-    let (allow, quota, limits) = tokio::join!(
+    tokio::try_join!(
         call(patiently(|| apply(&policies, "mi-allow", &allow))),
         call(patiently(|| apply(&quotas, "mi-office", &quota))),
         call(patiently(|| apply(&ranges, "mi-office", &limits))),
-    );
-    (allow?, quota?, limits?);
+    )?;
     Ok(uid)
 }
 

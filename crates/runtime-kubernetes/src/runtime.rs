@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     agent::{TOKEN_KEY, TOKEN_VARIABLE, token_secret},
-    cache::{Cache, Seen, office_place, watch},
+    cache::{Cache, office_place, watch},
     calls::{apply, call, call_gone, delete},
     labels::{
         AGENT_ID, INSTALLATION, INSTANCE_ID, KEPT_FOR, MANAGED_BY, agent_name, namespace_name, of_agent, place_of,
@@ -38,12 +38,10 @@ use crate::{
     pods::PodView,
     save::{Endpoint, save},
     settings::{Driver, Settings},
+    sight::observe,
     views::{ClaimView, JobView, NamespaceView, Workload},
     workloads::Workloads,
 };
-
-/// How long a pod may take to end beyond its time before its node is taken to be lost.
-const LINGERING: Duration = Duration::from_secs(30);
 
 /// What the runtime is started with.
 pub struct KubernetesConfig {
@@ -151,63 +149,6 @@ impl KubernetesRuntime {
     }
 }
 
-/// What is seen of an agent's instance.
-fn observe(seen: &Seen, place: Place, now: mi_kernel::Time) -> Option<Instance> {
-    let pods = || seen.pods.of(place).map(|(_, pod)| pod).filter(|pod| !pod.saves);
-    let workload = seen.workloads.of(place).map(|(_, workload)| workload).next();
-    let ending = |pod: &PodView| {
-        let late = pod.ends_by.is_some_and(|by| by + LINGERING < now);
-        let node = pod.node.as_deref().unwrap_or("no node");
-        match late {
-            true => format!(
-                "its pod should have ended, and its node {node:?} does not say so: this goes on once the node is back, or was removed from the cluster"
-            ),
-            false => "its pod is being ended".to_owned(),
-        }
-    };
-    if let Some(workload) = workload.filter(|workload| workload.up && !workload.deleting) {
-        let id = workload.instance.unwrap_or(InstanceId::MIN);
-        let pod = pods().find(|pod| pod.instance == workload.instance && pod.ends_by.is_none());
-        let waiting = match pod {
-            Some(pod) => pod.waiting.clone().map(|waiting| of_claims(seen, place).unwrap_or(waiting)),
-            None => Some(match pods().find(|pod| pod.ends_by.is_some()) {
-                Some(pod) => ending(pod),
-                None => seen
-                    .notes
-                    .get(&place.agent_id)
-                    .map(|note| format!("Kubernetes cannot make its pod: {note}"))
-                    .or_else(|| workload.trouble.clone())
-                    .unwrap_or_else(|| "its pod is not made yet".to_owned()),
-            }),
-        };
-        return Some(Instance {
-            waiting,
-            up_since: pod.and_then(|pod| pod.up_since),
-            altered: workload.altered || workload.instance.is_none(),
-            ..Instance::up(id)
-        });
-    }
-    if pods().next().is_none() && workload.is_none_or(|workload| workload.down && !workload.deleting) {
-        return None;
-    }
-    let left = pods().next();
-    let id = left.and_then(|pod| pod.instance).or_else(|| workload.and_then(|workload| workload.instance));
-    let waiting = left.map_or_else(|| "its pod is being ended".to_owned(), ending);
-    Some(Instance { waiting: Some(waiting), ..Instance::up(id.unwrap_or(InstanceId::MIN)) })
-}
-
-/// What an agent's claim waits for, if it does.
-fn of_claims(seen: &Seen, place: Place) -> Option<String> {
-    let (name, claim) = seen.claims.of(place).find(|(_, claim)| claim.pending && !claim.deleting)?;
-    let note = seen.notes.get(&place.agent_id).map(|note| format!(" ({note})")).unwrap_or_default();
-    Some(match claim.classless {
-        true => format!(
-            "its claim {name:?} gets no volume: the cluster has no default storage class, and none is named in the platform's configuration{note}"
-        ),
-        false => format!("its claim {name:?} has no volume yet{note}"),
-    })
-}
-
 #[async_trait]
 impl Runtime for KubernetesRuntime {
     async fn prepare(&self, place: Place, _: Option<Box<dyn Read + Send>>) -> Result<()> {
@@ -231,12 +172,11 @@ impl Runtime for KubernetesRuntime {
         let name_of = |secret: &Secret| secret.metadata.name.clone().unwrap_or_default();
         let agent = agent_name(launch.place.agent_id);
         let (token_name, environment_name) = (name_of(&base.token), name_of(&base.environment));
-        let (account, token, environment) = tokio::join!(
+        tokio::try_join!(
             call(apply(&accounts, &agent, &base.account)),
             call(apply(&secrets, &token_name, &base.token)),
             call(apply(&secrets, &environment_name, &base.environment)),
-        );
-        (account?, token?, environment?);
+        )?;
         self.unclean().insert(launch.place.agent_id, launch.instance);
         self.workloads.start(settings, &self.cache, &launch, base).await
     }

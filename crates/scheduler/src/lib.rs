@@ -15,6 +15,7 @@ mod offices;
 pub mod plan;
 mod reconcile;
 mod registry;
+mod release;
 mod sessions;
 mod shards;
 mod sweep;

@@ -6,9 +6,10 @@
 
 mod command;
 mod group;
+mod pending_ops;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
 use tokio::sync::oneshot::{self, error::RecvError};
 
 pub(super) use self::command::{Patience, TaskCommand};
-use self::group::Group;
+use self::{group::Group, pending_ops::PendingOps};
 use super::{
     Tasks,
     batch::{Batch, Roster},
@@ -32,9 +33,6 @@ use super::{
     work::{Claim, Offer, not_working, wanted},
 };
 
-/// Bytes that one transaction takes in, unless its first operation is more: it holds up the office, and on SQLite
-/// everybody.
-const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Bytes of operations that may wait in a process, of one office at most half of it: beyond it callers are told to come
 /// back.
 const MAX_WAITING_BYTES: usize = 512 << 20;
@@ -73,43 +71,6 @@ impl PendingOp {
     /// Answers that the process ends.
     fn end(self) {
         let _ = self.answer.send(Err(ending()));
-    }
-}
-
-/// What is asked of the queue of one office.
-#[derive(Default)]
-struct PendingOps {
-    ops: VecDeque<PendingOp>,
-    /// Claims that found nothing, in the order in which they came.
-    waiting: Vec<PendingOp>,
-    /// Whether they are to look again: another process may have something for them.
-    kicked: bool,
-    /// Whether they will be kicked, since a transaction failed.
-    retries: bool,
-    running: bool,
-}
-
-impl PendingOps {
-    /// Adds to what is to be done. What nobody waits for comes first: time has passed already.
-    fn push(&mut self, op: PendingOp) {
-        match op.command {
-            TaskCommand::Expire(_) => self.ops.push_front(op),
-            // One is enough.
-            TaskCommand::Settle if self.ops.iter().any(|op| matches!(op.command, TaskCommand::Settle)) => {}
-            _ => self.ops.push_back(op),
-        }
-    }
-
-    /// Takes out what one transaction does.
-    fn pop(&mut self) -> Vec<PendingOp> {
-        let mut cost = 0;
-        let fits = |op: &&PendingOp| {
-            let is_first = cost == 0;
-            cost += op.command.cost();
-            is_first || cost <= MAX_BATCH_BYTES
-        };
-        let count = self.ops.iter().take_while(fits).count();
-        self.ops.drain(..count).collect()
     }
 }
 

@@ -13,4 +13,5 @@ mod programs;
 mod proxies;
 mod refusals;
 mod relay;
+mod running;
 mod session;

@@ -3,7 +3,7 @@
 use mi_kernel::TaskId;
 use mi_tenancy::Author;
 
-use super::MAX_BATCH_BYTES;
+use super::pending_ops::MAX_BATCH_BYTES;
 use crate::{
     decide::{Decision, Verdict},
     members::Reconcile,
