@@ -1,6 +1,9 @@
 //! Object storage by URL: backups, log segments and the content of files.
 
+mod credentials;
+
 use std::{
+    collections::HashMap,
     fs,
     path::Path,
     sync::Arc,
@@ -9,14 +12,18 @@ use std::{
 };
 
 use mi_kernel::{Clock, Error, Result, SystemClock};
-use object_store::{ObjectStore, ObjectStoreExt, local::LocalFileSystem, parse_url_opts, prefix::PrefixStore};
+use object_store::{
+    ObjectStore, ObjectStoreExt, ObjectStoreScheme, aws::AmazonS3Builder, local::LocalFileSystem, prefix::PrefixStore,
+};
 use url::Url;
+
+use self::credentials::CredentialsFile;
 
 /// What nobody has written to for so long is nobody's: every upload ends sooner.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
 
 /// Opens the storage: a directory for none, else `file:///directory` or `s3://bucket/prefix` (credentials and endpoint
-/// from the usual AWS_* variables).
+/// from the usual AWS_* variables; `AWS_SHARED_CREDENTIALS_FILE` for credentials that rotate).
 pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectStore>> {
     let url = url.map(Url::parse).transpose().map_err(|error| invalid().caused_by(error))?;
     let directory = match &url {
@@ -49,8 +56,21 @@ fn remote(url: &Url) -> Result<Arc<dyn ObjectStore>> {
     if url.scheme() != "s3" {
         return Err(invalid());
     }
-    let options = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
-    let (store, prefix) = parse_url_opts(url, options).map_err(|error| invalid().caused_by(error))?;
+    let (_, prefix) = ObjectStoreScheme::parse(url).map_err(|error| invalid().caused_by(error))?;
+    // Only those of the cloud: the storage's own library would take a TOKEN or an ENDPOINT for its own, too.
+    let variables: HashMap<String, String> = std::env::vars().filter(|(name, _)| name.starts_with("AWS_")).collect();
+    let mut builder = AmazonS3Builder::new().with_url(url.as_str());
+    for (name, value) in &variables {
+        if let Ok(key) = name.to_ascii_lowercase().parse() {
+            builder = builder.with_config(key, value);
+        }
+    }
+    let named = ["AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE"].iter().any(|name| variables.contains_key(*name));
+    if let Some(file) = variables.get("AWS_SHARED_CREDENTIALS_FILE").filter(|_| !named) {
+        let profile = variables.get("AWS_PROFILE").map_or("default", String::as_str);
+        builder = builder.with_credentials(Arc::new(CredentialsFile::open(file.into(), profile.to_owned())?));
+    }
+    let store = builder.build().map_err(|error| invalid().caused_by(error))?;
     Ok(Arc::new(PrefixStore::new(store, prefix)))
 }
 
