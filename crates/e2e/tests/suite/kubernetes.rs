@@ -75,8 +75,7 @@ impl Cluster {
         let task =
             self.world.owner.tasks().create_task(request).await.expect("created").into_inner().task.expect("a task");
         until("the task is done", LIMIT, async || {
-            let request =
-                v1::GetTaskRequest { office_id: office.into(), task_id: task.id.clone(), ..Default::default() };
+            let request = v1::GetTaskRequest { office_id: office.into(), task_id: task.id.clone() };
             let answer = self.world.owner.tasks().get_task(request).await.map_err(|status| status.to_string())?;
             let task = answer.into_inner().task.expect("a task");
             match task.status() {
@@ -138,11 +137,11 @@ async fn lives(backend: Backend, driver: &str) {
     assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
 
     // Suspended with its office it has no pod, and keeps what it has.
-    let id = v1::SuspendOfficeRequest { office_id: office.clone(), ..Default::default() };
+    let id = v1::SuspendOfficeRequest { office_id: office.clone() };
     world.owner.offices().suspend_office(id).await.expect("suspended");
     world.settled(&office, "analyst", AgentPhase::Suspended).await;
     assert_eq!(sim.list("pods", &namespace), Vec::<serde_json::Value>::new());
-    let id = v1::ResumeOfficeRequest { office_id: office.clone(), ..Default::default() };
+    let id = v1::ResumeOfficeRequest { office_id: office.clone() };
     world.owner.offices().resume_office(id).await.expect("resumed");
     world.settled(&office, "analyst", AgentPhase::Running).await;
     assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
@@ -165,7 +164,7 @@ async fn lives(backend: Backend, driver: &str) {
     assert!(cluster.run(&office, "again", "cat note").await.contains("kept"));
 
     // Deleted, the office leaves no namespace.
-    let id = v1::DeleteOfficeRequest { office_id: office.clone(), ..Default::default() };
+    let id = v1::DeleteOfficeRequest { office_id: office.clone() };
     world.owner.offices().delete_office(id).await.expect("deleted");
     until("the namespace is gone", LIMIT, async || {
         Ok::<_, String>(sim.get("namespaces", "", &namespace).is_none().then_some(()))
