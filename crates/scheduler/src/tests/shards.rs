@@ -1,5 +1,7 @@
 //! Several schedulers over one database and one cluster: each agent is one's, whoever joins, leaves, dies or stands still.
 
+#![expect(clippy::disallowed_methods, reason = "tests join what they spawn")]
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
