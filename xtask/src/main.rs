@@ -5,6 +5,7 @@ mod chart;
 mod deps;
 mod example;
 mod fuzz;
+mod k8s;
 mod lint;
 mod openapi;
 mod peers;
@@ -38,6 +39,7 @@ Usage: cargo xtask TASK [ARGS]
   bench [NAME]... [--peers[=ROUNDS]] Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named
   prices [--check]                   Bring the prices of the built-in catalogue to what a public list says, or tell what differs
   chart                              Render the Helm chart with several sets of values, lint it and check what comes of it; needs Python
+  k8s-test [--kubeconfig FILE] [--image REF] Test what the platform does in a cluster: in memory, or scenarios on a real one
   openapi [--check]                  Write docs/openapi.json, the description of REST, or tell that it is out of date
   fuzz [SECONDS] [TARGET]...         Try strange input on the parsers that face strangers, 10 s for each; needs a C++ compiler
 ";
@@ -55,6 +57,7 @@ const TASKS: &[(&str, Task)] = &[
     ("prices", prices::run),
     ("chart", |args| alone(args, chart::run)),
     ("openapi", openapi::run),
+    ("k8s-test", k8s::run),
     ("fuzz", fuzz::run),
 ];
 

@@ -77,6 +77,8 @@ mod tests {
             "mi.v1.CreateAccountResponse.secret",
             "mi.v1.CreateApiKeyResponse.secret",
             "mi.v1.Invite.code",
+            // Part of a request, whatever its name.
+            "mi.v1.SaveWorkspaceHeader.token",
         ];
         assert_eq!(names, shown.map(str::to_owned).into());
     }

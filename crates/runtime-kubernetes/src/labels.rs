@@ -10,6 +10,8 @@ use crate::settings::Settings;
 
 /// Who made an object, on all of them.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+/// What its operator calls the installation.
+const INSTANCE: &str = "app.kubernetes.io/instance";
 /// Which installation of the platform an object belongs to.
 pub const INSTALLATION: &str = "mi/installation";
 /// The office of an object.
@@ -73,8 +75,12 @@ pub(crate) fn id_in<T: FromStr>(map: Option<&BTreeMap<String, String>>, key: &st
 }
 
 pub(crate) fn of_office(settings: &Settings, office: OfficeId) -> BTreeMap<String, String> {
-    let labels =
-        [(MANAGED_BY, "mi".to_owned()), (INSTALLATION, settings.installation.clone()), (OFFICE_ID, office.to_string())];
+    let labels = [
+        (MANAGED_BY, "mi".to_owned()),
+        (INSTANCE, settings.instance.clone()),
+        (INSTALLATION, settings.installation.clone()),
+        (OFFICE_ID, office.to_string()),
+    ];
     labels.map(|(key, value)| (key.to_owned(), value)).into()
 }
 

@@ -71,7 +71,7 @@ pub enum Driver {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The name of this installation, which labels tell from others in the cluster.
+    /// What its operator calls this installation, for people who look at labels.
     #[serde(rename = "installation")]
     pub instance: String,
     /// The id of this installation, which is kept with its agents. Never in the file.

@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use crate::Scheduler;
 
+/// The agents of this database live in another cluster.
+pub(crate) const OTHER_CLUSTER: &str = "OTHER_CLUSTER";
 /// How often the cluster is gone over.
 const FULL_PASS: Duration = Duration::from_secs(300);
 /// How soon again when that failed, or nothing was seen yet.
@@ -100,7 +102,7 @@ impl Scheduler {
                  installations cannot share a database. Use another one, or remove the row of the table `cluster` if the \
                  agents are to be made anew here"
             );
-            return Err(Error::precondition("OTHER_CLUSTER", text));
+            return Err(Error::precondition(OTHER_CLUSTER, text));
         }
         let mut tx = self.db.platform().begin().await?;
         belongs_to(&mut tx, &uid).await?;

@@ -146,7 +146,7 @@ impl Scheduler {
 /// Opens the database, starts the background tasks and builds the services.
 ///
 /// # Errors
-/// What [`Db::open`] answers.
+/// What [`Db::open`] answers, and `OTHER_CLUSTER` where agents of this database live in another cluster than it is started on.
 pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<Routes> {
     let activity = RoleClient::new(config.activity, "scheduler");
     let office = RoleClient::new(config.office, "scheduler");
@@ -176,6 +176,13 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         tasks: tasks.clone(),
     });
 
+    if let Some(cluster) = scheduler.runtime.cluster() {
+        match scheduler.join(cluster).await {
+            Err(error) if error.reason == cluster::OTHER_CLUSTER => return Err(error),
+            // One that cannot be reached now is waited for, and refused later if it is another one.
+            Ok(()) | Err(_) => {}
+        }
+    }
     tasks.spawn("scheduler-changes", scheduler.db.clone().exchange_changes());
     tasks.spawn("scheduler-reconcile", reconcile::run(scheduler.clone()));
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));

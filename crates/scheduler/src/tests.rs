@@ -3,6 +3,7 @@
 
 mod backups;
 mod budget;
+mod cluster;
 mod compute;
 mod convergence;
 mod exec;

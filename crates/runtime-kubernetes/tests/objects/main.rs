@@ -109,7 +109,8 @@ fn an_agent_is_a_set_of_one_pod() {
     let AgentObjects { account, token, environment, set } = agent(&settings(), &launch(3), &token());
     let objects = [json_of(&account), json_of(&token), json_of(&environment), json_of(&set)];
     let text = pretty(&objects);
-    assert!(!text.contains("Ada"), "nothing of a user's text is in names or labels");
+    let told = text.replace(r#""mi/agent-name": "Ada; rm -rf /""#, "");
+    assert!(!told.contains("Ada"), "nothing of a user's text is in names or labels");
     insta::assert_snapshot!("agent", text);
 }
 

@@ -128,8 +128,14 @@ async fn work_under_way_keeps_its_shard_until_it_ends() {
     let harness = harness().await;
     let [one, two] = [Replica::new(&harness, "one").await, Replica::new(&harness, "two").await];
     divided(&[&one]).await;
-    let agent = harness.hire("analyst").await.id;
-    // Whoever is first in the order keeps the first half: enough work is under way to be in either.
+    // Whoever was there keeps the first half: it is the other one that is given up.
+    let mut agent = harness.hire("analyst-0").await.id;
+    for number in 1.. {
+        if shard_of(agent) >= 32 {
+            break;
+        }
+        agent = harness.hire(&format!("analyst-{number}")).await.id;
+    }
     let work = one.scheduler.shards.begin(agent).expect("its own");
     for _ in 0..3 {
         two.renew().await;
@@ -237,9 +243,10 @@ async fn a_process_without_its_database_stops_before_another_one_begins() {
     assert_eq!(two.own(), BTreeSet::new());
     assert_eq!(one.scheduler.acting(agent).err().expect("too late").reason, "SHARD_LOST");
     assert!(one.scheduler.shards.begin(agent).is_none());
-    // The database is back before anybody was there: everything goes on.
+    // The database is back before anybody was there: all goes on, but for the half that is the other's share from now on.
     one.renew().await;
-    assert!(one.scheduler.acting(agent).is_ok());
+    assert_eq!(one.own().len(), 32);
+    assert_eq!(one.scheduler.acting(agent).is_ok(), one.own().contains(&shard_of(agent)));
 }
 
 #[tokio::test]

@@ -1,0 +1,228 @@
+//! A cluster and a runtime that uses it.
+
+use std::{path::PathBuf, time::Duration};
+
+use kube::{
+    Api, Client, Config,
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use mi_base::Tasks;
+use mi_kernel::{AgentId, InstanceId, OfficeId, SystemClock};
+use mi_kubesim::Sim;
+use mi_runtime::{CapturedLine, Cluster, Instance, Launch, Limits, Place, Progress, Runtime};
+use mi_runtime_kubernetes::{Driver, KubernetesConfig, KubernetesRuntime, Settings, namespace_name};
+use mi_testkit::until;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+/// For broken code, not for slow machines.
+pub(crate) const LIMIT: Duration = Duration::from_secs(90);
+
+const CONFIG: &str = r#"
+installation = "mi"
+namespace = "mi"
+service_account = "mi-scheduler"
+office_role = "mi-office"
+image = "mi:1"
+[gateway]
+namespace = "mi"
+ports = [7400]
+[dns]
+namespace = "kube-system"
+ports = [53]
+[quota]
+pods = 5
+cpu_millis = 16000
+memory_bytes = 34359738368
+disk_bytes = 107374182400
+[defaults]
+cpu_millis = 100
+memory_bytes = 268435456
+disk_bytes = 1073741824
+"#;
+
+/// A cluster and a runtime that uses it.
+pub(crate) struct Harness {
+    /// The cluster, where it is the one in memory.
+    sim: Option<Sim>,
+    client: Client,
+    pub(crate) runtime: KubernetesRuntime,
+    pub(crate) lines: mpsc::Receiver<CapturedLine>,
+    pub(crate) office: OfficeId,
+    _tasks: Tasks,
+    _files: tempfile::TempDir,
+}
+
+impl Harness {
+    /// On the cluster that `MI_TEST_KUBECONFIG` names, else on the one in memory.
+    pub(crate) async fn start(driver: Driver) -> Self {
+        match std::env::var_os("MI_TEST_KUBECONFIG") {
+            Some(kubeconfig) => Self::open(None, kubeconfig.into(), driver).await,
+            None => Self::start_on(Sim::start().await, driver).await,
+        }
+    }
+
+    pub(crate) async fn simulated() -> Self {
+        Self::start_on(Sim::start().await, Driver::StatefulSet).await
+    }
+
+    pub(crate) async fn start_on(sim: Sim, driver: Driver) -> Self {
+        let directory = tempfile::tempdir().expect("made");
+        let kubeconfig = directory.path().join("kubeconfig");
+        std::fs::write(&kubeconfig, sim.kubeconfig()).expect("written");
+        Self::open(Some(sim), kubeconfig, driver).await
+    }
+
+    async fn open(sim: Option<Sim>, kubeconfig: PathBuf, driver: Driver) -> Self {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let read = Kubeconfig::read_from(&kubeconfig).expect("reads");
+        let found = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.expect("a cluster");
+        let client = Client::try_from(found).expect("a client");
+        let files = tempfile::tempdir().expect("made");
+        let config = files.path().join("config.toml");
+        let image = std::env::var("MI_TEST_KUBERNETES_IMAGE").unwrap_or_else(|_| "mi:1".to_owned());
+        std::fs::write(&config, CONFIG.replace("mi:1", &image)).expect("written");
+        let settings = Settings { driver, ..Settings::read(&config).expect("reads") };
+        let config = KubernetesConfig { settings, kubeconfig: Some(kubeconfig), silence: Duration::from_secs(2) };
+        let (told, lines) = mpsc::channel(1000);
+        let tasks = Tasks::new();
+        let runtime = KubernetesRuntime::open(config, told, SystemClock::shared(), &tasks).await.expect("opens");
+        assert!(runtime.seen().is_err(), "nothing was seen yet");
+        runtime.join(Uuid::now_v7());
+        let harness = Self { sim, client, runtime, lines, office: OfficeId::new(), _tasks: tasks, _files: files };
+        until("the cluster is seen", LIMIT, async || harness.runtime.seen().map(Some)).await;
+        harness
+    }
+
+    pub(crate) fn namespace(&self) -> String {
+        namespace_name(self.office)
+    }
+
+    pub(crate) fn agent(&self) -> Place {
+        Place { office_id: self.office, agent_id: AgentId::new() }
+    }
+
+    pub(crate) fn launch(&self, place: Place) -> Launch {
+        let env = [("MI_ENROL_TOKEN", "token"), ("MI_ENDPOINT", "http://gateway"), ("KEY", "of an integration")];
+        Launch {
+            place,
+            name: "analyst".to_owned(),
+            instance: InstanceId::new(),
+            env: env.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            limits: Limits::default(),
+        }
+    }
+
+    pub(crate) async fn started(&self, place: Place) -> InstanceId {
+        let launch = self.launch(place);
+        let id = launch.instance;
+        self.runtime.prepare(place, None).await.expect("prepared");
+        self.runtime.start(launch).await.expect("started");
+        id
+    }
+
+    /// Waits until what is seen of an agent is so.
+    pub(crate) async fn seen(
+        &self,
+        place: Place,
+        what: &str,
+        is: impl Fn(Option<&Instance>) -> bool,
+    ) -> Option<Instance> {
+        until(what, LIMIT, async || {
+            let seen = self.runtime.observe(place.agent_id);
+            if is(seen.as_ref()) { Ok(Some(seen)) } else { Err(format!("{seen:?}")) }
+        })
+        .await
+    }
+
+    pub(crate) async fn up(&self, place: Place) -> Instance {
+        let up = |seen: Option<&Instance>| seen.is_some_and(|seen| seen.waiting.is_none() && !seen.altered);
+        self.seen(place, "it runs", up).await.expect("there")
+    }
+
+    /// Waits until it waits, and says so with these words.
+    pub(crate) async fn waits(&self, place: Place, words: &str) {
+        let says = |seen: Option<&Instance>| {
+            seen.and_then(|seen| seen.waiting.as_deref()).is_some_and(|waiting| waiting.contains(words))
+        };
+        self.seen(place, words, says).await;
+    }
+
+    pub(crate) async fn stopped(&self, place: Place) {
+        until("it has stopped", LIMIT, async || {
+            let progress = self.runtime.stop(place).await.map_err(|error| error.chain())?;
+            if progress == Progress::Done { Ok(Some(())) } else { Err("under way".to_owned()) }
+        })
+        .await;
+    }
+
+    /// The cluster in memory.
+    pub(crate) fn sim(&self) -> &Sim {
+        self.sim.as_ref().expect("a test of the API server in memory")
+    }
+
+    fn api(&self, resource: &str) -> Api<DynamicObject> {
+        let (group, version, kind) = match resource {
+            "namespaces" => ("", "v1", "Namespace"),
+            "pods" => ("", "v1", "Pod"),
+            "persistentvolumeclaims" => ("", "v1", "PersistentVolumeClaim"),
+            "resourcequotas" => ("", "v1", "ResourceQuota"),
+            "secrets" => ("", "v1", "Secret"),
+            "serviceaccounts" => ("", "v1", "ServiceAccount"),
+            "statefulsets" => ("apps", "v1", "StatefulSet"),
+            "networkpolicies" => ("networking.k8s.io", "v1", "NetworkPolicy"),
+            _ => panic!("{resource} is not among those that scenarios use"),
+        };
+        let of = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), resource);
+        match resource {
+            "namespaces" => Api::all_with(self.client.clone(), &of),
+            _ => Api::namespaced_with(self.client.clone(), &self.namespace(), &of),
+        }
+    }
+
+    /// An object in the office's namespace, or a namespace.
+    pub(crate) async fn get(&self, resource: &str, name: &str) -> Option<Value> {
+        let found = self.api(resource).get_opt(name).await.expect("answered");
+        found.map(|found| serde_json::to_value(found).expect("JSON"))
+    }
+
+    /// How many objects of agents there are.
+    pub(crate) async fn count(&self, resource: &str) -> usize {
+        let of_agents = ListParams::default().labels("mi/agent-id");
+        self.api(resource).list(&of_agents).await.expect("answered").items.len()
+    }
+
+    /// Makes an object, as somebody does by hand.
+    pub(crate) async fn create(&self, resource: &str, object: Value) {
+        let object = serde_json::from_value(object).expect("an object");
+        self.api(resource).create(&PostParams::default(), &object).await.expect("made");
+    }
+
+    /// Changes an object, as somebody does by hand.
+    pub(crate) async fn edit(&self, resource: &str, name: &str, patch: Value) {
+        let options = PatchParams { field_manager: Some("kubectl-edit".to_owned()), ..PatchParams::default() };
+        self.api(resource).patch(name, &options, &Patch::Merge(patch)).await.expect("edited");
+    }
+
+    /// Deletes an object, as somebody does by hand.
+    pub(crate) async fn delete(&self, resource: &str, name: &str) {
+        let _ = self.api(resource).delete(name, &DeleteParams::background()).await.expect("deleted");
+    }
+
+    /// Waits until it is done.
+    pub(crate) async fn done(&self, what: &str, mut ask: impl AsyncFnMut() -> mi_kernel::Result<Progress>) {
+        until(what, LIMIT, async || match ask().await {
+            Ok(Progress::Done) => Ok(Some(())),
+            Ok(Progress::UnderWay) => Err("under way".to_owned()),
+            Err(error) => Err(error.chain()),
+        })
+        .await;
+    }
+
+    /// The end of a scenario: a real cluster is left as it was.
+    pub(crate) async fn clear(&self) {
+        self.done("the namespace is gone", async || self.runtime.remove_office(self.office).await).await;
+    }
+}
