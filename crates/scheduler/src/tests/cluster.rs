@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use mi_kernel::AgentId;
-use mi_runtime::{Cluster, Place, Runtime, fake::FakeRuntime};
+use mi_runtime::{Place, Runtime, fake::FakeRuntime};
 use mi_store::exec;
-use mi_testkit::{Backend, on_both};
+use mi_testkit::{Backend, OnBackend, on_both};
 
 use super::harness::{Harness, place};
 
