@@ -407,6 +407,32 @@ export interface DeleteBackupRequest {
   backupId?: string;
 }
 
+/** See SaveWorkspace. The first message is `header`. */
+export interface SaveWorkspaceRequest {
+  /** Whose workspace it is. */
+  header?: Partial<SaveWorkspaceHeader>;
+  /** The next bytes of the archive, at most 1048576. */
+  chunk?: Uint8Array;
+}
+
+/** Whose workspace is saved. */
+export interface SaveWorkspaceHeader {
+  /** The office. */
+  officeId: string;
+  /** The agent, by its id. */
+  agentId: string;
+  /** The single-use token. */
+  token: string;
+}
+
+/** See LoadWorkspace. */
+export interface LoadWorkspaceRequest {
+  /** The office. */
+  officeId?: string;
+  /** The agent. */
+  name?: string;
+}
+
 /** See ListRoles. */
 export interface ListRolesRequest {
 
@@ -1588,6 +1614,9 @@ export interface Plain {
   "mi.v1.RotateAgentIdentityRequest": RotateAgentIdentityRequest;
   "mi.v1.ListBackupsRequest": ListBackupsRequest;
   "mi.v1.DeleteBackupRequest": DeleteBackupRequest;
+  "mi.v1.SaveWorkspaceRequest": SaveWorkspaceRequest;
+  "mi.v1.SaveWorkspaceHeader": SaveWorkspaceHeader;
+  "mi.v1.LoadWorkspaceRequest": LoadWorkspaceRequest;
   "mi.v1.ListRolesRequest": ListRolesRequest;
   "mi.v1.ListModelTiersRequest": ListModelTiersRequest;
   "mi.v1.Quota": Quota;
