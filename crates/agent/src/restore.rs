@@ -81,7 +81,9 @@ async fn attempt(config: &AgentConfig, client: &Client) -> Result<(), Failed> {
     });
     let reader = SyncIoBridge::new(StreamReader::new(pieces));
     let workspace = config.work.workspace.clone();
-    let filled = blocking(move || fill(reader, &workspace)).await;
+    // As nothing in an archive is called.
+    let draft = workspace.join(format!("{DRAFT}-{}", config.instance_id));
+    let filled = blocking(move || fill(reader, &workspace, &draft)).await;
     let broken = lost.lock().unwrap_or_else(PoisonError::into_inner).take();
     match (filled, broken) {
         (_, Some(status)) => Err(status.into()),
@@ -90,7 +92,7 @@ async fn attempt(config: &AgentConfig, client: &Client) -> Result<(), Failed> {
 }
 
 /// Unpacks the archive aside, and moves what is in it to its place.
-fn fill(archive: impl io::Read + Send + 'static, workspace: &Path) -> io::Result<()> {
+fn fill(archive: impl io::Read + Send + 'static, workspace: &Path, draft: &Path) -> io::Result<()> {
     // The agent never worked here: all that there is is of a try before.
     for entry in fs::read_dir(workspace)? {
         let entry = entry?;
@@ -99,16 +101,15 @@ fn fill(archive: impl io::Read + Send + 'static, workspace: &Path) -> io::Result
             false => fs::remove_file(entry.path())?,
         }
     }
-    let draft = workspace.join(DRAFT);
-    fs::create_dir(&draft)?;
-    mi_archive::unpack(Box::new(archive), &draft)?;
+    fs::create_dir(draft)?;
+    mi_archive::unpack(Box::new(archive), draft)?;
     // The archive's root entry brings its own mode.
-    fs::set_permissions(&draft, Permissions::from_mode(0o700))?;
-    for entry in fs::read_dir(&draft)? {
+    fs::set_permissions(draft, Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(draft)? {
         let entry = entry?;
         move_to(&entry.path(), &workspace.join(entry.file_name()))?;
     }
-    mi_archive::remove(&draft)
+    mi_archive::remove(draft)
 }
 
 /// A directory that changes its parent has to be writable itself.
