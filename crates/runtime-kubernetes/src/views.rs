@@ -181,8 +181,35 @@ fn has(value: &Value, wanted: &Value) -> bool {
         (Value::Array(values), Value::Array(wanted)) => {
             wanted.iter().all(|wanted| values.iter().any(|value| has(value, wanted)))
         }
+        (Value::String(value), Value::String(wanted)) => {
+            value == wanted || thousandths(value).is_some_and(|value| Some(value) == thousandths(wanted))
+        }
         _ => value == wanted,
     }
+}
+
+/// What a quantity is worth, in thousandths: a server writes the same one in another way, such as `1G` for `1000000000`.
+fn thousandths(text: &str) -> Option<i128> {
+    let end = text.find(|it: char| !it.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let scale: i128 = match unit {
+        "m" => 1,
+        "" => 1000,
+        "k" => 10_i128.pow(6),
+        "M" => 10_i128.pow(9),
+        "G" => 10_i128.pow(12),
+        "T" => 10_i128.pow(15),
+        "P" => 10_i128.pow(18),
+        "E" => 10_i128.pow(21),
+        "Ki" => 1000 << 10,
+        "Mi" => 1000 << 20,
+        "Gi" => 1000 << 30,
+        "Ti" => 1000 << 40,
+        "Pi" => 1000 << 50,
+        "Ei" => 1000 << 60,
+        _ => return None,
+    };
+    number.parse::<i128>().ok()?.checked_mul(scale)
 }
 
 /// Whether an object is this installation's.
@@ -211,6 +238,21 @@ mod tests {
             (json!({"replicas": 1}), false),
         ] {
             assert_eq!(has(&theirs, &ours), same, "{theirs}");
+        }
+    }
+
+    #[test]
+    fn the_same_quantity_is_no_change_however_it_is_written() {
+        for (one, other, same) in [
+            ("1000000000", "1G", true),
+            ("1073741824", "1Gi", true),
+            ("2", "2000m", true),
+            ("1G", "1Gi", false),
+            ("500m", "501m", false),
+            ("agent", "agents", false),
+            ("9223372036854775807", "9223372036854775807", true),
+        ] {
+            assert_eq!(has(&json!({"x": one}), &json!({"x": other})), same, "{one} {other}");
         }
     }
 }
