@@ -1,7 +1,7 @@
 //! [`Runtime`] over a cluster.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{Read, Write},
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -36,7 +36,7 @@ use crate::{
     logs, notes,
     offices::Offices,
     pods::PodView,
-    save::{Endpoint, save},
+    save::save,
     settings::{Driver, Settings},
     sight::observe,
     views::{ClaimView, JobView, NamespaceView, Workload},
@@ -61,7 +61,6 @@ pub struct KubernetesRuntime {
     cache: Arc<Cache>,
     offices: Offices,
     workloads: Workloads,
-    endpoint: Mutex<Endpoint>,
     /// Instances that still have what they needed for their start alone.
     unclean: Mutex<HashMap<AgentId, InstanceId>>,
     /// Set once it watches.
@@ -105,7 +104,6 @@ impl KubernetesRuntime {
             silence: config.silence,
             cache: Arc::new(Cache::new(news)),
             offices: Offices::default(),
-            endpoint: Mutex::default(),
             unclean: Mutex::default(),
             joined: OnceLock::new(),
             lines,
@@ -141,12 +139,6 @@ impl KubernetesRuntime {
     fn unclean(&self) -> std::sync::MutexGuard<'_, HashMap<AgentId, InstanceId>> {
         self.unclean.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn note_endpoint(&self, launch: &Launch) {
-        let url = launch.env.get("MI_ENDPOINT").cloned().unwrap_or_default();
-        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) =
-            Endpoint { url, ca: launch.env.get("MI_CA_PEM").cloned() };
-    }
 }
 
 #[async_trait]
@@ -164,7 +156,6 @@ impl Runtime for KubernetesRuntime {
     async fn start(&self, launch: Launch) -> Result<()> {
         let settings = self.settings()?;
         self.ensure_office(launch.place.office_id).await?;
-        self.note_endpoint(&launch);
         let token = Token::new(launch.env.get(TOKEN_VARIABLE).cloned().unwrap_or_default());
         let office = launch.place.office_id;
         let base = Workloads::base(settings, &launch, &token);
@@ -325,15 +316,14 @@ impl Cluster for KubernetesRuntime {
         }
     }
 
-    async fn save(&self, place: Place, backup: BackupId, token: &Token) -> Result<()> {
+    async fn save(&self, place: Place, backup: BackupId, env: &BTreeMap<String, String>, token: &Token) -> Result<()> {
         let settings = self.settings()?;
         let claim =
             self.cache.seen().claims.of(place).find(|(_, claim)| !claim.deleting).map(|(name, _)| name.to_owned());
         let Some(claim) = claim else {
             return Err(Error::precondition("BACKUP_FAILED", "the agent's claim is gone"));
         };
-        let endpoint = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let objects = save(settings, (place, backup), &claim, &endpoint, token);
+        let objects = save(settings, (place, backup), &claim, env, token);
         let (secrets, jobs): (Api<Secret>, Api<Job>) =
             (self.in_office(place.office_id), self.in_office(place.office_id));
         let name = objects.job.metadata.name.clone().unwrap_or_default();

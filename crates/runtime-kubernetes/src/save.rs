@@ -1,5 +1,7 @@
 //! The job that sends the archive of a workspace to the platform, while no instance of the agent runs.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{
         batch::v1::{Job, JobSpec},
@@ -29,15 +31,6 @@ const TRIES: i32 = 3;
 /// The longest that it may take in all, in seconds: less than its token is good for.
 const LIMIT: i64 = 23 * 3600;
 
-/// Where agents reach the platform.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Endpoint {
-    /// The URL of the gateway.
-    pub(crate) url: String,
-    /// PEM certificates of the CA that vouches for it.
-    pub(crate) ca: Option<String>,
-}
-
 /// What is applied for a backup, in this order.
 pub(crate) struct SaveObjects {
     /// The token by which the platform takes the archive.
@@ -52,7 +45,7 @@ pub(crate) fn save(
     settings: &Settings,
     (place, backup): (Place, BackupId),
     claim: &str,
-    endpoint: &Endpoint,
+    env: &BTreeMap<String, String>,
     token: &Token,
 ) -> SaveObjects {
     let name = save_name(place.agent_id, InstanceId::new());
@@ -66,7 +59,7 @@ pub(crate) fn save(
     };
     let template = PodTemplateSpec {
         metadata: Some(ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }),
-        spec: Some(pod(settings, place, &name, claim, endpoint)),
+        spec: Some(pod(settings, place, &name, claim, env)),
     };
     SaveObjects {
         token: token_secret(metadata.clone(), TOKEN_KEY, token),
@@ -83,15 +76,14 @@ pub(crate) fn save(
     }
 }
 
-fn pod(settings: &Settings, place: Place, name: &str, claim: &str, endpoint: &Endpoint) -> PodSpec {
-    let mut known = vec![
-        ("MI_ENDPOINT", endpoint.url.clone()),
+fn pod(settings: &Settings, place: Place, name: &str, claim: &str, env: &BTreeMap<String, String>) -> PodSpec {
+    let mut known: Vec<(&str, String)> = env.iter().map(|(name, value)| (&**name, value.clone())).collect();
+    known.extend([
         ("MI_OFFICE_ID", place.office_id.to_string()),
         ("MI_AGENT_ID", place.agent_id.to_string()),
         ("MI_WORKSPACE", WORKSPACE_PATH.to_owned()),
         ("MI_SAVE_TOKEN_FILE", format!("{TOKEN_PATH}/{TOKEN_KEY}")),
-    ];
-    known.extend(endpoint.ca.clone().map(|ca| ("MI_CA_PEM", ca)));
+    ]);
     let volume = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
     PodSpec {
         automount_service_account_token: Some(false),

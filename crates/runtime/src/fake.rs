@@ -1,7 +1,7 @@
 //! A runtime in memory, for tests of what stands above it: instances start, and end when the test says so.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io::{Read, Write},
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -90,7 +90,7 @@ impl FakeRuntime {
     }
 
     /// Environment of the agent's newest start.
-    pub fn environment(&self, agent: AgentId) -> std::collections::BTreeMap<String, String> {
+    pub fn environment(&self, agent: AgentId) -> BTreeMap<String, String> {
         let state = self.state();
         let newest = state.launches.iter().rev().find(|launch| launch.place.agent_id == agent);
         newest.map(|launch| launch.env.clone()).unwrap_or_default()
@@ -219,7 +219,7 @@ impl Cluster for FakeRuntime {
         Saving::NotAsked
     }
 
-    async fn save(&self, _: Place, _: BackupId, _: &Secret) -> Result<()> {
+    async fn save(&self, _: Place, _: BackupId, _: &BTreeMap<String, String>, _: &Secret) -> Result<()> {
         Ok(())
     }
 

@@ -207,8 +207,8 @@ pub trait Cluster: Send + Sync {
     fn saving(&self, place: Place, backup: BackupId) -> Saving;
 
     /// Sees to it that somebody with the workspace of the agent, which is stopped, sends an archive of it to the platform, and
-    /// shows this token.
-    async fn save(&self, place: Place, backup: BackupId, token: &Secret) -> Result<()>;
+    /// shows this token; `env` says where the platform is, as to an instance.
+    async fn save(&self, place: Place, backup: BackupId, env: &BTreeMap<String, String>, token: &Secret) -> Result<()>;
 
     /// Forgets what came of [`Cluster::save`], so that it can be asked for again.
     async fn discard(&self, place: Place) -> Result<()>;

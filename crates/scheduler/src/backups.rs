@@ -116,8 +116,7 @@ impl Scheduler {
                 // A crash before the next line leaves a token that nobody knows.
                 if self.record(&mut agent, None).await? {
                     self.shards.may_act(agent.id)?;
-                    self.acting(agent.id)?;
-                    cluster.save(agent.place(), id, &token).await?;
+                    cluster.save(agent.place(), id, &self.endpoint_env(), &token).await?;
                 }
             }
         }

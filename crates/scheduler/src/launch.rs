@@ -82,6 +82,13 @@ impl Scheduler {
         Ok(patiently(ask).await?.secrets.into_iter().map(|(name, value)| (name, Secret::new(value))).collect())
     }
 
+    /// What tells whoever works for an agent where the platform is.
+    pub(crate) fn endpoint_env(&self) -> BTreeMap<String, String> {
+        let url = ("MI_ENDPOINT".to_owned(), self.agent_endpoint.url.clone());
+        let ca = self.agent_endpoint.ca.clone().map(|ca| ("MI_CA_PEM".to_owned(), ca));
+        [url].into_iter().chain(ca).collect()
+    }
+
     /// What starts an instance; `taken` is its environment as far as that is the office's to say.
     pub(crate) fn launch_of(
         &self,
@@ -94,7 +101,6 @@ impl Scheduler {
         let mut env = taken;
         env.extend(agent.spec.env.clone());
         let own = [
-            ("MI_ENDPOINT", self.agent_endpoint.url.clone()),
             ("MI_OFFICE_ID", agent.office_id.to_string()),
             ("MI_AGENT_ID", agent.id.to_string()),
             ("MI_AGENT_NAME", agent.name.clone()),
@@ -104,9 +110,7 @@ impl Scheduler {
             ("MI_SLOTS", slots(agent.spec.resources.cpu_millis).to_string()),
         ];
         env.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        if let Some(ca) = &self.agent_endpoint.ca {
-            env.insert("MI_CA_PEM".to_owned(), ca.clone());
-        }
+        env.extend(self.endpoint_env());
         if !agent.spec.command.is_empty() {
             env.insert("MI_COMMAND".to_owned(), agent.spec.command.clone());
         }

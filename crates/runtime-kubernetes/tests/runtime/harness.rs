@@ -1,6 +1,6 @@
 //! A cluster and a runtime that uses it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kube::{
     Api, Client, Config,
@@ -42,6 +42,11 @@ cpu_millis = 100
 memory_bytes = 268435456
 disk_bytes = 1073741824
 "#;
+
+/// Where the platform is, as a runtime is told it.
+pub(crate) fn endpoint() -> BTreeMap<String, String> {
+    [("MI_ENDPOINT".to_owned(), "http://gateway".to_owned())].into()
+}
 
 /// A cluster and a runtime that uses it.
 pub(crate) struct Harness {

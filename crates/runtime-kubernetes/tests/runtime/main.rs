@@ -108,7 +108,7 @@ async fn a_backup_is_a_job_on_the_claim_of_an_agent_that_is_stopped() {
     let backup = BackupId::new();
     assert_eq!(harness.runtime.saving(place, backup), Saving::NotAsked);
     harness.sim().conduct(Pods::all(), Conduct::Unschedulable("no room".into()));
-    harness.runtime.save(place, backup, &Secret::new("token")).await.expect("asked for");
+    harness.runtime.save(place, backup, &crate::harness::endpoint(), &Secret::new("token")).await.expect("asked for");
     let saving = async |what: &str, is: fn(&Saving) -> bool| {
         until(what, LIMIT, async || {
             let saving = harness.runtime.saving(place, backup);
@@ -122,6 +122,8 @@ async fn a_backup_is_a_job_on_the_claim_of_an_agent_that_is_stopped() {
     let job = &harness.sim().list("jobs", &harness.namespace())[0];
     let pod = &job["spec"]["template"]["spec"];
     assert_eq!(pod["containers"][0]["args"], serde_json::json!(["agent", "save"]));
+    let told = serde_json::json!({"name": "MI_ENDPOINT", "value": "http://gateway"});
+    assert!(pod["containers"][0]["env"].as_array().expect("variables").contains(&told));
     let claim = format!("work-{}-0", agent_name(place.agent_id));
     assert_eq!(pod["volumes"][0]["persistentVolumeClaim"]["claimName"], claim);
     harness.sim().conduct(Pods::all(), Conduct::Finish(1));
@@ -129,7 +131,7 @@ async fn a_backup_is_a_job_on_the_claim_of_an_agent_that_is_stopped() {
     harness.runtime.discard(place).await.expect("discarded");
     saving("it can be asked for again", |it| *it == Saving::NotAsked).await;
     harness.sim().conduct(Pods::all(), Conduct::Finish(0));
-    harness.runtime.save(place, backup, &Secret::new("another")).await.expect("asked for");
+    harness.runtime.save(place, backup, &crate::harness::endpoint(), &Secret::new("another")).await.expect("asked for");
     saving("it was sent", |it| *it == Saving::Sent).await;
     assert!(
         harness.sim().requests_of(&Matching::all().verb("get").resource("secrets")).is_empty(),

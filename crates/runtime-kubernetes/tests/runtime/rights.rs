@@ -99,7 +99,7 @@ async fn live(harness: &mut Harness, driver: Driver) {
     harness.runtime.look_over(true).await.expect("looked");
     harness.stopped(place).await;
     let backup = BackupId::new();
-    harness.runtime.save(place, backup, &Secret::new("token")).await.expect("asked for");
+    harness.runtime.save(place, backup, &crate::harness::endpoint(), &Secret::new("token")).await.expect("asked for");
     until("it was sent", LIMIT, async || {
         let saving = harness.runtime.saving(place, backup);
         if saving == Saving::Sent { Ok(Some(())) } else { Err(format!("{saving:?}")) }
