@@ -103,7 +103,7 @@ async fn an_agent_lives_in_a_sandbox() {
 }
 
 async fn lives(backend: Backend, driver: &str) {
-    let cluster = Cluster::start(backend, driver).await;
+    let mut cluster = Cluster::start(backend, driver).await;
     let Cluster { world, sim, .. } = &cluster;
     let office = world.office("Cluster").await;
 
@@ -145,6 +145,10 @@ async fn lives(backend: Backend, driver: &str) {
     world.owner.offices().resume_office(id).await.expect("resumed");
     world.settled(&office, "analyst", AgentPhase::Running).await;
     assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+
+    // The platform is killed and starts again, at another address: who has started nothing has the workspace saved.
+    cluster.world.crash().await;
+    let Cluster { world, sim, .. } = &cluster;
 
     // Fired, nothing of it is left but the backup, which the next one begins with.
     world.fire(&office, "analyst").await.expect("fired");
