@@ -76,6 +76,8 @@ impl Tasks {
         let shutdown = self.shutdown.clone();
         self.spawn_to_end(name, async move {
             tokio::select! {
+                // After shutdown it goes no step further.
+                biased;
                 () = shutdown.cancelled() => {}
                 () = task => {}
             }

@@ -65,7 +65,7 @@ impl Topic {
     }
 
     /// Everything.
-    fn everything() -> Self {
+    pub(crate) fn everything() -> Self {
         Self(String::new())
     }
 
@@ -137,7 +137,7 @@ impl ChangeBus {
     }
 
     /// As many of those that wait as one notification holds.
-    fn take(&self) -> Vec<Topic> {
+    pub(crate) fn take(&self) -> Vec<Topic> {
         let mut waiting = locked(&self.waiting);
         let mut bytes = self.node.to_string().len();
         let mut taken = Vec::new();
@@ -222,7 +222,7 @@ impl ChangeBus {
     }
 
     /// Something changed elsewhere.
-    fn told(&self, topic: Topic) {
+    pub(crate) fn told(&self, topic: Topic) {
         self.wake(&topic);
         // Without anybody who reads it, there is nobody to miss it.
         let _ = self.heard.send(topic);

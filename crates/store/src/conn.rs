@@ -1,11 +1,18 @@
 //! A connection to either database, the scope it works in, and a transaction on one.
 
-use std::ops::{Deref, DerefMut};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use mi_kernel::OfficeId;
 use sqlx::{PgConnection, Postgres, Sqlite, SqliteConnection, Transaction, pool::PoolConnection};
 
-use crate::{DbResult, connection_eviction::ConnectionEviction};
+use crate::{
+    DbResult,
+    connection_eviction::ConnectionEviction,
+    simulated::{self, Lent, Seam},
+};
 
 /// A borrowed connection of either kind.
 pub enum Arm<'a> {
@@ -35,6 +42,8 @@ macro_rules! on {
 pub struct Conn {
     pub(crate) inner: Inner,
     pub(crate) eviction: ConnectionEviction,
+    /// In tests.
+    seam: Option<Arc<dyn Seam>>,
     statements: u32,
 }
 
@@ -43,11 +52,26 @@ pub(crate) enum Inner {
     SqliteTx(Transaction<'static, Sqlite>),
     PostgresPooled(PoolConnection<Postgres>),
     PostgresTx(Transaction<'static, Postgres>),
+    Simulated(Lent),
+}
+
+/// Runs one statement, and heeds what it answers.
+#[doc(hidden)]
+pub struct Runner<'a> {
+    eviction: &'a ConnectionEviction,
+    seam: Option<&'a dyn Seam>,
+}
+
+impl Runner<'_> {
+    /// See [`Runner`].
+    pub async fn run<T>(self, statement: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        self.eviction.heed(simulated::run(self.seam, statement).await)
+    }
 }
 
 impl Conn {
-    pub(crate) fn new(inner: Inner, eviction: ConnectionEviction) -> Self {
-        Self { inner, eviction, statements: 0 }
+    pub(crate) fn new(inner: Inner, eviction: ConnectionEviction, seam: Option<Arc<dyn Seam>>) -> Self {
+        Self { inner, eviction, seam, statements: 0 }
     }
 
     /// How many statements were run on it since it was taken. What others wait for, such as a transaction with a lock,
@@ -64,27 +88,28 @@ impl Conn {
     /// The connection, by kind, and who is to hear how it does.
     #[doc(hidden)]
     pub fn watched(&mut self) -> (&ConnectionEviction, Arm<'_>) {
+        let (runner, arm, _) = self.statement();
+        (runner.eviction, arm)
+    }
+
+    /// The same for one of the [statement macros](crate::exec): no office comes before its values.
+    #[doc(hidden)]
+    pub fn statement(&mut self) -> (Runner<'_>, Arm<'_>, Option<OfficeId>) {
         self.statements += 1;
         let arm = match &mut self.inner {
             Inner::SqlitePooled(c) => Arm::Sqlite(c),
             Inner::SqliteTx(c) => Arm::Sqlite(c),
             Inner::PostgresPooled(c) => Arm::Postgres(c),
             Inner::PostgresTx(c) => Arm::Postgres(c),
+            Inner::Simulated(c) => Arm::Sqlite(c.connection()),
         };
-        (&self.eviction, arm)
-    }
-
-    /// The same for one of the [statement macros](crate::exec): no office comes before its values.
-    #[doc(hidden)]
-    pub fn statement(&mut self) -> (&ConnectionEviction, Arm<'_>, Option<OfficeId>) {
-        let (eviction, arm) = self.watched();
-        (eviction, arm, None)
+        (Runner { eviction: &self.eviction, seam: self.seam.as_deref() }, arm, None)
     }
 
     /// The SQL text for this database, where the dialects differ.
     pub fn pick(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self.inner {
-            Inner::SqlitePooled(_) | Inner::SqliteTx(_) => sqlite,
+            Inner::SqlitePooled(_) | Inner::SqliteTx(_) | Inner::Simulated(_) => sqlite,
             Inner::PostgresPooled(_) | Inner::PostgresTx(_) => postgres,
         }
     }
@@ -105,9 +130,9 @@ impl OfficeConn {
 
     /// As [`Conn::statement`]: the office comes before the statement's values.
     #[doc(hidden)]
-    pub fn statement(&mut self) -> (&ConnectionEviction, Arm<'_>, Option<OfficeId>) {
-        let (eviction, arm) = self.conn.watched();
-        (eviction, arm, Some(self.office_id))
+    pub fn statement(&mut self) -> (Runner<'_>, Arm<'_>, Option<OfficeId>) {
+        let (runner, arm, _) = self.conn.statement();
+        (runner, arm, Some(self.office_id))
     }
 }
 
@@ -137,10 +162,14 @@ pub type PlatformTx = Tx<PlatformConn>;
 impl<C: Into<Conn>> Tx<C> {
     /// Makes everything durable that was written since the beginning.
     pub async fn commit(self) -> DbResult<()> {
-        let Conn { inner, eviction, .. } = self.0.into();
+        let Conn { inner, eviction, seam, .. } = self.0.into();
         let committed = match inner {
             Inner::SqliteTx(tx) => tx.commit().await,
             Inner::PostgresTx(tx) => tx.commit().await,
+            Inner::Simulated(lent) => match &seam {
+                Some(seam) => lent.commit(&**seam).await,
+                None => Ok(()),
+            },
             Inner::SqlitePooled(_) | Inner::PostgresPooled(_) => Ok(()),
         };
         Ok(eviction.heed(committed)?)

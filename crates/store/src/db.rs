@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::{
     Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, change_bus::ChangeBus,
-    conn::Inner, connection_eviction::ConnectionEviction, migrate, service_role,
+    conn::Inner, connection_eviction::ConnectionEviction, migrate, service_role, simulated::Simulated,
 };
 
 /// How long a call waits for a connection before it answers Unavailable.
@@ -86,6 +86,8 @@ enum Pools {
         write: SqlitePool,
     },
     Postgres(PgPool),
+    /// In tests.
+    Simulated(Simulated),
 }
 
 /// What a transaction may see, in the words of the policies on Postgres.
@@ -273,6 +275,11 @@ impl Db {
         Ok(Self { pools: Pools::Postgres(pool), eviction, changes: Arc::new(ChangeBus::new(schema)) })
     }
 
+    pub(crate) fn over(process: Simulated) -> Self {
+        let (eviction, changes) = (ConnectionEviction::default(), Arc::new(ChangeBus::new("")));
+        Self { pools: Pools::Simulated(process), eviction, changes }
+    }
+
     /// The database in the scope of one office: the other offices' rows are not there.
     pub fn office(&self, office_id: OfficeId) -> OfficeDb<'_> {
         OfficeDb { db: self, office_id }
@@ -288,6 +295,7 @@ impl Db {
         let inner = match &self.pools {
             Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::SqlitePooled),
             Pools::Postgres(pool) => pool.acquire().await.map(Inner::PostgresPooled),
+            Pools::Simulated(process) => process.read().await.map(Inner::Simulated),
         };
         self.conn(inner)
     }
@@ -296,6 +304,7 @@ impl Db {
         let inner = match &self.pools {
             Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::SqlitePooled),
             Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN READ ONLY", "")).await.map(Inner::PostgresTx),
+            Pools::Simulated(process) => process.read().await.map(Inner::Simulated),
         };
         self.conn(inner)
     }
@@ -304,12 +313,17 @@ impl Db {
         let inner = match &self.pools {
             Pools::Sqlite { write, .. } => write.begin_with("BEGIN IMMEDIATE").await.map(Inner::SqliteTx),
             Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN", first)).await.map(Inner::PostgresTx),
+            Pools::Simulated(process) => process.begin().await.map(Inner::Simulated),
         };
         self.conn(inner)
     }
 
     fn conn(&self, inner: sqlx::Result<Inner>) -> DbResult<Conn> {
-        Ok(Conn::new(self.eviction.heed(inner)?, self.eviction.clone()))
+        let seam = match &self.pools {
+            Pools::Simulated(process) => Some(process.seam.clone()),
+            Pools::Sqlite { .. } | Pools::Postgres(_) => None,
+        };
+        Ok(Conn::new(self.eviction.heed(inner)?, self.eviction.clone(), seam))
     }
 
     pub(crate) fn eviction(&self) -> &ConnectionEviction {
@@ -318,14 +332,14 @@ impl Db {
 
     pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {
         match &self.pools {
-            Pools::Sqlite { .. } => None,
+            Pools::Sqlite { .. } | Pools::Simulated(_) => None,
             Pools::Postgres(pool) => Some(pool),
         }
     }
 
     /// Whether other processes may write to the same tables, so that in-process signals are not enough.
     pub fn is_shared(&self) -> bool {
-        matches!(self.pools, Pools::Postgres(_))
+        matches!(self.pools, Pools::Postgres(_) | Pools::Simulated(_))
     }
 
     /// Whether the database answers, for whoever asks whether this process is ready.
@@ -341,6 +355,7 @@ impl Db {
                 write.close().await;
             }
             Pools::Postgres(pool) => pool.close().await,
+            Pools::Simulated(_) => {}
         }
     }
 }

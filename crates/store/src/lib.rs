@@ -18,6 +18,7 @@ pub mod outbox;
 mod probe;
 mod rows;
 mod service_role;
+pub mod simulated;
 mod statement;
 
 pub use change_bus::{Batch, Changes, Topic};

@@ -73,14 +73,16 @@ macro_rules! statement {
     ($conn:expr, $sql:expr, $values:tt, $query:ident, $run:ident $(, $answer:expr)?) => {{
         let sql: &'static str = $sql;
         match $conn.statement() {
-            (eviction, arm, office) => eviction.heed(match arm {
+            (runner, arm, office) => match arm {
                 $crate::Arm::Sqlite(conn) => {
-                    $crate::bound!($crate::sqlx::$query(sql), office, $values).$run(conn).await $(.map($answer))?
+                    runner.run($crate::bound!($crate::sqlx::$query(sql), office, $values).$run(conn)).await
+                        $(.map($answer))?
                 }
                 $crate::Arm::Postgres(conn) => {
-                    $crate::bound!($crate::sqlx::$query(sql), office, $values).$run(conn).await $(.map($answer))?
+                    runner.run($crate::bound!($crate::sqlx::$query(sql), office, $values).$run(conn)).await
+                        $(.map($answer))?
                 }
-            })
+            }
             .map_err($crate::DbError::from),
         }
     }};
