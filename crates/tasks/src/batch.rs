@@ -66,8 +66,8 @@ pub(super) struct Batch<'a> {
     pub(super) dependents_loaded: BTreeSet<TaskId>,
     /// What could be claimed before the first operation, and what was written since: as far as it still can be.
     claimable: Vec<TaskId>,
-    /// Whether there may be more than that.
-    pub(super) truncated: bool,
+    /// Where the last one of those was, if there may be more.
+    pub(super) truncated: Option<(i32, TaskId)>,
     /// What is to be written, and after how many other changes it changed last.
     changed: HashMap<TaskId, u64>,
     changes: u64,
@@ -119,7 +119,7 @@ impl<'a> Batch<'a> {
             subtasks_loaded: BTreeSet::new(),
             dependents_loaded: BTreeSet::new(),
             claimable: Vec::new(),
-            truncated: false,
+            truncated: None,
             changed: HashMap::new(),
             changes: 0,
             moved: BTreeSet::new(),
@@ -289,7 +289,9 @@ impl<'a> Batch<'a> {
         if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MAX_DEPENDENTS) {
             self.dependents_loaded.extend(ended);
         }
-        self.truncated = i64::try_from(claimable.len()) == Ok(wanted.limit);
+        let is_full = i64::try_from(claimable.len()) == Ok(wanted.limit);
+        let last = claimable.iter().map(Task::place).max();
+        self.truncated = last.filter(|_| is_full);
         self.insert_claimable(claimable);
         Ok(())
     }
@@ -304,7 +306,7 @@ impl<'a> Batch<'a> {
     pub(super) fn claimable(&self) -> Vec<TaskId> {
         let mut ids: Vec<TaskId> = self.claimable.iter().chain(self.changed.keys()).copied().collect();
         ids.retain(|id| self.tasks.get(id).is_some_and(|task| *task.state() == State::Queued));
-        ids.sort_unstable_by_key(|id| (self.tasks.get(id).map(|task| task.spec.priority), *id));
+        ids.sort_unstable_by_key(|id| self.tasks.get(id).map(Task::place));
         ids.dedup();
         ids
     }

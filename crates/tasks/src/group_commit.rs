@@ -19,7 +19,7 @@ use mi_base::{
     budget::{Budget, Share},
     caught, metrics,
 };
-use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
+use mi_kernel::{AgentId, Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
 use tokio::sync::oneshot::{self, error::RecvError};
 
 pub(super) use self::command::{Patience, TaskCommand};
@@ -285,6 +285,9 @@ impl Tasks {
             _ => {
                 tracing::warn!(target: "mi::tasks", office = %office_id, error = %error.chain(), "the queue's transaction failed");
                 self.kick_later(office_id);
+                // It may have been committed, and its answer lost: others have to look.
+                self.outbox.notify_one();
+                self.changed(office_id);
             }
         }
         let ends = matches!(error.kind, ErrorKind::NotFound | ErrorKind::Internal);
@@ -312,7 +315,7 @@ impl Tasks {
             if let (TaskCommand::Report(report), Ok(tasks)) = (&op.command, &answer)
                 && let (Some(agent), Some(task)) = (report.ends_work(), tasks.first())
             {
-                self.ended.insert(agent, (task.progress.updated_at, Cause::of(task))).await;
+                self.note_end(agent, task).await;
             }
             match answer {
                 Ok(tasks) if tasks.is_empty() && waits => left.push(op),
@@ -343,6 +346,15 @@ impl Tasks {
             }
         }
         left
+    }
+
+    /// Remembers the task that an agent ended last. A report that is sent again may be on an earlier one, or another's.
+    async fn note_end(&self, agent: AgentId, task: &Task) {
+        let (time, worker) = (task.progress.updated_at, task.progress.worker.as_ref());
+        let is_its = worker.is_some_and(|worker| worker.agent_id == Some(agent));
+        if is_its && self.ended.get(&agent).await.is_none_or(|(known, _)| known <= time) {
+            self.ended.insert(agent, (time, Cause::of(task))).await;
+        }
     }
 
     async fn attempt(

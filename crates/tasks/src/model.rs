@@ -433,6 +433,11 @@ impl Task {
         &self.progress.state
     }
 
+    /// Its place in the queue: what is most urgent, and then what was created first, has the least.
+    pub(crate) fn place(&self) -> (i32, TaskId) {
+        (self.spec.priority, self.id)
+    }
+
     /// Whether it holds words that were written to its agent alone.
     pub(crate) fn is_private(&self) -> bool {
         self.spec.answers == Some(Channel::Direct)

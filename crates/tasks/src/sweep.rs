@@ -65,6 +65,7 @@ impl Tasks {
             tokio::pin!(pause);
             loop {
                 tokio::select! {
+                    biased;
                     Some(office_id) = under_way.next() => drop(offices.remove(&office_id)),
                     () = &mut pause => break,
                 }

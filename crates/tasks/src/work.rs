@@ -114,8 +114,13 @@ impl Batch<'_> {
     pub(super) async fn offer(&mut self, offers: &[Offer<'_>]) -> Result<Vec<Vec<Task>>> {
         let mut got: Vec<Vec<TaskId>> = vec![Vec::new(); offers.len()];
         let mut taken = HashSet::new();
-        self.hand_out(&self.claimable(), offers, &mut got, &mut taken)?;
-        if self.truncated {
+        let mut first = self.claimable();
+        if let Some(last) = self.truncated {
+            // Behind it there may be what comes before a task that is new.
+            first.retain(|id| self.get(*id).is_ok_and(|task| task.place() <= last));
+        }
+        self.hand_out(&first, offers, &mut got, &mut taken)?;
+        if self.truncated.is_some() {
             // What leads the queue is not for everybody: whoever got less than there may be looks on its own.
             for (place, offer) in offers.iter().enumerate() {
                 if offer.looks && got[place].len() < offer.claim.most {
@@ -126,6 +131,7 @@ impl Batch<'_> {
                     self.hand_out(&self.claimable(), &offers[place..=place], &mut got[place..=place], &mut taken)?;
                 }
             }
+            self.hand_out(&self.claimable(), offers, &mut got, &mut taken)?;
         }
         let mut claimed = Vec::with_capacity(offers.len());
         for (offer, ids) in offers.iter().zip(got) {
