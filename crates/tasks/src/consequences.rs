@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::repo::{self, Consequence};
 
-/// Tasks whose followers are asked for together.
-pub(super) const TOGETHER: usize = 256;
+/// Tasks whose followers are asked for together. This and what follows is less in the simulation, which has few tasks.
+pub(super) const TOGETHER: usize = if cfg!(test) { 2 } else { 256 };
 /// Statements of one transaction are at most about six times as many.
-const ROUNDS: u32 = 16;
+const ROUNDS: u32 = if cfg!(test) { 3 } else { 16 };
 /// Tasks that one transaction reads for this.
-const MAX_TASKS: usize = 256;
+const MAX_TASKS: usize = if cfg!(test) { 3 } else { 256 };
 /// Bytes of those tasks together.
 const MAX_BYTES: i64 = 1 << 20;
 

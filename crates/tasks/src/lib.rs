@@ -26,6 +26,8 @@ mod settle;
 mod status_counts;
 mod sweep;
 mod sweep_clock;
+#[cfg(test)]
+mod tests;
 pub mod wake;
 mod watch;
 mod wire;

@@ -13,8 +13,8 @@ use super::{
     repo::{self, NOBODY},
 };
 
-/// Tasks of a page.
-const PAGE: i64 = 64;
+/// Tasks of a page; few in the simulation, which has few.
+const PAGE: i64 = if cfg!(test) { 2 } else { 64 };
 
 impl Batch<'_> {
     /// Takes back what agents have that are no longer there, and looks again at what no agent could do. What is left for

@@ -5,6 +5,25 @@ use mi_tenancy::Author;
 use super::{command::TASK, *};
 use crate::model::{Report, ReportKind};
 
+impl GroupCommit {
+    /// Whether nothing is under way for an office, and no more room is held than by claims that wait; else what is.
+    pub(crate) fn rests(&self, office_id: OfficeId) -> std::result::Result<(), String> {
+        let waiting = match self.lock().get(&office_id) {
+            Some(pending) if pending.running => return Err("a task drives what is pending".into()),
+            Some(pending) if !pending.ops.is_empty() => {
+                return Err(format!("{} operations are pending, and nobody drives them", pending.ops.len()));
+            }
+            Some(pending) => pending.waiting.len(),
+            None => 0,
+        };
+        let free = MAX_WAITING_BYTES / 2 - waiting * TASK;
+        match self.waiting.take(office_id, free) {
+            Some(_) => Ok(()),
+            None => Err(format!("more room is held than {waiting} claims that wait need")),
+        }
+    }
+}
+
 fn pending_op(command: TaskCommand) -> PendingOp {
     PendingOp { command, roster: None, trace_id: String::new(), answer: oneshot::channel().0, _share: None }
 }

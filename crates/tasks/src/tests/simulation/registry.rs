@@ -1,0 +1,81 @@
+//! The scheduler of a simulation, which knows who works there.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use mi_kernel::Clock;
+use mi_proto::internal::v1::{
+    self as internal, Member,
+    agent_registry_service_client::AgentRegistryServiceClient,
+    agent_registry_service_server::{AgentRegistryService, AgentRegistryServiceServer},
+};
+use mi_rpc::{Guard, PrincipalKey, RoleClient, Transport};
+use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes};
+
+/// The agents there are. Clones share them.
+#[derive(Clone, Default)]
+pub(super) struct Registry(Arc<Mutex<Vec<Member>>>);
+
+impl Registry {
+    pub(super) fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way to it.
+    pub(super) fn client(&self, clock: Arc<dyn Clock>) -> AgentRegistryServiceClient<RoleClient> {
+        let routes = Routes::new(AgentRegistryServiceServer::new(self.clone()));
+        let shutdown = mi_base::Tasks::new().shutdown();
+        let guard = Guard::new("scheduler", routes, PrincipalKey::random(), clock, shutdown, Default::default());
+        AgentRegistryServiceClient::new(RoleClient::new(Transport::local(guard), "office"))
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send + 'a>>;
+
+/// Methods that nobody calls here.
+macro_rules! unused {
+    ($($name:ident($request:ident) -> $answer:ty;)*) => {
+        $(
+            fn $name<'s, 'a>(&'s self, _: Request<internal::$request>) -> Answer<'a, $answer>
+            where
+                's: 'a,
+            {
+                Box::pin(async { Err(Status::unimplemented("no part of the simulation")) })
+            }
+        )*
+    };
+}
+
+impl AgentRegistryService for Registry {
+    fn list_members<'s, 'a>(
+        &'s self,
+        _: Request<internal::ListMembersRequest>,
+    ) -> Answer<'a, internal::ListMembersResponse>
+    where
+        's: 'a,
+    {
+        let members = self.members().clone();
+        Box::pin(async { Ok(Response::new(internal::ListMembersResponse { members, ..Default::default() })) })
+    }
+
+    type WatchRevokedAgentKeysStream = BoxStream<internal::WatchRevokedAgentKeysResponse>;
+
+    unused! {
+        pause_agent(PauseAgentRequest) -> internal::PauseAgentResponse;
+        get_spender(GetSpenderRequest) -> internal::GetSpenderResponse;
+        apply_agent_budget(ApplyAgentBudgetRequest) -> internal::ApplyAgentBudgetResponse;
+        apply_agent_integration(ApplyAgentIntegrationRequest) -> internal::ApplyAgentIntegrationResponse;
+        list_enabled_integrations(ListEnabledIntegrationsRequest) -> internal::ListEnabledIntegrationsResponse;
+        count_agents(CountAgentsRequest) -> internal::CountAgentsResponse;
+        list_tiers(ListTiersRequest) -> internal::ListTiersResponse;
+        resolve_agent_key(ResolveAgentKeyRequest) -> internal::ResolveAgentKeyResponse;
+        watch_revoked_agent_keys(WatchRevokedAgentKeysRequest) -> Self::WatchRevokedAgentKeysStream;
+        report_refused_credential(ReportRefusedCredentialRequest) -> internal::ReportRefusedCredentialResponse;
+        register_agent_key(RegisterAgentKeyRequest) -> internal::RegisterAgentKeyResponse;
+        admit_external_agent(AdmitExternalAgentRequest) -> internal::AdmitExternalAgentResponse;
+        record_heartbeat(RecordHeartbeatRequest) -> internal::RecordHeartbeatResponse;
+    }
+}
