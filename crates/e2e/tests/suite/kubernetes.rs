@@ -9,7 +9,7 @@ use kubelet::Kubelet;
 use mi_e2e::{LIMIT, World};
 use mi_kubesim::Sim;
 use mi_proto::v1::{self, AgentPhase, EmployeeType, TaskKind, TaskStatus};
-use mi_testkit::{Backend, Platform, until};
+use mi_testkit::{Arrangement, Backend, Platform, until};
 
 const CONFIG: &str = r#"
 installation = "e2e"
@@ -36,15 +36,15 @@ disk_bytes = 1073741824
 "#;
 
 /// A platform whose agents live in a cluster.
-struct Cluster {
-    world: World,
-    sim: Arc<Sim>,
+pub(crate) struct Cluster {
+    pub(crate) world: World,
+    pub(crate) sim: Arc<Sim>,
     _kubelet: Kubelet,
     _files: tempfile::TempDir,
 }
 
 impl Cluster {
-    async fn start(backend: Backend, driver: &str) -> Self {
+    pub(crate) async fn start(backend: Backend, driver: &str, arrangement: Arrangement) -> Self {
         let sim = Arc::new(Sim::start().await);
         let files = tempfile::tempdir().expect("made");
         let (config, kubeconfig) = (files.path().join("kubernetes.toml"), files.path().join("kubeconfig"));
@@ -56,7 +56,8 @@ impl Cluster {
             format!("--kubernetes-config={}", config.display()),
             format!("--kubeconfig={}", kubeconfig.display()),
         ];
-        let builder = arguments.into_iter().fold(Platform::builder().backend(backend), |it, argument| it.arg(argument));
+        let builder = Platform::builder().backend(backend).arrangement(arrangement);
+        let builder = arguments.into_iter().fold(builder, |it, argument| it.arg(argument));
         let kubelet = Kubelet::start(sim.clone());
         let world = World::on(builder.start().await).await;
         Self { world, sim, _kubelet: kubelet, _files: files }
@@ -103,7 +104,7 @@ async fn an_agent_lives_in_a_sandbox() {
 }
 
 async fn lives(backend: Backend, driver: &str) {
-    let mut cluster = Cluster::start(backend, driver).await;
+    let mut cluster = Cluster::start(backend, driver, Arrangement::OneProcess).await;
     let Cluster { world, sim, .. } = &cluster;
     let office = world.office("Cluster").await;
 

@@ -22,6 +22,7 @@ mod kubernetes;
 mod matrix;
 mod mcp;
 mod providers;
+mod replicas;
 mod rest;
 mod sdk;
 mod secrets;

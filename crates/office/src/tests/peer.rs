@@ -113,14 +113,7 @@ impl Peer {
         let routes = Routes::new(OfficeReplicaServiceServer::new(self.clone()))
             .add_service(AgentRegistryServiceServer::new(self.clone()))
             .add_service(IngestServiceServer::new(self.clone()));
-        let guard = Guard::new(
-            "peer",
-            routes,
-            PrincipalKey::random(),
-            clock.clone(),
-            Tasks::new().shutdown(),
-            Default::default(),
-        );
+        let guard = Guard::new("peer", routes, PrincipalKey::random(), clock.clone(), Tasks::new(), Default::default());
         Transport::local(guard)
     }
 
