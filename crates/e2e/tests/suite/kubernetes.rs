@@ -8,7 +8,7 @@ use std::sync::Arc;
 use kubelet::Kubelet;
 use mi_e2e::{LIMIT, World};
 use mi_kubesim::Sim;
-use mi_proto::v1::{self, AgentPhase, EmployeeType, TaskKind, TaskStatus};
+use mi_proto::v1::{self, AgentPhase, EmployeeType};
 use mi_testkit::{Arrangement, Backend, Platform, until};
 
 const CONFIG: &str = r#"
@@ -62,30 +62,6 @@ impl Cluster {
         let world = World::on(builder.start().await).await;
         Self { world, sim, _kubelet: kubelet, _files: files }
     }
-
-    /// Runs a script as a task of the agent; what it printed.
-    async fn run(&self, office: &str, agent: &str, script: &str) -> String {
-        let request = v1::CreateTaskRequest {
-            office_id: office.into(),
-            title: "Script".into(),
-            description: script.into(),
-            kind: TaskKind::Command.into(),
-            assigned_agent: agent.into(),
-            ..Default::default()
-        };
-        let task =
-            self.world.owner.tasks().create_task(request).await.expect("created").into_inner().task.expect("a task");
-        until("the task is done", LIMIT, async || {
-            let request = v1::GetTaskRequest { office_id: office.into(), task_id: task.id.clone() };
-            let answer = self.world.owner.tasks().get_task(request).await.map_err(|status| status.to_string())?;
-            let task = answer.into_inner().task.expect("a task");
-            match task.status() {
-                TaskStatus::Done => Ok(Some(task.result)),
-                status => Err(format!("{status:?} {}", task.error)),
-            }
-        })
-        .await
-    }
 }
 
 #[tokio::test]
@@ -112,7 +88,7 @@ async fn lives(backend: Backend, driver: &str) {
     world.hire(&office, "analyst").await.expect("hired");
     let agent = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!(agent.employee_type(), EmployeeType::Kubernetes);
-    let printed = cluster.run(&office, "analyst", "echo kept > note; cat note").await;
+    let printed = cluster.world.run(&office, "analyst", "echo kept > note; cat note").await;
     assert!(printed.contains("kept"), "{printed}");
     let namespace = format!("mi-{office}");
     let secrets = |what: &str| {
@@ -125,7 +101,7 @@ async fn lives(backend: Backend, driver: &str) {
     world.promote(&office, "analyst", "opus").await.expect("promoted");
     let promoted = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!((promoted.model_tier.as_str(), &promoted.public_key), ("opus", &agent.public_key));
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
     until("what the one before had is gone", LIMIT, async || {
         Ok::<_, String>((secrets("-environment") == 1).then_some(()))
     })
@@ -135,7 +111,7 @@ async fn lives(backend: Backend, driver: &str) {
     let pods = sim.list("pods", &namespace);
     let pod = pods[0]["metadata"]["name"].as_str().expect("named");
     sim.delete("pods", &namespace, pod).expect("deleted");
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
 
     // Suspended with its office it has no pod, and keeps what it has.
     let id = v1::SuspendOfficeRequest { office_id: office.clone() };
@@ -145,7 +121,7 @@ async fn lives(backend: Backend, driver: &str) {
     let id = v1::ResumeOfficeRequest { office_id: office.clone() };
     world.owner.offices().resume_office(id).await.expect("resumed");
     world.settled(&office, "analyst", AgentPhase::Running).await;
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
 
     // The platform is killed and starts again, at another address: who has started nothing has the workspace saved.
     cluster.world.crash().await;
@@ -166,7 +142,7 @@ async fn lives(backend: Backend, driver: &str) {
     };
     world.hire_as(again).await.expect("hired");
     world.settled(&office, "again", AgentPhase::Running).await;
-    assert!(cluster.run(&office, "again", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "again", "cat note").await.contains("kept"));
 
     // Deleted, the office leaves no namespace.
     let id = v1::DeleteOfficeRequest { office_id: office.clone() };

@@ -26,6 +26,7 @@ mod replicas;
 mod rest;
 mod sdk;
 mod secrets;
+mod storage;
 mod tls;
 mod transcripts;
 mod verify;
