@@ -19,7 +19,7 @@ pub(crate) fn observe(seen: &Seen, place: Place, now: Time) -> Option<Instance> 
         let node = pod.node.as_deref().unwrap_or("no node");
         match late {
             true => format!(
-                "its pod should have ended, and its node {node:?} does not say so: this goes on once the node is back, or was removed from the cluster"
+                "its pod should have ended, and its node {node:?} does not say so: this goes on once the node is back or was removed from the cluster, or the pod is deleted by force"
             ),
             false => "its pod is being ended".to_owned(),
         }
