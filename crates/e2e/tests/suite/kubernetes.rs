@@ -1,6 +1,7 @@
 //! Agents in pods, from the hire to the backup: the real platform, the real client, an API server in memory, and agents that
 //! really run.
 
+mod faults;
 mod kubelet;
 
 use std::sync::Arc;
@@ -40,7 +41,7 @@ struct Cluster {
     world: World,
     sim: Arc<Sim>,
     _kubelet: Kubelet,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -59,7 +60,7 @@ impl Cluster {
         let builder = arguments.into_iter().fold(Platform::builder().backend(backend), |it, argument| it.arg(argument));
         let kubelet = Kubelet::start(sim.clone());
         let world = World::on(builder.start().await).await;
-        Self { world, sim, _kubelet: kubelet, _files: files }
+        Self { world, sim, _kubelet: kubelet, files }
     }
 
     /// Runs a script as a task of the agent; what it printed.
