@@ -5,7 +5,7 @@ use std::time::Duration;
 use mi_kernel::{InstanceId, Time};
 use mi_runtime::{Instance, Place};
 
-use crate::{cache::Seen, pods::PodView};
+use crate::{cache::Seen, growth::flaw, pods::PodView};
 
 /// How long a pod may take to end beyond its time before its node is taken to be lost.
 const LINGERING: Duration = Duration::from_secs(30);
@@ -43,6 +43,7 @@ pub(crate) fn observe(seen: &Seen, place: Place, now: Time) -> Option<Instance> 
             waiting,
             up_since: pod.and_then(|pod| pod.up_since),
             altered: workload.altered || workload.instance.is_none(),
+            flaw: flaw(seen, place),
             ..Instance::up(id)
         });
     }

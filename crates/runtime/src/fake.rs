@@ -82,6 +82,14 @@ impl FakeRuntime {
         let _ = self.ended_in.send(agent);
     }
 
+    /// Has the agent's instance run with this flaw from now on, or without.
+    pub fn flaw(&self, agent: AgentId, flaw: Option<&str>) {
+        if let Some(instance) = self.state().instances.get_mut(&agent) {
+            instance.flaw = flaw.map(str::to_owned);
+        }
+        let _ = self.ended_in.send(agent);
+    }
+
     /// Forgets all instances, as the death of the platform does.
     pub fn lose_everything(&self) {
         self.state().instances.clear();

@@ -153,8 +153,24 @@ impl Harness {
         }
     }
 
+    /// From now on the storage class lets volumes grow.
+    pub(crate) fn let_volumes_grow(&self) {
+        let allow = |class: &mut Value| class["allowVolumeExpansion"] = true.into();
+        self.sim().edit("storageclasses", "", "standard", allow).expect("edited");
+    }
+
     pub(crate) async fn started(&self, place: Place) -> InstanceId {
-        let launch = self.launch(place);
+        self.begun(self.launch(place)).await
+    }
+
+    /// With a claim of so many bytes.
+    pub(crate) async fn started_with(&self, place: Place, disk_bytes: u64) -> InstanceId {
+        let limits = Limits { disk_bytes: Some(disk_bytes), ..Limits::default() };
+        self.begun(Launch { limits, ..self.launch(place) }).await
+    }
+
+    async fn begun(&self, launch: Launch) -> InstanceId {
+        let place = launch.place;
         let id = launch.instance;
         self.runtime.prepare(place, None).await.expect("prepared");
         self.runtime.start(launch).await.expect("started");

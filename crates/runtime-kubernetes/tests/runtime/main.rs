@@ -4,6 +4,7 @@
 
 mod cluster;
 mod faults;
+mod growth;
 mod harness;
 mod nodes;
 mod rights;
