@@ -59,6 +59,7 @@ const MIGRATIONS: &Migrations = &[
     step!(210, "0210", "agent_model"),
     step!(211, "0211", "cluster"),
     step!(212, "0212", "shards"),
+    step!(216, "0216", "backup_uploads"),
 ];
 
 /// Where agents reach the gateway.

@@ -11,6 +11,7 @@ mod external;
 mod family;
 mod fire;
 mod harness;
+mod held;
 mod hire;
 mod identity;
 mod integrations;

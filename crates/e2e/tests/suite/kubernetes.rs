@@ -1,6 +1,7 @@
 //! Agents in pods, from the hire to the backup: the real platform, the real client, an API server in memory, and agents that
 //! really run.
 
+mod faults;
 mod kubelet;
 
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub(crate) struct Cluster {
     pub(crate) world: World,
     pub(crate) sim: Arc<Sim>,
     _kubelet: Kubelet,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Cluster {
@@ -60,7 +61,7 @@ impl Cluster {
         let builder = arguments.into_iter().fold(builder, |it, argument| it.arg(argument));
         let kubelet = Kubelet::start(sim.clone());
         let world = World::on(builder.start().await).await;
-        Self { world, sim, _kubelet: kubelet, _files: files }
+        Self { world, sim, _kubelet: kubelet, files }
     }
 }
 
