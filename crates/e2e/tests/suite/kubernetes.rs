@@ -45,7 +45,11 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    pub(crate) async fn start(backend: Backend, driver: &str, arrangement: Arrangement) -> Self {
+    async fn start(backend: Backend, driver: &str) -> Self {
+        Self::arranged(backend, driver, Arrangement::OneProcess).await
+    }
+
+    pub(crate) async fn arranged(backend: Backend, driver: &str, arrangement: Arrangement) -> Self {
         let sim = Arc::new(Sim::start().await);
         let files = tempfile::tempdir().expect("made");
         let (config, kubeconfig) = (files.path().join("kubernetes.toml"), files.path().join("kubeconfig"));
@@ -81,7 +85,7 @@ async fn an_agent_lives_in_a_sandbox() {
 }
 
 async fn lives(backend: Backend, driver: &str) {
-    let mut cluster = Cluster::start(backend, driver, Arrangement::OneProcess).await;
+    let mut cluster = Cluster::start(backend, driver).await;
     let Cluster { world, sim, .. } = &cluster;
     let office = world.office("Cluster").await;
 

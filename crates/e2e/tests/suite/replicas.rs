@@ -128,7 +128,7 @@ async fn commands(world: &World, office: &str, agent: &str, count: usize) -> Vec
 
 #[tokio::test]
 async fn nobody_notices_that_every_process_is_replaced() {
-    let mut cluster = Cluster::start(Backend::Postgres, "statefulset", Arrangement::Replicas(2)).await;
+    let mut cluster = Cluster::arranged(Backend::Postgres, "statefulset", Arrangement::Replicas(2)).await;
     let office = cluster.world.office("Rolling").await;
     cluster.world.hire(&office, "analyst").await.expect("hired");
     cluster.world.settled(&office, "analyst", AgentPhase::Running).await;
@@ -171,7 +171,7 @@ async fn nobody_notices_that_every_process_is_replaced() {
 
 #[tokio::test]
 async fn others_go_on_with_the_agents_of_a_scheduler_that_is_killed() {
-    let mut cluster = Cluster::start(Backend::Postgres, "statefulset", Arrangement::Replicas(2)).await;
+    let mut cluster = Cluster::arranged(Backend::Postgres, "statefulset", Arrangement::Replicas(2)).await;
     let Cluster { world, sim, .. } = &mut cluster;
     let office = world.office("Orphans").await;
     let names: Vec<String> = (0..AGENTS).map(|number| format!("agent-{number}")).collect();

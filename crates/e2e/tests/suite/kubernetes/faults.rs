@@ -33,7 +33,7 @@ async fn rights_that_are_revoked_keep_nobody_from_working_and_may_come_back() {
     let since = Instant::now();
     world.hire(&office, "late").await.expect("hired");
     troubled(world, &office, "late", "the cluster does not allow the platform to do that").await;
-    assert!(cluster.run(&office, "analyst", "echo works").await.contains("works"));
+    assert!(cluster.world.run(&office, "analyst", "echo works").await.contains("works"));
     until("it is tried again", LIMIT, async || {
         let tried = sim.requests_of(&Matching::all().writes().resource("serviceaccounts")).len();
         if tried >= 3 { Ok(Some(())) } else { Err(tried.to_string()) }
@@ -86,7 +86,7 @@ async fn pods_that_are_deleted_by_hand_during_a_promotion_disturb_it_not() {
     let namespace = format!("mi-{office}");
     world.hire(&office, "analyst").await.expect("hired");
     let before = world.settled(&office, "analyst", AgentPhase::Running).await;
-    cluster.run(&office, "analyst", "echo kept > note").await;
+    cluster.world.run(&office, "analyst", "echo kept > note").await;
     world.promote(&office, "analyst", "opus").await.expect("promoted");
     let mut deleted = HashSet::new();
     until("three pods were deleted", LIMIT, async || {
@@ -100,7 +100,7 @@ async fn pods_that_are_deleted_by_hand_during_a_promotion_disturb_it_not() {
     .await;
     let after = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!((after.model_tier.as_str(), &after.public_key), ("opus", &before.public_key));
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
     let left = ["pods", "statefulsets", "persistentvolumeclaims"].map(|resource| sim.list(resource, &namespace).len());
     assert_eq!(left, [1; 3]);
     assert_eq!(world.count(&office, "analyst", "agent.crashed").await, 0);
