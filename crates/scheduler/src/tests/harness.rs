@@ -137,6 +137,13 @@ impl Harness {
         self.scheduler = scheduler(&self.database, &self.clock, &self.runtime, objects, &self.treasury).await;
     }
 
+    /// Finishes the removal of hidden backups, as the sweep of a process does.
+    pub(super) async fn sweep_backups(&self) -> mi_kernel::Result<()> {
+        let Scheduler { db, clock, .. } = &*self.scheduler;
+        let lease = mi_store::lease::Lease::new(db.clone(), clock.clone(), "sweep", crate::sweep::LEASE);
+        self.scheduler.sweep_backups(&lease).await
+    }
+
     /// A further active office of the same account, under [`free_hiring`].
     pub(super) async fn open_office(&self, version: i64) -> OfficeId {
         let office = OfficeId::new();
