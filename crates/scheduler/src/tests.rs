@@ -22,6 +22,7 @@ mod offices;
 mod pause;
 mod plans;
 mod providers;
+mod replicas;
 mod row_security;
 mod shards;
 mod treasury;
