@@ -164,6 +164,7 @@ async fn an_attempt_that_several_end_at_once_is_counted_once() {
     let beside = [harness.beside(&worker).await.1, harness.beside(&worker).await.1];
     let requests = (0..30).map(|n| CreateTaskRequest { max_attempts: Some(9), ..request("", &format!("task {n}")) });
     let tasks = harness.batch(&office, requests.collect()).await.expect("creates");
+    let mut watching = harness.postgres().await;
     for round in 1..=3 {
         let claim = ClaimTasksRequest {
             office_id: office.clone(),
@@ -172,7 +173,18 @@ async fn an_attempt_that_several_end_at_once_is_counted_once() {
             ..Default::default()
         };
         assert_eq!(harness.claim_with(&worker, claim).await.expect("claims").len(), 30);
+        // All of them are about to end the same when the first one does.
+        let mut queue = harness.tables().await.platform().begin().await.expect("begins");
+        mi_store::on!(queue, |c| sqlx::query("SELECT 1 FROM task_queues FOR UPDATE").execute(&mut *c).await.map(drop))
+            .expect("locks");
         harness.pass(Duration::from_secs(2)).await;
+        until("all wait for the queue", LONG, async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            let waiting: i64 = sqlx::query_scalar(sql).fetch_one(&mut watching).await.expect("reads");
+            if waiting >= 3 { Ok(Some(())) } else { Err(format!("{waiting} of 3")) }
+        })
+        .await;
+        queue.commit().await.expect("lets go");
         for task in &tasks {
             let ended = harness.until_task(&office, &task.id, mi_proto::v1::TaskStatus::Queued).await;
             assert_eq!(ended.attempt, round + 1);
