@@ -15,15 +15,18 @@ use mi_proto::{
     v1::{SuspendOfficeRequest, office_service_client::OfficeServiceClient},
 };
 use mi_rpc::{RoleClient, Transport};
+use mi_store::on;
 use mi_testkit::{Backend, OnBackend, until};
 use ring::digest;
 use tonic::Code;
 
 use super::{
+    chat::to_group,
     credits::START,
     harness::{Client, Harness, LONG},
     metering::{call, spender},
     peer::Mood,
+    retention::DAY,
 };
 
 /// The credentials of another process, as a gateway that is connected to it asks for them.
@@ -101,4 +104,36 @@ async fn a_push_that_fails_late_does_not_hide_one_that_got_through() {
     harness.scheduler.known().go_on.notify_one();
     suspend.await.expect("no panic").expect("was written");
     assert_eq!(harness.conditions(&office).await, fine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_two_forget_at_once_is_told_once() {
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = harness.create("Mine").await.id;
+    for number in 0..7 {
+        harness.say(&harness.owner, to_group(&office, &format!("old {number}"))).await.expect("sends");
+    }
+    harness.keep_three_days(&office).await;
+    harness.clock.advance(4 * DAY);
+    // Both have read what is old when the first one deletes it.
+    let mut held = harness.tables().await.platform().begin().await.expect("begins");
+    on!(held, |c| sqlx::query("SELECT 1 FROM messages FOR UPDATE").execute(&mut *c).await.map(drop)).expect("locks");
+    let mut watching = harness.postgres().await;
+    let both = async { tokio::join!(harness.forget(&office), harness.forget(&office)) };
+    let lets_go = async {
+        until_waiting(&mut watching, 2).await;
+        held.commit().await.expect("lets go");
+    };
+    tokio::join!(both, lets_go);
+    assert_eq!(harness.forgotten(&office).await, [("messages".to_owned(), 7)]);
+}
+
+/// Waits until so many transactions wait for a lock.
+pub(super) async fn until_waiting(watching: &mut sqlx::PgConnection, count: i64) {
+    until("they wait for a lock", LONG, async || {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let waiting: i64 = sqlx::query_scalar(sql).fetch_one(&mut *watching).await.expect("reads");
+        if waiting >= count { Ok(Some(())) } else { Err(format!("{waiting} of {count}")) }
+    })
+    .await;
 }

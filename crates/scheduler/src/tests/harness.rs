@@ -137,11 +137,17 @@ impl Harness {
         self.scheduler = scheduler(&self.database, &self.clock, &self.runtime, objects, &self.treasury).await;
     }
 
-    /// Finishes the removal of hidden backups, as the sweep of a process does.
+    /// Finishes the removal of hidden backups, as the sweep of a process does that ends then.
     pub(super) async fn sweep_backups(&self) -> mi_kernel::Result<()> {
         let Scheduler { db, clock, .. } = &*self.scheduler;
         let lease = mi_store::lease::Lease::new(db.clone(), clock.clone(), "sweep", crate::sweep::LEASE);
-        self.scheduler.sweep_backups(&lease).await
+        let (mut outcome, scheduler) = (Ok(()), &self.scheduler);
+        let sweep = |lease| {
+            let outcome = &mut outcome;
+            async move { *outcome = scheduler.sweep_backups(&lease).await }
+        };
+        lease.until_end(std::future::pending(), sweep).await;
+        outcome
     }
 
     /// A further active office of the same account, under [`free_hiring`].

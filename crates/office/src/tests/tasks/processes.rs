@@ -10,7 +10,10 @@ use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Ta
 use mi_testkit::{Backend, OnBackend, on_both, until};
 
 use super::{chance, many, request, seconds};
-use crate::tests::harness::{Harness, LONG};
+use crate::tests::{
+    harness::{Harness, LONG},
+    replicas::until_waiting,
+};
 
 on_both! { whatever_crashes_every_task_is_done_once }
 
@@ -178,12 +181,7 @@ async fn an_attempt_that_several_end_at_once_is_counted_once() {
         mi_store::on!(queue, |c| sqlx::query("SELECT 1 FROM task_queues FOR UPDATE").execute(&mut *c).await.map(drop))
             .expect("locks");
         harness.pass(Duration::from_secs(2)).await;
-        until("all wait for the queue", LONG, async || {
-            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-            let waiting: i64 = sqlx::query_scalar(sql).fetch_one(&mut watching).await.expect("reads");
-            if waiting >= 3 { Ok(Some(())) } else { Err(format!("{waiting} of 3")) }
-        })
-        .await;
+        until_waiting(&mut watching, 3).await;
         queue.commit().await.expect("lets go");
         for task in &tasks {
             let ended = harness.until_task(&office, &task.id, mi_proto::v1::TaskStatus::Queued).await;
