@@ -74,11 +74,13 @@ fn migrations(faults: &mut Vec<String>) -> Result {
         }
         // SQLite's file is one process's.
         for file in files(&migrations.join("postgres"), "sql")? {
-            let version: u32 = name(&file).split('_').next().and_then(|version| version.parse().ok()).unwrap_or_default();
+            let version: u32 =
+                name(&file).split('_').next().and_then(|version| version.parse().ok()).unwrap_or_default();
             // Those of before there was the rule; the store's own have numbers below all others.
             if version > 212 || (5..100).contains(&version) {
                 let breaks = breaks(&read(&file)?);
-                faults.extend(breaks.map(|what| format!("{}: `{what}`, and no line `{CONTRACTS}NNNN`", relative(&file))));
+                faults
+                    .extend(breaks.map(|what| format!("{}: `{what}`, and no line `{CONTRACTS}NNNN`", relative(&file))));
             }
         }
     }
@@ -95,13 +97,15 @@ fn breaks(sql: &str) -> Option<&'static str> {
     }
     let plain: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
     let words = plain.join(" ").to_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
-    let found = words.split(';').filter(|statement| !statement.trim_start().starts_with("CREATE TABLE")).find_map(|statement| {
-        let breaker = BREAKERS.iter().copied().find(|breaker| statement.contains(breaker));
-        let typed = statement.contains("ALTER COLUMN") && statement.contains(" TYPE ");
-        let added = statement.split("ADD COLUMN").skip(1);
-        let needed = added.into_iter().any(|column| column.contains("NOT NULL") && !column.contains("DEFAULT"));
-        breaker.or(typed.then_some("ALTER COLUMN TYPE")).or(needed.then_some("NOT NULL without DEFAULT"))
-    });
+    let found = words.split(';').filter(|statement| !statement.trim_start().starts_with("CREATE TABLE")).find_map(
+        |statement| {
+            let breaker = BREAKERS.iter().copied().find(|breaker| statement.contains(breaker));
+            let typed = statement.contains("ALTER COLUMN") && statement.contains(" TYPE ");
+            let added = statement.split("ADD COLUMN").skip(1);
+            let needed = added.into_iter().any(|column| column.contains("NOT NULL") && !column.contains("DEFAULT"));
+            breaker.or(typed.then_some("ALTER COLUMN TYPE")).or(needed.then_some("NOT NULL without DEFAULT"))
+        },
+    );
     found
 }
 

@@ -227,7 +227,8 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
     // What one process does for all of them, until this one ends.
     let ends = || tasks.shutdown().cancelled_owned();
     let lease = |name, ttl| Lease::new(db.clone(), clock.clone(), name, ttl);
-    let converge = lease("converge", lifecycle::CONVERGE_LEASE).until_end(ends(), |lease| converging.converge_forever(lease));
+    let converge =
+        lease("converge", lifecycle::CONVERGE_LEASE).until_end(ends(), |lease| converging.converge_forever(lease));
     tasks.spawn_to_end("office-converge", converge);
     let relay = outbox::lease(db.clone(), clock.clone()).until_end(ends(), async move |lease| {
         outbox::relay(relay_db, lease, &context.outbox, |events| feed.clone().append(events)).await;

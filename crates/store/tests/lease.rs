@@ -53,9 +53,8 @@ async fn processes_go_by_the_databases_clock() {
     let database = TestDb::plain(Backend::Postgres).await;
     let db = Db::open(database.target(), &[]).await.expect("opens");
     let clock = |hours| SkewedClock::new(TimeDelta::hours(hours)).shared();
-    let hold = async |holder: &str, hours| {
-        lease::hold(&db, "reconciler", holder, &*clock(hours), LONG).await.expect("asks")
-    };
+    let hold =
+        async |holder: &str, hours| lease::hold(&db, "reconciler", holder, &*clock(hours), LONG).await.expect("asks");
     assert!(hold("behind", -5).await);
     assert!(!hold("ahead", 5).await, "it still lasts");
     assert!(hold("behind", -5).await);

@@ -106,12 +106,14 @@ async fn openers_at_the_same_time_migrate_once() {
 /// A process of before holds a table: the migration waits for it, and whoever comes meanwhile does not wait for the migration.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_uses_a_table_does_not_wait_for_the_migration_that_waits_for_it() {
-    const WIDER: &Migrations = &[FIRST[0], step(101, "ALTER TABLE things ADD COLUMN name TEXT NOT NULL DEFAULT 'none'")];
+    const WIDER: &Migrations =
+        &[FIRST[0], step(101, "ALTER TABLE things ADD COLUMN name TEXT NOT NULL DEFAULT 'none'")];
     let database = TestDb::plain(Backend::Postgres).await;
     let before = Db::open(database.target(), FIRST).await.expect("opens");
     run(&before, "INSERT INTO things VALUES (7)").await;
     let mut slow = before.platform().begin().await.expect("begins");
-    let sum: i64 = on!(slow, |c| sqlx::query_scalar("SELECT sum(id) FROM things").fetch_one(&mut *c).await).expect("reads");
+    let sum: i64 =
+        on!(slow, |c| sqlx::query_scalar("SELECT sum(id) FROM things").fetch_one(&mut *c).await).expect("reads");
     assert_eq!(sum, 7);
     let target = database.target().clone();
     let opening = tokio::spawn(async move { Db::open(&target, WIDER).await });

@@ -97,7 +97,8 @@ async fn a_push_that_fails_late_does_not_hide_one_that_got_through() {
         let request = SuspendOfficeRequest { office_id: id };
         suspending.offices(&suspending.owner).suspend_office(request).await.map(drop)
     });
-    until("the push hangs", LONG, async || Ok::<_, String>((harness.scheduler.known().refused == 1).then_some(()))).await;
+    until("the push hangs", LONG, async || Ok::<_, String>((harness.scheduler.known().refused == 1).then_some(())))
+        .await;
     let mut other = OfficeServiceClient::new(Client(twin, Arc::new(harness.owner.clone())));
     let resume = mi_proto::v1::ResumeOfficeRequest { office_id: office.clone() };
     other.resume_office(resume).await.expect("gets through");
@@ -131,7 +132,8 @@ async fn what_two_forget_at_once_is_told_once() {
 /// Waits until so many transactions wait for a lock.
 pub(super) async fn until_waiting(watching: &mut sqlx::PgConnection, count: i64) {
     until("they wait for a lock", LONG, async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let waiting: i64 = sqlx::query_scalar(sql).fetch_one(&mut *watching).await.expect("reads");
         if waiting >= count { Ok(Some(())) } else { Err(format!("{waiting} of {count}")) }
     })
