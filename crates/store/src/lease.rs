@@ -38,19 +38,26 @@ struct Inner {
     name: &'static str,
     holder: String,
     ttl: Duration,
-    /// Until when it is relied on without asking; none: it is not held.
-    until: Mutex<Option<Instant>>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Until when it is relied on without asking.
+    until: Option<Instant>,
+    /// Whether it may be this process's in the database: also while that is asked, since who asks may be dropped.
+    mine: bool,
 }
 
 impl Lease {
     /// One that lasts so long when its holder is gone without a word.
     pub fn new(db: Db, clock: Arc<dyn Clock>, name: &'static str, ttl: Duration) -> Self {
-        Self(Arc::new(Inner { db, clock, name, holder: Uuid::new_v4().to_string(), ttl, until: Mutex::default() }))
+        Self(Arc::new(Inner { db, clock, name, holder: Uuid::new_v4().to_string(), ttl, state: Mutex::default() }))
     }
 
     // Whole between any two statements.
-    fn until(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.0.until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the job is this process's. The database is asked when a third of the time has passed, so that an idle platform
@@ -62,12 +69,12 @@ impl Lease {
         }
         // Before the database sets the time: it ends the lease no earlier than this process.
         let asked = Instant::now();
-        if self.until().is_some_and(|until| asked < until) {
+        if self.state().until.is_some_and(|until| asked < until) {
             return Ok(true);
         }
-        *self.until() = None;
+        *self.state() = State { until: None, mine: true };
         let held = hold(db, name, holder, &**clock, *ttl).await?;
-        *self.until() = held.then(|| asked + *ttl / 3);
+        *self.state() = State { until: held.then(|| asked + *ttl / 3), mine: held };
         Ok(held)
     }
 
@@ -86,11 +93,13 @@ impl Lease {
     }
 
     async fn give_up(&self) -> DbResult<()> {
-        if self.until().take().is_none() {
+        if !std::mem::take(&mut *self.state()).mine {
             return Ok(());
         }
         let mut tx = self.0.db.platform().begin().await?;
-        exec!(tx, "DELETE FROM leases WHERE name = $1 AND holder = $2", self.0.name, &self.0.holder)?;
+        // The row stays: so this waits for one of ours that was dropped in the middle, where it would not see a new row.
+        let sql = "UPDATE leases SET expires_at = $3 WHERE name = $1 AND holder = $2";
+        exec!(tx, sql, self.0.name, &self.0.holder, Time::UNIX_EPOCH)?;
         tx.commit().await
     }
 }

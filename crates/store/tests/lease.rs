@@ -79,6 +79,20 @@ async fn whoever_asks_as_it_goes_keeps_it_until_its_end() {
     one.clone().until_end(async {}, |_| std::future::pending()).await;
     assert!(two.held().await.expect("asks"), "no time has passed");
     assert!(!one.held().await.expect("asks"));
+    // Who is dropped while it asks may have got it: that is given up as well, whenever it was.
+    for micros in (0..4000).step_by(100) {
+        let asking = lease();
+        let end = tokio::time::sleep(Duration::from_micros(micros));
+        two.clone().until_end(async {}, |_| std::future::pending()).await;
+        asking
+            .until_end(end, async |lease| {
+                while lease.held().await.is_ok() {
+                    tokio::task::yield_now().await
+                }
+            })
+            .await;
+        assert!(two.held().await.expect("asks"), "after {micros} us");
+    }
     // What was lost is not given up a second time.
     one.until_end(async {}, |_| std::future::pending()).await;
     assert!(!lease().held().await.expect("asks"), "it is two's");

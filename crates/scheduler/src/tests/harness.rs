@@ -141,13 +141,11 @@ impl Harness {
     pub(super) async fn sweep_backups(&self) -> mi_kernel::Result<()> {
         let Scheduler { db, clock, .. } = &*self.scheduler;
         let lease = mi_store::lease::Lease::new(db.clone(), clock.clone(), "sweep", crate::sweep::LEASE);
-        let (mut outcome, scheduler) = (Ok(()), &self.scheduler);
-        let sweep = |lease| {
-            let outcome = &mut outcome;
-            async move { *outcome = scheduler.sweep_backups(&lease).await }
-        };
+        let (outcome, scheduler) = (std::sync::OnceLock::new(), &self.scheduler);
+        let swept = &outcome;
+        let sweep = async |lease| drop(swept.set(scheduler.sweep_backups(&lease).await));
         lease.until_end(std::future::pending(), sweep).await;
-        outcome
+        outcome.into_inner().expect("it came to its end")
     }
 
     /// A further active office of the same account, under [`free_hiring`].
