@@ -321,7 +321,7 @@ impl Scheduler {
     /// Renews the lease, and takes and gives shards until this process has its share.
     pub(crate) async fn renew_shards(&self) -> Result<()> {
         let Some(passed) = &self.shards.passed else { return Ok(()) };
-        let former = lease::hold(&self.db, FORMER, FORMER, self.clock.now(), LEASE).await?;
+        let former = lease::hold(&self.db, FORMER, FORMER, &*self.clock, LEASE).await?;
         // Before the database sets the time: it ends the lease no earlier than this process.
         let asked = passed();
         let mut tx = self.db.platform().begin().await?;

@@ -23,6 +23,7 @@ mod offices;
 mod pause;
 mod plans;
 mod providers;
+mod replicas;
 mod row_security;
 mod shards;
 mod treasury;

@@ -47,7 +47,7 @@ async fn what_has_no_row_is_removed(backend: Backend) {
         harness.runtime.fill(there, b"work");
     }
     let cluster = harness.runtime.cluster().expect("one");
-    harness.scheduler.look_over_cluster(cluster).await.expect("looked");
+    harness.scheduler.look_over_cluster(cluster, true).await.expect("looked");
     assert_eq!(harness.runtime.content(place(&agent)), Some(b"work".to_vec()));
     assert_eq!(harness.runtime.content(nobody), None);
     assert!(harness.scheduler.conditions(agent.office_id)[0].ok);

@@ -309,7 +309,7 @@ async fn nobody_takes_a_shard_while_a_scheduler_of_before_leads() {
     let harness = harness().await;
     let one = Replica::new(&harness, "one").await;
     let lead = async |name: &str| {
-        mi_store::lease::hold(&one.scheduler.db, "reconciler", name, harness.clock.now(), LEASE).await.expect("asked")
+        mi_store::lease::hold(&one.scheduler.db, "reconciler", name, &harness.clock, LEASE).await.expect("asked")
     };
     assert!(lead("former").await);
     one.renew().await;
