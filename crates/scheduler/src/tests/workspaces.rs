@@ -308,10 +308,10 @@ async fn what_a_crash_leaves_of_a_workspace_is_swept(mut harness: Harness) {
     let saved = harness.send(header(&agent, TOKEN), pieces(&content)).await.expect("may be sent again");
     // As long as somebody may still be at it, it stays.
     harness.clock.advance(LIFE - Duration::from_secs(1));
-    harness.scheduler.sweep_backups().await.expect("swept");
+    harness.sweep_backups().await.expect("swept");
     assert_eq!(harness.objects().await.len(), 2);
     harness.clock.advance(Duration::from_secs(1));
-    harness.scheduler.sweep_backups().await.expect("swept");
+    harness.sweep_backups().await.expect("swept");
     assert_eq!(harness.objects().await, [(harness.object_of(&saved), content)]);
     assert_eq!((harness.backups().await, harness.rows("backups").await), (vec![saved.clone()], 1));
     // Deleted, it goes with its own object.
