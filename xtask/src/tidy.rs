@@ -18,6 +18,8 @@ const FORBIDDEN: &[&str] = &[
     concat!("#[ig", "nore"),
 ];
 const DOCUMENT: &str = "ARCHITECTURE.md";
+/// What a migration begins a line with that takes away what a step of an earlier version made superfluous.
+const CONTRACTS: &str = "-- Contracts ";
 
 pub(crate) fn run() -> Result {
     let mut faults = Vec::new();
@@ -54,7 +56,7 @@ fn source(text: &str) -> impl Iterator<Item = String> {
     head.into_iter().chain(long).chain(open)
 }
 
-/// Both databases get the same steps.
+/// Both databases get the same steps, and those that processes of before could not work with stand there with the reason.
 fn migrations(faults: &mut Vec<String>) -> Result {
     for krate in folders(&root().join("crates"))? {
         let migrations = krate.join("migrations");
@@ -70,8 +72,41 @@ fn migrations(faults: &mut Vec<String>) -> Result {
         for name in sqlite.symmetric_difference(&postgres) {
             faults.push(format!("{krate}: {name} is there for one database only"));
         }
+        // SQLite's file is one process's.
+        for file in files(&migrations.join("postgres"), "sql")? {
+            let version: u32 =
+                name(&file).split('_').next().and_then(|version| version.parse().ok()).unwrap_or_default();
+            // Those of before there was the rule; the store's own have numbers below all others.
+            if version > 212 || (5..100).contains(&version) {
+                let breaks = breaks(&read(&file)?);
+                faults
+                    .extend(breaks.map(|what| format!("{}: `{what}`, and no line `{CONTRACTS}NNNN`", relative(&file))));
+            }
+        }
     }
     Ok(())
+}
+
+/// What in a migration breaks processes of the version before, which go on over the new schema until they are replaced, or
+/// keeps them waiting while a table is rewritten: none of it, or the file says which earlier step made it possible.
+fn breaks(sql: &str) -> Option<&'static str> {
+    const BREAKERS: &[&str] =
+        &["DROP TABLE", "DROP COLUMN", "DROP INDEX", "RENAME", "SET NOT NULL", "SET DATA TYPE", ") STORED"];
+    if sql.lines().any(|line| line.starts_with(CONTRACTS)) {
+        return None;
+    }
+    let plain: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
+    let words = plain.join(" ").to_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
+    let found = words.split(';').filter(|statement| !statement.trim_start().starts_with("CREATE TABLE")).find_map(
+        |statement| {
+            let breaker = BREAKERS.iter().copied().find(|breaker| statement.contains(breaker));
+            let typed = statement.contains("ALTER COLUMN") && statement.contains(" TYPE ");
+            let added = statement.split("ADD COLUMN").skip(1);
+            let needed = added.into_iter().any(|column| column.contains("NOT NULL") && !column.contains("DEFAULT"));
+            breaker.or(typed.then_some("ALTER COLUMN TYPE")).or(needed.then_some("NOT NULL without DEFAULT"))
+        },
+    );
+    found
 }
 
 /// Every method of ours says who may call it.
@@ -205,6 +240,26 @@ mod tests {
         assert_eq!(faults(&format!("//! A\n{}\"later\")\n", FORBIDDEN[0])).len(), 1);
         let long = format!("//! A\n{}", "\n".repeat(MOST_LINES));
         assert_eq!(faults(&long), [": 501 lines, more than 500"]);
+    }
+
+    #[test]
+    fn a_migration_leaves_processes_of_before_at_work() {
+        for (sql, fault) in [
+            ("CREATE TABLE a (id uuid PRIMARY KEY, n integer NOT NULL GENERATED ALWAYS AS (1) STORED);", None),
+            ("ALTER TABLE a ADD COLUMN b text NOT NULL DEFAULT '';\nALTER TABLE a ADD COLUMN c uuid;", None),
+            ("-- no DROP COLUMN\nSELECT 1; -- RENAME", None),
+            ("alter table a\n  drop column b;", Some("DROP COLUMN")),
+            ("ALTER TABLE a RENAME TO b;", Some("RENAME")),
+            ("DROP INDEX a_by_b;", Some("DROP INDEX")),
+            ("ALTER TABLE a ALTER COLUMN b SET NOT NULL;", Some("SET NOT NULL")),
+            ("ALTER TABLE a ALTER b SET DATA TYPE bigint;", Some("SET DATA TYPE")),
+            ("ALTER TABLE a ALTER COLUMN b TYPE bigint;", Some("ALTER COLUMN TYPE")),
+            ("ALTER TABLE a ADD COLUMN b text NOT NULL;", Some("NOT NULL without DEFAULT")),
+            ("ALTER TABLE a ADD COLUMN b text GENERATED ALWAYS AS (lower(c)) STORED;", Some(") STORED")),
+            ("-- Contracts 0212: schedulers of before it are gone.\nDROP INDEX a_by_b;", None),
+        ] {
+            assert_eq!(breaks(sql), fault, "{sql}");
+        }
     }
 
     #[test]

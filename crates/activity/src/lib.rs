@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use mi_base::Tasks;
 use mi_kernel::{Clock, Result};
-use mi_store::{Db, Migrations, step};
+use mi_store::{Db, Migrations, lease::Lease, step};
 
 pub use config::ActivityConfig;
 use feed::Feed;
@@ -74,14 +74,19 @@ impl Parts {
 pub async fn build(config: ActivityConfig, clock: Arc<dyn Clock>, tasks: &Tasks) -> Result<ActivityRole> {
     let parts = Parts::open(&config, &clock, tasks).await?;
     let routes = parts.routes(&clock, tasks);
-    let maintenance = Maintenance {
-        db: parts.db,
-        clock,
-        feed: parts.feed,
-        logs: parts.logs,
-        retention_age: config.retention_age,
-        retention_bytes: config.retention_bytes,
-    };
-    tasks.spawn("activity-maintenance", maintenance.run());
+    let ends = tasks.shutdown().cancelled_owned();
+    let lease = Lease::new(parts.db, clock.clone(), "maintenance", maintenance::LEASE);
+    let maintenance = lease.until_end(ends, move |lease| {
+        let maintenance = Maintenance {
+            lease,
+            clock,
+            feed: parts.feed,
+            logs: parts.logs,
+            retention_age: config.retention_age,
+            retention_bytes: config.retention_bytes,
+        };
+        maintenance.run()
+    });
+    tasks.spawn_to_end("activity-maintenance", maintenance);
     Ok(ActivityRole { routes })
 }

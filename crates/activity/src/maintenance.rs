@@ -3,9 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use mi_kernel::{Clock, Result};
-use mi_store::{Db, lease};
+use mi_store::lease::Lease;
 use tokio::time::MissedTickBehavior;
-use uuid::Uuid;
 
 use crate::{feed::Feed, logs::Logs};
 
@@ -17,13 +16,11 @@ const SWEEP: Duration = Duration::from_secs(24 * 3600);
 /// How long after a failure a job is tried again.
 const RETRY: Duration = Duration::from_secs(60);
 /// The lease saves work: of several replicas one does the jobs. Two at once would be slow, not wrong.
-const LEASE: Duration = Duration::from_secs(60);
-/// How long a lease is relied on: nothing is written for it in each round of an idle platform.
-const RENEWAL: Duration = Duration::from_secs(30);
+pub(crate) const LEASE: Duration = Duration::from_secs(60);
 
 /// Runs the slow jobs.
 pub(crate) struct Maintenance {
-    pub(crate) db: Db,
+    pub(crate) lease: Lease,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) feed: Feed,
     pub(crate) logs: Logs,
@@ -34,24 +31,19 @@ pub(crate) struct Maintenance {
 impl Maintenance {
     /// For ever; ends only by cancellation. A job that fails is tried again soon, and is in the way of no other.
     pub(crate) async fn run(self) {
-        let holder = Uuid::now_v7().to_string();
         let now = self.clock.now();
-        let (mut renew_at, mut retain_at, mut sweep_at) = (now, now, now);
+        let (mut retain_at, mut sweep_at) = (now, now);
         let mut tick = tokio::time::interval(COMPACTION);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let now = self.clock.now();
-            // A database of this process alone needs no lease.
-            if self.db.is_shared() && now >= renew_at {
-                let held = lease::hold(&self.db, "maintenance", &holder, now, LEASE).await;
-                match held {
-                    Ok(true) => renew_at = now + RENEWAL,
-                    Ok(false) => continue,
-                    Err(error) => {
-                        note("the lease", Err(error.into()));
-                        continue;
-                    }
+            match self.lease.held().await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    note("the lease", Err(error.into()));
+                    continue;
                 }
             }
             note("compaction", self.logs.compact().await);

@@ -94,7 +94,7 @@ impl World {
             parts.routes(&shared, &tasks),
             PrincipalKey::random(),
             shared,
-            tasks.shutdown(),
+            tasks.clone(),
             mi_rpc::Refusals::default(),
         );
         Self { parts, config, clock, tasks, transport: Transport::local(guard), kept }

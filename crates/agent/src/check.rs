@@ -4,7 +4,7 @@
 //! could do there.
 
 use std::{
-    env, fs, io,
+    env, fs, io, iter,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::Path,
     time::Duration,
@@ -25,13 +25,32 @@ use crate::{
 pub const ASK: &str = "ISOLATION_CHECK";
 /// Files that the agent must not read, one path after the other, separated by colons.
 pub const PATHS: &str = "ISOLATION_CHECK_PATHS";
-/// Addresses that it must not reach, separated by commas.
+/// Addresses of the hirer's machine that it must not reach, separated by commas.
 pub const ADDRESSES: &str = "ISOLATION_CHECK_ADDRESSES";
+/// Addresses that it must not reach where it is a pod, separated by commas.
+pub const POD_ADDRESSES: &str = "ISOLATION_CHECK_POD_ADDRESSES";
 /// How a line about one probe begins; JSON follows.
 pub const LINE: &str = "isolation-check: ";
 /// The last line of the check.
 pub const DONE: &str = "isolation-check done";
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Where a pod would have a token for the API server.
+const ACCOUNT_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// What of a process cannot be tried in a pod, and what stands in the place of it.
+const NOT_IN_A_POD: [(&str, &str, &str); 3] = [
+    (
+        "files",
+        "read files of the platform and of others",
+        "a pod has the files of its image and its claim, and no others",
+    ),
+    ("network", "open sockets", "a pod has a network of its own, into which policies let nobody"),
+    (
+        "network",
+        "reach the Internet and other agents",
+        "not tried: the policies mi-deny and mi-allow refuse it, as far as the cluster's network plugin enforces policies, \
+         which what else was tried of the network shows",
+    ),
+];
 
 /// Tries everything, if the environment asks for it.
 pub(crate) async fn run(config: &AgentConfig, anonymous: &Client, log: &Log) {
@@ -42,10 +61,23 @@ pub(crate) async fn run(config: &AgentConfig, anonymous: &Client, log: &Log) {
         let text = env::var(name).unwrap_or_default();
         text.split(separator).filter(|part| !part.is_empty()).map(str::to_owned).collect()
     };
-    let (paths, addresses) = (list(PATHS, ':'), list(ADDRESSES, ','));
+    let api_server = api_server();
+    let (paths, addresses) = match &api_server {
+        Some(_) => (vec![ACCOUNT_TOKEN.to_owned(), "/etc/shadow".to_owned()], list(POD_ADDRESSES, ',')),
+        None => {
+            let own = ["/etc/shadow", "/root", "/home"].map(str::to_owned);
+            (list(PATHS, ':').into_iter().chain(own).collect(), list(ADDRESSES, ','))
+        }
+    };
+    for (layer, probe, why) in NOT_IN_A_POD.into_iter().filter(|_| api_server.is_some()) {
+        log.say(format!("{LINE}{}", json!({ "layer": layer, "probe": probe, "absent": true, "detail": why })));
+    }
     let tried = blocking(move || {
         let mut found = files(&paths);
-        found.extend(sockets(&addresses));
+        match &api_server {
+            Some(server) => found.extend(iter::once(server).chain(&addresses).map(|it| from_pod(it))),
+            None => found.extend(sockets(&addresses)),
+        }
         found.extend(processes());
         found.extend(terminals());
         found
@@ -74,9 +106,7 @@ fn files(paths: &[String]) -> Vec<Tried> {
         Ok(true) => fs::read_dir(path).map(drop),
         _ => fs::File::open(path).map(drop),
     };
-    let own = ["/etc/shadow", "/root", "/home"].map(str::to_owned);
-    let mut found: Vec<Tried> =
-        paths.iter().chain(&own).map(|path| tried("files", format!("read {path}"), read(path))).collect();
+    let mut found: Vec<Tried> = paths.iter().map(|path| tried("files", format!("read {path}"), read(path))).collect();
     for directory in ["/usr", "/etc", "/"] {
         let file = Path::new(directory).join(".isolation-check");
         let written = fs::write(&file, "");
@@ -97,6 +127,24 @@ fn terminals() -> Vec<Tried> {
     };
     let own = tried("files", "open the platform's terminal".into(), fs::File::open("/dev/tty"));
     vec![("files", "find the terminals of others".into(), foreign), own]
+}
+
+/// Where the API server of the cluster is, which every pod is told, whatever its own settings; none: this is no pod.
+fn api_server() -> Option<String> {
+    let port = env::var("KUBERNETES_SERVICE_PORT").unwrap_or_else(|_| "443".to_owned());
+    env::var("KUBERNETES_SERVICE_HOST").ok().map(|host| match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    })
+}
+
+/// Connects from a pod. Some network plugins refuse what others drop, so that a refusal is one of theirs.
+fn from_pod(address: &str) -> Tried {
+    let outcome = match address.parse::<SocketAddr>() {
+        Ok(parsed) => TcpStream::connect_timeout(&parsed, CONNECT_LIMIT).map(drop),
+        Err(error) => Err(io::Error::other(error)),
+    };
+    tried("network", format!("connect to {address}"), outcome)
 }
 
 fn sockets(addresses: &[String]) -> Vec<Tried> {

@@ -70,7 +70,7 @@ impl Composition {
         let (tasks, clock, key) = (Tasks::new(), SystemClock::shared(), PrincipalKey::random());
         let objects = Arc::new(InMemory::new());
         let local = |role: &'static str, routes: Routes| {
-            Transport::local(Guard::new(role, routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default()))
+            Transport::local(Guard::new(role, routes, key.clone(), clock.clone(), tasks.clone(), Default::default()))
         };
         let (listener, endpoint) = listen().await?;
 
@@ -111,7 +111,7 @@ impl Composition {
         let admin_key = office.accounts.ensure_administrator(&dir.path().join("admin.key")).await?;
 
         let office_guard =
-            Guard::new("office", office.routes, key.clone(), clock.clone(), tasks.shutdown(), Default::default());
+            Guard::new("office", office.routes, key.clone(), clock.clone(), tasks.clone(), Default::default());
         promised.keep(office_guard.clone());
         let office = Transport::local(office_guard);
         let backends = Backends { office: office.clone(), scheduler, activity, models: None };

@@ -15,6 +15,7 @@ mod hire;
 mod history;
 mod idle;
 mod kills;
+mod kubernetes;
 mod latency;
 mod list;
 mod litellm;
@@ -64,6 +65,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("credits", || credits::run().boxed_local()),
     ("doors", || doors::run().boxed_local()),
     ("models", || models::run().boxed_local()),
+    ("kubernetes", || kubernetes::run().boxed_local()),
 ];
 /// How often a measurement is repeated; tables show the median of the rounds, and their spread as the noise.
 const ROUNDS: usize = 7;
@@ -80,6 +82,9 @@ fn main() -> ExitCode {
         }
         Some((name, args)) if name == kills::WORKER => {
             runtime(1).and_then(|runtime| runtime.block_on(kills::work(args)))
+        }
+        Some((name, args)) if name == kubernetes::WATCHER => {
+            runtime(PROXY_THREADS).and_then(|runtime| runtime.block_on(kubernetes::watch(args)))
         }
         _ => bench(&args),
     };

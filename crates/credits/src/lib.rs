@@ -34,6 +34,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, Notify};
 
 pub use self::model::{Compute, Payer, Reserve, Running, Settle, Spender, Tokens};
+pub use self::sweep::LEASE as SWEEP_LEASE;
 use self::{group_commit::GroupCommit, model::Op, sweep::Troubles};
 
 /// Most micro-credits of one grant, budget or call.

@@ -9,6 +9,7 @@ use std::{
 use futures::{StreamExt, stream};
 use mi_base::sweep::BACKOFF;
 use mi_kernel::{AgentId, Error, ErrorKind, OfficeId, Result, Time};
+use mi_store::lease::Lease;
 
 use super::{
     Credits,
@@ -18,6 +19,9 @@ use super::{
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// Of several processes over one database one sweeps. When that one is gone, another one does within this time and an
+/// interval.
+pub const LEASE: Duration = Duration::from_secs(15);
 /// What is looked at in one go.
 const PAGE: i64 = 1000;
 /// Offices that are worked on at the same time.
@@ -51,8 +55,9 @@ impl Troubles {
 }
 
 impl Credits {
-    /// Sweeps until it is dropped. Two processes at once do everything once: each operation looks again under the lock.
-    pub async fn sweep_forever(self) {
+    /// Sweeps until it is dropped, while the lease is this process's. Two processes at once do everything once all the same:
+    /// each operation looks again under the lock.
+    pub async fn sweep_forever(self, lease: Lease) {
         let (mut place, mut recalled) = ((OfficeId::MIN, AgentId::MIN), Some(tokio::time::Instant::now()));
         let mut forgot = None;
         loop {
@@ -64,13 +69,18 @@ impl Credits {
                 }
                 due
             };
-            let mut swept = vec![self.begin_all().await, self.expire_due().await, self.push_all().await];
-            if due(&mut recalled, RECALL_INTERVAL) {
-                swept.push(self.recall_waiting(place).await.map(|next| place = next));
+            let held = lease.held().await;
+            let mut swept = Vec::new();
+            if matches!(held, Ok(true)) {
+                swept = vec![self.begin_all().await, self.expire_due().await, self.push_all().await];
+                if due(&mut recalled, RECALL_INTERVAL) {
+                    swept.push(self.recall_waiting(place).await.map(|next| place = next));
+                }
+                if due(&mut forgot, FORGET_INTERVAL) {
+                    swept.push(self.forget_usage().await);
+                }
             }
-            if due(&mut forgot, FORGET_INTERVAL) {
-                swept.push(self.forget_usage().await);
-            }
+            swept.extend(held.err().map(|error| Err(error.into())));
             for error in swept.into_iter().filter_map(Result::err) {
                 tracing::warn!(target: "mi::credits", error = %error.chain(), "the credits could not be swept; the next round tries again");
             }

@@ -37,6 +37,7 @@ use tokio_util::io::StreamReader;
 use uuid::Uuid;
 
 use self::checksum::Checksum;
+pub use self::sweep::LEASE as SWEEP_LEASE;
 use super::{
     repo::objects,
     rules::{Room, expired, no_memory, too_many},

@@ -129,6 +129,29 @@ impl World {
         Ok(answer.agent.expect("an answer has its agent"))
     }
 
+    /// Runs a script as a task of the agent; what it printed.
+    pub async fn run(&self, office: &str, agent: &str, script: &str) -> String {
+        let request = v1::CreateTaskRequest {
+            office_id: office.into(),
+            title: "Script".into(),
+            description: script.into(),
+            kind: v1::TaskKind::Command.into(),
+            assigned_agent: agent.into(),
+            ..Default::default()
+        };
+        let task = self.owner.tasks().create_task(request).await.expect("created").into_inner().task.expect("a task");
+        until("the task is done", LIMIT, async || {
+            let request = v1::GetTaskRequest { office_id: office.into(), task_id: task.id.clone() };
+            let answer = self.owner.tasks().get_task(request).await.map_err(|status| status.to_string())?;
+            let task = answer.into_inner().task.expect("a task");
+            match task.status() {
+                v1::TaskStatus::Done => Ok(Some(task.result)),
+                status => Err(format!("{status:?} {}", task.error)),
+            }
+        })
+        .await
+    }
+
     /// All backups of the office.
     pub async fn backups(&self, office: &str) -> Vec<v1::Backup> {
         self.owner.all_backups(office).await.expect("listed")

@@ -116,7 +116,7 @@ fn edge() -> Gateway {
         };
         let routes = Routes::from(axum::Router::new().fallback(read));
         let clock = SystemClock::shared();
-        Transport::local(Guard::new(name, routes, key.clone(), clock, tasks.shutdown(), Refusals::default()))
+        Transport::local(Guard::new(name, routes, key.clone(), clock, tasks.clone(), Refusals::default()))
     };
     let backends =
         Backends { office: role("office"), scheduler: role("scheduler"), activity: role("activity"), models: None };

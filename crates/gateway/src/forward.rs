@@ -8,7 +8,7 @@ use std::{
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use mi_base::{
-    metrics,
+    Tasks, metrics,
     trace::{TRACEPARENT, TraceContext},
 };
 use mi_kernel::{Actor, Result};
@@ -17,11 +17,10 @@ use mi_rpc::{
     Caller, HttpRequest, HttpResponse, Refusals, SOURCE_HEADER, compression,
     connections::network,
     deadline::{self, GRPC_TIMEOUT},
-    guard::{self, Watch, WatchedBody, code_name},
+    guard::{self, Watch, WatchedBody, code_name, end_of},
     status::{mend_too_large, status},
 };
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body, transport::server::TcpConnectInfo};
 use tower::ServiceExt;
 use tracing::Instrument;
@@ -48,7 +47,7 @@ pub(crate) struct Forwarder {
     pub(crate) refusals: Refusals,
     pub(crate) own: axum::Router,
     pub(crate) backends: Backends,
-    pub(crate) shutdown: CancellationToken,
+    pub(crate) tasks: Tasks,
 }
 
 impl Forwarder {
@@ -108,7 +107,7 @@ impl Forwarder {
             path: rule.path,
             started,
             left: time_left.map(|limit| limit.saturating_sub(started.elapsed())),
-            shutdown: self.shutdown.clone(),
+            shutdown: end_of(rule, &self.tasks),
             revoked: open.held.as_ref().map(Held::revoked),
         };
         response.map(|body| Body::new(WatchedBody::new(body, watch, open)))

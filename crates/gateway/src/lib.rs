@@ -63,7 +63,7 @@ pub fn build(
         limits: Limiter::new(config.limits, config.anonymous),
         own,
         backends,
-        shutdown: tasks.closing(),
+        tasks: tasks.clone(),
     };
     let grpc = Grpc(Arc::new(forwarder));
     Gateway { web: Arc::new(web::layered(grpc.clone())), grpc, health }

@@ -77,7 +77,7 @@ static OWN: [MethodRule; 4] = [
 ];
 
 const fn own(path: &'static str, service: &'static str, streaming: bool) -> MethodRule {
-    MethodRule { path, service, callers: Vec::new(), streaming }
+    MethodRule { path, service, callers: Vec::new(), streaming, resumes: streaming }
 }
 
 /// The method at a path. Internal ones are as unknown as those that do not exist.

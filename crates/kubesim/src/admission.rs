@@ -6,7 +6,9 @@ use crate::{
     json::{default, entries, has, list, list_mut, map, set, text},
     kinds::Kind,
     matching::Matching,
-    pod_security, quota,
+    pod_security,
+    quantity::Quantity,
+    quota,
     refusal::Refusal,
     store::World,
 };
@@ -73,7 +75,24 @@ pub(crate) fn admit_new(world: &World, kind: &Kind, object: &mut Value) -> Resul
 
 /// Refuses a change.
 pub(crate) fn admit_change(world: &World, kind: &Kind, object: &Value, subresource: &str) -> Result<(), Refusal> {
+    if kind.resource == "persistentvolumeclaims" && subresource.is_empty() {
+        growth(world, kind, object)?;
+    }
     webhooks(world, kind, object, "update", subresource)
+}
+
+/// A claim grows where its storage class says that its volumes can.
+fn growth(world: &World, kind: &Kind, claim: &Value) -> Result<(), Refusal> {
+    let (namespace, name) = (text(claim, "/metadata/namespace"), text(claim, "/metadata/name"));
+    let asked = |claim: &Value| Quantity::parse(text(claim, "/spec/resources/requests/storage"));
+    let before = world.find(kind.resource, namespace, name).and_then(|before| asked(before));
+    let class = world.find("storageclasses", "", text(claim, "/spec/storageClassName"));
+    if asked(claim) > before && class.is_none_or(|class| class["allowVolumeExpansion"] != true) {
+        let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must \
+                   support resize";
+        return Err(Refusal::forbidden(kind, name, why));
+    }
+    Ok(())
 }
 
 /// Refuses a deletion.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use crate::{
     json::{has, list_mut, object, remove, text},
     kinds::Kind,
+    quantity::Quantity,
     refusal::Cause,
 };
 
@@ -16,6 +17,8 @@ const POD: &str = "pod updates may not change fields other than `spec.containers
     tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 const CLAIM: &str = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound \
     claims";
+
+const SMALLER: &str = "field can not be less than status.capacity";
 
 /// What is wrong with a change.
 pub(crate) fn check(kind: &Kind, old: &Value, new: &Value) -> Option<Cause> {
@@ -47,6 +50,11 @@ pub(crate) fn check(kind: &Kind, old: &Value, new: &Value) -> Option<Cause> {
                 }
                 spec
             };
+            let amount = |claim: &Value, pointer: &str| Quantity::parse(text(claim, pointer));
+            let (asked, has) = ("/spec/resources/requests/storage", "/status/capacity/storage");
+            if amount(new, asked) < amount(old, asked) && amount(new, asked) < amount(old, has) {
+                return Some(Cause::forbidden("spec.resources.requests.storage", SMALLER));
+            }
             (fixed(old) != fixed(new)).then(|| Cause::forbidden("spec", CLAIM))
         }
         "jobs" => {

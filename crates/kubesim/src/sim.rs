@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a test waits for something that has to come. For broken code, not for slow machines.
 const LIMIT: Duration = Duration::from_secs(60);
+/// When it is looked again where nothing has changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// What is there from the start.
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 /// Who changes objects by [`Sim::edit`] and its like.
@@ -350,8 +352,8 @@ impl Sim {
                 if let Some(found) = look(self) {
                     return found;
                 }
-                // Never closed: this is one of its senders.
-                let _ = changes.changed().await;
+                // Never closed: this is one of its senders. Controllers come to rest without a change, too.
+                let _ = timeout(LOOK_AGAIN, changes.changed()).await;
             }
         };
         timeout(LIMIT, wait).await.unwrap_or_else(|_| panic!("waited {LIMIT:?} until {what}, in vain"))

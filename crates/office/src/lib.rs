@@ -10,7 +10,7 @@ mod retention;
 #[expect(clippy::disallowed_methods, reason = "tests join what they spawn, and compare with the time of this machine")]
 mod tests;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use mi_base::{Tasks, disk_reserve::DiskReserve};
 use mi_catalogue::Catalogues;
@@ -18,7 +18,10 @@ use mi_chat::Chat;
 pub use mi_credits::CreditRules;
 use mi_credits::Credits;
 pub use mi_drive::DriveLimits;
-use mi_drive::{Drive, storage::Storage};
+use mi_drive::{
+    Drive,
+    storage::{self, Storage},
+};
 use mi_integrations::{DataKeys, Integrations};
 use mi_kernel::{Clock, Result};
 use mi_proto::{
@@ -35,7 +38,7 @@ use mi_proto::{
     },
 };
 use mi_rpc::{EventSink, RoleClient, Transport, compressed};
-use mi_store::{Db, DbTarget, Migrations, idempotency, outbox, step};
+use mi_store::{Db, DbTarget, Migrations, idempotency, lease::Lease, outbox, step};
 use mi_tasks::Members;
 pub use mi_tenancy::Quotas;
 use mi_tenancy::{OfficePart, Offices, RoleContext, accounts::Accounts, invites::Invites};
@@ -80,7 +83,9 @@ const MIGRATIONS: &Migrations = &[
     step!(210, "0210", "task_contexts"),
 ];
 /// How often old request ids and invites are forgotten.
-const SWEEP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(3600);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+/// Of several processes over one database one forgets. Two at once would be slow, not wrong.
+const SWEEP_LEASE: Duration = Duration::from_secs(60);
 
 /// What the role needs to start.
 #[derive(Debug)]
@@ -217,17 +222,29 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
         parts,
     });
 
-    let (converging, relay_db, metered) = (lifecycle.clone(), db.clone(), db.clone());
+    let (converging, relay_db, metered, sweeping) = (lifecycle.clone(), db.clone(), db.clone(), db.clone());
     let feed = EventSink::new(activity);
-    tasks.spawn("office-converge", async move { converging.converge_forever().await });
-    tasks.spawn("office-outbox", async move {
-        outbox::relay(relay_db, &context.outbox, |events| feed.clone().append(events)).await;
+    // What one process does for all of them, until this one ends.
+    let ends = || tasks.shutdown().cancelled_owned();
+    let lease = |name, ttl| Lease::new(db.clone(), clock.clone(), name, ttl);
+    let converge =
+        lease("converge", lifecycle::CONVERGE_LEASE).until_end(ends(), |lease| converging.converge_forever(lease));
+    tasks.spawn_to_end("office-converge", converge);
+    let relay = outbox::lease(db.clone(), clock.clone()).until_end(ends(), async move |lease| {
+        outbox::relay(relay_db, lease, &context.outbox, |events| feed.clone().append(events)).await;
     });
+    tasks.spawn_to_end("office-outbox", relay);
     tasks.spawn("office-changes", db.clone().exchange_changes());
-    tasks.spawn("office-sweep", sweep(db, clock));
-    tasks.spawn("office-retention", retention.sweep_forever());
-    tasks.spawn("drive-sweep", storage.sweep_forever());
-    tasks.spawn("credit-sweep", credits.clone().sweep_forever());
+    let now = clock.clone();
+    let forget = lease("sweep", SWEEP_LEASE).until_end(ends(), |lease| sweep(sweeping, now, lease));
+    tasks.spawn_to_end("office-sweep", forget);
+    let shorten = lease("retention", retention::LEASE).until_end(ends(), |lease| retention.sweep_forever(lease));
+    tasks.spawn_to_end("office-retention", shorten);
+    let empty = lease("drive-sweep", storage::SWEEP_LEASE).until_end(ends(), |lease| storage.sweep_forever(lease));
+    tasks.spawn_to_end("drive-sweep", empty);
+    let spent = credits.clone();
+    let settle = lease("credit-sweep", mi_credits::SWEEP_LEASE).until_end(ends(), |lease| spent.sweep_forever(lease));
+    tasks.spawn_to_end("credit-sweep", settle);
 
     let metering = grpc::metering::Handler::new(metered, credits.clone(), queues.clone(), integrations.clone());
     let access = grpc::access::Handler::new(accounts.clone(), keys, offices.clone(), invites, registry.clone());
@@ -246,14 +263,15 @@ pub async fn build(config: OfficeConfig, peers: Peers, clock: Arc<dyn Clock>, ta
 }
 
 /// Forgets for ever what is too old to matter.
-async fn sweep(db: Db, clock: Arc<dyn Clock>) {
+async fn sweep(db: Db, clock: Arc<dyn Clock>, lease: Lease) {
     loop {
         let now = clock.now();
-        for (what, swept) in
-            [("old request ids", idempotency::sweep(&db, now).await), ("old invites", Invites::sweep(&db, now).await)]
-        {
-            if let Err(error) = swept {
-                tracing::warn!(target: "mi::office", what, %error, "could not be forgotten; next try in an hour");
+        if lease.held().await.unwrap_or_default() {
+            let requests = ("old request ids", idempotency::sweep(&db, now).await);
+            for (what, swept) in [requests, ("old invites", Invites::sweep(&db, now).await)] {
+                if let Err(error) = swept {
+                    tracing::warn!(target: "mi::office", what, %error, "could not be forgotten; next try in an hour");
+                }
             }
         }
         tokio::time::sleep(SWEEP_INTERVAL).await;

@@ -23,7 +23,7 @@ use mi_rpc::{Caller, RoleClient, convert, status::from_status};
 use mi_store::{OfficeConn, OfficeTx, idempotency, outbox};
 use mi_tenancy::{LifecycleStep, Office, OfficePart, Offices, RoleContext, Settings, State, Transition, offices::repo};
 
-pub(crate) use self::converge::Replicas;
+pub(crate) use self::converge::{LEASE as CONVERGE_LEASE, Replicas};
 use crate::retention;
 
 /// What [`Lifecycle`] is made of.

@@ -9,16 +9,15 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use mi_kernel::{Clock, Error, OfficeId, Result, Time};
-use mi_store::{Db, OfficeConn, OfficeTx, lease};
+use mi_store::{Db, OfficeConn, OfficeTx, lease::Lease};
 use mi_tasks::TaskHistory;
 use mi_tenancy::{LifecycleStep, Office, OfficePart, RoleContext, Settings, retention::History};
 use tokio::{sync::Notify, time::MissedTickBehavior};
-use uuid::Uuid;
 
 /// How often it is looked for offices whose turn it is.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How long a process is the only one that deletes, unless it goes on.
-const LEASE: Duration = Duration::from_secs(300);
+pub(crate) const LEASE: Duration = Duration::from_secs(300);
 /// When an office is looked at again that keeps nothing too long.
 const REST: Duration = Duration::from_secs(3600);
 /// When one is looked at again that failed, or of which something may have stayed only because of what was deleted later.
@@ -63,8 +62,7 @@ impl Retention {
     }
 
     /// Deletes for ever, in one process at a time. Ends only by cancellation.
-    pub(crate) async fn sweep_forever(self) {
-        let holder = Uuid::now_v7().to_string();
+    pub(crate) async fn sweep_forever(self, lease: Lease) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -72,7 +70,7 @@ impl Retention {
             let swept = async {
                 let now = self.now().await?;
                 let due = repo::retention_due(&mut self.db.platform().read().await?, now, BATCH).await?;
-                if !due.is_empty() && lease::hold(&self.db, "retention", &holder, now, LEASE).await? {
+                if !due.is_empty() && lease.held().await? {
                     self.sweep(due).await?;
                 }
                 Ok::<_, Error>(())

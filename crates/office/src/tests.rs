@@ -24,6 +24,7 @@ mod offices;
 mod peer;
 mod plans;
 mod quotas;
+mod replicas;
 mod retention;
 mod rotation;
 mod row_security;

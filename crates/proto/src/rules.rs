@@ -17,6 +17,8 @@ pub struct MethodRule {
     pub callers: Vec<Caller>,
     /// Whether either side streams: such calls have no default deadline.
     pub streaming: bool,
+    /// Whether it is a stream without an end of its own, which its caller resumes.
+    pub resumes: bool,
 }
 
 /// All descriptors, public and internal.
@@ -26,6 +28,7 @@ pub static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
 
 static RULES: LazyLock<HashMap<&'static str, MethodRule>> = LazyLock::new(|| {
     let option = POOL.get_extension_by_name("mi.v1.access").expect("the build compiles mi/v1/access.proto");
+    let resumes = POOL.get_extension_by_name("mi.v1.resumes").expect("the build compiles mi/v1/access.proto");
     let mut rules = HashMap::new();
     for service in POOL.services() {
         for method in service.methods() {
@@ -38,7 +41,8 @@ static RULES: LazyLock<HashMap<&'static str, MethodRule>> = LazyLock::new(|| {
                 None => Vec::new(),
             };
             let streaming = method.is_client_streaming() || method.is_server_streaming();
-            rules.insert(path, MethodRule { path, service, callers, streaming });
+            let resumes = options.get_extension(&resumes).as_bool().unwrap_or_default();
+            rules.insert(path, MethodRule { path, service, callers, streaming, resumes });
         }
     }
     rules

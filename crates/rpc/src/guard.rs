@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use mi_base::{
+    Tasks,
     metrics::{self, OpenStream},
     trace::{TRACEPARENT, TraceContext},
 };
@@ -59,23 +60,23 @@ struct Shared {
     role: &'static str,
     key: PrincipalKey,
     clock: Arc<dyn Clock>,
-    shutdown: CancellationToken,
+    tasks: Tasks,
     refusals: Refusals,
 }
 
 impl Guard {
-    /// Puts the guard before the role's routes. Open streams end with UNAVAILABLE when `shutdown` begins, so that
-    /// clients reconnect elsewhere. What is refused is noted in `refusals`.
+    /// Puts the guard before the role's routes. Open streams end with UNAVAILABLE with the process, so that clients reconnect
+    /// elsewhere. What is refused is noted in `refusals`.
     pub fn new(
         role: &'static str,
         routes: tonic::service::Routes,
         key: PrincipalKey,
         clock: Arc<dyn Clock>,
-        shutdown: CancellationToken,
+        tasks: Tasks,
         refusals: Refusals,
     ) -> Self {
         let routes = routes.prepare().into_axum_router();
-        Self { routes, http: None, shared: Arc::new(Shared { role, key, clock, shutdown, refusals }) }
+        Self { routes, http: None, shared: Arc::new(Shared { role, key, clock, tasks, refusals }) }
     }
 
     /// Serves plain HTTP besides, at every path that is no RPC's. Its requests carry an [`HttpCaller`]; one that carries no
@@ -164,7 +165,7 @@ impl Guard {
             path: rule.path,
             started,
             left: until,
-            shutdown: self.shared.shutdown.clone(),
+            shutdown: end_of(rule, &self.shared.tasks),
             // Whoever is outside is watched at the edge.
             revoked: None,
         };
@@ -236,6 +237,11 @@ fn given_up(status: Status) -> Status {
 /// What an open call answers whose credential dies.
 pub fn revoked() -> Error {
     Error::unauthenticated("the credential was revoked while the call was open")
+}
+
+/// When a stream is ended because its process ends: at once where its caller resumes it, else with all the time that there is.
+pub fn end_of(rule: &MethodRule, tasks: &Tasks) -> CancellationToken {
+    if rule.resumes { tasks.closing() } else { tasks.shutdown() }
 }
 
 /// What a stream's body is watched for.

@@ -16,6 +16,7 @@ pub mod server;
 pub mod status;
 pub mod tls;
 pub mod transport;
+mod unsent;
 pub mod vendor;
 
 pub use access::Access;

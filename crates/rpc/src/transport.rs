@@ -8,7 +8,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures::future::BoxFuture;
@@ -23,13 +23,18 @@ use tower::{Service, ServiceExt};
 
 use crate::{
     Guard, HttpRequest, HttpResponse, PrincipalKey, deadline, guard::LocalActor, principal::PRINCIPAL_HEADER,
-    server::FRAME, status,
+    server::FRAME, status, unsent::Unsent,
 };
 
 /// Connections to one remote role: one HTTP/2 connection serialises its frames behind a lock, several do not.
 const CONNECTIONS: usize = 4;
 /// How long a call between roles may take when its caller set no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How often a call is sent of which nothing has gone out yet: once, and once more for each end that was just told to go.
+const TRIES: usize = 3;
+/// No more tries after that long: who cannot be reached is waited for once.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 
 /// Header of the client's own name, on the way to a role elsewhere.
 pub(crate) const CLIENT_HEADER: &str = "mi-user-agent";
@@ -128,18 +133,30 @@ impl Transport {
                 if let Some(client) = request.headers_mut().remove(header::USER_AGENT) {
                     request.headers_mut().insert(CLIENT_HEADER, client);
                 }
-                let index = remote.next.fetch_add(1, Ordering::Relaxed) % remote.channels.len();
-                match remote.channels[index].clone().oneshot(request).await {
-                    Ok(response) => response,
-                    // Tonic watches the deadline of a channel itself.
-                    Err(error) if error.source().is_some_and(|cause| cause.is::<TimeoutExpired>()) => {
-                        status(deadline::exceeded()).into_http()
-                    }
-                    Err(error) => {
-                        let error =
-                            Error::unavailable("a part of the platform cannot be reached; try again").caused_by(error);
-                        status(error).into_http()
-                    }
+                remote.send(Unsent::new(request)).await
+            }
+        }
+    }
+}
+
+impl Remote {
+    async fn send(&self, call: Unsent) -> HttpResponse {
+        let until = Instant::now() + ELSEWHERE;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let index = self.next.fetch_add(1, Ordering::Relaxed) % self.channels.len();
+            match self.channels[index].clone().oneshot(call.request()).await {
+                Ok(response) => return response,
+                // Tonic watches the deadline of a channel itself.
+                Err(error) if error.source().is_some_and(|cause| cause.is::<TimeoutExpired>()) => {
+                    return status(deadline::exceeded()).into_http();
+                }
+                // The other end was told to go when the call was about to: another process takes it.
+                Err(_) if tries < TRIES && call.is_unsent() && Instant::now() < until => {}
+                Err(error) => {
+                    let told = Error::unavailable("a part of the platform cannot be reached; try again");
+                    return status(told.caused_by(error)).into_http();
                 }
             }
         }

@@ -128,6 +128,8 @@ pub(crate) struct Seen {
     pub(crate) offices: HashMap<AgentId, OfficeId>,
     /// What somebody else said of an agent whose pod is not made.
     pub(crate) notes: HashMap<AgentId, String>,
+    /// Why an agent's claim could not be made larger.
+    pub(crate) ungrown: HashMap<AgentId, String>,
 }
 
 impl Seen {

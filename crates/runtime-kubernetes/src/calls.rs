@@ -75,6 +75,11 @@ pub(crate) fn refused(error: kube::Error) -> Error {
         403 if said.contains("is being terminated") => {
             (ErrorKind::Unavailable, "CLUSTER", "its office's namespace is still being removed".to_owned())
         }
+        403 if said.contains("must support resize") => (
+            ErrorKind::FailedPrecondition,
+            "CLUSTER_REFUSED",
+            format!("its storage class does not let volumes grow (allowVolumeExpansion): {said}"),
+        ),
         401 | 403 if !said.contains("webhook") => {
             (ErrorKind::Unavailable, "CLUSTER", format!("the cluster does not allow the platform to do that: {said}"))
         }

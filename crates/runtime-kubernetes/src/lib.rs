@@ -10,6 +10,7 @@
 mod agent;
 mod cache;
 mod calls;
+mod growth;
 mod labels;
 mod logs;
 mod notes;

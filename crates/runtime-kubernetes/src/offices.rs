@@ -41,6 +41,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 #[derive(Default)]
 pub(crate) struct Offices {
     known: Mutex<HashMap<OfficeId, Known>>,
+    /// Why the last look over all of them was in vain.
+    unlooked: Mutex<Option<String>>,
 }
 
 #[derive(Default)]
@@ -60,12 +62,13 @@ impl Offices {
 
     /// What is wrong with an office.
     pub(crate) fn problems(&self, office: OfficeId) -> Vec<String> {
+        let unlooked = self.unlooked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let known = self.known();
-        let Some(known) = known.get(&office) else { return Vec::new() };
-        let opened = known.opened.iter().map(|name| {
+        let known = known.get(&office);
+        let opened = known.into_iter().flat_map(|known| &known.opened).map(|name| {
             format!("the network policy {name:?} in its namespace allows more than the platform does: agents may reach whom they should not")
         });
-        known.failed.clone().into_iter().chain(opened).collect()
+        unlooked.into_iter().chain(known.and_then(|known| known.failed.clone())).chain(opened).collect()
     }
 
     /// Sees to it that an office has its namespace and walls; once a namespace, unless it is to be done `again`.
@@ -106,15 +109,20 @@ impl Offices {
         Ok(Progress::UnderWay)
     }
 
-    /// Mends all offices if asked to, and looks for policies that open walls: policies add up, so that one of anybody's counts.
+    /// Looks for policies that open walls, which add up, so that one of anybody's counts; and mends all offices if asked to.
     pub(crate) async fn look_over(&self, of: (&Client, &Settings, &Cache), mend: bool) -> Result<()> {
         let offices = of.2.seen().places().1;
+        // First: whoever may not even ask is refused once, and not for each office.
+        let opened = opened(of.0).await;
+        let unlooked =
+            opened.as_ref().err().map(|error| format!("what is around it cannot be seen: {}", error.message));
+        *self.unlooked.lock().unwrap_or_else(PoisonError::into_inner) = unlooked;
+        let opened = opened?;
         if mend {
             let mended = stream::iter(offices.clone()).map(|office| self.ensure(of, office, true));
             // What fails in one office is a problem of it alone.
             mended.buffer_unordered(CONCURRENCY).for_each(|_| std::future::ready(())).await;
         }
-        let opened = opened(of.0).await?;
         let mut known = self.known();
         for office in offices {
             let opened = opened.get(&namespace_name(office)).cloned().unwrap_or_default();

@@ -82,6 +82,10 @@ fn waiting(status: &PodStatus) -> Option<String> {
             _ => format!("its pod failed, and Kubernetes makes it anew ({reason}: {said})"),
         });
     }
+    if phase == "Unknown" {
+        let said = status.message.as_deref().or(status.reason.as_deref()).unwrap_or("no reason is given");
+        return Some(format!("nothing is heard of its node (Unknown: {said})"));
+    }
     if let Some(container) = container_of(status) {
         return of_container(container);
     }

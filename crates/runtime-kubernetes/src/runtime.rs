@@ -29,6 +29,7 @@ use crate::{
     agent::{TOKEN_KEY, TOKEN_VARIABLE, token_secret},
     cache::{Cache, office_place, watch},
     calls::{apply, call, call_gone, delete},
+    growth::grow,
     labels::{
         AGENT_ID, INSTALLATION, INSTANCE_ID, KEPT_FOR, MANAGED_BY, agent_name, namespace_name, of_agent, place_of,
         token_name,
@@ -169,7 +170,9 @@ impl Runtime for KubernetesRuntime {
             call(apply(&secrets, &environment_name, &base.environment)),
         )?;
         self.unclean().insert(launch.place.agent_id, launch.instance);
-        self.workloads.start(settings, &self.cache, &launch, base).await
+        self.workloads.start(settings, &self.cache, &launch, base).await?;
+        grow(&self.client, &self.cache, launch.place).await;
+        Ok(())
     }
 
     async fn hand_over(&self, place: Place, token: &Token) -> Result<()> {
@@ -264,6 +267,7 @@ impl Runtime for KubernetesRuntime {
         delete(&accounts, &agent_name(place.agent_id)).await?;
         self.delete_secrets(place, "").await?;
         self.unclean().remove(&place.agent_id);
+        self.cache.seen().ungrown.remove(&place.agent_id);
         Ok(Progress::Done)
     }
 
@@ -352,7 +356,12 @@ impl Cluster for KubernetesRuntime {
     }
 
     async fn look_over(&self, mend: bool) -> Result<()> {
-        self.offices.look_over((&self.client, self.settings()?, &self.cache), mend).await
+        self.offices.look_over((&self.client, self.settings()?, &self.cache), mend).await?;
+        let places = if mend { self.places().0 } else { Vec::new() };
+        for place in places {
+            grow(&self.client, &self.cache, place).await;
+        }
+        Ok(())
     }
 
     fn places(&self) -> (Vec<Place>, Vec<OfficeId>) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use mi_kernel::{InstanceId, Time};
 use mi_runtime::{Instance, Place};
 
-use crate::{cache::Seen, pods::PodView};
+use crate::{cache::Seen, growth::flaw, pods::PodView};
 
 /// How long a pod may take to end beyond its time before its node is taken to be lost.
 const LINGERING: Duration = Duration::from_secs(30);
@@ -19,7 +19,7 @@ pub(crate) fn observe(seen: &Seen, place: Place, now: Time) -> Option<Instance> 
         let node = pod.node.as_deref().unwrap_or("no node");
         match late {
             true => format!(
-                "its pod should have ended, and its node {node:?} does not say so: this goes on once the node is back, or was removed from the cluster"
+                "its pod should have ended, and its node {node:?} does not say so: this goes on once the node is back or was removed from the cluster, or the pod is deleted by force"
             ),
             false => "its pod is being ended".to_owned(),
         }
@@ -43,6 +43,7 @@ pub(crate) fn observe(seen: &Seen, place: Place, now: Time) -> Option<Instance> 
             waiting,
             up_since: pod.and_then(|pod| pod.up_since),
             altered: workload.altered || workload.instance.is_none(),
+            flaw: flaw(seen, place),
             ..Instance::up(id)
         });
     }

@@ -1,12 +1,14 @@
 //! What is kept in memory of objects: as little as the platform decides by.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
         batch::v1::Job,
         core::v1::{Namespace, PersistentVolumeClaim},
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
 use kube::api::DynamicObject;
 use mi_kernel::{BackupId, InstanceId};
@@ -35,6 +37,8 @@ pub(crate) struct Workload {
     pub(crate) altered: bool,
     /// What its controller says it cannot do.
     pub(crate) trouble: Option<String>,
+    /// How large its claim should be, in thousandths of bytes.
+    pub(crate) disk: Option<i128>,
 }
 
 /// An agent's claim.
@@ -46,6 +50,11 @@ pub(crate) struct ClaimView {
     pub(crate) pending: bool,
     /// Whether it names no storage class, and the cluster gave it none.
     pub(crate) classless: bool,
+    /// Told apart from all others of its name.
+    pub(crate) uid: String,
+    /// How large it should be, and how large its volume is, in thousandths of bytes.
+    pub(crate) asked: Option<i128>,
+    pub(crate) has: Option<i128>,
 }
 
 /// A job that sends the archive of a workspace.
@@ -78,6 +87,7 @@ impl Workload {
             up,
             down: !up && observed && status.is_some_and(|status| status.replicas == 0),
             altered: up && altered(&set.metadata, || serde_json::to_value(spec).unwrap_or_default()),
+            disk: spec.volume_claim_templates.iter().flatten().find_map(asked),
             ..Self::of(&set.metadata)
         }
     }
@@ -102,6 +112,9 @@ impl Workload {
             down: !up && condition("Suspended").is_some_and(holds),
             altered: up && altered(&sandbox.metadata, || spec.clone()),
             trouble: failed.and_then(|ready| ready["message"].as_str()).map(str::to_owned),
+            disk: sandbox.data["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
+                .as_str()
+                .and_then(thousandths),
             ..Self::of(&sandbox.metadata)
         }
     }
@@ -116,6 +129,7 @@ impl Workload {
             deleting: metadata.deletion_timestamp.is_some(),
             altered: false,
             trouble: None,
+            disk: None,
         }
     }
 }
@@ -127,8 +141,20 @@ impl ClaimView {
             deleting: claim.metadata.deletion_timestamp.is_some(),
             pending: phase != Some("Bound"),
             classless: claim.spec.as_ref().is_none_or(|spec| spec.storage_class_name.is_none()),
+            uid: claim.metadata.uid.clone().unwrap_or_default(),
+            asked: asked(claim),
+            has: claim.status.as_ref().and_then(|status| storage(status.capacity.as_ref())),
         }
     }
+}
+
+/// How much storage a claim asks for, in thousandths of bytes.
+fn asked(claim: &PersistentVolumeClaim) -> Option<i128> {
+    storage(claim.spec.as_ref()?.resources.as_ref()?.requests.as_ref())
+}
+
+fn storage(amounts: Option<&BTreeMap<String, Quantity>>) -> Option<i128> {
+    amounts?.get("storage").and_then(|amount| thousandths(&amount.0))
 }
 
 impl JobView {

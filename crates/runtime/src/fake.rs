@@ -16,8 +16,8 @@ use crate::{Cluster, Instance, Launch, Place, Progress, Runtime, Sandbox, Saving
 /// Instances and workspaces in memory.
 pub struct FakeRuntime {
     state: Mutex<State>,
-    /// Whether instances outlive the process, and others share them.
-    elsewhere: bool,
+    /// The cluster where instances outlive the process, and others share them.
+    cluster: Option<String>,
     /// Whether whoever stops an instance has to wait.
     stalled: watch::Sender<bool>,
     ended_in: mpsc::UnboundedSender<AgentId>,
@@ -31,6 +31,8 @@ struct State {
     launches: Vec<Launch>,
     broken_archives: bool,
     handed: HashMap<AgentId, Secret>,
+    /// Whether the cluster is not to be seen yet.
+    unseen: bool,
 }
 
 impl Default for FakeRuntime {
@@ -38,7 +40,7 @@ impl Default for FakeRuntime {
         let (ended_in, ended_out) = mpsc::unbounded_channel();
         Self {
             state: Mutex::default(),
-            elsewhere: false,
+            cluster: None,
             stalled: watch::Sender::new(false),
             ended_in,
             ended_out: tokio::sync::Mutex::new(ended_out),
@@ -49,7 +51,13 @@ impl Default for FakeRuntime {
 impl FakeRuntime {
     /// As a cluster, for several schedulers.
     pub fn elsewhere() -> Self {
-        Self { elsewhere: true, ..Self::default() }
+        Self { cluster: Some("of a test".to_owned()), ..Self::default() }
+    }
+
+    /// As the cluster of this id, of which nothing is seen before it is joined.
+    pub fn in_cluster(id: &str) -> Self {
+        let unseen = Mutex::new(State { unseen: true, ..State::default() });
+        Self { cluster: Some(id.to_owned()), state: unseen, ..Self::default() }
     }
 
     /// Has whoever stops an instance wait from now on, or go on.
@@ -70,6 +78,14 @@ impl FakeRuntime {
     pub fn crash(&self, agent: AgentId, reason: &str) {
         if let Some(instance) = self.state().instances.get_mut(&agent) {
             instance.exit = Some(reason.to_owned());
+        }
+        let _ = self.ended_in.send(agent);
+    }
+
+    /// Has the agent's instance run with this flaw from now on, or without.
+    pub fn flaw(&self, agent: AgentId, flaw: Option<&str>) {
+        if let Some(instance) = self.state().instances.get_mut(&agent) {
+            instance.flaw = flaw.map(str::to_owned);
         }
         let _ = self.ended_in.send(agent);
     }
@@ -150,13 +166,13 @@ impl Runtime for FakeRuntime {
     }
 
     async fn shut_down(&self) {
-        if !self.elsewhere {
+        if self.cluster.is_none() {
             self.lose_everything();
         }
     }
 
     fn cluster(&self) -> Option<&dyn Cluster> {
-        self.elsewhere.then_some(self)
+        self.cluster.as_ref().map(|_| self as &dyn Cluster)
     }
 
     fn sandbox(&self) -> Sandbox {
@@ -206,13 +222,18 @@ impl Runtime for FakeRuntime {
 #[async_trait]
 impl Cluster for FakeRuntime {
     async fn id(&self) -> Result<String> {
-        Ok("of a test".to_owned())
+        Ok(self.cluster.clone().unwrap_or_default())
     }
 
-    fn join(&self, _: Uuid) {}
+    fn join(&self, _: Uuid) {
+        self.state().unseen = false;
+    }
 
     fn seen(&self) -> Result<(), String> {
-        Ok(())
+        match self.state().unseen {
+            true => Err("the cluster was not reached yet".to_owned()),
+            false => Ok(()),
+        }
     }
 
     fn saving(&self, _: Place, _: BackupId) -> Saving {

@@ -75,12 +75,14 @@ pub struct Instance {
     pub up_since: Option<Time>,
     /// Somebody else changed what it is made of.
     pub altered: bool,
+    /// What is not as it should be although it runs, in words for the operator.
+    pub flaw: Option<String>,
 }
 
 impl Instance {
     /// One that runs.
     pub fn up(id: InstanceId) -> Self {
-        Self { id, exit: None, waiting: None, up_since: None, altered: false }
+        Self { id, exit: None, waiting: None, up_since: None, altered: false, flaw: None }
     }
 
     /// The same, ended for this reason.

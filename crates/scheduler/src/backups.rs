@@ -2,6 +2,7 @@
 
 mod removal;
 pub(crate) mod repo;
+pub(crate) mod tries;
 
 use std::{
     io::{self, Write},
@@ -40,15 +41,18 @@ pub(crate) struct Backup {
     pub(crate) size_bytes: i64,
     pub(crate) sha256: String,
     pub(crate) created_at: Time,
+    /// The try that wrote it, by which its object is named; none: the object has its own name.
+    pub(crate) upload: Option<BackupId>,
 }
 
 impl Backup {
-    pub(crate) fn path(office_id: OfficeId, id: BackupId) -> Path {
-        Path::from(format!("backups/{office_id}/{id}.tar.zst"))
+    /// Where the object of this name is.
+    pub(crate) fn path(office_id: OfficeId, name: BackupId) -> Path {
+        Path::from(format!("backups/{office_id}/{name}.tar.zst"))
     }
 
     fn object(&self) -> Path {
-        Self::path(self.office_id, self.id)
+        Self::path(self.office_id, self.upload.unwrap_or(self.id))
     }
 }
 
@@ -125,8 +129,8 @@ impl Scheduler {
 
     /// What was written of an agent's workspace, now.
     pub(crate) fn backup_of(&self, agent: &Agent, id: BackupId, size_bytes: i64, sha256: String) -> Backup {
-        let created_at = self.clock.now();
-        Backup { id, office_id: agent.office_id, agent: agent.name.clone(), size_bytes, sha256, created_at }
+        let (agent, office_id) = (agent.name.clone(), agent.office_id);
+        Backup { id, office_id, agent, size_bytes, sha256, created_at: self.clock.now(), upload: None }
     }
 
     /// Records a backup that was verified, with its event.

@@ -7,7 +7,8 @@ use mi_kernel::{AgentId, Error, OfficeId, Result};
 use mi_proto::v1::OfficeCondition;
 use mi_rpc::convert::timestamp;
 use mi_runtime::{Cluster, Place, Progress};
-use mi_store::{DbResult, PlatformConn, exec, json_text, lease, optional, scalars};
+use mi_store::{DbResult, PlatformConn, exec, json_text, lease::Lease, optional, scalars};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::Scheduler;
@@ -18,8 +19,10 @@ pub(crate) const OTHER_CLUSTER: &str = "OTHER_CLUSTER";
 const FULL_PASS: Duration = Duration::from_secs(300);
 /// How soon again when that failed, or nothing was seen yet.
 const RETRY: Duration = Duration::from_secs(5);
-/// Of several schedulers over one database one mends.
-const LEASE: Duration = Duration::from_secs(330);
+/// Of several schedulers over one database one mends. When that one is gone, another one does so within this time and a look.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+/// How often it is looked who mends.
+const LOOK: Duration = Duration::from_secs(10);
 /// Agents of one statement.
 const PART: usize = 1000;
 
@@ -55,15 +58,26 @@ async fn known_offices(conn: &mut PlatformConn, ids: &[OfficeId]) -> DbResult<Ha
 }
 
 /// Looks after the cluster until it is dropped.
-pub(crate) async fn run(scheduler: Arc<Scheduler>) {
+pub(crate) async fn run(scheduler: Arc<Scheduler>, lease: Lease) {
     let Some(cluster) = scheduler.runtime.cluster() else { return };
     while let Err(error) = scheduler.join(cluster).await {
         tracing::warn!(target: "mi::scheduler", error = %error.chain(), "the cluster is not used yet; it is tried again");
         tokio::time::sleep(RETRY).await;
     }
+    // When it was gone over, and whether it was mended.
+    let mut last: Option<(Instant, bool)> = None;
     loop {
-        let pause = match scheduler.look_over_cluster(cluster).await {
-            Ok(()) => FULL_PASS,
+        let looked = async {
+            let mend = lease.held().await?;
+            if last.is_none_or(|(at, mended)| at.elapsed() >= FULL_PASS || mend && !mended) {
+                let begun = Instant::now();
+                scheduler.look_over_cluster(cluster, mend).await?;
+                last = Some((begun, mend));
+            }
+            Ok::<_, Error>(())
+        };
+        let pause = match looked.await {
+            Ok(()) => LOOK,
             Err(error) => {
                 tracing::warn!(target: "mi::scheduler", error = %error.chain(), "the cluster was not gone over; it is tried again");
                 RETRY
@@ -112,10 +126,9 @@ impl Scheduler {
     }
 
     /// Mends what somebody changed and removes what is nobody's. Rows are there before objects and go after them, so that an
-    /// object without a row is left over.
-    pub(crate) async fn look_over_cluster(&self, cluster: &dyn Cluster) -> Result<()> {
+    /// object without a row is left over. Without `mend` it is only looked at.
+    pub(crate) async fn look_over_cluster(&self, cluster: &dyn Cluster, mend: bool) -> Result<()> {
         cluster.seen().map_err(Error::unavailable)?;
-        let mend = lease::hold(&self.db, "cluster-pass", &self.holder, self.clock.now(), LEASE).await?;
         cluster.look_over(mend).await?;
         if !mend {
             return Ok(());

@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 use mi_kernel::{AgentId, OfficeId, Result};
 use mi_proto::internal::v1::{ChargeComputeRequest, RunningAgent, Spender};
 use mi_rpc::{convert::timestamp, status::from_status};
-use mi_store::{DbResult, FromRow, PlatformConn, all, lease};
+use mi_store::{DbResult, FromRow, PlatformConn, all, lease::Lease};
 use tokio::time::Instant;
 
 use crate::{Scheduler, agents::State};
@@ -18,8 +18,11 @@ use crate::{Scheduler, agents::State};
 const INTERVAL: Duration = Duration::from_secs(60);
 /// The longest that is made up for after charging failed.
 const MOST: Duration = Duration::from_secs(300);
-/// Of several schedulers over one database one charges.
-const LEASE: Duration = Duration::from_secs(150);
+/// Of several schedulers over one database one charges. Two at once would charge nothing twice: the office role knows until
+/// when each agent was charged for.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
+/// How often it is looked who charges.
+const LOOK: Duration = Duration::from_secs(10);
 /// Offices that are charged at the same time.
 const CONCURRENCY: usize = 8;
 /// Agents of one request, and of one read.
@@ -66,22 +69,27 @@ async fn running_after(
 }
 
 /// Charges until it is dropped.
-pub(crate) async fn run(scheduler: Arc<Scheduler>) {
-    // Since when this process has charged for everything.
-    let mut since: Option<Instant> = None;
+pub(crate) async fn run(scheduler: Arc<Scheduler>, lease: Lease) {
+    // Since when this process has charged for everything, and when it is to do so again.
+    let (mut since, mut due) = (None::<Instant>, Instant::now());
     loop {
         let begun = Instant::now();
-        match lease::hold(&scheduler.db, "compute", &scheduler.holder, scheduler.clock.now(), LEASE).await {
-            Ok(true) => match scheduler.charge_compute(since.map_or(Duration::ZERO, |since| begun - since)).await {
-                Ok(()) => since = Some(begun),
-                Err(error) => {
-                    tracing::warn!(target: "mi::scheduler", error = %error.chain(), "compute is not charged yet; the next round makes up for it");
+        match lease.held().await {
+            Ok(true) if begun < due => {}
+            Ok(true) => {
+                due = begun + INTERVAL;
+                match scheduler.charge_compute(since.map_or(Duration::ZERO, |since| begun - since)).await {
+                    Ok(()) => since = Some(begun),
+                    Err(error) => {
+                        tracing::warn!(target: "mi::scheduler", error = %error.chain(), "compute is not charged yet; the next round makes up for it");
+                    }
                 }
-            },
-            Ok(false) => since = None,
+            }
+            // What it missed is another one's, and its first round is when it has the lease.
+            Ok(false) => (since, due) = (None, begun),
             Err(error) => tracing::warn!(target: "mi::scheduler", %error, "who charges for compute could not be read"),
         }
-        tokio::time::sleep_until(begun + INTERVAL).await;
+        tokio::time::sleep_until(begun + LOOK).await;
     }
 }
 

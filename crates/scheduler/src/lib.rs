@@ -39,7 +39,7 @@ use mi_proto::{
 };
 use mi_rpc::{Access, Caller, EventSink, RoleClient, Transport, compressed};
 use mi_runtime::{CapturedLine, Runtime};
-use mi_store::{Db, DbTarget, Migrations, OfficeConn, Topic, outbox, step};
+use mi_store::{Db, DbTarget, Migrations, OfficeConn, Topic, lease::Lease, outbox, step};
 use object_store::ObjectStore;
 use tokio::sync::{Notify, mpsc};
 use tonic::service::Routes;
@@ -59,6 +59,7 @@ const MIGRATIONS: &Migrations = &[
     step!(210, "0210", "agent_model"),
     step!(211, "0211", "cluster"),
     step!(212, "0212", "shards"),
+    step!(216, "0216", "backup_uploads"),
 ];
 
 /// Where agents reach the gateway.
@@ -188,13 +189,22 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
     tasks.spawn("scheduler-heartbeats", liveness::flush_forever(scheduler.clone()));
     tasks.spawn("scheduler-logs", logs::ship(config.lines, ingest));
     tasks.spawn("scheduler-idle", idle::run(scheduler.clone()));
-    tasks.spawn("scheduler-cluster", cluster::run(scheduler.clone()));
-    tasks.spawn("scheduler-compute", compute::run(scheduler.clone()));
-    tasks.spawn("scheduler-sweep", sweep::run(scheduler.clone()));
-    let relayed = scheduler.clone();
-    tasks.spawn("scheduler-outbox", async move {
-        outbox::relay(relayed.db.clone(), &relayed.outbox, |events| feed.clone().append(events)).await;
-    });
+    let ends = || tasks.shutdown().cancelled_owned();
+    let lease = |name, ttl| Lease::new(scheduler.db.clone(), scheduler.clock.clone(), name, ttl);
+    let run = scheduler.clone();
+    let cluster = lease("cluster-pass", cluster::LEASE).until_end(ends(), |lease| cluster::run(run, lease));
+    tasks.spawn_to_end("scheduler-cluster", cluster);
+    let run = scheduler.clone();
+    let compute = lease("compute", compute::LEASE).until_end(ends(), |lease| compute::run(run, lease));
+    tasks.spawn_to_end("scheduler-compute", compute);
+    let run = scheduler.clone();
+    let sweep = lease("sweep", sweep::LEASE).until_end(ends(), |lease| sweep::run(run, lease));
+    tasks.spawn_to_end("scheduler-sweep", sweep);
+    let (relayed, lease) = (scheduler.clone(), outbox::lease(scheduler.db.clone(), scheduler.clock.clone()));
+    let relay = async move |lease| {
+        outbox::relay(relayed.db.clone(), lease, &relayed.outbox, |events| feed.clone().append(events)).await;
+    };
+    tasks.spawn_to_end("scheduler-outbox", lease.until_end(ends(), relay));
     tasks.spawn_to_end("scheduler-shards", shards::keep(scheduler.clone(), tasks.shutdown()));
 
     Ok(Routes::new(compressed!(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone()))))

@@ -55,6 +55,16 @@ impl Reachable {
     }
 }
 
+/// What an agent said of its work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Idle {
+    office_id: OfficeId,
+    /// Since when it has had nothing to do.
+    pub(crate) since: Time,
+    /// When it said so.
+    pub(crate) heard_at: Time,
+}
+
 #[derive(Debug, Default)]
 struct State {
     /// None: nobody has said so yet.
@@ -62,8 +72,8 @@ struct State {
     /// Last signs of life that are not in the database yet.
     fresh: HashMap<AgentId, (OfficeId, Time)>,
     vouched: HashMap<AgentId, Vouched>,
-    /// Since when those have had nothing to do that an agent hired.
-    idle: HashMap<AgentId, (OfficeId, Time)>,
+    /// Those that an agent hired, and that have nothing to do.
+    idle: HashMap<AgentId, Idle>,
     /// How often something changed: what was read before a change is not vouched for.
     changes: u64,
 }
@@ -99,24 +109,24 @@ impl Seen {
         true
     }
 
-    /// Notes since when an agent has had nothing to do; none: it works.
-    pub(crate) fn idle(&self, office_id: OfficeId, agent: AgentId, since: Option<Time>) {
+    /// Notes since when an agent has had nothing to do, as it says now; none: it works.
+    pub(crate) fn idle(&self, office_id: OfficeId, agent: AgentId, since: Option<Time>, heard_at: Time) {
         let mut state = self.state();
         match since {
-            Some(since) => drop(state.idle.insert(agent, (office_id, since))),
+            Some(since) => drop(state.idle.insert(agent, Idle { office_id, since, heard_at })),
             None => drop(state.idle.remove(&agent)),
         }
     }
 
-    /// Those that have had nothing to do since before this time, by office.
-    pub(crate) fn idle_since(&self, before: Time) -> BTreeMap<OfficeId, Vec<(AgentId, Time)>> {
-        let mut idle: BTreeMap<OfficeId, Vec<(AgentId, Time)>> = BTreeMap::new();
-        for (agent, (office_id, since)) in &self.state().idle {
-            if *since <= before {
-                idle.entry(*office_id).or_default().push((*agent, *since));
+    /// Those that said after a time that they have had nothing to do since before another, by office.
+    pub(crate) fn idle_since(&self, before: Time, said_after: Time) -> BTreeMap<OfficeId, Vec<(AgentId, Idle)>> {
+        let mut by_office: BTreeMap<OfficeId, Vec<(AgentId, Idle)>> = BTreeMap::new();
+        for (agent, idle) in &self.state().idle {
+            if idle.since <= before && idle.heard_at > said_after {
+                by_office.entry(idle.office_id).or_default().push((*agent, *idle));
             }
         }
-        idle
+        by_office
     }
 
     /// To be asked for before a row is read that is to be vouched for.

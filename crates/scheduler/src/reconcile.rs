@@ -262,7 +262,8 @@ impl Scheduler {
             return Ok(Some(PlannedAction::Wait(at)));
         }
         let seen = self.runtime.observe(id);
-        let trouble = seen.as_ref().and_then(|seen| seen.waiting.clone()).unwrap_or_default();
+        let trouble =
+            seen.as_ref().and_then(|seen| seen.waiting.clone().or_else(|| seen.flaw.clone())).unwrap_or_default();
         let step = plan(&self.seen.heard(&agent, now), active, seen.as_ref(), now);
         let progress = match &step {
             PlannedAction::Rest => self.looked(&agent, None, false, "").await.map(|()| Progress::Done)?,

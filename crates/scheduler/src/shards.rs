@@ -321,12 +321,16 @@ impl Scheduler {
     /// Renews the lease, and takes and gives shards until this process has its share.
     pub(crate) async fn renew_shards(&self) -> Result<()> {
         let Some(passed) = &self.shards.passed else { return Ok(()) };
-        let former = lease::hold(&self.db, FORMER, FORMER, self.clock.now(), LEASE).await?;
+        let former = lease::hold(&self.db, FORMER, FORMER, &*self.clock, LEASE).await?;
         // Before the database sets the time: it ends the lease no earlier than this process.
         let asked = passed();
         let mut tx = self.db.platform().begin().await?;
         let now = self.clock.agreed(repo::told(&mut tx).await?);
         let known = self.shards.state().run;
+        if self.is_blind() && repo::members(&mut tx).await?.iter().any(|member| Some(*member) != known) {
+            drop(tx);
+            return self.leave_shards().await;
+        }
         let run = match known {
             Some(run) if repo::renew(&mut tx, run, now + LEASE).await? => run,
             _ => {
@@ -366,6 +370,12 @@ impl Scheduler {
             self.db.notify(topic());
         }
         Ok(())
+    }
+
+    /// Whether nothing can be done here for anybody's agents: the cluster was not reached yet, or is not the one that they
+    /// live in. They are left to others, as long as there are any.
+    fn is_blind(&self) -> bool {
+        self.runtime.cluster().is_some_and(|cluster| cluster.seen().is_err())
     }
 
     /// Gives everything up, once nothing is done any more.

@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use mi_base::sweep::{self, Removals};
-use mi_kernel::Result;
-use mi_store::{idempotency, lease};
+use mi_kernel::{Result, Time};
+use mi_store::{idempotency, lease::Lease};
 
 use crate::{Scheduler, agents::invite_redemptions::redemption_sweep};
 
@@ -12,18 +12,17 @@ use crate::{Scheduler, agents::invite_redemptions::redemption_sweep};
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How often old request ids and old redemptions of invites are forgotten.
 const FORGETTING: Duration = Duration::from_secs(3600);
-/// Of several schedulers over one database one deletes objects. Two at once would be slow, not wrong.
-const LEASE: Duration = Duration::from_secs(300);
+/// Of several schedulers over one database one clears away. Two at once would be slow, not wrong.
+pub(crate) const LEASE: Duration = Duration::from_secs(150);
 
 /// Sweeps until it is dropped.
-pub(crate) async fn run(scheduler: Arc<Scheduler>) {
+pub(crate) async fn run(scheduler: Arc<Scheduler>, lease: Lease) {
     let mut forgotten = None;
     loop {
         let now = scheduler.clock.now();
-        note("backups", scheduler.sweep_backups().await);
+        note("backups", scheduler.sweep_backups(&lease).await);
         if forgotten.is_none_or(|last| now >= last + FORGETTING) {
-            note("old request ids", idempotency::sweep(&scheduler.db, now).await.map_err(Into::into));
-            note("old redemptions of invites", redemption_sweep(&scheduler.db, now).await.map_err(Into::into));
+            note("what is old", scheduler.forget_old(&lease, now).await);
             forgotten = Some(now);
         }
         tokio::time::sleep(INTERVAL).await;
@@ -38,13 +37,20 @@ fn note(what: &str, outcome: Result<()>) {
 
 impl Scheduler {
     /// Finishes the removal of hidden backups.
-    pub(crate) async fn sweep_backups(&self) -> Result<()> {
+    pub(crate) async fn sweep_backups(&self, lease: &Lease) -> Result<()> {
         let now = self.clock.now();
-        if self.due(now, 1).await?.is_empty()
-            || !lease::hold(&self.db, "backup-sweep", &self.holder, now, LEASE).await?
-        {
+        if self.due(now, 1).await?.is_empty() || !lease.held().await? {
             return Ok(());
         }
         sweep::sweep("backups", self, now).await
+    }
+
+    /// Forgets old request ids, and old redemptions of invites.
+    async fn forget_old(&self, lease: &Lease, now: Time) -> Result<()> {
+        if lease.held().await? {
+            idempotency::sweep(&self.db, now).await?;
+            redemption_sweep(&self.db, now).await?;
+        }
+        Ok(())
     }
 }

@@ -1,9 +1,8 @@
 //! Workspaces on their way in and out where the platform itself cannot reach them: whoever has the volume sends what is on
 //! it, and fetches what belongs there.
 //!
-//! An archive that is sent is written under the name that its backup will have, so one is sent at a time for an agent. Who
-//! sends the next one has the same volume before it, and the agent is ended: whatever a process that lost its connection
-//! still writes is the same.
+//! A process takes one archive of an agent at a time; another process may take one more. Each is written under a name of its
+//! own, and the first that is recorded is the backup: who comes too late takes nothing of it away.
 
 use std::{
     collections::HashSet,
@@ -184,19 +183,34 @@ impl Scheduler {
         caller.refusals.note(refusal, &caller.trace_id);
     }
 
-    /// Writes an archive, reads it back, and records it.
-    async fn save_archive(
+    /// Writes an archive, reads it back, and records it; what does not become the backup is removed.
+    pub(crate) async fn save_archive(
         &self,
         agent: Agent,
         id: BackupId,
         content: BoxStream<'static, Result<Bytes>>,
     ) -> Result<Backup> {
-        let mut upload = Upload::new(self, Backup::path(agent.office_id, id));
-        let filled = fill(&mut upload, most_bytes(&agent), content);
+        let name = self.begin_try(&agent).await?;
+        let saved = self.try_to_save(&agent, id, name, content).await;
+        if saved.as_ref().ok().and_then(|backup| backup.upload) != Some(name) {
+            self.give_up_try(agent.office_id, name).await;
+        }
+        saved
+    }
+
+    async fn try_to_save(
+        &self,
+        agent: &Agent,
+        id: BackupId,
+        name: BackupId,
+        content: BoxStream<'static, Result<Bytes>>,
+    ) -> Result<Backup> {
+        let mut upload = Upload::new(self, Backup::path(agent.office_id, name));
+        let filled = fill(&mut upload, most_bytes(agent), content);
         let filled = timeout(LONGEST, filled).await.unwrap_or_else(|_| Err(stalled()));
         // Once more before the object is there: somebody else may have sent it meanwhile, or nobody may want it any more.
         let wanted = match filled {
-            Ok(()) => self.still_wanted(&agent, id).await,
+            Ok(()) => self.still_wanted(agent, id).await,
             Err(error) => Err(error),
         };
         match wanted {
@@ -211,15 +225,9 @@ impl Scheduler {
             }
         }
         let (size_bytes, sha256) = upload.finish().await?;
-        let backup = self.backup_of(&agent, id, size_bytes, sha256);
-        let recorded = async {
-            self.verify(&backup).await?;
-            self.record_saved(&agent, &backup).await
-        };
-        if let Err(error) = recorded.await {
-            self.discard_upload(&agent, id).await?;
-            return Err(error);
-        }
+        let backup = Backup { upload: Some(name), ..self.backup_of(agent, id, size_bytes, sha256) };
+        self.verify(&backup).await?;
+        self.record_saved(agent, name, &backup).await?;
         Ok(backup)
     }
 
@@ -234,10 +242,13 @@ impl Scheduler {
     }
 
     /// Records the backup, which uses the token up.
-    async fn record_saved(&self, agent: &Agent, backup: &Backup) -> Result<()> {
+    async fn record_saved(&self, agent: &Agent, name: BackupId, backup: &Backup) -> Result<()> {
         let mut tx = self.db.office(agent.office_id).begin().await?;
         let now = repo::agent_lock(&mut tx, agent.id).await?;
         let mut now = now.filter(|now| now.waits_for(agent, backup.id)).ok_or_else(unusable)?;
+        if !self.end_try(&mut tx, name).await? {
+            return Err(stalled());
+        }
         self.keep(&mut tx, backup).await?;
         // The hash stays: whoever did not get the answer asks with it once more.
         now.enrol_expires_at = None;

@@ -57,7 +57,7 @@ impl Parts<'_> {
             routes,
             self.key.clone(),
             self.clock.clone(),
-            self.tasks.closing(),
+            self.tasks.clone(),
             self.refusals.clone(),
         )
     }

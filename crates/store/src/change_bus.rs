@@ -300,6 +300,12 @@ pub struct Batch<T> {
 }
 
 impl Changes {
+    /// With another time for which a change that nobody told of may stay unseen.
+    pub(crate) fn every(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
     /// Returns when something may have changed since it last did.
     pub async fn changed(&mut self) {
         // The sender lives in the map as long as this does, so `changed` does not fail.

@@ -45,8 +45,9 @@ const LIMITS: [(&str, &str); 7] = [
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "60s"),
 ];
-/// A migration takes what it takes, and waits for others' transactions, which have limits.
-const NO_LIMITS: [(&str, &str); 2] = [("lock_timeout", "0"), ("statement_timeout", "0")];
+/// A migration takes what it takes. For a table that older processes use it waits no longer than this at a time, since they
+/// wait behind it meanwhile, for ten seconds at most; then it lets them pass and tries again.
+const MIGRATION_LIMITS: [(&str, &str); 2] = [("lock_timeout", "2s"), ("statement_timeout", "0")];
 /// The schema is the first entry of the search path; it has to be there before the migration table.
 const CREATE_SCHEMA: &str = "DO $$ BEGIN EXECUTE format('CREATE SCHEMA IF NOT EXISTS %I', current_setting('search_path')); \
      EXCEPTION WHEN unique_violation OR duplicate_schema THEN NULL; END $$";
@@ -246,7 +247,7 @@ impl Db {
         };
         let pool = PgPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT);
         // The walls hold the owner, too: a migration that changes rows works for the platform.
-        let as_owner = options.clone().options([("mi.scope", "platform")]).options(NO_LIMITS);
+        let as_owner = options.clone().options([("mi.scope", "platform")]).options(MIGRATION_LIMITS);
         let owner = pool.clone().max_connections(1).connect_with(as_owner).await.map_err(unreachable)?;
         sqlx::query(CREATE_SCHEMA).execute(&owner).await.map_err(DbError::from)?;
         service_role::ensure(&owner).await?;

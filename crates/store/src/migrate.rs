@@ -1,12 +1,20 @@
-//! Schema changes: numbered, applied in order under a lock, never by an older binary over a newer schema.
+//! Schema changes: numbered, applied in order under a lock, never by an older binary over a newer schema. Older processes go on
+//! working meanwhile and after it.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use mi_kernel::{Error, Result};
 use sqlx::{
     Database, Pool, SqlStr,
     migrate::{Migrate, MigrateError, Migration, MigrationType, Migrator},
 };
+use tokio::time::sleep;
+
+/// How often it is tried to get what others have: the lock of another process that migrates, or a table. With the time of each
+/// try this makes ten minutes.
+const MAX_TRIES: u32 = 200;
+/// Between two tries, for those who wait behind them.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// One schema change, written for both databases under one number.
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +63,18 @@ where
         Migration::new(step.version, Cow::Borrowed(step.name), MigrationType::Simple, SqlStr::from_static(sql), false)
     });
     let migrator = Migrator::with_migrations(migrations.collect());
-    migrator.run(pool).await.map_err(|error| match error {
+    let mut tries = 1;
+    let outcome = loop {
+        match migrator.run(pool).await {
+            Err(error) if waited(&error) && tries < MAX_TRIES => {
+                tracing::info!(target: "mi::store", %error, tries, "the schema cannot be changed yet; others use it");
+                tries += 1;
+                sleep(PAUSE).await;
+            }
+            outcome => break outcome,
+        }
+    };
+    outcome.map_err(|error| match error {
         MigrateError::VersionMissing(version) => Error::precondition(
             "DATABASE_NEWER",
             format!("the database is at version {version}, which this binary does not know; use the newer binary"),
@@ -64,7 +83,13 @@ where
             "DATABASE_DIFFERS",
             format!("migration {version} of the database differs from this binary's; it was made by another build"),
         ),
-        MigrateError::Execute(error) => crate::DbError::from(error).into(),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => crate::DbError::from(error).into(),
         other => Error::internal(other),
     })
+}
+
+/// Whether a lock was not to be had in time.
+fn waited(error: &MigrateError) -> bool {
+    let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else { return false };
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "55P03")
 }

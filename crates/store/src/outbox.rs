@@ -1,12 +1,12 @@
 //! Events leave a service through its outbox: written in the transaction of the change they report, delivered at least
 //! once by [`relay`], deduplicated by id at the other end.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
-use mi_kernel::{Error, ErrorKind, backoff::Backoff, event::Event};
+use mi_kernel::{Clock, Error, ErrorKind, backoff::Backoff, event::Event};
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Conn, Db, DbResult, Json, OfficeConn, all, exec, json_text};
+use crate::{Conn, Db, DbResult, Json, OfficeConn, Topic, all, exec, json_text, lease::Lease};
 
 /// Most events that are delivered together.
 const BATCH: usize = 500;
@@ -20,8 +20,12 @@ const MOST_REFUSED: usize = 1000;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// While events keep coming, those of this time are delivered together: the first of them at once.
 const GATHER: Duration = Duration::from_millis(25);
-/// How often the table is looked at without a signal: another process may have written to it.
+/// How often the table is looked at without a signal, since another process may have written to it, and how often a process
+/// asks whether it delivers.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// Of several processes over one database one delivers: all would deliver the same. When it is gone without a word, another
+/// one goes on after this time and an interval.
+const LEASE: Duration = Duration::from_secs(5);
 
 /// The statement that adds events, for statements that do so beside something else: `$1` is the office, `$2` the list of
 /// events as JSON, as [`text`] makes it.
@@ -105,9 +109,20 @@ macro_rules! oldest {
     };
 }
 
+/// What the process that delivers is told by the others: there are events.
+fn topic() -> Topic {
+    Topic::platform("outbox")
+}
+
+/// The lease of the process that delivers a database's events.
+pub fn lease(db: Db, clock: Arc<dyn Clock>) -> Lease {
+    Lease::new(db, clock, "outbox", LEASE)
+}
+
 /// Where the relay is.
 struct Relay {
     db: Db,
+    lease: Lease,
     /// Delivered, and not forgotten yet.
     delivered: Vec<i64>,
     /// Refused for good, and passed over until the next start: by then the other end may know better.
@@ -124,6 +139,8 @@ enum Pause {
     Gather,
     /// At a signal.
     Signal,
+    /// When whoever delivers may be gone. Signals are passed on.
+    Elsewhere,
 }
 
 impl Relay {
@@ -160,6 +177,9 @@ impl Relay {
     where
         F: Future<Output = Result<(), Error>>,
     {
+        if !self.lease.held().await? {
+            return Ok(Pause::Elsewhere);
+        }
         let (positions, events): (Vec<i64>, Vec<Event>) =
             self.next().await?.into_iter().map(|(position, Json(event))| (position, event)).unzip();
         let (count, only) = (events.len(), (events.len() == 1).then(|| events[0].clone()));
@@ -203,13 +223,15 @@ fn for_good(error: &Error) -> bool {
     }
 }
 
-/// Delivers the outbox for ever: at each signal and at a slow pace without one. Ends only by cancellation.
-pub async fn relay<F>(db: Db, wake: &Notify, mut deliver: impl FnMut(Vec<Event>) -> F)
+/// Delivers the outbox for ever, while the [`lease`] is this process's: at each signal and at a slow pace without one. Ends
+/// only by cancellation.
+pub async fn relay<F>(db: Db, lease: Lease, wake: &Notify, mut deliver: impl FnMut(Vec<Event>) -> F)
 where
     F: Future<Output = Result<(), Error>>,
 {
     let mut failures = 0;
-    let mut relay = Relay { db, delivered: Vec::new(), refused: Vec::new(), limit: BATCH };
+    let mut told = db.listen(topic()).every(INTERVAL);
+    let mut relay = Relay { db, lease, delivered: Vec::new(), refused: Vec::new(), limit: BATCH };
     loop {
         let began = Instant::now();
         match relay.round(&mut deliver).await {
@@ -218,7 +240,15 @@ where
                 match pause {
                     Pause::None => {}
                     Pause::Gather => tokio::time::sleep_until(began + GATHER).await,
-                    Pause::Signal => drop(tokio::time::timeout(INTERVAL, wake.notified()).await),
+                    Pause::Signal => tokio::select! {
+                        () = wake.notified() => {}
+                        () = told.changed() => {}
+                    },
+                    Pause::Elsewhere => {
+                        while tokio::time::timeout_at(began + INTERVAL, wake.notified()).await.is_ok() {
+                            relay.db.notify(topic());
+                        }
+                    }
                 }
             }
             Err(error) => {

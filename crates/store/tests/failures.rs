@@ -260,7 +260,7 @@ async fn on_postgres_a_transaction_that_does_nothing_is_ended_by_the_server() {
 }
 
 #[tokio::test]
-async fn on_postgres_connections_have_limits_and_migrations_have_none() {
+async fn on_postgres_connections_have_limits_and_a_migration_takes_its_time() {
     const SLOW: &[Step] = &[Step { version: 100, name: "slow", sqlite: "SELECT 1", postgres: "SELECT pg_sleep(0.5)" }];
     let database = TestDb::plain(Backend::Postgres).await.set("statement_timeout", "100ms");
     let db = Db::open(database.target(), SLOW).await.expect("a migration takes its time");

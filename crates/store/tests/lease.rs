@@ -4,17 +4,21 @@
 
 use std::time::Duration;
 
-use mi_kernel::Clock;
-use mi_store::{Db, lease};
-use mi_testkit::{ManualClock, TestDb, on_both};
+use chrono::TimeDelta;
+use mi_store::{
+    Db,
+    lease::{self, Lease},
+};
+use mi_testkit::{Backend, ManualClock, SkewedClock, TestDb, on_both};
 
 on_both! { one_holds_until_it_expires_and_a_holder_comes_back_at_once, of_many_one_gets_it }
 
 const TTL: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(3600);
 
 async fn one_holds_until_it_expires_and_a_holder_comes_back_at_once(database: TestDb) {
     let (db, clock) = (Db::open(database.target(), &[]).await.expect("opens"), ManualClock::new());
-    let hold = async |name: &str, holder: &str| lease::hold(&db, name, holder, clock.now(), TTL).await.expect("asks");
+    let hold = async |name: &str, holder: &str| lease::hold(&db, name, holder, &clock, TTL).await.expect("asks");
     assert!(hold("reconciler", "one").await);
     assert!(!hold("reconciler", "two").await);
     assert!(hold("other", "two").await, "another lease");
@@ -33,12 +37,66 @@ async fn one_holds_until_it_expires_and_a_holder_comes_back_at_once(database: Te
 async fn of_many_one_gets_it(database: TestDb) {
     let (db, clock) = (Db::open(database.target(), &[]).await.expect("opens"), ManualClock::new());
     let asking = (0..8).map(|holder| {
-        let (db, now) = (db.clone(), clock.now());
-        tokio::spawn(async move { lease::hold(&db, "reconciler", &format!("holder-{holder}"), now, TTL).await })
+        let (db, clock) = (db.clone(), clock.clone());
+        tokio::spawn(async move { lease::hold(&db, "reconciler", &format!("holder-{holder}"), &clock, TTL).await })
     });
     let mut won = 0;
     for answer in futures::future::join_all(asking).await {
         won += usize::from(answer.expect("no panic").expect("asks"));
     }
     assert_eq!(won, 1);
+}
+
+/// Whose clock is ahead has no lease sooner, and whose is behind keeps none longer.
+#[tokio::test]
+async fn processes_go_by_the_databases_clock() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let db = Db::open(database.target(), &[]).await.expect("opens");
+    let clock = |hours| SkewedClock::new(TimeDelta::hours(hours)).shared();
+    let hold =
+        async |holder: &str, hours| lease::hold(&db, "reconciler", holder, &*clock(hours), LONG).await.expect("asks");
+    assert!(hold("behind", -5).await);
+    assert!(!hold("ahead", 5).await, "it still lasts");
+    assert!(hold("behind", -5).await);
+    // The other way round.
+    let hold = async |holder: &str, hours| {
+        lease::hold(&db, "other", holder, &*clock(hours), Duration::ZERO).await.expect("asks")
+    };
+    assert!(hold("ahead", 5).await);
+    assert!(hold("behind", -5).await, "it has run out");
+}
+
+/// Who asks as it goes holds the lease for as long as it does, and gives it up when it ends.
+#[tokio::test]
+async fn whoever_asks_as_it_goes_keeps_it_until_its_end() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let (db, clock) = (Db::open(database.target(), &[]).await.expect("opens"), ManualClock::new());
+    let lease = || Lease::new(db.clone(), clock.shared(), "sweep", TTL);
+    let (one, two) = (lease(), lease());
+    assert!(one.held().await.expect("asks"));
+    assert!(!two.held().await.expect("asks"));
+    assert!(one.clone().held().await.expect("asks"), "the same holder");
+    one.clone().until_end(async {}, |_| std::future::pending()).await;
+    assert!(two.held().await.expect("asks"), "no time has passed");
+    assert!(!one.held().await.expect("asks"));
+    // Who is dropped while it asks may have got it: that is given up as well, whenever it was.
+    for micros in (0..4000).step_by(100) {
+        let asking = lease();
+        let end = tokio::time::sleep(Duration::from_micros(micros));
+        two.clone().until_end(async {}, |_| std::future::pending()).await;
+        asking
+            .until_end(end, async |lease| {
+                while lease.held().await.is_ok() {
+                    tokio::task::yield_now().await
+                }
+            })
+            .await;
+        assert!(two.held().await.expect("asks"), "after {micros} us");
+    }
+    // What was lost is not given up a second time.
+    one.until_end(async {}, |_| std::future::pending()).await;
+    assert!(!lease().held().await.expect("asks"), "it is two's");
+    // A process that stood still for long asks again, by its own time.
+    clock.advance(TTL * 2);
+    assert!(lease().held().await.expect("asks"));
 }

@@ -2,9 +2,11 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
 
+use std::time::Duration;
+
 use mi_kernel::ErrorKind;
 use mi_store::{Db, DbTarget, Migrations, Step, on};
-use mi_testkit::{Backend, TestDb, on_both};
+use mi_testkit::{Backend, TestDb, on_both, until};
 use sqlx::{Connection, PgConnection};
 
 on_both! {
@@ -99,4 +101,37 @@ async fn openers_at_the_same_time_migrate_once() {
     let counts = [&dbs[0], &dbs[1], &dbs[2]].map(|db| count(db, "SELECT count(*) FROM things"));
     let counts: Vec<i64> = futures::future::try_join_all(counts).await.expect("counts");
     assert_eq!(counts, [1, 0, 1]);
+}
+
+/// A process of before holds a table: the migration waits for it, and whoever comes meanwhile does not wait for the migration.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_uses_a_table_does_not_wait_for_the_migration_that_waits_for_it() {
+    const WIDER: &Migrations =
+        &[FIRST[0], step(101, "ALTER TABLE things ADD COLUMN name TEXT NOT NULL DEFAULT 'none'")];
+    let database = TestDb::plain(Backend::Postgres).await;
+    let before = Db::open(database.target(), FIRST).await.expect("opens");
+    run(&before, "INSERT INTO things VALUES (7)").await;
+    let mut slow = before.platform().begin().await.expect("begins");
+    let sum: i64 =
+        on!(slow, |c| sqlx::query_scalar("SELECT sum(id) FROM things").fetch_one(&mut *c).await).expect("reads");
+    assert_eq!(sum, 7);
+    let target = database.target().clone();
+    let opening = tokio::spawn(async move { Db::open(&target, WIDER).await });
+    let mut watching = PgConnection::connect(database.url().expect("Postgres")).await.expect("connects");
+    until("the migration waits", Duration::from_secs(30), async || {
+        let sql = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted
+             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let waits: i64 = sqlx::query_scalar(sql).fetch_one(&mut watching).await.expect("reads");
+        Ok::<_, sqlx::Error>((waits == 1).then_some(()))
+    })
+    .await;
+    // Behind the migration, and past it once that has given up for now.
+    run(&before, "INSERT INTO things VALUES (8)").await;
+    assert!(!opening.is_finished());
+    slow.commit().await.expect("commits");
+    let after = opening.await.expect("no panic").expect("opens");
+    // The process of before goes on.
+    run(&before, "INSERT INTO things VALUES (9)").await;
+    assert_eq!(count(&before, "SELECT sum(id) FROM things").await.expect("reads"), 24);
+    assert_eq!(count(&after, "SELECT count(*) FROM things WHERE name = 'none'").await.expect("reads"), 3);
 }

@@ -5,13 +5,13 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use mi_kernel::{Clock, Error, ErrorKind, EventId, OfficeId, event::Event};
-use mi_store::{Db, on, outbox};
+use mi_store::{Db, lease::Lease, on, outbox};
 use mi_testkit::{ManualClock, TestDb, on_both, until};
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -28,6 +28,8 @@ on_both! {
     a_feed_that_refuses_everything_loses_nothing,
 }
 
+/// Relays that began in this test.
+static STARTS: AtomicU64 = AtomicU64::new(0);
 const LONG: Duration = Duration::from_secs(30);
 
 /// The other end: what it took, and what it refused.
@@ -56,7 +58,7 @@ impl Feed {
     fn relay(&self, db: &Db, wake: &Arc<Notify>) -> JoinHandle<()> {
         let (feed, db, wake) = (self.clone(), db.clone(), wake.clone());
         tokio::spawn(async move {
-            outbox::relay(db, &wake, |events| {
+            outbox::relay(db.clone(), lease(&db), &wake, |events| {
                 let outcome = feed.take(events);
                 async move { outcome }
             })
@@ -71,6 +73,13 @@ impl Feed {
         })
         .await;
     }
+}
+
+/// That of a process which has nobody beside it: none of the tests here that begin anew waits for the one before.
+fn lease(db: &Db) -> Lease {
+    let clock = ManualClock::new();
+    clock.advance(Duration::from_secs(60 * STARTS.fetch_add(1, Ordering::SeqCst)));
+    outbox::lease(db.clone(), clock.shared())
 }
 
 async fn open(database: &TestDb) -> Db {
@@ -142,7 +151,7 @@ async fn a_crash_between_delivery_and_deletion_delivers_again(database: TestDb) 
     let dying = {
         let (db, first) = (db.clone(), first.clone());
         tokio::spawn(async move {
-            outbox::relay(db, &Notify::new(), |events| {
+            outbox::relay(db.clone(), lease(&db), &Notify::new(), |events| {
                 let taken = first.take(events);
                 async move {
                     taken?;
@@ -236,7 +245,7 @@ async fn what_is_delivered_together_has_its_limit_in_bytes(database: TestDb) {
     let relay = {
         let (feed, db, batches) = (feed.clone(), db.clone(), batches.clone());
         tokio::spawn(async move {
-            outbox::relay(db, &Notify::new(), |events| {
+            outbox::relay(db.clone(), lease(&db), &Notify::new(), |events| {
                 batches.lock().expect("test").push(events.len());
                 let outcome = feed.take(events);
                 async move { outcome }
@@ -254,7 +263,7 @@ async fn what_is_delivered_together_has_its_limit_in_bytes(database: TestDb) {
 fn relay_refusing(feed: &Feed, db: &Db, wake: &Arc<Notify>, kind: &'static str) -> JoinHandle<()> {
     let (feed, db, wake) = (feed.clone(), db.clone(), wake.clone());
     tokio::spawn(async move {
-        outbox::relay(db, &wake, |events| {
+        outbox::relay(db.clone(), lease(&db), &wake, |events| {
             let outcome = match events.iter().any(|event| event.kind == kind) {
                 true => {
                     feed.refused.fetch_add(1, Ordering::SeqCst);

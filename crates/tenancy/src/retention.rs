@@ -62,10 +62,13 @@ impl History for Log {
         let full = i64::try_from(oldest.len()) == Ok(PART);
         let old: Vec<i64> = oldest.iter().take_while(|(_, at)| *at < bound.before).map(|(place, _)| *place).collect();
         let Some(last) = old.last() else { return Ok(Forgotten::default()) };
-        repo::log_delete(&mut tx, self.delete, *last).await?;
+        let deleted = usize::try_from(repo::log_delete(&mut tx, self.delete, *last).await?).unwrap_or_default();
         let next = (full && old.len() == oldest.len()).then_some(*last);
-        record(tx, self.entries, old.len(), bound).await?;
-        Ok(Forgotten { deleted: old.len(), next })
+        // Another process may have been faster, and has told of it.
+        if deleted > 0 {
+            record(tx, self.entries, deleted, bound).await?;
+        }
+        Ok(Forgotten { deleted, next })
     }
 }
 

@@ -15,6 +15,9 @@ use crate::{
     Backend, TestDb,
     process::{Process, Ready},
 };
+use replicas::Service;
+
+mod replicas;
 
 pub use crate::process::binary;
 
@@ -40,6 +43,8 @@ pub enum Arrangement {
     OneProcess,
     /// `mi serve` for each role.
     ProcessPerRole,
+    /// This many processes of each role, each role behind one address, as a cluster's services are.
+    Replicas(usize),
 }
 
 /// How the platform is started.
@@ -118,6 +123,8 @@ impl Builder {
             data_dir,
             dir,
             edge: None,
+            services: Vec::new(),
+            started: 0,
             admin_key: String::new(),
         };
         platform.start().await;
@@ -142,6 +149,10 @@ pub struct Platform {
     /// Holds the data directory, ready files and logs.
     dir: TempDir,
     edge: Option<Ready>,
+    /// What stands before the replicas of each role.
+    services: Vec<Service>,
+    /// How many replicas were started so far.
+    started: usize,
     admin_key: String,
 }
 
@@ -164,8 +175,12 @@ impl Platform {
                 self.launch(UP, ANY_PORT, &[]).await;
             }
             Arrangement::ProcessPerRole => self.start_roles().await,
+            Arrangement::Replicas(count) => self.start_replicas(count).await,
         }
-        let edge = self.processes.last().expect("a process was started").ready.clone();
+        let edge = match self.services.last() {
+            Some(gateways) => gateways.ready(self.processes.last().expect("a process was started")),
+            None => self.processes.last().expect("a process was started").ready.clone(),
+        };
         self.admin_key = self.read_admin_key();
         self.edge = Some(edge);
     }
@@ -197,6 +212,14 @@ impl Platform {
 
     /// Starts one process and returns its endpoint.
     async fn launch(&mut self, name: &'static str, listen: &str, flags: &[(&str, String)]) -> String {
+        let process = self.process(name, name, listen, flags).await;
+        let endpoint = process.ready.endpoint.clone();
+        self.processes.push(process);
+        endpoint
+    }
+
+    /// Starts one process, whose files have this name.
+    async fn process(&self, name: &'static str, files: &str, listen: &str, flags: &[(&str, String)]) -> Process {
         let mut command = Command::new(&self.binary);
         // What the developer has set for a platform of their own is not for this one.
         for (variable, _) in env::vars_os() {
@@ -207,7 +230,7 @@ impl Platform {
         command.env("MI_CONFIG_DIR", self.config_dir());
         match name {
             UP => command.arg(UP).arg("--data-dir").arg(&self.data_dir),
-            role => command.args(["serve", role]).arg("--data-dir").arg(self.data_dir.join(role)),
+            role => command.args(["serve", role]).arg("--data-dir").arg(self.data_dir.join(files)),
         };
         command.args(["--listen", listen, "--metrics-listen", ANY_PORT]);
         for (flag, value) in flags {
@@ -218,10 +241,7 @@ impl Platform {
             command.args(["--database", url]);
         }
         command.args(&self.what.args).envs(self.what.envs.iter().map(|(name, value)| (name, value)));
-        let process = Process::start(name, &mut command, self.dir.path()).await;
-        let endpoint = process.ready.endpoint.clone();
-        self.processes.push(process);
-        endpoint
+        Process::start(name, files, &mut command, self.dir.path()).await
     }
 
     /// SIGKILL to all processes at once: what is on disk is all there is afterwards.
@@ -255,11 +275,15 @@ impl Platform {
     pub fn log(&self) -> String {
         let names: &[&str] = match self.what.arrangement {
             Arrangement::OneProcess => &[UP],
-            Arrangement::ProcessPerRole => &["activity", "scheduler", "office", MODELS, GATEWAY],
+            Arrangement::ProcessPerRole | Arrangement::Replicas(_) => &replicas::ROLES,
+        };
+        let numbers: Vec<String> = match self.what.arrangement {
+            Arrangement::Replicas(_) => (1..=self.started).map(|number| format!("-{number}")).collect(),
+            _ => vec![String::new()],
         };
         let mut all = String::new();
-        for name in names {
-            let log = fs::read(self.dir.path().join(format!("{name}.log"))).unwrap_or_default();
+        for (name, number) in names.iter().flat_map(|name| numbers.iter().map(move |number| (name, number))) {
+            let log = fs::read(self.dir.path().join(format!("{name}{number}.log"))).unwrap_or_default();
             all.push_str(&String::from_utf8_lossy(&log));
         }
         all

@@ -42,17 +42,17 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `command` with a ready file and waits until it serves. Output is appended to `NAME.log` in `dir`.
+    /// Starts `command` with a ready file and waits until it serves. Output is appended to `FILES.log` in `dir`.
     ///
     /// # Panics
     /// When it exits or does not get ready; the end of the log is in the text.
-    pub(crate) async fn start(name: &'static str, command: &mut Command, dir: &Path) -> Self {
-        let ready_file = dir.join(format!("{name}.ready.json"));
+    pub(crate) async fn start(name: &'static str, files: &str, command: &mut Command, dir: &Path) -> Self {
+        let ready_file = dir.join(format!("{files}.ready.json"));
         // One of an earlier start tells of a process that is gone.
         if let Err(error) = fs::remove_file(&ready_file) {
             assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{}: {error}", ready_file.display());
         }
-        let log = dir.join(format!("{name}.log"));
+        let log = dir.join(format!("{files}.log"));
         let output = File::options().create(true).append(true).open(&log).expect("the log can be written");
         let child = command
             .arg("--ready-file")
@@ -103,12 +103,28 @@ impl Process {
     /// # Panics
     /// When it takes longer than 20 seconds or ends with an error.
     pub(crate) async fn stop(mut self) {
+        self.terminate();
+        self.ended().await;
+    }
+
+    /// SIGTERM, without waiting for the end.
+    ///
+    /// # Panics
+    /// When it had ended before.
+    pub(crate) fn terminate(&mut self) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("process ids fit"));
         if let Some(status) = self.exited() {
             panic!("{}", self.tail(&format!("mi ({}) had ended with {status} before it was stopped", self.name)));
         }
         // The child is not waited for yet, so that the id cannot belong to another process.
         signal::kill(pid, Signal::SIGTERM).expect("the process can be signalled");
+    }
+
+    /// Waits for the end after [`terminate`](Self::terminate).
+    ///
+    /// # Panics
+    /// When it takes longer than 20 seconds or ends with an error.
+    pub(crate) async fn ended(mut self) {
         let what = format!("mi ({}) stops on SIGTERM", self.name);
         let status = until(&what, STOP, async || match self.exited() {
             Some(status) => Ok(Some(status)),
@@ -177,11 +193,11 @@ mod tests {
     #[tokio::test]
     async fn starts_stops_and_is_killed() {
         let dir = tempfile::tempdir().expect("a directory");
-        let process = Process::start("one", &mut script(SERVE), dir.path()).await;
+        let process = Process::start("one", "one", &mut script(SERVE), dir.path()).await;
         assert_eq!(process.ready.endpoint, "http://e");
         process.stop().await;
 
-        let mut process = Process::start("one", &mut script(SERVE), dir.path()).await;
+        let mut process = Process::start("one", "one", &mut script(SERVE), dir.path()).await;
         process.kill9();
         let status = process.exited().expect("it ended");
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9));
@@ -192,7 +208,7 @@ mod tests {
     #[should_panic(expected = "mi (one) ended with exit status: 3 before it served; its log ends with:\nno disk")]
     async fn a_start_that_fails_shows_the_log() {
         let dir = tempfile::tempdir().expect("a directory");
-        Process::start("one", &mut script("echo no disk; exit 3"), dir.path()).await;
+        Process::start("one", "one", &mut script("echo no disk; exit 3"), dir.path()).await;
     }
 
     #[tokio::test]
@@ -200,6 +216,6 @@ mod tests {
     async fn a_stop_with_an_error_is_an_error() {
         let dir = tempfile::tempdir().expect("a directory");
         let serve = SERVE.replace("exit 0", "exit 4");
-        Process::start("one", &mut script(&serve), dir.path()).await.stop().await;
+        Process::start("one", "one", &mut script(&serve), dir.path()).await.stop().await;
     }
 }

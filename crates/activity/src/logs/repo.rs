@@ -238,11 +238,25 @@ pub(crate) async fn segment_excess(
     all!(conn, sql, bytes, after.unwrap_or(AgentId::MIN), limit)
 }
 
-/// Size and path of a log's oldest segments.
-pub(crate) async fn segment_list(conn: &mut OfficeConn, agent_id: AgentId, limit: i64) -> DbResult<Vec<(i64, String)>> {
-    let sql = "SELECT stored_bytes, path FROM log_segments WHERE office_id = $1 AND agent_id = $2
-         ORDER BY last_seq LIMIT $3";
-    all!(conn, sql, agent_id, limit)
+/// A log's oldest segments without which it has at most so many bytes, as few as possible.
+pub(crate) async fn segment_beyond(
+    conn: &mut OfficeConn,
+    agent_id: AgentId,
+    bytes: i64,
+    limit: i64,
+) -> DbResult<Vec<String>> {
+    let sql = "SELECT path FROM (
+             SELECT path, last_seq, SUM(stored_bytes) OVER () AS total,
+                 SUM(stored_bytes) OVER (ORDER BY last_seq ROWS UNBOUNDED PRECEDING) - stored_bytes AS older
+             FROM log_segments WHERE office_id = $1 AND agent_id = $2
+         ) AS summed WHERE older < total - $3 ORDER BY last_seq LIMIT $4";
+    scalars!(conn, sql, agent_id, bytes, limit)
+}
+
+/// A log's oldest segments.
+pub(crate) async fn segment_list(conn: &mut OfficeConn, agent_id: AgentId, limit: i64) -> DbResult<Vec<String>> {
+    let sql = "SELECT path FROM log_segments WHERE office_id = $1 AND agent_id = $2 ORDER BY last_seq LIMIT $3";
+    scalars!(conn, sql, agent_id, limit)
 }
 
 pub(crate) async fn segment_delete(tx: &mut OfficeConn, paths: &[String]) -> DbResult<()> {

@@ -50,8 +50,8 @@ impl Logs {
         let mut after = None;
         loop {
             let logs = repo::segment_excess(&mut self.db.platform().read().await?, after, bytes, PAGE).await?;
-            for (office_id, agent_id, excess) in logs.iter().filter(|(_, _, excess)| *excess > 0) {
-                let shortened = self.shorten(*office_id, *agent_id, *excess).await;
+            for (office_id, agent_id, _) in logs.iter().filter(|(_, _, excess)| *excess > 0) {
+                let shortened = self.shorten(*office_id, *agent_id, bytes).await;
                 note(*office_id, shortened);
             }
             match logs.last() {
@@ -61,23 +61,18 @@ impl Logs {
         }
     }
 
-    /// Deletes the oldest segments of a log that have so many bytes.
-    async fn shorten(&self, office_id: OfficeId, agent_id: AgentId, mut excess: i64) -> Result<()> {
-        while excess > 0 {
-            let segments = repo::segment_list(&mut self.db.office(office_id).read().await?, agent_id, BATCH).await?;
-            let mut paths = Vec::new();
-            for (size, path) in segments {
-                if excess > 0 {
-                    excess -= size;
-                    paths.push(path);
-                }
-            }
+    /// Deletes the oldest segments of a log until it has no more than so many bytes. How many those are is looked up each time:
+    /// another process may be at it.
+    async fn shorten(&self, office_id: OfficeId, agent_id: AgentId, bytes: i64) -> Result<()> {
+        loop {
+            let mut conn = self.db.office(office_id).read().await?;
+            let paths = repo::segment_beyond(&mut conn, agent_id, bytes, BATCH).await?;
+            drop(conn);
             if paths.is_empty() {
                 return Ok(());
             }
             self.delete_segments(office_id, &paths).await?;
         }
-        Ok(())
     }
 
     async fn delete_segments(&self, office_id: OfficeId, paths: &[String]) -> Result<()> {
@@ -130,12 +125,10 @@ impl Logs {
         for agent_id in &agents {
             // Objects first: nobody reads them any more, and the rows are what is found again after a crash.
             loop {
-                let segments =
-                    repo::segment_list(&mut self.db.office(office_id).read().await?, *agent_id, BATCH).await?;
-                if segments.is_empty() {
+                let paths = repo::segment_list(&mut self.db.office(office_id).read().await?, *agent_id, BATCH).await?;
+                if paths.is_empty() {
                     break;
                 }
-                let paths: Vec<String> = segments.into_iter().map(|(_, path)| path).collect();
                 self.delete_objects(&paths).await?;
                 let mut tx = self.db.office(office_id).begin().await?;
                 repo::segment_delete(&mut tx, &paths).await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mi_base::sweep::{Due, PutOff, Removals, sweep};
 use mi_kernel::{Error, OfficeId, Result, Time};
-use mi_store::lease;
+use mi_store::lease::Lease;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
@@ -15,14 +15,13 @@ use crate::repo::objects;
 /// How often the trash is looked at.
 const INTERVAL: Duration = Duration::from_secs(60);
 /// How long a process is the only one that sweeps, unless it goes on.
-const LEASE: Duration = Duration::from_secs(300);
+pub const LEASE: Duration = Duration::from_secs(150);
 /// Objects of an office that are read from the trash at a time.
 const BATCH: i64 = 100;
 
 impl Storage {
     /// Empties the trash for ever, in one process at a time. Ends only by cancellation.
-    pub async fn sweep_forever(self) {
-        let holder = Uuid::now_v7().to_string();
+    pub async fn sweep_forever(self, lease: Lease) {
         let mut tick = tokio::time::interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -38,7 +37,7 @@ impl Storage {
             let swept = async {
                 let now = self.clock.now();
                 let due = objects::anything_due(&mut self.db.platform().read().await?, now - EXPIRY, now).await?;
-                if due && lease::hold(&self.db, "drive-sweep", &holder, now, LEASE).await? {
+                if due && lease.held().await? {
                     self.sweep().await?;
                 }
                 Ok::<_, Error>(())

@@ -27,10 +27,10 @@ on_both! {
     a_command_prints_all_of_its_output,
 }
 
-const MIB: usize = 1 << 20;
+pub(crate) const MIB: usize = 1 << 20;
 
 /// Bytes that do not compress and differ by seed.
-fn content(seed: u64, bytes: usize) -> Vec<u8> {
+pub(crate) fn content(seed: u64, bytes: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let words = std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -41,21 +41,27 @@ fn content(seed: u64, bytes: usize) -> Vec<u8> {
     words.flatten().take(bytes).collect()
 }
 
-fn header(office: &str, path: &str) -> UploadHeader {
+pub(crate) fn header(office: &str, path: &str) -> UploadHeader {
     UploadHeader { office_id: office.into(), path: path.into(), force: true, ..Default::default() }
 }
 
-fn message(part: Part) -> UploadFileRequest {
+pub(crate) fn message(part: Part) -> UploadFileRequest {
     UploadFileRequest { part: Some(part) }
 }
 
-async fn put(client: &Client, header: UploadHeader, content: &[u8]) -> Result<File, Status> {
+pub(crate) async fn put(client: &Client, header: UploadHeader, content: &[u8]) -> Result<File, Status> {
     let chunks: Vec<_> = content.chunks(MIB).map(|chunk| message(Part::Chunk(chunk.to_vec().into()))).collect();
     let messages = futures::stream::iter(std::iter::once(message(Part::Header(header))).chain(chunks));
     Ok(client.drive().upload_file(messages).await?.into_inner().file.expect("an answer has its file"))
 }
 
-async fn get(client: &Client, office: &str, path: &str, offset: i64, length: i64) -> Result<Vec<u8>, Status> {
+pub(crate) async fn get(
+    client: &Client,
+    office: &str,
+    path: &str,
+    offset: i64,
+    length: i64,
+) -> Result<Vec<u8>, Status> {
     let request = DownloadFileRequest { office_id: office.into(), path: path.into(), offset, length };
     let mut stream = client.drive().download_file(request).await?.into_inner();
     let mut content = Vec::new();

@@ -1,6 +1,7 @@
 //! Agents in pods, from the hire to the backup: the real platform, the real client, an API server in memory, and agents that
 //! really run.
 
+mod faults;
 mod kubelet;
 
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use kubelet::Kubelet;
 use mi_e2e::{LIMIT, World};
 use mi_kubesim::Sim;
-use mi_proto::v1::{self, AgentPhase, EmployeeType, TaskKind, TaskStatus};
-use mi_testkit::{Backend, Platform, until};
+use mi_proto::v1::{self, AgentPhase, EmployeeType};
+use mi_testkit::{Arrangement, Backend, Platform, until};
 
 const CONFIG: &str = r#"
 installation = "e2e"
@@ -36,15 +37,19 @@ disk_bytes = 1073741824
 "#;
 
 /// A platform whose agents live in a cluster.
-struct Cluster {
-    world: World,
-    sim: Arc<Sim>,
+pub(crate) struct Cluster {
+    pub(crate) world: World,
+    pub(crate) sim: Arc<Sim>,
     _kubelet: Kubelet,
-    _files: tempfile::TempDir,
+    files: tempfile::TempDir,
 }
 
 impl Cluster {
     async fn start(backend: Backend, driver: &str) -> Self {
+        Self::arranged(backend, driver, Arrangement::OneProcess).await
+    }
+
+    pub(crate) async fn arranged(backend: Backend, driver: &str, arrangement: Arrangement) -> Self {
         let sim = Arc::new(Sim::start().await);
         let files = tempfile::tempdir().expect("made");
         let (config, kubeconfig) = (files.path().join("kubernetes.toml"), files.path().join("kubeconfig"));
@@ -56,34 +61,11 @@ impl Cluster {
             format!("--kubernetes-config={}", config.display()),
             format!("--kubeconfig={}", kubeconfig.display()),
         ];
-        let builder = arguments.into_iter().fold(Platform::builder().backend(backend), |it, argument| it.arg(argument));
+        let builder = Platform::builder().backend(backend).arrangement(arrangement);
+        let builder = arguments.into_iter().fold(builder, |it, argument| it.arg(argument));
         let kubelet = Kubelet::start(sim.clone());
         let world = World::on(builder.start().await).await;
-        Self { world, sim, _kubelet: kubelet, _files: files }
-    }
-
-    /// Runs a script as a task of the agent; what it printed.
-    async fn run(&self, office: &str, agent: &str, script: &str) -> String {
-        let request = v1::CreateTaskRequest {
-            office_id: office.into(),
-            title: "Script".into(),
-            description: script.into(),
-            kind: TaskKind::Command.into(),
-            assigned_agent: agent.into(),
-            ..Default::default()
-        };
-        let task =
-            self.world.owner.tasks().create_task(request).await.expect("created").into_inner().task.expect("a task");
-        until("the task is done", LIMIT, async || {
-            let request = v1::GetTaskRequest { office_id: office.into(), task_id: task.id.clone() };
-            let answer = self.world.owner.tasks().get_task(request).await.map_err(|status| status.to_string())?;
-            let task = answer.into_inner().task.expect("a task");
-            match task.status() {
-                TaskStatus::Done => Ok(Some(task.result)),
-                status => Err(format!("{status:?} {}", task.error)),
-            }
-        })
-        .await
+        Self { world, sim, _kubelet: kubelet, files }
     }
 }
 
@@ -111,7 +93,7 @@ async fn lives(backend: Backend, driver: &str) {
     world.hire(&office, "analyst").await.expect("hired");
     let agent = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!(agent.employee_type(), EmployeeType::Kubernetes);
-    let printed = cluster.run(&office, "analyst", "echo kept > note; cat note").await;
+    let printed = cluster.world.run(&office, "analyst", "echo kept > note; cat note").await;
     assert!(printed.contains("kept"), "{printed}");
     let namespace = format!("mi-{office}");
     let secrets = |what: &str| {
@@ -124,7 +106,7 @@ async fn lives(backend: Backend, driver: &str) {
     world.promote(&office, "analyst", "opus").await.expect("promoted");
     let promoted = world.settled(&office, "analyst", AgentPhase::Running).await;
     assert_eq!((promoted.model_tier.as_str(), &promoted.public_key), ("opus", &agent.public_key));
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
     until("what the one before had is gone", LIMIT, async || {
         Ok::<_, String>((secrets("-environment") == 1).then_some(()))
     })
@@ -134,7 +116,7 @@ async fn lives(backend: Backend, driver: &str) {
     let pods = sim.list("pods", &namespace);
     let pod = pods[0]["metadata"]["name"].as_str().expect("named");
     sim.delete("pods", &namespace, pod).expect("deleted");
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
 
     // Suspended with its office it has no pod, and keeps what it has.
     let id = v1::SuspendOfficeRequest { office_id: office.clone() };
@@ -144,7 +126,7 @@ async fn lives(backend: Backend, driver: &str) {
     let id = v1::ResumeOfficeRequest { office_id: office.clone() };
     world.owner.offices().resume_office(id).await.expect("resumed");
     world.settled(&office, "analyst", AgentPhase::Running).await;
-    assert!(cluster.run(&office, "analyst", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "analyst", "cat note").await.contains("kept"));
 
     // The platform is killed and starts again, at another address: who has started nothing has the workspace saved.
     cluster.world.crash().await;
@@ -165,7 +147,7 @@ async fn lives(backend: Backend, driver: &str) {
     };
     world.hire_as(again).await.expect("hired");
     world.settled(&office, "again", AgentPhase::Running).await;
-    assert!(cluster.run(&office, "again", "cat note").await.contains("kept"));
+    assert!(cluster.world.run(&office, "again", "cat note").await.contains("kept"));
 
     // Deleted, the office leaves no namespace.
     let id = v1::DeleteOfficeRequest { office_id: office.clone() };

@@ -182,7 +182,7 @@ fn guard(name: &'static str, world: &Arc<World>, key: &PrincipalKey, tasks: &Tas
         Status::already_exists(told).into_http::<axum::body::Body>()
     };
     let routes = routes.into_axum_router().fallback(told);
-    Guard::new(name, Routes::from(routes), key.clone(), SystemClock::shared(), tasks.shutdown(), Refusals::default())
+    Guard::new(name, Routes::from(routes), key.clone(), SystemClock::shared(), tasks.clone(), Refusals::default())
 }
 
 /// A models role that tells what it got: the caller, the method, where to, the headers, and the body. A body `endless` is

@@ -11,6 +11,7 @@ use crate::{
 };
 
 const BINDER: &str = "persistentvolume-controller";
+const RESIZER: &str = "external-resizer";
 
 /// Binds a claim, and lets one go that is deleted and that no pod uses.
 pub(super) fn reconcile(world: &mut World, key: &Key) {
@@ -32,7 +33,14 @@ pub(super) fn reconcile(world: &mut World, key: &Key) {
         }
         return;
     }
-    if text(&claim, "/status/phase") == "Bound" || world.conducts.holds(&claim) {
+    if world.conducts.holds(&claim) {
+        return;
+    }
+    if text(&claim, "/status/phase") == "Bound" {
+        let asked = claim["spec"]["resources"]["requests"].clone();
+        if claim["status"]["capacity"] != asked {
+            world.edit(key, &Writer::status(RESIZER), |claim| set(claim, "/status/capacity", asked));
+        }
         return;
     }
     let class = text(&claim, "/spec/storageClassName").to_owned();

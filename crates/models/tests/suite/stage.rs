@@ -179,7 +179,7 @@ impl Stage {
         let (world, tasks, key) = (Arc::new(World::default()), Tasks::new(), PrincipalKey::random());
         let roles = Roles(world.clone());
         let guard = |name, routes| {
-            Guard::new(name, routes, key.clone(), SystemClock::shared(), tasks.shutdown(), Refusals::default())
+            Guard::new(name, routes, key.clone(), SystemClock::shared(), tasks.clone(), Refusals::default())
         };
         let office =
             Routes::new(MeteringServiceServer::new(roles.clone())).add_service(SecretServiceServer::new(roles.clone()));

@@ -18,7 +18,7 @@ use mi_proto::{
     v1::OfficeStatus,
 };
 use mi_rpc::{RoleClient, status::from_status};
-use mi_store::{DbResult, outbox};
+use mi_store::{DbResult, lease::Lease, outbox};
 use mi_tenancy::{Condition, LifecycleStep, Office, State, Transition};
 
 use super::{Lifecycle, repo};
@@ -28,6 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(20), most: Duration::from_secs(5) };
 /// How often unfinished offices are looked for: after a crash, or when another process left off.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Of several processes over one database one looks, besides those that have begun: all of them would push the same to roles
+/// that are in trouble already.
+pub(crate) const LEASE: Duration = Duration::from_secs(30);
 const BATCH: i64 = 1000;
 
 /// The roles that keep copies.
@@ -53,10 +56,11 @@ impl Lifecycle {
         let _ = tokio::time::timeout(PATIENCE, waiting).await;
     }
 
-    /// Finds unfinished offices for ever.
-    pub(crate) async fn converge_forever(&self) {
+    /// Finds unfinished offices for ever, while the lease is this process's.
+    pub(crate) async fn converge_forever(self, lease: Lease) {
         loop {
-            if let Err(error) = self.drive_all().await {
+            let found = async { if lease.held().await? { self.drive_all().await } else { Ok(()) } };
+            if let Err(error) = found.await {
                 tracing::warn!(target: "mi::office", %error, "unfinished offices could not be read");
             }
             tokio::time::sleep(INTERVAL).await;
@@ -143,6 +147,10 @@ impl Lifecycle {
         let Some(mut current) = repo::office_lock(&mut tx).await? else {
             return Ok(true);
         };
+        if failed.is_some() && current.applied_version >= office.version {
+            // Another process got through with the same or more: what this one met is not how it is.
+            return Ok(current.applied_version >= current.version);
+        }
         current.conditions = conditions;
         if failed.is_none() {
             current.applied_version = current.applied_version.max(office.version);

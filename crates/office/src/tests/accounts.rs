@@ -19,7 +19,7 @@ on_both! {
 }
 
 impl Harness {
-    async fn create_key(&self, actor: &Actor, account: &str) -> Result<(ApiKey, Secret), Status> {
+    pub(super) async fn create_key(&self, actor: &Actor, account: &str) -> Result<(ApiKey, Secret), Status> {
         let request = CreateApiKeyRequest { name: " laptop ".into(), account_id: account.into() };
         let created = self.access(actor).create_api_key(request).await?.into_inner();
         Ok((created.api_key.expect("always there"), Secret::new(created.secret)))
@@ -30,7 +30,7 @@ impl Harness {
         Ok(self.access(actor).list_api_keys(request).await?.into_inner().api_keys)
     }
 
-    async fn revoke(&self, actor: &Actor, key: &str) -> Result<ApiKey, Status> {
+    pub(super) async fn revoke(&self, actor: &Actor, key: &str) -> Result<ApiKey, Status> {
         let request = RevokeApiKeyRequest { api_key_id: key.into() };
         Ok(self.access(actor).revoke_api_key(request).await?.into_inner().api_key.expect("always there"))
     }

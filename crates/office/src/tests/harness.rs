@@ -160,7 +160,7 @@ async fn start(
     let peers = Peers { scheduler: scheduler.transport(&clock), activity: activity.transport(&clock) };
     let config = config(database, master_keys, (objects, reserve), limits);
     let role = crate::build(config, peers, clock.clone(), tasks).await?;
-    let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.shutdown(), Default::default());
+    let guard = Guard::new("office", role.routes, PrincipalKey::random(), clock, tasks.clone(), Default::default());
     Ok((role.accounts, Transport::local(guard)))
 }
 

@@ -31,7 +31,7 @@ on_both! {
 }
 
 impl Harness {
-    async fn conditions(&self, office: &str) -> Vec<OfficeCondition> {
+    pub(super) async fn conditions(&self, office: &str) -> Vec<OfficeCondition> {
         let request = GetOfficeStatusRequest { office_id: office.into() };
         let answer = self.offices(&self.owner).get_office_status(request).await.expect("answers").into_inner();
         let report = answer.status.expect("always there");

@@ -26,6 +26,7 @@ use mi_proto::{
     v1::{Agent, AgentCount, AgentPhase, ModelTier},
 };
 use mi_rpc::{Guard, PrincipalKey, Transport, convert, status};
+use tokio::sync::Notify;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -41,6 +42,8 @@ pub(super) enum Mood {
     Hangs,
     /// Admits agents and answers UNAVAILABLE.
     AnswersGetLost,
+    /// Fails at the next call, once it is told to go on, and does as asked at all others.
+    FailsLate,
     /// Applies, and says of every removal that it is not done yet.
     NotDone,
 }
@@ -57,6 +60,8 @@ pub(super) struct Known {
     pub(super) removals: Vec<String>,
     /// Calls that failed or hang on purpose.
     pub(super) refused: usize,
+    /// Has those go on that are late.
+    pub(super) go_on: Arc<Notify>,
     /// Agents that were let in, by invite.
     pub(super) admitted: BTreeMap<String, Admitted>,
     /// The agents there are, in whatever office.
@@ -113,14 +118,7 @@ impl Peer {
         let routes = Routes::new(OfficeReplicaServiceServer::new(self.clone()))
             .add_service(AgentRegistryServiceServer::new(self.clone()))
             .add_service(IngestServiceServer::new(self.clone()));
-        let guard = Guard::new(
-            "peer",
-            routes,
-            PrincipalKey::random(),
-            clock.clone(),
-            Tasks::new().shutdown(),
-            Default::default(),
-        );
+        let guard = Guard::new("peer", routes, PrincipalKey::random(), clock.clone(), Tasks::new(), Default::default());
         Transport::local(guard)
     }
 
@@ -145,11 +143,17 @@ impl Peer {
         let mood = {
             let mut known = self.known();
             known.refused += usize::from(known.mood != Mood::Works);
-            known.mood
+            let next = if known.mood == Mood::FailsLate { Mood::Works } else { known.mood };
+            std::mem::replace(&mut known.mood, next)
         };
+        let go_on = self.known().go_on.clone();
         match mood {
             Mood::Fails => Err(status(Error::unavailable("the peer is down, as asked"))),
             Mood::Hangs => std::future::pending().await,
+            Mood::FailsLate => {
+                go_on.notified().await;
+                Err(status(Error::unavailable("the peer was down, as asked")))
+            }
             Mood::Works | Mood::NotDone | Mood::AnswersGetLost => Ok(mood),
         }
     }

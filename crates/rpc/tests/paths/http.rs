@@ -41,8 +41,8 @@ async fn echo(request: axum::extract::Request) -> http::Response<Body> {
 
 fn guard(key: &PrincipalKey, clock: &ManualClock, tasks: &Tasks) -> Guard {
     let http = axum::Router::new().fallback(echo);
-    let (shutdown, refusals) = (tasks.shutdown(), Refusals::default());
-    Guard::new("models", Routes::default(), key.clone(), clock.shared(), shutdown, refusals).with_http(http)
+    Guard::new("models", Routes::default(), key.clone(), clock.shared(), tasks.clone(), Refusals::default())
+        .with_http(http)
 }
 
 /// The ways to such a role: in this process, and over the network, for whose key this is.

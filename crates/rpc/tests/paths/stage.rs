@@ -175,7 +175,7 @@ impl Side {
     pub(crate) fn ingest() -> Transport {
         let routes = Routes::new(IngestServiceServer::new(Feed::default()));
         let (key, clock, tasks) = (PrincipalKey::random(), ManualClock::new(), Tasks::new());
-        Transport::local(Guard::new("activity", routes, key, clock.shared(), tasks.shutdown(), Refusals::default()))
+        Transport::local(Guard::new("activity", routes, key, clock.shared(), tasks.clone(), Refusals::default()))
     }
 
     pub(crate) fn client(&self, actor: Actor) -> ActivityServiceClient<Client> {
@@ -185,7 +185,7 @@ impl Side {
 
 pub(crate) fn guard(feed: &Feed, key: &PrincipalKey, clock: &ManualClock, tasks: &Tasks) -> Guard {
     let routes = Routes::new(compressed!(ActivityServiceServer::new(feed.clone())));
-    Guard::new("activity", routes, key.clone(), clock.shared(), tasks.shutdown(), Refusals::default())
+    Guard::new("activity", routes, key.clone(), clock.shared(), tasks.clone(), Refusals::default())
 }
 
 /// Serves the role over the network.

@@ -1,14 +1,18 @@
 //! A cluster and a runtime that uses it.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, Client, Config,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, EvictParams, GroupVersionKind, ListParams, Patch, PatchParams,
+        PostParams,
+    },
     config::{KubeConfigOptions, Kubeconfig},
 };
 use mi_base::Tasks;
-use mi_kernel::{AgentId, InstanceId, OfficeId, SystemClock};
+use mi_kernel::{AgentId, Clock, InstanceId, OfficeId, SystemClock};
 use mi_kubesim::Sim;
 use mi_runtime::{CapturedLine, Cluster, Instance, Launch, Limits, Place, Progress, Runtime};
 use mi_runtime_kubernetes::{Driver, KubernetesConfig, KubernetesRuntime, Settings, namespace_name};
@@ -56,15 +60,38 @@ pub(crate) struct Harness {
     pub(crate) runtime: KubernetesRuntime,
     pub(crate) lines: mpsc::Receiver<CapturedLine>,
     pub(crate) office: OfficeId,
-    _tasks: Tasks,
-    _files: tempfile::TempDir,
+    installation: Uuid,
+    tasks: Tasks,
+}
+
+/// The way to a cluster in memory, as a file.
+fn written(sim: &Sim) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().expect("made");
+    let kubeconfig = directory.path().join("kubeconfig");
+    std::fs::write(&kubeconfig, sim.kubeconfig()).expect("written");
+    (directory, kubeconfig)
+}
+
+/// A runtime that has not joined yet, and what its instances print.
+async fn runtime(
+    kubeconfig: PathBuf,
+    (driver, image): (Driver, &str),
+    clock: Arc<dyn Clock>,
+    tasks: &Tasks,
+) -> (KubernetesRuntime, mpsc::Receiver<CapturedLine>) {
+    let config = tempfile::NamedTempFile::new().expect("made");
+    std::fs::write(config.path(), CONFIG.replace("mi:1", image)).expect("written");
+    let settings = Settings { driver, ..Settings::read(config.path()).expect("reads") };
+    let config = KubernetesConfig { settings, kubeconfig: Some(kubeconfig), silence: Duration::from_secs(2) };
+    let (told, lines) = mpsc::channel(1000);
+    (KubernetesRuntime::open(config, told, clock, tasks).await.expect("opens"), lines)
 }
 
 impl Harness {
     /// On the cluster that `MI_TEST_KUBECONFIG` names, else on the one in memory.
     pub(crate) async fn start(driver: Driver) -> Self {
         match std::env::var_os("MI_TEST_KUBECONFIG") {
-            Some(kubeconfig) => Self::open(None, kubeconfig.into(), driver).await,
+            Some(kubeconfig) => Self::open((None, kubeconfig.into()), driver, SystemClock::shared()).await,
             None => Self::start_on(Sim::start().await, driver).await,
         }
     }
@@ -74,31 +101,37 @@ impl Harness {
     }
 
     pub(crate) async fn start_on(sim: Sim, driver: Driver) -> Self {
-        let directory = tempfile::tempdir().expect("made");
-        let kubeconfig = directory.path().join("kubeconfig");
-        std::fs::write(&kubeconfig, sim.kubeconfig()).expect("written");
-        Self::open(Some(sim), kubeconfig, driver).await
+        Self::start_at(sim, driver, SystemClock::shared()).await
     }
 
-    async fn open(sim: Option<Sim>, kubeconfig: PathBuf, driver: Driver) -> Self {
+    /// With a clock of its own.
+    pub(crate) async fn start_at(sim: Sim, driver: Driver, clock: Arc<dyn Clock>) -> Self {
+        let (_directory, kubeconfig) = written(&sim);
+        Self::open((Some(sim), kubeconfig), driver, clock).await
+    }
+
+    async fn open((sim, kubeconfig): (Option<Sim>, PathBuf), driver: Driver, clock: Arc<dyn Clock>) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let read = Kubeconfig::read_from(&kubeconfig).expect("reads");
         let found = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.expect("a cluster");
         let client = Client::try_from(found).expect("a client");
-        let files = tempfile::tempdir().expect("made");
-        let config = files.path().join("config.toml");
+        let (tasks, installation) = (Tasks::new(), Uuid::now_v7());
         let image = std::env::var("MI_TEST_KUBERNETES_IMAGE").unwrap_or_else(|_| "mi:1".to_owned());
-        std::fs::write(&config, CONFIG.replace("mi:1", &image)).expect("written");
-        let settings = Settings { driver, ..Settings::read(&config).expect("reads") };
-        let config = KubernetesConfig { settings, kubeconfig: Some(kubeconfig), silence: Duration::from_secs(2) };
-        let (told, lines) = mpsc::channel(1000);
-        let tasks = Tasks::new();
-        let runtime = KubernetesRuntime::open(config, told, SystemClock::shared(), &tasks).await.expect("opens");
+        let (runtime, lines) = runtime(kubeconfig, (driver, &image), clock, &tasks).await;
         assert!(runtime.seen().is_err(), "nothing was seen yet");
-        runtime.join(Uuid::now_v7());
-        let harness = Self { sim, client, runtime, lines, office: OfficeId::new(), _tasks: tasks, _files: files };
+        runtime.join(installation);
+        let harness = Self { sim, client, runtime, lines, office: OfficeId::new(), installation, tasks };
         until("the cluster is seen", LIMIT, async || harness.runtime.seen().map(Some)).await;
         harness
+    }
+
+    /// The platform is started again, with this image for agents.
+    pub(crate) async fn restart_with(&mut self, image: &str) {
+        let (_directory, kubeconfig) = written(self.sim());
+        let of = (Driver::StatefulSet, image);
+        (self.runtime, self.lines) = runtime(kubeconfig, of, SystemClock::shared(), &self.tasks).await;
+        self.runtime.join(self.installation);
+        until("the cluster is seen", LIMIT, async || self.runtime.seen().map(Some)).await;
     }
 
     pub(crate) fn namespace(&self) -> String {
@@ -120,8 +153,24 @@ impl Harness {
         }
     }
 
+    /// From now on the storage class lets volumes grow.
+    pub(crate) fn let_volumes_grow(&self) {
+        let allow = |class: &mut Value| class["allowVolumeExpansion"] = true.into();
+        self.sim().edit("storageclasses", "", "standard", allow).expect("edited");
+    }
+
     pub(crate) async fn started(&self, place: Place) -> InstanceId {
-        let launch = self.launch(place);
+        self.begun(self.launch(place)).await
+    }
+
+    /// With a claim of so many bytes.
+    pub(crate) async fn started_with(&self, place: Place, disk_bytes: u64) -> InstanceId {
+        let limits = Limits { disk_bytes: Some(disk_bytes), ..Limits::default() };
+        self.begun(Launch { limits, ..self.launch(place) }).await
+    }
+
+    async fn begun(&self, launch: Launch) -> InstanceId {
+        let place = launch.place;
         let id = launch.instance;
         self.runtime.prepare(place, None).await.expect("prepared");
         self.runtime.start(launch).await.expect("started");
@@ -214,6 +263,18 @@ impl Harness {
     /// Deletes an object, as somebody does by hand.
     pub(crate) async fn delete(&self, resource: &str, name: &str) {
         let _ = self.api(resource).delete(name, &DeleteParams::background()).await.expect("deleted");
+    }
+
+    /// Deletes a pod without waiting for its node.
+    pub(crate) async fn delete_by_force(&self, pod: &str) {
+        let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        let _ = self.api("pods").delete(pod, &now).await.expect("deleted");
+    }
+
+    /// Has a pod go elsewhere, as `kubectl drain` does.
+    pub(crate) async fn evict(&self, pod: &str) {
+        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace());
+        pods.evict(pod, &EvictParams::default()).await.expect("evicted");
     }
 
     /// Waits until it is done.

@@ -4,15 +4,18 @@
 
 mod cluster;
 mod faults;
+mod growth;
 mod harness;
+mod nodes;
 mod rights;
 
 use harness::{Harness, LIMIT};
 use mi_kernel::{BackupId, secret::Secret};
 use mi_kubesim::{Conduct, Matching, Pods, Request, Setup, Sim};
-use mi_runtime::{Cluster, Progress, Runtime, Saving};
+use mi_runtime::{Cluster, Runtime, Saving};
 use mi_runtime_kubernetes::{Driver, agent_name};
 use mi_testkit::until;
+use serde_json::json;
 
 /// What was asked for but lists and watches.
 fn asked(requests: &[Request]) -> Vec<String> {
@@ -78,6 +81,12 @@ async fn a_claim_without_a_volume_says_why() {
     let place = harness.agent();
     harness.started(place).await;
     harness.waits(place, "the cluster has no default storage class").await;
+    let class = json!({
+        "metadata": {"name": "late", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "sim.example.com/disk",
+    });
+    harness.sim().create("storageclasses", "", class).expect("made");
+    harness.up(place).await;
 }
 
 #[tokio::test]
@@ -121,8 +130,8 @@ async fn a_backup_is_a_job_on_the_claim_of_an_agent_that_is_stopped() {
     assert_eq!(harness.runtime.observe(place.agent_id), None, "a job is no instance");
     let job = &harness.sim().list("jobs", &harness.namespace())[0];
     let pod = &job["spec"]["template"]["spec"];
-    assert_eq!(pod["containers"][0]["args"], serde_json::json!(["agent", "save"]));
-    let told = serde_json::json!({"name": "MI_ENDPOINT", "value": "http://gateway"});
+    assert_eq!(pod["containers"][0]["args"], json!(["agent", "save"]));
+    let told = json!({"name": "MI_ENDPOINT", "value": "http://gateway"});
     assert!(pod["containers"][0]["env"].as_array().expect("variables").contains(&told));
     let claim = format!("work-{}-0", agent_name(place.agent_id));
     assert_eq!(pod["volumes"][0]["persistentVolumeClaim"]["claimName"], claim);
@@ -137,20 +146,6 @@ async fn a_backup_is_a_job_on_the_claim_of_an_agent_that_is_stopped() {
         harness.sim().requests_of(&Matching::all().verb("get").resource("secrets")).is_empty(),
         "no secret is read"
     );
-}
-
-#[tokio::test]
-async fn a_node_that_is_lost_is_named() {
-    let harness = Harness::simulated().await;
-    let place = harness.agent();
-    harness.started(place).await;
-    harness.up(place).await;
-    harness.sim().conduct(Pods::all(), Conduct::Linger);
-    let progress = harness.runtime.stop(place).await.expect("asked for");
-    assert_eq!(progress, Progress::UnderWay);
-    harness.waits(place, "its pod is being ended").await;
-    harness.sim().conduct(Pods::all(), Conduct::Run);
-    harness.stopped(place).await;
 }
 
 #[tokio::test]

@@ -63,7 +63,9 @@ async fn the_chart_gives_the_rights_that_are_used() {
             // Roles are bound for the whole cluster or for an office: lists over all namespaces need the first.
             let in_office = request.namespace == harness.namespace() && request.resource != "rolebindings";
             let applied = request.verb == "patch" && request.content_type.contains("apply");
-            let verbs = if applied { vec!["create", "patch"] } else { vec![&*request.verb] };
+            // A claim is applied by its uid, and never made.
+            let made = applied && request.resource != "persistentvolumeclaims";
+            let verbs = if made { vec!["create", "patch"] } else { vec![&*request.verb] };
             for verb in verbs {
                 let right = (request.group.clone(), request.rbac_resource(), verb.to_owned());
                 used[usize::from(in_office)].insert(right);
@@ -98,6 +100,12 @@ async fn live(harness: &mut Harness, driver: Driver) {
     }
     harness.runtime.look_over(true).await.expect("looked");
     harness.stopped(place).await;
+    if driver == Driver::StatefulSet {
+        harness.let_volumes_grow();
+        harness.started_with(place, 2 << 30).await;
+        harness.up(place).await;
+        harness.stopped(place).await;
+    }
     let backup = BackupId::new();
     harness.runtime.save(place, backup, &crate::harness::endpoint(), &Secret::new("token")).await.expect("asked for");
     until("it was sent", LIMIT, async || {

@@ -66,14 +66,15 @@ impl Session {
             message = session.messages.next() => message,
         };
         let Some(Ok(beat)) = message else { return None };
+        if let Err(refused) = session.scheduler.heartbeat(&session.agent, session.instance).await {
+            return Some((Err(status(refused)), None));
+        }
+        // After the sign of life: one that is written later than this is another process's.
         if session.hired {
             let idle_for = beat.idle_for.and_then(|lasts| lasts.try_into().ok());
             session.scheduler.note_idle(&session.agent, idle_for);
         }
-        match session.scheduler.heartbeat(&session.agent, session.instance).await {
-            Ok(()) => Some((Ok(v1::ConnectAgentResponse::default()), Some(session))),
-            Err(refused) => Some((Err(status(refused)), None)),
-        }
+        Some((Ok(v1::ConnectAgentResponse::default()), Some(session)))
     }
 }
 
@@ -82,7 +83,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 /// It is idle as far as this process knows: with another session it says so anew.
 impl Drop for Session {
     fn drop(&mut self) {
-        self.scheduler.seen.idle(self.agent.office_id, self.agent.agent_id, None);
+        self.scheduler.note_idle(&self.agent, None);
     }
 }
 

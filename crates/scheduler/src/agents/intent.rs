@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use mi_kernel::{
-    Actor, AgentId, BackupId, Clock, Error, ErrorKind, OfficeId, Result, Time,
+    Actor, AgentId, BackupId, Clock, Error, ErrorKind, OfficeId, Result,
     event::{Category, Event},
     text,
 };
@@ -19,7 +19,7 @@ use prost::Message;
 use serde_json::json;
 
 use super::{Agent, Desired, State, repo, revoked_keys, rules, wire};
-use crate::{Scheduler, backups, offices};
+use crate::{Scheduler, backups, liveness::Idle, offices};
 
 /// A change of one agent that its row still waits for.
 pub(crate) struct Change {
@@ -327,13 +327,13 @@ impl Scheduler {
         self.begin_fire(change, request.force, &by, summary).await
     }
 
-    /// Fires an agent that an agent hired and that has had nothing to do since this time, unless something became of it
-    /// meanwhile.
+    /// Fires an agent that an agent hired and that said that it has had nothing to do, unless something became of it since, or
+    /// it was heard of elsewhere.
     pub(crate) async fn fire_for_idleness(
         &self,
         office_id: OfficeId,
         id: AgentId,
-        since: Time,
+        said: Idle,
         limit: i64,
     ) -> Result<()> {
         let mut tx = self.db.office(office_id).begin().await?;
@@ -342,8 +342,9 @@ impl Scheduler {
             None => None,
         };
         let idle = |agent: &Agent| {
-            let runs = matches!(agent.state, State::Running { since: begun, .. } if begun <= since);
-            agent.id == id && runs && agent.desired == Desired::Run && !agent.hired_by.is_empty()
+            let runs = matches!(agent.state, State::Running { since: begun, .. } if begun <= said.since);
+            let here = agent.last_seen_at <= Some(said.heard_at);
+            agent.id == id && runs && here && agent.desired == Desired::Run && !agent.hired_by.is_empty()
         };
         let Some(agent) = agent.filter(idle) else { return Ok(()) };
         // It may wait for what it had others do.

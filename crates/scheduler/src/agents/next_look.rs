@@ -123,14 +123,17 @@ pub(crate) async fn look_seen(
              value ->> 3 AS silent_at, value ->> 4 AS offline_at FROM json_each($1)) AS seen
          WHERE agents.id = seen.agent AND agents.office_id = seen.office
              AND (last_seen_at IS NULL OR last_seen_at < seen.at) RETURNING id, revision",
-        "UPDATE agents SET last_seen_at = seen.at, next_look_at = CASE WHEN NOT listening THEN next_look_at
+        // In the order of their ids: another process may have heard of the same, and would wait for this one as this for it.
+        "WITH locked AS MATERIALIZED (SELECT id FROM agents
+             WHERE id = ANY (ARRAY(SELECT (value ->> 0)::uuid FROM json_array_elements($1::json)))
+             ORDER BY id FOR NO KEY UPDATE)
+         UPDATE agents SET last_seen_at = seen.at, next_look_at = CASE WHEN NOT listening THEN next_look_at
              WHEN external THEN seen.offline_at ELSE seen.silent_at END
-         FROM (SELECT (value ->> 0)::uuid AS agent, (value ->> 1)::uuid AS office, (value ->> 2)::timestamptz AS at,
+         FROM locked, (SELECT (value ->> 0)::uuid AS agent, (value ->> 1)::uuid AS office, (value ->> 2)::timestamptz AS at,
              (value ->> 3)::timestamptz AS silent_at, (value ->> 4)::timestamptz AS offline_at
              FROM json_array_elements($1::json)) AS seen
-         WHERE agents.id = ANY (ARRAY(SELECT (value ->> 0)::uuid FROM json_array_elements($1::json)))
-             AND agents.id = seen.agent AND agents.office_id = seen.office
-             AND (last_seen_at IS NULL OR last_seen_at < seen.at) RETURNING id, revision",
+         WHERE agents.id = locked.id AND agents.id = seen.agent AND agents.office_id = seen.office
+             AND (last_seen_at IS NULL OR last_seen_at < seen.at) RETURNING agents.id, revision",
     );
     let row = |(id, office_id, at): &(AgentId, OfficeId, Time)| {
         (*id, *office_id, time_text(*at), time_text(*at + SILENCE_LIMIT), time_text(*at + OFFLINE_AFTER))

@@ -92,7 +92,9 @@ impl Removals for Scheduler {
     }
 
     async fn remove(&self, office_id: OfficeId, id: BackupId) -> Result<()> {
-        self.delete_object(&Backup::path(office_id, id)).await.map_err(|error| {
+        let name = repo::backup_hidden_object(&mut self.db.office(office_id).read().await?, id).await?;
+        let Some(name) = name else { return Ok(()) };
+        self.delete_object(&Backup::path(office_id, name)).await.map_err(|error| {
             Error::unavailable(format!("backup {id} could not be deleted from object storage")).caused_by(error)
         })?;
         let forget = || async {

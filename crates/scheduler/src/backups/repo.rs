@@ -2,15 +2,41 @@
 
 use mi_base::sweep::{Due, PutOff};
 use mi_kernel::{BackupId, OfficeId, Time, page::Page};
-use mi_store::{Db, DbResult, OfficeConn, PlatformConn, all, exec, json_text, optional, scalars, time_text};
+use mi_store::{Db, DbResult, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar, scalars, time_text};
 
 use super::Backup;
 
 /// Adds the backup; one with its id that is there already stays.
 pub(super) async fn backup_insert(tx: &mut OfficeConn, backup: &Backup) -> DbResult<()> {
-    let sql = "INSERT INTO backups (id, office_id, agent, size_bytes, sha256, removed, created_at)
-         VALUES ($2, $1, $3, $4, $5, FALSE, $6) ON CONFLICT (id) DO NOTHING";
-    exec!(tx, sql, backup.id, &backup.agent, backup.size_bytes, &backup.sha256, backup.created_at).map(drop)
+    let sql = "INSERT INTO backups (id, office_id, agent, size_bytes, sha256, removed, created_at, upload)
+         VALUES ($2, $1, $3, $4, $5, FALSE, $6, $7) ON CONFLICT (id) DO NOTHING";
+    let Backup { id, agent, size_bytes, sha256, created_at, upload, .. } = backup;
+    exec!(tx, sql, id, agent, size_bytes, sha256, created_at, upload).map(drop)
+}
+
+/// Notes a try to write a backup: from `due_at` on its object is nobody's, and is removed as that of a hidden backup.
+pub(super) async fn try_insert(
+    tx: &mut OfficeConn,
+    id: BackupId,
+    agent: &str,
+    now: Time,
+    due_at: Time,
+) -> DbResult<()> {
+    let sql = "INSERT INTO backups (id, office_id, agent, size_bytes, sha256, removed, created_at, due_at)
+         VALUES ($2, $1, $3, 0, '', TRUE, $4, $5)";
+    exec!(tx, sql, id, agent, now, due_at).map(drop)
+}
+
+/// Forgets a try whose object has become a backup; false: it was given up before.
+pub(super) async fn try_take(tx: &mut OfficeConn, id: BackupId, now: Time) -> DbResult<bool> {
+    let sql = "DELETE FROM backups WHERE office_id = $1 AND id = $2 AND removed AND due_at > $3";
+    Ok(exec!(tx, sql, id, now)? == 1)
+}
+
+/// Gives a try up, whose object nobody can make a backup of any more; false: it has become one, or is gone.
+pub(super) async fn try_give_up(tx: &mut OfficeConn, id: BackupId) -> DbResult<bool> {
+    let sql = "UPDATE backups SET due_at = created_at WHERE office_id = $1 AND id = $2 AND removed";
+    Ok(exec!(tx, sql, id)? == 1)
 }
 
 pub(crate) async fn backup_get(conn: &mut OfficeConn, id: BackupId) -> DbResult<Option<Backup>> {
@@ -21,6 +47,12 @@ pub(crate) async fn backup_get(conn: &mut OfficeConn, id: BackupId) -> DbResult<
 pub(super) async fn backup_list(conn: &mut OfficeConn, page: &Page<BackupId>) -> DbResult<Vec<Backup>> {
     let sql = "SELECT * FROM backups WHERE office_id = $1 AND id < $2 AND NOT removed ORDER BY id DESC LIMIT $3";
     all!(conn, sql, page.after.unwrap_or(BackupId::MAX), page.fetch())
+}
+
+/// The name of the object of a hidden backup; none: there is no such backup.
+pub(super) async fn backup_hidden_object(conn: &mut OfficeConn, id: BackupId) -> DbResult<Option<BackupId>> {
+    let sql = "SELECT COALESCE(upload, id) FROM backups WHERE office_id = $1 AND id = $2 AND removed";
+    scalar!(conn, sql, id)
 }
 
 /// From now on nobody sees the backup, and its object may be deleted.

@@ -18,6 +18,7 @@ use super::{Office, repo};
 use crate::{
     Scheduler,
     agents::{self, Agent},
+    shards,
 };
 
 /// Serves the office role.
@@ -44,7 +45,7 @@ impl Scheduler {
             settings: request.settings.unwrap_or_default().into(),
         };
         let mut tx = self.db.office(office.id).begin().await?;
-        let before = repo::office_lock(&mut tx).await?;
+        let before = repo::office_lock_or_wait(&mut tx).await?;
         let applied = repo::office_apply(&mut tx, &office).await?;
         let turned = applied && before.is_some_and(|before| before.active != office.active);
         if turned {
@@ -54,6 +55,7 @@ impl Scheduler {
         if turned {
             self.seen.doubt_all_of(office.id);
             self.for_each_agent(office.id, |agent| self.queue.push(agent.id)).await?;
+            self.db.notify(shards::topic());
         }
         Ok(())
     }
@@ -62,7 +64,7 @@ impl Scheduler {
     /// nothing: nothing is left.
     async fn remove_office(&self, id: OfficeId) -> Result<Option<&'static str>> {
         let mut tx = self.db.office(id).begin().await?;
-        if repo::office_lock(&mut tx).await?.is_none() {
+        if repo::office_lock_or_wait(&mut tx).await?.is_none() {
             repo::office_delete(&mut tx).await?;
             tx.commit().await?;
             return Ok(None);

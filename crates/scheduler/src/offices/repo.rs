@@ -15,6 +15,19 @@ pub(crate) async fn office_lock(tx: &mut OfficeConn) -> DbResult<Option<Office>>
     optional!(tx, sql)
 }
 
+/// The office, locked, also where there is no row of it: one process that makes it and another one that removes it do so one
+/// after the other.
+pub(crate) async fn office_lock_or_wait(tx: &mut OfficeConn) -> DbResult<Option<Office>> {
+    let known = office_lock(tx).await?;
+    if known.is_some() {
+        return Ok(known);
+    }
+    // SQLite's one writer is the lock; Postgres takes one that the end of the transaction releases.
+    let sql = tx.pick("SELECT $1", "SELECT pg_advisory_xact_lock(hashtextextended($1::uuid::text, 0))");
+    exec!(tx, sql)?;
+    office_lock(tx).await
+}
+
 /// Makes the copy at least as new as this one; false: it was already, or the office was removed.
 pub(crate) async fn office_apply(tx: &mut OfficeConn, office: &Office) -> DbResult<bool> {
     let sql = "INSERT INTO offices (id, account_id, version, active, removing, settings) SELECT $1, $2, $3, $4, $5, $6

@@ -128,7 +128,7 @@ async fn a_deletion_that_was_cut_off_is_finished_later(mut harness: Harness) {
     assert_eq!(harness.backups().await, std::slice::from_ref(&kept));
     assert_eq!(harness.objects().await.len(), 2);
     for _ in 0..2 {
-        harness.scheduler.sweep_backups().await.expect("finishes");
+        harness.sweep_backups().await.expect("finishes");
         assert_eq!(harness.objects().await, [(harness.object(&kept).to_string(), b"two".to_vec())]);
         assert_eq!(harness.rows("backups").await, 1);
     }
@@ -163,18 +163,18 @@ async fn an_object_that_cannot_be_deleted_is_the_trouble_of_its_own_office(mut h
     crate::backups::repo::backup_hide(&mut tx, hidden.id, harness.now()).await.expect("hides");
     tx.commit().await.expect("commits");
     let swept_at = harness.now();
-    harness.scheduler.sweep_backups().await.expect("goes on");
+    harness.sweep_backups().await.expect("goes on");
     assert_eq!(harness.objects().await, [stuck_object.clone(), kept_object.clone()]);
     assert_eq!((harness.rows("backups").await, harness.backups().await), (2, vec![kept.clone()]));
 
     // It is tried again, not all the time.
     harness.restart_with(harness.objects.clone()).await;
     harness.clock.advance(BACKOFF.first - Duration::from_secs(1));
-    harness.scheduler.sweep_backups().await.expect("goes on");
+    harness.sweep_backups().await.expect("goes on");
     assert_eq!(harness.objects().await, [stuck_object, kept_object.clone()]);
     harness.clock.advance(Duration::from_secs(1));
     let due = async |at: Time| harness.scheduler.due(at, 10).await.expect("reads").len();
     assert_eq!((due(swept_at).await, due(harness.now()).await), (0, 1), "a sweep that takes so long comes to its end");
-    harness.scheduler.sweep_backups().await.expect("goes on");
+    harness.sweep_backups().await.expect("goes on");
     assert_eq!((harness.objects().await, harness.rows("backups").await), (vec![kept_object], 1));
 }

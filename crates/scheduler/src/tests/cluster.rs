@@ -8,10 +8,12 @@ use mi_store::exec;
 use mi_testkit::{Backend, OnBackend, on_both};
 
 use super::harness::{Harness, place};
+use crate::agents::Phase;
 
 on_both! {
     a_database_belongs_to_one_cluster,
     what_has_no_row_is_removed,
+    what_is_wrong_with_one_that_runs_is_told_as_long_as_it_is,
 }
 
 async fn harness(backend: Backend) -> Harness {
@@ -45,8 +47,19 @@ async fn what_has_no_row_is_removed(backend: Backend) {
         harness.runtime.fill(there, b"work");
     }
     let cluster = harness.runtime.cluster().expect("one");
-    harness.scheduler.look_over_cluster(cluster).await.expect("looked");
+    harness.scheduler.look_over_cluster(cluster, true).await.expect("looked");
     assert_eq!(harness.runtime.content(place(&agent)), Some(b"work".to_vec()));
     assert_eq!(harness.runtime.content(nobody), None);
     assert!(harness.scheduler.conditions(agent.office_id)[0].ok);
+}
+
+async fn what_is_wrong_with_one_that_runs_is_told_as_long_as_it_is(backend: Backend) {
+    let harness = harness(backend).await;
+    let agent = harness.running("analyst").await;
+    for (flaw, message) in [(Some("its claim is too small"), "its claim is too small"), (None, "")] {
+        harness.runtime.flaw(agent.id, flaw);
+        harness.settle(agent.id).await;
+        let now = harness.agent(agent.id).await;
+        assert_eq!((now.phase(), now.message(), now.restarts), (Phase::Running, message, 0));
+    }
 }

@@ -137,6 +137,17 @@ impl Harness {
         self.scheduler = scheduler(&self.database, &self.clock, &self.runtime, objects, &self.treasury).await;
     }
 
+    /// Finishes the removal of hidden backups, as the sweep of a process does that ends then.
+    pub(super) async fn sweep_backups(&self) -> mi_kernel::Result<()> {
+        let Scheduler { db, clock, .. } = &*self.scheduler;
+        let lease = mi_store::lease::Lease::new(db.clone(), clock.clone(), "sweep", crate::sweep::LEASE);
+        let (outcome, scheduler) = (std::sync::OnceLock::new(), &self.scheduler);
+        let swept = &outcome;
+        let sweep = async |lease| drop(swept.set(scheduler.sweep_backups(&lease).await));
+        lease.until_end(std::future::pending(), sweep).await;
+        outcome.into_inner().expect("it came to its end")
+    }
+
     /// A further active office of the same account, under [`free_hiring`].
     pub(super) async fn open_office(&self, version: i64) -> OfficeId {
         let office = OfficeId::new();

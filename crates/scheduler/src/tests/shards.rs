@@ -9,7 +9,7 @@ use std::{
 };
 
 use mi_kernel::{AgentId, Clock, Time};
-use mi_runtime::fake::FakeRuntime;
+use mi_runtime::{Runtime, fake::FakeRuntime};
 use mi_testkit::{Backend, ManualClock, OnBackend, until};
 
 use super::harness::{Harness, LONG, replica};
@@ -121,6 +121,46 @@ async fn shards_are_divided_evenly_whoever_joins_and_leaves() {
     again.renew().await;
     assert_eq!(again.own().len(), 32);
     assert_eq!(divided(&[&one, &again]).await, [32, 32]);
+}
+
+#[tokio::test]
+async fn an_installation_in_another_cluster_changes_nothing_and_keeps_nobody_from_anything() {
+    let harness = harness().await;
+    let one = Replica::new(&harness, "one").await;
+    one.scheduler.join(harness.runtime.cluster().expect("one")).await.expect("the first");
+    let stranger = Arc::new(FakeRuntime::in_cluster("another"));
+    let other = Replica::on(&harness, &stranger, "other").await;
+    assert_eq!(divided(&[&one]).await, [64]);
+    let agent = harness.hire("analyst").await;
+    assert_eq!(one.work().await, BTreeSet::from([agent.id]));
+    let before = (harness.agent(agent.id).await, installed(&harness).await);
+    for _ in 0..3 {
+        let refused = other.scheduler.join(stranger.cluster().expect("one")).await.expect_err("another cluster");
+        assert_eq!(refused.reason, "OTHER_CLUSTER");
+        other.renew().await;
+        one.renew().await;
+        assert_eq!((one.own().len(), other.own().len()), (64, 0));
+        assert_eq!(other.work().await, BTreeSet::new());
+    }
+    assert_eq!((harness.agent(agent.id).await, installed(&harness).await), before);
+    assert_eq!((stranger.launches(), harness.rows("schedulers").await), (vec![], 1));
+    // It has them while nobody else is there, to say what is wrong, and only then.
+    one.scheduler.leave_shards().await.expect("leaves");
+    other.renew().await;
+    assert_eq!(other.own().len(), 64);
+    other.scheduler.settle(agent.id).await;
+    assert_eq!(harness.agent(agent.id).await.trouble, "the cluster was not reached yet");
+    one.renew().await;
+    other.renew().await;
+    one.renew().await;
+    assert_eq!((one.own().len(), other.own().len()), (64, 0));
+    assert_eq!(stranger.launches(), []);
+}
+
+/// What the database says of the cluster that its agents live in.
+async fn installed(harness: &Harness) -> (uuid::Uuid, Option<String>) {
+    let mut conn = harness.scheduler.db.platform().read().await.expect("reads");
+    mi_store::optional!(conn, "SELECT installation, uid FROM cluster WHERE id = 1").expect("reads").expect("there")
 }
 
 #[tokio::test]
@@ -269,7 +309,7 @@ async fn nobody_takes_a_shard_while_a_scheduler_of_before_leads() {
     let harness = harness().await;
     let one = Replica::new(&harness, "one").await;
     let lead = async |name: &str| {
-        mi_store::lease::hold(&one.scheduler.db, "reconciler", name, harness.clock.now(), LEASE).await.expect("asked")
+        mi_store::lease::hold(&one.scheduler.db, "reconciler", name, &harness.clock, LEASE).await.expect("asked")
     };
     assert!(lead("former").await);
     one.renew().await;

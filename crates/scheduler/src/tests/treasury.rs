@@ -74,8 +74,7 @@ impl Treasury {
     fn way(&self, clock: Arc<dyn Clock>) -> RoleClient {
         let routes =
             Routes::new(MeteringServiceServer::new(self.clone())).add_service(SecretServiceServer::new(self.clone()));
-        let (key, shutdown) = (PrincipalKey::random(), Tasks::new().shutdown());
-        let guard = Guard::new("office", routes, key, clock, shutdown, Default::default());
+        let guard = Guard::new("office", routes, PrincipalKey::random(), clock, Tasks::new(), Default::default());
         RoleClient::new(Transport::local(guard), "scheduler")
     }
 }

@@ -1,19 +1,30 @@
 //! Workspaces that come from elsewhere: taken for the token that was given for them, whole, and once.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use mi_kernel::{AgentId, Error, ErrorKind, OfficeId, Result};
 use mi_proto::v1::{HireAgentRequest, LoadWorkspaceRequest, Resources, SaveWorkspaceHeader};
-use mi_testkit::on_both;
+use mi_testkit::{on_both, until};
+use object_store::ObjectStore;
 use ring::digest;
 use tonic::Code;
 
-use super::{harness::Harness, lying::Lying};
+use super::{
+    harness::{Harness, replica},
+    held::Held,
+    lying::Lying,
+};
 use crate::{
+    Scheduler,
     agents::{Agent, Desired, Phase, repo},
-    backups::Backup,
+    backups::{Backup, tries::LIFE},
+    shards::Shards,
 };
 
 on_both! {
@@ -23,6 +34,9 @@ on_both! {
     what_is_no_archive_or_too_large_a_one_is_refused,
     a_workspace_is_sent_once_at_a_time,
     what_reads_back_differently_is_no_backup,
+    of_two_processes_that_take_it_the_second_to_fail_takes_nothing_away,
+    of_two_processes_that_take_it_the_first_to_record_it_counts,
+    what_a_crash_leaves_of_a_workspace_is_swept,
     an_agent_loads_the_backup_that_it_was_hired_from_and_no_other,
 }
 
@@ -72,6 +86,16 @@ impl Harness {
         self.scheduler.save_workspace(&caller, header, stream::iter(pieces).boxed()).await
     }
 
+    /// The same, to another process over the same database, which reaches object storage through this.
+    async fn other_process(&self, objects: Arc<dyn ObjectStore>) -> Arc<Scheduler> {
+        replica(&self.database, &self.clock, &self.runtime, objects, &self.treasury, Shards::alone(), "other").await
+    }
+
+    /// Where a workspace that was sent is kept.
+    fn object_of(&self, backup: &Backup) -> String {
+        format!("backups/{}/{}.tar.zst", self.office, backup.upload.expect("was sent"))
+    }
+
     async fn load(&self, agent: &Agent, name: &str) -> Result<(Backup, Vec<Bytes>)> {
         let request = LoadWorkspaceRequest { office_id: self.office.to_string(), name: name.into() };
         let loaded = self.scheduler.load_workspace(&self.member(agent, "LoadWorkspace"), &request).await?;
@@ -93,7 +117,7 @@ async fn a_workspace_that_is_sent_is_the_backup_of_whoever_is_fired(harness: Har
     let saved = harness.send(header(&agent, TOKEN), pieces(&content)).await.expect("taken");
     let Desired::Fire { backup_id, .. } = agent.desired else { panic!("{:?}", agent.desired) };
     assert_eq!((saved.id, &*saved.agent, saved.size_bytes as usize), (backup_id, "analyst", content.len()));
-    let object = format!("backups/{}/{backup_id}.tar.zst", harness.office);
+    let object = harness.object_of(&saved);
     assert_eq!(harness.objects().await, [(object.clone(), content.clone())]);
     assert_eq!(harness.backups().await, std::slice::from_ref(&saved));
     assert_eq!(harness.event_counts("analyst").await["agent.backed_up"], 1);
@@ -219,6 +243,83 @@ async fn what_reads_back_differently_is_no_backup(mut harness: Harness) {
     harness.send(header(&agent, TOKEN), pieces(&archive(1000))).await.expect("taken");
 }
 
+/// Goes on with a workspace that is being sent until its archive waits to be read back.
+async fn until_stored(harness: &Harness, mut saving: Pin<&mut impl Future<Output = Result<Backup>>>) {
+    let stored = until("it is stored", super::harness::LONG, async || {
+        Ok::<_, Error>((!harness.objects().await.is_empty()).then_some(()))
+    });
+    tokio::select! {
+        saved = &mut saving => panic!("was not read back: {saved:?}"),
+        () = stored => {}
+    }
+}
+
+async fn of_two_processes_that_take_it_the_second_to_fail_takes_nothing_away(mut harness: Harness) {
+    let agent = harness.leaving("analyst", TOKEN).await;
+    let content = archive(1000);
+    let held = Held::new(harness.objects.clone());
+    harness.restart_with(Arc::new(held.clone())).await;
+    let caller = harness.owner("SaveWorkspace");
+    let sent = stream::iter(pieces(&content)).boxed();
+    let mut first = pin!(harness.scheduler.save_workspace(&caller, header(&agent, TOKEN), sent));
+    until_stored(&harness, first.as_mut()).await;
+    let other = harness.other_process(Arc::new(Lying(harness.objects.clone()))).await;
+    let sent = stream::iter(pieces(&content)).boxed();
+    let second = other.save_workspace(&caller, header(&agent, TOKEN), sent).await;
+    assert_eq!(refusal(second), (ErrorKind::FailedPrecondition, "BACKUP_DAMAGED"));
+    held.let_go();
+    let saved = first.await.expect("taken");
+    assert_eq!(harness.objects().await, [(harness.object_of(&saved), content)]);
+    assert_eq!((harness.backups().await, harness.rows("backups").await), (vec![saved], 1));
+}
+
+async fn of_two_processes_that_take_it_the_first_to_record_it_counts(mut harness: Harness) {
+    let agent = harness.leaving("analyst", TOKEN).await;
+    let (late, content) = (archive(1000), archive(2000));
+    let held = Held::new(harness.objects.clone());
+    harness.restart_with(Arc::new(held.clone())).await;
+    let caller = harness.owner("SaveWorkspace");
+    let sent = stream::iter(pieces(&late)).boxed();
+    let mut first = pin!(harness.scheduler.save_workspace(&caller, header(&agent, TOKEN), sent));
+    until_stored(&harness, first.as_mut()).await;
+    let other = harness.other_process(harness.objects.clone()).await;
+    let sent = stream::iter(pieces(&content)).boxed();
+    let saved = other.save_workspace(&caller, header(&agent, TOKEN), sent).await.expect("taken");
+    held.let_go();
+    assert_eq!(refusal(first.await), UNKNOWN);
+    assert_eq!(harness.objects().await, [(harness.object_of(&saved), content)]);
+    assert_eq!((harness.backups().await, harness.rows("backups").await), (vec![saved], 1));
+    assert_eq!(harness.event_counts("analyst").await["agent.backed_up"], 1);
+}
+
+async fn what_a_crash_leaves_of_a_workspace_is_swept(mut harness: Harness) {
+    let agent = harness.leaving("analyst", TOKEN).await;
+    let Desired::Fire { backup_id, .. } = agent.desired else { panic!("{:?}", agent.desired) };
+    harness.restart_with(Arc::new(Held::new(harness.objects.clone()))).await;
+    {
+        let sent = stream::iter(pieces(&archive(1000))).boxed();
+        let mut saving = pin!(harness.scheduler.save_archive(agent.clone(), backup_id, sent));
+        until_stored(&harness, saving.as_mut()).await;
+        // The process dies between storing and recording.
+    }
+    harness.crash().await;
+    assert_eq!((harness.backups().await, harness.objects().await.len()), (vec![], 1));
+    let content = archive(2000);
+    let saved = harness.send(header(&agent, TOKEN), pieces(&content)).await.expect("may be sent again");
+    // As long as somebody may still be at it, it stays.
+    harness.clock.advance(LIFE - Duration::from_secs(1));
+    harness.sweep_backups().await.expect("swept");
+    assert_eq!(harness.objects().await.len(), 2);
+    harness.clock.advance(Duration::from_secs(1));
+    harness.sweep_backups().await.expect("swept");
+    assert_eq!(harness.objects().await, [(harness.object_of(&saved), content)]);
+    assert_eq!((harness.backups().await, harness.rows("backups").await), (vec![saved.clone()], 1));
+    // Deleted, it goes with its own object.
+    let (caller, office) = (harness.owner("DeleteBackup"), harness.office.to_string());
+    harness.scheduler.delete_backup(&caller, &office, &saved.id.to_string()).await.expect("deleted");
+    assert_eq!((harness.objects().await, harness.rows("backups").await), (vec![], 0));
+}
+
 async fn an_agent_loads_the_backup_that_it_was_hired_from_and_no_other(harness: Harness) {
     let old = harness.leaving("old", TOKEN).await;
     let content = archive(3_000_000);
@@ -238,7 +339,7 @@ async fn an_agent_loads_the_backup_that_it_was_hired_from_and_no_other(harness: 
     ] {
         assert_eq!(refusal(harness.scheduler.load_workspace(&caller, &request).await.map(drop)).0, kind);
     }
-    let object = object_store::path::Path::from(format!("backups/{}/{}.tar.zst", harness.office, saved.id));
+    let object = object_store::path::Path::from(harness.object_of(&saved));
     object_store::ObjectStoreExt::put(&*harness.objects, &object, content[1..].to_vec().into()).await.expect("stored");
     assert_eq!(refusal(harness.load(&hired, "new").await), (ErrorKind::FailedPrecondition, "BACKUP_DAMAGED"));
 }

@@ -28,7 +28,7 @@ pub(super) async fn log_oldest(tx: &mut OfficeConn, sql: &'static str, limit: i6
     all!(tx, sql, limit)
 }
 
-/// Deletes the entries of a log up to a place.
-pub(super) async fn log_delete(tx: &mut OfficeConn, sql: &'static str, last: i64) -> DbResult<()> {
-    exec!(tx, sql, last).map(drop)
+/// Deletes the entries of a log up to a place, and answers how many those were.
+pub(super) async fn log_delete(tx: &mut OfficeConn, sql: &'static str, last: i64) -> DbResult<i64> {
+    exec!(tx, sql, last)
 }

@@ -7,30 +7,44 @@ use std::{
     time::Duration,
 };
 
-use mi_agent::check::{ADDRESSES, ASK, DONE, LINE, PATHS};
+use mi_agent::check::{ADDRESSES, ASK, DONE, LINE, PATHS, POD_ADDRESSES};
 use mi_kernel::secret::Secret;
 use mi_proto::v1::{
-    HireAgentRequest, IsolationState, ListActivityRequest, ListLogsRequest, LogLine, SetIntegrationSecretRequest,
+    EmployeeType, GetAgentRequest, HireAgentRequest, IsolationState, ListActivityRequest, ListLogsRequest, LogLine,
+    SetIntegrationSecretRequest,
 };
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
 use super::{Report, neighbour::Neighbour};
-use crate::{answer::ask, context::Context, failure::Failure};
+use crate::{
+    answer::{ask, resource},
+    context::Context,
+    failure::Failure,
+};
 
 const AGENT: &str = "isolation-check-inside";
 /// How long the agent may take to start and to try everything.
 const LIMIT: Duration = Duration::from_secs(60);
+/// The same where it is a pod: it gets a node, a volume and an image before.
+const POD_LIMIT: Duration = Duration::from_secs(300);
 const POLL: Duration = Duration::from_millis(200);
 /// Stand for a neighbour, the metadata service of a cloud, and the Internet.
 const ELSEWHERE: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::new(127, 169, 254, 169)];
+
+/// The metadata service of most clouds, which a pod must not reach. What stands for it on this machine is nothing to a pod.
+const METADATA: &str = "169.254.169.254:80";
 
 /// What the agent says of one probe.
 #[derive(Deserialize)]
 struct Said {
     layer: String,
     probe: String,
+    #[serde(default)]
     hole: bool,
+    /// Where it runs there is no such layer.
+    #[serde(default)]
+    absent: bool,
     detail: String,
 }
 
@@ -47,24 +61,35 @@ pub(super) async fn probe(report: &mut Report, neighbour: &Neighbour, context: &
             .map(|name| dir.join(name).display().to_string())
             .to_vec(),
     };
-    let env = [(ASK, "1".to_owned()), (PATHS, paths.join(":")), (ADDRESSES, addresses.join(","))];
+    let env = [
+        (ASK, "1".to_owned()),
+        (PATHS, paths.join(":")),
+        (ADDRESSES, addresses.join(",")),
+        (POD_ADDRESSES, METADATA.to_owned()),
+    ];
     let request = HireAgentRequest {
         office_id: neighbour.office_id.clone(),
         name: AGENT.into(),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<HashMap<_, _>>(),
         ..HireAgentRequest::default()
     };
-    context.client.agents().hire_agent(request).await?;
-    let lines = wait(neighbour, context).await?;
+    let hired = resource(context.client.agents().hire_agent(request).await?, |answer| answer.agent)?;
+    let limit = if hired.employee_type() == EmployeeType::Kubernetes { POD_LIMIT } else { LIMIT };
+    let lines = wait(neighbour, context, limit).await?;
     for line in &lines {
         let Some(said) = line.text.strip_prefix(LINE).and_then(|json| serde_json::from_str::<Said>(json).ok()) else {
             continue;
         };
-        let outcome = if said.hole { Ok(said.detail) } else { Err(said.detail) };
-        report.refused(&said.layer, format!("{} from inside an agent", said.probe), outcome);
+        let state = match (said.absent, said.hole) {
+            (true, _) => IsolationState::Absent,
+            (false, true) => IsolationState::Hole,
+            (false, false) => IsolationState::Holds,
+        };
+        report.add(&said.layer, format!("{} from inside an agent", said.probe), state, said.detail);
     }
     if !lines.iter().any(|line| line.text == DONE) {
-        report.add("sandbox", "a check from inside an agent", IsolationState::Hole, "the agent did not finish it");
+        let detail = format!("the agent did not finish it{}", trouble(neighbour, context).await?);
+        report.add("sandbox", "a check from inside an agent", IsolationState::Hole, detail);
     }
     search(report, neighbour, context, &secret, &lines).await
 }
@@ -93,14 +118,14 @@ async fn plant(neighbour: &Neighbour, context: &Context, secret: &Secret) -> Res
 }
 
 /// The lines of the agent's log, once it has tried everything or had its time.
-async fn wait(neighbour: &Neighbour, context: &Context) -> Result<Vec<LogLine>, Failure> {
+async fn wait(neighbour: &Neighbour, context: &Context, limit: Duration) -> Result<Vec<LogLine>, Failure> {
     let request = ListLogsRequest {
         office_id: neighbour.office_id.clone(),
         agent: AGENT.into(),
         limit: Some(1000),
         ..ListLogsRequest::default()
     };
-    let deadline = tokio::time::Instant::now() + LIMIT;
+    let deadline = tokio::time::Instant::now() + limit;
     loop {
         // Before its first line the agent has no log.
         let lines = match context.client.logs().list_logs(request.clone()).await {
@@ -113,6 +138,14 @@ async fn wait(neighbour: &Neighbour, context: &Context) -> Result<Vec<LogLine>, 
         }
         tokio::time::sleep(POLL).await;
     }
+}
+
+/// What keeps the agent from running, for the end of a sentence.
+async fn trouble(neighbour: &Neighbour, context: &Context) -> Result<String, Failure> {
+    let request = GetAgentRequest { office_id: neighbour.office_id.clone(), name: AGENT.into() };
+    let agent = resource(context.client.agents().get_agent(request).await?, |answer| answer.agent)?;
+    let message = agent.status.map(|status| status.message).unwrap_or_default();
+    Ok(if message.is_empty() { message } else { format!(": {message}") })
 }
 
 /// The planted secret must be in nothing that can be read.

@@ -163,6 +163,11 @@ fn spawn(sim: &Sim, pod: &Value, disk: &Path) -> Option<Child> {
         };
         command.env(name, value);
     }
+    // What every pod is told; and nobody is at this address.
+    let server = sim.address();
+    command.env("KUBERNETES_SERVICE_HOST", server.ip().to_string());
+    command.env("KUBERNETES_SERVICE_PORT", server.port().to_string());
+    command.env("ISOLATION_CHECK_POD_ADDRESSES", "127.0.0.1:1");
     let log = Path::new(&path_of(pod, disk, "/tmp")).join("log");
     let log = fs::File::options().create(true).append(true).open(log).expect("a log");
     command.current_dir(path_of(pod, disk, "/workspace")).stdin(Stdio::null());

@@ -10,7 +10,10 @@ use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Ta
 use mi_testkit::{Backend, OnBackend, on_both, until};
 
 use super::{chance, many, request, seconds};
-use crate::tests::harness::{Harness, LONG};
+use crate::tests::{
+    harness::{Harness, LONG},
+    replicas::until_waiting,
+};
 
 on_both! { whatever_crashes_every_task_is_done_once }
 
@@ -153,4 +156,46 @@ async fn two_processes_share_a_queue() {
     all.sort();
     assert_eq!(all, ids);
     assert_eq!(beside.stop(LONG).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_several_end_at_once_is_counted_once() {
+    let harness = Harness::on(Backend::Postgres).await;
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    // Three processes sweep, all the time.
+    let beside = [harness.beside(&worker).await.1, harness.beside(&worker).await.1];
+    let requests = (0..30).map(|n| CreateTaskRequest { max_attempts: Some(9), ..request("", &format!("task {n}")) });
+    let tasks = harness.batch(&office, requests.collect()).await.expect("creates");
+    let mut watching = harness.postgres().await;
+    for round in 1..=3 {
+        let claim = ClaimTasksRequest {
+            office_id: office.clone(),
+            lease: seconds(1),
+            max_tasks: Some(30),
+            ..Default::default()
+        };
+        assert_eq!(harness.claim_with(&worker, claim).await.expect("claims").len(), 30);
+        // All of them are about to end the same when the first one does.
+        let mut queue = harness.tables().await.platform().begin().await.expect("begins");
+        mi_store::on!(queue, |c| sqlx::query("SELECT 1 FROM task_queues FOR UPDATE").execute(&mut *c).await.map(drop))
+            .expect("locks");
+        harness.pass(Duration::from_secs(2)).await;
+        until_waiting(&mut watching, 3).await;
+        queue.commit().await.expect("lets go");
+        for task in &tasks {
+            let ended = harness.until_task(&office, &task.id, mi_proto::v1::TaskStatus::Queued).await;
+            assert_eq!(ended.attempt, round + 1);
+        }
+    }
+    until("each end is told once", LONG, async || {
+        let known = harness.activity.known();
+        let ended = known.events.iter().filter(|event| event.kind == "task.attempt_failed").count();
+        assert!(ended <= 90, "{ended}");
+        if ended == 90 { Ok(Some(())) } else { Err(format!("{ended} of 90")) }
+    })
+    .await;
+    for process in beside {
+        assert_eq!(process.stop(LONG).await, None);
+    }
 }

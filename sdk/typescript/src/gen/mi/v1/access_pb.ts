@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mi/v1/access.proto.
  */
 export const file_mi_v1_access: GenFile = /*@__PURE__*/
-  fileDesc("ChJtaS92MS9hY2Nlc3MucHJvdG8SBW1pLnYxIiwKCkFjY2Vzc1J1bGUSHgoHY2FsbGVycxgBIAMoDjINLm1pLnYxLkNhbGxlcirbAQoGQ2FsbGVyEhYKEkNBTExFUl9VTlNQRUNJRklFRBAAEhEKDUNBTExFUl9BTllPTkUQARIYChRDQUxMRVJfQURNSU5JU1RSQVRPUhACEhAKDENBTExFUl9PV05FUhADEhEKDUNBTExFUl9NRU1CRVIQBBIPCgtDQUxMRVJfU0VMRhAFEhMKD0NBTExFUl9BTkNFU1RPUhAGEhgKFENBTExFUl9BVVRIRU5USUNBVEVEEAcSEwoPQ0FMTEVSX09QRVJBVE9SEAgSEgoOQ0FMTEVSX1NFUlZJQ0UQCTpLCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjRhgMgASgLMhEubWkudjEuQWNjZXNzUnVsZVIGYWNjZXNzYgZwcm90bzM", [file_google_protobuf_descriptor]);
+  fileDesc("ChJtaS92MS9hY2Nlc3MucHJvdG8SBW1pLnYxIiwKCkFjY2Vzc1J1bGUSHgoHY2FsbGVycxgBIAMoDjINLm1pLnYxLkNhbGxlcirbAQoGQ2FsbGVyEhYKEkNBTExFUl9VTlNQRUNJRklFRBAAEhEKDUNBTExFUl9BTllPTkUQARIYChRDQUxMRVJfQURNSU5JU1RSQVRPUhACEhAKDENBTExFUl9PV05FUhADEhEKDUNBTExFUl9NRU1CRVIQBBIPCgtDQUxMRVJfU0VMRhAFEhMKD0NBTExFUl9BTkNFU1RPUhAGEhgKFENBTExFUl9BVVRIRU5USUNBVEVEEAcSEwoPQ0FMTEVSX09QRVJBVE9SEAgSEgoOQ0FMTEVSX1NFUlZJQ0UQCTpLCgZhY2Nlc3MSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjRhgMgASgLMhEubWkudjEuQWNjZXNzUnVsZVIGYWNjZXNzOjoKB3Jlc3VtZXMSHi5nb29nbGUucHJvdG9idWYuTWV0aG9kT3B0aW9ucxjShgMgASgIUgdyZXN1bWVzYgZwcm90bzM", [file_google_protobuf_descriptor]);
 
 /**
  * Who may call an RPC.
@@ -127,4 +127,13 @@ export const CallerSchema: GenEnum<Caller> = /*@__PURE__*/
  */
 export const access: GenExtension<MethodOptions, AccessRule> = /*@__PURE__*/
   extDesc(file_mi_v1_access, 0);
+
+/**
+ * A stream without an end of its own, which its caller resumes where it was. A process that ends does not wait for it, as it
+ * waits for what would have to begin anew.
+ *
+ * @generated from extension: bool resumes = 50002;
+ */
+export const resumes: GenExtension<MethodOptions, boolean> = /*@__PURE__*/
+  extDesc(file_mi_v1_access, 1);
 
