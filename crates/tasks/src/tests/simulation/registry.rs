@@ -27,8 +27,8 @@ impl Registry {
     /// The way to it.
     pub(super) fn client(&self, clock: Arc<dyn Clock>) -> AgentRegistryServiceClient<RoleClient> {
         let routes = Routes::new(AgentRegistryServiceServer::new(self.clone()));
-        let shutdown = mi_base::Tasks::new().shutdown();
-        let guard = Guard::new("scheduler", routes, PrincipalKey::random(), clock, shutdown, Default::default());
+        let tasks = mi_base::Tasks::new();
+        let guard = Guard::new("scheduler", routes, PrincipalKey::random(), clock, tasks, Default::default());
         AgentRegistryServiceClient::new(RoleClient::new(Transport::local(guard), "office"))
     }
 }

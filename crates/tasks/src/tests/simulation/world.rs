@@ -13,7 +13,7 @@ use chrono::{DateTime, SubsecRound};
 use mi_credits::{CreditRules, Credits};
 use mi_kernel::{AccountId, Actor, AgentActor, AgentId, ApiKeyId, Clock, Error, OfficeId, Result, Time};
 use mi_proto::internal::v1::{Ability, Member};
-use mi_store::{Db, DbTarget, Step, exec, outbox, simulated::Disk};
+use mi_store::{Db, DbTarget, Step, exec, lease::Lease, outbox, simulated::Disk};
 use mi_tenancy::{Office, Offices, Quotas, RoleContext, Settings, State};
 use tempfile::TempDir;
 use tokio::{sync::Notify, time::Instant};
@@ -232,16 +232,17 @@ impl World {
         let db = Db::simulated(&self.disk, fate.clone());
         let background = mi_base::Tasks::new();
         let clock: Arc<dyn Clock> = Arc::new(self.clock);
-        let outbox = Arc::new(Notify::new());
-        let context = RoleContext { db: db.clone(), clock: clock.clone(), outbox: outbox.clone() };
-        let (registry, offices) = (self.registry.client(clock), Offices::new(db.clone()));
+        let wake = Arc::new(Notify::new());
+        let context = RoleContext { db: db.clone(), clock: clock.clone(), outbox: wake.clone() };
+        let (registry, offices) = (self.registry.client(clock.clone()), Offices::new(db.clone()));
         let rules = CreditRules { metered: false, ..CreditRules::default() };
         let credits = Credits::new(context.clone(), offices.clone(), registry.clone(), background.clone(), rules);
         let members = Members::new(registry.clone());
         let deps = Deps { members, registry, credits, quotas: Quotas::default() };
         let tasks = Tasks::new(context, offices, deps, background.clone());
         tasks.start().await?;
-        background.spawn("relay", relay(db.clone(), outbox, fate.clone(), self.book.clone()));
+        let lease = outbox::lease(db.clone(), clock);
+        background.spawn("relay", relay((db.clone(), lease), wake, fate.clone(), self.book.clone()));
         self.ears().push(Ear { number: self.started, db: db.clone(), deaf: false });
         // It may have missed what was told before it listened.
         db.tell(None);
@@ -343,7 +344,7 @@ async fn exchange(processes: Arc<Mutex<Vec<Ear>>>) {
 }
 
 /// Delivers to the feed, which may fail before and after it took events in.
-async fn relay(db: Db, wake: Arc<Notify>, fate: Arc<Fate>, book: Arc<Mutex<Book>>) {
+async fn relay((db, lease): (Db, Lease), wake: Arc<Notify>, fate: Arc<Fate>, book: Arc<Mutex<Book>>) {
     let failed = |error| Error::unavailable("the feed cannot be reached").caused_by(error);
     let deliver = |events| {
         let (fate, book) = (fate.clone(), book.clone());
@@ -353,5 +354,5 @@ async fn relay(db: Db, wake: Arc<Notify>, fate: Arc<Fate>, book: Arc<Mutex<Book>
             fate.befalls(20).await.map_err(failed)
         }
     };
-    outbox::relay(db, &wake, deliver).await;
+    outbox::relay(db, lease, &wake, deliver).await;
 }
