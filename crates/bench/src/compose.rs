@@ -65,7 +65,7 @@ impl Composition {
         let on = TestDb::new(backend, "mi_unused").await;
         let database = |role: &'static str| match on.url() {
             None => DbTarget::Sqlite { path: dir.path().join(format!("{role}.db")) },
-            Some(url) => DbTarget::Postgres { url: url.to_owned(), schema: role },
+            Some(url) => DbTarget::Postgres { url: url.to_owned(), schema: role, process: None },
         };
         let (tasks, clock, key) = (Tasks::new(), SystemClock::shared(), PrincipalKey::random());
         let objects = Arc::new(InMemory::new());

@@ -144,7 +144,7 @@ async fn compare(synchronous_commit: &str) -> Result<(Vec<f64>, Vec<f64>)> {
     let DbTarget::Postgres { schema, .. } = *database.target() else {
         return Err("SQLite has no row-level security".into());
     };
-    let db = Db::open(&DbTarget::Postgres { url: url.clone(), schema }, MIGRATIONS).await?;
+    let db = Db::open(&DbTarget::Postgres { url: url.clone(), schema, process: None }, MIGRATIONS).await?;
     let options: PgConnectOptions = url.parse()?;
     let pool = PgPoolOptions::new().max_connections(16).test_before_acquire(false);
     let pool = pool.connect_with(options.options([("search_path", schema)])).await?;

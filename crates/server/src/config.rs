@@ -352,12 +352,12 @@ impl PlatformConfig {
         CardIssuer::new(self.options.public_url.as_deref().unwrap_or(endpoint), key)
     }
 
-    /// Where a role's tables are.
-    pub(crate) fn database_of(&self, role: RoleName) -> Result<DbTarget> {
+    /// Where a role's tables are, for this process.
+    pub(crate) fn database_of(&self, role: RoleName, process: &str) -> Result<DbTarget> {
         match self.options.database.as_ref().map(Secret::expose) {
             None => Ok(DbTarget::Sqlite { path: self.data_dir.join(format!("{}.db", role.as_str())) }),
             Some(url) if url.starts_with("postgres://") || url.starts_with("postgresql://") => {
-                Ok(DbTarget::Postgres { url: url.to_owned(), schema: role.schema() })
+                Ok(DbTarget::Postgres { url: url.to_owned(), schema: role.schema(), process: Some(process.to_owned()) })
             }
             // Never printed: it may hold a password.
             Some(_) => Err(Error::invalid(

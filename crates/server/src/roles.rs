@@ -70,7 +70,7 @@ impl Parts<'_> {
     }
 
     pub(crate) async fn activity(&self, objects: Arc<dyn ObjectStore>) -> Result<Guard> {
-        let config = ActivityConfig::new(self.config.database_of(RoleName::Activity)?, objects);
+        let config = ActivityConfig::new(self.config.database_of(RoleName::Activity, self.node_id)?, objects);
         let role = mi_activity::build(config, self.clock.clone(), self.tasks).await?;
         Ok(self.guard(RoleName::Activity, role.routes))
     }
@@ -96,7 +96,7 @@ impl Parts<'_> {
             }
         };
         let config = SchedulerConfig {
-            database: self.config.database_of(RoleName::Scheduler)?,
+            database: self.config.database_of(RoleName::Scheduler, self.node_id)?,
             objects,
             reserve: self.reserve.clone(),
             runtime,
@@ -121,7 +121,7 @@ impl Parts<'_> {
     ) -> Result<(Guard, Secret)> {
         let options = &self.config.options;
         let config = OfficeConfig {
-            database: self.config.database_of(RoleName::Office)?,
+            database: self.config.database_of(RoleName::Office, self.node_id)?,
             master_keys: self.config.master_keys()?,
             objects,
             drive: DriveLimits { file_bytes: options.drive_file_limit, office_bytes: options.drive_office_limit },

@@ -68,6 +68,9 @@ pub enum DbTarget {
         url: String,
         /// The schema; created when missing.
         schema: &'static str,
+        /// Who this process is among those over the tables: the same after a restart, so that it goes on with its leases at once.
+        /// None: nobody that was there before.
+        process: Option<String>,
     },
 }
 
@@ -77,6 +80,8 @@ pub struct Db {
     pools: Pools,
     eviction: ConnectionEviction,
     pub(crate) changes: Arc<ChangeBus>,
+    /// Who this process is among those over the tables, if that is known.
+    pub(crate) process: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -198,7 +203,10 @@ impl Db {
     pub async fn open(target: &DbTarget, migrations: &Migrations) -> Result<Self> {
         match target {
             DbTarget::Sqlite { path } => Self::sqlite(path, migrations).await,
-            DbTarget::Postgres { url, schema } => Self::postgres(url, schema, migrations).await,
+            DbTarget::Postgres { url, schema, process } => {
+                let db = Self::postgres(url, schema, migrations).await?;
+                Ok(Self { process: process.as_deref().map(Arc::from), ..db })
+            }
         }
     }
 
@@ -234,6 +242,7 @@ impl Db {
             pools: Pools::Sqlite { read, write },
             eviction: ConnectionEviction::default(),
             changes: Arc::new(ChangeBus::new("")),
+            process: None,
         })
     }
 
@@ -273,12 +282,13 @@ impl Db {
             .await
             .map_err(unreachable)?;
         service_role::verify(&pool).await?;
-        Ok(Self { pools: Pools::Postgres(pool), eviction, changes: Arc::new(ChangeBus::new(schema)) })
+        let changes = Arc::new(ChangeBus::new(schema));
+        Ok(Self { pools: Pools::Postgres(pool), eviction, changes, process: None })
     }
 
     pub(crate) fn over(process: Simulated) -> Self {
         let (eviction, changes) = (ConnectionEviction::default(), Arc::new(ChangeBus::new("")));
-        Self { pools: Pools::Simulated(process), eviction, changes }
+        Self { pools: Pools::Simulated(process), eviction, changes, process: None }
     }
 
     /// The database in the scope of one office: the other offices' rows are not there.

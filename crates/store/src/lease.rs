@@ -52,7 +52,8 @@ struct State {
 impl Lease {
     /// One that lasts so long when its holder is gone without a word.
     pub fn new(db: Db, clock: Arc<dyn Clock>, name: &'static str, ttl: Duration) -> Self {
-        Self(Arc::new(Inner { db, clock, name, holder: Uuid::new_v4().to_string(), ttl, state: Mutex::default() }))
+        let holder = db.process.as_deref().map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+        Self(Arc::new(Inner { db, clock, name, holder, ttl, state: Mutex::default() }))
     }
 
     // Whole between any two statements.

@@ -201,7 +201,7 @@ async fn a_directory_that_is_not_there_is_named() {
     let error = Db::open(&target, MIGRATIONS).await.expect_err("no directory");
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.message.contains("/nonexistent/mi/test.db"), "{error}");
-    let target = mi_store::DbTarget::Postgres { url: "nonsense".into(), schema: "mi" };
+    let target = mi_store::DbTarget::Postgres { url: "nonsense".into(), schema: "mi", process: None };
     let error = Db::open(&target, MIGRATIONS).await.expect_err("no URL");
     assert_eq!((error.kind, error.field), (ErrorKind::Invalid, Some("database")));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use mi_store::{
-    Db,
+    Db, DbTarget,
     lease::{self, Lease},
 };
 use mi_testkit::{Backend, ManualClock, SkewedClock, TestDb, on_both};
@@ -45,6 +45,21 @@ async fn of_many_one_gets_it(database: TestDb) {
         won += usize::from(answer.expect("no panic").expect("asks"));
     }
     assert_eq!(won, 1);
+}
+
+/// A process that is started again does not wait for itself, and others wait for it.
+#[tokio::test]
+async fn a_process_that_was_killed_goes_on_with_its_leases() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let DbTarget::Postgres { url, schema, .. } = database.target().clone() else { panic!("Postgres") };
+    let start = async |process: &str| {
+        let target = DbTarget::Postgres { url: url.clone(), schema, process: Some(process.to_owned()) };
+        let db = Db::open(&target, &[]).await.expect("opens");
+        Lease::new(db, ManualClock::new().shared(), "reconciler", LONG)
+    };
+    assert!(start("one").await.held().await.expect("asks"));
+    assert!(!start("two").await.held().await.expect("asks"), "it still lasts");
+    assert!(start("one").await.held().await.expect("asks"), "it is its own");
 }
 
 /// Whose clock is ahead has no lease sooner, and whose is behind keeps none longer.

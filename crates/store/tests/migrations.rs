@@ -79,7 +79,7 @@ async fn openers_at_the_same_time_migrate_once() {
     let database = TestDb::plain(Backend::Postgres).await;
     let url = database.url().expect("Postgres").to_owned();
     let openers = ["one", "two", "one", "two", "one", "two"].map(|schema| {
-        let target = DbTarget::Postgres { url: url.clone(), schema };
+        let target = DbTarget::Postgres { url: url.clone(), schema, process: None };
         tokio::spawn(async move { Db::open(&target, SECOND).await })
     });
     let mut dbs = Vec::new();

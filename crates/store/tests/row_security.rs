@@ -188,7 +188,7 @@ async fn an_owner_that_may_not_make_the_role_says_what_an_administrator_has_to_r
     admin.execute(AssertSqlSafe(make)).await.expect("makes a user");
     url.set_username(&user).expect("a user");
     url.set_password(Some("test")).expect("a password");
-    let target = mi_store::DbTarget::Postgres { url: url.to_string(), schema: "mi_test" };
+    let target = mi_store::DbTarget::Postgres { url: url.to_string(), schema: "mi_test", process: None };
 
     let error = Db::open(&target, MIGRATIONS).await.expect_err("may not");
     assert_eq!((error.kind, error.reason), (ErrorKind::FailedPrecondition, "DATABASE_ROLE"), "{}", error.chain());

@@ -75,7 +75,10 @@ impl TestDb {
             .unwrap_or_else(|error| panic!("cannot create a database on {server}: {error}"));
         let mut url = server.clone();
         url.set_path(&name);
-        Self { target: DbTarget::Postgres { url: url.to_string(), schema }, keep: Keep::Database { server, name, url } }
+        Self {
+            target: DbTarget::Postgres { url: url.to_string(), schema, process: None },
+            keep: Keep::Database { server, name, url },
+        }
     }
 
     /// The same database, with a setting of its own for the connections of whoever opens it from now on; nothing on SQLite.
@@ -104,7 +107,7 @@ impl TestDb {
                 );
                 connection.execute(sqlx::AssertSqlSafe(sql)).await.map(drop)
             }
-            DbTarget::Postgres { url, schema } => {
+            DbTarget::Postgres { url, schema, .. } => {
                 let sql = format!(
                     "SET search_path TO {schema};
                      CREATE FUNCTION refuse_{table}() RETURNS trigger LANGUAGE plpgsql AS

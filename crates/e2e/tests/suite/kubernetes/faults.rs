@@ -44,8 +44,14 @@ async fn rights_that_are_revoked_keep_nobody_from_working_and_may_come_back() {
     assert!(asked <= 40 + 10 * usize::try_from(seconds).expect("few"), "{asked} requests in {seconds} s");
 
     sim.heal(revoked);
-    let late = world.settled(&office, "late", AgentPhase::Running).await;
-    assert_eq!(late.status.map(|status| status.message), Some(String::new()));
+    world.settled(&office, "late", AgentPhase::Running).await;
+    // It is up before the platform has seen its pod.
+    until("what was wrong is forgotten", LIMIT, async || {
+        let late = world.agent(&office, "late").await.map_err(|status| status.to_string())?;
+        let message = late.status.unwrap_or_default().message;
+        if message.is_empty() { Ok(Some(())) } else { Err(message) }
+    })
+    .await;
     assert_eq!(world.count(&office, "analyst", "agent.restarted").await, 0);
     assert_eq!(sim.list("pods", &format!("mi-{office}")).len(), 2);
 }
