@@ -66,7 +66,8 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// Claims tasks and does them.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    running: JoinSet<()>,
+    /// What is under way. Each ends with the tasks that came with its report.
+    running: JoinSet<Vec<Task>>,
     stop: watch::Sender<bool>,
 }
 
@@ -118,9 +119,13 @@ impl Worker {
         let mut failures = 0;
         let mut refusals = self.shared.paid.refusals();
         loop {
-            while self.running.try_join_next().is_some() {}
+            while let Some(ended) = self.running.try_join_next() {
+                self.start(ended.unwrap_or_default());
+            }
             if self.running.len() >= self.shared.config.slots {
-                self.running.join_next().await;
+                if let Some(ended) = self.running.join_next().await {
+                    self.start(ended.unwrap_or_default());
+                }
                 continue;
             }
             let (free, asked) = (self.shared.config.slots - self.running.len(), Instant::now());
@@ -140,9 +145,7 @@ impl Worker {
                 }
                 Ok(tasks) => {
                     failures = 0;
-                    for task in tasks {
-                        self.running.spawn(work(self.shared.clone(), task, self.stop.subscribe()));
-                    }
+                    self.start(tasks);
                     continue;
                 }
                 Err(status) => {
@@ -157,10 +160,21 @@ impl Worker {
         }
     }
 
+    fn start(&mut self, tasks: Vec<Task>) {
+        for task in tasks {
+            self.running.spawn(work(self.shared.clone(), task, self.stop.subscribe()));
+        }
+    }
+
     /// Kills what is under way and gives it back.
     pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
-        let ended = async { while self.running.join_next().await.is_some() {} };
+        let ended = async {
+            while let Some(ended) = self.running.join_next().await {
+                // What came with a report is given back without being begun.
+                self.start(ended.unwrap_or_default());
+            }
+        };
         // What is not given back in time comes back when its lease runs out.
         let _ = tokio::time::timeout(RELEASE_LIMIT, ended).await;
         self.running.shutdown().await;
@@ -181,19 +195,24 @@ fn is_soon(status: &Status) -> bool {
 impl Shared {
     /// Waits for work, at most this many tasks.
     async fn claim(&self, free: usize) -> Result<Vec<Task>, Status> {
-        let mut request = Request::new(ClaimTasksRequest {
-            office_id: self.office_id.clone(),
-            kinds: self.kinds(),
-            max_tasks: i32::try_from(free).ok(),
-            wait: duration(WAIT),
-            lease: duration(self.config.lease),
-        });
+        let mut request = Request::new(ClaimTasksRequest { wait: duration(WAIT), ..self.wanted(free) });
         request.set_timeout(WAIT + MARGIN);
         // What a connection that hangs does to the deadline is no business of the platform's.
         let answer = tokio::time::timeout(WAIT + MARGIN, async { self.client.tasks().claim_tasks(request).await });
         match answer.await {
             Ok(answer) => Ok(answer?.into_inner().tasks),
             Err(_) => Err(Status::deadline_exceeded("the call for work was not answered")),
+        }
+    }
+
+    /// What it takes, at most this many tasks.
+    fn wanted(&self, most: usize) -> ClaimTasksRequest {
+        ClaimTasksRequest {
+            office_id: self.office_id.clone(),
+            kinds: self.kinds(),
+            max_tasks: i32::try_from(most).ok(),
+            wait: None,
+            lease: duration(self.config.lease),
         }
     }
 
@@ -207,8 +226,8 @@ impl Shared {
     }
 }
 
-/// Does one task, as long as its lease is good.
-async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) {
+/// Does one task, as long as its lease is good; the tasks that came with the report.
+async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) -> Vec<Task> {
     let _busy = shared.idle.busy();
     shared.log.say(format!("task {}: attempt {}, {:?}", task.id, task.attempt, task.title));
     let lease = Lease::new(&shared, &task);
@@ -229,6 +248,7 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
     };
     processes::cleared().await;
     shared.log.say(format!("task {}: {}", task.id, ended.line(is_private(&task))));
+    lease.next()
 }
 
 async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {

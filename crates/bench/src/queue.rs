@@ -142,7 +142,11 @@ async fn drain(customer: &Customer, workers: &[Client], batch: usize) -> Result<
                     (1, Some(request)) => drop(worker.tasks().complete_task(request).await?),
                     (_, last) => {
                         requests.extend(last);
-                        let request = BatchCompleteTasksRequest { office_id: customer.office.clone(), requests };
+                        let request = BatchCompleteTasksRequest {
+                            claim_next: None,
+                            office_id: customer.office.clone(),
+                            requests,
+                        };
                         let answer = worker.tasks().batch_complete_tasks(request).await?.into_inner();
                         if let Some(refused) = answer.results.iter().find(|result| result.task.is_none()) {
                             return Err(refused.message.clone().into());

@@ -321,8 +321,10 @@ impl Tasks {
                 Ok(tasks) if tasks.is_empty() && waits => left.push(op),
                 answer => {
                     // Whoever asked is gone: what was claimed for it goes back.
-                    if let (Err(Ok(tasks)), TaskCommand::Claim(claim, _)) = (op.answer.send(answer), &op.command) {
-                        unclaimed.extend(tasks.iter().filter_map(|task| super::work::give_back(task, &claim.by)));
+                    if let (Err(Ok(tasks)), Some(claim)) = (op.answer.send(answer), op.command.claim()) {
+                        let reported = usize::from(matches!(op.command, TaskCommand::Report(_)));
+                        let claimed = tasks.iter().skip(reported);
+                        unclaimed.extend(claimed.filter_map(|task| super::work::give_back(task, &claim.by)));
                     }
                 }
             }
@@ -402,16 +404,21 @@ impl Tasks {
         let mut offers = Vec::new();
         for (place, op) in all.iter().enumerate() {
             let Some(claim) = op.claim() else { continue };
+            // What was reported was taken, or refused, and what is claimed with it is less.
+            let reports = matches!(op.command, TaskCommand::Report(_));
             match &works {
-                _ if batch.is_stopped(claim) => answers[place] = Err(not_working()),
+                _ if answers[place].is_err() => {}
+                _ if batch.is_stopped(claim) => refuse(&mut answers[place], reports, not_working()),
                 _ if held || (!looks(place) && !batch.queued) => {}
-                Err(error) => answers[place] = Err(error.again()),
+                Err(error) => refuse(&mut answers[place], reports, error.again()),
                 Ok(()) => offers.push((place, Offer { claim, trace_id: &op.trace_id, looks: looks(place) })),
             }
         }
         let (places, offers): (Vec<usize>, Vec<Offer<'_>>) = offers.into_iter().unzip();
         for (place, tasks) in places.into_iter().zip(batch.offer(&offers).await?) {
-            answers[place] = Ok(tasks);
+            if let Ok(answer) = &mut answers[place] {
+                answer.extend(tasks);
+            }
         }
         let changed = batch.finish().await?;
         let (loops, again) = (std::mem::take(&mut batch.loops), std::mem::take(&mut batch.again));
@@ -441,10 +448,7 @@ struct Served {
 impl PendingOp {
     /// The claim, if it is one that somebody still waits for.
     fn claim(&self) -> Option<&Claim> {
-        match &self.command {
-            TaskCommand::Claim(claim, _) if !self.answer.is_closed() => Some(claim),
-            _ => None,
-        }
+        self.command.claim().filter(|_| !self.answer.is_closed())
     }
 }
 
@@ -455,6 +459,13 @@ fn roster(known: Option<Roster>, ops: &[PendingOp], waiting: &[PendingOp]) -> Op
     let looks = ops.iter().rev().filter(|op| matches!(op.command, TaskCommand::Reconcile(_)));
     let asked = looks.chain(ops.iter().rev()).chain(waiting.iter().rev());
     known.or_else(|| asked.filter_map(|op| op.roster.clone()).next())
+}
+
+/// Refuses a claim. One that came with a report leaves the report's answer as it is.
+fn refuse(answer: &mut Answer, reports: bool, error: Error) {
+    if !reports {
+        *answer = Err(error);
+    }
 }
 
 /// Does one operation. The outer error is the database's and ends the transaction; the inner one is the caller's.

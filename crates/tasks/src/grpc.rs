@@ -12,7 +12,7 @@ use tonic::{Request, Response, codegen::BoxStream};
 use super::{
     Tasks,
     decide::Verdict,
-    group_commit::{Answer, unanswered},
+    group_commit::{Answer, Patience, TaskCommand, unanswered},
     model::{ReportKind, Task},
     repo, rules,
     status_counts::StatusCounts,
@@ -36,18 +36,19 @@ impl Tasks {
         Ok(access)
     }
 
-    /// A report on one task.
+    /// A report on one task, and what is claimed with it.
     async fn report_one(
         &self,
         caller: &Caller,
         [office, task, lease]: [&str; 3],
         what: Result<ReportKind>,
-    ) -> Result<v1::Task> {
+        next: Option<&v1::ClaimTasksRequest>,
+    ) -> Result<(Option<v1::Task>, Vec<v1::Task>)> {
         let access = self.enter(caller, office).await?;
-        let (task_id, lease_id) = (TaskId::parse(task)?, rules::lease_id(lease)?);
-        let answers = self.report(&access, vec![(task_id, lease_id, what?)]).await?;
-        let task = the_one(answers.into_iter().next().unwrap_or_else(|| Err(unanswered())))?;
-        Ok(wire::task(task, &access))
+        let reported = (TaskId::parse(task)?, rules::lease_id(lease)?, what?);
+        let next = self.next(&access, office, next).await?;
+        let (task, claimed) = self.report_and_claim(&access, reported, next).await?;
+        Ok((Some(wire::task(task, &access)), shown(claimed, &access)))
     }
 
     async fn decide_one(&self, caller: &Caller, [office, task]: [&str; 2], what: Result<Verdict>) -> Result<v1::Task> {
@@ -125,27 +126,49 @@ impl TaskService for Tasks {
         Ok(Response::new(v1::ClaimTasksResponse { tasks: shown(tasks, &access) }))
     }
 
+    type WorkTasksStream = BoxStream<v1::WorkTasksResponse>;
+
+    async fn work_tasks(
+        &self,
+        request: Request<tonic::Streaming<v1::WorkTasksRequest>>,
+    ) -> Reply<Self::WorkTasksStream> {
+        let caller = Caller::of(&request)?;
+        let mut messages = request.into_inner();
+        let first = messages.message().await?.and_then(|first| first.message);
+        let opened = async {
+            let Some(v1::work_tasks_request::Message::Start(start)) = first else {
+                return Err(Error::invalid("start", "is required: the first message says what work is taken"));
+            };
+            let access = self.enter(&caller, &start.office_id).await?;
+            Ok(outgoing(&self.background, BUFFER, self.work_for(access, start, messages)?))
+        };
+        opened.await.map(Response::new).map_err(status)
+    }
+
     async fn renew_lease(&self, request: Request<v1::RenewLeaseRequest>) -> Reply<v1::RenewLeaseResponse> {
         handle!(request, |caller, body| {
             let what = rules::lease(body.lease.as_ref()).map(|lease| ReportKind::Renewed { lease });
-            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
-            v1::RenewLeaseResponse { task: Some(task) }
+            let of = [&*body.office_id, &body.task_id, &body.lease_id];
+            let (task, _) = self.report_one(&caller, of, what, None).await?;
+            v1::RenewLeaseResponse { task }
         })
     }
 
     async fn release_task(&self, request: Request<v1::ReleaseTaskRequest>) -> Reply<v1::ReleaseTaskResponse> {
         handle!(request, |caller, body| {
             let what = Ok(ReportKind::Released);
-            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
-            v1::ReleaseTaskResponse { task: Some(task) }
+            let of = [&*body.office_id, &body.task_id, &body.lease_id];
+            let (task, _) = self.report_one(&caller, of, what, None).await?;
+            v1::ReleaseTaskResponse { task }
         })
     }
 
     async fn complete_task(&self, request: Request<v1::CompleteTaskRequest>) -> Reply<v1::CompleteTaskResponse> {
         handle!(request, |caller, body| {
             let what = rules::work(&body).map(|work| ReportKind::Completed { work });
-            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
-            v1::CompleteTaskResponse { task: Some(task) }
+            let of = [&*body.office_id, &body.task_id, &body.lease_id];
+            let (task, claimed) = self.report_one(&caller, of, what, body.claim_next.as_ref()).await?;
+            v1::CompleteTaskResponse { task, claimed }
         })
     }
 
@@ -155,7 +178,7 @@ impl TaskService for Tasks {
     ) -> Reply<v1::BatchCompleteTasksResponse> {
         handle!(request, |caller, body| {
             let access = self.enter(&caller, &body.office_id).await?;
-            v1::BatchCompleteTasksResponse { results: self.complete_all(&access, body).await? }
+            self.complete_all(&access, body).await?
         })
     }
 
@@ -166,8 +189,9 @@ impl TaskService for Tasks {
                 retryable: body.retryable,
                 loop_detected: body.loop_detected,
             });
-            let task = self.report_one(&caller, [&body.office_id, &body.task_id, &body.lease_id], what).await?;
-            v1::FailTaskResponse { task: Some(task) }
+            let of = [&*body.office_id, &body.task_id, &body.lease_id];
+            let (task, claimed) = self.report_one(&caller, of, what, body.claim_next.as_ref()).await?;
+            v1::FailTaskResponse { task, claimed }
         })
     }
 
@@ -249,7 +273,7 @@ impl Tasks {
         &self,
         access: &Access,
         body: v1::BatchCompleteTasksRequest,
-    ) -> Result<Vec<v1::CompleteTaskResult>> {
+    ) -> Result<v1::BatchCompleteTasksResponse> {
         if body.requests.is_empty() || body.requests.len() > rules::MAX_BATCH {
             return Err(Error::invalid("requests", format!("must hold 1 to {} completions", rules::MAX_BATCH)));
         }
@@ -258,6 +282,9 @@ impl Tasks {
         for request in &body.requests {
             if !request.office_id.is_empty() && request.office_id != body.office_id {
                 return Err(Error::invalid("office_id", "of a completion differs from the batch's"));
+            }
+            if request.claim_next.is_some() {
+                return Err(Error::invalid("claim_next", "of a completion cannot be given: a batch has one for all"));
             }
             let read =
                 || Ok((TaskId::parse(&request.task_id)?, rules::lease_id(&request.lease_id)?, rules::work(request)?));
@@ -269,9 +296,16 @@ impl Tasks {
                 Err(error) => Some(Err(error)),
             });
         }
-        let mut answers = self.report(access, reports).await?.into_iter();
-        let results =
-            results.into_iter().map(|result| result.or_else(|| answers.next()).unwrap_or_else(|| Err(unanswered())));
+        let (members, next) = self.next(access, &body.office_id, body.claim_next.as_ref()).await?;
+        let (signers, mut ops) = self.reports(access, reports).await?;
+        ops.extend(next.map(|claim| TaskCommand::Claim(claim, Patience::None)));
+        let roster = signers.or(members);
+        let answers = self.submit(access.office_id(), ops, roster.as_ref(), access.trace_id()).await?;
+        let mut answers = answers.into_iter();
+        let mut own = || answers.next().unwrap_or_else(|| Err(unanswered()));
+        let results: Vec<Answer> = results.into_iter().map(|refused| refused.unwrap_or_else(&mut own)).collect();
+        // Refused, it claims nothing, and the reports have their answers all the same.
+        let claimed = answers.next().and_then(Result::ok).unwrap_or_default();
         let mut size = 0;
         let result = |answer| match the_one(answer) {
             Ok(task) => {
@@ -287,6 +321,7 @@ impl Tasks {
                 v1::CompleteTaskResult { task: None, reason: error.reason.to_owned(), message: error.message }
             }
         };
-        Ok(results.map(result).collect())
+        let results = results.into_iter().map(result).collect();
+        Ok(v1::BatchCompleteTasksResponse { results, claimed: shown(claimed, access) })
     }
 }

@@ -32,6 +32,7 @@ pub mod wake;
 mod watch;
 mod wire;
 mod work;
+mod worker;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -202,20 +203,9 @@ impl Tasks {
 
     /// Claims tasks; `patience` is what the call has left, less than which is waited.
     async fn claim(&self, access: &Access, request: &v1::ClaimTasksRequest, patience: Duration) -> Answer {
-        let most = rules::most(request.max_tasks)?;
-        let lease = rules::lease(request.lease.as_ref())?;
         let wait = rules::wait(request.wait.as_ref())?.min(patience);
-        let kinds = request.kinds.iter().map(|value| rules::kind("kinds", *value));
-        let kinds = kinds.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
-        let (mut roster, mut tools) = (None, None);
-        if let Some(agent) = access.agent() {
-            let (members, member) = self.member(agent).await?;
-            if !member.working {
-                return Err(not_working());
-            }
-            (roster, tools) = (Some(members), Some(member.tools));
-        }
-        let claim = Claim { by: Author::of(access), tools, kinds, most, lease };
+        let (roster, claim) = self.claimed_by(access, request).await?;
+        let claim = claim.ok_or_else(not_working)?;
         let waits = if wait.is_zero() { Patience::None } else { Patience::Waits };
         let command = TaskCommand::Claim(claim, waits);
         let mut answers = self.enqueue(access.office_id(), vec![command], roster.as_ref(), access.trace_id())?;
@@ -231,6 +221,45 @@ impl Tasks {
                 answer.try_recv().unwrap_or_else(|_| Ok(Vec::new()))
             }
         }
+    }
+
+    /// What a request claims, and the office's agents if one of them asks; no claim: it is to take no work.
+    async fn claimed_by(
+        &self,
+        access: &Access,
+        request: &v1::ClaimTasksRequest,
+    ) -> Result<(Option<Roster>, Option<Claim>)> {
+        let most = rules::most(request.max_tasks)?;
+        let lease = rules::lease(request.lease.as_ref())?;
+        let kinds = request.kinds.iter().map(|value| rules::kind("kinds", *value));
+        let kinds = kinds.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let (mut roster, mut tools) = (None, None);
+        if let Some(agent) = access.agent() {
+            let (members, member) = self.member(agent).await?;
+            if !member.working {
+                return Ok((Some(members), None));
+            }
+            (roster, tools) = (Some(members), Some(member.tools));
+        }
+        Ok((roster, Some(Claim { by: Author::of(access), tools, kinds, most, lease })))
+    }
+
+    /// What is claimed together with a report; `office` is the id of the office as the request has it.
+    async fn next(
+        &self,
+        access: &Access,
+        office: &str,
+        request: Option<&v1::ClaimTasksRequest>,
+    ) -> Result<(Option<Roster>, Option<Claim>)> {
+        let Some(request) = request else { return Ok((None, None)) };
+        if !request.office_id.is_empty() && request.office_id != office {
+            return Err(Error::invalid("claim_next.office_id", "differs from that of the report; leave it out"));
+        }
+        if request.wait.is_some() {
+            let text = "cannot be given: a report is answered at once; where nothing was claimed, wait with ClaimTasks";
+            return Err(Error::invalid("claim_next.wait", text));
+        }
+        self.claimed_by(access, request).await
     }
 
     /// The calling agent, as the scheduler knows it now if need be: it may have been hired a moment ago.
@@ -275,16 +304,33 @@ impl Tasks {
         Ok((Some(roster), check(Some(&member))))
     }
 
-    /// Takes reports, all of one office: each is answered for itself.
-    async fn report(&self, access: &Access, reports: Vec<Reported>) -> Result<Vec<Answer>> {
+    /// Reports as commands, all of one office, and the office's agents if one of them signs.
+    async fn reports(&self, access: &Access, reports: Vec<Reported>) -> Result<(Option<Roster>, Vec<TaskCommand>)> {
         let (roster, signed) = self.signed(access, &reports).await?;
         let report = |((task_id, lease_id, what), signed)| {
             let signed = Box::new(signed);
             let (by, owner) = (Author::of(access), access.is_owner());
-            TaskCommand::Report(Report { task_id, lease_id, by, owner, what, signed })
+            TaskCommand::Report(Report { task_id, lease_id, by, owner, what, signed, next: None })
         };
-        let ops = reports.into_iter().zip(signed).map(report).collect();
-        self.submit(access.office_id(), ops, roster.as_ref(), access.trace_id()).await
+        Ok((roster, reports.into_iter().zip(signed).map(report).collect()))
+    }
+
+    /// Takes one report and claims what comes next: the task that was reported on, and what was claimed.
+    async fn report_and_claim(
+        &self,
+        access: &Access,
+        reported: Reported,
+        (members, next): (Option<Roster>, Option<Claim>),
+    ) -> Result<(Task, Vec<Task>)> {
+        let (signers, mut ops) = self.reports(access, vec![reported]).await?;
+        if let Some(TaskCommand::Report(report)) = ops.first_mut() {
+            report.next = next;
+        }
+        let roster = signers.or(members);
+        let answers = self.submit(access.office_id(), ops, roster.as_ref(), access.trace_id()).await?;
+        let mut tasks = answers.into_iter().next().unwrap_or_else(|| Err(unanswered()))?.into_iter();
+        let task = tasks.next().ok_or_else(unanswered)?;
+        Ok((task, tasks.collect()))
     }
 
     async fn decide(&self, access: &Access, task: &str, what: Verdict) -> Result<Task> {

@@ -21,14 +21,14 @@ const PLATFORM: &str = "platform";
 
 /// Somebody who looks for work.
 #[derive(Debug)]
-pub(super) struct Claim {
-    pub(super) by: Author,
+pub(crate) struct Claim {
+    pub(crate) by: Author,
     /// What it can use; none: anything.
-    pub(super) tools: Option<Vec<String>>,
+    pub(crate) tools: Option<Vec<String>>,
     /// Empty: any.
-    pub(super) kinds: Vec<Kind>,
-    pub(super) most: usize,
-    pub(super) lease: Duration,
+    pub(crate) kinds: Vec<Kind>,
+    pub(crate) most: usize,
+    pub(crate) lease: Duration,
 }
 
 impl Claim {
@@ -86,6 +86,7 @@ pub(super) fn give_back(task: &Task, by: &Author) -> Option<Report> {
         owner: false,
         what: ReportKind::Released,
         signed: Box::new(Ok(None)),
+        next: None,
     })
 }
 

@@ -1,13 +1,18 @@
 //! The lease on a task: kept as long as the work goes on, and given up with a report.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use mi_client::{ClientError, jittered};
 use mi_kernel::{
     Clock, SystemClock,
     receipt::{Command, Receipt, sha256_hex},
 };
-use mi_proto::v1::{CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, Task};
+use mi_proto::v1::{
+    ClaimTasksRequest, CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, Task,
+};
 use tonic::{Code, Response, Status};
 
 use super::{
@@ -23,11 +28,28 @@ const MAX_ERROR: usize = 64 << 10;
 pub(super) struct Lease<'a> {
     shared: &'a Shared,
     task: &'a Task,
+    /// What the platform handed out with the answer to the report.
+    next: Mutex<Vec<Task>>,
 }
 
 impl<'a> Lease<'a> {
     pub(super) fn new(shared: &'a Shared, task: &'a Task) -> Self {
-        Self { shared, task }
+        Self { shared, task, next: Mutex::default() }
+    }
+
+    /// The tasks that came with the report.
+    pub(super) fn next(self) -> Vec<Task> {
+        self.next.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep_next(&self, claimed: Vec<Task>) {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).extend(claimed);
+    }
+
+    /// What a report claims: the task that takes the place of this one. A report that is sent again claims nothing, since the first
+    /// one may have; and whoever could not pay looks again by itself, later.
+    fn claims(&self, tries: u32) -> Option<ClaimTasksRequest> {
+        (tries == 0 && self.shared.paid.pays()).then(|| self.shared.wanted(1))
     }
 
     /// Renews it for as long as the platform agrees; answers why it is lost. While the platform is away it is asked again
@@ -89,7 +111,7 @@ impl<'a> Lease<'a> {
             commands: done.commands.clone(),
             iat: SystemClock.now().timestamp(),
         };
-        self.until_answered(|| {
+        let answer = self.until_answered(|tries| {
             // Here, because a key that was replaced between two tries is not believed any more.
             let signed = self.shared.key.current().receipt(&receipt);
             let request = signed.map(|receipt| CompleteTaskRequest {
@@ -99,14 +121,16 @@ impl<'a> Lease<'a> {
                 result: done.result.clone(),
                 artifacts: done.artifacts.iter().map(|artifact| artifact.path.clone()).collect(),
                 receipt,
+                claim_next: self.claims(tries),
             });
             let mut tasks = self.shared.client.tasks();
             async move {
                 let unsigned = |error: ClientError| Status::failed_precondition(error.to_string());
                 tasks.complete_task(request.map_err(unsigned)?).await
             }
-        })
-        .await
+        });
+        self.keep_next(answer.await?.claimed);
+        Ok(())
     }
 
     async fn failed(&self, failed: Failed) -> Ended {
@@ -120,13 +144,18 @@ impl<'a> Lease<'a> {
             error,
             retryable: failed.retryable,
             loop_detected: failed.loop_detected,
+            claim_next: None,
         };
-        let answer = self.until_answered(|| {
-            let (mut tasks, request) = (self.shared.client.tasks(), request.clone());
+        let answer = self.until_answered(|tries| {
+            let claim_next = self.claims(tries).filter(|_| !failed.loop_detected);
+            let (mut tasks, request) = (self.shared.client.tasks(), FailTaskRequest { claim_next, ..request.clone() });
             async move { tasks.fail_task(request).await }
         });
         match answer.await {
-            Ok(()) => Ended { how: "failed", why: first },
+            Ok(answer) => {
+                self.keep_next(answer.claimed);
+                Ended { how: "failed", why: first }
+            }
             Err(status) => {
                 Ended { how: "failed, which was refused", why: format!("{} (it failed: {first})", status.message()) }
             }
@@ -140,22 +169,22 @@ impl<'a> Lease<'a> {
             task_id: self.task.id.clone(),
             lease_id: self.task.lease_id.clone(),
         };
-        self.until_answered(|| {
+        let answer = self.until_answered(|_| {
             let (mut tasks, request) = (self.shared.client.tasks(), request.clone());
             async move { tasks.release_task(request).await }
-        })
-        .await
+        });
+        answer.await.map(drop)
     }
 
-    /// The lease makes every report one that may be sent again.
-    async fn until_answered<T, F>(&self, call: impl Fn() -> F) -> Result<(), Status>
+    /// The lease makes every report one that may be sent again; each hears how often it was sent before.
+    async fn until_answered<T, F>(&self, call: impl Fn(u32) -> F) -> Result<T, Status>
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let mut failures = 0;
         loop {
-            match limited(self.shared.config.lease, call()).await {
-                Ok(_) => return Ok(()),
+            match limited(self.shared.config.lease, call(failures)).await {
+                Ok(answer) => return Ok(answer.into_inner()),
                 Err(status) if soon(status.code()) => {
                     failures += 1;
                     tokio::time::sleep(jittered(BACKOFF.after(failures))).await;

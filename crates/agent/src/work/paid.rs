@@ -22,6 +22,11 @@ impl Paid {
         self.0.send_modify(|refusals| *refusals = refusals.saturating_add(1));
     }
 
+    /// Whether the model was not refused last.
+    pub(super) fn pays(&self) -> bool {
+        *self.0.borrow() == 0
+    }
+
     /// Where to hear of refusals.
     pub(super) fn refusals(&self) -> Refusals {
         Refusals(self.0.subscribe())

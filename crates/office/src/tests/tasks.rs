@@ -14,6 +14,7 @@ mod life;
 mod lists;
 mod loops;
 mod messages;
+mod next;
 mod notes;
 mod parents;
 mod processes;

@@ -64,18 +64,30 @@ impl TaskCommand {
 
     /// About how many bytes it makes a transaction write.
     pub(super) fn writes(&self) -> usize {
+        TASK * self.claim().map_or(0, |claim| claim.most)
+            + match self {
+                Self::Create(news, _) => {
+                    let cost = |new: &New| TASK + new.title.len() + new.description.len() + LINK * new.depends_on.len();
+                    news.iter().map(cost).sum()
+                }
+                Self::Claim(..) => 0,
+                Self::Report(Report { what: ReportKind::Completed { work }, .. }) => {
+                    TASK + work.result.len()
+                        + work.receipt.len()
+                        + work.artifacts.iter().map(String::len).sum::<usize>()
+                }
+                Self::Report(Report { what: ReportKind::Failed { error, .. }, .. }) => TASK + error.len(),
+                Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) | Self::Settle => TASK,
+                Self::Expire(ids) => TASK * ids.len(),
+            }
+    }
+
+    /// What it claims.
+    pub(super) fn claim(&self) -> Option<&Claim> {
         match self {
-            Self::Create(news, _) => {
-                let cost = |new: &New| TASK + new.title.len() + new.description.len() + LINK * new.depends_on.len();
-                news.iter().map(cost).sum()
-            }
-            Self::Claim(claim, _) => TASK * claim.most,
-            Self::Report(Report { what: ReportKind::Completed { work }, .. }) => {
-                TASK + work.result.len() + work.receipt.len() + work.artifacts.iter().map(String::len).sum::<usize>()
-            }
-            Self::Report(Report { what: ReportKind::Failed { error, .. }, .. }) => TASK + error.len(),
-            Self::Report(_) | Self::Decide(_) | Self::Reconcile(_) | Self::Settle => TASK,
-            Self::Expire(ids) => TASK * ids.len(),
+            Self::Claim(claim, _) => Some(claim),
+            Self::Report(report) => report.next.as_ref(),
+            _ => None,
         }
     }
 

@@ -68,6 +68,7 @@ fn what_waits_is_bounded_in_all_offices_together() {
     let commits = GroupCommit { waiting: Budget::new(90 * TASK), ..GroupCommit::default() };
     let report = || {
         TaskCommand::Report(Report {
+            next: None,
             task_id: TaskId::new(),
             lease_id: None,
             by: Author::operator(),

@@ -10,6 +10,7 @@ use mi_tenancy::Author;
 use serde_json::json;
 
 use super::Work;
+use crate::work::Claim;
 
 /// What the receipt of a report says, and the key in hex that it is signed by; none: there is no receipt, and none is
 /// needed. Found out before the report waits for its transaction: signatures are not checked while the queue is locked.
@@ -26,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) what: ReportKind,
     /// Of completed work; otherwise none.
     pub(crate) signed: Box<Signed>,
+    /// What is claimed in the same step, unless the report is refused.
+    pub(crate) next: Option<Claim>,
 }
 
 impl Report {

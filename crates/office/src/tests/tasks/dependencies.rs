@@ -133,7 +133,7 @@ async fn ten_thousand_dependencies(harness: Harness) {
         .collect();
     let last = requests.pop().expect("a thousand");
     let complete = async |requests| {
-        let batch = mi_proto::v1::BatchCompleteTasksRequest { office_id: office.clone(), requests };
+        let batch = mi_proto::v1::BatchCompleteTasksRequest { claim_next: None, office_id: office.clone(), requests };
         harness.tasks(&harness.owner).batch_complete_tasks(batch).await.expect("answers").into_inner().results
     };
     assert!(complete(requests).await.iter().all(|result| result.reason.is_empty()));

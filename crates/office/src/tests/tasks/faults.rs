@@ -45,7 +45,7 @@ async fn a_task_that_cannot_be_read_fails_alone(harness: Harness) {
         result: "done".into(),
         ..Default::default()
     });
-    let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: requests.collect() };
+    let batch = BatchCompleteTasksRequest { claim_next: None, office_id: office.clone(), requests: requests.collect() };
     // Who waits for work shares the transaction, and goes on waiting.
     let waiter = harness.agent(&office, "waiter", false, &[]);
     let claim = ClaimTasksRequest { office_id: office.clone(), wait: seconds(60), ..Default::default() };

@@ -110,6 +110,7 @@ async fn a_worker_that_goes_in_circles_is_paused(harness: Harness) {
     harness.new_task(&office, "hard").await;
     let held = harness.claim(&agent, &office).await.expect("one");
     let report = FailTaskRequest {
+        claim_next: None,
         office_id: office.clone(),
         task_id: held.id.clone(),
         lease_id: held.lease_id.clone(),

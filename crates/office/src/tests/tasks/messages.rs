@@ -138,6 +138,7 @@ async fn nothing_tells_others_what_came_of_a_direct_message(harness: Harness) {
     };
     let fail = async |task: &Task, retryable: bool, loop_detected: bool| {
         let request = FailTaskRequest {
+            claim_next: None,
             office_id: office.clone(),
             task_id: task.id.clone(),
             lease_id: task.lease_id.clone(),

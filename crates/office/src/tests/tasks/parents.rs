@@ -180,7 +180,8 @@ async fn parts_and_whole_are_reported_together(harness: Harness) {
             result: "ok".into(),
             ..Default::default()
         });
-        let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: requests.collect() };
+        let batch =
+            BatchCompleteTasksRequest { claim_next: None, office_id: office.clone(), requests: requests.collect() };
         let answer = harness.tasks(&harness.owner).batch_complete_tasks(batch).await.expect("answers").into_inner();
         answer.results.into_iter().map(|result| result.reason).collect()
     };

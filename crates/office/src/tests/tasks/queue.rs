@@ -166,7 +166,7 @@ async fn completions_of_a_batch_are_each_for_itself(harness: Harness) {
         completion(&tasks[0], "another"),
         completion(&tasks[4], "good too"),
     ];
-    let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests };
+    let batch = BatchCompleteTasksRequest { claim_next: None, office_id: office.clone(), requests };
     let answer = harness.tasks(&worker).batch_complete_tasks(batch.clone()).await.expect("answers").into_inner();
     let told: Vec<(String, String)> = answer
         .results
@@ -182,7 +182,7 @@ async fn completions_of_a_batch_are_each_for_itself(harness: Harness) {
     assert_eq!(harness.task(&office, &lost.id).await, lost);
     assert_eq!(harness.claim_all(&harness.owner, &office).await, ["task 1"]);
 
-    let empty = BatchCompleteTasksRequest { office_id: office.clone(), requests: Vec::new() };
+    let empty = BatchCompleteTasksRequest { claim_next: None, office_id: office.clone(), requests: Vec::new() };
     assert_refused(harness.tasks(&worker).batch_complete_tasks(empty).await, Code::InvalidArgument, bad);
     let mut foreign = batch;
     foreign.requests[7].office_id = harness.active("Other").await;
@@ -198,7 +198,11 @@ async fn a_batch_answers_no_more_than_clients_take(harness: Harness) {
         ids.extend(created.into_iter().map(|task| task.id));
     }
     let report = |id: &String| CompleteTaskRequest { task_id: id.clone(), result: "ok".into(), ..Default::default() };
-    let batch = BatchCompleteTasksRequest { office_id: office.clone(), requests: ids.iter().map(report).collect() };
+    let batch = BatchCompleteTasksRequest {
+        claim_next: None,
+        office_id: office.clone(),
+        requests: ids.iter().map(report).collect(),
+    };
     let answer = harness.tasks(&harness.owner).batch_complete_tasks(batch).await.expect("answers").into_inner();
     let told: Vec<_> = answer.results.into_iter().map(|result| result.task.expect("done")).collect();
     assert_eq!(told.iter().map(|task| &task.id).collect::<Vec<_>>(), ids.iter().collect::<Vec<_>>());

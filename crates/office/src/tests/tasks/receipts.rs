@@ -139,6 +139,7 @@ async fn artifacts_are_looked_up_together_and_last(harness: Harness) {
     let held = harness.claim(&worker, &office).await.expect("one");
     let complete = async |artifacts: Vec<String>, receipt: String| {
         let request = CompleteTaskRequest {
+            claim_next: None,
             office_id: office.clone(),
             task_id: held.id.clone(),
             lease_id: held.lease_id.clone(),
