@@ -22,6 +22,7 @@ mod vendors;
 
 use std::{
     convert::Infallible,
+    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -129,14 +130,26 @@ impl Worker {
                 continue;
             }
             let (free, asked) = (self.shared.config.slots - self.running.len(), Instant::now());
-            let claimed = tokio::select! {
-                biased;
-                // A call that waits for work would be given back what was given up for want of credits.
-                pause = refusals.next() => {
+            let shared = self.shared.clone();
+            let claimed = {
+                let mut claim = pin!(shared.claim(free));
+                loop {
+                    tokio::select! {
+                        biased;
+                        // A call that waits for work would be given back what was given up for want of credits.
+                        pause = refusals.next() => break Err(pause),
+                        claimed = &mut claim => break Ok(claimed),
+                        // What came with its report takes its place.
+                        Some(ended) = self.running.join_next() => self.start(ended.unwrap_or_default()),
+                    }
+                }
+            };
+            let claimed = match claimed {
+                Ok(claimed) => claimed,
+                Err(pause) => {
                     tokio::time::sleep(jittered(pause)).await;
                     continue;
                 }
-                claimed = self.shared.claim(free) => claimed,
             };
             let pause = match claimed {
                 Ok(tasks) if tasks.is_empty() && asked.elapsed() < TOO_SOON => {

@@ -1,10 +1,7 @@
 //! Work as one stream: a worker says how many tasks it holds at most and is sent that many, as they are there; its reports go the
 //! other way, and each that ends a task claims the next one in the same transaction.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    time::Duration,
-};
+use std::collections::{HashMap, VecDeque};
 
 use futures::{
     FutureExt, Stream, StreamExt,
@@ -20,7 +17,7 @@ use tonic::Status;
 use super::{
     Tasks,
     group_commit::{Answer, Patience, TaskCommand},
-    model::{ReportKind, Task},
+    model::{ReportKind, State, Task},
     rules, wire,
     work::not_working,
 };
@@ -35,10 +32,9 @@ struct Worker<S> {
     /// What it takes; `max_tasks` is how many it holds at most.
     wanted: v1::ClaimTasksRequest,
     window: usize,
-    lease: Duration,
     messages: S,
-    /// What it was sent and has not ended, and until when that is its own as far as is known here.
-    held: HashMap<TaskId, Instant>,
+    /// What it was sent and has not ended, under which lease, and until when that is its own as far as is known here.
+    held: HashMap<TaskId, (String, Instant)>,
     /// The claim that waits for work.
     claim: Option<oneshot::Receiver<Answer>>,
     reports: FuturesUnordered<BoxFuture<'static, Taken>>,
@@ -81,7 +77,8 @@ impl Tasks {
         if wanted.wait.is_some() {
             return Err(Error::invalid("start.wait", "cannot be given: the stream waits for as long as it is open"));
         }
-        let (window, lease) = (rules::most(wanted.max_tasks)?, rules::lease(wanted.lease.as_ref())?);
+        let window = rules::most(wanted.max_tasks)?;
+        rules::lease(wanted.lease.as_ref())?;
         for kind in &wanted.kinds {
             rules::kind("start.kinds", *kind)?;
         }
@@ -90,7 +87,6 @@ impl Tasks {
             access,
             wanted,
             window,
-            lease,
             messages,
             held: HashMap::new(),
             claim: None,
@@ -123,10 +119,11 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
                 return Ok(None);
             }
             let now = Instant::now();
-            self.held.retain(|_, until| *until > now);
+            self.held.retain(|_, (_, until)| *until > now);
             self.ask().await.map_err(status)?;
             // What it holds may be lost to it without a word, and makes room then.
-            let lapse = self.held.values().min().copied().filter(|_| self.held.len() >= self.window && !self.closed);
+            let lapse = self.held.values().map(|(_, until)| *until).min();
+            let lapse = lapse.filter(|_| self.held.len() >= self.window && !self.closed);
             tokio::select! {
                 message = self.messages.next(), if !self.closed && self.reports.len() < REPORTS => match message {
                     Some(message) => self.hear(message?),
@@ -196,9 +193,9 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
         match outcome {
             Ok((task, claimed)) => {
                 match ends {
-                    true => self.held.remove(&task.id),
-                    false => self.held.insert(task.id, Instant::now() + self.lease),
-                };
+                    true => drop(self.held.remove(&task.id)),
+                    false => self.hold(&task),
+                }
                 let task = Some(wire::task(task, &self.access));
                 self.answers.push_back(Sent::Reported(v1::ReportOutcome {
                     task_id,
@@ -209,11 +206,17 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
                 self.send(claimed);
             }
             Err(error) => {
-                if let ("LEASE_LOST", Ok(id)) = (error.reason, TaskId::parse(&task_id)) {
-                    self.held.remove(&id);
+                if error.reason == "LEASE_LOST" {
+                    self.held.retain(|id, (lease, _)| *lease != lease_id || id.to_string() != task_id);
                 }
                 self.answers.push_back(refusal(task_id, lease_id, error));
             }
+        }
+    }
+
+    fn hold(&mut self, task: &Task) {
+        if let State::Running(lease) = task.state() {
+            self.held.insert(task.id, (lease.id.to_string(), Instant::now() + lease.length));
         }
     }
 
@@ -221,8 +224,7 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
         if claimed.is_empty() {
             return;
         }
-        let until = Instant::now() + self.lease;
-        self.held.extend(claimed.iter().map(|task| (task.id, until)));
+        claimed.iter().for_each(|task| self.hold(task));
         let tasks = claimed.into_iter().map(|task| wire::task(task, &self.access)).collect();
         self.answers.push_back(Sent::Claimed(v1::ClaimTasksResponse { tasks }));
     }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_proto::v1::{ClaimTasksRequest, ReleaseTaskRequest, TaskKind};
+use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, TaskKind};
 use mi_testkit::until;
 use tonic::Code;
 
@@ -51,6 +51,19 @@ async fn an_idle_agent_asks_once_and_waits() {
     claims(&platform, 2).await;
     let calls = platform.calls.lock().expect("lock").clone();
     assert_eq!(calls, ["EnrolAgent", "ClaimTasks", "ClaimTasks", "CompleteTask"], "{calls:?}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn the_next_task_comes_with_the_answer_to_a_report() {
+    let (platform, agent, _dir) = working(|_| {}).await;
+    let next = [platform.next("echo second"), platform.next("echo third")];
+    let first = platform.command("echo first");
+    for id in [first].iter().chain(&next) {
+        let (completion, _) = platform.completion(id).await;
+        let claim = completion.claim_next.expect("each asks for the next one");
+        assert_eq!((claim.max_tasks, claim.wait, claim.kinds), (Some(1), None, vec![TaskKind::Command.into()]));
+    }
     agent.stop().await;
 }
 
@@ -158,9 +171,13 @@ async fn a_report_is_sent_until_it_is_answered_and_is_the_same_each_time() {
     })
     .await;
     let completions = platform.completions.lock().expect("lock").clone();
-    assert!(completions.iter().all(|completion| *completion == completions[0]), "{completions:?}");
+    // Only the first one claims: what that claimed may be on its way.
+    let again = CompleteTaskRequest { claim_next: None, ..completions[0].clone() };
+    assert!(completions[0].claim_next.is_some());
+    assert_eq!(completions[1..], [again.clone(), again]);
     let failures = platform.failures.lock().expect("lock").clone();
-    assert_eq!(failures[0], failures[1]);
+    assert!(failures[0].claim_next.is_some());
+    assert_eq!(failures[1], FailTaskRequest { claim_next: None, ..failures[0].clone() });
     agent.stop().await;
 }
 

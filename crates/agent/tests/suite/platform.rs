@@ -69,6 +69,8 @@ pub(crate) struct Platform {
     pub(crate) refusals: Mutex<Vec<(&'static str, Code, &'static str)>>,
     pub(crate) claims: Mutex<Vec<ClaimTasksRequest>>,
     pub(crate) completions: Mutex<Vec<CompleteTaskRequest>>,
+    /// Tasks that are handed out with the answers to completions alone.
+    pub(crate) next: Mutex<VecDeque<Task>>,
     pub(crate) failures: Mutex<Vec<FailTaskRequest>>,
     pub(crate) releases: Mutex<Vec<ReleaseTaskRequest>>,
     /// The agent's role.
@@ -344,8 +346,13 @@ impl Platform {
             }
             "CompleteTask" => {
                 self.unary(request, |request: CompleteTaskRequest| {
+                    let most = request.claim_next.as_ref().and_then(|claim| claim.max_tasks).unwrap_or_default();
                     self.completions.lock().expect("lock").push(request);
-                    ready(self.refusal("CompleteTask").map(|()| CompleteTaskResponse::default()))
+                    ready(self.refusal("CompleteTask").map(|()| {
+                        let mut next = self.next.lock().expect("lock");
+                        let count = next.len().min(usize::try_from(most).expect("positive"));
+                        CompleteTaskResponse { task: None, claimed: next.drain(..count).collect() }
+                    }))
                 })
                 .await
             }
@@ -410,11 +417,25 @@ impl Platform {
 
     /// Puts a task into the queue; answers its id.
     pub(crate) fn add(&self, task: Task) -> String {
-        let id = format!("task-{}", 1 + self.added.fetch_add(1, Ordering::Relaxed));
-        let lease_id = format!("lease of {id}");
-        let task = Task { id: id.clone(), lease_id, title: "A task".into(), attempt: 1, ..task };
+        let task = self.numbered(task);
+        let id = task.id.clone();
         self.queue.lock().expect("lock").push_back(task);
         self.queued.notify_waiters();
+        id
+    }
+
+    fn numbered(&self, task: Task) -> Task {
+        let id = format!("task-{}", 1 + self.added.fetch_add(1, Ordering::Relaxed));
+        let lease_id = format!("lease of {id}");
+        Task { id, lease_id, title: "A task".into(), attempt: 1, ..task }
+    }
+
+    /// Has a command task be handed out with the answer to a completion; answers its id.
+    pub(crate) fn next(&self, script: &str) -> String {
+        let task = Task { kind: TaskKind::Command.into(), description: script.into(), ..Task::default() };
+        let task = self.numbered(task);
+        let id = task.id.clone();
+        self.next.lock().expect("lock").push_back(task);
         id
     }
 

@@ -1266,6 +1266,34 @@ export interface ClaimTasksRequest {
   lease?: number;
 }
 
+/** See WorkTasks. */
+export interface WorkTasksRequest {
+  /** Which tasks it takes, and under what leases; `max_tasks` is how many it holds at most. It cannot `wait`. */
+  start?: ClaimTasksRequest;
+  /** See CompleteTask; without `claim_next`. */
+  complete?: CompleteTaskRequest;
+  /** See FailTask; without `claim_next`. */
+  fail?: FailTaskRequest;
+  /** See RenewLease. */
+  renew?: RenewLeaseRequest;
+  /** See ReleaseTask. */
+  release?: ReleaseTaskRequest;
+}
+
+/** What became of a report on a stream of work. */
+export interface ReportOutcome {
+  /** The task, as the report names it. */
+  taskId: string;
+  /** The lease, as the report names it. */
+  leaseId: string;
+  /** The task as it is now; unset when the report was refused. */
+  task?: Task;
+  /** Why it was refused, e.g. `LEASE_LOST`; empty when it was not. */
+  reason: string;
+  /** The same as a sentence. */
+  message: string;
+}
+
 /** See RenewLease. */
 export interface RenewLeaseRequest {
   /** The office. */
@@ -1302,6 +1330,11 @@ export interface CompleteTaskRequest {
   artifacts?: string[];
   /** JWS over what was done. Agents that the platform runs always send one. */
   receipt?: string;
+  /**
+   * Claims the next tasks in the same step, unless the completion is refused. Its `office_id` is empty or the same, and it cannot
+   * wait. Not in a batch, which has one for all.
+   */
+  claimNext?: ClaimTasksRequest;
 }
 
 /** See BatchCompleteTasks. */
@@ -1310,6 +1343,11 @@ export interface BatchCompleteTasksRequest {
   officeId?: string;
   /** 1 to 1000 completions; `office_id` of each is empty or the same. */
   requests?: CompleteTaskRequest[];
+  /**
+   * Claims the next tasks in the same step, whichever of the completions are refused. Its `office_id` is empty or the same, and it
+   * cannot wait.
+   */
+  claimNext?: ClaimTasksRequest;
 }
 
 /** What became of one completion of a batch. */
@@ -1336,6 +1374,8 @@ export interface FailTaskRequest {
   retryable?: boolean;
   /** The worker was going in circles: the platform pauses it. */
   loopDetected?: boolean;
+  /** Claims the next tasks in the same step, unless the report is refused. Its `office_id` is empty or the same, and it cannot wait. */
+  claimNext?: ClaimTasksRequest;
 }
 
 /** See CancelTask. */
@@ -1677,6 +1717,8 @@ export interface Plain {
   "mi.v1.ListTasksRequest": ListTasksRequest;
   "mi.v1.WatchTasksRequest": WatchTasksRequest;
   "mi.v1.ClaimTasksRequest": ClaimTasksRequest;
+  "mi.v1.WorkTasksRequest": WorkTasksRequest;
+  "mi.v1.ReportOutcome": ReportOutcome;
   "mi.v1.RenewLeaseRequest": RenewLeaseRequest;
   "mi.v1.ReleaseTaskRequest": ReleaseTaskRequest;
   "mi.v1.CompleteTaskRequest": CompleteTaskRequest;

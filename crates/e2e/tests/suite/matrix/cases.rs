@@ -178,6 +178,7 @@ const CASES: &[Case] = &[
         r#"{"office_id": "{office}", "task_id": "00000000-0000-7000-8000-000000000007", "approve": true}"#,
     ),
     case("TaskService/WatchTasks", r#"{"office_id": "{office}", "after_cursor": -1}"#),
+    case("TaskService/WorkTasks", r#"{"start": {"office_id": "{office}", "max_tasks": 0}}"#),
 ];
 
 /// Nobody from outside gets as far as an internal RPC, whatever is sent.

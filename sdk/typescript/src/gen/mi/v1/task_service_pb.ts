@@ -16,7 +16,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file mi/v1/task_service.proto.
  */
 export const file_mi_v1_task_service: GenFile = /*@__PURE__*/
-  fileDesc("ChhtaS92MS90YXNrX3NlcnZpY2UucHJvdG8SBW1pLnYxIr8GCgRUYXNrEgoKAmlkGAEgASgJEg0KBXRpdGxlGAIgASgJEhMKC2Rlc2NyaXB0aW9uGAMgASgJEh0KBGtpbmQYBCABKA4yDy5taS52MS5UYXNrS2luZBIQCghwcmlvcml0eRgFIAEoBRIhCgZzdGF0dXMYBiABKA4yES5taS52MS5UYXNrU3RhdHVzEhYKDmFzc2lnbmVkX2FnZW50GAcgASgJEhEKCXBhcmVudF9pZBgIIAEoCRISCgpkZXBlbmRzX29uGAkgAygJEhYKDnJlcXVpcmVkX3Rvb2xzGAogAygJEg8KB2F0dGVtcHQYCyABKAUSFAoMbWF4X2F0dGVtcHRzGAwgASgFEjQKEGxlYXNlX2V4cGlyZXNfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnJlc3VsdBgOIAEoCRINCgVlcnJvchgPIAEoCRIRCglhcnRpZmFjdHMYECADKAkSHQoVdmVyaWZpY2F0aW9uX3JlcXVpcmVkGBEgASgIEhIKCmNyZWF0ZWRfYnkYEiABKAkSLgoKY3JlYXRlZF9hdBgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgUIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY2xhaW1lZF9hdBgVIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmluaXNoZWRfYXQYFiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxlYXNlX2lkGBcgASgJEg4KBndvcmtlchgYIAEoCRIWCg5ibG9ja2VkX3JlYXNvbhgZIAEoCRIPCgdyZWNlaXB0GBogASgJEhoKEnJlY2VpcHRfcHVibGljX2tleRgbIAEoDBINCgVjYXVzZRgcIAEoCRINCgVkZXB0aBgdIAEoBRIYChB2ZXJpZmllc190YXNrX2lkGB4gASgJEhgKEGhhbmdzX29uX3Rhc2tfaWQYHyABKAkSDAoEY29zdBggIAEoAxISCgpjb250ZXh0X2lkGCEgASgJIl4KCFRhc2tOb3RlEgoKAmlkGAEgASgJEg4KBmF1dGhvchgCIAEoCRIMCgRib2R5GAMgASgJEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIj0KCVRhc2tDb3VudBIhCgZzdGF0dXMYASABKA4yES5taS52MS5UYXNrU3RhdHVzEg0KBWNvdW50GAIgASgFIjwKCVRhc2tTdGF0cxIgCgZjb3VudHMYASADKAsyEC5taS52MS5UYXNrQ291bnQSDQoFdG90YWwYAiABKAUi1wIKEUNyZWF0ZVRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRINCgV0aXRsZRgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRIdCgRraW5kGAQgASgOMg8ubWkudjEuVGFza0tpbmQSFQoIcHJpb3JpdHkYBSABKAVIAIgBARIWCg5hc3NpZ25lZF9hZ2VudBgGIAEoCRIRCglwYXJlbnRfaWQYByABKAkSEgoKZGVwZW5kc19vbhgIIAMoCRIWCg5yZXF1aXJlZF90b29scxgJIAMoCRIZCgxtYXhfYXR0ZW1wdHMYCiABKAVIAYgBARIdChV2ZXJpZmljYXRpb25fcmVxdWlyZWQYCyABKAgSEgoKcmVxdWVzdF9pZBgMIAEoCRISCgpjb250ZXh0X2lkGA0gASgJQgsKCV9wcmlvcml0eUIPCg1fbWF4X2F0dGVtcHRzIi8KEkNyZWF0ZVRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayJYChdCYXRjaENyZWF0ZVRhc2tzUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSKgoIcmVxdWVzdHMYAiADKAsyGC5taS52MS5DcmVhdGVUYXNrUmVxdWVzdCI2ChhCYXRjaENyZWF0ZVRhc2tzUmVzcG9uc2USGgoFdGFza3MYASADKAsyCy5taS52MS5UYXNrIjQKDkdldFRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJIiwKD0dldFRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayKIAgoQTGlzdFRhc2tzUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSIwoIc3RhdHVzZXMYAiADKA4yES5taS52MS5UYXNrU3RhdHVzEhYKDmFzc2lnbmVkX2FnZW50GAMgASgJEhEKCXBhcmVudF9pZBgEIAEoCRIWCglwYWdlX3NpemUYBSABKAVIAIgBARISCgpwYWdlX3Rva2VuGAYgASgJEhIKCmNvbnRleHRfaWQYByABKAkSEAoIb3JkZXJfYnkYCCABKAkSMQoNdXBkYXRlZF9hZnRlchgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCDAoKX3BhZ2Vfc2l6ZSJIChFMaXN0VGFza3NSZXNwb25zZRIaCgV0YXNrcxgBIAMoCzILLm1pLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImMKEVdhdGNoVGFza3NSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIZCgxhZnRlcl9jdXJzb3IYAiABKANIAIgBARIPCgd0YXNrX2lkGAMgASgJQg8KDV9hZnRlcl9jdXJzb3IiPwoSV2F0Y2hUYXNrc1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrEg4KBmN1cnNvchgCIAEoAyK/AQoRQ2xhaW1UYXNrc1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEh4KBWtpbmRzGAIgAygOMg8ubWkudjEuVGFza0tpbmQSFgoJbWF4X3Rhc2tzGAMgASgFSACIAQESJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIoCgVsZWFzZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIMCgpfbWF4X3Rhc2tzIjAKEkNsYWltVGFza3NSZXNwb25zZRIaCgV0YXNrcxgBIAMoCzILLm1pLnYxLlRhc2sicwoRUmVuZXdMZWFzZVJlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSEAoIbGVhc2VfaWQYAyABKAkSKAoFbGVhc2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iLwoSUmVuZXdMZWFzZVJlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIkoKElJlbGVhc2VUYXNrUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIQCghsZWFzZV9pZBgDIAEoCSIwChNSZWxlYXNlVGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIn8KE0NvbXBsZXRlVGFza1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSEAoIbGVhc2VfaWQYAyABKAkSDgoGcmVzdWx0GAQgASgJEhEKCWFydGlmYWN0cxgFIAMoCRIPCgdyZWNlaXB0GAYgASgJIjEKFENvbXBsZXRlVGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIlwKGUJhdGNoQ29tcGxldGVUYXNrc1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEiwKCHJlcXVlc3RzGAIgAygLMhoubWkudjEuQ29tcGxldGVUYXNrUmVxdWVzdCJQChJDb21wbGV0ZVRhc2tSZXN1bHQSGQoEdGFzaxgBIAEoCzILLm1pLnYxLlRhc2sSDgoGcmVhc29uGAIgASgJEg8KB21lc3NhZ2UYAyABKAkiSAoaQmF0Y2hDb21wbGV0ZVRhc2tzUmVzcG9uc2USKgoHcmVzdWx0cxgBIAMoCzIZLm1pLnYxLkNvbXBsZXRlVGFza1Jlc3VsdCKAAQoPRmFpbFRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEhAKCGxlYXNlX2lkGAMgASgJEg0KBWVycm9yGAQgASgJEhEKCXJldHJ5YWJsZRgFIAEoCBIVCg1sb29wX2RldGVjdGVkGAYgASgIIi0KEEZhaWxUYXNrUmVzcG9uc2USGQoEdGFzaxgBIAEoCzILLm1pLnYxLlRhc2siRwoRQ2FuY2VsVGFza1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSDgoGcmVhc29uGAMgASgJIi8KEkNhbmNlbFRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayI2ChBSZXRyeVRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJIi4KEVJldHJ5VGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIk8KEUFzc2lnblRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEhYKDmFzc2lnbmVkX2FnZW50GAMgASgJIi8KEkFzc2lnblRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayJ4ChFWZXJpZnlUYXNrUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIPCgdhcHByb3ZlGAMgASgIEgwKBG5vdGUYBCABKAkSFAoHYXR0ZW1wdBgFIAEoBUgAiAEBQgoKCF9hdHRlbXB0Ii8KElZlcmlmeVRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayJaChJBZGRUYXNrTm90ZVJlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSDAoEYm9keRgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJIjQKE0FkZFRhc2tOb3RlUmVzcG9uc2USHQoEbm90ZRgBIAEoCzIPLm1pLnYxLlRhc2tOb3RlInQKFExpc3RUYXNrTm90ZXNSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEhYKCXBhZ2Vfc2l6ZRgDIAEoBUgAiAEBEhIKCnBhZ2VfdG9rZW4YBCABKAlCDAoKX3BhZ2Vfc2l6ZSJQChVMaXN0VGFza05vdGVzUmVzcG9uc2USHgoFbm90ZXMYASADKAsyDy5taS52MS5UYXNrTm90ZRIXCg9uZXh0X3BhZ2VfdG9rZW4YAiABKAkiKAoTR2V0VGFza1N0YXRzUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkiNwoUR2V0VGFza1N0YXRzUmVzcG9uc2USHwoFc3RhdHMYASABKAsyEC5taS52MS5UYXNrU3RhdHMqlQEKCFRhc2tLaW5kEhkKFVRBU0tfS0lORF9VTlNQRUNJRklFRBAAEhUKEVRBU0tfS0lORF9HRU5FUkFMEAESEgoOVEFTS19LSU5EX0NPREUQAhIWChJUQVNLX0tJTkRfUkVTRUFSQ0gQAxIUChBUQVNLX0tJTkRfUkVWSUVXEAQSFQoRVEFTS19LSU5EX0NPTU1BTkQQBSrXAQoKVGFza1N0YXR1cxIbChdUQVNLX1NUQVRVU19VTlNQRUNJRklFRBAAEhcKE1RBU0tfU1RBVFVTX0JMT0NLRUQQARIWChJUQVNLX1NUQVRVU19RVUVVRUQQAhIXChNUQVNLX1NUQVRVU19SVU5OSU5HEAMSGQoVVEFTS19TVEFUVVNfVkVSSUZZSU5HEAQSFAoQVEFTS19TVEFUVVNfRE9ORRAFEhYKElRBU0tfU1RBVFVTX0ZBSUxFRBAGEhkKFVRBU0tfU1RBVFVTX0NBTkNFTExFRBAHMrITCgtUYXNrU2VydmljZRJ5CgpDcmVhdGVUYXNrEhgubWkudjEuQ3JlYXRlVGFza1JlcXVlc3QaGS5taS52MS5DcmVhdGVUYXNrUmVzcG9uc2UiNoq1GAQKAgMEgtPkkwIoOgEqYgR0YXNrIh0vdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrcxKRAQoQQmF0Y2hDcmVhdGVUYXNrcxIeLm1pLnYxLkJhdGNoQ3JlYXRlVGFza3NSZXF1ZXN0Gh8ubWkudjEuQmF0Y2hDcmVhdGVUYXNrc1Jlc3BvbnNlIjyKtRgECgIDBILT5JMCLjoBKiIpL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3M6YmF0Y2hDcmVhdGUSegoHR2V0VGFzaxIVLm1pLnYxLkdldFRhc2tSZXF1ZXN0GhYubWkudjEuR2V0VGFza1Jlc3BvbnNlIkCQAgGKtRgECgIDBILT5JMCL2IEdGFzaxInL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9EnAKCUxpc3RUYXNrcxIXLm1pLnYxLkxpc3RUYXNrc1JlcXVlc3QaGC5taS52MS5MaXN0VGFza3NSZXNwb25zZSIwkAIBirUYBAoCAwSC0+STAh8SHS92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzEnwKCldhdGNoVGFza3MSGC5taS52MS5XYXRjaFRhc2tzUmVxdWVzdBoZLm1pLnYxLldhdGNoVGFza3NSZXNwb25zZSI3irUYBAoCAwSQtRgBgtPkkwIlEiMvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrczp3YXRjaDABEnkKCkNsYWltVGFza3MSGC5taS52MS5DbGFpbVRhc2tzUmVxdWVzdBoZLm1pLnYxLkNsYWltVGFza3NSZXNwb25zZSI2irUYBAoCAwSC0+STAig6ASoiIy92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzOmNsYWltEo4BCgpSZW5ld0xlYXNlEhgubWkudjEuUmVuZXdMZWFzZVJlcXVlc3QaGS5taS52MS5SZW5ld0xlYXNlUmVzcG9uc2UiS4q1GAQKAgMEgtPkkwI9OgEqYgR0YXNrIjIvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrcy97dGFza19pZH06cmVuZXdMZWFzZRKOAQoLUmVsZWFzZVRhc2sSGS5taS52MS5SZWxlYXNlVGFza1JlcXVlc3QaGi5taS52MS5SZWxlYXNlVGFza1Jlc3BvbnNlIkiKtRgECgIDBILT5JMCOjoBKmIEdGFzayIvL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OnJlbGVhc2USkgEKDENvbXBsZXRlVGFzaxIaLm1pLnYxLkNvbXBsZXRlVGFza1JlcXVlc3QaGy5taS52MS5Db21wbGV0ZVRhc2tSZXNwb25zZSJJirUYBAoCAwSC0+STAjs6ASpiBHRhc2siMC92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzL3t0YXNrX2lkfTpjb21wbGV0ZRKZAQoSQmF0Y2hDb21wbGV0ZVRhc2tzEiAubWkudjEuQmF0Y2hDb21wbGV0ZVRhc2tzUmVxdWVzdBohLm1pLnYxLkJhdGNoQ29tcGxldGVUYXNrc1Jlc3BvbnNlIj6KtRgECgIDBILT5JMCMDoBKiIrL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3M6YmF0Y2hDb21wbGV0ZRKCAQoIRmFpbFRhc2sSFi5taS52MS5GYWlsVGFza1JlcXVlc3QaFy5taS52MS5GYWlsVGFza1Jlc3BvbnNlIkWKtRgECgIDBILT5JMCNzoBKmIEdGFzayIsL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OmZhaWwSigEKCkNhbmNlbFRhc2sSGC5taS52MS5DYW5jZWxUYXNrUmVxdWVzdBoZLm1pLnYxLkNhbmNlbFRhc2tSZXNwb25zZSJHirUYBAoCAwSC0+STAjk6ASpiBHRhc2siLi92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzL3t0YXNrX2lkfTpjYW5jZWwShgEKCVJldHJ5VGFzaxIXLm1pLnYxLlJldHJ5VGFza1JlcXVlc3QaGC5taS52MS5SZXRyeVRhc2tSZXNwb25zZSJGirUYBAoCAwSC0+STAjg6ASpiBHRhc2siLS92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzL3t0YXNrX2lkfTpyZXRyeRKKAQoKQXNzaWduVGFzaxIYLm1pLnYxLkFzc2lnblRhc2tSZXF1ZXN0GhkubWkudjEuQXNzaWduVGFza1Jlc3BvbnNlIkeKtRgECgIDBILT5JMCOToBKmIEdGFzayIuL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OmFzc2lnbhKKAQoKVmVyaWZ5VGFzaxIYLm1pLnYxLlZlcmlmeVRhc2tSZXF1ZXN0GhkubWkudjEuVmVyaWZ5VGFza1Jlc3BvbnNlIkeKtRgECgIDBILT5JMCOToBKmIEdGFzayIuL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OnZlcmlmeRKMAQoLQWRkVGFza05vdGUSGS5taS52MS5BZGRUYXNrTm90ZVJlcXVlc3QaGi5taS52MS5BZGRUYXNrTm90ZVJlc3BvbnNlIkaKtRgECgIDBILT5JMCODoBKmIEbm90ZSItL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9L25vdGVzEowBCg1MaXN0VGFza05vdGVzEhsubWkudjEuTGlzdFRhc2tOb3Rlc1JlcXVlc3QaHC5taS52MS5MaXN0VGFza05vdGVzUmVzcG9uc2UiQJACAYq1GAQKAgMEgtPkkwIvEi0vdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrcy97dGFza19pZH0vbm90ZXMShgEKDEdldFRhc2tTdGF0cxIaLm1pLnYxLkdldFRhc2tTdGF0c1JlcXVlc3QaGy5taS52MS5HZXRUYXNrU3RhdHNSZXNwb25zZSI9kAIBirUYBAoCAwSC0+STAixiBXN0YXRzEiMvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrczpzdGF0c2IGcHJvdG8z", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_mi_v1_access]);
+  fileDesc("ChhtaS92MS90YXNrX3NlcnZpY2UucHJvdG8SBW1pLnYxIr8GCgRUYXNrEgoKAmlkGAEgASgJEg0KBXRpdGxlGAIgASgJEhMKC2Rlc2NyaXB0aW9uGAMgASgJEh0KBGtpbmQYBCABKA4yDy5taS52MS5UYXNrS2luZBIQCghwcmlvcml0eRgFIAEoBRIhCgZzdGF0dXMYBiABKA4yES5taS52MS5UYXNrU3RhdHVzEhYKDmFzc2lnbmVkX2FnZW50GAcgASgJEhEKCXBhcmVudF9pZBgIIAEoCRISCgpkZXBlbmRzX29uGAkgAygJEhYKDnJlcXVpcmVkX3Rvb2xzGAogAygJEg8KB2F0dGVtcHQYCyABKAUSFAoMbWF4X2F0dGVtcHRzGAwgASgFEjQKEGxlYXNlX2V4cGlyZXNfYXQYDSABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEg4KBnJlc3VsdBgOIAEoCRINCgVlcnJvchgPIAEoCRIRCglhcnRpZmFjdHMYECADKAkSHQoVdmVyaWZpY2F0aW9uX3JlcXVpcmVkGBEgASgIEhIKCmNyZWF0ZWRfYnkYEiABKAkSLgoKY3JlYXRlZF9hdBgTIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKdXBkYXRlZF9hdBgUIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLgoKY2xhaW1lZF9hdBgVIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLwoLZmluaXNoZWRfYXQYFiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEhAKCGxlYXNlX2lkGBcgASgJEg4KBndvcmtlchgYIAEoCRIWCg5ibG9ja2VkX3JlYXNvbhgZIAEoCRIPCgdyZWNlaXB0GBogASgJEhoKEnJlY2VpcHRfcHVibGljX2tleRgbIAEoDBINCgVjYXVzZRgcIAEoCRINCgVkZXB0aBgdIAEoBRIYChB2ZXJpZmllc190YXNrX2lkGB4gASgJEhgKEGhhbmdzX29uX3Rhc2tfaWQYHyABKAkSDAoEY29zdBggIAEoAxISCgpjb250ZXh0X2lkGCEgASgJIl4KCFRhc2tOb3RlEgoKAmlkGAEgASgJEg4KBmF1dGhvchgCIAEoCRIMCgRib2R5GAMgASgJEigKBHRpbWUYBCABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIj0KCVRhc2tDb3VudBIhCgZzdGF0dXMYASABKA4yES5taS52MS5UYXNrU3RhdHVzEg0KBWNvdW50GAIgASgFIjwKCVRhc2tTdGF0cxIgCgZjb3VudHMYASADKAsyEC5taS52MS5UYXNrQ291bnQSDQoFdG90YWwYAiABKAUi1wIKEUNyZWF0ZVRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRINCgV0aXRsZRgCIAEoCRITCgtkZXNjcmlwdGlvbhgDIAEoCRIdCgRraW5kGAQgASgOMg8ubWkudjEuVGFza0tpbmQSFQoIcHJpb3JpdHkYBSABKAVIAIgBARIWCg5hc3NpZ25lZF9hZ2VudBgGIAEoCRIRCglwYXJlbnRfaWQYByABKAkSEgoKZGVwZW5kc19vbhgIIAMoCRIWCg5yZXF1aXJlZF90b29scxgJIAMoCRIZCgxtYXhfYXR0ZW1wdHMYCiABKAVIAYgBARIdChV2ZXJpZmljYXRpb25fcmVxdWlyZWQYCyABKAgSEgoKcmVxdWVzdF9pZBgMIAEoCRISCgpjb250ZXh0X2lkGA0gASgJQgsKCV9wcmlvcml0eUIPCg1fbWF4X2F0dGVtcHRzIi8KEkNyZWF0ZVRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayJYChdCYXRjaENyZWF0ZVRhc2tzUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSKgoIcmVxdWVzdHMYAiADKAsyGC5taS52MS5DcmVhdGVUYXNrUmVxdWVzdCI2ChhCYXRjaENyZWF0ZVRhc2tzUmVzcG9uc2USGgoFdGFza3MYASADKAsyCy5taS52MS5UYXNrIjQKDkdldFRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJIiwKD0dldFRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzayKIAgoQTGlzdFRhc2tzUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSIwoIc3RhdHVzZXMYAiADKA4yES5taS52MS5UYXNrU3RhdHVzEhYKDmFzc2lnbmVkX2FnZW50GAMgASgJEhEKCXBhcmVudF9pZBgEIAEoCRIWCglwYWdlX3NpemUYBSABKAVIAIgBARISCgpwYWdlX3Rva2VuGAYgASgJEhIKCmNvbnRleHRfaWQYByABKAkSEAoIb3JkZXJfYnkYCCABKAkSMQoNdXBkYXRlZF9hZnRlchgJIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXBCDAoKX3BhZ2Vfc2l6ZSJIChFMaXN0VGFza3NSZXNwb25zZRIaCgV0YXNrcxgBIAMoCzILLm1pLnYxLlRhc2sSFwoPbmV4dF9wYWdlX3Rva2VuGAIgASgJImMKEVdhdGNoVGFza3NSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIZCgxhZnRlcl9jdXJzb3IYAiABKANIAIgBARIPCgd0YXNrX2lkGAMgASgJQg8KDV9hZnRlcl9jdXJzb3IiPwoSV2F0Y2hUYXNrc1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrEg4KBmN1cnNvchgCIAEoAyK/AQoRQ2xhaW1UYXNrc1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEh4KBWtpbmRzGAIgAygOMg8ubWkudjEuVGFza0tpbmQSFgoJbWF4X3Rhc2tzGAMgASgFSACIAQESJwoEd2FpdBgEIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIoCgVsZWFzZRgFIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbkIMCgpfbWF4X3Rhc2tzIjAKEkNsYWltVGFza3NSZXNwb25zZRIaCgV0YXNrcxgBIAMoCzILLm1pLnYxLlRhc2si+QEKEFdvcmtUYXNrc1JlcXVlc3QSKQoFc3RhcnQYASABKAsyGC5taS52MS5DbGFpbVRhc2tzUmVxdWVzdEgAEi4KCGNvbXBsZXRlGAIgASgLMhoubWkudjEuQ29tcGxldGVUYXNrUmVxdWVzdEgAEiYKBGZhaWwYAyABKAsyFi5taS52MS5GYWlsVGFza1JlcXVlc3RIABIpCgVyZW5ldxgEIAEoCzIYLm1pLnYxLlJlbmV3TGVhc2VSZXF1ZXN0SAASLAoHcmVsZWFzZRgFIAEoCzIZLm1pLnYxLlJlbGVhc2VUYXNrUmVxdWVzdEgAQgkKB21lc3NhZ2UidQoRV29ya1Rhc2tzUmVzcG9uc2USLAoHY2xhaW1lZBgBIAEoCzIZLm1pLnYxLkNsYWltVGFza3NSZXNwb25zZUgAEigKCHJlcG9ydGVkGAIgASgLMhQubWkudjEuUmVwb3J0T3V0Y29tZUgAQggKBmFuc3dlciJuCg1SZXBvcnRPdXRjb21lEg8KB3Rhc2tfaWQYASABKAkSEAoIbGVhc2VfaWQYAiABKAkSGQoEdGFzaxgDIAEoCzILLm1pLnYxLlRhc2sSDgoGcmVhc29uGAQgASgJEg8KB21lc3NhZ2UYBSABKAkicwoRUmVuZXdMZWFzZVJlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSEAoIbGVhc2VfaWQYAyABKAkSKAoFbGVhc2UYBCABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24iLwoSUmVuZXdMZWFzZVJlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIkoKElJlbGVhc2VUYXNrUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIQCghsZWFzZV9pZBgDIAEoCSIwChNSZWxlYXNlVGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIq0BChNDb21wbGV0ZVRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEhAKCGxlYXNlX2lkGAMgASgJEg4KBnJlc3VsdBgEIAEoCRIRCglhcnRpZmFjdHMYBSADKAkSDwoHcmVjZWlwdBgGIAEoCRIsCgpjbGFpbV9uZXh0GAcgASgLMhgubWkudjEuQ2xhaW1UYXNrc1JlcXVlc3QiTwoUQ29tcGxldGVUYXNrUmVzcG9uc2USGQoEdGFzaxgBIAEoCzILLm1pLnYxLlRhc2sSHAoHY2xhaW1lZBgCIAMoCzILLm1pLnYxLlRhc2siigEKGUJhdGNoQ29tcGxldGVUYXNrc1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEiwKCHJlcXVlc3RzGAIgAygLMhoubWkudjEuQ29tcGxldGVUYXNrUmVxdWVzdBIsCgpjbGFpbV9uZXh0GAMgASgLMhgubWkudjEuQ2xhaW1UYXNrc1JlcXVlc3QiUAoSQ29tcGxldGVUYXNrUmVzdWx0EhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrEg4KBnJlYXNvbhgCIAEoCRIPCgdtZXNzYWdlGAMgASgJImYKGkJhdGNoQ29tcGxldGVUYXNrc1Jlc3BvbnNlEioKB3Jlc3VsdHMYASADKAsyGS5taS52MS5Db21wbGV0ZVRhc2tSZXN1bHQSHAoHY2xhaW1lZBgCIAMoCzILLm1pLnYxLlRhc2sirgEKD0ZhaWxUYXNrUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIQCghsZWFzZV9pZBgDIAEoCRINCgVlcnJvchgEIAEoCRIRCglyZXRyeWFibGUYBSABKAgSFQoNbG9vcF9kZXRlY3RlZBgGIAEoCBIsCgpjbGFpbV9uZXh0GAcgASgLMhgubWkudjEuQ2xhaW1UYXNrc1JlcXVlc3QiSwoQRmFpbFRhc2tSZXNwb25zZRIZCgR0YXNrGAEgASgLMgsubWkudjEuVGFzaxIcCgdjbGFpbWVkGAIgAygLMgsubWkudjEuVGFzayJHChFDYW5jZWxUYXNrUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIOCgZyZWFzb24YAyABKAkiLwoSQ2FuY2VsVGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIjYKEFJldHJ5VGFza1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkiLgoRUmV0cnlUYXNrUmVzcG9uc2USGQoEdGFzaxgBIAEoCzILLm1pLnYxLlRhc2siTwoRQXNzaWduVGFza1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFgoOYXNzaWduZWRfYWdlbnQYAyABKAkiLwoSQXNzaWduVGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIngKEVZlcmlmeVRhc2tSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCRIPCgd0YXNrX2lkGAIgASgJEg8KB2FwcHJvdmUYAyABKAgSDAoEbm90ZRgEIAEoCRIUCgdhdHRlbXB0GAUgASgFSACIAQFCCgoIX2F0dGVtcHQiLwoSVmVyaWZ5VGFza1Jlc3BvbnNlEhkKBHRhc2sYASABKAsyCy5taS52MS5UYXNrIloKEkFkZFRhc2tOb3RlUmVxdWVzdBIRCglvZmZpY2VfaWQYASABKAkSDwoHdGFza19pZBgCIAEoCRIMCgRib2R5GAMgASgJEhIKCnJlcXVlc3RfaWQYBCABKAkiNAoTQWRkVGFza05vdGVSZXNwb25zZRIdCgRub3RlGAEgASgLMg8ubWkudjEuVGFza05vdGUidAoUTGlzdFRhc2tOb3Rlc1JlcXVlc3QSEQoJb2ZmaWNlX2lkGAEgASgJEg8KB3Rhc2tfaWQYAiABKAkSFgoJcGFnZV9zaXplGAMgASgFSACIAQESEgoKcGFnZV90b2tlbhgEIAEoCUIMCgpfcGFnZV9zaXplIlAKFUxpc3RUYXNrTm90ZXNSZXNwb25zZRIeCgVub3RlcxgBIAMoCzIPLm1pLnYxLlRhc2tOb3RlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSIoChNHZXRUYXNrU3RhdHNSZXF1ZXN0EhEKCW9mZmljZV9pZBgBIAEoCSI3ChRHZXRUYXNrU3RhdHNSZXNwb25zZRIfCgVzdGF0cxgBIAEoCzIQLm1pLnYxLlRhc2tTdGF0cyqVAQoIVGFza0tpbmQSGQoVVEFTS19LSU5EX1VOU1BFQ0lGSUVEEAASFQoRVEFTS19LSU5EX0dFTkVSQUwQARISCg5UQVNLX0tJTkRfQ09ERRACEhYKElRBU0tfS0lORF9SRVNFQVJDSBADEhQKEFRBU0tfS0lORF9SRVZJRVcQBBIVChFUQVNLX0tJTkRfQ09NTUFORBAFKtcBCgpUYXNrU3RhdHVzEhsKF1RBU0tfU1RBVFVTX1VOU1BFQ0lGSUVEEAASFwoTVEFTS19TVEFUVVNfQkxPQ0tFRBABEhYKElRBU0tfU1RBVFVTX1FVRVVFRBACEhcKE1RBU0tfU1RBVFVTX1JVTk5JTkcQAxIZChVUQVNLX1NUQVRVU19WRVJJRllJTkcQBBIUChBUQVNLX1NUQVRVU19ET05FEAUSFgoSVEFTS19TVEFUVVNfRkFJTEVEEAYSGQoVVEFTS19TVEFUVVNfQ0FOQ0VMTEVEEAcyhBQKC1Rhc2tTZXJ2aWNlEnkKCkNyZWF0ZVRhc2sSGC5taS52MS5DcmVhdGVUYXNrUmVxdWVzdBoZLm1pLnYxLkNyZWF0ZVRhc2tSZXNwb25zZSI2irUYBAoCAwSC0+STAig6ASpiBHRhc2siHS92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzEpEBChBCYXRjaENyZWF0ZVRhc2tzEh4ubWkudjEuQmF0Y2hDcmVhdGVUYXNrc1JlcXVlc3QaHy5taS52MS5CYXRjaENyZWF0ZVRhc2tzUmVzcG9uc2UiPIq1GAQKAgMEgtPkkwIuOgEqIikvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrczpiYXRjaENyZWF0ZRJ6CgdHZXRUYXNrEhUubWkudjEuR2V0VGFza1JlcXVlc3QaFi5taS52MS5HZXRUYXNrUmVzcG9uc2UiQJACAYq1GAQKAgMEgtPkkwIvYgR0YXNrEicvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrcy97dGFza19pZH0ScAoJTGlzdFRhc2tzEhcubWkudjEuTGlzdFRhc2tzUmVxdWVzdBoYLm1pLnYxLkxpc3RUYXNrc1Jlc3BvbnNlIjCQAgGKtRgECgIDBILT5JMCHxIdL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3MSfAoKV2F0Y2hUYXNrcxIYLm1pLnYxLldhdGNoVGFza3NSZXF1ZXN0GhkubWkudjEuV2F0Y2hUYXNrc1Jlc3BvbnNlIjeKtRgECgIDBJC1GAGC0+STAiUSIy92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzOndhdGNoMAESeQoKQ2xhaW1UYXNrcxIYLm1pLnYxLkNsYWltVGFza3NSZXF1ZXN0GhkubWkudjEuQ2xhaW1UYXNrc1Jlc3BvbnNlIjaKtRgECgIDBILT5JMCKDoBKiIjL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3M6Y2xhaW0SUAoJV29ya1Rhc2tzEhcubWkudjEuV29ya1Rhc2tzUmVxdWVzdBoYLm1pLnYxLldvcmtUYXNrc1Jlc3BvbnNlIgyKtRgECgIDBJC1GAEoATABEo4BCgpSZW5ld0xlYXNlEhgubWkudjEuUmVuZXdMZWFzZVJlcXVlc3QaGS5taS52MS5SZW5ld0xlYXNlUmVzcG9uc2UiS4q1GAQKAgMEgtPkkwI9OgEqYgR0YXNrIjIvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrcy97dGFza19pZH06cmVuZXdMZWFzZRKOAQoLUmVsZWFzZVRhc2sSGS5taS52MS5SZWxlYXNlVGFza1JlcXVlc3QaGi5taS52MS5SZWxlYXNlVGFza1Jlc3BvbnNlIkiKtRgECgIDBILT5JMCOjoBKmIEdGFzayIvL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OnJlbGVhc2USkgEKDENvbXBsZXRlVGFzaxIaLm1pLnYxLkNvbXBsZXRlVGFza1JlcXVlc3QaGy5taS52MS5Db21wbGV0ZVRhc2tSZXNwb25zZSJJirUYBAoCAwSC0+STAjs6ASpiBHRhc2siMC92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzL3t0YXNrX2lkfTpjb21wbGV0ZRKZAQoSQmF0Y2hDb21wbGV0ZVRhc2tzEiAubWkudjEuQmF0Y2hDb21wbGV0ZVRhc2tzUmVxdWVzdBohLm1pLnYxLkJhdGNoQ29tcGxldGVUYXNrc1Jlc3BvbnNlIj6KtRgECgIDBILT5JMCMDoBKiIrL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3M6YmF0Y2hDb21wbGV0ZRKCAQoIRmFpbFRhc2sSFi5taS52MS5GYWlsVGFza1JlcXVlc3QaFy5taS52MS5GYWlsVGFza1Jlc3BvbnNlIkWKtRgECgIDBILT5JMCNzoBKmIEdGFzayIsL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OmZhaWwSigEKCkNhbmNlbFRhc2sSGC5taS52MS5DYW5jZWxUYXNrUmVxdWVzdBoZLm1pLnYxLkNhbmNlbFRhc2tSZXNwb25zZSJHirUYBAoCAwSC0+STAjk6ASpiBHRhc2siLi92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzL3t0YXNrX2lkfTpjYW5jZWwShgEKCVJldHJ5VGFzaxIXLm1pLnYxLlJldHJ5VGFza1JlcXVlc3QaGC5taS52MS5SZXRyeVRhc2tSZXNwb25zZSJGirUYBAoCAwSC0+STAjg6ASpiBHRhc2siLS92MS9vZmZpY2VzL3tvZmZpY2VfaWR9L3Rhc2tzL3t0YXNrX2lkfTpyZXRyeRKKAQoKQXNzaWduVGFzaxIYLm1pLnYxLkFzc2lnblRhc2tSZXF1ZXN0GhkubWkudjEuQXNzaWduVGFza1Jlc3BvbnNlIkeKtRgECgIDBILT5JMCOToBKmIEdGFzayIuL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OmFzc2lnbhKKAQoKVmVyaWZ5VGFzaxIYLm1pLnYxLlZlcmlmeVRhc2tSZXF1ZXN0GhkubWkudjEuVmVyaWZ5VGFza1Jlc3BvbnNlIkeKtRgECgIDBILT5JMCOToBKmIEdGFzayIuL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9OnZlcmlmeRKMAQoLQWRkVGFza05vdGUSGS5taS52MS5BZGRUYXNrTm90ZVJlcXVlc3QaGi5taS52MS5BZGRUYXNrTm90ZVJlc3BvbnNlIkaKtRgECgIDBILT5JMCODoBKmIEbm90ZSItL3YxL29mZmljZXMve29mZmljZV9pZH0vdGFza3Mve3Rhc2tfaWR9L25vdGVzEowBCg1MaXN0VGFza05vdGVzEhsubWkudjEuTGlzdFRhc2tOb3Rlc1JlcXVlc3QaHC5taS52MS5MaXN0VGFza05vdGVzUmVzcG9uc2UiQJACAYq1GAQKAgMEgtPkkwIvEi0vdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrcy97dGFza19pZH0vbm90ZXMShgEKDEdldFRhc2tTdGF0cxIaLm1pLnYxLkdldFRhc2tTdGF0c1JlcXVlc3QaGy5taS52MS5HZXRUYXNrU3RhdHNSZXNwb25zZSI9kAIBirUYBAoCAwSC0+STAixiBXN0YXRzEiMvdjEvb2ZmaWNlcy97b2ZmaWNlX2lkfS90YXNrczpzdGF0c2IGcHJvdG8z", [file_google_api_annotations, file_google_protobuf_duration, file_google_protobuf_timestamp, file_mi_v1_access]);
 
 /**
  * A piece of work.
@@ -838,6 +838,153 @@ export const ClaimTasksResponseSchema: GenMessage<ClaimTasksResponse> = /*@__PUR
   messageDesc(file_mi_v1_task_service, 15);
 
 /**
+ * See WorkTasks.
+ *
+ * @generated from message mi.v1.WorkTasksRequest
+ */
+export type WorkTasksRequest = Message<"mi.v1.WorkTasksRequest"> & {
+  /**
+   * The start comes first, and once.
+   *
+   * @generated from oneof mi.v1.WorkTasksRequest.message
+   */
+  message: {
+    /**
+     * Which tasks it takes, and under what leases; `max_tasks` is how many it holds at most. It cannot `wait`.
+     *
+     * @generated from field: mi.v1.ClaimTasksRequest start = 1;
+     */
+    value: ClaimTasksRequest;
+    case: "start";
+  } | {
+    /**
+     * See CompleteTask; without `claim_next`.
+     *
+     * @generated from field: mi.v1.CompleteTaskRequest complete = 2;
+     */
+    value: CompleteTaskRequest;
+    case: "complete";
+  } | {
+    /**
+     * See FailTask; without `claim_next`.
+     *
+     * @generated from field: mi.v1.FailTaskRequest fail = 3;
+     */
+    value: FailTaskRequest;
+    case: "fail";
+  } | {
+    /**
+     * See RenewLease.
+     *
+     * @generated from field: mi.v1.RenewLeaseRequest renew = 4;
+     */
+    value: RenewLeaseRequest;
+    case: "renew";
+  } | {
+    /**
+     * See ReleaseTask.
+     *
+     * @generated from field: mi.v1.ReleaseTaskRequest release = 5;
+     */
+    value: ReleaseTaskRequest;
+    case: "release";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message mi.v1.WorkTasksRequest.
+ * Use `create(WorkTasksRequestSchema)` to create a new message.
+ */
+export const WorkTasksRequestSchema: GenMessage<WorkTasksRequest> = /*@__PURE__*/
+  messageDesc(file_mi_v1_task_service, 16);
+
+/**
+ * See WorkTasks.
+ *
+ * @generated from message mi.v1.WorkTasksResponse
+ */
+export type WorkTasksResponse = Message<"mi.v1.WorkTasksResponse"> & {
+  /**
+   * One of them.
+   *
+   * @generated from oneof mi.v1.WorkTasksResponse.answer
+   */
+  answer: {
+    /**
+     * What the worker works on from now on.
+     *
+     * @generated from field: mi.v1.ClaimTasksResponse claimed = 1;
+     */
+    value: ClaimTasksResponse;
+    case: "claimed";
+  } | {
+    /**
+     * What became of a report.
+     *
+     * @generated from field: mi.v1.ReportOutcome reported = 2;
+     */
+    value: ReportOutcome;
+    case: "reported";
+  } | { case: undefined; value?: undefined };
+};
+
+/**
+ * Describes the message mi.v1.WorkTasksResponse.
+ * Use `create(WorkTasksResponseSchema)` to create a new message.
+ */
+export const WorkTasksResponseSchema: GenMessage<WorkTasksResponse> = /*@__PURE__*/
+  messageDesc(file_mi_v1_task_service, 17);
+
+/**
+ * What became of a report on a stream of work.
+ *
+ * @generated from message mi.v1.ReportOutcome
+ */
+export type ReportOutcome = Message<"mi.v1.ReportOutcome"> & {
+  /**
+   * The task, as the report names it.
+   *
+   * @generated from field: string task_id = 1;
+   */
+  taskId: string;
+
+  /**
+   * The lease, as the report names it.
+   *
+   * @generated from field: string lease_id = 2;
+   */
+  leaseId: string;
+
+  /**
+   * The task as it is now; unset when the report was refused.
+   *
+   * @generated from field: mi.v1.Task task = 3;
+   */
+  task?: Task | undefined;
+
+  /**
+   * Why it was refused, e.g. `LEASE_LOST`; empty when it was not.
+   *
+   * @generated from field: string reason = 4;
+   */
+  reason: string;
+
+  /**
+   * The same as a sentence.
+   *
+   * @generated from field: string message = 5;
+   */
+  message: string;
+};
+
+/**
+ * Describes the message mi.v1.ReportOutcome.
+ * Use `create(ReportOutcomeSchema)` to create a new message.
+ */
+export const ReportOutcomeSchema: GenMessage<ReportOutcome> = /*@__PURE__*/
+  messageDesc(file_mi_v1_task_service, 18);
+
+/**
  * See RenewLease.
  *
  * @generated from message mi.v1.RenewLeaseRequest
@@ -877,7 +1024,7 @@ export type RenewLeaseRequest = Message<"mi.v1.RenewLeaseRequest"> & {
  * Use `create(RenewLeaseRequestSchema)` to create a new message.
  */
 export const RenewLeaseRequestSchema: GenMessage<RenewLeaseRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 16);
+  messageDesc(file_mi_v1_task_service, 19);
 
 /**
  * See RenewLease.
@@ -898,7 +1045,7 @@ export type RenewLeaseResponse = Message<"mi.v1.RenewLeaseResponse"> & {
  * Use `create(RenewLeaseResponseSchema)` to create a new message.
  */
 export const RenewLeaseResponseSchema: GenMessage<RenewLeaseResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 17);
+  messageDesc(file_mi_v1_task_service, 20);
 
 /**
  * See ReleaseTask.
@@ -933,7 +1080,7 @@ export type ReleaseTaskRequest = Message<"mi.v1.ReleaseTaskRequest"> & {
  * Use `create(ReleaseTaskRequestSchema)` to create a new message.
  */
 export const ReleaseTaskRequestSchema: GenMessage<ReleaseTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 18);
+  messageDesc(file_mi_v1_task_service, 21);
 
 /**
  * See ReleaseTask.
@@ -954,7 +1101,7 @@ export type ReleaseTaskResponse = Message<"mi.v1.ReleaseTaskResponse"> & {
  * Use `create(ReleaseTaskResponseSchema)` to create a new message.
  */
 export const ReleaseTaskResponseSchema: GenMessage<ReleaseTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 19);
+  messageDesc(file_mi_v1_task_service, 22);
 
 /**
  * See CompleteTask.
@@ -1003,6 +1150,14 @@ export type CompleteTaskRequest = Message<"mi.v1.CompleteTaskRequest"> & {
    * @generated from field: string receipt = 6;
    */
   receipt: string;
+
+  /**
+   * Claims the next tasks in the same step, unless the completion is refused. Its `office_id` is empty or the same, and it cannot
+   * wait. Not in a batch, which has one for all.
+   *
+   * @generated from field: mi.v1.ClaimTasksRequest claim_next = 7;
+   */
+  claimNext?: ClaimTasksRequest | undefined;
 };
 
 /**
@@ -1010,7 +1165,7 @@ export type CompleteTaskRequest = Message<"mi.v1.CompleteTaskRequest"> & {
  * Use `create(CompleteTaskRequestSchema)` to create a new message.
  */
 export const CompleteTaskRequestSchema: GenMessage<CompleteTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 20);
+  messageDesc(file_mi_v1_task_service, 23);
 
 /**
  * See CompleteTask.
@@ -1024,6 +1179,13 @@ export type CompleteTaskResponse = Message<"mi.v1.CompleteTaskResponse"> & {
    * @generated from field: mi.v1.Task task = 1;
    */
   task?: Task | undefined;
+
+  /**
+   * What `claim_next` claimed; empty when there is nothing, or nothing may be claimed at the moment: ClaimTasks says why.
+   *
+   * @generated from field: repeated mi.v1.Task claimed = 2;
+   */
+  claimed: Task[];
 };
 
 /**
@@ -1031,7 +1193,7 @@ export type CompleteTaskResponse = Message<"mi.v1.CompleteTaskResponse"> & {
  * Use `create(CompleteTaskResponseSchema)` to create a new message.
  */
 export const CompleteTaskResponseSchema: GenMessage<CompleteTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 21);
+  messageDesc(file_mi_v1_task_service, 24);
 
 /**
  * See BatchCompleteTasks.
@@ -1052,6 +1214,14 @@ export type BatchCompleteTasksRequest = Message<"mi.v1.BatchCompleteTasksRequest
    * @generated from field: repeated mi.v1.CompleteTaskRequest requests = 2;
    */
   requests: CompleteTaskRequest[];
+
+  /**
+   * Claims the next tasks in the same step, whichever of the completions are refused. Its `office_id` is empty or the same, and it
+   * cannot wait.
+   *
+   * @generated from field: mi.v1.ClaimTasksRequest claim_next = 3;
+   */
+  claimNext?: ClaimTasksRequest | undefined;
 };
 
 /**
@@ -1059,7 +1229,7 @@ export type BatchCompleteTasksRequest = Message<"mi.v1.BatchCompleteTasksRequest
  * Use `create(BatchCompleteTasksRequestSchema)` to create a new message.
  */
 export const BatchCompleteTasksRequestSchema: GenMessage<BatchCompleteTasksRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 22);
+  messageDesc(file_mi_v1_task_service, 25);
 
 /**
  * What became of one completion of a batch.
@@ -1094,7 +1264,7 @@ export type CompleteTaskResult = Message<"mi.v1.CompleteTaskResult"> & {
  * Use `create(CompleteTaskResultSchema)` to create a new message.
  */
 export const CompleteTaskResultSchema: GenMessage<CompleteTaskResult> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 23);
+  messageDesc(file_mi_v1_task_service, 26);
 
 /**
  * See BatchCompleteTasks.
@@ -1108,6 +1278,13 @@ export type BatchCompleteTasksResponse = Message<"mi.v1.BatchCompleteTasksRespon
    * @generated from field: repeated mi.v1.CompleteTaskResult results = 1;
    */
   results: CompleteTaskResult[];
+
+  /**
+   * What `claim_next` claimed; empty when there is nothing, or nothing may be claimed at the moment: ClaimTasks says why.
+   *
+   * @generated from field: repeated mi.v1.Task claimed = 2;
+   */
+  claimed: Task[];
 };
 
 /**
@@ -1115,7 +1292,7 @@ export type BatchCompleteTasksResponse = Message<"mi.v1.BatchCompleteTasksRespon
  * Use `create(BatchCompleteTasksResponseSchema)` to create a new message.
  */
 export const BatchCompleteTasksResponseSchema: GenMessage<BatchCompleteTasksResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 24);
+  messageDesc(file_mi_v1_task_service, 27);
 
 /**
  * See FailTask.
@@ -1164,6 +1341,13 @@ export type FailTaskRequest = Message<"mi.v1.FailTaskRequest"> & {
    * @generated from field: bool loop_detected = 6;
    */
   loopDetected: boolean;
+
+  /**
+   * Claims the next tasks in the same step, unless the report is refused. Its `office_id` is empty or the same, and it cannot wait.
+   *
+   * @generated from field: mi.v1.ClaimTasksRequest claim_next = 7;
+   */
+  claimNext?: ClaimTasksRequest | undefined;
 };
 
 /**
@@ -1171,7 +1355,7 @@ export type FailTaskRequest = Message<"mi.v1.FailTaskRequest"> & {
  * Use `create(FailTaskRequestSchema)` to create a new message.
  */
 export const FailTaskRequestSchema: GenMessage<FailTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 25);
+  messageDesc(file_mi_v1_task_service, 28);
 
 /**
  * See FailTask.
@@ -1185,6 +1369,13 @@ export type FailTaskResponse = Message<"mi.v1.FailTaskResponse"> & {
    * @generated from field: mi.v1.Task task = 1;
    */
   task?: Task | undefined;
+
+  /**
+   * What `claim_next` claimed; empty when there is nothing, or nothing may be claimed at the moment: ClaimTasks says why.
+   *
+   * @generated from field: repeated mi.v1.Task claimed = 2;
+   */
+  claimed: Task[];
 };
 
 /**
@@ -1192,7 +1383,7 @@ export type FailTaskResponse = Message<"mi.v1.FailTaskResponse"> & {
  * Use `create(FailTaskResponseSchema)` to create a new message.
  */
 export const FailTaskResponseSchema: GenMessage<FailTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 26);
+  messageDesc(file_mi_v1_task_service, 29);
 
 /**
  * See CancelTask.
@@ -1227,7 +1418,7 @@ export type CancelTaskRequest = Message<"mi.v1.CancelTaskRequest"> & {
  * Use `create(CancelTaskRequestSchema)` to create a new message.
  */
 export const CancelTaskRequestSchema: GenMessage<CancelTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 27);
+  messageDesc(file_mi_v1_task_service, 30);
 
 /**
  * See CancelTask.
@@ -1248,7 +1439,7 @@ export type CancelTaskResponse = Message<"mi.v1.CancelTaskResponse"> & {
  * Use `create(CancelTaskResponseSchema)` to create a new message.
  */
 export const CancelTaskResponseSchema: GenMessage<CancelTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 28);
+  messageDesc(file_mi_v1_task_service, 31);
 
 /**
  * See RetryTask.
@@ -1276,7 +1467,7 @@ export type RetryTaskRequest = Message<"mi.v1.RetryTaskRequest"> & {
  * Use `create(RetryTaskRequestSchema)` to create a new message.
  */
 export const RetryTaskRequestSchema: GenMessage<RetryTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 29);
+  messageDesc(file_mi_v1_task_service, 32);
 
 /**
  * See RetryTask.
@@ -1297,7 +1488,7 @@ export type RetryTaskResponse = Message<"mi.v1.RetryTaskResponse"> & {
  * Use `create(RetryTaskResponseSchema)` to create a new message.
  */
 export const RetryTaskResponseSchema: GenMessage<RetryTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 30);
+  messageDesc(file_mi_v1_task_service, 33);
 
 /**
  * See AssignTask.
@@ -1332,7 +1523,7 @@ export type AssignTaskRequest = Message<"mi.v1.AssignTaskRequest"> & {
  * Use `create(AssignTaskRequestSchema)` to create a new message.
  */
 export const AssignTaskRequestSchema: GenMessage<AssignTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 31);
+  messageDesc(file_mi_v1_task_service, 34);
 
 /**
  * See AssignTask.
@@ -1353,7 +1544,7 @@ export type AssignTaskResponse = Message<"mi.v1.AssignTaskResponse"> & {
  * Use `create(AssignTaskResponseSchema)` to create a new message.
  */
 export const AssignTaskResponseSchema: GenMessage<AssignTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 32);
+  messageDesc(file_mi_v1_task_service, 35);
 
 /**
  * See VerifyTask.
@@ -1402,7 +1593,7 @@ export type VerifyTaskRequest = Message<"mi.v1.VerifyTaskRequest"> & {
  * Use `create(VerifyTaskRequestSchema)` to create a new message.
  */
 export const VerifyTaskRequestSchema: GenMessage<VerifyTaskRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 33);
+  messageDesc(file_mi_v1_task_service, 36);
 
 /**
  * See VerifyTask.
@@ -1423,7 +1614,7 @@ export type VerifyTaskResponse = Message<"mi.v1.VerifyTaskResponse"> & {
  * Use `create(VerifyTaskResponseSchema)` to create a new message.
  */
 export const VerifyTaskResponseSchema: GenMessage<VerifyTaskResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 34);
+  messageDesc(file_mi_v1_task_service, 37);
 
 /**
  * See AddTaskNote.
@@ -1465,7 +1656,7 @@ export type AddTaskNoteRequest = Message<"mi.v1.AddTaskNoteRequest"> & {
  * Use `create(AddTaskNoteRequestSchema)` to create a new message.
  */
 export const AddTaskNoteRequestSchema: GenMessage<AddTaskNoteRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 35);
+  messageDesc(file_mi_v1_task_service, 38);
 
 /**
  * See AddTaskNote.
@@ -1486,7 +1677,7 @@ export type AddTaskNoteResponse = Message<"mi.v1.AddTaskNoteResponse"> & {
  * Use `create(AddTaskNoteResponseSchema)` to create a new message.
  */
 export const AddTaskNoteResponseSchema: GenMessage<AddTaskNoteResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 36);
+  messageDesc(file_mi_v1_task_service, 39);
 
 /**
  * See ListTaskNotes.
@@ -1528,7 +1719,7 @@ export type ListTaskNotesRequest = Message<"mi.v1.ListTaskNotesRequest"> & {
  * Use `create(ListTaskNotesRequestSchema)` to create a new message.
  */
 export const ListTaskNotesRequestSchema: GenMessage<ListTaskNotesRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 37);
+  messageDesc(file_mi_v1_task_service, 40);
 
 /**
  * See ListTaskNotes.
@@ -1556,7 +1747,7 @@ export type ListTaskNotesResponse = Message<"mi.v1.ListTaskNotesResponse"> & {
  * Use `create(ListTaskNotesResponseSchema)` to create a new message.
  */
 export const ListTaskNotesResponseSchema: GenMessage<ListTaskNotesResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 38);
+  messageDesc(file_mi_v1_task_service, 41);
 
 /**
  * See GetTaskStats.
@@ -1577,7 +1768,7 @@ export type GetTaskStatsRequest = Message<"mi.v1.GetTaskStatsRequest"> & {
  * Use `create(GetTaskStatsRequestSchema)` to create a new message.
  */
 export const GetTaskStatsRequestSchema: GenMessage<GetTaskStatsRequest> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 39);
+  messageDesc(file_mi_v1_task_service, 42);
 
 /**
  * See GetTaskStats.
@@ -1598,7 +1789,7 @@ export type GetTaskStatsResponse = Message<"mi.v1.GetTaskStatsResponse"> & {
  * Use `create(GetTaskStatsResponseSchema)` to create a new message.
  */
 export const GetTaskStatsResponseSchema: GenMessage<GetTaskStatsResponse> = /*@__PURE__*/
-  messageDesc(file_mi_v1_task_service, 40);
+  messageDesc(file_mi_v1_task_service, 43);
 
 /**
  * What kind of work a task is.
@@ -1800,6 +1991,21 @@ export const TaskService: GenService<{
     methodKind: "unary";
     input: typeof ClaimTasksRequestSchema;
     output: typeof ClaimTasksResponseSchema;
+  },
+  /**
+   * Work as one stream. The worker starts by saying what it takes and how many tasks it holds at most (`max_tasks`, by default
+   * one), and is sent tasks as they are there, each under a lease of its own. It completes, fails, renews and gives back on the same
+   * stream; each report is answered, and what ends a task claims the next one in the same step. A worker that closes its side hears
+   * what became of its reports and gets nothing new; tasks it still holds stay its own until their leases run out. A stream that is
+   * lost loses nothing but what was on its way: open another one, and report again what was not answered, there or by the unary
+   * calls. The stream ends with what ClaimTasks would be refused with, when no more can be claimed.
+   *
+   * @generated from rpc mi.v1.TaskService.WorkTasks
+   */
+  workTasks: {
+    methodKind: "bidi_streaming";
+    input: typeof WorkTasksRequestSchema;
+    output: typeof WorkTasksResponseSchema;
   },
   /**
    * Prolongs a lease, from now on; one that ran out, too, until the task is taken back. ABORTED `LEASE_LOST` when it is no
