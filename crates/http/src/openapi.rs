@@ -225,7 +225,10 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Value {
     let mut responses = Map::new();
     match &route.form {
         Form::Unary | Form::Upload { .. } => {
-            let schema = schemas.message(&message);
+            let mut schema = schemas.message(&message);
+            if route.response.is_some() && route.method.output.fields().any(|field| field.is_list()) {
+                schema = json!({"anyOf": [schema, schemas.message(&route.method.output)]});
+            }
             responses.insert(
                 "200".to_owned(),
                 json!({"description": "Done.", "content": {"application/json": {"schema": schema}}}),

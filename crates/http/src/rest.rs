@@ -131,9 +131,11 @@ fn respond(route: &Route, message: Bytes) -> Result<HttpResponse, Status> {
     Ok(response)
 }
 
-/// What is answered of a message.
+/// What is answered of a message: the field that the route names, or all where there is a list besides, as of what was claimed with
+/// a report: its tasks must not be lost.
 fn answered(route: &Route, message: DynamicMessage) -> DynamicMessage {
-    let field = route.response.as_ref().and_then(|field| message.get_field(field).as_message().cloned());
+    let named = route.response.as_ref().filter(|_| !message.fields().any(|(field, _)| field.is_list()));
+    let field = named.and_then(|field| message.get_field(field).as_message().cloned());
     field.unwrap_or(message)
 }
 

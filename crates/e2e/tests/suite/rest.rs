@@ -17,6 +17,7 @@ use self::client::Rest;
 on_both! {
     an_office_its_agents_and_its_tasks,
     another_tenant_sees_what_is_not_there,
+    what_a_report_claims_is_in_its_answer,
 }
 
 /// An active office.
@@ -111,6 +112,26 @@ async fn an_office_its_agents_and_its_tasks(backend: Backend) {
         if answer.status == 404 { Ok(Some(())) } else { Err(answer.text()) }
     })
     .await;
+}
+
+async fn what_a_report_claims_is_in_its_answer(backend: Backend) {
+    let world = World::start(backend, Arrangement::OneProcess).await;
+    let rest = Rest::of_account(&world, "north").await;
+    let id = office(&rest, "Queue").await;
+    let path = |rest: &str| format!("/v1/offices/{id}/tasks{rest}");
+    for title in ["first", "second"] {
+        rest.json(Method::POST, &path(""), &json!({"title": title})).await.ok();
+    }
+    let claimed = rest.json(Method::POST, &path(":claim"), &json!({})).await.ok();
+    let first = claimed["tasks"][0]["id"].as_str().expect("an id");
+    let report = json!({"result": "done", "claim_next": {"max_tasks": 5}});
+    let answer = rest.json(Method::POST, &path(&format!("/{first}:complete")), &report).await.ok();
+    assert_eq!((&answer["task"]["id"], &answer["task"]["status"]), (&json!(first), &json!("TASK_STATUS_DONE")));
+    assert_eq!((&answer["claimed"][0]["title"], &answer["claimed"][1]), (&json!("second"), &Value::Null));
+    // Where nothing is claimed, it is the task, as ever.
+    let second = answer["claimed"][0]["id"].as_str().expect("an id");
+    let answer = rest.json(Method::POST, &path(&format!("/{second}:complete")), &report).await.ok();
+    assert_eq!((&answer["id"], &answer["status"]), (&json!(second), &json!("TASK_STATUS_DONE")));
 }
 
 async fn another_tenant_sees_what_is_not_there(backend: Backend) {
