@@ -97,16 +97,13 @@ fn breaks(sql: &str) -> Option<&'static str> {
     }
     let plain: Vec<&str> = sql.lines().map(|line| line.split("--").next().unwrap_or_default()).collect();
     let words = plain.join(" ").to_uppercase().split_whitespace().collect::<Vec<_>>().join(" ");
-    let found = words.split(';').filter(|statement| !statement.trim_start().starts_with("CREATE TABLE")).find_map(
-        |statement| {
-            let breaker = BREAKERS.iter().copied().find(|breaker| statement.contains(breaker));
-            let typed = statement.contains("ALTER COLUMN") && statement.contains(" TYPE ");
-            let added = statement.split("ADD COLUMN").skip(1);
-            let needed = added.into_iter().any(|column| column.contains("NOT NULL") && !column.contains("DEFAULT"));
-            breaker.or(typed.then_some("ALTER COLUMN TYPE")).or(needed.then_some("NOT NULL without DEFAULT"))
-        },
-    );
-    found
+    words.split(';').filter(|statement| !statement.trim_start().starts_with("CREATE TABLE")).find_map(|statement| {
+        let breaker = BREAKERS.iter().copied().find(|breaker| statement.contains(breaker));
+        let typed = statement.contains("ALTER COLUMN") && statement.contains(" TYPE ");
+        let added = statement.split("ADD COLUMN").skip(1);
+        let needed = added.into_iter().any(|column| column.contains("NOT NULL") && !column.contains("DEFAULT"));
+        breaker.or(typed.then_some("ALTER COLUMN TYPE")).or(needed.then_some("NOT NULL without DEFAULT"))
+    })
 }
 
 /// Every method of ours says who may call it.

@@ -324,7 +324,7 @@ impl Tasks {
     ) -> Result<(Task, Vec<Task>)> {
         let (signers, mut ops) = self.reports(access, vec![reported]).await?;
         if let Some(TaskCommand::Report(report)) = ops.first_mut() {
-            report.next = next;
+            report.next = next.map(Box::new);
         }
         let roster = signers.or(members);
         let answers = self.submit(access.office_id(), ops, roster.as_ref(), access.trace_id()).await?;

@@ -86,7 +86,7 @@ impl TaskCommand {
     pub(super) fn claim(&self) -> Option<&Claim> {
         match self {
             Self::Claim(claim, _) => Some(claim),
-            Self::Report(report) => report.next.as_ref(),
+            Self::Report(report) => report.next.as_deref(),
             _ => None,
         }
     }

@@ -28,7 +28,7 @@ pub(crate) struct Report {
     /// Of completed work; otherwise none.
     pub(crate) signed: Box<Signed>,
     /// What is claimed in the same step, unless the report is refused.
-    pub(crate) next: Option<Claim>,
+    pub(crate) next: Option<Box<Claim>>,
 }
 
 impl Report {
