@@ -316,7 +316,7 @@ async fn a_stream_that_starts_badly_is_refused(harness: Harness) {
     let (send, messages) = mpsc::channel(1);
     let none = completion(&office, &Task::default(), None);
     send.send(WorkTasksRequest { message: Some(Message::Complete(none)) }).await.expect("open");
-    let refused = harness.tasks(&worker).work_tasks(ReceiverStream::new(messages)).await.err().expect("refused");
+    let refused = harness.tasks(&worker).work_tasks(ReceiverStream::new(messages)).await.expect_err("refused");
     refused_for(refused, "start");
     // An agent of another office finds none.
     let other = harness.active("Other").await;
