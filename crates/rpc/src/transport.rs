@@ -31,8 +31,9 @@ const CONNECTIONS: usize = 4;
 /// How long a call between roles may take when its caller set no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often a call is sent of which nothing has gone out yet: once, and once more for each end that was just told to go.
-const TRIES: usize = 3;
+/// How often a call is sent of which nothing has gone out yet: a process that ends tells all of the connections to it at once, and
+/// each is found out by the call that takes it.
+const TRIES: usize = CONNECTIONS + 1;
 /// No more tries after that long: who cannot be reached is waited for once.
 const ELSEWHERE: Duration = Duration::from_secs(1);
 
