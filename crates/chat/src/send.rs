@@ -138,7 +138,7 @@ impl Chat {
             return Ok(());
         }
         // It may have been started again since.
-        self.members.forget(office_id).await;
+        self.members.forget(office_id);
         if self.members.find(office_id, name).await?.working {
             return Ok(());
         }

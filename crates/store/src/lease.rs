@@ -6,10 +6,11 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use mi_kernel::{Clock, Time};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::{Db, DbResult, exec, scalar_one};
@@ -85,6 +86,7 @@ impl Lease {
         F: Future<Output = ()>,
     {
         tokio::select! {
+            biased;
             () = ends => {}
             () = work(self.clone()) => {}
         }
@@ -98,8 +100,10 @@ impl Lease {
             return Ok(());
         }
         let mut tx = self.0.db.platform().begin().await?;
-        // The row stays: so this waits for one of ours that was dropped in the middle, where it would not see a new row.
-        let sql = "UPDATE leases SET expires_at = $3 WHERE name = $1 AND holder = $2";
+        // A conflict is found by the name alone: so this waits for the commit of one of ours that was dropped in the middle,
+        // where an UPDATE of what is ours would go by the row before it and find nothing.
+        let sql = "INSERT INTO leases (name, holder, expires_at) VALUES ($1, $2, $3)
+             ON CONFLICT (name) DO UPDATE SET expires_at = excluded.expires_at WHERE leases.holder = excluded.holder";
         exec!(tx, sql, self.0.name, &self.0.holder, Time::UNIX_EPOCH)?;
         tx.commit().await
     }

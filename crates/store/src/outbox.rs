@@ -241,6 +241,7 @@ where
                     Pause::None => {}
                     Pause::Gather => tokio::time::sleep_until(began + GATHER).await,
                     Pause::Signal => tokio::select! {
+                        biased;
                         () = wake.notified() => {}
                         () = told.changed() => {}
                     },

@@ -2,14 +2,16 @@
 
 #![expect(clippy::disallowed_methods, reason = "tests join what they spawn, or end with it")]
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use chrono::TimeDelta;
+use futures::future::{Either, select};
 use mi_store::{
     Db, DbTarget,
     lease::{self, Lease},
 };
 use mi_testkit::{Backend, ManualClock, SkewedClock, TestDb, on_both};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 
 on_both! { one_holds_until_it_expires_and_a_holder_comes_back_at_once, of_many_one_gets_it }
 
@@ -79,6 +81,44 @@ async fn processes_go_by_the_databases_clock() {
     };
     assert!(hold("ahead", 5).await);
     assert!(hold("behind", -5).await, "it has run out");
+}
+
+/// Who is dropped while the database makes its lease durable gives up that one too.
+#[tokio::test]
+async fn a_lease_that_was_being_had_is_given_up() {
+    let database = TestDb::plain(Backend::Postgres).await;
+    let DbTarget::Postgres { url, schema, .. } = database.target().clone() else { panic!("Postgres") };
+    let db = Db::open(database.target(), &[]).await.expect("opens");
+    let lease = || Lease::new(db.clone(), ManualClock::new().shared(), "sweep", LONG);
+    let (one, other) = (lease(), lease());
+    one.clone().until_end(async {}, async |lease| assert!(lease.held().await.expect("asks"))).await;
+    // A commit of a lease waits for as long as this connection has the lock.
+    let mut holds = PgConnection::connect(&url).await.expect("connects");
+    let sql = format!(
+        "CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS
+         'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER wait AFTER INSERT OR UPDATE ON {schema}.leases DEFERRABLE INITIALLY DEFERRED
+         FOR EACH ROW EXECUTE FUNCTION {schema}.wait();
+         SELECT pg_advisory_lock(1)"
+    );
+    holds.execute(AssertSqlSafe(sql)).await.expect("locks");
+    let waits_for = async |what: &'static str| {
+        let mut watching = PgConnection::connect(&url).await.expect("connects");
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = $1";
+        while sqlx::query_scalar::<_, i64>(sql).bind(what).fetch_one(&mut watching).await.expect("asks") == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let asks =
+        one.until_end(waits_for("advisory"), async |lease| panic!("nobody answers, but {:?}", lease.held().await));
+    let (mut asks, waits) = (pin!(asks), pin!(waits_for("transactionid")));
+    // It waits for what becomes of the commit, before it takes back what there is.
+    if matches!(select(&mut asks, waits).await, Either::Left(_)) {
+        panic!("it went by what was there before");
+    }
+    holds.execute("SELECT pg_advisory_unlock(1)").await.expect("unlocks");
+    asks.await;
+    assert!(other.held().await.expect("asks"), "no time has passed");
 }
 
 /// Who asks as it goes holds the lease for as long as it does, and gives it up when it ends.

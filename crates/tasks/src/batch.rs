@@ -15,7 +15,7 @@ use mi_kernel::{
 use mi_proto::internal::v1::Member;
 use mi_store::OfficeConn;
 use mi_tenancy::{Author, Office, quotas};
-use moka::future::Cache;
+use moka::sync::Cache;
 use serde_json::json;
 
 use super::{

@@ -43,7 +43,7 @@ impl Batch<'_> {
             return Ok(cause);
         }
         let ended = match &self.ended {
-            Some(ended) => ended.get(&agent).await,
+            Some(ended) => ended.get(&agent),
             None => None,
         };
         let lately = ended.filter(|(time, _)| *time >= self.now - ANSWERING);

@@ -354,8 +354,8 @@ impl Tasks {
     async fn note_end(&self, agent: AgentId, task: &Task) {
         let (time, worker) = (task.progress.updated_at, task.progress.worker.as_ref());
         let is_its = worker.is_some_and(|worker| worker.agent_id == Some(agent));
-        if is_its && self.ended.get(&agent).await.is_none_or(|(known, _)| known <= time) {
-            self.ended.insert(agent, (time, Cause::of(task))).await;
+        if is_its && self.ended.get(&agent).is_none_or(|(known, _)| known <= time) {
+            self.ended.insert(agent, (time, Cause::of(task)));
         }
     }
 
@@ -371,7 +371,7 @@ impl Tasks {
         batch.ended = Some(self.ended.clone());
         batch.open_quota = self.quotas.open_tasks;
         batch.metered = self.credits.metered();
-        batch.roster = roster(self.rosters.get(&office_id).await, ops, waiting);
+        batch.roster = roster(self.rosters.get(&office_id), ops, waiting);
         let all: Vec<&PendingOp> = waiting.iter().chain(ops).collect();
         // Whoever waits found nothing there, unless another process has put something in since.
         let looks = |place: usize| place >= waiting.len() || kicked;

@@ -49,7 +49,7 @@ use mi_proto::{
 use mi_rpc::{Access, RoleClient, convert::time};
 use mi_store::{Db, OfficeConn, Topic, idempotency};
 use mi_tenancy::{Author, Offices, Quotas, RoleContext};
-use moka::future::Cache;
+use moka::sync::Cache;
 use prost::Message;
 use tokio::sync::Notify;
 
@@ -146,9 +146,9 @@ impl Tasks {
     /// The office's agents; when they changed since the last time, the queue is told first.
     async fn roster(&self, office_id: OfficeId) -> Result<Roster> {
         let roster = self.members.list(office_id).await?;
-        let known = self.rosters.get(&office_id).await;
+        let known = self.rosters.get(&office_id);
         if known.is_none_or(|known| !Arc::ptr_eq(&known, &roster) && known != roster) {
-            self.rosters.insert(office_id, roster.clone()).await;
+            self.rosters.insert(office_id, roster.clone());
             drop(self.enqueue(office_id, vec![TaskCommand::Reconcile(Reconcile::default())], Some(&roster), "")?);
         }
         Ok(roster)
@@ -157,9 +157,9 @@ impl Tasks {
     /// Looks at the agents again, for those who are gone: the one that was told of, if any, surely is unless it is there.
     async fn reconcile(&self, office_id: OfficeId, told: Option<AgentId>) -> Result<()> {
         let freshness = RosterFreshness { asked: Some(self.clock.now()), told };
-        self.members.forget(office_id).await;
+        self.members.forget(office_id);
         let roster = self.members.list(office_id).await?;
-        self.rosters.insert(office_id, roster.clone()).await;
+        self.rosters.insert(office_id, roster.clone());
         self.submit(office_id, vec![TaskCommand::Reconcile(Reconcile::new(freshness))], Some(&roster), "").await?;
         Ok(())
     }
@@ -268,7 +268,7 @@ impl Tasks {
         let find = |members: &[Member]| members.iter().find(|member| member.agent_id == id).cloned();
         let mut members = self.roster(agent.office_id).await?;
         if find(&members).is_none() {
-            self.members.forget(agent.office_id).await;
+            self.members.forget(agent.office_id);
             members = self.roster(agent.office_id).await?;
         }
         let member = find(&members).ok_or_else(|| Error::unauthenticated("the agent was fired"))?;
@@ -299,7 +299,7 @@ impl Tasks {
         if !reports.iter().zip(&signed).any(|(report, signed)| signed.is_err() && is_doubtful(report)) {
             return Ok((Some(roster), signed));
         }
-        self.members.forget(agent.office_id).await;
+        self.members.forget(agent.office_id);
         let (roster, member) = self.member(agent).await?;
         Ok((Some(roster), check(Some(&member))))
     }

@@ -10,7 +10,8 @@ use mi_proto::{
     v1,
 };
 use mi_rpc::{RoleClient, status::from_status};
-use moka::future::Cache;
+use moka::sync::Cache;
+use tokio::{sync::Mutex, time::Instant};
 
 /// How long an answer is used: whoever was fired or paused is taken for a worker at most this much longer.
 const FRESH: Duration = Duration::from_secs(1);
@@ -21,17 +22,20 @@ const YOUNG: TimeDelta = TimeDelta::seconds(5);
 /// How far the hour of a hire and that of a question after it may be apart, though the one came before the other.
 const APART: TimeDelta = TimeDelta::seconds(2);
 
+/// The last answer of the scheduler, and when it came. Whoever asks holds the lock meanwhile, and others wait in order.
+type Known = Arc<Mutex<Option<(Instant, std::result::Result<Arc<Vec<Member>>, tonic::Status>)>>>;
+
 /// The agents of all offices.
 #[derive(Clone)]
 pub struct Members {
     registry: AgentRegistryServiceClient<RoleClient>,
-    known: Cache<OfficeId, Arc<Vec<Member>>>,
+    known: Cache<OfficeId, Known>,
 }
 
 impl Members {
     /// As the scheduler's registry tells.
     pub fn new(registry: AgentRegistryServiceClient<RoleClient>) -> Self {
-        Self { registry, known: Cache::builder().max_capacity(CAPACITY).time_to_live(FRESH).build() }
+        Self { registry, known: Cache::builder().max_capacity(CAPACITY).build() }
     }
 
     /// The office's agents, by name. Who asks while another waits for the answer gets the same one.
@@ -39,25 +43,35 @@ impl Members {
     /// # Errors
     /// What the scheduler answers.
     pub async fn list(&self, office_id: OfficeId) -> Result<Arc<Vec<Member>>> {
-        let mut registry = self.registry.clone();
-        let asked = async move {
-            let mut members = Vec::new();
-            let mut request = ListMembersRequest { office_id: office_id.to_string(), after_name: String::new() };
-            loop {
-                let page = registry.list_members(request.clone()).await?.into_inner();
-                members.extend(page.members);
-                request.after_name = page.next_after_name;
-                if request.after_name.is_empty() {
-                    return Ok::<_, tonic::Status>(Arc::new(members));
-                }
+        let began = Instant::now();
+        let known = self.known.get_with(office_id, Known::default);
+        let mut known = known.lock().await;
+        let answer = match known.take() {
+            Some((at, answer)) if at >= began || answer.is_ok() && at.elapsed() <= FRESH => (at, answer),
+            _ => {
+                let answer = self.ask(office_id).await;
+                (Instant::now(), answer)
             }
         };
-        self.known.try_get_with(office_id, asked).await.map_err(|status| from_status(&status))
+        known.insert(answer).1.clone().map_err(|status| from_status(&status))
+    }
+
+    async fn ask(&self, office_id: OfficeId) -> std::result::Result<Arc<Vec<Member>>, tonic::Status> {
+        let (mut registry, mut members) = (self.registry.clone(), Vec::new());
+        let mut request = ListMembersRequest { office_id: office_id.to_string(), after_name: String::new() };
+        loop {
+            let page = registry.list_members(request.clone()).await?.into_inner();
+            members.extend(page.members);
+            request.after_name = page.next_after_name;
+            if request.after_name.is_empty() {
+                return Ok(Arc::new(members));
+            }
+        }
     }
 
     /// Asks anew the next time.
-    pub async fn forget(&self, office_id: OfficeId) {
-        self.known.invalidate(&office_id).await;
+    pub fn forget(&self, office_id: OfficeId) {
+        self.known.invalidate(&office_id);
     }
 
     /// The agent of this name, in whatever case it is written.
@@ -83,7 +97,7 @@ impl Members {
             return Ok(found);
         }
         // One may have been hired since: whoever hires and then writes to the new one must not be told that there is none.
-        self.forget(office_id).await;
+        self.forget(office_id);
         Ok(pick(&self.list(office_id).await?))
     }
 }

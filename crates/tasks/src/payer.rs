@@ -20,7 +20,7 @@ impl Tasks {
             return Ok(None);
         };
         let key = (office_id, task_id);
-        if let Some(root_id) = self.roots.get(&key).await {
+        if let Some(root_id) = self.roots.get(&key) {
             return Ok(Some(Payer { task_id, root_id }));
         }
         let parents: HashMap<TaskId, Option<TaskId>> =
@@ -31,7 +31,7 @@ impl Tasks {
         {
             root_id = parent;
         }
-        self.roots.insert(key, root_id).await;
+        self.roots.insert(key, root_id);
         Ok(Some(Payer { task_id, root_id }))
     }
 }

@@ -5,7 +5,7 @@ pub mod repo;
 use mi_kernel::{AccountId, Actor, Error, OfficeId, Result, Time, page::Page};
 use mi_rpc::{Access, Caller};
 use mi_store::{Db, FromRow, OfficeTx};
-use moka::future::Cache;
+use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use strum::{EnumString, IntoStaticStr};
 
@@ -167,11 +167,11 @@ impl Offices {
     /// Those of [`Caller::enter`], and `NotFound` when there is no such office.
     pub async fn enter(&self, caller: &Caller, id: &str) -> Result<Access> {
         let id = OfficeId::parse(id)?;
-        let owner = match self.owners.get(&id).await {
+        let owner = match self.owners.get(&id) {
             Some(owner) => owner,
             None => {
                 let owner = self.read(id).await?.account_id;
-                self.owners.insert(id, owner).await;
+                self.owners.insert(id, owner);
                 owner
             }
         };

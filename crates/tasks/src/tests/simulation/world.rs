@@ -285,7 +285,7 @@ impl World {
         self.registry.members()[agent].working = working;
         self.book().tell(&format!("a{agent} {}", if working { "works" } else { "is paused" }));
         for process in self.processes.iter().flatten() {
-            process.tasks.members.forget(self.office).await;
+            process.tasks.members.forget(self.office);
         }
     }
 
