@@ -31,11 +31,11 @@ const CONNECTIONS: usize = 4;
 /// How long a call between roles may take when its caller set no deadline.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How often a call is sent of which nothing has gone out yet: a process that ends tells all of the connections to it at once, and
+/// How often a call is sent that nobody has begun to handle: a process that ends tells all of the connections to it at once, and
 /// each is found out by the call that takes it.
 const TRIES: usize = CONNECTIONS + 1;
 /// No more tries after that long: who cannot be reached is waited for once.
-const ELSEWHERE: Duration = Duration::from_secs(1);
+const ELSEWHERE: Duration = Duration::from_secs(3);
 
 /// Header of the client's own name, on the way to a role elsewhere.
 pub(crate) const CLIENT_HEADER: &str = "mi-user-agent";
@@ -154,7 +154,7 @@ impl Remote {
                     return status(deadline::exceeded()).into_http();
                 }
                 // The other end was told to go when the call was about to: another process takes it.
-                Err(_) if tries < TRIES && call.is_unsent() && Instant::now() < until => {}
+                Err(error) if tries < TRIES && call.is_unsent(&error) && Instant::now() < until => {}
                 Err(error) => {
                     let told = Error::unavailable("a part of the platform cannot be reached; try again");
                     return status(told.caused_by(error)).into_http();

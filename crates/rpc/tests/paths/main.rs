@@ -7,6 +7,7 @@ mod compression;
 mod connections;
 mod deadlines;
 mod http;
+mod refused;
 mod remote;
 mod stage;
 mod streams;
