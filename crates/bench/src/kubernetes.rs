@@ -43,8 +43,9 @@ const SEQUENTIAL: usize = 50;
 const CROWD: usize = 300;
 /// How many are under way at once.
 const AT_ONCE: usize = 32;
-/// Agents that a full pass sees.
+/// Agents that a full pass sees, and the offices that they are in.
 const MANY: usize = 2000;
+const OFFICES: usize = 20;
 /// For broken code, not for slow machines.
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -229,10 +230,13 @@ async fn start() -> Result<(Sim, tempfile::TempDir)> {
 async fn many(table: &mut Table) -> Result {
     let (sim, files) = start().await?;
     let installation = Uuid::now_v7();
-    let scheduler = Scheduler::open(files.path(), installation, OfficeId::new()).await?;
-    scheduler.hire().await?;
-    scheduler.hire_many(MANY - 1).await?;
-    sim.settled().await;
+    let mut scheduler = Scheduler::open(files.path(), installation, OfficeId::new()).await?;
+    for _ in 0..OFFICES {
+        scheduler.office = OfficeId::new();
+        scheduler.hire().await?;
+        scheduler.hire_many(MANY / OFFICES - 1).await?;
+        sim.settled().await;
+    }
     let (mut growth, mut found, mut pass) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let mut command = Command::new(std::env::current_exe()?);

@@ -48,19 +48,26 @@ pub(crate) async fn run() -> Result<Table> {
 async fn measure(table: &mut Table, backend: Backend, customer: &Customer, workers: &[Client]) -> Result {
     let name = name_of(backend);
     let (mut p50, mut p99, mut single, mut batched) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut next, mut next_batched) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         let latency = latencies(customer, &workers[0]).await?;
         p50.push(latency.millis(0.5));
         p99.push(latency.millis(0.99));
         fill(customer, SINGLE).await?;
-        single.push(SINGLE as f64 / drain(customer, workers, 1).await?);
+        single.push(SINGLE as f64 / drain(customer, workers, 1, false).await?);
+        fill(customer, SINGLE).await?;
+        next.push(SINGLE as f64 / drain(customer, workers, 1, true).await?);
         fill(customer, BATCHED).await?;
-        batched.push(BATCHED as f64 / drain(customer, workers, BATCH).await?);
+        batched.push(BATCHED as f64 / drain(customer, workers, BATCH, false).await?);
+        fill(customer, BATCHED).await?;
+        next_batched.push(BATCHED as f64 / drain(customer, workers, BATCH, true).await?);
     }
     table.goal(&format!("{name}: create -> claimed by a waiting agent, p50"), "ms", &p50, Goal::AtMost(4.0));
     table.goal(&format!("{name}: the same, p99"), "ms", &p99, Goal::AtMost(15.0));
     table.row(&format!("{name}: claim + complete, 8 workers, one task a call"), "/s", &single);
+    table.row(&format!("{name}: complete that claims the next, 8 workers, one task a call"), "/s", &next);
     table.row(&format!("{name}: claim + complete, 8 workers, 50 a call"), "/s", &batched);
+    table.row(&format!("{name}: complete that claims the next, 8 workers, 50 a call"), "/s", &next_batched);
     Ok(())
 }
 
@@ -125,39 +132,45 @@ pub(crate) async fn fill(customer: &Customer, count: usize) -> Result {
     Ok(())
 }
 
-/// Seconds until nothing is left.
-async fn drain(customer: &Customer, workers: &[Client], batch: usize) -> Result<f64> {
+/// Seconds until nothing is left. `next`: each report claims what comes next.
+async fn drain(customer: &Customer, workers: &[Client], batch: usize, next: bool) -> Result<f64> {
     let start = Instant::now();
     let mut working: JoinSet<Result> = JoinSet::new();
     for worker in workers {
-        let (customer, worker) = (customer.clone(), worker.clone());
-        working.spawn(async move {
-            loop {
-                let claimed = worker.tasks().claim_tasks(claim(&customer, batch, 0)).await?.into_inner().tasks;
-                if claimed.is_empty() {
-                    return Ok(());
-                }
-                let mut requests: Vec<_> = claimed.into_iter().map(|task| completion(&customer, task)).collect();
-                match (requests.len(), requests.pop()) {
-                    (1, Some(request)) => drop(worker.tasks().complete_task(request).await?),
-                    (_, last) => {
-                        requests.extend(last);
-                        let request = BatchCompleteTasksRequest {
-                            claim_next: None,
-                            office_id: customer.office.clone(),
-                            requests,
-                        };
-                        let answer = worker.tasks().batch_complete_tasks(request).await?.into_inner();
-                        if let Some(refused) = answer.results.iter().find(|result| result.task.is_none()) {
-                            return Err(refused.message.clone().into());
-                        }
-                    }
-                }
-            }
-        });
+        working.spawn(work(customer.clone(), worker.clone(), batch, next));
     }
     while let Some(done) = working.join_next().await {
         done??;
     }
     Ok(start.elapsed().as_secs_f64())
+}
+
+async fn work(customer: Customer, worker: Client, batch: usize, next: bool) -> Result {
+    let mut claimed = Vec::new();
+    loop {
+        if claimed.is_empty() {
+            claimed = worker.tasks().claim_tasks(claim(&customer, batch, 0)).await?.into_inner().tasks;
+        }
+        if claimed.is_empty() {
+            return Ok(());
+        }
+        let claim_next = next.then(|| claim(&customer, batch, 0));
+        let mut requests: Vec<_> =
+            std::mem::take(&mut claimed).into_iter().map(|task| completion(&customer, task)).collect();
+        claimed = match (requests.len(), requests.pop()) {
+            (1, Some(request)) => {
+                let request = CompleteTaskRequest { claim_next, ..request };
+                worker.tasks().complete_task(request).await?.into_inner().claimed
+            }
+            (_, last) => {
+                requests.extend(last);
+                let request = BatchCompleteTasksRequest { claim_next, office_id: customer.office.clone(), requests };
+                let answer = worker.tasks().batch_complete_tasks(request).await?.into_inner();
+                if let Some(refused) = answer.results.iter().find(|result| result.task.is_none()) {
+                    return Err(refused.message.clone().into());
+                }
+                answer.claimed
+            }
+        };
+    }
 }

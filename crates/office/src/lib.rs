@@ -81,6 +81,7 @@ const MIGRATIONS: &Migrations = &[
     step!(200, "0200", "metering"),
     step!(205, "0205", "broke"),
     step!(210, "0210", "task_contexts"),
+    step!(220, "0220", "queue_look"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);

@@ -163,6 +163,12 @@ impl OfficeDb<'_> {
         Ok(OfficeConn { conn: self.db.read(Scope::Office(self.office_id)).await?, office_id: self.office_id })
     }
 
+    /// A connection for statements each of which is a transaction of its own, and makes on Postgres the office its scope
+    /// itself: there others see and change no row. On SQLite it is for reads.
+    pub async fn bare(self) -> DbResult<OfficeConn> {
+        Ok(OfficeConn { conn: self.db.unscoped().await?, office_id: self.office_id })
+    }
+
     /// A write transaction.
     pub async fn begin(self) -> DbResult<OfficeTx> {
         self.begin_locked("").await
@@ -301,7 +307,7 @@ impl Db {
         PlatformDb(self)
     }
 
-    /// A connection without a scope: on Postgres it sees and changes no row of any office. For probes of that.
+    /// A connection without a scope: on Postgres it sees and changes no row of any office.
     pub async fn unscoped(&self) -> DbResult<Conn> {
         let inner = match &self.pools {
             Pools::Sqlite { read, .. } => read.acquire().await.map(Inner::SqlitePooled),

@@ -3,7 +3,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use mi_kernel::{Clock, Error, ErrorKind, backoff::Backoff, event::Event};
+use mi_kernel::{Clock, Error, ErrorKind, OfficeId, backoff::Backoff, event::Event};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{Conn, Db, DbResult, Json, OfficeConn, Topic, all, exec, json_text, lease::Lease};
@@ -53,18 +53,17 @@ pub async fn push(tx: &mut OfficeConn, event: &Event) -> DbResult<()> {
 /// # Errors
 /// As [`push`].
 pub async fn push_all(tx: &mut OfficeConn, events: &[Event]) -> DbResult<()> {
-    let text = text(tx, events)?;
+    let text = text(tx.office_id(), events)?;
     let sql = tx.pick(outbox_insert!(sqlite), outbox_insert!(postgres));
     exec!(tx, sql, text).map(drop)
 }
 
-/// Events of the connection's office as [`outbox_insert`](crate::outbox_insert) takes them.
+/// Events of this office as [`outbox_insert`](crate::outbox_insert) takes them.
 ///
 /// # Errors
 /// When one is another office's, longer than a megabyte, or holds NUL, which no column of text on Postgres takes: the feed
 /// would refuse it for ever.
-pub fn text(conn: &OfficeConn, events: &[Event]) -> DbResult<String> {
-    let office_id = conn.office_id();
+pub fn text(office_id: OfficeId, events: &[Event]) -> DbResult<String> {
     if let Some(event) = events.iter().find(|event| event.office_id != office_id) {
         let text = format!("an event of office {} in a transaction of office {office_id}", event.office_id);
         return Err(sqlx::Error::Encode(text.into()).into());

@@ -9,11 +9,11 @@ use std::{
 };
 
 use mi_kernel::{
-    AgentId, Clock, Error, OfficeId, Result, TaskId, Time,
+    AgentId, Clock, Error, ErrorKind, OfficeId, Result, TaskId, Time,
     event::{Category, Event},
 };
 use mi_proto::internal::v1::Member;
-use mi_store::OfficeConn;
+use mi_store::{Db, OfficeConn};
 use mi_tenancy::{Author, Office, quotas};
 use moka::sync::Cache;
 use serde_json::json;
@@ -22,7 +22,7 @@ use super::{
     consequences::Consequences,
     members::{Reconcile, RosterFreshness},
     model::{Cause, State, Task, TaskTransition},
-    repo::{self, Standing, Wanted},
+    repo::{self, Asked, Fence, Opened, Prefetched, Standing},
     status_counts::StatusCounts,
     sweep_clock::{Moment, SweepClock},
 };
@@ -30,9 +30,37 @@ use super::{
 /// The agents of an office.
 pub(super) type Roster = Arc<Vec<Member>>;
 
+/// What a transaction reads and writes through.
+pub(super) enum Way<'a> {
+    /// A transaction of the database that has the queue's row locked.
+    Locked(&'a mut OfficeConn),
+    /// None: all it needs was seen with one look, and it writes once, if the queue is as it was then.
+    Seen(&'a Db, Fence),
+}
+
+/// The reason of an error: what was asked takes more than a look.
+pub(super) const NEEDS_LOCK: &str = "NEEDS_LOCK";
+
+impl Way<'_> {
+    /// The transaction with the lock.
+    ///
+    /// # Errors
+    /// [`NEEDS_LOCK`] when there is none.
+    pub(super) fn tx(&mut self) -> Result<&mut OfficeConn> {
+        match self {
+            Self::Locked(tx) => Ok(tx),
+            Self::Seen(..) => Err(needs_lock()),
+        }
+    }
+}
+
+fn needs_lock() -> Error {
+    Error::new(ErrorKind::Aborted, NEEDS_LOCK, "the queue has to be locked for that").by_platform()
+}
+
 /// The working set of one transaction.
 pub(super) struct Batch<'a> {
-    pub(super) tx: &'a mut OfficeConn,
+    pub(super) way: Way<'a>,
     /// When the queue was locked: by the database's clock where processes share one, else by this process's.
     pub(super) now: Time,
     pub(super) sweep_clock: SweepClock,
@@ -98,8 +126,32 @@ impl<'a> Batch<'a> {
     pub(super) async fn open(tx: &'a mut OfficeConn, clock: &dyn Clock) -> Result<Self> {
         let office_id = tx.office_id();
         let opened = repo::queue_open(tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
-        Ok(Self {
-            tx,
+        Ok(Self::new(Way::Locked(tx), opened, clock))
+    }
+
+    /// Looks at the queue, and takes what is asked for into the working set as [`Batch::prefetch`] does. Whether the office can
+    /// pay matters only where work is `metered`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such office, [`NEEDS_LOCK`] when there is something left to be done about changes of tasks.
+    pub(super) async fn look(
+        db: &'a Db,
+        office_id: OfficeId,
+        asked: &Asked<'_>,
+        metered: bool,
+        clock: &dyn Clock,
+    ) -> Result<Self> {
+        let look = repo::queue_look(db, office_id, asked).await?;
+        let (opened, found) = look.ok_or_else(|| Error::not_found("office", office_id))?;
+        let fence = Fence::new(&opened, metered)?.ok_or_else(needs_lock)?;
+        let mut batch = Self::new(Way::Seen(db, fence), opened, clock);
+        batch.take(found, asked);
+        Ok(batch)
+    }
+
+    fn new(way: Way<'a>, opened: Opened, clock: &dyn Clock) -> Self {
+        Self {
+            way,
             now: opened.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
             sweep_clock: opened.sweep_clock,
             office: opened.office,
@@ -131,7 +183,7 @@ impl<'a> Batch<'a> {
             queued: false,
             loops: Vec::new(),
             again: Vec::new(),
-        })
+        }
     }
 
     pub(super) fn office_id(&self) -> OfficeId {
@@ -147,7 +199,7 @@ impl<'a> Batch<'a> {
     pub(super) async fn load(&mut self, ids: Vec<TaskId>) -> Result<()> {
         let missing: Vec<_> = ids.into_iter().filter(|id| !self.tasks.contains_key(id)).collect();
         if !missing.is_empty() {
-            let found = repo::task_get_all(self.tx, &missing).await?;
+            let found = repo::task_get_all(self.way.tx()?, &missing).await?;
             self.insert_loaded(found);
         }
         Ok(())
@@ -278,22 +330,26 @@ impl<'a> Batch<'a> {
 
     /// Takes into the working set what the operations are about: tasks; for those about to end an open subtask, and what
     /// waits for them; and what may be claimed.
-    pub(super) async fn prefetch(&mut self, ids: &[TaskId], ended: &[TaskId], wanted: &Wanted) -> Result<()> {
-        if ids.is_empty() && wanted.limit == 0 {
+    pub(super) async fn prefetch(&mut self, asked: &Asked<'_>) -> Result<()> {
+        if asked.ids.is_empty() && asked.wanted.limit == 0 {
             return Ok(());
         }
-        let (rows, claimable) = repo::task_prefetch(self.tx, ids, ended, wanted).await?;
-        let waiting = rows.iter().filter(|task| matches!(task.state(), State::Blocked { .. })).count();
-        self.insert_loaded(rows);
-        self.subtasks_loaded.extend(ended.iter().filter(|id| !self.subtasks.contains_key(id)));
-        if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MAX_DEPENDENTS) {
-            self.dependents_loaded.extend(ended);
-        }
-        let is_full = i64::try_from(claimable.len()) == Ok(wanted.limit);
-        let last = claimable.iter().map(Task::place).max();
-        self.truncated = last.filter(|_| is_full);
-        self.insert_claimable(claimable);
+        let found = repo::task_prefetch(self.way.tx()?, asked).await?;
+        self.take(found, asked);
         Ok(())
+    }
+
+    fn take(&mut self, found: Prefetched, asked: &Asked<'_>) {
+        let waiting = found.tasks.iter().filter(|task| matches!(task.state(), State::Blocked { .. })).count();
+        self.insert_loaded(found.tasks);
+        self.subtasks_loaded.extend(asked.ended.iter().filter(|id| !self.subtasks.contains_key(id)));
+        if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MAX_DEPENDENTS) {
+            self.dependents_loaded.extend(asked.ended);
+        }
+        let is_full = i64::try_from(found.claimable.len()) == Ok(asked.wanted.limit);
+        let last = found.claimable.iter().map(Task::place).max();
+        self.truncated = last.filter(|_| is_full);
+        self.insert_claimable(found.claimable);
     }
 
     /// Takes tasks that may be claimed into the working set.
@@ -312,7 +368,22 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes what changed since the last time, with the events.
+    ///
+    /// # Errors
+    /// [`NEEDS_LOCK`] after a look, where only the end of a transaction writes.
     pub(super) async fn write(&mut self) -> Result<()> {
+        if self.changed.is_empty() && self.events.is_empty() {
+            return Ok(());
+        }
+        self.way.tx()?;
+        self.write_all().await
+    }
+
+    /// The same for the last time.
+    ///
+    /// # Errors
+    /// [`NEEDS_LOCK`] when the queue is no longer as it was seen, besides failures of the database.
+    pub(super) async fn write_all(&mut self) -> Result<()> {
         let changed = std::mem::take(&mut self.changed);
         let events = std::mem::take(&mut self.events);
         if changed.is_empty() && events.is_empty() {
@@ -335,12 +406,22 @@ impl<'a> Batch<'a> {
         }
         let tasks: Vec<(&Task, bool)> =
             changed.iter().filter_map(|(id, _)| Some((self.tasks.get(id)?, fresh.contains(id)))).collect();
-        repo::task_put(self.tx, &tasks, self.cursor, &self.status_counts, &events).await?;
         let new = tasks.iter().filter(|(_, fresh)| *fresh);
         let pairs: Vec<_> =
             new.flat_map(|(task, _)| task.spec.depends_on.iter().map(|other| (task.id, *other))).collect();
-        if !pairs.is_empty() {
-            repo::dependency_insert(self.tx, &pairs).await?;
+        let change = repo::Change::new(self.office.id, &tasks, self.cursor, &self.status_counts, &events)?;
+        match &mut self.way {
+            Way::Locked(tx) => {
+                repo::task_put(tx, &change).await?;
+                if !pairs.is_empty() {
+                    repo::dependency_insert(tx, &pairs).await?;
+                }
+            }
+            Way::Seen(db, fence) => {
+                if !pairs.is_empty() || !repo::queue_write(db, self.office.id, fence, &change).await? {
+                    return Err(needs_lock());
+                }
+            }
         }
         Ok(())
     }

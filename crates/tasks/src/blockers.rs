@@ -36,7 +36,7 @@ impl Batch<'_> {
         let is_known = |id: &TaskId| self.tasks.contains_key(id) || self.standings.contains_key(id);
         let missing: Vec<TaskId> = ids.iter().filter(|id| !is_known(id)).copied().collect();
         if !missing.is_empty() {
-            let found = repo::task_standing(self.tx, &missing).await?;
+            let found = repo::task_standing(self.way.tx()?, &missing).await?;
             self.standings.extend(found);
         }
         Ok(())
@@ -85,7 +85,7 @@ impl Batch<'_> {
             return Ok(());
         }
         let known: Vec<TaskId> = asked.iter().filter_map(|id| self.subtasks.get(id)).flatten().copied().collect();
-        let found = repo::task_some_subtasks(self.tx, &asked, &known).await?;
+        let found = repo::task_some_subtasks(self.way.tx()?, &asked, &known).await?;
         self.subtasks_loaded.extend(asked);
         for (parent, subtask, standing) in found {
             // There may be more like it, should it end in this transaction.

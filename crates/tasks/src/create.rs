@@ -32,14 +32,14 @@ impl Batch<'_> {
     /// reached it lately, which it may be answering, or the last task that it ended lately, which it may be following up.
     /// Without those nobody asked for them.
     pub(super) async fn cause_of(&mut self, agent: AgentId) -> Result<Cause> {
-        let rows = repo::task_held_by(self.tx, agent).await?;
+        let rows = repo::task_held_by(self.way.tx()?, agent).await?;
         let held = self.insert_loaded(rows);
         let held = held.iter().filter_map(|id| self.get(*id).ok()).filter(|task| task.holder().is_some());
         let deepest = held.max_by_key(|task| task.progress.depth);
         if let Some(task) = deepest {
             return Ok(Cause::of(task));
         }
-        if let Some(cause) = repo::wake_get(self.tx, agent, self.now - ANSWERING).await? {
+        if let Some(cause) = repo::wake_get(self.way.tx()?, agent, self.now - ANSWERING).await? {
             return Ok(cause);
         }
         let ended = match &self.ended {
@@ -166,7 +166,7 @@ impl Batch<'_> {
             parents.insert(id, Parent { status: task.state().as_str().into(), creator: task.spec.creator, worker });
         }
         if !missing.is_empty() {
-            parents.extend(repo::task_parents(self.tx, &missing).await?);
+            parents.extend(repo::task_parents(self.way.tx()?, &missing).await?);
         }
         Ok(parents)
     }
@@ -177,7 +177,7 @@ impl Batch<'_> {
         if keys.is_empty() {
             return Ok(vec![None; news.len()]);
         }
-        let rows = repo::task_by_request(self.tx, &keys).await?;
+        let rows = repo::task_by_request(self.way.tx()?, &keys).await?;
         let stored = self.insert_loaded(rows);
         let fresh = self.fresh().filter(|task| task.spec.request.is_some()).map(|task| task.id);
         let ids: Vec<TaskId> = stored.into_iter().chain(fresh).collect();

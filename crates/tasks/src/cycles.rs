@@ -71,12 +71,12 @@ impl Batch<'_> {
         // What was created in this transaction counts, too.
         self.write().await?;
         for (direction, from, to) in [(Direction::Up, parents, below), (Direction::Down, below, parents)] {
-            let Some(reached) = repo::task_reached(self.tx, direction, from).await? else { continue };
+            let Some(reached) = repo::task_reached(self.way.tx()?, direction, from).await? else { continue };
             if reached.is_disjoint(to) {
                 return Ok(Ways::new());
             }
             let mut ways = Ways::new();
-            for (waits, awaited) in repo::task_ways(self.tx, direction, &reached).await? {
+            for (waits, awaited) in repo::task_ways(self.way.tx()?, direction, &reached).await? {
                 ways.entry(waits).or_default().push(awaited);
             }
             return Ok(ways);

@@ -69,7 +69,7 @@ async fn artifacts(batch: &mut Batch<'_>, paths: &[String]) -> Result<Vec<Artifa
     if paths.is_empty() {
         return Ok(Vec::new());
     }
-    let files = file_get_all(batch.tx, paths).await?;
+    let files = file_get_all(batch.way.tx()?, paths).await?;
     let mut files: HashMap<String, FileRow> = files.into_iter().map(|file| (file.path.clone(), file)).collect();
     let artifact = |path: &String| {
         let file = files.remove(path);

@@ -28,12 +28,12 @@ impl Batch<'_> {
         let idle = |id: &AgentId| gone(id) || there(*id).is_some_and(|member| !member.working);
         // What was done before in this transaction counts.
         self.write().await?;
-        let mut known = repo::task_counts_on(self.tx).await?;
+        let mut known = repo::task_counts_on(self.way.tx()?).await?;
         known.workers.retain(idle);
         known.assigned.retain(gone);
         known.tools.sort_unstable();
         if !known.workers.is_empty() || !known.assigned.is_empty() {
-            let rows = repo::task_with_agents(self.tx, &known.workers, &known.assigned, PAGE).await?;
+            let rows = repo::task_with_agents(self.way.tx()?, &known.workers, &known.assigned, PAGE).await?;
             let found = self.insert_loaded(rows);
             self.prepare(&found).await?;
             for id in &found {
@@ -88,7 +88,7 @@ impl Batch<'_> {
             };
             let has = |member: &Member| tools.iter().all(|tool| member.tools.contains(tool));
             let status = if roster.iter().any(has) { "blocked" } else { "queued" };
-            let rows = repo::task_in_need(self.tx, tools, status, after, left).await?;
+            let rows = repo::task_in_need(self.way.tx()?, tools, status, after, left).await?;
             let found = self.insert_loaded(rows);
             self.prepare(&found).await?;
             for id in &found {

@@ -7,6 +7,8 @@
 mod agents;
 mod consequences;
 mod list;
+mod look;
+mod prefetch;
 mod queue;
 mod reach;
 mod relations;
@@ -17,8 +19,7 @@ use std::collections::BTreeSet;
 
 use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
 use mi_store::{
-    Db, DbResult, FromRow, OfficeConn, PlatformConn, all, delete_some, exec, json_text, outbox, outbox_insert,
-    time_text,
+    Db, DbResult, OfficeConn, PlatformConn, all, delete_some, exec, json_text, outbox, outbox_insert, time_text,
 };
 use serde::Serialize;
 
@@ -32,7 +33,9 @@ pub(super) use self::{
         office_of_consequences, task_dependents_after, task_followers,
     },
     list::{Filter, task_list, task_list_late},
-    queue::{queue_ends, queue_forget},
+    look::{Fence, queue_look, queue_write},
+    prefetch::{Asked, MAX_DEPENDENTS, Prefetched, Wanted, task_prefetch},
+    queue::{Opened, queue_ends, queue_forget},
     reach::{Direction, MAX_REACHED, WIDE, task_reached, task_ways},
     relations::{Parent, Standing, task_parents, task_reviews, task_some_subtasks, task_standing},
     wakes::{wake_get, wake_put},
@@ -99,16 +102,30 @@ impl<'a> Written<'a> {
     }
 }
 
-/// Writes tasks, new ones and such as changed, the queue's new position and counts, and events.
-pub(super) async fn task_put(
-    tx: &mut OfficeConn,
-    tasks: &[(&Task, bool)],
+/// What a transaction of the queue writes: tasks, new ones and such as changed, the queue's new position and counts, and events.
+pub(super) struct Change {
+    tasks: String,
     cursor: i64,
-    counts: &StatusCounts,
-    events: &[Event],
-) -> DbResult<()> {
-    let (events, counts) = (outbox::text(tx, events)?, json_text(counts)?);
-    let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
+    counts: String,
+    events: String,
+}
+
+impl Change {
+    /// Of the connection's office, whose events these are. Of each task, whether it is new.
+    pub(super) fn new(
+        office_id: OfficeId,
+        tasks: &[(&Task, bool)],
+        cursor: i64,
+        counts: &StatusCounts,
+        events: &[Event],
+    ) -> DbResult<Self> {
+        let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
+        Ok(Self { tasks, cursor, counts: json_text(counts)?, events: outbox::text(office_id, events)? })
+    }
+}
+
+/// Writes that, with the queue's row locked.
+pub(super) async fn task_put(tx: &mut OfficeConn, change: &Change) -> DbResult<()> {
     // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
     let sql = tx.pick(
         concat!(
@@ -129,26 +146,9 @@ pub(super) async fn task_put(
              UPDATE task_queues SET cursor = $4, counts = $5 WHERE office_id = $1; ",
             outbox_insert!(sqlite)
         ),
-        concat!(
-            "WITH put AS (
-                 INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id,
-                     excluded_id, parent_id, verifies_id, request, context, tools, worker_id, deadline, hangs_on, spec,
-                     progress)
-                 SELECT $1, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id,
-                     verifies_id, request, context, tools, worker_id, deadline, hangs_on, coalesce(spec, '{}'), progress
-                 FROM json_to_recordset($3::json) AS v (id uuid, cursor bigint, kind text, priority integer,
-                     status text, assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid,
-                     verifies_id uuid, request text, context text, tools jsonb, worker_id uuid, deadline timestamptz, hangs_on uuid,
-                     spec json, progress json)
-                 ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
-                     assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
-                     worker_id = excluded.worker_id, deadline = excluded.deadline, hangs_on = excluded.hangs_on,
-                     progress = excluded.progress),
-             advance AS (UPDATE task_queues SET cursor = $4, counts = $5::json WHERE office_id = $1) ",
-            outbox_insert!(postgres)
-        ),
+        "SELECT queue_put($1, $3::json, $4, $5::json, $2::json)",
     );
-    exec!(tx, sql, events, tasks, cursor, counts).map(drop)
+    exec!(tx, sql, &change.events, &change.tasks, change.cursor, &change.counts).map(drop)
 }
 
 pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, TaskId)]) -> DbResult<()> {
@@ -193,88 +193,6 @@ pub(super) async fn task_by_request(conn: &mut OfficeConn, keys: &[&str]) -> DbR
 pub(super) async fn task_in(conn: &mut OfficeConn, status: &str, limit: i64) -> DbResult<Vec<Task>> {
     let sql = "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND status = $2 ORDER BY id LIMIT $3";
     all!(conn, sql, status, limit)
-}
-
-/// What may be claimed; by default nothing.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Wanted {
-    /// Names of kinds; empty: any.
-    pub(super) kinds: Vec<&'static str>,
-    /// Agents on whose behalf; empty: operators'.
-    pub(super) agents: Vec<AgentId>,
-    /// Whether it is for more than one: what is not for one of them is for another then.
-    pub(super) shared: bool,
-    /// What they can use; none: anything.
-    pub(super) tools: Option<Vec<String>>,
-    pub(super) limit: i64,
-}
-
-/// A task, and whether it is there because it may be claimed.
-#[derive(FromRow)]
-struct Found {
-    #[sqlx(flatten)]
-    task: Task,
-    claimable: bool,
-}
-
-/// Most tasks that [`task_prefetch`] answers because they wait for others.
-pub(super) const MAX_DEPENDENTS: i64 = 64;
-
-/// With one question: these tasks, for each of the `ended` one open subtask, and at most [`MAX_DEPENDENTS`] tasks that wait
-/// for them; then the most urgent tasks that may be claimed, in no certain order.
-pub(super) async fn task_prefetch(
-    tx: &mut OfficeConn,
-    ids: &[TaskId],
-    ended: &[TaskId],
-    wanted: &Wanted,
-) -> DbResult<(Vec<Task>, Vec<Task>)> {
-    let sql = tx.pick(
-        // A cross join keeps this order: from the ids to the few that depend on them.
-        "SELECT id, cursor, spec, progress, FALSE AS claimable FROM tasks
-         WHERE office_id = $1 AND id IN (SELECT unhex(value, '-') FROM json_each($7))
-         UNION ALL SELECT tasks.id, cursor, spec, progress, FALSE FROM json_each($8) AS ended
-         CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = (SELECT id FROM tasks AS part WHERE part.office_id = $1
-             AND part.parent_id = unhex(ended.value, '-')
-             AND part.status IN ('blocked', 'queued', 'running', 'verifying') LIMIT 1)
-         UNION ALL SELECT * FROM (
-             SELECT tasks.id, cursor, spec, progress, FALSE FROM json_each($8) AS ended
-             CROSS JOIN task_dependencies AS d ON d.office_id = $1 AND d.depends_on = unhex(ended.value, '-')
-             CROSS JOIN tasks ON tasks.office_id = $1 AND tasks.id = d.task_id AND status = 'blocked' LIMIT $9)
-         UNION ALL SELECT * FROM (
-             SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
-             AND (assigned_id IS NULL OR assigned_id IN (SELECT unhex(value, '-') FROM json_each($2)))
-             AND ($3 = '[]' OR kind IN (SELECT value FROM json_each($3)))
-             AND ($4 IS NULL OR NOT EXISTS (SELECT 1 FROM json_each(tasks.tools) AS need
-                 WHERE need.value NOT IN (SELECT value FROM json_each($4))))
-             AND (excluded_id IS NULL OR $6 OR excluded_id NOT IN (SELECT unhex(value, '-') FROM json_each($2)))
-             ORDER BY priority, id LIMIT $5)",
-        "SELECT t.*, FALSE AS claimable FROM json_array_elements_text($7::json) AS wanted (id),
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND id = wanted.id::uuid OFFSET 0) AS t
-         UNION ALL SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND parent_id = ended.id::uuid
-                 AND status IN ('blocked', 'queued', 'running', 'verifying') LIMIT 1) AS t
-         UNION ALL (SELECT t.*, FALSE FROM json_array_elements_text($8::json) AS ended (id),
-             LATERAL (SELECT task_id FROM task_dependencies
-                 WHERE office_id = $1 AND depends_on = ended.id::uuid OFFSET 0) AS d,
-             LATERAL (SELECT id, cursor, spec, progress FROM tasks
-                 WHERE office_id = $1 AND id = d.task_id AND status = 'blocked' OFFSET 0) AS t LIMIT $9)
-         UNION ALL (
-             SELECT id, cursor, spec, progress, TRUE FROM tasks WHERE office_id = $1 AND status = 'queued'
-             AND (assigned_id IS NULL OR assigned_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
-             AND ($3 = '[]' OR kind = ANY (ARRAY(SELECT json_array_elements_text($3::json))))
-             AND ($4::text IS NULL OR tools <@ $4::jsonb)
-             AND (excluded_id IS NULL OR $6
-                 OR NOT excluded_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)::uuid)))
-             ORDER BY priority, id LIMIT $5)",
-    );
-    let (agents, kinds) = (json_text(&wanted.agents)?, json_text(&wanted.kinds)?);
-    let tools = wanted.tools.as_deref().map(json_text).transpose()?;
-    let (ids, ended) = (json_text(ids)?, json_text(ended)?);
-    let found: Vec<Found> =
-        all!(tx, sql, agents, kinds, tools, wanted.limit, wanted.shared, ids, ended, MAX_DEPENDENTS)?;
-    let (claimable, asked): (Vec<_>, Vec<_>) = found.into_iter().partition(|found| found.claimable);
-    let tasks = |found: Vec<Found>| found.into_iter().map(|found| found.task).collect();
-    Ok((tasks(asked), tasks(claimable)))
 }
 
 /// Tasks that changed after a position, in the order of the changes.

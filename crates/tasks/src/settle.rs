@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mi_kernel::{Result, TaskId};
 
 use super::{
-    batch::Batch,
+    batch::{Batch, Way},
     consequences::TOGETHER,
     model::{State, Task, TaskTransition},
     repo::{self, Consequence, Follower, NOBODY, Relation, SCANNED},
@@ -23,7 +23,7 @@ impl Batch<'_> {
         if self.consequences.rest == repo::Rest::None {
             return Ok(());
         }
-        let rows = repo::consequence_list(self.tx, self.consequences.before, TOGETHER).await?;
+        let rows = repo::consequence_list(self.way.tx()?, self.consequences.before, TOGETHER).await?;
         let consequences = &mut self.consequences;
         match rows.last() {
             Some((last, _)) if rows.len() == TOGETHER => consequences.before = *last,
@@ -63,9 +63,14 @@ impl Batch<'_> {
     /// Writes the rest: what changed, and the events. False: nothing had to be written.
     pub(super) async fn finish(&mut self) -> Result<bool> {
         self.settle().await?;
-        self.write().await?;
+        if matches!(self.way, Way::Locked(_)) {
+            self.write().await?;
+        }
         let (over, left) = self.consequences.take(self.wrote);
-        repo::consequence_put(self.tx, &over, &left).await?;
+        if !over.is_empty() || !left.is_empty() {
+            repo::consequence_put(self.way.tx()?, &over, &left).await?;
+        }
+        self.write_all().await?;
         Ok(self.wrote)
     }
 
@@ -150,7 +155,7 @@ impl Batch<'_> {
         let asked: Vec<_> = set.iter().filter(|(id, left)| left.root.is_some() || !is_known(id)).copied().collect();
         let mut rows = match asked.is_empty() {
             true => Vec::new(),
-            false => repo::task_followers(self.tx, &asked).await?,
+            false => repo::task_followers(self.way.tx()?, &asked).await?,
         };
         let is_truncated = |relation| rows.iter().filter(|row| row.relation == relation).count() == SCANNED;
         let (subtasks_truncated, dependents_truncated) =
@@ -182,7 +187,7 @@ impl Batch<'_> {
         }
         left = Consequence { root: None, after: Some(left.after.unwrap_or(NOBODY)) };
         if found.dependents_truncated {
-            dependents = repo::task_dependents_after(self.tx, id, left.after.unwrap_or(NOBODY)).await?;
+            dependents = repo::task_dependents_after(self.way.tx()?, id, left.after.unwrap_or(NOBODY)).await?;
         }
         let more = dependents.len() == SCANNED;
         dependents.sort_unstable_by_key(|row| row.id);
@@ -205,7 +210,7 @@ impl Batch<'_> {
         if judged.is_empty() {
             return Ok(());
         }
-        let rows = repo::task_reviews(self.tx, &judged).await?;
+        let rows = repo::task_reviews(self.way.tx()?, &judged).await?;
         for id in self.insert_loaded(rows) {
             let task = self.get(id)?;
             let judge = task.spec.verifies.and_then(|subject| self.judges.get(&subject));

@@ -45,25 +45,25 @@ impl Tasks {
         let mut batch = Batch::open(tx, &*self.clock).await?;
         batch.open_quota = self.quotas.open_tasks;
         let now = batch.now;
-        repo::wake_put(batch.tx, wake.agent_id, &wake.cause, now).await?;
+        repo::wake_put(batch.way.tx()?, wake.agent_id, &wake.cause, now).await?;
         let (channel, title) = match wake.direct {
             true => (Channel::Direct, format!("Answer {}", wake.from.name)),
             false => (Channel::Group, format!("Answer {} in the group", wake.from.name)),
         };
-        let rows = repo::task_kept_for(batch.tx, wake.agent_id).await?;
+        let rows = repo::task_kept_for(batch.way.tx()?, wake.agent_id).await?;
         // One that waits for long is about to be given up: what is new is to have a time of its own.
         let waits = |task: &&Task| {
             let asked = task.spec.answers == Some(channel) && task.spec.creator == wake.from.agent_id;
             asked && task.progress.updated_at + ANSWER_LIMIT / 2 > now
         };
         if let Some(task) = rows.iter().find(waits) {
-            let body = match note_count(batch.tx, task.id, &wake.from.name).await? {
+            let body = match note_count(batch.way.tx()?, task.id, &wake.from.name).await? {
                 taken if taken < MAX_NOTES => wake.body.as_str(),
                 MAX_NOTES => "There are more messages; read the chat.",
                 _ => return Ok(()),
             };
             let note = Note::new(NoteId::new(), &wake.from.name, body, now);
-            note_insert(batch.tx, task.id, &note).await?;
+            note_insert(batch.way.tx()?, task.id, &note).await?;
             return Ok(());
         }
         batch.room_for(1)?;

@@ -13,7 +13,7 @@ use super::{
         TaskTransition, VERIFY_LIMIT, Work, finished, lease_lost,
     },
     receipts,
-    repo::{self, Wanted},
+    repo::{self, Asked, Wanted},
 };
 
 /// What the platform is called where a creator has a name.
@@ -127,8 +127,9 @@ impl Batch<'_> {
                 if offer.looks && got[place].len() < offer.claim.most {
                     self.write().await?;
                     let limit = offer.claim.most + taken.len();
-                    let (_, found) = repo::task_prefetch(self.tx, &[], &[], &offer.claim.wanted(limit)).await?;
-                    self.insert_claimable(found);
+                    let asked = Asked { wanted: offer.claim.wanted(limit), ..Asked::default() };
+                    let found = repo::task_prefetch(self.way.tx()?, &asked).await?;
+                    self.insert_claimable(found.claimable);
                     self.hand_out(&self.claimable(), &offers[place..=place], &mut got[place..=place], &mut taken)?;
                 }
             }
@@ -357,7 +358,7 @@ impl Batch<'_> {
     pub(super) async fn release_all(&mut self, trace_id: &str) -> Result<()> {
         loop {
             const PAGE: i64 = 1000;
-            let rows = repo::task_in(self.tx, "running", PAGE).await?;
+            let rows = repo::task_in(self.way.tx()?, "running", PAGE).await?;
             let found = self.insert_loaded(rows);
             self.prepare(&found).await?;
             for id in &found {

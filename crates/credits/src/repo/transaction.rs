@@ -138,7 +138,7 @@ pub(crate) async fn write(tx: &mut OfficeConn, written: Written<'_>) -> DbResult
         key: Option<&'a str>,
     }
     let Written { purse, reservations, dropped, accounts, costs, usages, hour, entries, events } = written;
-    let events = outbox::text(tx, events)?;
+    let events = outbox::text(tx.office_id(), events)?;
     let entries: Vec<_> = entries.iter().map(|(entry, key)| Keyed { entry, key: key.as_deref() }).collect();
     let usage = |((kind, key), used): (&(UsageKind, String), &Usage)| {
         (kind.as_str(), key.clone(), used.amount, used.tokens.input, used.tokens.output, used.calls)

@@ -22,6 +22,7 @@ const ALLOWED: &[Allowed] = &[
         "SELECT t.*, FALSE AS claimable FROM...",
         "goes through an office's queue in its order, up to as much as the claim may have",
     ),
+    ("SELECT coalesce(json_agg(json_build_object(...", "is the same question, in a function"),
     (
         "SELECT id, cursor, spec, progress FROM tasks WHERE office_id = $1 AND cursor BETWEEN...",
         "looks at a thousand changes at most, whichever of them are asked for",
@@ -70,6 +71,68 @@ async fn every_statement_goes_by_an_index() {
                 "SELECT EXISTS (SELECT 1 FROM task_consequences WHERE office_id = $1 AND root_id IS NOT NULL)",
             ),
             ("queue_rest", "SELECT EXISTS (SELECT 1 FROM task_consequences WHERE office_id = $1)"),
+            (
+                "queue_look",
+                "SELECT coalesce(json_agg(json_build_object('id', t.id, 'cursor', t.cursor, 'spec', t.spec, 'progress', t.progress,
+                     'claimable', t.claimable)), '[]')
+                 FROM (SELECT t.id, t.cursor, t.spec, t.progress, FALSE AS claimable
+                     FROM json_array_elements_text($6::json) AS wanted (id),
+                     LATERAL (SELECT * FROM tasks WHERE office_id = $1 AND tasks.id = wanted.id::uuid OFFSET 0) AS t
+                 UNION ALL SELECT t.id, t.cursor, t.spec, t.progress, FALSE FROM json_array_elements_text($7::json) AS whole (id),
+                     LATERAL (SELECT * FROM tasks WHERE office_id = $1 AND parent_id = whole.id::uuid
+                         AND status IN ('blocked', 'queued', 'running', 'verifying') LIMIT 1) AS t
+                 UNION ALL (SELECT t.id, t.cursor, t.spec, t.progress, FALSE FROM json_array_elements_text($7::json) AS before (id),
+                     LATERAL (SELECT task_id FROM task_dependencies
+                         WHERE office_id = $1 AND depends_on = before.id::uuid OFFSET 0) AS d,
+                     LATERAL (SELECT * FROM tasks WHERE office_id = $1 AND tasks.id = d.task_id AND status = 'blocked'
+                         OFFSET 0) AS t LIMIT $8)
+                 UNION ALL (SELECT tasks.id, tasks.cursor, tasks.spec, tasks.progress, TRUE FROM tasks
+                     WHERE office_id = $1 AND status = 'queued'
+                     AND (assigned_id IS NULL OR assigned_id = ANY ($2::uuid[]))
+                     AND ($3::text[] = '{}' OR kind = ANY ($3::text[]))
+                     AND ($4::jsonb IS NULL OR tools <@ $4::jsonb)
+                     AND (excluded_id IS NULL OR $5::boolean OR NOT excluded_id = ANY ($2::uuid[]))
+                     ORDER BY priority, tasks.id LIMIT $9)) AS t",
+            ),
+            ("queue_look", "SELECT q.cursor, q.counts FROM task_queues AS q WHERE q.office_id = $1"),
+            (
+                "queue_look",
+                "SELECT $2::bigint, $3::json, queue_rest($1), b.balance - b.reserved, o, clock_timestamp(), s.swept_at, s.away,
+                     s.back_at, $4::json
+                 FROM offices AS o JOIN balances AS b ON b.office_id = o.id CROSS JOIN task_sweeps AS s
+                 WHERE o.id = $1 AND s.id = 1",
+            ),
+            (
+                "queue_put",
+                "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
+                     parent_id, verifies_id, request, context, tools, worker_id, deadline, hangs_on, spec, progress)
+                 SELECT $1, v.id, v.cursor, v.kind, v.priority, v.status, v.assigned_agent, v.assigned_id, v.excluded_id,
+                     v.parent_id, v.verifies_id, v.request, v.context, v.tools, v.worker_id, v.deadline, v.hangs_on,
+                     coalesce(v.spec, '{}'), v.progress
+                 FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, kind text, priority integer, status text,
+                     assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid, verifies_id uuid, request text,
+                     context text, tools jsonb, worker_id uuid, deadline timestamptz, hangs_on uuid, spec json, progress json)
+                 ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
+                     assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
+                     worker_id = excluded.worker_id, deadline = excluded.deadline, hangs_on = excluded.hangs_on,
+                     progress = excluded.progress",
+            ),
+            ("queue_put", "UPDATE task_queues SET cursor = $2, counts = $3::json WHERE office_id = $1"),
+            (
+                "queue_put",
+                "INSERT INTO outbox (office_id, event)
+                 SELECT $1, value FROM json_array_elements($2::json) WITH ORDINALITY AS e (value, place) ORDER BY place",
+            ),
+            (
+                "queue_write",
+                "SELECT 1 FROM task_queues WHERE office_id = $1 AND cursor = $2 AND counts::text = $3 FOR NO KEY UPDATE",
+            ),
+            (
+                "queue_write",
+                "SELECT 1 FROM offices AS o JOIN balances AS b ON b.office_id = o.id CROSS JOIN task_sweeps AS s
+                 WHERE o.id = $1 AND o.version = $2 AND s.id = 1 AND s.away = $3
+                 AND ($4::boolean IS NULL OR (b.balance - b.reserved > 0) = $4) AND queue_rest($1) = 0",
+            ),
         ],
         few_per_office: FEW_PER_OFFICE,
         allowed: ALLOWED,

@@ -12,6 +12,7 @@ mod faults;
 mod keys;
 mod life;
 mod lists;
+mod look;
 mod loops;
 mod messages;
 mod next;

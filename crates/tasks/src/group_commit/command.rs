@@ -114,6 +114,11 @@ impl TaskCommand {
         matches!(self, Self::Decide(_) | Self::Expire(_) | Self::Reconcile(_) | Self::Settle)
     }
 
+    /// Whether a look at the queue is usually all that it needs.
+    pub(super) fn is_simple(&self) -> bool {
+        matches!(self, Self::Create(..) | Self::Claim(..) | Self::Report(_) | Self::Decide(_))
+    }
+
     /// Whether what they wait for has to be looked at again after it.
     pub(super) fn reconsiders(&self) -> bool {
         matches!(

@@ -1,9 +1,13 @@
 //! What shares a transaction, and who is told.
 
+use mi_kernel::TaskId;
 use mi_tenancy::Author;
 
-use super::{command::TASK, *};
-use crate::model::{Report, ReportKind};
+use super::{command::TASK, transaction::roster, *};
+use crate::{
+    members::Reconcile,
+    model::{Report, ReportKind},
+};
 
 impl GroupCommit {
     /// Whether nothing is under way for an office, and no more room is held than by claims that wait; else what is.

@@ -284,7 +284,7 @@ async fn whoever_waits_is_served_though_the_look_failed() {
     let worker = harness.agent(&office, "worker", false, &[]);
     let Actor::Agent(agent) = &worker else { panic!("an agent") };
     let waiter = harness.waiter(&worker, waits(&office)).await;
-    // Another process puts something in, and tells of it long before it is there.
+    // Another process puts something in.
     let (db, queues) = (harness.db().await, harness.resources().await.tasks);
     let mut tx = db.office(agent.office_id).begin().await.expect("begins");
     let wake = Wake {
@@ -297,11 +297,15 @@ async fn whoever_waits_is_served_though_the_look_failed() {
         trace_id: String::new(),
     };
     queues.wake_agent(&mut tx, &wake).await.expect("wakes");
+    tx.commit().await.expect("commits");
+    // When that is told, a table is locked that every look at a queue reads.
+    let mut holder = harness.postgres().await;
+    holder.execute("SET search_path = mi_test; BEGIN; LOCK TABLE task_dependencies").await.expect("locks");
     let telling = tokio::spawn(db.clone().exchange_changes());
     db.notify(Topic::of(agent.office_id, "tasks"));
     harness.until_locked(true).await;
     harness.until_locked(false).await;
-    tx.commit().await.expect("commits");
+    holder.execute("COMMIT").await.expect("unlocks");
     assert_eq!(woken(waiter).await, "Answer operator");
     telling.abort();
 }

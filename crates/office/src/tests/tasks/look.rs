@@ -1,0 +1,143 @@
+//! What is written after a look at a queue goes by its being as it was: what others change between the two is heeded.
+
+use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, Task, TaskKind, TaskStatus};
+use mi_testkit::{Backend, TestDb, until};
+use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use tonic::{Code, Status};
+
+use super::{assert_refused, request};
+use crate::tests::harness::{Harness, LONG};
+
+impl Harness {
+    /// A claim that has looked, and writes when another process has done this to the office's queue.
+    async fn claims_while(&self, office: &str, changes: &str) -> Result<Vec<Task>, Status> {
+        let worker = self.agent(office, "worker", false, &[]);
+        // What comes of its being new is done.
+        let none = ClaimTasksRequest { kinds: vec![TaskKind::Review.into()], ..claim(office) };
+        self.claim_with(&worker, none).await.expect("claims");
+        let (mut holder, mut watching) = (self.postgres().await, self.postgres().await);
+        holder.execute("SET search_path = mi_test; SET mi.scope = 'platform'; BEGIN").await.expect("begins");
+        let lock = format!("SELECT cursor FROM task_queues WHERE office_id = '{office}' FOR UPDATE");
+        holder.execute(AssertSqlSafe(lock)).await.expect("locks");
+        let mut client = self.tasks(&worker);
+        let asked = claim(office);
+        let claiming = tokio::spawn(async move { Ok(client.claim_tasks(asked).await?.into_inner().tasks) });
+        until("a write waits for the queue", LONG, async || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                 AND wait_event_type = 'Lock' AND query LIKE 'SELECT queue_write%'";
+            let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut watching).await.expect("counts");
+            if count == 1 { Ok(Some(())) } else { Err(count) }
+        })
+        .await;
+        holder.execute(AssertSqlSafe(changes.replace("OFFICE", &format!("'{office}'")))).await.expect("changes");
+        holder.execute("COMMIT").await.expect("commits");
+        claiming.await.expect("no panic")
+    }
+
+    /// The position and the counts of a queue, and where its tasks stand.
+    async fn queue_rows(&self, office: &str) -> (i64, serde_json::Value, Vec<(i64, String)>) {
+        let mut conn: PgConnection = self.postgres().await;
+        conn.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+        let sql = format!("SELECT cursor, counts FROM task_queues WHERE office_id = '{office}'");
+        let (cursor, counts) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut conn).await.expect("a queue");
+        let sql = format!("SELECT cursor, status FROM tasks WHERE office_id = '{office}' ORDER BY cursor");
+        let tasks = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut conn).await.expect("tasks");
+        (cursor, counts, tasks)
+    }
+}
+
+fn claim(office: &str) -> ClaimTasksRequest {
+    ClaimTasksRequest { office_id: office.into(), max_tasks: Some(10), ..Default::default() }
+}
+
+async fn office_with_a_task() -> (Harness, String) {
+    let harness = Harness::over(TestDb::plain(Backend::Postgres).await).await;
+    let office = harness.active("Work").await;
+    harness.new_task(&office, "task").await;
+    (harness, office)
+}
+
+fn titles(tasks: &[Task]) -> Vec<(&str, TaskStatus)> {
+    tasks.iter().map(|task| (task.title.as_str(), task.status())).collect()
+}
+
+#[tokio::test]
+async fn what_nobody_changed_is_written() {
+    let (harness, office) = office_with_a_task().await;
+    let claimed = harness.claims_while(&office, "SELECT 1").await.expect("claims");
+    assert_eq!(titles(&claimed), [("task", TaskStatus::Running)]);
+    let counts = serde_json::json!({"queued": 0, "running": 1});
+    assert_eq!(harness.queue_rows(&office).await, (2, counts, vec![(2, "running".to_owned())]));
+}
+
+#[tokio::test]
+async fn positions_go_on_after_those_of_another_process() {
+    let (harness, office) = office_with_a_task().await;
+    let changes = "UPDATE task_queues SET cursor = 100 WHERE office_id = OFFICE";
+    let claimed = harness.claims_while(&office, changes).await.expect("claims");
+    assert_eq!(titles(&claimed), [("task", TaskStatus::Running)]);
+    let counts = serde_json::json!({"queued": 0, "running": 1});
+    assert_eq!(harness.queue_rows(&office).await, (101, counts, vec![(101, "running".to_owned())]));
+}
+
+#[tokio::test]
+async fn what_another_process_counted_stays_counted() {
+    let (harness, office) = office_with_a_task().await;
+    let changes = r#"UPDATE task_queues SET counts = '{"done": 7, "queued": 1}' WHERE office_id = OFFICE"#;
+    harness.claims_while(&office, changes).await.expect("claims");
+    let counts = serde_json::json!({"done": 7, "queued": 0, "running": 1});
+    assert_eq!(harness.queue_rows(&office).await.1, counts);
+}
+
+#[tokio::test]
+async fn a_task_that_another_process_took_is_not_handed_out() {
+    let (harness, office) = office_with_a_task().await;
+    let changes = "UPDATE task_queues SET cursor = 2, counts = '{\"cancelled\": 1}' WHERE office_id = OFFICE;
+         UPDATE tasks SET status = 'cancelled', cursor = 2, progress = jsonb_set(progress::jsonb, '{state}', '{\"is\": \"cancelled\"}')::json
+         WHERE office_id = OFFICE";
+    assert_eq!(harness.claims_while(&office, changes).await.expect("claims"), []);
+    let counts = serde_json::json!({"cancelled": 1});
+    assert_eq!(harness.queue_rows(&office).await, (2, counts, vec![(2, "cancelled".to_owned())]));
+}
+
+#[tokio::test]
+async fn no_work_is_handed_out_in_an_office_that_was_suspended_meanwhile() {
+    let (harness, office) = office_with_a_task().await;
+    let changes = "UPDATE offices SET state = 'suspended', version = version + 1 WHERE id = OFFICE";
+    assert_refused(harness.claims_while(&office, changes).await, Code::FailedPrecondition, "OFFICE_NOT_ACTIVE");
+    let counts = serde_json::json!({"queued": 1});
+    assert_eq!(harness.queue_rows(&office).await, (1, counts, vec![(1, "queued".to_owned())]));
+}
+
+#[tokio::test]
+async fn time_in_which_the_platform_was_away_counts_from_the_write() {
+    let (harness, office) = office_with_a_task().await;
+    let changes = "UPDATE task_sweeps SET away = away + 5000000";
+    harness.claims_while(&office, changes).await.expect("claims");
+    let mut conn = harness.postgres().await;
+    conn.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    let sql = format!(
+        "SELECT (progress ->> 'away')::bigint, away FROM tasks CROSS JOIN task_sweeps WHERE office_id = '{office}'"
+    );
+    let (at_write, in_all): (i64, i64) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut conn).await.expect("a task");
+    assert!(at_write >= 5_000_000, "{at_write} us");
+    assert_eq!(at_write, in_all);
+}
+
+#[tokio::test]
+async fn nothing_is_handed_out_before_what_is_to_be_cancelled() {
+    let (harness, office) = office_with_a_task().await;
+    // A parent that another process has just cancelled: its part is still queued.
+    let parent = harness.new_task(&office, "parent").await;
+    let part = CreateTaskRequest { parent_id: parent.id.clone(), ..request(&office, "part") };
+    harness.create_task(&harness.owner, part).await.expect("creates");
+    let changes = format!(
+        "UPDATE tasks SET status = 'cancelled', progress = jsonb_set(progress::jsonb, '{{state}}', '{{\"is\": \"cancelled\"}}')::json
+         WHERE office_id = OFFICE AND id = '{0}';
+         INSERT INTO task_consequences (office_id, task_id, root_id) VALUES (OFFICE, '{0}', '{0}')",
+        parent.id
+    );
+    let claimed = harness.claims_while(&office, &changes).await.expect("claims");
+    // Whether before or after the cancellation.
+    assert!(claimed.iter().all(|task| task.title == "task"), "{claimed:?}");
+}

@@ -1,0 +1,111 @@
+//! A look at a queue without its lock, and a write that goes by its being as it was then: two statements, each a transaction
+//! of its own, where a transaction with the lock waits five times for the database.
+
+use mi_kernel::{OfficeId, TaskId};
+use mi_store::{Db, DbResult, FromRow, Json, json_text, optional, scalar_one};
+use serde::Deserialize;
+
+use super::{
+    Asked, Change, MAX_DEPENDENTS, Prefetched, Rest, Wanted,
+    queue::{Opened, queue_open},
+    task_prefetch, task_put,
+};
+use crate::model::{Progress, Spec, Task};
+
+/// What was seen.
+#[derive(FromRow)]
+struct Look {
+    #[sqlx(flatten)]
+    pub(crate) opened: Opened,
+    found: Json<Vec<Found>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Found {
+    id: TaskId,
+    cursor: i64,
+    spec: Spec,
+    progress: Progress,
+    claimable: bool,
+}
+
+/// Looks at the queue, and asks for tasks besides; none: there is no such queue.
+pub(crate) async fn queue_look(
+    db: &Db,
+    office_id: OfficeId,
+    asked: &Asked<'_>,
+) -> DbResult<Option<(Opened, Prefetched)>> {
+    let mut conn = db.office(office_id).bare().await?;
+    let sql = conn.pick(
+        "",
+        "SELECT q.newest AS cursor, q.tally AS counts, q.rest, q.available, (q.office).*, q.told, q.swept_at, q.away,
+             q.back_at, q.seen AS found
+         FROM queue_look($1, $2::json, $3::json, $4::jsonb, $5, $6, $7::json, $8::json, $9) AS q",
+    );
+    if sql.is_empty() {
+        let Some(opened) = queue_open(&mut conn).await? else { return Ok(None) };
+        return Ok(Some((opened, task_prefetch(&mut conn, asked).await?)));
+    }
+    let Wanted { agents, kinds, tools, limit, shared } = &asked.wanted;
+    let tools = tools.as_deref().map(json_text).transpose()?;
+    let (ids, ended) = (json_text(asked.ids)?, json_text(asked.ended)?);
+    let (agents, kinds) = (json_text(agents)?, json_text(kinds)?);
+    let look: Option<Look> = optional!(conn, sql, agents, kinds, tools, *limit, *shared, ids, ended, MAX_DEPENDENTS)?;
+    Ok(look.map(|look| {
+        let found =
+            look.found.0.into_iter().map(|Found { id, cursor, spec, progress, claimable }| {
+                (Task { id, cursor, spec, progress }, claimable)
+            });
+        (look.opened, Prefetched::of(found))
+    }))
+}
+
+/// What a write goes by. Tasks are as they were as long as the position and the counts are: whoever changes one moves on, and
+/// whoever deletes old ones counts them.
+pub(crate) struct Fence {
+    cursor: i64,
+    counts: String,
+    /// The office's.
+    version: i64,
+    away: i64,
+    could_pay: Option<bool>,
+}
+
+impl Fence {
+    /// What was seen. Whether the office can pay matters only where that is `metered`. None: something was left to be done
+    /// about changes of tasks, which takes the lock.
+    pub(crate) fn new(opened: &Opened, metered: bool) -> DbResult<Option<Self>> {
+        Ok((opened.rest == Rest::None).then_some(Self {
+            cursor: opened.cursor,
+            counts: json_text(&opened.counts.0)?,
+            version: opened.office.version,
+            away: opened.sweep_clock.away,
+            could_pay: metered.then_some(opened.available > 0),
+        }))
+    }
+}
+
+/// Writes, unless the queue is no longer as it was: false then.
+pub(crate) async fn queue_write(db: &Db, office_id: OfficeId, fence: &Fence, change: &Change) -> DbResult<bool> {
+    let Fence { cursor, counts, version, away, could_pay } = fence;
+    let mut conn = db.office(office_id).bare().await?;
+    let sql = conn.pick("", "SELECT queue_write($1, $2::json, $3, $4::json, $5::json, $6, $7, $8, $9, $10)");
+    if !sql.is_empty() {
+        let Change { tasks, cursor: newest, counts: tally, events } = change;
+        return scalar_one!(conn, sql, tasks, *newest, tally, events, *cursor, counts, *version, *away, *could_pay);
+    }
+    drop(conn);
+    let mut tx = db.office(office_id).begin().await?;
+    let sql = "SELECT count(*) FROM task_queues AS q JOIN offices AS o ON o.id = q.office_id
+         JOIN balances AS b ON b.office_id = q.office_id CROSS JOIN task_sweeps AS s
+         WHERE q.office_id = $1 AND q.cursor = $2 AND CAST(q.counts AS text) = $3 AND o.version = $4 AND s.id = 1 AND s.away = $5
+             AND coalesce($6, b.balance - b.reserved > 0) = (b.balance - b.reserved > 0)
+             AND NOT EXISTS (SELECT 1 FROM task_consequences AS c WHERE c.office_id = $1)";
+    let found: i64 = scalar_one!(tx, sql, *cursor, counts, *version, *away, *could_pay)?;
+    if found == 0 {
+        return Ok(false);
+    }
+    task_put(&mut tx, change).await?;
+    tx.commit().await?;
+    Ok(true)
+}
