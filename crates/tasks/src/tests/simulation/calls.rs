@@ -65,6 +65,15 @@ impl Ask {
         Some((task, LeaseId::parse(lease).ok()?))
     }
 
+    /// What is claimed with a report. It is answered after the task that was reported.
+    pub(super) fn claim_next(&self) -> Option<&v1::ClaimTasksRequest> {
+        match self {
+            Self::Complete(ask) => ask.claim_next.as_ref(),
+            Self::Fail(ask) => ask.claim_next.as_ref(),
+            _ => None,
+        }
+    }
+
     /// What the queue keeps of a report that ends a lease.
     pub(super) fn digest(&self) -> Option<String> {
         let kind = match self {
@@ -100,7 +109,7 @@ pub(super) fn request<T>(body: T, actor: &Actor, method: &str) -> Request<T> {
     request
 }
 
-/// Asks this process; the tasks that it answers.
+/// Asks this process; the tasks that it answers, of a report the reported one first.
 pub(super) async fn ask(tasks: Tasks, by: Actor, ask: Ask) -> Result<Vec<v1::Task>, Status> {
     let one = |task: Option<v1::Task>| Ok(task.into_iter().collect());
     match ask {
@@ -114,8 +123,14 @@ pub(super) async fn ask(tasks: Tasks, by: Actor, ask: Ask) -> Result<Vec<v1::Tas
         Ask::Claim(ask) => Ok(tasks.claim_tasks(request(ask, &by, "ClaimTasks")).await?.into_inner().tasks),
         Ask::Renew(ask) => one(tasks.renew_lease(request(ask, &by, "RenewLease")).await?.into_inner().task),
         Ask::Release(ask) => one(tasks.release_task(request(ask, &by, "ReleaseTask")).await?.into_inner().task),
-        Ask::Complete(ask) => one(tasks.complete_task(request(ask, &by, "CompleteTask")).await?.into_inner().task),
-        Ask::Fail(ask) => one(tasks.fail_task(request(ask, &by, "FailTask")).await?.into_inner().task),
+        Ask::Complete(ask) => {
+            let answer = tasks.complete_task(request(ask, &by, "CompleteTask")).await?.into_inner();
+            Ok(answer.task.into_iter().chain(answer.claimed).collect())
+        }
+        Ask::Fail(ask) => {
+            let answer = tasks.fail_task(request(ask, &by, "FailTask")).await?.into_inner();
+            Ok(answer.task.into_iter().chain(answer.claimed).collect())
+        }
         Ask::Cancel(ask) => one(tasks.cancel_task(request(ask, &by, "CancelTask")).await?.into_inner().task),
         Ask::Retry(ask) => one(tasks.retry_task(request(ask, &by, "RetryTask")).await?.into_inner().task),
         Ask::Verify(ask) => one(tasks.verify_task(request(ask, &by, "VerifyTask")).await?.into_inner().task),

@@ -132,7 +132,18 @@ impl Book {
         match &call.ask {
             Ask::Create(requests) => self.created(requests, tasks),
             Ask::Claim(request) => self.claimed_by(call.by, request, tasks),
-            Ask::Renew(_) | Ask::Release(_) | Ask::Complete(_) | Ask::Fail(_) => self.reported(call, tasks),
+            Ask::Renew(_) | Ask::Release(_) | Ask::Complete(_) | Ask::Fail(_) => {
+                let (reported, claimed) = tasks.split_at(1.min(tasks.len()));
+                self.reported(call, reported);
+                match call.ask.claim_next() {
+                    Some(request) => {
+                        *self.clients.acknowledged.entry("claim next").or_default() += usize::from(!claimed.is_empty());
+                        self.claimed_by(call.by, request, claimed);
+                    }
+                    None if claimed.is_empty() => {}
+                    None => self.fault(format!("{} answers what nobody claimed", named(&call.ask))),
+                }
+            }
             Ask::Cancel(_) => {
                 let is_cancelled = |task: &Task| *task.state() == State::Cancelled;
                 self.was(tasks, "cancelled", is_cancelled);

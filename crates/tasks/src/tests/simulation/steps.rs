@@ -23,18 +23,21 @@ impl Simulation<'_> {
         let (by, ask) = match self.random.u32(..100) {
             0..=20 => self.create(),
             21 => return self.pay(agent).await,
-            22..=47 => (agent, Some(self.claim())),
-            48..=64 => self.report(|office_id, task_id, lease_id, number| {
-                let result = format!("result {number}");
-                Ask::Complete(v1::CompleteTaskRequest { office_id, task_id, lease_id, result, ..Default::default() })
-            }),
+            22..=47 => (agent, Some(Ask::Claim(self.claim_request()))),
+            48..=64 => {
+                let claim_next = self.claim_next();
+                self.report(|office_id, task_id, lease_id, number| {
+                    let result = format!("result {number}");
+                    let known = v1::CompleteTaskRequest { office_id, task_id, lease_id, ..Default::default() };
+                    Ask::Complete(v1::CompleteTaskRequest { result, claim_next, ..known })
+                })
+            }
             65..=70 => {
-                let retryable = self.random.u32(..4) > 0;
+                let (retryable, claim_next) = (self.random.u32(..4) > 0, self.claim_next());
                 self.report(|office_id, task_id, lease_id, number| {
                     let error = format!("error {number}");
-                    let ask =
-                        v1::FailTaskRequest { office_id, task_id, lease_id, error, retryable, ..Default::default() };
-                    Ask::Fail(ask)
+                    let known = v1::FailTaskRequest { office_id, task_id, lease_id, ..Default::default() };
+                    Ask::Fail(v1::FailTaskRequest { error, retryable, claim_next, ..known })
                 })
             }
             71..=75 => self.report(|office_id, task_id, lease_id, _| {
@@ -137,17 +140,22 @@ impl Simulation<'_> {
         seconds(Duration::from_millis(self.random.u64(1000..6000)))
     }
 
-    fn claim(&mut self) -> Ask {
+    /// What a report may claim.
+    fn claim_next(&mut self) -> Option<v1::ClaimTasksRequest> {
+        self.random.bool().then(|| v1::ClaimTasksRequest { wait: None, ..self.claim_request() })
+    }
+
+    fn claim_request(&mut self) -> v1::ClaimTasksRequest {
         let most = if self.random.u32(..4) == 0 { 30_000 } else { 5000 };
         let wait = (self.random.u32(..10) < 4).then(|| Duration::from_millis(self.random.u64(300..most)));
         let kinds = if self.random.u32(..6) == 0 { vec![v1::TaskKind::Code.into()] } else { Vec::new() };
-        Ask::Claim(v1::ClaimTasksRequest {
+        v1::ClaimTasksRequest {
             office_id: self.world.office.to_string(),
             kinds,
             max_tasks: Some(self.random.i32(1..4)),
             wait: wait.and_then(seconds),
             lease: self.lease(),
-        })
+        }
     }
 
     fn create(&mut self) -> (usize, Option<Ask>) {
