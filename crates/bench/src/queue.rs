@@ -154,7 +154,7 @@ async fn work(customer: Customer, worker: Client, batch: usize, next: bool) -> R
         if claimed.is_empty() {
             return Ok(());
         }
-        let claim_next = next.then(|| claim(&customer, batch, 0));
+        let claim_next = next.then(|| ClaimTasksRequest { wait: None, ..claim(&customer, batch, 0) });
         let mut requests: Vec<_> =
             std::mem::take(&mut claimed).into_iter().map(|task| completion(&customer, task)).collect();
         claimed = match (requests.len(), requests.pop()) {

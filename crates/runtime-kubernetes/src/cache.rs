@@ -30,6 +30,8 @@ use crate::{
     views::{ClaimView, JobView, NamespaceView, Workload},
 };
 
+/// Objects that are listed with one request: as many are in memory whole, once as their text.
+const PAGE: u32 = 100;
 /// Errors of a watch in a row after which its list is made anew: the server may have gone back in time.
 const PATIENCE: u32 = 5;
 
@@ -60,6 +62,11 @@ impl<T: PartialEq> Table<T> {
     /// An owner's objects by name.
     pub(crate) fn of(&self, place: Place) -> impl Iterator<Item = (&str, &T)> {
         self.rows.get(&place).into_iter().flatten().map(|(name, row)| (&**name, &row.object))
+    }
+
+    /// What is known of an object.
+    fn known(&self, place: Place, name: &str) -> Option<&Row<T>> {
+        self.rows.get(&place)?.get(name)
     }
 
     /// Takes a version of an object in; whether anything is new.
@@ -171,8 +178,8 @@ pub(crate) struct Cache {
     news: mpsc::UnboundedSender<AgentId>,
 }
 
-/// Whose an object is, and what of it counts.
-pub(crate) type Reading<K, T> = (fn(&ObjectMeta) -> Option<Place>, fn(&K) -> T);
+/// Whose an object is, and what of it counts, given what counted of an older version of it.
+pub(crate) type Reading<K, T> = (fn(&ObjectMeta) -> Option<Place>, fn(&K, Option<&T>) -> T);
 /// A kind's table.
 pub(crate) type TableOf<T> = fn(&mut Seen) -> &mut Table<T>;
 
@@ -218,9 +225,11 @@ impl Cache {
             Event::InitApply(object) => {
                 let Some(place) = place_of(object.meta()) else { return };
                 seen.offices.insert(place.agent_id, place.office_id);
-                let row = Row { version: version_of(object.meta()), object: view(&object) };
                 let name = object.meta().name.clone().unwrap_or_default();
-                if let Some(listed) = &mut table(&mut seen).listed {
+                let table = table(&mut seen);
+                let known = table.known(place, &name).map(|row| &row.object);
+                let row = Row { version: version_of(object.meta()), object: view(&object, known) };
+                if let Some(listed) = &mut table.listed {
                     listed.entry(place).or_default().insert(name, row);
                 }
             }
@@ -239,8 +248,15 @@ impl Cache {
             Event::Apply(object) => {
                 let Some(place) = place_of(object.meta()) else { return };
                 seen.offices.insert(place.agent_id, place.office_id);
-                let name = object.meta().name.as_deref().unwrap_or_default();
-                if table(&mut seen).put(place, name, version_of(object.meta()), view(&object)) {
+                let (name, version) = (object.meta().name.as_deref().unwrap_or_default(), version_of(object.meta()));
+                let table = table(&mut seen);
+                let known = table.known(place, name);
+                // What this process wrote comes back to it.
+                if known.is_some_and(|known| version <= known.version) {
+                    return;
+                }
+                let object = view(&object, known.map(|known| &known.object));
+                if table.put(place, name, version, object) {
                     news.push(place);
                 }
             }
@@ -274,7 +290,7 @@ pub(crate) async fn watch<K, T>(
     T: PartialEq,
 {
     let seconds = u32::try_from(silence.as_secs()).unwrap_or(u32::MAX);
-    let config = Config::default().labels(&labels).timeout(seconds);
+    let config = Config::default().labels(&labels).timeout(seconds).page_size(PAGE);
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()).default_backoff());
         let mut errors = 0;

@@ -412,7 +412,7 @@ impl KubernetesRuntime {
                 Api::<Pod>::all(client.clone()),
                 of.clone(),
                 |seen| &mut seen.pods,
-                (place_of, PodView::of),
+                (place_of, |object, _| PodView::of(object)),
             ),
         );
         tasks.spawn(
@@ -422,7 +422,7 @@ impl KubernetesRuntime {
                 Api::<PersistentVolumeClaim>::all(client.clone()),
                 of.clone(),
                 |seen| &mut seen.claims,
-                (place_of, ClaimView::of),
+                (place_of, |object, _| ClaimView::of(object)),
             ),
         );
         tasks.spawn(
@@ -432,7 +432,7 @@ impl KubernetesRuntime {
                 Api::<Job>::all(client.clone()),
                 of.clone(),
                 |seen| &mut seen.jobs,
-                (place_of, JobView::of),
+                (place_of, |object, _| JobView::of(object)),
             ),
         );
         tasks.spawn(
@@ -442,7 +442,7 @@ impl KubernetesRuntime {
                 Api::<Namespace>::all(client.clone()),
                 of,
                 |seen| &mut seen.namespaces,
-                (office, NamespaceView::of),
+                (office, |object, _| NamespaceView::of(object)),
             ),
         );
         tasks.spawn("kubernetes-notes", notes::read(client.clone(), cache.clone()));

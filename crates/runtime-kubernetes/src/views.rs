@@ -35,6 +35,8 @@ pub(crate) struct Workload {
     pub(crate) deleting: bool,
     /// Whether somebody changed what the platform applied.
     pub(crate) altered: bool,
+    /// Its uid and generation: others with each change of what it should be.
+    pub(crate) wish: Option<(String, i64)>,
     /// What its controller says it cannot do.
     pub(crate) trouble: Option<String>,
     /// How large its claim should be, in thousandths of bytes.
@@ -78,7 +80,7 @@ pub(crate) struct NamespaceView {
 }
 
 impl Workload {
-    pub(crate) fn of_set(set: &StatefulSet) -> Self {
+    pub(crate) fn of_set(set: &StatefulSet, known: Option<&Self>) -> Self {
         let spec = &set.spec;
         let status = set.status.as_ref();
         let up = spec.replicas.unwrap_or(1) > 0;
@@ -86,13 +88,13 @@ impl Workload {
         Self {
             up,
             down: !up && observed && status.is_some_and(|status| status.replicas == 0),
-            altered: up && altered(&set.metadata, || serde_json::to_value(spec).unwrap_or_default()),
+            altered: up && altered(&set.metadata, known, || serde_json::to_value(spec).unwrap_or_default()),
             disk: spec.volume_claim_templates.iter().flatten().find_map(asked),
             ..Self::of(&set.metadata)
         }
     }
 
-    pub(crate) fn of_sandbox(sandbox: &DynamicObject) -> Self {
+    pub(crate) fn of_sandbox(sandbox: &DynamicObject, known: Option<&Self>) -> Self {
         let spec = &sandbox.data["spec"];
         let up = spec["operatingMode"] != "Suspended";
         let condition = |kind: &str| {
@@ -110,7 +112,7 @@ impl Workload {
         Self {
             up,
             down: !up && condition("Suspended").is_some_and(holds),
-            altered: up && altered(&sandbox.metadata, || spec.clone()),
+            altered: up && altered(&sandbox.metadata, known, || spec.clone()),
             trouble: failed.and_then(|ready| ready["message"].as_str()).map(str::to_owned),
             disk: sandbox.data["spec"]["volumeClaimTemplates"][0]["spec"]["resources"]["requests"]["storage"]
                 .as_str()
@@ -128,6 +130,7 @@ impl Workload {
             down: false,
             deleting: metadata.deletion_timestamp.is_some(),
             altered: false,
+            wish: wish(metadata),
             trouble: None,
             disk: None,
         }
@@ -186,13 +189,22 @@ impl NamespaceView {
     }
 }
 
+fn wish(metadata: &ObjectMeta) -> Option<(String, i64)> {
+    Some((metadata.uid.clone()?, metadata.generation?))
+}
+
 /// What of the specification was applied, for [`altered`] to compare with later, also in another process.
 pub(crate) fn applied(spec: &Value) -> String {
     spec.to_string()
 }
 
-/// Whether what the platform applied is no longer all there. What others added is no concern of this.
-fn altered(metadata: &ObjectMeta, spec: impl FnOnce() -> Value) -> bool {
+/// Whether what the platform applied is no longer all there. What others added is no concern of this. Most versions of an
+/// object differ in its status alone: what is `known` of one with the same wish still holds.
+fn altered(metadata: &ObjectMeta, known: Option<&Workload>, spec: impl FnOnce() -> Value) -> bool {
+    let same = known.filter(|known| known.up && known.wish.is_some() && known.wish == wish(metadata));
+    if let Some(known) = same {
+        return known.altered;
+    }
     let applied = metadata.annotations.as_ref().and_then(|all| all.get(APPLIED));
     let applied: Option<Value> = applied.and_then(|text| serde_json::from_str(text).ok());
     applied.is_none_or(|applied| !has(&spec(), &applied))
@@ -265,6 +277,27 @@ mod tests {
         ] {
             assert_eq!(has(&theirs, &ours), same, "{theirs}");
         }
+    }
+
+    #[test]
+    fn what_was_found_of_a_wish_holds_as_long_as_that_does() {
+        let metadata = |uid: &str, generation| ObjectMeta {
+            uid: Some(uid.to_owned()),
+            generation: Some(generation),
+            annotations: Some([(APPLIED.to_owned(), applied(&json!({"replicas": 1})))].into()),
+            ..Default::default()
+        };
+        let found =
+            |known: Option<&Workload>, metadata: &ObjectMeta| altered(metadata, known, || json!({"replicas": 3}));
+        let made = metadata("one", 1);
+        assert!(found(None, &made));
+        let known = Workload { up: true, altered: false, ..Workload::of(&made) };
+        assert!(!found(Some(&known), &made), "not looked at again");
+        for other in [metadata("one", 2), metadata("other", 1), ObjectMeta { generation: None, ..metadata("one", 1) }] {
+            assert!(found(Some(&known), &other), "{other:?}");
+        }
+        // Of what should not run nothing was found.
+        assert!(found(Some(&Workload { up: false, ..known }), &made));
     }
 
     #[test]

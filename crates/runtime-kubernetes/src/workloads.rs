@@ -75,7 +75,7 @@ impl Workloads {
                         call(apply(&api, &name, &set)).await?
                     }
                 };
-                cache.wrote(TABLE, place, &written.metadata, Workload::of_set(&written));
+                cache.wrote(TABLE, place, &written.metadata, Workload::of_set(&written, None));
             }
             Self::Sandboxes(client, kind) => {
                 let spec = sandbox_of(settings, launch);
@@ -86,7 +86,7 @@ impl Workloads {
                 let object: DynamicObject = serde_json::from_value(object).map_err(Error::internal)?;
                 let api = Self::sandboxes(client, kind, place.office_id);
                 let written = call(apply(&api, &name, &object)).await?;
-                cache.wrote(TABLE, place, &written.metadata, Workload::of_sandbox(&written));
+                cache.wrote(TABLE, place, &written.metadata, Workload::of_sandbox(&written, None));
             }
         }
         Ok(())
@@ -101,13 +101,13 @@ impl Workloads {
                 let api = Self::sets(client, place.office_id);
                 let none = Patch::Merge(json!({"spec": {"replicas": 0}}));
                 let written = call_gone(api.patch(&name, &options, &none)).await?;
-                written.map(|set| (set.metadata.clone(), Workload::of_set(&set)))
+                written.map(|set| (set.metadata.clone(), Workload::of_set(&set, None)))
             }
             Self::Sandboxes(client, kind) => {
                 let api = Self::sandboxes(client, kind, place.office_id);
                 let none = Patch::Merge(json!({"spec": {"operatingMode": "Suspended"}}));
                 let written = call_gone(api.patch(&name, &options, &none)).await?;
-                written.map(|sandbox| (sandbox.metadata.clone(), Workload::of_sandbox(&sandbox)))
+                written.map(|sandbox| (sandbox.metadata.clone(), Workload::of_sandbox(&sandbox, None)))
             }
         };
         match found {
