@@ -367,16 +367,21 @@ impl<'a> Batch<'a> {
         ids
     }
 
+    /// Whether something is to be written.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.changed.is_empty() || !self.events.is_empty()
+    }
+
     /// Writes what changed since the last time, with the events.
     ///
     /// # Errors
     /// [`NEEDS_LOCK`] after a look, where only the end of a transaction writes.
     pub(super) async fn write(&mut self) -> Result<()> {
-        if self.changed.is_empty() && self.events.is_empty() {
-            return Ok(());
+        if self.has_changes() {
+            self.way.tx()?;
+            self.write_all().await?;
         }
-        self.way.tx()?;
-        self.write_all().await
+        Ok(())
     }
 
     /// The same for the last time.
@@ -384,12 +389,12 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// [`NEEDS_LOCK`] when the queue is no longer as it was seen, besides failures of the database.
     pub(super) async fn write_all(&mut self) -> Result<()> {
-        let changed = std::mem::take(&mut self.changed);
-        let events = std::mem::take(&mut self.events);
-        if changed.is_empty() && events.is_empty() {
+        if !self.has_changes() {
             return Ok(());
         }
         self.wrote = true;
+        let changed = std::mem::take(&mut self.changed);
+        let events = std::mem::take(&mut self.events);
         let mut changed: Vec<(TaskId, u64)> = changed.into_iter().collect();
         changed.sort_unstable_by_key(|(_, change)| *change);
         // Operations in the middle of a transaction write, and claims are served at its end.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mi_kernel::{Result, TaskId};
 
 use super::{
-    batch::{Batch, Way},
+    batch::Batch,
     consequences::TOGETHER,
     model::{State, Task, TaskTransition},
     repo::{self, Consequence, Follower, NOBODY, Relation, SCANNED},
@@ -63,10 +63,7 @@ impl Batch<'_> {
     /// Writes the rest: what changed, and the events. False: nothing had to be written.
     pub(super) async fn finish(&mut self) -> Result<bool> {
         self.settle().await?;
-        if matches!(self.way, Way::Locked(_)) {
-            self.write().await?;
-        }
-        let (over, left) = self.consequences.take(self.wrote);
+        let (over, left) = self.consequences.take(self.wrote || self.has_changes());
         if !over.is_empty() || !left.is_empty() {
             repo::consequence_put(self.way.tx()?, &over, &left).await?;
         }

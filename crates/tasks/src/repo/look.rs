@@ -16,7 +16,7 @@ use crate::model::{Progress, Spec, Task};
 #[derive(FromRow)]
 struct Look {
     #[sqlx(flatten)]
-    pub(crate) opened: Opened,
+    opened: Opened,
     found: Json<Vec<Found>>,
 }
 
