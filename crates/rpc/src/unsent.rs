@@ -1,7 +1,6 @@
 //! Requests that nobody has begun to handle: they may be sent once more.
 
 use std::{
-    collections::VecDeque,
     error::Error,
     iter,
     pin::Pin,
@@ -31,7 +30,7 @@ pub(crate) struct Unsent {
 struct Source {
     rest: Body,
     /// What was read of it; none: more than is kept.
-    kept: Option<VecDeque<Bytes>>,
+    kept: Option<Vec<Bytes>>,
     kept_bytes: usize,
     /// The newest of the tries, the others have ended.
     tries: u32,
@@ -44,7 +43,7 @@ fn locked(body: &Mutex<Source>) -> MutexGuard<'_, Source> {
 impl Unsent {
     pub(crate) fn new(request: HttpRequest) -> Self {
         let (parts, rest) = request.into_parts();
-        let source = Source { rest, kept: Some(VecDeque::new()), kept_bytes: 0, tries: 0 };
+        let source = Source { rest, kept: Some(Vec::new()), kept_bytes: 0, tries: 0 };
         Self { parts, body: Arc::new(Mutex::new(source)) }
     }
 
@@ -106,9 +105,14 @@ impl http_body::Body for Try {
             return Poll::Ready(Some(Ok(Frame::data(part.clone()))));
         }
         let frame = ready!(Pin::new(&mut source.rest).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame {
-            self.read += 1;
-            source.keep(frame);
+        match &frame {
+            Some(Ok(frame)) => {
+                self.read += 1;
+                source.keep(frame);
+            }
+            // A body that broke off is not whole: read once more, it would seem to end there.
+            Some(Err(_)) => source.kept = None,
+            None => {}
         }
         Poll::Ready(frame)
     }
@@ -138,7 +142,7 @@ impl Source {
         match (frame.data_ref().filter(|_| room), &mut self.kept) {
             (Some(part), Some(kept)) => {
                 self.kept_bytes += part.len();
-                kept.push_back(part.clone());
+                kept.push(part.clone());
             }
             // Trailers are none of gRPC's requests.
             _ => self.kept = None,
@@ -210,10 +214,18 @@ mod tests {
         for _ in 0..2 {
             body.frame().await.expect("a frame").expect("read");
         }
-        assert_eq!(locked(&call.body).kept.as_ref().map(VecDeque::len), Some(2));
+        assert_eq!(locked(&call.body).kept.as_ref().map(Vec::len), Some(2));
         body.frame().await.expect("a frame").expect("read");
         assert_eq!(locked(&call.body).kept, None);
         assert!(!call.is_unsent(&lost()));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_broke_off_is_not_sent_again() {
+        let frames = [Ok(Frame::data(Bytes::from_static(b"half"))), Err(Status::cancelled("the client left"))];
+        let call = of(Body::new(StreamBody::new(stream::iter(frames))));
+        call.request().into_body().collect().await.expect_err("broke off");
+        assert_eq!(locked(&call.body).kept, None);
     }
 
     #[test]

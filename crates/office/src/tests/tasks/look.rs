@@ -11,25 +11,37 @@ use crate::tests::harness::{Harness, LONG};
 impl Harness {
     /// A claim that has looked, and writes when another process has done this to the office's queue.
     async fn claims_while(&self, office: &str, changes: &str) -> Result<Vec<Task>, Status> {
+        let lock = "SELECT cursor FROM task_queues WHERE office_id = OFFICE FOR UPDATE";
+        self.claims_during(office, lock, "SELECT queue_write%", changes).await
+    }
+
+    /// A claim of which such a statement waits for this lock, until another process has done that.
+    async fn claims_during(
+        &self,
+        office: &str,
+        lock: &str,
+        statement: &'static str,
+        changes: &str,
+    ) -> Result<Vec<Task>, Status> {
         let worker = self.agent(office, "worker", false, &[]);
         // What comes of its being new is done.
         let none = ClaimTasksRequest { kinds: vec![TaskKind::Review.into()], ..claim(office) };
         self.claim_with(&worker, none).await.expect("claims");
         let (mut holder, mut watching) = (self.postgres().await, self.postgres().await);
         holder.execute("SET search_path = mi_test; SET mi.scope = 'platform'; BEGIN").await.expect("begins");
-        let lock = format!("SELECT cursor FROM task_queues WHERE office_id = '{office}' FOR UPDATE");
-        holder.execute(AssertSqlSafe(lock)).await.expect("locks");
+        let of_office = |sql: &str| AssertSqlSafe(sql.replace("OFFICE", &format!("'{office}'")));
+        holder.execute(of_office(lock)).await.expect("locks");
         let mut client = self.tasks(&worker);
         let asked = claim(office);
         let claiming = tokio::spawn(async move { Ok(client.claim_tasks(asked).await?.into_inner().tasks) });
-        until("a write waits for the queue", LONG, async || {
+        until("the statement waits", LONG, async || {
             let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                 AND wait_event_type = 'Lock' AND query LIKE 'SELECT queue_write%'";
-            let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut watching).await.expect("counts");
+                 AND wait_event_type = 'Lock' AND query LIKE $1";
+            let count: i64 = sqlx::query_scalar(sql).bind(statement).fetch_one(&mut watching).await.expect("counts");
             if count == 1 { Ok(Some(())) } else { Err(count) }
         })
         .await;
-        holder.execute(AssertSqlSafe(changes.replace("OFFICE", &format!("'{office}'")))).await.expect("changes");
+        holder.execute(of_office(changes)).await.expect("changes");
         holder.execute("COMMIT").await.expect("commits");
         claiming.await.expect("no panic")
     }
@@ -49,6 +61,11 @@ impl Harness {
 fn claim(office: &str) -> ClaimTasksRequest {
     ClaimTasksRequest { office_id: office.into(), max_tasks: Some(10), ..Default::default() }
 }
+
+/// Another process cancels the task, and counts as this one would: what is compared is the text.
+const CANCELS: &str = "UPDATE task_queues SET cursor = 2, counts = '{\"cancelled\":1}' WHERE office_id = OFFICE;
+     UPDATE tasks SET status = 'cancelled', cursor = 2, progress = jsonb_set(progress::jsonb, '{state}', '{\"is\": \"cancelled\"}')::json
+     WHERE office_id = OFFICE";
 
 async fn office_with_a_task() -> (Harness, String) {
     let harness = Harness::over(TestDb::plain(Backend::Postgres).await).await;
@@ -92,10 +109,16 @@ async fn what_another_process_counted_stays_counted() {
 #[tokio::test]
 async fn a_task_that_another_process_took_is_not_handed_out() {
     let (harness, office) = office_with_a_task().await;
-    let changes = "UPDATE task_queues SET cursor = 2, counts = '{\"cancelled\": 1}' WHERE office_id = OFFICE;
-         UPDATE tasks SET status = 'cancelled', cursor = 2, progress = jsonb_set(progress::jsonb, '{state}', '{\"is\": \"cancelled\"}')::json
-         WHERE office_id = OFFICE";
-    assert_eq!(harness.claims_while(&office, changes).await.expect("claims"), []);
+    assert_eq!(harness.claims_while(&office, CANCELS).await.expect("claims"), []);
+    let counts = serde_json::json!({"cancelled": 1});
+    assert_eq!(harness.queue_rows(&office).await, (2, counts, vec![(2, "cancelled".to_owned())]));
+}
+
+#[tokio::test]
+async fn a_look_does_not_take_the_position_of_a_change_that_it_did_not_see() {
+    let (harness, office) = office_with_a_task().await;
+    let claimed = harness.claims_during(&office, "LOCK TABLE task_queues", "%FROM queue_look(%", CANCELS).await;
+    assert_eq!(claimed.expect("claims"), []);
     let counts = serde_json::json!({"cancelled": 1});
     assert_eq!(harness.queue_rows(&office).await, (2, counts, vec![(2, "cancelled".to_owned())]));
 }
@@ -105,6 +128,15 @@ async fn no_work_is_handed_out_in_an_office_that_was_suspended_meanwhile() {
     let (harness, office) = office_with_a_task().await;
     let changes = "UPDATE offices SET state = 'suspended', version = version + 1 WHERE id = OFFICE";
     assert_refused(harness.claims_while(&office, changes).await, Code::FailedPrecondition, "OFFICE_NOT_ACTIVE");
+    let counts = serde_json::json!({"queued": 1});
+    assert_eq!(harness.queue_rows(&office).await, (1, counts, vec![(1, "queued".to_owned())]));
+}
+
+#[tokio::test]
+async fn no_work_is_handed_out_in_an_office_that_spent_all_it_had_meanwhile() {
+    let (harness, office) = office_with_a_task().await;
+    let changes = "UPDATE balances SET reserved = balance WHERE office_id = OFFICE";
+    assert_refused(harness.claims_while(&office, changes).await, Code::ResourceExhausted, "OUT_OF_CREDITS");
     let counts = serde_json::json!({"queued": 1});
     assert_eq!(harness.queue_rows(&office).await, (1, counts, vec![(1, "queued".to_owned())]));
 }
