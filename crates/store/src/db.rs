@@ -225,7 +225,9 @@ impl Db {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
             .pragma("journal_size_limit", "16777216")
-            .pragma("cache_size", "-1024");
+            .pragma("cache_size", "-1024")
+            // Else a statement that changes more than a few pages makes a file for its own journal, and removes it again.
+            .pragma("temp_store", "MEMORY");
         // A file has no connection that may be lost: none is asked whether it still lives.
         let pool = SqlitePoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).test_before_acquire(false);
         let pool = pool.idle_timeout(None).max_lifetime(None);

@@ -50,6 +50,7 @@ const COMMON: &Migrations = &[
     step!(2, "0002", "outbox_office"),
     step!(3, "0003", "office_wall"),
     step!(4, "0004", "outbox_json"),
+    step!(5, "0005", "outbox_rows"),
 ];
 
 /// Brings the database of this pool up to date.

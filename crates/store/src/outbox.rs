@@ -1,21 +1,24 @@
 //! Events leave a service through its outbox: written in the transaction of the change they report, delivered at least
 //! once by [`relay`], deduplicated by id at the other end.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::VecDeque, future::Future, sync::Arc, time::Duration};
 
 use mi_kernel::{Clock, Error, ErrorKind, OfficeId, backoff::Backoff, event::Event};
+use serde_json::value::RawValue;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{Conn, Db, DbResult, Json, OfficeConn, Topic, all, exec, json_text, lease::Lease};
+use crate::{Conn, Db, DbResult, OfficeConn, Topic, all, exec, json_text, lease::Lease};
 
 /// Most events that are delivered together.
 const BATCH: usize = 500;
-/// Bytes of events that are delivered together, as JSON; one more is added while there are fewer. On the wire they may be
+/// Most rows that are read together.
+const MOST_ROWS: i64 = 500;
+/// Bytes of events that are read, and delivered, together, as JSON; one more is added while there are fewer. On the wire they may be
 /// several times as long.
 const BATCH_BYTES: i64 = 4 << 20;
 /// Longest event, as JSON.
 const LONGEST: usize = 1 << 20;
-/// Most events that are passed over because the feed refuses them for good. When it refuses more, it is not the events.
+/// Most rows that are passed over because the feed refuses an event of theirs for good. When it refuses more, it is not the events.
 const MOST_REFUSED: usize = 1000;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// While events keep coming, those of this time are delivered together: the first of them at once.
@@ -28,15 +31,15 @@ const INTERVAL: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_secs(5);
 
 /// The statement that adds events, for statements that do so beside something else: `$1` is the office, `$2` the list of
-/// events as JSON, as [`text`] makes it.
+/// events as JSON, as [`text`] makes it. They become one row, which holds one event or more.
 #[macro_export]
 macro_rules! outbox_insert {
     (sqlite) => {
-        "INSERT INTO outbox (office_id, event) SELECT $1, value FROM json_each($2) ORDER BY key"
+        "INSERT INTO outbox (office_id, event) SELECT $1, $2 WHERE $2 <> '[]'"
     };
     (postgres) => {
         "INSERT INTO outbox (office_id, event)
-         SELECT $1, value FROM json_array_elements($2::json) WITH ORDINALITY AS e (value, place) ORDER BY place"
+         SELECT $1, event FROM (SELECT $2::json AS event OFFSET 0) AS given WHERE event::text <> '[]'"
     };
 }
 
@@ -84,17 +87,32 @@ pub fn text(office_id: OfficeId, events: &[Event]) -> DbResult<String> {
     Ok(text)
 }
 
+/// The events of a row, each with its length as JSON, in bytes: of a list, or of a row from when each event had its own.
+///
+/// # Errors
+/// When it holds no events.
+pub fn events(row: &str) -> DbResult<Vec<(Event, usize)>> {
+    let parse = || -> serde_json::Result<_> {
+        let texts: Vec<&RawValue> = match row.starts_with('[') {
+            true => serde_json::from_str(row)?,
+            false => vec![serde_json::from_str(row)?],
+        };
+        texts.into_iter().map(|text| Ok((serde_json::from_str(text.get())?, text.get().len()))).collect()
+    };
+    parse().map_err(|error| sqlx::Error::Decode(error.into()).into())
+}
+
 /// Whether a text in this JSON holds NUL: an escape, unless its backslash is escaped itself.
 fn holds_nul(json: &str) -> bool {
     let escaped = |at: usize| json[..at].bytes().rev().take_while(|byte| *byte == b'\\').count() % 2 == 1;
     json.match_indices(r"\u0000").any(|(at, _)| !escaped(at))
 }
 
-/// What comes next, oldest first: at most so many as `$1` says, without those in `$2`, until they have `$3` bytes.
+/// What comes next, oldest first: at most so many rows as `$1` says, without those in `$2`, until they have `$3` bytes.
 macro_rules! oldest {
     ($length:literal, $refused:literal) => {
         concat!(
-            "SELECT position, event FROM (
+            "SELECT position, CAST(event AS text) FROM (
                  SELECT position, event,
                      sum(",
             $length,
@@ -118,13 +136,27 @@ pub fn lease(db: Db, clock: Arc<dyn Clock>) -> Lease {
     Lease::new(db, clock, "outbox", LEASE)
 }
 
+/// An event on its way.
+struct Waiting {
+    event: Event,
+    /// Bytes.
+    length: i64,
+    /// The row that it is of.
+    position: i64,
+    /// It is the last one of that.
+    is_last: bool,
+}
+
 /// Where the relay is.
 struct Relay {
     db: Db,
     lease: Lease,
-    /// Delivered, and not forgotten yet.
+    /// Read, and neither delivered nor refused yet.
+    waiting: VecDeque<Waiting>,
+    /// Rows that are delivered, and not forgotten yet.
     delivered: Vec<i64>,
-    /// Refused for good, and passed over until the next start: by then the other end may know better.
+    /// Rows of which an event is refused for good: they are passed over until the next start, by when the other end may know
+    /// better.
     refused: Vec<i64>,
     /// How many are delivered together.
     limit: usize,
@@ -144,8 +176,8 @@ enum Pause {
 
 impl Relay {
     /// Forgets what was delivered and reads what comes next.
-    async fn next(&mut self) -> DbResult<Vec<(i64, Json<Event>)>> {
-        let (limit, refused) = (i64::try_from(self.limit).unwrap_or(i64::MAX), json_text(&self.refused)?);
+    async fn next(&mut self) -> DbResult<()> {
+        let refused = json_text(&self.refused)?;
         let read = async |conn: &mut Conn| {
             let sql = conn.pick(
                 oldest!("octet_length(event)", "NOT IN (SELECT value FROM json_each($2))"),
@@ -154,22 +186,49 @@ impl Relay {
                     "<> ALL (ARRAY(SELECT json_array_elements_text($2::json)::bigint))"
                 ),
             );
-            all!(conn, sql, limit, refused, BATCH_BYTES)
+            all!(conn, sql, MOST_ROWS, refused, BATCH_BYTES)
         };
-        if self.delivered.is_empty() {
-            return read(&mut *self.db.platform().read().await?).await;
+        let rows: Vec<(i64, String)> = if self.delivered.is_empty() {
+            read(&mut *self.db.platform().read().await?).await?
+        } else {
+            let mut tx = self.db.platform().begin().await?;
+            // By position, not by range: on Postgres a lower one may be committed after a higher one was read.
+            let sql = tx.pick(
+                "DELETE FROM outbox WHERE position IN (SELECT value FROM json_each($1))",
+                "DELETE FROM outbox WHERE position = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
+            );
+            exec!(tx, sql, json_text(&self.delivered)?)?;
+            let rows = read(&mut tx).await?;
+            tx.commit().await?;
+            self.delivered.clear();
+            rows
+        };
+        for (position, row) in rows {
+            let events = events(&row)?;
+            let count = events.len();
+            self.waiting.extend(events.into_iter().enumerate().map(|(place, (event, length))| {
+                let length = i64::try_from(length).unwrap_or(i64::MAX);
+                Waiting { event, length, position, is_last: place + 1 == count }
+            }));
         }
-        let mut tx = self.db.platform().begin().await?;
-        // By position, not by range: on Postgres a lower one may be committed after a higher one was read.
-        let sql = tx.pick(
-            "DELETE FROM outbox WHERE position IN (SELECT value FROM json_each($1))",
-            "DELETE FROM outbox WHERE position = ANY (ARRAY(SELECT json_array_elements_text($1::json)::bigint))",
-        );
-        exec!(tx, sql, json_text(&self.delivered)?)?;
-        let rows = read(&mut tx).await?;
-        tx.commit().await?;
-        self.delivered.clear();
-        Ok(rows)
+        Ok(())
+    }
+
+    /// How many of those that wait are delivered together.
+    fn some(&self) -> usize {
+        let mut bytes = 0;
+        let fits = |waiting: &&Waiting| {
+            let fits = bytes < BATCH_BYTES;
+            bytes += waiting.length;
+            fits
+        };
+        self.waiting.iter().take(self.limit).take_while(fits).count()
+    }
+
+    /// The first of those that wait do so no longer.
+    fn done(&mut self, count: usize) {
+        let rows = self.waiting.drain(..count).filter(|waiting| waiting.is_last).map(|waiting| waiting.position);
+        self.delivered.extend(rows.filter(|position| !self.refused.contains(position)));
     }
 
     async fn round<F>(&mut self, deliver: &mut impl FnMut(Vec<Event>) -> F) -> Result<Pause, Error>
@@ -177,37 +236,43 @@ impl Relay {
         F: Future<Output = Result<(), Error>>,
     {
         if !self.lease.held().await? {
+            // Whoever delivers them reads them.
+            self.waiting.clear();
             return Ok(Pause::Elsewhere);
         }
-        let (positions, events): (Vec<i64>, Vec<Event>) =
-            self.next().await?.into_iter().map(|(position, Json(event))| (position, event)).unzip();
-        let (count, only) = (events.len(), (events.len() == 1).then(|| events[0].clone()));
+        if self.waiting.is_empty() {
+            self.next().await?;
+        }
+        let count = self.some();
         if count == 0 {
             return Ok(Pause::Signal);
         }
-        match (deliver(events).await, only) {
-            (Ok(()), _) => {
-                let pause = if count == self.limit { Pause::None } else { Pause::Gather };
-                self.delivered = positions;
+        let events: Vec<Event> = self.waiting.iter().take(count).map(|waiting| waiting.event.clone()).collect();
+        match deliver(events).await {
+            Ok(()) => {
+                self.done(count);
+                let more = count == self.limit || !self.waiting.is_empty();
                 self.limit = BATCH.min(self.limit * 2);
-                Ok(pause)
+                Ok(if more { Pause::None } else { Pause::Gather })
             }
-            (Err(error), None) if for_good(&error) => {
+            Err(error) if for_good(&error) && count > 1 => {
                 // One of them is in the way of the others: it is found by halves.
                 tracing::warn!(target: "mi::outbox", error = %error.chain(), count, "events are refused together");
                 self.limit = count / 2;
                 Ok(Pause::None)
             }
-            (Err(error), Some(event)) if for_good(&error) && self.refused.len() < MOST_REFUSED => {
+            Err(error) if for_good(&error) && self.refused.len() < MOST_REFUSED => {
+                let Waiting { event, position, .. } = &self.waiting[0];
                 tracing::error!(
                     target: "mi::outbox", error = %error.chain(), event = %event.id, office = %event.office_id,
-                    kind = event.kind, position = positions[0],
+                    kind = event.kind, position,
                     "the feed refuses an event for good: it stays in the outbox, and others go before it until the next start"
                 );
-                self.refused.extend(positions);
+                self.refused.push(*position);
+                self.done(1);
                 Ok(Pause::None)
             }
-            (Err(error), _) => Err(error),
+            Err(error) => Err(error),
         }
     }
 }
@@ -230,7 +295,8 @@ where
 {
     let mut failures = 0;
     let mut told = db.listen(topic()).every(INTERVAL);
-    let mut relay = Relay { db, lease, delivered: Vec::new(), refused: Vec::new(), limit: BATCH };
+    let (waiting, delivered, refused) = Default::default();
+    let mut relay = Relay { db, lease, waiting, delivered, refused, limit: BATCH };
     loop {
         let began = Instant::now();
         match relay.round(&mut deliver).await {

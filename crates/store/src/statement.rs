@@ -66,6 +66,18 @@ macro_rules! scalar_one {
     };
 }
 
+/// Runs sqlx's own query on Postgres, for values of which SQLite has no kind, such as arrays; none on SQLite, which has a text
+/// of its own then: `on_postgres!(conn, |c| sqlx::query("...").bind(ids).execute(&mut *c).await)`.
+#[macro_export]
+macro_rules! on_postgres {
+    ($conn:expr, |$c:ident| $body:expr) => {
+        match $conn.watched() {
+            (_, $crate::Arm::Sqlite(_)) => None,
+            (eviction, $crate::Arm::Postgres($c)) => Some(eviction.heed($body).map_err($crate::DbError::from)),
+        }
+    };
+}
+
 /// One statement, compiled once for each database. The values are evaluated where it runs, and so once.
 #[doc(hidden)]
 #[macro_export]

@@ -92,7 +92,7 @@ async fn openers_at_the_same_time_migrate_once() {
         "SELECT count(*) FROM two._sqlx_migrations WHERE success",
     ] {
         let applied: i64 = sqlx::query_scalar(sql).fetch_one(&mut owner).await.expect("counts");
-        assert_eq!(applied, 6);
+        assert_eq!(applied, 7);
     }
     let own = count(&dbs[0], "SELECT count(*) FROM _sqlx_migrations").await;
     assert!(own.expect_err("not the services' business").to_string().contains("permission denied"));

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mi_kernel::{Clock, Error, ErrorKind, EventId, OfficeId, event::Event};
-use mi_store::{Db, lease::Lease, on, outbox};
+use mi_store::{Db, exec, lease::Lease, on, outbox};
 use mi_testkit::{ManualClock, TestDb, on_both, until};
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -26,6 +26,7 @@ on_both! {
     what_is_delivered_together_has_its_limit_in_bytes,
     an_event_that_is_refused_for_good_holds_up_no_other,
     a_feed_that_refuses_everything_loses_nothing,
+    events_that_are_pushed_together_are_one_row_and_one_of_them_holds_up_no_other,
 }
 
 /// Relays that began in this test.
@@ -315,6 +316,48 @@ async fn a_feed_that_refuses_everything_loses_nothing(database: TestDb) {
     relay.abort();
     assert_eq!((waiting(&db).await, feed.taken()), (1_100, vec![]));
     let relay = feed.relay(&db, &wake);
+    feed.until_taken(&ids).await;
+    until_empty(&db).await;
+    relay.abort();
+}
+
+async fn events_that_are_pushed_together_are_one_row_and_one_of_them_holds_up_no_other(database: TestDb) {
+    let (db, feed, wake) = (open(&database).await, Feed::default(), Arc::default());
+    let (office, now) = (OfficeId::new(), ManualClock::new().now());
+    let event = |kind: &str| Event::lifecycle(office, "ann", kind, "told", now);
+    let together = [
+        event("thing.happened"),
+        event("thing.happened"),
+        event("thing.poisoned"),
+        event("thing.happened"),
+        event("thing.happened"),
+    ];
+    // As rows were when each event had its own.
+    let alone = event("thing.happened");
+    let mut tx = db.office(office).begin().await.expect("begins");
+    outbox::push_all(&mut tx, &together).await.expect("pushes");
+    outbox::push_all(&mut tx, &[]).await.expect("pushes nothing");
+    let sql = tx.pick(
+        "INSERT INTO outbox (office_id, event) VALUES ($1, $2)",
+        "INSERT INTO outbox (office_id, event) VALUES ($1, $2::json)",
+    );
+    exec!(tx, sql, serde_json::to_string(&alone).expect("is JSON")).expect("inserts");
+    tx.commit().await.expect("commits");
+    assert_eq!(waiting(&db).await, 2);
+
+    let of_all = together.iter().map(|event| event.id);
+    let mut ids: Vec<EventId> = of_all.clone().filter(|id| *id != together[2].id).chain([alone.id]).collect();
+    let relay = relay_refusing(&feed, &db, &wake, "thing.poisoned");
+    feed.until_taken(&ids).await;
+    until("the other row is forgotten", LONG, async || match waiting(&db).await {
+        1 => Ok(Some(())),
+        left => Err(format!("{left} left")),
+    })
+    .await;
+    relay.abort();
+    // It was kept with those that went with it, which the feed knows: whoever starts next tries them again.
+    let relay = feed.relay(&db, &wake);
+    ids.extend(of_all);
     feed.until_taken(&ids).await;
     until_empty(&db).await;
     relay.abort();

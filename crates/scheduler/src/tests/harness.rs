@@ -12,10 +12,9 @@ use mi_proto::{
 };
 use mi_rpc::{Caller, Refusals};
 use mi_runtime::{Place, fake::FakeRuntime};
-use mi_store::{Db, on};
+use mi_store::{Db, on, outbox};
 use mi_testkit::{Backend, ManualClock, OnBackend, TestDb};
 use object_store::{ObjectStore, ObjectStoreExt, memory::InMemory};
-use sqlx::types::Json;
 use tonic::Request;
 
 use super::treasury::Treasury;
@@ -254,10 +253,9 @@ impl Harness {
     /// Every event so far, oldest first.
     pub(super) async fn events(&self) -> Vec<Event> {
         let mut conn = self.scheduler.db.platform().read().await.expect("connects");
-        let rows: Vec<(Json<Event>,)> =
-            on!(conn, |c| { sqlx::query_as("SELECT event FROM outbox ORDER BY position").fetch_all(&mut *c).await })
-                .expect("reads");
-        rows.into_iter().map(|(Json(event),)| event).collect()
+        let sql = "SELECT CAST(event AS text) FROM outbox ORDER BY position";
+        let rows: Vec<String> = on!(conn, |c| sqlx::query_scalar(sql).fetch_all(&mut *c).await).expect("reads");
+        rows.iter().flat_map(|row| outbox::events(row).expect("events")).map(|(event, _)| event).collect()
     }
 
     /// How many events of each type this agent has.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use chrono::TimeDelta;
 use futures::FutureExt;
 use mi_kernel::{AgentId, Clock, EventId, LeaseId, OfficeId, Result, TaskId, Time, event::Event};
-use mi_store::{Db, Json, OfficeConn, all, one};
+use mi_store::{Db, Json, OfficeConn, all, one, outbox};
 
 use super::{clients::Clients, world::VirtualClock};
 use crate::{
@@ -40,7 +40,7 @@ pub(super) struct Book {
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) history: BTreeMap<TaskId, Vec<Change>>,
     pub(super) commits: usize,
-    cursor: i64,
+    pub(super) cursor: i64,
     position: i64,
     /// The order in which they were committed.
     pub(super) events: Vec<Event>,
@@ -354,6 +354,10 @@ fn worker(task: &Task) -> &str {
 
 async fn outbox(conn: &mut OfficeConn, after: i64) -> Result<Vec<(i64, Event)>> {
     let sql = "SELECT position, event FROM outbox WHERE office_id = $1 AND position > $2 ORDER BY position";
-    let rows: Vec<(i64, Json<Event>)> = all!(conn, sql, after)?;
-    Ok(rows.into_iter().map(|(position, event)| (position, event.0)).collect())
+    let rows: Vec<(i64, String)> = all!(conn, sql, after)?;
+    let mut found = Vec::new();
+    for (position, row) in rows {
+        found.extend(outbox::events(&row)?.into_iter().map(|(event, _)| (position, event)));
+    }
+    Ok(found)
 }
