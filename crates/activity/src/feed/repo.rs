@@ -9,8 +9,11 @@ use mi_kernel::{
     page::Page,
 };
 use mi_rpc::convert;
-use mi_store::{DbResult, FromRow, Json, OfficeConn, PlatformConn, all, exec, json_text, optional, scalars, time_text};
+use mi_store::{
+    DbResult, FromRow, Json, OfficeConn, PlatformConn, all, exec, json_text, on_postgres, optional, scalars, time_text,
+};
 use serde::Serialize;
+use sqlx::PgConnection;
 
 use super::{FeedEvent, FeedKey, Filter};
 
@@ -48,8 +51,8 @@ impl TryFrom<Row> for FeedEvent {
     }
 }
 
-/// A link of a chain as the writing statement takes it: many of them are one JSON text. Both databases read ids, times
-/// and hashes from text.
+/// A link of a chain as SQLite's writing statement takes it: many of them are one JSON text, of which it reads ids, times and
+/// hashes as text.
 #[derive(Serialize)]
 struct Written<'a> {
     event_id: EventId,
@@ -107,12 +110,30 @@ pub(crate) async fn event_insert(tx: &mut PlatformConn, links: &[Link]) -> DbRes
              link -> 'metadata', link ->> 'trace_id', unhex(link ->> 'prev_hash'), unhex(link ->> 'hash') FROM v",
         "INSERT INTO events
              (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id, prev_hash, hash)
-         SELECT event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id,
-             decode(prev_hash, 'hex'), decode(hash, 'hex')
-         FROM json_to_recordset($1::json) AS v (event_id uuid, office_id uuid, seq bigint, time timestamptz, agent text,
-             category text, type text, summary text, metadata jsonb, trace_id text, prev_hash text, hash text)",
+         SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
+             $8::text[], $9::jsonb[], $10::text[], $11::bytea[], $12::bytea[])",
     );
-    exec!(tx, sql, json_text(&links.iter().map(Written::from).collect::<Vec<_>>())?).map(drop)
+    let insert = async |conn: &mut PgConnection| {
+        let of = |column: fn(&Link) -> &str| links.iter().map(column).collect::<Vec<_>>();
+        let query = sqlx::query(sql)
+            .bind(links.iter().map(|link| link.event.id).collect::<Vec<_>>())
+            .bind(links.iter().map(|link| link.event.office_id).collect::<Vec<_>>())
+            .bind(links.iter().map(|link| link.cursor).collect::<Vec<_>>())
+            .bind(links.iter().map(|link| link.event.time).collect::<Vec<_>>())
+            .bind(of(|link| &link.event.agent))
+            .bind(of(|link| link.event.category.as_str()))
+            .bind(of(|link| &link.event.kind))
+            .bind(of(|link| &link.event.summary))
+            .bind(links.iter().map(|link| &link.event.metadata).collect::<Vec<_>>())
+            .bind(of(|link| &link.event.trace_id))
+            .bind(links.iter().map(|link| &link.prev_hash[..]).collect::<Vec<_>>())
+            .bind(links.iter().map(|link| &link.hash[..]).collect::<Vec<_>>());
+        query.execute(conn).await
+    };
+    match on_postgres!(tx, |c| insert(c).await) {
+        Some(done) => done.map(drop),
+        None => exec!(tx, sql, json_text(&links.iter().map(Written::from).collect::<Vec<_>>())?).map(drop),
+    }
 }
 
 /// The rows of one page and one more.
