@@ -82,6 +82,7 @@ const MIGRATIONS: &Migrations = &[
     step!(205, "0205", "broke"),
     step!(210, "0210", "task_contexts"),
     step!(220, "0220", "queue_look"),
+    step!(230, "0230", "queue_memory"),
 ];
 /// How often old request ids and invites are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3600);

@@ -3,17 +3,20 @@
 //! The queue's row is locked first, so that nobody else changes a task of the office meanwhile. What the operations see
 //! of tasks is this working set over the database; nothing is written before [`Batch::write`].
 
+mod way;
+mod words;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use mi_kernel::{
-    AgentId, Clock, Error, ErrorKind, OfficeId, Result, TaskId, Time,
+    AgentId, Clock, Error, OfficeId, Result, TaskId, Time,
     event::{Category, Event},
 };
 use mi_proto::internal::v1::Member;
-use mi_store::{Db, OfficeConn};
+use mi_store::{Db, Json, OfficeConn};
 use mi_tenancy::{Author, Office, quotas};
 use moka::sync::Cache;
 use serde_json::json;
@@ -21,48 +24,33 @@ use serde_json::json;
 use super::{
     consequences::Consequences,
     members::{Reconcile, RosterFreshness},
+    memory::Memory,
     model::{Cause, State, Task, TaskTransition},
-    repo::{self, Asked, Fence, Opened, Prefetched, Standing},
+    repo::{self, Asked, Fence, Opened, Prefetched, Rest, Standing, Told, Writing},
     status_counts::StatusCounts,
     sweep_clock::{Moment, SweepClock},
 };
 
+use self::{way::moved, words::told};
+pub(super) use self::{
+    way::{NEEDS_LOCK, QUEUE_MOVED, Way, needs_lock},
+    words::shortened,
+};
+
 /// The agents of an office.
 pub(super) type Roster = Arc<Vec<Member>>;
-
-/// What a transaction reads and writes through.
-pub(super) enum Way<'a> {
-    /// A transaction of the database that has the queue's row locked.
-    Locked(&'a mut OfficeConn),
-    /// None: all it needs was seen with one look, and it writes once, if the queue is as it was then.
-    Seen(&'a Db, Fence),
-}
-
-/// The reason of an error: what was asked takes more than a look.
-pub(super) const NEEDS_LOCK: &str = "NEEDS_LOCK";
-
-impl Way<'_> {
-    /// The transaction with the lock.
-    ///
-    /// # Errors
-    /// [`NEEDS_LOCK`] when there is none.
-    pub(super) fn tx(&mut self) -> Result<&mut OfficeConn> {
-        match self {
-            Self::Locked(tx) => Ok(tx),
-            Self::Seen(..) => Err(needs_lock()),
-        }
-    }
-}
-
-fn needs_lock() -> Error {
-    Error::new(ErrorKind::Aborted, NEEDS_LOCK, "the queue has to be locked for that").by_platform()
-}
 
 /// The working set of one transaction.
 pub(super) struct Batch<'a> {
     pub(super) way: Way<'a>,
     /// When the queue was locked: by the database's clock where processes share one, else by this process's.
     pub(super) now: Time,
+    /// The queue's row before the transaction.
+    pub(super) began: Opened,
+    /// When the database last told the time.
+    pub(super) told: Option<Told>,
+    /// Whether that was in a transaction before.
+    remembered: bool,
     pub(super) sweep_clock: SweepClock,
     pub(super) office: Office,
     /// The agents there are, as far as one of the operations knows.
@@ -84,6 +72,8 @@ pub(super) struct Batch<'a> {
     pub(super) wrote: bool,
     pub(super) tasks: BTreeMap<TaskId, Task>,
     pub(super) fresh: BTreeSet<TaskId>,
+    /// What was written, each with whether it was new.
+    written: BTreeMap<TaskId, bool>,
     /// Where tasks stand on which others wait and that are not in the working set.
     pub(super) standings: BTreeMap<TaskId, Standing>,
     /// Subtasks that are known, by parent.
@@ -126,7 +116,8 @@ impl<'a> Batch<'a> {
     pub(super) async fn open(tx: &'a mut OfficeConn, clock: &dyn Clock) -> Result<Self> {
         let office_id = tx.office_id();
         let opened = repo::queue_open(tx).await?.ok_or_else(|| Error::not_found("office", office_id))?;
-        Ok(Self::new(Way::Locked(tx), opened, clock))
+        let told = opened.told.map(Told::new);
+        Ok(Self::new(Way::Locked(tx), opened, told, clock))
     }
 
     /// Looks at the queue, and takes what is asked for into the working set as [`Batch::prefetch`] does. Whether the office can
@@ -143,16 +134,44 @@ impl<'a> Batch<'a> {
     ) -> Result<Self> {
         let look = repo::queue_look(db, office_id, asked).await?;
         let (opened, found) = look.ok_or_else(|| Error::not_found("office", office_id))?;
+        let told = opened.told.map(Told::new);
+        Self::seen(db, (opened, told), (found, asked), metered, clock)
+    }
+
+    /// Goes by what is remembered of the queue.
+    ///
+    /// # Errors
+    /// As those of [`Batch::look`].
+    pub(super) fn remembered(
+        db: &'a Db,
+        memory: &Memory,
+        (found, asked): (Prefetched, &Asked<'_>),
+        metered: bool,
+        clock: &dyn Clock,
+    ) -> Result<Self> {
+        Ok(Self { remembered: true, ..Self::seen(db, memory.opened(), (found, asked), metered, clock)? })
+    }
+
+    fn seen(
+        db: &'a Db,
+        (opened, told): (Opened, Option<Told>),
+        (found, asked): (Prefetched, &Asked<'_>),
+        metered: bool,
+        clock: &dyn Clock,
+    ) -> Result<Self> {
         let fence = Fence::new(&opened, metered)?.ok_or_else(needs_lock)?;
-        let mut batch = Self::new(Way::Seen(db, fence), opened, clock);
+        let mut batch = Self::new(Way::Seen(db, fence), opened, told, clock);
         batch.take(found, asked);
         Ok(batch)
     }
 
-    fn new(way: Way<'a>, opened: Opened, clock: &dyn Clock) -> Self {
+    fn new(way: Way<'a>, opened: Opened, told: Option<Told>, clock: &dyn Clock) -> Self {
         Self {
             way,
             now: opened.told.map_or_else(|| clock.now(), |told| clock.agreed(told)),
+            began: opened.clone(),
+            told,
+            remembered: false,
             sweep_clock: opened.sweep_clock,
             office: opened.office,
             roster: None,
@@ -166,6 +185,7 @@ impl<'a> Batch<'a> {
             wrote: false,
             tasks: BTreeMap::new(),
             fresh: BTreeSet::new(),
+            written: BTreeMap::new(),
             standings: BTreeMap::new(),
             subtasks: BTreeMap::new(),
             subtasks_loaded: BTreeSet::new(),
@@ -188,6 +208,18 @@ impl<'a> Batch<'a> {
 
     pub(super) fn office_id(&self) -> OfficeId {
         self.office.id
+    }
+
+    /// The queue's row as the transaction leaves it, where nothing is left to be carried on.
+    pub(super) fn left(&self) -> Opened {
+        let counts = Json(self.status_counts.clone());
+        Opened { cursor: self.cursor, counts, rest: Rest::None, ..self.began.clone() }
+    }
+
+    /// Tasks that the transaction wrote, each with whether it was new, out of the working set.
+    pub(super) fn take_written(&mut self) -> Vec<(Task, bool)> {
+        let written = std::mem::take(&mut self.written);
+        written.into_iter().filter_map(|(id, fresh)| Some((self.tasks.remove(&id)?, fresh))).collect()
     }
 
     /// When it is, and what the platform has missed.
@@ -346,6 +378,8 @@ impl<'a> Batch<'a> {
         if i64::try_from(waiting).is_ok_and(|waiting| waiting < repo::MAX_DEPENDENTS) {
             self.dependents_loaded.extend(asked.ended);
         }
+        self.subtasks_loaded.extend(&found.leaves);
+        self.dependents_loaded.extend(&found.leaves);
         let is_full = i64::try_from(found.claimable.len()) == Ok(asked.wanted.limit);
         let last = found.claimable.iter().map(Task::place).max();
         self.truncated = last.filter(|_| is_full);
@@ -387,7 +421,7 @@ impl<'a> Batch<'a> {
     /// The same for the last time.
     ///
     /// # Errors
-    /// [`NEEDS_LOCK`] when the queue is no longer as it was seen, besides failures of the database.
+    /// [`QUEUE_MOVED`], [`NEEDS_LOCK`], besides failures of the database.
     pub(super) async fn write_all(&mut self) -> Result<()> {
         if !self.has_changes() {
             return Ok(());
@@ -405,7 +439,9 @@ impl<'a> Batch<'a> {
             if let Some(task) = self.tasks.get_mut(id) {
                 task.cursor = self.cursor;
             }
-            if self.fresh.remove(id) {
+            let is_fresh = self.fresh.remove(id);
+            *self.written.entry(*id).or_default() |= is_fresh;
+            if is_fresh {
                 fresh.insert(*id);
             }
         }
@@ -422,49 +458,15 @@ impl<'a> Batch<'a> {
                     repo::dependency_insert(tx, &pairs).await?;
                 }
             }
+            Way::Seen(..) if !pairs.is_empty() => return Err(needs_lock()),
             Way::Seen(db, fence) => {
-                if !pairs.is_empty() || !repo::queue_write(db, self.office.id, fence, &change).await? {
-                    return Err(needs_lock());
+                let at = self.told.filter(|_| self.remembered).map(|told| told.time);
+                match repo::queue_write(db, self.office.id, fence, &change, at).await? {
+                    Writing::Moved => return Err(moved()),
+                    Writing::Done(told) => self.told = told,
                 }
             }
         }
         Ok(())
-    }
-}
-
-/// What the feed says of a step; none: nothing.
-fn told(task: &Task, step: &TaskTransition) -> Option<(&'static str, String)> {
-    let worker = || task.progress.worker.as_ref().map_or("nobody", |worker| &worker.name);
-    Some(match step {
-        TaskTransition::Renew(..) | TaskTransition::Postpone(_) => return None,
-        TaskTransition::Block { .. } => ("task.blocked", "has to wait".into()),
-        TaskTransition::Free { stalled } if !stalled.is_empty() => ("task.stalled", "goes back to its worker".into()),
-        TaskTransition::Free { .. } if *task.state() == State::Queued => return None,
-        TaskTransition::Free { .. } => ("task.queued", "waits no longer".into()),
-        TaskTransition::Claim(_, worker) => ("task.claimed", format!("claimed by {}", worker.name)),
-        TaskTransition::Release { .. } => ("task.released", format!("given back by {}", worker())),
-        TaskTransition::Expire => ("task.attempt_failed", format!("was not finished in time by {}", worker())),
-        TaskTransition::Complete { verify_until: Some(_), .. } => {
-            ("task.submitted", format!("waits to be verified; worker {}", worker()))
-        }
-        TaskTransition::Complete { .. } => ("task.completed", "completed".into()),
-        TaskTransition::Fail { .. } => ("task.attempt_failed", "failed".into()),
-        TaskTransition::Cancel(_) => ("task.cancelled", "cancelled".into()),
-        TaskTransition::Retry { .. } => ("task.retried", "is to be tried again".into()),
-        TaskTransition::Accept => ("task.completed", "accepted".into()),
-        TaskTransition::Reject(_) => ("task.rejected", "rejected".into()),
-        TaskTransition::Unassign | TaskTransition::Assign(None) => {
-            ("task.unassigned", "is kept for nobody any more".into())
-        }
-        TaskTransition::Assign(Some(assigned)) => ("task.assigned", format!("is kept for {}", assigned.name)),
-    })
-}
-
-/// The start of a text that may be long, for a sentence.
-pub(super) fn shortened(text: &str) -> String {
-    const MAX_CHARS: usize = 300;
-    match text.char_indices().nth(MAX_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

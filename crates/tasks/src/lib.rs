@@ -13,6 +13,7 @@ mod decide;
 mod group_commit;
 mod grpc;
 mod members;
+mod memory;
 mod model;
 mod notes;
 mod part;
@@ -58,6 +59,7 @@ use self::{
     decide::{Decision, Verdict},
     group_commit::{Answer, GroupCommit, Patience, TaskCommand, unanswered},
     members::{Reconcile, RosterFreshness},
+    memory::Memories,
     model::{Assignee, Report, ReportKind, Signed, Task},
     work::{Claim, not_working},
 };
@@ -89,6 +91,7 @@ pub struct Tasks {
     quotas: Quotas,
     credits: Credits,
     group_commit: GroupCommit,
+    memories: Memories,
     /// The agents that each office's queue was last reconciled with.
     rosters: Cache<OfficeId, Roster>,
     /// What follows from the task that each agent ended last. Another process does not know: a loop is met later then.
@@ -124,7 +127,7 @@ impl Tasks {
     pub fn new(context: RoleContext, offices: Offices, deps: Deps, background: mi_base::Tasks) -> Self {
         let Deps { members, registry, credits, quotas } = deps;
         let RoleContext { db, clock, outbox } = context;
-        let (group_commit, rosters) = (GroupCommit::default(), Cache::new(ROSTERS));
+        let (group_commit, memories, rosters) = (GroupCommit::default(), Memories::default(), Cache::new(ROSTERS));
         let (ended, roots) = (Cache::new(ENDED), Cache::new(ROOTS));
         Self {
             db,
@@ -137,6 +140,7 @@ impl Tasks {
             quotas,
             credits,
             group_commit,
+            memories,
             rosters,
             ended,
             roots,

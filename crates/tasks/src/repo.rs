@@ -5,7 +5,9 @@
 //! A plan made while the tables are empty would rather read all of an office's tasks for it, and stays.
 
 mod agents;
+mod change;
 mod consequences;
+mod front;
 mod list;
 mod look;
 mod prefetch;
@@ -17,10 +19,8 @@ mod wakes;
 
 use std::collections::BTreeSet;
 
-use mi_kernel::{AgentId, OfficeId, TaskId, Time, event::Event};
-use mi_store::{
-    Db, DbResult, OfficeConn, PlatformConn, all, delete_some, exec, json_text, outbox, outbox_insert, time_text,
-};
+use mi_kernel::{OfficeId, TaskId, Time};
+use mi_store::{Db, DbResult, OfficeConn, PlatformConn, all, delete_some, exec, json_text};
 use serde::Serialize;
 
 pub(super) use self::{
@@ -28,12 +28,14 @@ pub(super) use self::{
         office_of_agent, office_page_by_agents, task_ancestors, task_counts_on, task_held_by, task_ids_held_by,
         task_in_need, task_kept_for, task_with_agents,
     },
+    change::{Change, task_put},
     consequences::{
         Consequence, Follower, NOBODY, Relation, Rest, SCANNED, consequence_list, consequence_put,
         office_of_consequences, task_dependents_after, task_followers,
     },
+    front::{QueueFront, task_front},
     list::{Filter, task_list, task_list_late},
-    look::{Fence, queue_look, queue_write},
+    look::{Fence, Told, Writing, queue_look, queue_write},
     prefetch::{Asked, MAX_DEPENDENTS, Prefetched, Wanted, task_prefetch},
     queue::{Opened, queue_ends, queue_forget},
     reach::{Direction, MAX_REACHED, WIDE, task_reached, task_ways},
@@ -44,112 +46,7 @@ pub(crate) use self::{
     queue::{queue_insert, queue_open, queue_status_counts},
     sweep_clock::{Seen, sweep_clock_get, sweep_clock_put},
 };
-use super::{
-    model::{Progress, Spec, Task},
-    status_counts::StatusCounts,
-};
-
-/// A task as the writing statements take it. Both databases read ids and times from text.
-#[derive(Serialize)]
-struct Written<'a> {
-    id: TaskId,
-    cursor: i64,
-    kind: &'static str,
-    priority: i32,
-    status: &'static str,
-    assigned_agent: &'a str,
-    assigned_id: Option<AgentId>,
-    excluded_id: Option<AgentId>,
-    parent_id: Option<TaskId>,
-    hangs_on: Option<TaskId>,
-    verifies_id: Option<TaskId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    context: Option<&'a str>,
-    tools: &'a [String],
-    worker_id: Option<AgentId>,
-    deadline: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    spec: Option<&'a Spec>,
-    progress: &'a Progress,
-}
-
-impl<'a> Written<'a> {
-    fn new(task: &'a Task, whole: bool) -> Self {
-        let (spec, progress) = (&task.spec, &task.progress);
-        let assigned = progress.assigned.as_ref();
-        Self {
-            id: task.id,
-            cursor: task.cursor,
-            kind: spec.kind.as_str(),
-            priority: spec.priority,
-            status: progress.state.as_str(),
-            assigned_agent: assigned.map_or("", |assigned| &assigned.name),
-            assigned_id: assigned.map(|assigned| assigned.id),
-            excluded_id: spec.excluded,
-            parent_id: spec.parent,
-            hangs_on: task.hangs_on(),
-            verifies_id: spec.verifies,
-            request: spec.request.as_ref().filter(|_| whole).map(|asked| asked.key.as_str()),
-            context: spec.context.as_deref().filter(|_| whole),
-            tools: &spec.required_tools,
-            worker_id: task.holder().and_then(|worker| worker.agent_id),
-            deadline: task.deadline().map(time_text),
-            spec: whole.then_some(spec),
-            progress,
-        }
-    }
-}
-
-/// What a transaction of the queue writes: tasks, new ones and such as changed, the queue's new position and counts, and events.
-pub(super) struct Change {
-    tasks: String,
-    cursor: i64,
-    counts: String,
-    events: String,
-}
-
-impl Change {
-    /// Of the connection's office, whose events these are. Of each task, whether it is new.
-    pub(super) fn new(
-        office_id: OfficeId,
-        tasks: &[(&Task, bool)],
-        cursor: i64,
-        counts: &StatusCounts,
-        events: &[Event],
-    ) -> DbResult<Self> {
-        let tasks = json_text(&tasks.iter().map(|(task, fresh)| Written::new(task, *fresh)).collect::<Vec<_>>())?;
-        Ok(Self { tasks, cursor, counts: json_text(counts)?, events: outbox::text(office_id, events)? })
-    }
-}
-
-/// Writes that, with the queue's row locked.
-pub(super) async fn task_put(tx: &mut OfficeConn, change: &Change) -> DbResult<()> {
-    // A known task conflicts, and keeps what never changes: SQLite would look for each of the rows, were this an UPDATE.
-    let sql = tx.pick(
-        concat!(
-            // Materialised: `json_each` would write each row out once for every column that is read from it.
-            "WITH v AS MATERIALIZED (SELECT value AS task FROM json_each($3))
-             INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
-                 parent_id, verifies_id, request, context, tools, worker_id, deadline, hangs_on, spec, progress)
-             SELECT $1, unhex(task ->> 'id', '-'), task ->> 'cursor', task ->> 'kind', task ->> 'priority',
-                 task ->> 'status', task ->> 'assigned_agent', unhex(task ->> 'assigned_id', '-'),
-                 unhex(task ->> 'excluded_id', '-'), unhex(task ->> 'parent_id', '-'),
-                 unhex(task ->> 'verifies_id', '-'), task ->> 'request', task ->> 'context', task -> 'tools',
-                 unhex(task ->> 'worker_id', '-'),
-                 task ->> 'deadline', unhex(task ->> 'hangs_on', '-'), coalesce(task -> 'spec', ''), task -> 'progress' FROM v WHERE TRUE
-             ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
-                 assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
-                 worker_id = excluded.worker_id, deadline = excluded.deadline, hangs_on = excluded.hangs_on,
-                 progress = excluded.progress;
-             UPDATE task_queues SET cursor = $4, counts = $5 WHERE office_id = $1; ",
-            outbox_insert!(sqlite)
-        ),
-        "SELECT queue_put($1, $3::json, $4, $5::json, $2::json)",
-    );
-    exec!(tx, sql, &change.events, &change.tasks, change.cursor, &change.counts).map(drop)
-}
+use super::model::Task;
 
 pub(super) async fn dependency_insert(tx: &mut OfficeConn, pairs: &[(TaskId, TaskId)]) -> DbResult<()> {
     let sql = tx.pick(

@@ -17,10 +17,15 @@ impl StatusCounts {
         }
     }
 
+    /// How many have this status.
+    pub(crate) fn of(&self, status: &str) -> i64 {
+        self.0.get(status).copied().unwrap_or_default()
+    }
+
     /// Tasks that are not finished.
     pub(crate) fn open(&self) -> i64 {
         let open = ["blocked", "queued", "running", "verifying"];
-        open.into_iter().filter_map(|status| self.0.get(status)).sum()
+        open.into_iter().map(|status| self.of(status)).sum()
     }
 
     /// Statuses that some task has, with how many have it.

@@ -32,7 +32,8 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
-    fn takes(&self, task: &Task) -> bool {
+    /// Whether it may be this task, which is queued.
+    pub(crate) fn takes(&self, task: &Task) -> bool {
         let agent = self.by.agent_id;
         let tools = self.tools.as_ref();
         (self.kinds.is_empty() || self.kinds.contains(&task.spec.kind))

@@ -106,23 +106,22 @@ async fn every_statement_goes_by_an_index() {
                 "queue_put",
                 "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, assigned_id, excluded_id,
                      parent_id, verifies_id, request, context, tools, worker_id, deadline, hangs_on, spec, progress)
-                 SELECT $1, v.id, v.cursor, v.kind, v.priority, v.status, v.assigned_agent, v.assigned_id, v.excluded_id,
-                     v.parent_id, v.verifies_id, v.request, v.context, v.tools, v.worker_id, v.deadline, v.hangs_on,
-                     coalesce(v.spec, '{}'), v.progress
-                 FROM json_to_recordset($2::json) AS v (id uuid, cursor bigint, kind text, priority integer, status text,
-                     assigned_agent text, assigned_id uuid, excluded_id uuid, parent_id uuid, verifies_id uuid, request text,
-                     context text, tools jsonb, worker_id uuid, deadline timestamptz, hangs_on uuid, spec json, progress json)
+                 SELECT $1, v.id, v.cursor, coalesce(v.kind, ''), coalesce(v.priority, 0), v.status, v.assigned_agent,
+                     v.assigned_id, v.excluded_id, v.parent_id, v.verifies_id, v.request, v.context,
+                     coalesce(v.tools, '[]')::jsonb, v.worker_id, v.deadline, v.hangs_on, coalesce(v.spec, '{}')::json,
+                     v.progress::json
+                 FROM unnest($2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::uuid[], $7::uuid[], $8::timestamptz[],
+                     $9::uuid[], $10::text[], $11::text[], $12::integer[], $13::uuid[], $14::uuid[], $15::uuid[], $16::text[],
+                     $17::text[], $18::text[], $19::text[])
+                     AS v (id, cursor, status, assigned_agent, assigned_id, worker_id, deadline, hangs_on, progress, kind,
+                     priority, excluded_id, parent_id, verifies_id, request, context, tools, spec)
                  ON CONFLICT (office_id, id) DO UPDATE SET cursor = excluded.cursor, status = excluded.status,
                      assigned_agent = excluded.assigned_agent, assigned_id = excluded.assigned_id,
                      worker_id = excluded.worker_id, deadline = excluded.deadline, hangs_on = excluded.hangs_on,
                      progress = excluded.progress",
             ),
             ("queue_put", "UPDATE task_queues SET cursor = $2, counts = $3::json WHERE office_id = $1"),
-            (
-                "queue_put",
-                "INSERT INTO outbox (office_id, event)
-                 SELECT $1, value FROM json_array_elements($2::json) WITH ORDINALITY AS e (value, place) ORDER BY place",
-            ),
+            ("queue_put", "INSERT INTO outbox (office_id, event) SELECT $1, $2::json WHERE $2::text <> '[]'"),
             (
                 "queue_write",
                 "SELECT 1 FROM task_queues WHERE office_id = $1 AND cursor = $2 AND counts::text = $3 FOR NO KEY UPDATE",
@@ -131,7 +130,8 @@ async fn every_statement_goes_by_an_index() {
                 "queue_write",
                 "SELECT 1 FROM offices AS o JOIN balances AS b ON b.office_id = o.id CROSS JOIN task_sweeps AS s
                  WHERE o.id = $1 AND o.version = $2 AND s.id = 1 AND s.away = $3
-                 AND ($4::boolean IS NULL OR (b.balance - b.reserved > 0) = $4) AND queue_rest($1) = 0",
+                 AND ($4::boolean IS NULL OR (b.balance - b.reserved > 0) = $4)
+                 AND NOT EXISTS (SELECT 1 FROM task_consequences WHERE office_id = $1)",
             ),
         ],
         few_per_office: FEW_PER_OFFICE,

@@ -1,19 +1,22 @@
-//! One transaction of an office's queue: with a look and a write where that is enough, else with the queue's row locked.
+//! One transaction of an office's queue: a write by what is remembered of it, or by a look, where that is enough, else with
+//! the queue's row locked.
 
 use mi_kernel::{Error, OfficeId, Result, TaskId, error::Fault};
 
 use super::{Answer, PendingOp, TaskCommand};
 use crate::{
     Tasks,
-    batch::{Batch, NEEDS_LOCK, Roster},
+    batch::{Batch, NEEDS_LOCK, QUEUE_MOVED, Roster, needs_lock},
     members::Reconcile,
+    memory::{Known, Left, Memory},
     model::Task,
-    repo::{Asked, Wanted},
+    repo::{self, Asked, Rest, Told, Wanted},
     work::{Claim, Offer, not_working, wanted},
 };
 
 impl Tasks {
-    /// One transaction. What takes no more than a look at the queue goes without its lock where the database is far.
+    /// One transaction. What takes no more than is remembered of the queue, or than a look at it where the database is far, goes
+    /// without reading with its lock.
     pub(super) async fn attempt(
         &self,
         office_id: OfficeId,
@@ -21,56 +24,104 @@ impl Tasks {
         waiting: &[PendingOp],
         kicked: bool,
     ) -> Result<Served> {
-        let (needs, operations) = (Needs::of(ops, waiting, kicked), ops.len() + waiting.len());
-        let asked = Asked { ids: &needs.subjects, ended: &needs.ended, wanted: needs.wanted.clone() };
-        if self.db.is_shared() && ops.iter().all(|op| op.command.is_simple()) {
-            let metered = self.credits.metered();
-            let served = async {
-                let mut batch = Batch::look(&self.db, office_id, &asked, metered, &*self.clock).await?;
-                self.prepare(&mut batch, office_id, ops, waiting);
-                self.perform(&mut batch, ops, waiting, kicked, &needs.wanted).await
-            };
-            match served.await {
-                Err(error) if error.reason == NEEDS_LOCK => {}
-                served => {
-                    let statements = served.as_ref().map_or(1, |served| 1 + u32::from(served.changed));
-                    told(office_id, operations, statements);
-                    return served;
+        let asking = Asking::new(office_id, ops, waiting, kicked);
+        let mut known = self.memories.take(office_id);
+        if ops.iter().all(|op| op.command.is_simple()) {
+            match self.attempt_unlocked(&asking, &mut known).await {
+                Err(error) if [NEEDS_LOCK, QUEUE_MOVED].contains(&error.reason) => {}
+                // It may have been committed all the same: nothing is remembered.
+                Err(error) => return Err(error),
+                Ok(served) => {
+                    self.memories.put(office_id, known);
+                    return Ok(served);
                 }
             }
         }
         let mut tx = self.db.office(office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, &*self.clock).await?;
-        self.prepare(&mut batch, office_id, ops, waiting);
+        known.saw(&batch.began);
+        self.prepare(&mut batch, &asking);
         // What is to be cancelled is not handed out before: until then nobody is looked for something.
-        let wanted = if batch.consequences.cancel() { Wanted::default() } else { needs.wanted.clone() };
-        batch.prefetch(&Asked { wanted, ..asked }).await?;
-        let served = self.perform(&mut batch, ops, waiting, kicked, &needs.wanted).await?;
-        let statements = tx.statements();
+        let held = batch.consequences.cancel();
+        let asked = if held { Asked { wanted: Wanted::default(), ..asking.asked() } } else { asking.asked() };
+        batch.prefetch(&asked).await?;
+        let served = self.perform(&mut batch, &asking).await?;
+        let (left, statements) = (Left::of(&mut batch), tx.statements());
         tx.commit().await?;
-        told(office_id, operations, statements);
+        known.follow(left);
+        self.memories.put(office_id, known);
+        asking.told(statements);
         Ok(served)
     }
 
+    /// The same by what is remembered, and where that is not enough, by a look: not on SQLite, where waiting for the lock costs
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`NEEDS_LOCK`], [`QUEUE_MOVED`], besides failures of the database.
+    async fn attempt_unlocked(&self, asking: &Asking<'_>, known: &mut Known) -> Result<Served> {
+        let (office_id, asked, metered) = (asking.office_id, asking.asked(), self.credits.metered());
+        let mut statements = 0;
+        if let Some(limit) = known.front(&asked) {
+            statements += 2;
+            self.remember(office_id, known, limit).await?;
+        }
+        let found = known.memory.as_ref().and_then(|memory| Some((memory, memory.answer(&asked, &asking.claims)?)));
+        if let Some((memory, found)) = found {
+            let mut batch = Batch::remembered(&self.db, memory, (found, &asked), metered, &*self.clock)?;
+            self.prepare(&mut batch, asking);
+            statements += 1;
+            match self.perform(&mut batch, asking).await {
+                Ok(served) if served.changed => {
+                    known.served(Left::of(&mut batch));
+                    asking.told(statements);
+                    return Ok(served);
+                }
+                // What writes nothing is compared with nothing: it may be too old.
+                Ok(_) => {}
+                Err(error) if error.reason == QUEUE_MOVED => known.lost(),
+                Err(error) => return Err(error),
+            }
+        }
+        if !self.db.is_shared() {
+            return Err(needs_lock());
+        }
+        let mut batch = Batch::look(&self.db, office_id, &asked, metered, &*self.clock).await?;
+        known.saw(&batch.began);
+        self.prepare(&mut batch, asking);
+        let served = self.perform(&mut batch, asking).await?;
+        if served.changed {
+            known.follow(Left::of(&mut batch));
+        }
+        asking.told(statements + 1 + u32::from(served.changed));
+        Ok(served)
+    }
+
+    /// Reads the queue's row and then its front, so that the position is none of after a change that the front does not have.
+    async fn remember(&self, office_id: OfficeId, known: &mut Known, limit: i64) -> Result<()> {
+        let before = known.memory.take();
+        let look = repo::queue_look(&self.db, office_id, &Asked::default()).await?;
+        let Some((opened, _)) = look.filter(|(opened, _)| opened.rest == Rest::None) else { return Ok(()) };
+        let told = opened.told.map(Told::new);
+        let front = repo::task_front(&mut self.db.office(office_id).read().await?, limit).await?;
+        known.saw(&opened);
+        known.memory = Some(Memory::new(opened, told, front).refreshed(before));
+        Ok(())
+    }
+
     /// What the transaction goes by besides the database.
-    fn prepare(&self, batch: &mut Batch<'_>, office_id: OfficeId, ops: &[PendingOp], waiting: &[PendingOp]) {
+    fn prepare(&self, batch: &mut Batch<'_>, asking: &Asking<'_>) {
         batch.ended = Some(self.ended.clone());
         batch.open_quota = self.quotas.open_tasks;
         batch.metered = self.credits.metered();
-        batch.roster = roster(self.rosters.get(&office_id), ops, waiting);
+        batch.roster = roster(self.rosters.get(&asking.office_id), asking.ops, asking.waiting);
     }
 
-    async fn perform(
-        &self,
-        batch: &mut Batch<'_>,
-        ops: &[PendingOp],
-        waiting: &[PendingOp],
-        kicked: bool,
-        wanted: &Wanted,
-    ) -> Result<Served> {
-        let all: Vec<&PendingOp> = waiting.iter().chain(ops).collect();
+    async fn perform(&self, batch: &mut Batch<'_>, asking: &Asking<'_>) -> Result<Served> {
+        let Asking { ops, waiting, kicked, wanted, .. } = asking;
+        let all: Vec<&PendingOp> = waiting.iter().chain(*ops).collect();
         // Whoever waits found nothing there, unless another process has put something in since.
-        let looks = |place: usize| place >= waiting.len() || kicked;
+        let looks = |place: usize| place >= waiting.len() || *kicked;
         let was_held = batch.consequences.cancel();
         let again = ops.iter().filter(|op| op.command.reconsiders());
         batch.prepare(&again.flat_map(|op| op.command.subjects()).collect::<Vec<_>>()).await?;
@@ -79,7 +130,7 @@ impl Tasks {
             batch.carry_on().await?;
         }
         let mut answers: Vec<Answer> = (0..waiting.len()).map(|_| Ok(Vec::new())).collect();
-        for op in ops {
+        for op in *ops {
             answers.push(apply(batch, op).await?);
         }
         let works = batch.works();
@@ -116,25 +167,37 @@ impl Tasks {
     }
 }
 
-fn told(office_id: OfficeId, operations: usize, statements: u32) {
-    tracing::debug!(target: "mi::tasks", office = %office_id, operations, statements, "a transaction of the queue");
-}
-
-/// What a transaction has to know.
-struct Needs {
+/// What is asked of one transaction.
+struct Asking<'a> {
+    office_id: OfficeId,
+    ops: &'a [PendingOp],
+    waiting: &'a [PendingOp],
+    kicked: bool,
+    /// Claims that look for something.
+    claims: Vec<&'a Claim>,
     wanted: Wanted,
     ended: Vec<TaskId>,
     subjects: Vec<TaskId>,
 }
 
-impl Needs {
-    fn of(ops: &[PendingOp], waiting: &[PendingOp], kicked: bool) -> Self {
+impl<'a> Asking<'a> {
+    fn new(office_id: OfficeId, ops: &'a [PendingOp], waiting: &'a [PendingOp], kicked: bool) -> Self {
         // Whoever waits found nothing there, unless another process has put something in since.
         let looking = waiting.iter().filter(|_| kicked).chain(ops);
+        let claims: Vec<&Claim> = looking.filter_map(PendingOp::claim).collect();
         let spare = ops.iter().filter(|op| op.command.takes()).count();
-        let wanted = wanted(&looking.filter_map(PendingOp::claim).collect::<Vec<_>>(), spare);
-        let ended = ops.iter().filter_map(|op| op.command.ends()).collect();
-        Self { wanted, ended, subjects: ops.iter().flat_map(|op| op.command.subjects()).collect() }
+        let (wanted, ended) = (wanted(&claims, spare), ops.iter().filter_map(|op| op.command.ends()).collect());
+        let subjects = ops.iter().flat_map(|op| op.command.subjects()).collect();
+        Self { office_id, ops, waiting, kicked, claims, wanted, ended, subjects }
+    }
+
+    fn asked(&self) -> Asked<'_> {
+        Asked { ids: &self.subjects, ended: &self.ended, wanted: self.wanted.clone() }
+    }
+
+    fn told(&self, statements: u32) {
+        let (office, operations) = (self.office_id, self.ops.len() + self.waiting.len());
+        tracing::debug!(target: "mi::tasks", %office, operations, statements, "a transaction of the queue");
     }
 }
 

@@ -1,12 +1,15 @@
 //! A look at a queue without its lock, and a write that goes by its being as it was then: two statements, each a transaction
 //! of its own, where a transaction with the lock waits five times for the database.
 
-use mi_kernel::{OfficeId, TaskId};
-use mi_store::{Db, DbResult, FromRow, Json, json_text, optional, scalar_one};
+use mi_kernel::{OfficeId, TaskId, Time};
+use mi_store::{Db, DbResult, FromRow, Json, json_text, on_postgres, optional, scalar_one};
 use serde::Deserialize;
+use sqlx::PgConnection;
+use tokio::time::Instant;
 
 use super::{
     Asked, Change, MAX_DEPENDENTS, Prefetched, Rest, Wanted,
+    change::Arguments,
     queue::{Opened, queue_open},
     task_prefetch, task_put,
 };
@@ -85,14 +88,61 @@ impl Fence {
     }
 }
 
-/// Writes, unless the queue is no longer as it was: false then.
-pub(crate) async fn queue_write(db: &Db, office_id: OfficeId, fence: &Fence, change: &Change) -> DbResult<bool> {
+/// When it was by the database's clock, and by this process's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Told {
+    pub(crate) time: Time,
+    at: Instant,
+}
+
+impl Told {
+    pub(crate) fn new(time: Time) -> Self {
+        Self { time, at: Instant::now() }
+    }
+
+    /// The same now.
+    pub(crate) fn now(self) -> Self {
+        let at = Instant::now();
+        Self { time: self.time + (at - self.at), at }
+    }
+}
+
+/// What came of a write.
+pub(crate) enum Writing {
+    /// The queue is no longer as it was.
+    Moved,
+    /// It is durable since then; none: the database has no clock of its own.
+    Done(Option<Told>),
+}
+
+/// Writes, unless the queue is no longer as it was. `at`: the time that is written, where the database was not asked for it
+/// in a look just before.
+pub(crate) async fn queue_write(
+    db: &Db,
+    office_id: OfficeId,
+    fence: &Fence,
+    change: &Change<'_>,
+    at: Option<Time>,
+) -> DbResult<Writing> {
     let Fence { cursor, counts, version, away, could_pay } = fence;
     let mut conn = db.office(office_id).bare().await?;
-    let sql = conn.pick("", "SELECT queue_write($1, $2::json, $3, $4::json, $5::json, $6, $7, $8, $9, $10)");
-    if !sql.is_empty() {
-        let Change { tasks, cursor: newest, counts: tally, events } = change;
-        return scalar_one!(conn, sql, tasks, *newest, tally, events, *cursor, counts, *version, *away, *could_pay);
+    let sql = conn.pick(
+        "",
+        "SELECT queue_write($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23,
+             $24, $25, $26, $27, $28)",
+    );
+    let write = async |conn: &mut PgConnection, arguments| {
+        sqlx::query_scalar_with::<_, Option<Time>, _>(sql, arguments).fetch_one(conn).await
+    };
+    let mut arguments = Arguments(change.arguments(office_id)?);
+    arguments.add(*cursor)?;
+    arguments.add(counts)?;
+    arguments.add(*version)?;
+    arguments.add(*away)?;
+    arguments.add(*could_pay)?;
+    arguments.add(at)?;
+    if let Some(done) = on_postgres!(conn, |c| write(c, arguments.0).await) {
+        return Ok(done?.map_or(Writing::Moved, |time| Writing::Done(Some(Told::new(time)))));
     }
     drop(conn);
     let mut tx = db.office(office_id).begin().await?;
@@ -103,9 +153,9 @@ pub(crate) async fn queue_write(db: &Db, office_id: OfficeId, fence: &Fence, cha
              AND NOT EXISTS (SELECT 1 FROM task_consequences AS c WHERE c.office_id = $1)";
     let found: i64 = scalar_one!(tx, sql, *cursor, counts, *version, *away, *could_pay)?;
     if found == 0 {
-        return Ok(false);
+        return Ok(Writing::Moved);
     }
     task_put(&mut tx, change).await?;
     tx.commit().await?;
-    Ok(true)
+    Ok(Writing::Done(None))
 }

@@ -46,6 +46,8 @@ pub(crate) struct Prefetched {
     pub(crate) tasks: Vec<Task>,
     /// May be claimed.
     pub(crate) claimable: Vec<Task>,
+    /// Asked for, and nothing waits for them, and they have no open subtasks, as far as that is known.
+    pub(crate) leaves: Vec<TaskId>,
 }
 
 impl Prefetched {

@@ -14,7 +14,7 @@ pub(crate) async fn queue_insert(tx: &mut OfficeConn) -> DbResult<()> {
 }
 
 /// A queue as a transaction finds it, locked until that ends.
-#[derive(FromRow)]
+#[derive(Debug, Clone, FromRow)]
 pub(crate) struct Opened {
     /// The position of the newest change.
     pub(crate) cursor: i64,

@@ -38,3 +38,24 @@ fn what_is_new_does_not_come_before_what_was_not_read() {
         assert_eq!(got, [["new"], ["old"], ["new"]]);
     });
 }
+
+#[test]
+fn a_queue_longer_than_what_is_remembered_is_handed_out_in_order() {
+    quietly(async |tasks, office| {
+        let titles: Vec<String> = (0..40).map(|n| format!("{n}")).collect();
+        // The more urgent ones come later.
+        let (late, early) = titles.split_at(20);
+        for (titles, priority) in [(late, 60), (early, 40)] {
+            let commands = titles.iter().map(|title| create(title, TaskKind::General, priority)).collect();
+            tasks.submit(office, commands, None, "").await.expect("has room");
+        }
+        for (claimed_before, title) in early.iter().chain(late).enumerate() {
+            let answers = tasks.submit(office, vec![claim()], None, "").await.expect("has room");
+            let claimed = answers.into_iter().next().expect("an answer").expect("claims");
+            assert_eq!(claimed.iter().map(|task| &task.spec.title).collect::<Vec<_>>(), [title]);
+            // All that are being worked on, and a part of the queue: twice what is read of it at most.
+            let known = tasks.memories.length(office).expect("it is remembered");
+            assert!((claimed_before + 1..claimed_before + 14).contains(&known), "{known} tasks after {claimed_before}");
+        }
+    });
+}

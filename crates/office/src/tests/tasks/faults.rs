@@ -12,9 +12,11 @@ use crate::tests::harness::Harness;
 
 on_both! { a_task_that_cannot_be_read_fails_alone }
 
-/// Puts nonsense into the row of a task.
+/// Puts nonsense into the row of a task, and has what is remembered of the queue forgotten.
 async fn spoil(harness: &Harness, task: &Task) {
     let mut tx = harness.db().await.platform().begin().await.expect("begins");
+    on!(tx, |c| { sqlx::query("UPDATE task_queues SET cursor = cursor + 1").execute(&mut *c).await.map(drop) })
+        .expect("moves on");
     on!(tx, |c| {
         sqlx::query("UPDATE tasks SET spec = $1 WHERE id = $2")
             .bind(Json("nonsense"))

@@ -1,6 +1,8 @@
-//! What is written after a look at a queue goes by its being as it was: what others change between the two is heeded.
+//! What is written after a look at a queue, or by what is remembered of it, goes by its being as it was: what others change in
+//! between is heeded.
 
-use mi_proto::v1::{ClaimTasksRequest, CreateTaskRequest, Task, TaskKind, TaskStatus};
+use mi_kernel::Actor;
+use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task, TaskKind, TaskStatus};
 use mi_testkit::{Backend, TestDb, until};
 use sqlx::{AssertSqlSafe, Executor, PgConnection};
 use tonic::{Code, Status};
@@ -11,27 +13,27 @@ use crate::tests::harness::{Harness, LONG};
 impl Harness {
     /// A claim that has looked, and writes when another process has done this to the office's queue.
     async fn claims_while(&self, office: &str, changes: &str) -> Result<Vec<Task>, Status> {
+        let worker = self.agent(office, "worker", false, &[]);
+        // What comes of its being new is done.
+        self.claim_with(&worker, claim_nothing(office)).await.expect("claims");
         let lock = "SELECT cursor FROM task_queues WHERE office_id = OFFICE FOR UPDATE";
-        self.claims_during(office, lock, "SELECT queue_write%", changes).await
+        self.claims_during(&worker, office, lock, "SELECT queue_write%", changes).await
     }
 
     /// A claim of which such a statement waits for this lock, until another process has done that.
     async fn claims_during(
         &self,
+        worker: &Actor,
         office: &str,
         lock: &str,
         statement: &'static str,
         changes: &str,
     ) -> Result<Vec<Task>, Status> {
-        let worker = self.agent(office, "worker", false, &[]);
-        // What comes of its being new is done.
-        let none = ClaimTasksRequest { kinds: vec![TaskKind::Review.into()], ..claim(office) };
-        self.claim_with(&worker, none).await.expect("claims");
         let (mut holder, mut watching) = (self.postgres().await, self.postgres().await);
         holder.execute("SET search_path = mi_test; SET mi.scope = 'platform'; BEGIN").await.expect("begins");
         let of_office = |sql: &str| AssertSqlSafe(sql.replace("OFFICE", &format!("'{office}'")));
         holder.execute(of_office(lock)).await.expect("locks");
-        let mut client = self.tasks(&worker);
+        let mut client = self.tasks(worker);
         let asked = claim(office);
         let claiming = tokio::spawn(async move { Ok(client.claim_tasks(asked).await?.into_inner().tasks) });
         until("the statement waits", LONG, async || {
@@ -56,6 +58,11 @@ impl Harness {
         let tasks = sqlx::query_as(AssertSqlSafe(sql)).fetch_all(&mut conn).await.expect("tasks");
         (cursor, counts, tasks)
     }
+}
+
+/// Of a kind that there is no task of.
+fn claim_nothing(office: &str) -> ClaimTasksRequest {
+    ClaimTasksRequest { kinds: vec![TaskKind::Review.into()], ..claim(office) }
 }
 
 fn claim(office: &str) -> ClaimTasksRequest {
@@ -117,10 +124,20 @@ async fn a_task_that_another_process_took_is_not_handed_out() {
 #[tokio::test]
 async fn a_look_does_not_take_the_position_of_a_change_that_it_did_not_see() {
     let (harness, office) = office_with_a_task().await;
-    let claimed = harness.claims_during(&office, "LOCK TABLE task_queues", "%FROM queue_look(%", CANCELS).await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    for _ in 0..2 {
+        harness.claim_with(&worker, claim_nothing(&office)).await.expect("claims");
+    }
+    // What was remembered is lost, and the next transaction looks.
+    let mut other = harness.postgres().await;
+    other.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    other.execute("UPDATE task_queues SET cursor = cursor + 1").await.expect("changes");
+    harness.new_task(&office, "other").await;
+    let (lock, changes) = ("LOCK TABLE task_queues", CANCELS.replace("= 2", "= 9").replace(":1", ":2"));
+    let claimed = harness.claims_during(&worker, &office, lock, "%FROM queue_look(%", &changes).await;
     assert_eq!(claimed.expect("claims"), []);
-    let counts = serde_json::json!({"cancelled": 1});
-    assert_eq!(harness.queue_rows(&office).await, (2, counts, vec![(2, "cancelled".to_owned())]));
+    let rows = vec![(9, "cancelled".to_owned()), (9, "cancelled".to_owned())];
+    assert_eq!(harness.queue_rows(&office).await, (9, serde_json::json!({"cancelled": 2}), rows));
 }
 
 #[tokio::test]
@@ -172,4 +189,80 @@ async fn nothing_is_handed_out_before_what_is_to_be_cancelled() {
     let claimed = harness.claims_while(&office, &changes).await.expect("claims");
     // Whether before or after the cancellation.
     assert!(claimed.iter().all(|task| task.title == "task"), "{claimed:?}");
+}
+
+/// The functions with which a queue is read, or locked, are there no more.
+async fn take_reading_away(harness: &Harness) {
+    let mut conn = harness.postgres().await;
+    conn.execute("SET search_path = mi_test").await.expect("sets");
+    for function in ["queue_look", "queue_open"] {
+        conn.execute(AssertSqlSafe(format!("ALTER FUNCTION {function} RENAME TO {function}_gone")))
+            .await
+            .expect("renames");
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_is_remembered_is_not_read() {
+    let (harness, office) = office_with_a_task().await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    // The first claim has the queue look at its new agent, under its lock.
+    for _ in 0..2 {
+        harness.claim_with(&worker, claim_nothing(&office)).await.expect("claims");
+    }
+    take_reading_away(&harness).await;
+    let claimed = harness.claim_with(&worker, claim(&office)).await.expect("claims");
+    assert_eq!(titles(&claimed), [("task", TaskStatus::Running)]);
+    harness.new_task(&office, "next").await;
+    let report = CompleteTaskRequest {
+        office_id: office.clone(),
+        task_id: claimed[0].id.clone(),
+        lease_id: claimed[0].lease_id.clone(),
+        result: "done".into(),
+        claim_next: Some(claim(&office)),
+        ..Default::default()
+    };
+    let answer = harness.tasks(&worker).complete_task(report).await.expect("completes").into_inner();
+    assert_eq!(titles(&answer.task.into_iter().collect::<Vec<_>>()), [("task", TaskStatus::Done)]);
+    assert_eq!(titles(&answer.claimed), [("next", TaskStatus::Running)]);
+    let failed = harness.fail(&worker, &office, &answer.claimed[0], true).await.expect("fails");
+    assert_eq!(titles(&[failed]), [("next", TaskStatus::Queued)]);
+    let counts = serde_json::json!({"done": 1, "queued": 1, "running": 0});
+    let rows = vec![(4, "done".to_owned()), (6, "queued".to_owned())];
+    assert_eq!(harness.queue_rows(&office).await, (6, counts, rows));
+}
+
+#[tokio::test]
+async fn what_another_process_changed_is_read_again() {
+    let (harness, office) = office_with_a_task().await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    harness.claim_with(&worker, claim_nothing(&office)).await.expect("claims");
+    let mut other = harness.postgres().await;
+    other.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    other.execute(AssertSqlSafe(CANCELS.replace("OFFICE", &format!("'{office}'")))).await.expect("changes");
+    assert_eq!(harness.claim_with(&worker, claim(&office)).await.expect("claims"), []);
+    harness.new_task(&office, "next").await;
+    let claimed = harness.claim_with(&worker, claim(&office)).await.expect("claims");
+    assert_eq!(titles(&claimed), [("next", TaskStatus::Running)]);
+    let counts = serde_json::json!({"cancelled": 1, "queued": 0, "running": 1});
+    let rows = vec![(2, "cancelled".to_owned()), (4, "running".to_owned())];
+    assert_eq!(harness.queue_rows(&office).await, (4, counts, rows));
+}
+
+#[tokio::test]
+async fn a_time_that_is_not_the_databases_is_not_written() {
+    let (harness, office) = office_with_a_task().await;
+    let mut conn = harness.postgres().await;
+    conn.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    for (ahead, is_written) in [("-2 seconds", false), ("2 seconds", false), ("0 seconds", true)] {
+        let sql = format!(
+            "SELECT queue_write(q.office_id, q.cursor + 1, q.counts::text, '[]', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',
+                 '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', q.cursor, q.counts::text,
+                 o.version, s.away, NULL, clock_timestamp() + '{ahead}') IS NOT NULL
+             FROM task_queues AS q JOIN offices AS o ON o.id = q.office_id CROSS JOIN task_sweeps AS s
+             WHERE q.office_id = '{office}'"
+        );
+        let written: bool = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut conn).await.expect("answers");
+        assert_eq!(written, is_written, "{ahead}");
+    }
 }

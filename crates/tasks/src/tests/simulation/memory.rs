@@ -33,5 +33,5 @@ pub(super) fn differs(tasks: &Tasks, book: &Book) -> Option<String> {
             return Some(format!("an agent is taken to have ended {} at {time}", cause.text));
         }
     }
-    None
+    tasks.memories.differs(book.office, book.cursor, &book.tasks)
 }

@@ -1,0 +1,2 @@
+-- SQLite has no functions, and nobody else writes.
+SELECT 1;
