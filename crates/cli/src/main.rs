@@ -27,11 +27,18 @@ mod words;
 
 use std::{io::Write, process::ExitCode};
 
+use mimalloc::MiMalloc;
+
 use crate::{
     args::{Cli, Command},
     commands::agents::AgentsCommand,
     failure::Failure,
 };
+
+/// A call makes hundreds of small allocations on one thread and frees them on another: a fifth of the platform's processor time
+/// with the C library's allocator, and more with musl's.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     // Fails only when a provider is installed already.
