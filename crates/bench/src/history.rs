@@ -1,10 +1,13 @@
-//! `history`: the queue of an office with a million finished tasks, against that of an office with none, on one platform.
-//! Both take their turns call by call, so that noise hits both.
+//! `history`: the queues of an office with a million finished tasks and of one with a million queued ones, each against that of an
+//! office with none, on one platform. They take their turns call by call, so that noise hits all.
 //!
-//! The million are copies, made in the database, of one task that was done over the API; the events that they would have
+//! The million are copies, made in the database, of one task that was made over the API; the events that they would have
 //! left in the feed are not made. Nothing is analysed by hand: what the planner knows of them, it knows by autovacuum.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use mi_client::Client;
 use mi_kernel::{OfficeId, TaskId};
@@ -20,6 +23,7 @@ use crate::{
     compare::paired,
     customer::{self, Customer},
     latency::Latency,
+    proc,
     queue::{claim, completion, fill, name_of, task},
     report::{Goal, Table},
 };
@@ -29,7 +33,7 @@ const ROUNDS: usize = 5;
 const TURNS: usize = 300;
 /// Reads of a round: nothing but looked at, they need fewer.
 const READS: usize = 10;
-const FINISHED: i64 = 1_000_000;
+const MANY: i64 = 1_000_000;
 /// Copies of one transaction: SQLite has one writer, and the platform is another.
 const COPIES: i64 = 20_000;
 const QUEUED: usize = 10_000;
@@ -42,50 +46,65 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Copies a task so many times. Ids are UUIDv7 of the milliseconds before the task's own, and so are in the order of
 /// the cursors, which come after its own.
 const COPY_SQLITE: &str = "WITH RECURSIVE copies (n) AS (SELECT $3 UNION ALL SELECT n + 1 FROM copies WHERE n + 1 < $4)
-    INSERT INTO tasks SELECT office_id, unhex(printf('%012x7%03x8%015x', $5 + n, abs(random()) & 4095, abs(random()) >> 4)),
-        cursor + 1 + n, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id, verifies_id, tools,
-        worker_id, deadline, spec, progress
+    INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, tools, spec, progress)
+    SELECT office_id, unhex(printf('%012x7%03x8%015x', $5 + n, abs(random()) & 4095, abs(random()) >> 4)),
+        cursor + 1 + n, kind, priority, status, assigned_agent, tools, spec, progress
     FROM copies CROSS JOIN tasks WHERE office_id = $1 AND id = $2";
-const COPY_POSTGRES: &str = "INSERT INTO tasks SELECT office_id,
-        (lpad(to_hex($5 + n), 12, '0') || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid,
-        cursor + 1 + n, kind, priority, status, assigned_agent, assigned_id, excluded_id, parent_id, verifies_id, tools,
-        worker_id, deadline, spec, progress
+const COPY_POSTGRES: &str = "INSERT INTO tasks (office_id, id, cursor, kind, priority, status, assigned_agent, tools, spec, progress)
+    SELECT office_id, (lpad(to_hex($5 + n), 12, '0') || '7' || substr(replace(gen_random_uuid()::text, '-', ''), 14))::uuid,
+        cursor + 1 + n, kind, priority, status, assigned_agent, tools, spec, progress
     FROM generate_series($3, $4 - 1) AS n CROSS JOIN tasks WHERE office_id = $1 AND id = $2";
-/// The queue's position is that of its newest change.
-const ADVANCE: &str = "UPDATE task_queues SET cursor = (SELECT max(cursor) FROM tasks WHERE office_id = $1)
+/// The queue's position is that of its newest change, and it counts its tasks.
+const ADVANCE_SQLITE: &str = "UPDATE task_queues SET cursor = (SELECT max(cursor) FROM tasks WHERE office_id = $1),
+    counts = (SELECT json_group_object(status, tasks) FROM
+        (SELECT status, count(*) AS tasks FROM tasks WHERE office_id = $1 GROUP BY status))
+    WHERE office_id = $1";
+const ADVANCE_POSTGRES: &str = "UPDATE task_queues SET cursor = (SELECT max(cursor) FROM tasks WHERE office_id = $1),
+    counts = (SELECT json_object_agg(status, tasks) FROM
+        (SELECT status, count(*) AS tasks FROM tasks WHERE office_id = $1 GROUP BY status) AS counted)
     WHERE office_id = $1";
 
 pub(crate) async fn run() -> Result<Table> {
     let mut table = Table::new("history");
     for backend in [Backend::Sqlite, Backend::Postgres] {
-        let platform = Platform::builder().backend(backend).start().await;
+        let mut platform = Platform::builder().backend(backend).start().await;
         let keys = tempfile::tempdir()?;
         let fresh = Desk::open(&platform, &keys.path().join("fresh")).await?;
-        let old = Desk::open(&platform, &keys.path().join("old")).await?;
+        let (old, full) = (
+            Desk::open(&platform, &keys.path().join("old")).await?,
+            Desk::open(&platform, &keys.path().join("full")).await?,
+        );
         let mut store = Store::open(&platform).await?;
         let done = old.turn(&mut Times::new()?).await?;
         store.multiply(&old.customer.office, &done).await?;
-        old.expect_finished(FINISHED + 1).await?;
-        measure(&mut table, name_of(backend), &fresh, &old).await?;
+        old.expect(TaskStatus::Done, MANY + 1).await?;
+        let name = name_of(backend);
+        measure(&mut table, name, &fresh, &old).await?;
+        let before = proc::memory(platform.pid())?.rss;
+        let queued = full.customer.client.tasks().create_task(task(&full.customer)).await?.into_inner().task;
+        store.multiply(&full.customer.office, &queued.ok_or("an answer without its task")?).await?;
+        full.expect(TaskStatus::Queued, MANY + 1).await?;
+        let (without, with) = rounds(&fresh, &full).await?;
+        compare(&mut table, name, "queued", (&without, &with));
+        let grown = proc::memory(platform.pid())?.rss - before;
+        table.goal(
+            &format!("{name}: the platform grows by, with 1,000,000 queued tasks"),
+            "MB",
+            &[grown],
+            Goal::AtMost(200.0),
+        );
+        platform.stop().await;
+        let start = Instant::now();
+        platform.start().await;
+        let took = start.elapsed().as_secs_f64() * 1e3;
+        table.goal(&format!("{name}: a start of the platform over all that"), "ms", &[took], Goal::AtMost(2000.0));
     }
     Ok(table)
 }
 
 async fn measure(table: &mut Table, name: &str, fresh: &Desk, old: &Desk) -> Result {
     let (without, with) = rounds(fresh, old).await?;
-    let ratio = paired(&(claims(&without), claims(&with)), |without, with| with / without);
-    table.row(&format!("{name}: claim in an office without history, p50"), "ms", &claims(&without));
-    table.row(&format!("{name}: claim, 1,000,000 finished tasks, p50"), "ms", &claims(&with));
-    table.goal(&format!("{name}: claim, with / without, p50"), "x", &ratio, Goal::AtMost(1.2));
-    for (what, pick) in [
-        ("CreateTask", (|times: &Times| &times.create) as fn(&Times) -> &Latency),
-        ("ListTasks, first page", |times| &times.list),
-        ("ListTasks of queued ones, first page", |times| &times.list_queued),
-        ("GetOfficeStatus", |times| &times.status),
-    ] {
-        table.row(&format!("{name}: {what}, without, p50"), "ms", &column(&without, pick));
-        table.row(&format!("{name}: {what}, 1,000,000 finished tasks, p50"), "ms", &column(&with, pick));
-    }
+    compare(table, name, "finished", (&without, &with));
     for desk in [fresh, old] {
         fill(&desk.customer, QUEUED).await?;
     }
@@ -93,6 +112,24 @@ async fn measure(table: &mut Table, name: &str, fresh: &Desk, old: &Desk) -> Res
     table.row(&format!("{name}: claim, 10,000 queued tasks, p50"), "ms", &claims(&without));
     table.row(&format!("{name}: claim, 10,000 queued and 1,000,000 finished tasks, p50"), "ms", &claims(&with));
     Ok(())
+}
+
+/// What calls take in an office with a million such tasks, and without.
+fn compare(table: &mut Table, name: &str, tasks: &str, (without, with): (&[Times], &[Times])) {
+    let ratio = paired(&(claims(without), claims(with)), |without, with| with / without);
+    table.row(&format!("{name}: claim in an office beside it, p50"), "ms", &claims(without));
+    table.row(&format!("{name}: claim, 1,000,000 {tasks} tasks, p50"), "ms", &claims(with));
+    table.goal(&format!("{name}: claim, with / without, p50"), "x", &ratio, Goal::AtMost(1.2));
+    for (what, pick) in [
+        ("CreateTask", (|times: &Times| &times.create) as fn(&Times) -> &Latency),
+        ("ListTasks, first page", |times| &times.list),
+        ("ListTasks of queued ones, first page", |times| &times.list_queued),
+    ] {
+        table.row(&format!("{name}: {what}, without, p50"), "ms", &column(without, pick));
+        table.row(&format!("{name}: {what}, 1,000,000 {tasks} tasks, p50"), "ms", &column(with, pick));
+    }
+    let what = format!("{name}: GetOfficeStatus, 1,000,000 {tasks} tasks, p50");
+    table.goal(&what, "ms", &column(with, |times| &times.status), Goal::AtMost(2.0));
 }
 
 async fn rounds(fresh: &Desk, old: &Desk) -> Result<(Vec<Times>, Vec<Times>)> {
@@ -191,13 +228,13 @@ impl Desk {
     }
 
     /// As the platform tells.
-    async fn expect_finished(&self, count: i64) -> Result {
+    async fn expect(&self, status: TaskStatus, count: i64) -> Result {
         let office_id = self.customer.office.clone();
         let answer = self.customer.client.offices().get_office_status(GetOfficeStatusRequest { office_id }).await?;
         let tasks = answer.into_inner().status.unwrap_or_default().tasks;
         match tasks.as_slice() {
-            [only] if only.status() == TaskStatus::Done && i64::from(only.count) == count => Ok(()),
-            other => Err(format!("{count} finished tasks were to be there: {other:?}").into()),
+            [only] if only.status() == status && i64::from(only.count) == count => Ok(()),
+            other => Err(format!("{count} tasks that are {status:?} were to be there: {other:?}").into()),
         }
     }
 }
@@ -226,13 +263,13 @@ impl Store {
         })
     }
 
-    /// Gives the office a history of copies of a task that it has.
+    /// Gives the office copies of a task that it has.
     async fn multiply(&mut self, office: &str, task: &Task) -> Result {
         let (office, id) = (OfficeId::parse(office)?.0, TaskId::parse(&task.id)?.0);
         // What a UUIDv7 begins with: the milliseconds at which it was made.
-        let start = i64::try_from(id.as_u128() >> 80)? - FINISHED;
-        for from in (0..FINISHED).step_by(usize::try_from(COPIES)?) {
-            let to = FINISHED.min(from + COPIES);
+        let start = i64::try_from(id.as_u128() >> 80)? - MANY;
+        for from in (0..MANY).step_by(usize::try_from(COPIES)?) {
+            let to = MANY.min(from + COPIES);
             let copied = match self {
                 Self::Sqlite(db) => {
                     let copy = sqlx::query(COPY_SQLITE).bind(office).bind(id).bind(from).bind(to).bind(start);
@@ -248,8 +285,8 @@ impl Store {
             }
         }
         let advanced = match self {
-            Self::Sqlite(db) => sqlx::query(ADVANCE).bind(office).execute(db).await?.rows_affected(),
-            Self::Postgres(db) => sqlx::query(ADVANCE).bind(office).execute(db).await?.rows_affected(),
+            Self::Sqlite(db) => sqlx::query(ADVANCE_SQLITE).bind(office).execute(db).await?.rows_affected(),
+            Self::Postgres(db) => sqlx::query(ADVANCE_POSTGRES).bind(office).execute(db).await?.rows_affected(),
         };
         if advanced == 1 { Ok(()) } else { Err("the office has no queue".into()) }
     }

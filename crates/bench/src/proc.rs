@@ -70,6 +70,11 @@ pub(crate) fn cpu_seconds_of_family(pid: u32) -> Result<f64> {
     children(pid)?.into_iter().try_fold(cpu_seconds(pid)?, |sum, child| Ok(sum + cpu_seconds(child)?))
 }
 
+/// The process that started this one.
+pub(crate) fn parent(pid: u32) -> Result<u32> {
+    Ok(stat(pid, 4)?.parse()?)
+}
+
 /// The processes whose parent this one is.
 pub(crate) fn children(pid: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
