@@ -32,6 +32,7 @@ const MIGRATIONS: &Migrations = &[
     step!(102, "0102", "office_wall"),
     step!(110, "0110", "chain"),
     step!(111, "0111", "segments_by_age"),
+    step!(120, "0120", "events_age"),
 ];
 
 /// The role, ready to be served.
