@@ -29,6 +29,12 @@ impl Customer {
         let request = v1::CreateAccountRequest { name: "bench".into() };
         let key = Secret::new(admin.access().create_account(request).await?.into_inner().secret);
         let client = Client::connect(endpoint, Credential::ApiKey(key.clone()))?;
+        Self { client, key, office: String::new() }.another_office(max_agents).await
+    }
+
+    /// Opens one more office of the account.
+    pub(crate) async fn another_office(&self, max_agents: i32) -> Result<Self> {
+        let client = &self.client;
         let request = v1::CreateOfficeRequest { name: "bench".into(), ..Default::default() };
         let office = client.offices().create_office(request).await?.into_inner().office;
         let office = office.ok_or("an answer without its office")?.id;
@@ -45,7 +51,7 @@ impl Customer {
             Ok::<_, Status>(active.then_some(()))
         })
         .await;
-        Ok(Self { client, key, office })
+        Ok(Self { office, ..self.clone() })
     }
 
     /// Has an agent from outside join, with a new key in this file.
@@ -85,7 +91,16 @@ impl Customer {
 
 /// A connection of an agent that joined, with its key from this file.
 pub(crate) fn connect(endpoint: &str, agent_id: AgentId, key_file: &Path) -> Result<Client> {
+    Ok(Client::connect(endpoint, credential(agent_id, key_file)?)?)
+}
+
+/// The same over a connection that is there.
+pub(crate) fn on(connection: &Client, agent_id: AgentId, key_file: &Path) -> Result<Client> {
+    Ok(connection.with_credential(credential(agent_id, key_file)?)?)
+}
+
+fn credential(agent_id: AgentId, key_file: &Path) -> Result<Credential> {
     let key = AgentKey::load(key_file)?.ok_or_else(|| format!("{}: no such key", key_file.display()))?;
     let key = Arc::new(KeyRing::new(key));
-    Ok(Client::connect(endpoint, Credential::Agent { agent_id, key })?)
+    Ok(Credential::Agent { agent_id, key })
 }

@@ -22,6 +22,7 @@ mod litellm;
 mod logs;
 mod metrics;
 mod models;
+mod offices;
 mod proc;
 mod proxy;
 mod queue;
@@ -58,6 +59,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("rls", || rls::run().boxed_local()),
     ("sandbox", || sandbox::run().boxed_local()),
     ("queue", || queue::run().boxed_local()),
+    ("offices", || offices::run().boxed_local()),
     ("kills", || kills::run().boxed_local()),
     ("history", || history::run().boxed_local()),
     ("idle", || idle::run().boxed_local()),

@@ -28,7 +28,7 @@ use crate::{
     report::{Goal, Table},
 };
 
-const WORKERS: usize = 8;
+pub(crate) const WORKERS: usize = 8;
 const ROUNDS: usize = 5;
 const LATENCIES: usize = 300;
 /// Tasks of one round: single ones, and in batches.
