@@ -18,7 +18,7 @@ const MOST_ROWS: i64 = 500;
 const BATCH_BYTES: i64 = 4 << 20;
 /// Longest event, as JSON.
 const LONGEST: usize = 1 << 20;
-/// Most rows that are passed over because the feed refuses an event of theirs for good. When it refuses more, it is not the events.
+/// Most rows that are passed over because they cannot be read, or the feed refuses an event of theirs for good. When it refuses more, it is not the events.
 const MOST_REFUSED: usize = 1000;
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(5) };
 /// While events keep coming, those of this time are delivered together: the first of them at once.
@@ -133,7 +133,9 @@ fn topic() -> Topic {
 
 /// The lease of the process that delivers a database's events.
 pub fn lease(db: Db, clock: Arc<dyn Clock>) -> Lease {
-    Lease::new(db, clock, "outbox", LEASE)
+    // Another name than that of processes which do not read rows with several events: they stop at the first one, and would
+    // keep the lease all the same. What both deliver the feed takes once.
+    Lease::new(db, clock, "outbox-rows", LEASE)
 }
 
 /// An event on its way.
@@ -155,8 +157,8 @@ struct Relay {
     waiting: VecDeque<Waiting>,
     /// Rows that are delivered, and not forgotten yet.
     delivered: Vec<i64>,
-    /// Rows of which an event is refused for good: they are passed over until the next start, by when the other end may know
-    /// better.
+    /// Rows that cannot be read, or of which an event is refused for good: they are passed over until the next start, by when
+    /// this end or the other one may know better.
     refused: Vec<i64>,
     /// How many are delivered together.
     limit: usize,
@@ -204,7 +206,14 @@ impl Relay {
             rows
         };
         for (position, row) in rows {
-            let events = events(&row)?;
+            let events = match events(&row) {
+                Err(error) if self.refused.len() < MOST_REFUSED => {
+                    tracing::error!(target: "mi::outbox", %error, position, "a row of the outbox cannot be read: it stays there");
+                    self.refused.push(position);
+                    continue;
+                }
+                read => read?,
+            };
             let count = events.len();
             self.waiting.extend(events.into_iter().enumerate().map(|(place, (event, length))| {
                 let length = i64::try_from(length).unwrap_or(i64::MAX);

@@ -460,8 +460,8 @@ impl<'a> Batch<'a> {
             }
             Way::Seen(..) if !pairs.is_empty() => return Err(needs_lock()),
             Way::Seen(db, fence) => {
-                let at = self.told.filter(|_| self.remembered).map(|told| told.time);
-                match repo::queue_write(db, self.office.id, fence, &change, at).await? {
+                let time = (self.remembered, self.told);
+                match repo::queue_write(db, self.office.id, fence, &change, time).await? {
                     Writing::Moved => return Err(moved()),
                     Writing::Done(told) => self.told = told,
                 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use mi_kernel::{OfficeId, TaskId};
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 
 use super::{
     batch::Batch,
@@ -29,6 +29,8 @@ const MIN_FRONT: i64 = if cfg!(test) { 2 } else { 64 };
 const MAX_FRONT: i64 = if cfg!(test) { 6 } else { 1024 };
 /// Fronts are read for that many claims.
 const CLAIMS: i64 = if cfg!(test) { 2 } else { 8 };
+/// Questions for which a front that is too short, although it was just read, is not read again.
+const SPARED: u32 = 32;
 /// Most looks that have to find the queue as this process left it before it is remembered again.
 const MAX_WAIT: u32 = 64;
 
@@ -78,6 +80,7 @@ impl Memory {
                 }
             }
         }
+        memory.shrink();
         memory
     }
 
@@ -153,32 +156,38 @@ impl Memory {
         self.shrink();
     }
 
-    /// Forgets what is too much: first the end of the front, then the oldest of what is being worked on.
+    /// Forgets what is too much: first the oldest of what is being worked on, then the end of the front.
     fn shrink(&mut self) {
         let most = usize::try_from(2 * MAX_FRONT).unwrap_or(usize::MAX);
-        let is_too_much = |memory: &Self| memory.bytes > MAX_OFFICE_BYTES;
-        while self.queued.len() > most || (is_too_much(self) && !self.queued.is_empty()) {
+        if self.bytes > MAX_OFFICE_BYTES {
+            let at_work = self.tasks.iter().filter(|(_, known)| *known.task.state() != State::Queued);
+            for id in at_work.map(|(id, _)| *id).collect::<Vec<_>>() {
+                if self.bytes <= MAX_OFFICE_BYTES {
+                    break;
+                }
+                self.take(id);
+            }
+        }
+        while self.queued.len() > most || self.bytes > MAX_OFFICE_BYTES {
             let Some((_, id)) = self.queued.last().copied() else { break };
             self.take(id);
             self.until = Some(self.queued.last().copied().unwrap_or((i32::MIN, TaskId::MIN)));
-        }
-        while is_too_much(self) {
-            let Some(id) = self.tasks.keys().next().copied() else { break };
-            self.take(id);
         }
     }
 }
 
 /// About how many bytes a task takes here.
 fn size(task: &Task) -> usize {
-    const REST: usize = 1024;
+    const REST: usize = 1536;
     let (spec, progress) = (&task.spec, &task.progress);
-    let texts = spec.title.len() + spec.description.len() + progress.error.len() + progress.stalled.len();
+    let list = |texts: &[String]| texts.iter().map(|text| size_of::<String>() + text.len()).sum::<usize>();
+    let texts = [&spec.title, &spec.description, &spec.cause, &progress.error, &progress.stalled];
     let work = match task.state() {
-        State::Verifying { work, .. } => work.result.len() + work.receipt.len(),
+        State::Verifying { work, .. } => work.result.len() + work.receipt.len() + list(&work.artifacts),
         _ => 0,
     };
-    REST + texts + work + 16 * spec.depends_on.len()
+    let texts: usize = texts.into_iter().map(String::len).sum();
+    REST + texts + work + list(&spec.required_tools) + size_of::<TaskId>() * spec.depends_on.len()
 }
 
 /// What a transaction leaves behind.
@@ -210,13 +219,33 @@ pub(super) struct Known {
     /// meanwhile.
     wait: u32,
     waits: u32,
+    /// For how many questions a front that is too short is not read again: it was, and was too short all the same.
+    spared: u32,
 }
 
 impl Known {
     /// How many tasks to read of the front before such a question is answered; none: it is not worth while.
-    pub(super) fn front(&self, asked: &Asked<'_>) -> Option<i64> {
-        let is_short = self.memory.as_ref().map_or(self.waits == 0, |memory| memory.is_short(&asked.wanted));
-        is_short.then(|| (CLAIMS * asked.wanted.limit).clamp(MIN_FRONT, MAX_FRONT))
+    pub(super) fn front(&mut self, asked: &Asked<'_>) -> Option<i64> {
+        match &self.memory {
+            Some(memory) if !memory.is_short(&asked.wanted) => return None,
+            Some(_) if self.spared > 0 => {
+                self.spared -= 1;
+                return None;
+            }
+            None if self.waits > 0 => return None,
+            _ => {}
+        }
+        Some((CLAIMS * asked.wanted.limit).clamp(MIN_FRONT, MAX_FRONT))
+    }
+
+    /// The front was read for such a question, or could not be.
+    pub(super) fn read(&mut self, memory: Option<Memory>, asked: &Asked<'_>) {
+        match &memory {
+            None => self.waits = MAX_WAIT,
+            Some(memory) if memory.is_short(&asked.wanted) => self.spared = SPARED,
+            Some(_) => self.spared = 0,
+        }
+        self.memory = memory;
     }
 
     /// Another process has changed what was remembered.
@@ -262,7 +291,8 @@ pub(super) struct Memories(Cache<OfficeId, Arc<Kept>>);
 impl Default for Memories {
     fn default() -> Self {
         let length = |_: &OfficeId, kept: &Arc<Kept>| u32::try_from(kept.bytes).unwrap_or(u32::MAX);
-        Self(Cache::builder().max_capacity(MAX_BYTES).weigher(length).build())
+        let lru = EvictionPolicy::lru();
+        Self(Cache::builder().max_capacity(MAX_BYTES).weigher(length).eviction_policy(lru).build())
     }
 }
 

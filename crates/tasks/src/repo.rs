@@ -129,8 +129,9 @@ pub(super) async fn task_due(
 /// Deletes some of what is in the queue of an office that goes, in a transaction of its own; true: there may be more.
 pub(crate) async fn task_clear_some(db: &Db, office_id: OfficeId) -> DbResult<bool> {
     let mut tx = db.office(office_id).begin().await?;
-    // Whoever moves a task has the queue's lock first.
+    // Whoever moves a task has the queue's lock first, and whoever remembers the queue sees that it is no longer the same.
     queue_open(&mut tx).await?;
+    exec!(tx, "UPDATE task_queues SET cursor = cursor + 1 WHERE office_id = $1")?;
     let statements = [
         "DELETE FROM task_consequences WHERE office_id = $1 AND task_id IN
          (SELECT task_id FROM task_consequences WHERE office_id = $1 ORDER BY task_id LIMIT $2)",

@@ -1,7 +1,7 @@
 //! One transaction of an office's queue: a write by what is remembered of it, or by a look, where that is enough, else with
 //! the queue's row locked.
 
-use mi_kernel::{Error, OfficeId, Result, TaskId, error::Fault};
+use mi_kernel::{Error, ErrorKind, OfficeId, Result, TaskId, error::Fault};
 
 use super::{Answer, PendingOp, TaskCommand};
 use crate::{
@@ -29,8 +29,12 @@ impl Tasks {
         if ops.iter().all(|op| op.command.is_simple()) {
             match self.attempt_unlocked(&asking, &mut known).await {
                 Err(error) if [NEEDS_LOCK, QUEUE_MOVED].contains(&error.reason) => {}
-                // It may have been committed all the same: nothing is remembered.
-                Err(error) => return Err(error),
+                Err(error) => {
+                    // It may have been committed all the same: nothing is remembered.
+                    known.memory = None;
+                    self.memories.put(office_id, known);
+                    return Err(error);
+                }
                 Ok(served) => {
                     self.memories.put(office_id, known);
                     return Ok(served);
@@ -64,7 +68,7 @@ impl Tasks {
         let mut statements = 0;
         if let Some(limit) = known.front(&asked) {
             statements += 2;
-            self.remember(office_id, known, limit).await?;
+            self.remember(asking, known, limit).await?;
         }
         let found = known.memory.as_ref().and_then(|memory| Some((memory, memory.answer(&asked, &asking.claims)?)));
         if let Some((memory, found)) = found {
@@ -98,14 +102,25 @@ impl Tasks {
     }
 
     /// Reads the queue's row and then its front, so that the position is none of after a change that the front does not have.
-    async fn remember(&self, office_id: OfficeId, known: &mut Known, limit: i64) -> Result<()> {
+    /// A row of the front that cannot be read is in the way of nobody but whoever claims it.
+    async fn remember(&self, asking: &Asking<'_>, known: &mut Known, limit: i64) -> Result<()> {
         let before = known.memory.take();
-        let look = repo::queue_look(&self.db, office_id, &Asked::default()).await?;
+        let db = self.db.office(asking.office_id);
+        let look = repo::queue_look(&self.db, asking.office_id, &Asked::default()).await?;
         let Some((opened, _)) = look.filter(|(opened, _)| opened.rest == Rest::None) else { return Ok(()) };
         let told = opened.told.map(Told::new);
-        let front = repo::task_front(&mut self.db.office(office_id).read().await?, limit).await?;
-        known.saw(&opened);
-        known.memory = Some(Memory::new(opened, told, front).refreshed(before));
+        let memory = match repo::task_front(&mut db.read().await?, limit).await.map_err(Error::from) {
+            Ok(front) => Some(Memory::new(opened, told, front).refreshed(before)),
+            Err(error) if error.kind == ErrorKind::Internal => {
+                tracing::error!(
+                    target: "mi::tasks", office = %asking.office_id, error = %error.chain(),
+                    "the front of a queue cannot be read: the queue is not remembered"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        known.read(memory, &asking.asked());
         Ok(())
     }
 

@@ -10,7 +10,10 @@ use uuid::Uuid;
 use super::{many, seconds};
 use crate::tests::harness::Harness;
 
-on_both! { a_task_that_cannot_be_read_fails_alone }
+on_both! {
+    a_task_that_cannot_be_read_fails_alone,
+    a_queued_task_that_cannot_be_read_is_in_the_way_of_no_report,
+}
 
 /// Puts nonsense into the row of a task, and has what is remembered of the queue forgotten.
 async fn spoil(harness: &Harness, task: &Task) {
@@ -64,4 +67,23 @@ async fn a_task_that_cannot_be_read_fails_alone(harness: Harness) {
     assert_eq!(waited.expect("goes on").pop().expect("woken").id, next.id);
     let again = harness.complete(&worker, &office, &claimed[3], "done").await.expect_err("still nonsense");
     assert_eq!(again.code(), Code::Internal, "and not that the platform is shutting down: {again:?}");
+}
+
+async fn a_queued_task_that_cannot_be_read_is_in_the_way_of_no_report(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    for title in ["first", "second", "third"] {
+        harness.new_task(&office, title).await;
+    }
+    let first = harness.claim(&worker, &office).await.expect("claims");
+    let second = harness.claim(&worker, &office).await.expect("claims");
+    let queued = harness.new_task(&office, "fourth").await;
+    spoil(&harness, &queued).await;
+    harness.renew(&worker, &office, &first).await.expect("renews");
+    harness.complete(&worker, &office, &first, "done").await.expect("completes");
+    harness.new_task(&office, "fifth").await;
+    harness.complete(&worker, &office, &second, "done").await.expect("completes");
+    for task in [first, second] {
+        assert_eq!(harness.status_of(&office, &task.id).await, TaskStatus::Done, "{}", task.title);
+    }
 }
