@@ -36,7 +36,7 @@ Usage: cargo xtask TASK [ARGS]
   lint                               Format, clippy, buf, tidy, check-deps, and what else is installed
   tidy                               Check the rules of the sources that no compiler knows
   check-deps                         Check which crate may depend on which
-  bench [NAME]... [--peers[=ROUNDS]] Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, offices, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named
+  bench [NAME]... [--peers[=ROUNDS]] Build releases and run benchmarks: start, hire, gateway, gateway-process, logs, list, rls, sandbox, queue, load, offices, kills, history, idle, drive; all unless named; --peers: job queues of others, alone or after those named
   prices [--check]                   Bring the prices of the built-in catalogue to what a public list says, or tell what differs
   chart                              Render the Helm chart with several sets of values, lint it and check what comes of it; needs Python
   k8s-test [--kubeconfig FILE] [--image REF] Test what the platform does in a cluster: in memory, or scenarios on a real one

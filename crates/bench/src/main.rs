@@ -19,6 +19,7 @@ mod kubernetes;
 mod latency;
 mod list;
 mod litellm;
+mod load;
 mod logs;
 mod metrics;
 mod models;
@@ -59,6 +60,7 @@ const BENCHMARKS: &[(&str, Benchmark)] = &[
     ("rls", || rls::run().boxed_local()),
     ("sandbox", || sandbox::run().boxed_local()),
     ("queue", || queue::run().boxed_local()),
+    ("load", || load::run().boxed_local()),
     ("offices", || offices::run().boxed_local()),
     ("kills", || kills::run().boxed_local()),
     ("history", || history::run().boxed_local()),

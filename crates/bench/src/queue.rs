@@ -239,12 +239,13 @@ async fn stream(
                         .await?;
                 }
             }
-            Some(Answer::Reported(outcome)) if outcome.reason.is_empty() => {
-                if count.fetch_sub(1, Relaxed) == 1 {
+            Some(Answer::Reported(outcome)) if !outcome.reason.is_empty() => return Err(outcome.message.into()),
+            Some(Answer::Reported(_)) => {
+                let before = count.fetch_sub(1, Relaxed);
+                if before == 1 {
                     end.cancel();
                 }
             }
-            Some(Answer::Reported(outcome)) => return Err(outcome.message.into()),
             None => {}
         }
     }
