@@ -67,7 +67,8 @@ const ADVANCE_POSTGRES: &str = "UPDATE task_queues SET cursor = (SELECT max(curs
 pub(crate) async fn run() -> Result<Table> {
     let mut table = Table::new("history");
     for backend in [Backend::Sqlite, Backend::Postgres] {
-        let mut platform = Platform::builder().backend(backend).start().await;
+        let quota = format!("--max-open-tasks={}", 2 * MANY);
+        let mut platform = Platform::builder().backend(backend).arg(quota).start().await;
         let keys = tempfile::tempdir()?;
         let fresh = Desk::open(&platform, &keys.path().join("fresh")).await?;
         let (old, full) = (

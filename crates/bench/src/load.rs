@@ -61,10 +61,13 @@ pub(crate) async fn run() -> Result<Table> {
             workers.push(customer::connect(platform.endpoint(), agent, &key_file)?);
         }
         let mut points = WORKERS.map(|workers| Point { workers, ..Point::default() });
+        let mut done = TASKS;
         for _ in 0..ROUNDS {
             for point in &mut points {
-                fill(&customer, TASKS).await?;
-                let (speed, latency) = work_all(&customer, &workers[..point.workers]).await?;
+                // As many as there were: an office may have so many open tasks.
+                fill(&customer, done).await?;
+                let (speed, latency);
+                (done, speed, latency) = work_all(&customer, &workers[..point.workers]).await?;
                 point.speed.push(speed);
                 point.p50.push(latency.millis(0.5));
                 point.p99.push(latency.millis(0.99));
@@ -84,11 +87,11 @@ pub(crate) async fn run() -> Result<Table> {
     Ok(table)
 }
 
-/// Has workers work for a while: tasks a second, and how long calls took.
-async fn work_all(customer: &Customer, workers: &[Client]) -> Result<(f64, Latency)> {
+/// Has workers work for a while: how many tasks, how many a second, and how long calls took.
+async fn work_all(customer: &Customer, workers: &[Client]) -> Result<(usize, f64, Latency)> {
     let latency = Arc::new(Mutex::new(Latency::new()?));
     let start = Instant::now();
-    let mut working: JoinSet<Result<u32>> = JoinSet::new();
+    let mut working: JoinSet<Result<usize>> = JoinSet::new();
     for worker in workers {
         let (customer, worker, latency) = (customer.clone(), worker.clone(), latency.clone());
         working.spawn(async move { work(&customer, &worker, start, &latency).await });
@@ -97,12 +100,12 @@ async fn work_all(customer: &Customer, workers: &[Client]) -> Result<(f64, Laten
     while let Some(tasks) = working.join_next().await {
         done += tasks??;
     }
-    let speed = f64::from(done) / start.elapsed().as_secs_f64();
+    let speed = done as f64 / start.elapsed().as_secs_f64();
     let latency = Arc::into_inner(latency).ok_or("a worker goes on")?;
-    Ok((speed, latency.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    Ok((done, speed, latency.into_inner().unwrap_or_else(PoisonError::into_inner)))
 }
 
-async fn work(customer: &Customer, worker: &Client, start: Instant, latency: &Mutex<Latency>) -> Result<u32> {
+async fn work(customer: &Customer, worker: &Client, start: Instant, latency: &Mutex<Latency>) -> Result<usize> {
     let mut tasks = worker.tasks();
     let mut held = tasks.claim_tasks(claim(customer, 1, 0)).await?.into_inner().tasks.pop();
     let mut done = 0;

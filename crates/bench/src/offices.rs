@@ -1,6 +1,6 @@
 //! `offices`: the load of eight workers on the queue of one office, and spread over those of a thousand, on one platform in turns.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mi_client::Client;
 use mi_testkit::{Backend, Platform};
@@ -19,6 +19,8 @@ const OFFICES: usize = 125;
 /// Tasks of one round in each of the offices, and as many in all in the one.
 const TASKS: usize = 4;
 const ROUNDS: usize = 5;
+/// Between two agents that join: who has no key yet may do that 50 times a second.
+const APART: Duration = Duration::from_millis(25);
 
 /// An office, and an agent at work in it.
 #[derive(Clone)]
@@ -30,11 +32,13 @@ struct Desk {
 pub(crate) async fn run() -> Result<Table> {
     let mut table = Table::new("offices");
     for backend in [Backend::Sqlite, Backend::Postgres] {
-        let platform = Platform::builder().backend(backend).start().await;
+        // Each office of an account gets credits of its own.
+        let platform = Platform::builder().backend(backend).arg("--account-credits=100000").start().await;
         let keys = tempfile::tempdir()?;
         let mut number = 0;
         let mut open = async |customer: &Customer, connection: Option<&Client>| {
             number += 1;
+            tokio::time::sleep(APART).await;
             let key_file = keys.path().join(number.to_string());
             let agent = customer.join(&format!("worker-{number}"), &key_file).await?;
             let worker = match connection {
