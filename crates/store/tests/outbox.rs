@@ -11,7 +11,7 @@ use std::{
 };
 
 use mi_kernel::{Clock, Error, ErrorKind, EventId, OfficeId, event::Event};
-use mi_store::{Db, exec, lease::Lease, on, outbox};
+use mi_store::{Db, OfficeConn, exec, lease::Lease, on, outbox};
 use mi_testkit::{ManualClock, TestDb, on_both, until};
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -27,6 +27,7 @@ on_both! {
     an_event_that_is_refused_for_good_holds_up_no_other,
     a_feed_that_refuses_everything_loses_nothing,
     events_that_are_pushed_together_are_one_row_and_one_of_them_holds_up_no_other,
+    a_row_that_cannot_be_read_holds_up_no_other,
 }
 
 /// Relays that began in this test.
@@ -101,14 +102,27 @@ async fn push(db: &Db, count: usize) -> Vec<EventId> {
     ids
 }
 
+/// Adds a row as it stands.
+async fn insert(tx: &mut OfficeConn, row: &str) {
+    let sql = tx.pick(
+        "INSERT INTO outbox (office_id, event) VALUES ($1, $2)",
+        "INSERT INTO outbox (office_id, event) VALUES ($1, $2::json)",
+    );
+    exec!(tx, sql, row).expect("inserts");
+}
+
 async fn waiting(db: &Db) -> i64 {
     let mut conn = db.platform().read().await.expect("connects");
     on!(conn, |c| sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(&mut *c).await).expect("counts")
 }
 
 async fn until_empty(db: &Db) {
-    until("the outbox is empty", LONG, async || match waiting(db).await {
-        0 => Ok(Some(())),
+    until_left(db, 0).await;
+}
+
+async fn until_left(db: &Db, rows: i64) {
+    until("the outbox has no other rows", LONG, async || match waiting(db).await {
+        left if left == rows => Ok(Some(())),
         left => Err(format!("{left} left")),
     })
     .await;
@@ -292,11 +306,7 @@ async fn an_event_that_is_refused_for_good_holds_up_no_other(database: TestDb) {
     ids.extend(push(&db, 2).await);
     wake.notify_one();
     feed.until_taken(&ids).await;
-    until("the rest is forgotten", LONG, async || match waiting(&db).await {
-        1 => Ok(Some(())),
-        left => Err(format!("{left} left")),
-    })
-    .await;
+    until_left(&db, 1).await;
     relay.abort();
     // It was kept: whoever starts next tries it again.
     let relay = feed.relay(&db, &wake);
@@ -337,11 +347,7 @@ async fn events_that_are_pushed_together_are_one_row_and_one_of_them_holds_up_no
     let mut tx = db.office(office).begin().await.expect("begins");
     outbox::push_all(&mut tx, &together).await.expect("pushes");
     outbox::push_all(&mut tx, &[]).await.expect("pushes nothing");
-    let sql = tx.pick(
-        "INSERT INTO outbox (office_id, event) VALUES ($1, $2)",
-        "INSERT INTO outbox (office_id, event) VALUES ($1, $2::json)",
-    );
-    exec!(tx, sql, serde_json::to_string(&alone).expect("is JSON")).expect("inserts");
+    insert(&mut tx, &serde_json::to_string(&alone).expect("is JSON")).await;
     tx.commit().await.expect("commits");
     assert_eq!(waiting(&db).await, 2);
 
@@ -349,16 +355,27 @@ async fn events_that_are_pushed_together_are_one_row_and_one_of_them_holds_up_no
     let mut ids: Vec<EventId> = of_all.clone().filter(|id| *id != together[2].id).chain([alone.id]).collect();
     let relay = relay_refusing(&feed, &db, &wake, "thing.poisoned");
     feed.until_taken(&ids).await;
-    until("the other row is forgotten", LONG, async || match waiting(&db).await {
-        1 => Ok(Some(())),
-        left => Err(format!("{left} left")),
-    })
-    .await;
+    until_left(&db, 1).await;
     relay.abort();
     // It was kept with those that went with it, which the feed knows: whoever starts next tries them again.
     let relay = feed.relay(&db, &wake);
     ids.extend(of_all);
     feed.until_taken(&ids).await;
     until_empty(&db).await;
+    relay.abort();
+}
+
+async fn a_row_that_cannot_be_read_holds_up_no_other(database: TestDb) {
+    let (db, feed, wake) = (open(&database).await, Feed::default(), Arc::default());
+    let mut ids = push(&db, 2).await;
+    let mut tx = db.office(OfficeId::new()).begin().await.expect("begins");
+    for row in [r#""nonsense""#, r#"[{"id": 7}]"#] {
+        insert(&mut tx, row).await;
+    }
+    tx.commit().await.expect("commits");
+    ids.extend(push(&db, 2).await);
+    let relay = feed.relay(&db, &wake);
+    feed.until_taken(&ids).await;
+    until_left(&db, 2).await;
     relay.abort();
 }

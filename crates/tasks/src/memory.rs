@@ -313,25 +313,12 @@ impl Memories {
 mod tests {
     use mi_kernel::{AccountId, Clock, SystemClock};
     use mi_store::Json;
-    use mi_tenancy::{Office, Settings, State as OfficeState};
 
     use super::*;
-    use crate::{repo::Rest, status_counts::StatusCounts, sweep_clock::SweepClock};
+    use crate::{repo::Rest, status_counts::StatusCounts, sweep_clock::SweepClock, tests::active_office};
 
     fn opened(cursor: i64) -> Opened {
-        let now = SystemClock.now();
-        let office = Office {
-            id: OfficeId::new(),
-            account_id: AccountId::new(),
-            name: "Work".into(),
-            state: OfficeState::Active,
-            settings: Settings::default(),
-            version: 1,
-            applied_version: 1,
-            conditions: Vec::new(),
-            created_at: now,
-            updated_at: now,
-        };
+        let office = active_office(OfficeId::new(), AccountId::new(), SystemClock.now());
         let (counts, sweep_clock) = (Json(StatusCounts::default()), SweepClock::default());
         Opened { cursor, counts, rest: Rest::None, available: 0, office, sweep_clock, told: None }
     }
@@ -360,11 +347,12 @@ mod tests {
     }
 
     impl Memories {
-        /// How many tasks are remembered of a queue; none: it is not.
-        pub(crate) fn length(&self, office_id: OfficeId) -> Option<usize> {
+        /// How many tasks are remembered of a queue, and how many bytes their descriptions have; none: it is not.
+        pub(crate) fn length(&self, office_id: OfficeId) -> Option<(usize, usize)> {
             let kept = self.0.get(&office_id)?;
             let known = kept.known.lock().expect("nobody panicked");
-            Some(known.as_ref()?.memory.as_ref()?.tasks.len())
+            let tasks = &known.as_ref()?.memory.as_ref()?.tasks;
+            Some((tasks.len(), tasks.values().map(|known| known.task.spec.description.len()).sum()))
         }
 
         /// How what is remembered of a queue differs from its tasks, if this is its position; none: not at all.

@@ -178,6 +178,14 @@ impl Harness {
             .expect("connects")
     }
 
+    /// A connection to the role's tables, as another process may write to them, of all offices.
+    pub(super) async fn other_process(&self) -> sqlx::PgConnection {
+        let mut conn = self.postgres().await;
+        let scope = "SET search_path = mi_test; SET mi.scope = 'platform'";
+        sqlx::Executor::execute(&mut conn, scope).await.expect("sets");
+        conn
+    }
+
     /// Where the role's tables are.
     pub(super) fn target(&self) -> &DbTarget {
         self.database.target()

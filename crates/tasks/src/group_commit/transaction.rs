@@ -26,34 +26,34 @@ impl Tasks {
     ) -> Result<Served> {
         let asking = Asking::new(office_id, ops, waiting, kicked);
         let mut known = self.memories.take(office_id);
-        if ops.iter().all(|op| op.command.is_simple()) {
-            match self.attempt_unlocked(&asking, &mut known).await {
+        let served = self.attempt_knowing(&asking, &mut known).await;
+        if served.is_err() {
+            // It may have been committed all the same.
+            known.memory = None;
+        }
+        self.memories.put(office_id, known);
+        served
+    }
+
+    async fn attempt_knowing(&self, asking: &Asking<'_>, known: &mut Known) -> Result<Served> {
+        if asking.ops.iter().all(|op| op.command.is_simple()) {
+            match self.attempt_unlocked(asking, known).await {
                 Err(error) if [NEEDS_LOCK, QUEUE_MOVED].contains(&error.reason) => {}
-                Err(error) => {
-                    // It may have been committed all the same: nothing is remembered.
-                    known.memory = None;
-                    self.memories.put(office_id, known);
-                    return Err(error);
-                }
-                Ok(served) => {
-                    self.memories.put(office_id, known);
-                    return Ok(served);
-                }
+                served => return served,
             }
         }
-        let mut tx = self.db.office(office_id).begin().await?;
+        let mut tx = self.db.office(asking.office_id).begin().await?;
         let mut batch = Batch::open(&mut tx, &*self.clock).await?;
         known.saw(&batch.began);
-        self.prepare(&mut batch, &asking);
+        self.prepare(&mut batch, asking);
         // What is to be cancelled is not handed out before: until then nobody is looked for something.
         let held = batch.consequences.cancel();
         let asked = if held { Asked { wanted: Wanted::default(), ..asking.asked() } } else { asking.asked() };
         batch.prefetch(&asked).await?;
-        let served = self.perform(&mut batch, &asking).await?;
+        let served = self.perform(&mut batch, asking).await?;
         let (left, statements) = (Left::of(&mut batch), tx.statements());
         tx.commit().await?;
         known.follow(left);
-        self.memories.put(office_id, known);
         asking.told(statements);
         Ok(served)
     }

@@ -167,8 +167,7 @@ pub(crate) async fn task_put(tx: &mut OfficeConn, change: &Change<'_>) -> DbResu
         "SELECT queue_put($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)",
     );
     let run = async |conn: &mut PgConnection, arguments| sqlx::query_with(sql, arguments).execute(conn).await;
-    let arguments = change.arguments(office_id)?;
-    match on_postgres!(tx, |c| run(c, arguments).await) {
+    match on_postgres!(tx, |c| run(c, change.arguments(office_id)?).await) {
         Some(done) => done.map(drop),
         None => exec!(tx, sql, &change.events, json_text(&change.tasks)?, change.cursor, &change.counts).map(drop),
     }

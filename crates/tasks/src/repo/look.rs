@@ -141,14 +141,17 @@ pub(crate) async fn queue_write(
     let write = async |conn: &mut PgConnection, arguments| {
         sqlx::query_scalar_with::<_, Option<Time>, _>(sql, arguments).fetch_one(conn).await
     };
-    let mut arguments = Arguments(change.arguments(office_id)?);
-    arguments.add(*cursor)?;
-    arguments.add(counts)?;
-    arguments.add(*version)?;
-    arguments.add(*away)?;
-    arguments.add(*could_pay)?;
-    arguments.add(told.filter(|_| remembered).map(|told| told.time))?;
-    if let Some(done) = on_postgres!(conn, |c| write(c, arguments.0).await) {
+    let done = on_postgres!(conn, |c| {
+        let mut arguments = Arguments(change.arguments(office_id)?);
+        arguments.add(*cursor)?;
+        arguments.add(counts)?;
+        arguments.add(*version)?;
+        arguments.add(*away)?;
+        arguments.add(*could_pay)?;
+        arguments.add(told.filter(|_| remembered).map(|told| told.time))?;
+        write(c, arguments.0).await
+    });
+    if let Some(done) = done {
         return Ok(done?.map_or(Writing::Moved, |time| Writing::Done(Some(Told::new(time)))));
     }
     drop(conn);
@@ -169,4 +172,21 @@ pub(crate) async fn queue_write(
     task_put(&mut tx, change).await?;
     tx.commit().await?;
     Ok(Writing::Done(None))
+}
+
+#[cfg(test)]
+mod tests {
+    use mi_kernel::{Clock, SystemClock};
+
+    use super::*;
+
+    #[test]
+    fn the_time_that_goes_on_is_in_whole_microseconds() {
+        let told = Told::new(SystemClock.now());
+        for _ in 0..100 {
+            let now = told.now();
+            assert_eq!(now.time, now.time.trunc_subsecs(6));
+            assert!(now.time >= told.time);
+        }
+    }
 }

@@ -14,8 +14,13 @@ use crate::{
 };
 
 fn create(title: &str, kind: TaskKind, priority: i32) -> TaskCommand {
+    create_long(title, kind, priority, 0)
+}
+
+/// With a description of so many bytes.
+fn create_long(title: &str, kind: TaskKind, priority: i32, length: usize) -> TaskCommand {
     let (title, kind, priority) = (title.to_owned(), kind.into(), Some(priority));
-    let request = CreateTaskRequest { title, kind, priority, ..Default::default() };
+    let request = CreateTaskRequest { title, kind, priority, description: "x".repeat(length), ..Default::default() };
     TaskCommand::Create(vec![rules::new(&request, 0, Ok(None), None).expect("good")], Author::operator())
 }
 
@@ -54,8 +59,28 @@ fn a_queue_longer_than_what_is_remembered_is_handed_out_in_order() {
             let claimed = answers.into_iter().next().expect("an answer").expect("claims");
             assert_eq!(claimed.iter().map(|task| &task.spec.title).collect::<Vec<_>>(), [title]);
             // All that are being worked on, and a part of the queue: twice what is read of it at most.
-            let known = tasks.memories.length(office).expect("it is remembered");
+            let (known, _) = tasks.memories.length(office).expect("it is remembered");
             assert!((claimed_before + 1..claimed_before + 14).contains(&known), "{known} tasks after {claimed_before}");
+        }
+    });
+}
+
+#[test]
+fn long_tasks_are_remembered_up_to_a_bound_and_all_of_them_are_handed_out() {
+    const MOST_BYTES: usize = 4 << 20;
+    quietly(async |tasks, office| {
+        // More than that while they are queued, and while all of them are worked on.
+        let titles: Vec<String> = (0..50).map(|n| format!("{n}")).collect();
+        for title in &titles {
+            let command = create_long(title, TaskKind::General, 50, 200_000);
+            tasks.submit(office, vec![command], None, "").await.expect("has room");
+        }
+        for title in &titles {
+            let answers = tasks.submit(office, vec![claim()], None, "").await.expect("has room");
+            let claimed = answers.into_iter().next().expect("an answer").expect("claims");
+            assert_eq!(claimed.iter().map(|task| &task.spec.title).collect::<Vec<_>>(), [title]);
+            let (_, bytes) = tasks.memories.length(office).expect("it is remembered");
+            assert!((1..=MOST_BYTES).contains(&bytes), "{bytes} bytes at {title}");
         }
     });
 }

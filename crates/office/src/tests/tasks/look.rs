@@ -4,7 +4,7 @@
 use mi_kernel::Actor;
 use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, CreateTaskRequest, Task, TaskKind, TaskStatus};
 use mi_testkit::{Backend, TestDb, until};
-use sqlx::{AssertSqlSafe, Executor, PgConnection};
+use sqlx::{AssertSqlSafe, Executor};
 use tonic::{Code, Status};
 
 use super::{assert_refused, request};
@@ -29,8 +29,8 @@ impl Harness {
         statement: &'static str,
         changes: &str,
     ) -> Result<Vec<Task>, Status> {
-        let (mut holder, mut watching) = (self.postgres().await, self.postgres().await);
-        holder.execute("SET search_path = mi_test; SET mi.scope = 'platform'; BEGIN").await.expect("begins");
+        let (mut holder, mut watching) = (self.other_process().await, self.postgres().await);
+        holder.execute("BEGIN").await.expect("begins");
         let of_office = |sql: &str| AssertSqlSafe(sql.replace("OFFICE", &format!("'{office}'")));
         holder.execute(of_office(lock)).await.expect("locks");
         let mut client = self.tasks(worker);
@@ -50,8 +50,7 @@ impl Harness {
 
     /// The position and the counts of a queue, and where its tasks stand.
     async fn queue_rows(&self, office: &str) -> (i64, serde_json::Value, Vec<(i64, String)>) {
-        let mut conn: PgConnection = self.postgres().await;
-        conn.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+        let mut conn = self.other_process().await;
         let sql = format!("SELECT cursor, counts FROM task_queues WHERE office_id = '{office}'");
         let (cursor, counts) = sqlx::query_as(AssertSqlSafe(sql)).fetch_one(&mut conn).await.expect("a queue");
         let sql = format!("SELECT cursor, status FROM tasks WHERE office_id = '{office}' ORDER BY cursor");
@@ -129,8 +128,7 @@ async fn a_look_does_not_take_the_position_of_a_change_that_it_did_not_see() {
         harness.claim_with(&worker, claim_nothing(&office)).await.expect("claims");
     }
     // What was remembered is lost, and the next transaction looks.
-    let mut other = harness.postgres().await;
-    other.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    let mut other = harness.other_process().await;
     other.execute("UPDATE task_queues SET cursor = cursor + 1").await.expect("changes");
     harness.new_task(&office, "other").await;
     let (lock, changes) = ("LOCK TABLE task_queues", CANCELS.replace("= 2", "= 9").replace(":1", ":2"));
@@ -163,8 +161,7 @@ async fn time_in_which_the_platform_was_away_counts_from_the_write() {
     let (harness, office) = office_with_a_task().await;
     let changes = "UPDATE task_sweeps SET away = away + 5000000";
     harness.claims_while(&office, changes).await.expect("claims");
-    let mut conn = harness.postgres().await;
-    conn.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    let mut conn = harness.other_process().await;
     let sql = format!(
         "SELECT (progress ->> 'away')::bigint, away FROM tasks CROSS JOIN task_sweeps WHERE office_id = '{office}'"
     );
@@ -237,8 +234,7 @@ async fn what_another_process_changed_is_read_again() {
     let (harness, office) = office_with_a_task().await;
     let worker = harness.agent(&office, "worker", false, &[]);
     harness.claim_with(&worker, claim_nothing(&office)).await.expect("claims");
-    let mut other = harness.postgres().await;
-    other.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    let mut other = harness.other_process().await;
     other.execute(AssertSqlSafe(CANCELS.replace("OFFICE", &format!("'{office}'")))).await.expect("changes");
     assert_eq!(harness.claim_with(&worker, claim(&office)).await.expect("claims"), []);
     harness.new_task(&office, "next").await;
@@ -252,8 +248,7 @@ async fn what_another_process_changed_is_read_again() {
 #[tokio::test]
 async fn a_time_that_is_not_the_databases_is_not_written() {
     let (harness, office) = office_with_a_task().await;
-    let mut conn = harness.postgres().await;
-    conn.execute("SET search_path = mi_test; SET mi.scope = 'platform'").await.expect("sets");
+    let mut conn = harness.other_process().await;
     for (ahead, is_written) in [("-2 seconds", false), ("2 seconds", false), ("0 seconds", true)] {
         let sql = format!(
             "SELECT queue_write(q.office_id, q.cursor + 1, q.counts::text, '[]', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}', '{{}}',

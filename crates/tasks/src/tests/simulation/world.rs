@@ -14,7 +14,7 @@ use mi_credits::{CreditRules, Credits};
 use mi_kernel::{AccountId, Actor, AgentActor, AgentId, ApiKeyId, Clock, Error, OfficeId, Result, Time};
 use mi_proto::internal::v1::{Ability, Member};
 use mi_store::{Db, DbTarget, Step, exec, lease::Lease, outbox, simulated::Disk};
-use mi_tenancy::{Office, Offices, Quotas, RoleContext, Settings, State};
+use mi_tenancy::{Offices, Quotas, RoleContext};
 use tempfile::TempDir;
 use tokio::{sync::Notify, time::Instant};
 
@@ -23,7 +23,7 @@ use super::{
     registry::Registry,
     rows::Book,
 };
-use crate::{Deps, Members, Tasks, repo};
+use crate::{Deps, Members, Tasks, repo, tests::active_office};
 
 /// How often processes tell each other what changed.
 const TOLD_EVERY: Duration = Duration::from_millis(10);
@@ -310,19 +310,7 @@ async fn found(db: &Db, id: OfficeId, account_id: AccountId, now: Time) -> Resul
     exec!(tx, sql, account_id, now)?;
     tx.commit().await?;
     let mut tx = db.office(id).begin().await?;
-    let office = Office {
-        id,
-        account_id,
-        name: "Work".into(),
-        state: State::Active,
-        settings: Settings::default(),
-        version: 1,
-        applied_version: 1,
-        conditions: Vec::new(),
-        created_at: now,
-        updated_at: now,
-    };
-    mi_tenancy::offices::repo::office_insert(&mut tx, &office).await?;
+    mi_tenancy::offices::repo::office_insert(&mut tx, &active_office(id, account_id, now)).await?;
     repo::queue_insert(&mut tx).await?;
     exec!(tx, "INSERT INTO balances (office_id, balance, entries) VALUES ($1, 0, 0)")?;
     tx.commit().await?;
