@@ -2,7 +2,12 @@
 
 pub(crate) mod repo;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::Stream;
 use mi_kernel::{
@@ -13,7 +18,10 @@ use mi_kernel::{
 };
 use mi_store::{Batch, Db, Topic};
 
-use crate::offices::Offices;
+use crate::offices::{
+    Offices,
+    repo::{feed_anchor, feed_end, feed_ends, feeds_advance, feeds_lock},
+};
 
 /// Events that a watch reads, and holds, at a time.
 const BATCH: i64 = 200;
@@ -85,32 +93,27 @@ impl Feed {
         }
         // Platform-wide: one batch, committed once, brings events of several offices.
         let mut batch = self.db.platform().begin().await?;
-        let mut ends = Vec::with_capacity(by_office.len());
-        for office_id in by_office.keys() {
-            ends.push(crate::offices::repo::feed_lock(batch.within(*office_id)).await?);
-        }
+        let offices: Vec<OfficeId> = by_office.keys().copied().collect();
+        let mut ends = feeds_lock(&mut batch, &offices).await?;
         // What is there is known for certain only now that nobody else adds to these feeds.
         let ids: Vec<EventId> = by_office.values().flatten().map(|event| event.id).collect();
         let mut known = repo::event_known(&mut batch, &ids).await?;
-        let mut links = Vec::with_capacity(ids.len());
-        for ((office_id, events), end) in by_office.iter().zip(ends) {
-            let Some(mut end) = end else { continue };
-            let first = end.cursor;
-            for event in events.iter().filter(|event| known.insert(event.id)) {
+        let (mut heads, mut links) = (HashMap::new(), Vec::with_capacity(ids.len()));
+        for event in by_office.into_values().flatten() {
+            let Some(end) = ends.get_mut(&event.office_id) else { continue };
+            if known.insert(event.id) {
                 let (cursor, prev_hash) = (end.cursor + 1, end.hash);
-                end = End { cursor, hash: chain::hash(event, cursor, &prev_hash) };
-                let event = event.clone();
+                *end = End { cursor, hash: chain::hash(&event, cursor, &prev_hash) };
+                heads.insert(event.office_id, *end);
                 links.push(Link { event, cursor, prev_hash: prev_hash.to_vec(), hash: end.hash.to_vec() });
-            }
-            if end.cursor > first {
-                crate::offices::repo::feed_advance(batch.within(*office_id), &end).await?;
             }
         }
         if !links.is_empty() {
+            feeds_advance(&mut batch, &heads).await?;
             repo::event_insert(&mut batch, &links).await?;
         }
         batch.commit().await?;
-        by_office.keys().for_each(|office_id| self.db.notify(Topic::of(*office_id, TOPIC)));
+        offices.into_iter().for_each(|office_id| self.db.notify(Topic::of(office_id, TOPIC)));
         Ok(())
     }
 
@@ -136,7 +139,7 @@ impl Feed {
         after: Option<i64>,
     ) -> Result<impl Stream<Item = Result<FeedEvent>> + Send + use<>> {
         let changes = self.db.listen(Topic::of(office_id, TOPIC));
-        let newest = crate::offices::repo::feed_end(&mut self.db.office(office_id).read().await?).await?;
+        let newest = feed_end(&mut self.db.office(office_id).read().await?).await?;
         let mut position = after.unwrap_or(newest);
         not_ahead(position, newest)?;
         let feed = self.clone();
@@ -159,7 +162,7 @@ impl Feed {
 
     /// Both ends of an office's chain.
     pub(crate) async fn ends(&self, office_id: OfficeId) -> Result<Ends> {
-        Ok(crate::offices::repo::feed_ends(&mut self.db.office(office_id).read().await?).await?)
+        Ok(feed_ends(&mut self.db.office(office_id).read().await?).await?)
     }
 
     /// Deletes events past the retention time. What is left of a feed has no gaps: an event goes when all before it go.
@@ -192,13 +195,13 @@ impl Feed {
     /// Deletes one batch and moves the anchor of the chain after it; true: there may be more.
     async fn retain_batch(&self, office_id: OfficeId, oldest: Time) -> Result<bool> {
         let mut tx = self.db.office(office_id).begin().await?;
-        if crate::offices::repo::feed_lock(&mut tx).await?.is_none() {
+        if feeds_lock(&mut tx, &[office_id]).await?.is_empty() {
             return Ok(false);
         }
         let Some((anchor, deleted)) = repo::event_delete_before(&mut tx, oldest, DELETE).await? else {
             return Ok(false);
         };
-        crate::offices::repo::feed_anchor(&mut tx, &anchor).await?;
+        feed_anchor(&mut tx, &anchor).await?;
         tx.commit().await?;
         Ok(deleted == DELETE)
     }

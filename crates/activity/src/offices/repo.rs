@@ -1,10 +1,13 @@
 //! Table `offices`.
 
+use std::collections::HashMap;
+
 use mi_kernel::{
-    AccountId,
+    AccountId, OfficeId,
     chain::{End, Ends},
 };
-use mi_store::{DbResult, FromRow, OfficeConn, exec, one, optional, scalar};
+use mi_store::{Conn, DbResult, FromRow, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar};
+use serde::Serialize;
 
 /// Version of a row that was made before the office role told about the office.
 const UNTOLD: i64 = -1;
@@ -77,19 +80,59 @@ impl EndsRow {
     }
 }
 
-/// Takes the newest end of the feed for this transaction alone; none: the office is removed.
-pub(crate) async fn feed_lock(tx: &mut OfficeConn) -> DbResult<Option<End>> {
-    let sql = "INSERT INTO offices (office_id, version, removed, next_seq) VALUES ($1, $2, false, 1)
-         ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
-         RETURNING removed, next_seq, head_hash, anchor_seq, anchor_hash";
-    let row: EndsRow = one!(tx, sql, UNTOLD)?;
-    if row.removed { Ok(None) } else { Ok(Some(row.ends()?.head)) }
+#[derive(FromRow)]
+struct FeedRow {
+    office_id: OfficeId,
+    #[sqlx(flatten)]
+    ends: EndsRow,
 }
 
-/// Writes the newest end back.
-pub(crate) async fn feed_advance(tx: &mut OfficeConn, head: &End) -> DbResult<()> {
-    let sql = "UPDATE offices SET next_seq = $2, head_hash = $3 WHERE office_id = $1";
-    exec!(tx, sql, head.cursor + 1, &head.hash[..]).map(drop)
+/// Takes the newest ends of these feeds for this transaction alone, without those of removed offices. Spans offices: so does
+/// a batch of events. They are locked in the order in which they are given: two batches do not wait for each other that have
+/// the same one.
+pub(crate) async fn feeds_lock(tx: &mut Conn, offices: &[OfficeId]) -> DbResult<HashMap<OfficeId, End>> {
+    let sql = tx.pick(
+        "INSERT INTO offices (office_id, version, removed, next_seq)
+         SELECT unhex(value, '-'), $2, false, 1 FROM json_each($1) WHERE TRUE
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
+         RETURNING office_id, removed, next_seq, head_hash, anchor_seq, anchor_hash",
+        "INSERT INTO offices (office_id, version, removed, next_seq)
+         SELECT value::uuid, $2, false, 1 FROM json_array_elements_text($1::json)
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
+         RETURNING office_id, removed, next_seq, head_hash, anchor_seq, anchor_hash",
+    );
+    let rows: Vec<FeedRow> = all!(tx, sql, json_text(offices)?, UNTOLD)?;
+    let rows = rows.into_iter().filter(|row| !row.ends.removed);
+    rows.map(|FeedRow { office_id, ends }| Ok((office_id, ends.ends()?.head))).collect()
+}
+
+/// Where a feed ends, as the statement takes it that writes many.
+#[derive(Serialize)]
+struct Head {
+    office_id: OfficeId,
+    next_seq: i64,
+    hash: String,
+}
+
+/// Writes the newest ends back. Spans offices, as [`feeds_lock`] does.
+pub(crate) async fn feeds_advance(tx: &mut PlatformConn, heads: &HashMap<OfficeId, End>) -> DbResult<()> {
+    let heads = heads.iter().map(|(office_id, End { cursor, hash })| Head {
+        office_id: *office_id,
+        next_seq: cursor + 1,
+        hash: hex::encode(hash),
+    });
+    // All of them are there and conflict: a join could read all offices instead.
+    let sql = tx.pick(
+        "INSERT INTO offices (office_id, version, removed, next_seq, head_hash)
+         SELECT unhex(value ->> 'office_id', '-'), $2, false, value ->> 'next_seq', unhex(value ->> 'hash')
+         FROM json_each($1) WHERE TRUE
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = excluded.next_seq, head_hash = excluded.head_hash",
+        "INSERT INTO offices (office_id, version, removed, next_seq, head_hash)
+         SELECT office_id, $2, false, next_seq, decode(hash, 'hex')
+         FROM json_to_recordset($1::json) AS head (office_id uuid, next_seq bigint, hash text)
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = excluded.next_seq, head_hash = excluded.head_hash",
+    );
+    exec!(tx, sql, json_text(&heads.collect::<Vec<_>>())?, UNTOLD).map(drop)
 }
 
 /// Moves the old end to an event that is deleted.

@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    async fn verified(&self, owner: &Actor, office_id: OfficeId) -> Result<(), Broken> {
+    pub(super) async fn verified(&self, owner: &Actor, office_id: OfficeId) -> Result<(), Broken> {
         chain::verify(&self.ends(owner, office_id).await, &self.links(owner, office_id).await)
     }
 

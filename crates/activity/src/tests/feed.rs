@@ -10,6 +10,7 @@ use super::*;
 
 on_both! {
     doubled_and_concurrent_deliveries_are_in_the_feed_once,
+    events_of_many_offices_come_in_together,
     an_event_comes_back_as_it_was_reported,
     a_watch_that_resumes_misses_nothing_and_sees_nothing_twice,
     a_watch_without_a_cursor_begins_with_what_is_new,
@@ -82,6 +83,43 @@ async fn doubled_and_concurrent_deliveries_are_in_the_feed_once(db: TestDb) {
         let listed = list(&world, owner, of(office_id)).await;
         assert_eq!(i64::try_from(listed.len()), Ok(count));
         assert_eq!(BTreeSet::from_iter(ids(&listed)), BTreeSet::from_iter(ids(&seen)));
+    }
+}
+
+async fn events_of_many_offices_come_in_together(db: TestDb) {
+    let world = World::new(db).await;
+    let gone = world.office().await.0;
+    world.remove(gone).await;
+    // Half of them are not known yet.
+    let mut offices = Vec::new();
+    for number in 0..60 {
+        let office = if number % 2 == 0 { world.office().await } else { (OfficeId::new(), owner(AccountId::new())) };
+        offices.push(office);
+    }
+    let mut all = Vec::new();
+    for (round, share) in [1, 2, 3].into_iter().enumerate() {
+        let places = (0..60).filter(|place| place % share == 0).map(|place| offices[place].0);
+        let mut events: Vec<Event> =
+            places.chain([gone]).map(|office_id| world.event(office_id, "ann", Category::Task)).collect();
+        if round == 1 {
+            // Besides what was taken in before.
+            events.extend(all.iter().take(20).cloned());
+        }
+        world.append_events(&events).await;
+        all.extend(events);
+    }
+    for (place, (office_id, owner)) in offices.iter().enumerate() {
+        if place % 2 == 1 {
+            let &Actor::Operator { account_id, .. } = owner else { panic!("an operator") };
+            world.apply(*office_id, account_id, 0).await;
+        }
+        let listed = list(&world, owner, of(*office_id)).await;
+        let own = own_ids(all.iter().filter(|event| event.office_id == *office_id));
+        let cursors: Vec<i64> = listed.iter().map(|event| event.cursor).collect();
+        let count = i64::try_from([1, 2, 3].into_iter().filter(|share| place % share == 0).count()).expect("few");
+        assert_eq!(cursors, (1..=count).rev().collect::<Vec<_>>(), "{place}");
+        assert_eq!(BTreeSet::from_iter(ids(&listed)), BTreeSet::from_iter(own), "{place}");
+        assert_eq!(world.verified(owner, *office_id).await, Ok(()));
     }
 }
 
