@@ -135,7 +135,7 @@ impl Credits {
 
     async fn attempt(&self, office_id: OfficeId, ops: &[PendingOp]) -> Result<Vec<Result<i64>>> {
         let all: Vec<&Op> = ops.iter().map(|op| &op.op).collect();
-        let mut tx = self.db.office(office_id).begin_locked(repo::LOCK).await?;
+        let mut tx = self.db.office(office_id).begin_sharing(repo::LOCK).await?;
         let mut batch = Batch::open(&mut tx, &*self.clock, self.rules, &all).await?;
         let answers = all.iter().map(|op| batch.apply(op)).collect();
         let done = batch.finish().await?;

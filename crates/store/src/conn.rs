@@ -12,6 +12,7 @@ use crate::{
     DbResult,
     connection_eviction::ConnectionEviction,
     simulated::{self, Lent, Seam},
+    writer::Turn,
 };
 
 /// A borrowed connection of either kind.
@@ -49,7 +50,7 @@ pub struct Conn {
 
 pub(crate) enum Inner {
     SqlitePooled(PoolConnection<Sqlite>),
-    SqliteTx(Transaction<'static, Sqlite>),
+    SqliteTurn(Turn),
     PostgresPooled(PoolConnection<Postgres>),
     PostgresTx(Transaction<'static, Postgres>),
     Simulated(Lent),
@@ -98,7 +99,7 @@ impl Conn {
         self.statements += 1;
         let arm = match &mut self.inner {
             Inner::SqlitePooled(c) => Arm::Sqlite(c),
-            Inner::SqliteTx(c) => Arm::Sqlite(c),
+            Inner::SqliteTurn(c) => Arm::Sqlite(c.connection()),
             Inner::PostgresPooled(c) => Arm::Postgres(c),
             Inner::PostgresTx(c) => Arm::Postgres(c),
             Inner::Simulated(c) => Arm::Sqlite(c.connection()),
@@ -109,7 +110,7 @@ impl Conn {
     /// The SQL text for this database, where the dialects differ.
     pub fn pick(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self.inner {
-            Inner::SqlitePooled(_) | Inner::SqliteTx(_) | Inner::Simulated(_) => sqlite,
+            Inner::SqlitePooled(_) | Inner::SqliteTurn(_) | Inner::Simulated(_) => sqlite,
             Inner::PostgresPooled(_) | Inner::PostgresTx(_) => postgres,
         }
     }
@@ -164,7 +165,7 @@ impl<C: Into<Conn>> Tx<C> {
     pub async fn commit(self) -> DbResult<()> {
         let Conn { inner, eviction, seam, .. } = self.0.into();
         let committed = match inner {
-            Inner::SqliteTx(tx) => tx.commit().await,
+            Inner::SqliteTurn(turn) => turn.commit().await,
             Inner::PostgresTx(tx) => tx.commit().await,
             Inner::Simulated(lent) => match &seam {
                 Some(seam) => lent.commit(&**seam).await,

@@ -19,11 +19,11 @@ use tokio::runtime::Handle;
 
 use crate::{
     Conn, DbError, DbResult, Migrations, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx, change_bus::ChangeBus,
-    conn::Inner, connection_eviction::ConnectionEviction, migrate, service_role, simulated::Simulated,
+    conn::Inner, connection_eviction::ConnectionEviction, migrate, service_role, simulated::Simulated, writer::Writer,
 };
 
 /// How long a call waits for a connection before it answers Unavailable.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A Postgres connection idle for longer is asked whether it still lives before it is used.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 /// What is asked for goes by an index and ends at a limit. On a table that was empty when a plan was made, and has no
@@ -86,10 +86,10 @@ pub struct Db {
 
 #[derive(Debug, Clone)]
 enum Pools {
-    /// SQLite takes one writer at a time: a pool of one makes writers queue here, in order, instead of failing busy.
+    /// SQLite takes one writer at a time: they queue here, in order, instead of failing busy.
     Sqlite {
         read: SqlitePool,
-        write: SqlitePool,
+        write: Writer,
     },
     Postgres(PgPool),
     /// In tests.
@@ -171,14 +171,17 @@ impl OfficeDb<'_> {
 
     /// A write transaction.
     pub async fn begin(self) -> DbResult<OfficeTx> {
-        self.begin_locked("").await
+        let conn = self.db.begin(Scope::Office(self.office_id), "", false).await?;
+        Ok(Tx(OfficeConn { conn, office_id: self.office_id }))
     }
 
-    /// A write transaction that has on Postgres locked what this statement names, without a round trip more: what it reads
-    /// then was committed by whoever had the lock before. `current_setting('mi.scope')` is the office, and what the statement
-    /// answers is not looked at. On SQLite nobody else writes.
-    pub async fn begin_locked(self, lock: &'static str) -> DbResult<OfficeTx> {
-        let conn = self.db.begin(Scope::Office(self.office_id), lock).await?;
+    /// A write transaction for whoever answers nothing, not even from what it reads, before its commit has returned: on SQLite
+    /// it may share that with others, of any office, that wait to write. So it waits for nothing but its own statements, and is
+    /// not committed after one that failed by anything but a constraint. On Postgres it has locked what this statement names,
+    /// without a round trip more: what it reads then was committed by whoever had the lock before.
+    /// `current_setting('mi.scope')` is the office, and what the statement answers is not looked at.
+    pub async fn begin_sharing(self, lock: &'static str) -> DbResult<OfficeTx> {
+        let conn = self.db.begin(Scope::Office(self.office_id), lock, true).await?;
         Ok(Tx(OfficeConn { conn, office_id: self.office_id }))
     }
 }
@@ -195,7 +198,7 @@ impl PlatformDb<'_> {
 
     /// A write transaction.
     pub async fn begin(self) -> DbResult<PlatformTx> {
-        let conn = self.0.begin(Scope::Platform, "").await?;
+        let conn = self.0.begin(Scope::Platform, "", false).await?;
         Ok(Tx(PlatformConn(OfficeConn { conn, office_id: NO_OFFICE })))
     }
 }
@@ -238,13 +241,9 @@ impl Db {
             ))
             .caused_by(DbError::from(error))
         };
-        let write = pool.clone().max_connections(1).before_acquire(|connection, _| {
-            // A full disk makes SQLite roll back by itself, which sqlx does not notice: it would take this connection to
-            // be in a transaction for ever. A new one takes its place.
-            Box::pin(async move { Ok(!connection.is_in_transaction()) })
-        });
-        let write = write.connect_with(options.clone()).await.map_err(open)?;
+        let write = pool.clone().max_connections(1).connect_with(options.clone()).await.map_err(open)?;
         migrate::run(&write, migrations, |step| step.sqlite).await?;
+        let write = Writer::new(write);
         let read = pool.max_connections(4).connect_lazy_with(options.read_only(true));
         Ok(Self {
             pools: Pools::Sqlite { read, write },
@@ -328,9 +327,9 @@ impl Db {
         self.conn(inner)
     }
 
-    async fn begin(&self, scope: Scope, first: &'static str) -> DbResult<Conn> {
+    async fn begin(&self, scope: Scope, first: &'static str, shares: bool) -> DbResult<Conn> {
         let inner = match &self.pools {
-            Pools::Sqlite { write, .. } => write.begin_with("BEGIN IMMEDIATE").await.map(Inner::SqliteTx),
+            Pools::Sqlite { write, .. } => write.begin(shares).await.map(Inner::SqliteTurn),
             Pools::Postgres(pool) => Begin::new(pool, scope.begin("BEGIN", first)).await.map(Inner::PostgresTx),
             Pools::Simulated(process) => process.begin().await.map(Inner::Simulated),
         };

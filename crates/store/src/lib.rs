@@ -20,6 +20,7 @@ mod rows;
 mod service_role;
 pub mod simulated;
 mod statement;
+mod writer;
 
 pub use change_bus::{Batch, Changes, Topic};
 pub use conn::{Arm, Conn, OfficeConn, OfficeTx, PlatformConn, PlatformTx, Tx};

@@ -42,7 +42,7 @@ impl Tasks {
                 served => return served,
             }
         }
-        let mut tx = self.db.office(asking.office_id).begin().await?;
+        let mut tx = self.db.office(asking.office_id).begin_sharing("").await?;
         let mut batch = Batch::open(&mut tx, &*self.clock).await?;
         known.saw(&batch.began);
         self.prepare(&mut batch, asking);

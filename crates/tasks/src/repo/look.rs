@@ -156,7 +156,7 @@ pub(crate) async fn queue_write(
     }
     drop(conn);
     let asked = Instant::now();
-    let mut tx = db.office(office_id).begin().await?;
+    let mut tx = db.office(office_id).begin_sharing("").await?;
     if remembered && asked.elapsed() > MOST_WAITED {
         return Ok(Writing::Moved);
     }
