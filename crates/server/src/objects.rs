@@ -1,6 +1,7 @@
 //! Object storage by URL: backups, log segments and the content of files.
 
 mod credentials;
+mod write_back;
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use object_store::{
 };
 use url::Url;
 
-use self::credentials::CredentialsFile;
+use self::{credentials::CredentialsFile, write_back::WriteBack};
 
 /// What nobody has written to for so long is nobody's: every upload ends sooner.
 const UNFINISHED: Duration = Duration::from_secs(24 * 3600);
@@ -47,7 +48,7 @@ pub(crate) fn open(url: Option<&str>, data_dir: &Path) -> Result<Arc<dyn ObjectS
         }
         let local = LocalFileSystem::new_with_prefix(&directory).map_err(|error| unusable(error.into()))?;
         // What a row says is stored must be there after a power cut, too. Directories that a removed office leaves empty go.
-        return Ok(Arc::new(local.with_fsync(true).with_automatic_cleanup(true)));
+        return Ok(Arc::new(WriteBack::new(local.with_fsync(true).with_automatic_cleanup(true))));
     }
     remote(&url.ok_or_else(invalid)?)
 }
@@ -160,6 +161,31 @@ mod tests {
         assert_eq!(names(), ["a", "b#2", "c#x"]);
         open(None, root.path()).expect("opens");
         assert_eq!(names(), ["a", "c#x"]);
+    }
+
+    #[tokio::test]
+    async fn an_object_of_many_stretches_is_whole_and_what_is_given_up_is_gone() {
+        let root = tempfile::tempdir().expect("directory");
+        let store = open(None, root.path()).expect("opens");
+        let path = object_store::path::Path::from("office/drive/object");
+        let part = |number: u8| vec![number; 5 << 20];
+        let mut upload = store.put_multipart(&path).await.expect("begins");
+        for number in 0..9 {
+            upload.put_part(part(number).into()).await.expect("written");
+        }
+        upload.complete().await.expect("whole");
+        let read = store.get(&path).await.expect("is there").bytes().await.expect("read");
+        assert!(read == (0..9).flat_map(part).collect::<Vec<_>>(), "{} bytes", read.len());
+        store.delete(&path).await.expect("deleted");
+
+        let mut upload = store.put_multipart(&path).await.expect("begins");
+        for number in 0..9 {
+            upload.put_part(part(number).into()).await.expect("written");
+        }
+        upload.abort().await.expect("given up");
+        drop(upload);
+        let left = fs::read_dir(root.path().join("objects/office/drive")).into_iter().flatten().count();
+        assert_eq!(left, 0);
     }
 
     #[test]
