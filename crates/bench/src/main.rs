@@ -37,9 +37,14 @@ use std::{env, fs, process::ExitCode, thread, time::Duration};
 
 use futures::{FutureExt, future::LocalBoxFuture};
 use mi_base::telemetry::{self, TelemetryConfig};
+use mimalloc::MiMalloc;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::report::Table;
+
+/// As `mi` has it: parts of the platform run in this process, and its clients.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// What went wrong, as a sentence for people.
 type Error = Box<dyn std::error::Error + Send + Sync>;
