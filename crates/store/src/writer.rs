@@ -229,7 +229,7 @@ impl Turn {
     /// Makes it durable, at once or with those that wait for their turn.
     pub(crate) async fn commit(mut self) -> sqlx::Result<()> {
         let others_wait = self.shares && self.writer.waiting.load(Ordering::Relaxed) > 0;
-        let Some(group) = &mut self.desk.open else { return Ok(()) };
+        let Some(group) = &mut self.desk.open else { return Err(sqlx::Error::WorkerCrashed) };
         if group.ended.is_empty() && !others_wait {
             // Until it is known to be done.
             group.undo = true;

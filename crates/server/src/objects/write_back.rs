@@ -120,3 +120,27 @@ impl MultipartUpload for Upload {
         self.upload.abort().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_come_goes_to_the_disk_before_the_rest_has() {
+        let root = tempfile::tempdir().expect("directory");
+        let store = WriteBack::new(LocalFileSystem::new_with_prefix(root.path()).expect("opens"));
+        let path = Path::from("office/object");
+        let upload = store.0.put_multipart_opts(&path, PutMultipartOptions::default()).await.expect("begins");
+        let file = Arc::new(store.unfinished(&path).expect("has the name that the storage gives what is not whole"));
+        let mut upload = Upload { upload, file: file.clone(), unsent: 0, sending: None };
+        upload.put_part(vec![1; STRETCH_BYTES - 1].into()).await.expect("written");
+        assert!(upload.sending.is_none(), "is too little");
+        upload.put_part(vec![2; 1].into()).await.expect("written");
+        upload.sending.take().expect("is on its way").await.expect("ends");
+        assert_eq!((upload.unsent, file.metadata().expect("is there").len()), (0, STRETCH_BYTES as u64));
+        upload.complete().await.expect("whole");
+        assert_eq!(fs::read(root.path().join("office/object")).expect("read").len(), STRETCH_BYTES);
+    }
+}
