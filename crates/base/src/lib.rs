@@ -5,6 +5,7 @@ pub mod disk_reserve;
 pub mod failure_backoff;
 pub mod files;
 pub mod metrics;
+pub mod shared_answer;
 pub mod sweep;
 pub mod tasks;
 pub mod telemetry;

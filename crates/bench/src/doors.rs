@@ -68,7 +68,7 @@ pub(crate) async fn run() -> Result<Table> {
 
 /// A customer's client of HTTP/1.1.
 #[derive(Clone)]
-struct Web {
+pub(crate) struct Web {
     http: HttpClient<HttpConnector, Body>,
     endpoint: String,
     office: String,
@@ -76,7 +76,7 @@ struct Web {
 }
 
 impl Web {
-    fn new(endpoint: &str, customer: &Customer) -> Self {
+    pub(crate) fn new(endpoint: &str, customer: &Customer) -> Self {
         Self {
             http: HttpClient::builder(TokioExecutor::new()).build_http(),
             endpoint: endpoint.to_owned(),
@@ -101,6 +101,28 @@ impl Web {
                 let said = response.into_body().collect().await?.to_bytes();
                 Err(format!("{path}: {status}: {}", String::from_utf8_lossy(&said)).into())
             }
+        }
+    }
+
+    /// Where the large file is.
+    fn file(&self) -> String {
+        format!("/v1/offices/{}/files/{}", self.office, drive::PATH)
+    }
+
+    /// Takes the large file to a file of this machine.
+    pub(crate) async fn download(&self, target: &Path) -> Result {
+        let mut response = self.send("GET", &self.file(), "application/octet-stream", whole("")).await?;
+        let mut file = tokio::fs::File::create(target).await?;
+        let mut size = 0;
+        while let Some(frame) = response.frame().await {
+            if let Ok(data) = frame?.into_data() {
+                size += data.len();
+                tokio::io::AsyncWriteExt::write_all(&mut file, &data).await?;
+            }
+        }
+        match size {
+            drive::SIZE => Ok(()),
+            size => Err(Error::from(format!("{size} bytes arrived"))),
         }
     }
 
@@ -222,27 +244,12 @@ async fn mcp(table: &mut Table, web: &Web) -> Result {
 async fn files(table: &mut Table, dir: &Path, customer: &Customer, web: &Web) -> Result {
     let (source, target) = (dir.join("source"), dir.join("copy"));
     drive::write_random(&source)?;
-    let path = format!("/v1/offices/{}/files/{}", web.office, drive::PATH);
+    let path = web.file();
     let up = async || {
         let file = tokio::fs::File::open(&source).await?;
         let frames = ReaderStream::with_capacity(file, drive::CHUNK).map_ok(Frame::data).map_err(Error::from);
         let body = BodyExt::boxed(StreamBody::new(frames));
         web.send("PUT", &format!("{path}?force=true"), "application/octet-stream", body).await.map(drop)
-    };
-    let down = async || {
-        let mut response = web.send("GET", &path, "application/octet-stream", whole("")).await?;
-        let mut file = tokio::fs::File::create(&target).await?;
-        let mut size = 0;
-        while let Some(frame) = response.frame().await {
-            if let Ok(data) = frame?.into_data() {
-                size += data.len();
-                tokio::io::AsyncWriteExt::write_all(&mut file, &data).await?;
-            }
-        }
-        match size {
-            drive::SIZE => Ok(()),
-            size => Err(Error::from(format!("{size} bytes arrived"))),
-        }
     };
     // The first one warms up; the content is the same each time, so that the disk holds it once.
     drive::upload(customer, &source).await?;
@@ -252,7 +259,7 @@ async fn files(table: &mut Table, dir: &Path, customer: &Customer, web: &Web) ->
         sent[1].push(drive::speed(&up).await?);
         taken[0].push(drive::speed(async || drive::download(customer, &target).await).await?);
         fs::remove_file(&target)?;
-        taken[1].push(drive::speed(&down).await?);
+        taken[1].push(drive::speed(async || web.download(&target).await).await?);
         fs::remove_file(&target)?;
     }
     for (what, [grpc, rest]) in [("upload", sent), ("download", taken)] {

@@ -19,6 +19,7 @@ use crate::{
     Result,
     customer::Customer,
     daemon::Daemon,
+    doors::Web,
     proc,
     report::{Goal, Table},
 };
@@ -36,6 +37,7 @@ struct Rounds {
     synced: Vec<f64>,
     uploaded: Vec<f64>,
     downloaded: Vec<f64>,
+    fetched: Vec<f64>,
     upload_growth: Vec<f64>,
     download_growth: Vec<f64>,
 }
@@ -48,6 +50,7 @@ pub(crate) async fn run() -> Result<Table> {
     let ready: serde_json::Value = serde_json::from_str(&fs::read_to_string(dir.path().join("ready.json"))?)?;
     let told = |name: &str| ready[name].as_str().ok_or("the ready file lacks an entry");
     let customer = Customer::open(told("endpoint")?, told("api_key")?, 1).await?;
+    let web = Web::new(told("endpoint")?, &customer);
 
     let mut rounds = Rounds::default();
     // The first round warms up; the content is the same each time, so that the disk holds it once.
@@ -67,6 +70,8 @@ pub(crate) async fn run() -> Result<Table> {
         rounds.downloaded.push(speed(async || download(&customer, &target).await).await?);
         rounds.download_growth.push(proc::peak(daemon.pid())? - before);
         clear()?;
+        rounds.fetched.push(speed(async || web.download(&target).await).await?);
+        clear()?;
     }
     daemon.stop().await?;
 
@@ -78,6 +83,8 @@ pub(crate) async fn run() -> Result<Table> {
     table.goal("the same, of `cp` and fsync", "%", &shares(&rounds.uploaded, &rounds.synced), Goal::AtLeast(60.0));
     table.row("download of 1 GiB", "MB/s", &rounds.downloaded);
     table.goal("the same, of `cp`", "%", &shares(&rounds.downloaded, &rounds.copied), Goal::AtLeast(60.0));
+    table.row("download of 1 GiB over HTTP/1.1", "MB/s", &rounds.fetched);
+    table.goal("the same, of `cp`", "%", &shares(&rounds.fetched, &rounds.copied), Goal::AtLeast(60.0));
     table.goal("the platform grows by, in an upload", "MB", &rounds.upload_growth, Goal::AtMost(16.0));
     table.goal("the platform grows by, in a download", "MB", &rounds.download_growth, Goal::AtMost(16.0));
     Ok(table)

@@ -1,10 +1,6 @@
 //! Who calls: API keys of operators and tokens of agents become actors, by asking the role that keeps them.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use mi_base::Tasks;
@@ -19,19 +15,22 @@ use mi_proto::{
 use mi_rpc::{RoleClient, convert, status::from_status};
 use moka::{Expiry, future::Cache};
 use ring::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
 use crate::{
     config::Backends,
     reports::Reports,
-    revocation::{Credential, Revocations},
+    revocation::{Credential, Keepers, Revocations},
     token::{self, Token},
 };
 
 /// How API keys begin; everything else is an agent's token.
 const API_KEY: &str = "mi_";
 /// How long an answer counts, from when the question was asked: so long does a revoked credential live on at most.
-const FRESH: Duration = Duration::from_secs(1);
+pub(crate) const FRESH: Duration = Duration::from_secs(1);
+/// How long it counts while the role that keeps the credential says that it was not revoked.
+pub(crate) const KEPT: Duration = Duration::from_secs(60);
 /// How long a refusal counts: enough to blunt a loop, short enough for a key that was made just now.
 const REFUSED_FRESH: Duration = Duration::from_millis(200);
 /// Credentials remembered at once.
@@ -41,18 +40,26 @@ const LOOKUP: Duration = Duration::from_secs(5);
 
 type Hash = [u8; SHA256_OUTPUT_LEN];
 
-/// A value that stops being good at a moment.
+/// A value that stops being good at a moment, and sooner unless it is confirmed: see [`Keepers::confirm`].
 #[derive(Clone)]
 struct Fresh<T> {
     value: T,
+    asked: Instant,
     until: Instant,
+}
+
+impl<T, E> Fresh<Result<T, E>> {
+    fn new(asked: Instant, value: Result<T, E>) -> Self {
+        let until = asked + if value.is_ok() { KEPT } else { REFUSED_FRESH };
+        Self { value, asked, until }
+    }
 }
 
 struct UntilStale;
 
 impl<K, T> Expiry<K, Fresh<T>> for UntilStale {
-    fn expire_after_create(&self, _: &K, fresh: &Fresh<T>, created: Instant) -> Option<Duration> {
-        Some(fresh.until.saturating_duration_since(created))
+    fn expire_after_create(&self, _: &K, fresh: &Fresh<T>, created: std::time::Instant) -> Option<Duration> {
+        Some(fresh.until.into_std().saturating_duration_since(created))
     }
 }
 
@@ -76,6 +83,7 @@ pub(crate) struct Authenticator {
     clock: Arc<dyn Clock>,
     anonymous: Identity,
     revocations: Revocations,
+    keepers: Keepers,
     reports: Reports,
     verdicts: Cache<Hash, Fresh<Verdict>>,
     agent_keys: Cache<(AgentId, String), Fresh<AgentKey>>,
@@ -84,6 +92,8 @@ pub(crate) struct Authenticator {
 impl Authenticator {
     pub(crate) fn new(backends: &Backends, clock: Arc<dyn Clock>, revocations: Revocations, tasks: &Tasks) -> Self {
         let agents = AgentRegistryServiceClient::new(RoleClient::new(backends.scheduler.clone(), "gateway"));
+        let keepers = Keepers::new(backends, revocations.clone(), clock.now());
+        keepers.listen(tasks);
         Self {
             api_keys: CredentialServiceClient::new(RoleClient::new(backends.office.clone(), "gateway")),
             reports: Reports::start(agents.clone(), tasks),
@@ -91,6 +101,7 @@ impl Authenticator {
             clock,
             anonymous: Identity { actor: Arc::new(Actor::Anonymous), credential: None },
             revocations,
+            keepers,
             verdicts: Cache::builder().max_capacity(CAPACITY).expire_after(UntilStale).build(),
             agent_keys: Cache::builder().max_capacity(CAPACITY).expire_after(UntilStale).build(),
         }
@@ -120,7 +131,15 @@ impl Authenticator {
     pub(crate) async fn known(&self, credential: &str) -> Result<Identity> {
         let mut hash = Hash::default();
         hash.copy_from_slice(digest(&SHA256, credential.as_bytes()).as_ref());
-        let verdict = match self.verdicts.get(&hash).await {
+        let mut known = self.verdicts.get(&hash).await;
+        if let Some(Fresh { value, asked, .. }) = &known {
+            let shown = value.as_ref().ok().and_then(|(identity, _)| identity.credential.as_ref());
+            if !self.keepers.confirm(*asked, shown).await {
+                self.verdicts.invalidate(&hash).await;
+                known = None;
+            }
+        }
+        let verdict = match known {
             Some(known) => known.value,
             None => {
                 let asked = self.verdicts.try_get_with(hash, self.resolve(credential, hash)).await;
@@ -157,16 +176,13 @@ impl Authenticator {
 
     async fn resolve(&self, credential: &str, hash: Hash) -> Result<Fresh<Verdict>> {
         let asked = Instant::now();
-        let (verdict, until) = if credential.starts_with(API_KEY) {
-            (self.api_key(hash).await?, asked + FRESH)
-        } else {
-            match Token::parse(credential, self.clock.now()) {
-                Ok(token) => self.agent(&token, asked).await?,
-                Err(why) => (Err(why), asked + FRESH),
-            }
-        };
-        let until = if verdict.is_ok() { until } else { until.min(asked + REFUSED_FRESH) };
-        Ok(Fresh { value: verdict, until })
+        if credential.starts_with(API_KEY) {
+            return Ok(Fresh::new(asked, self.api_key(hash).await?));
+        }
+        match Token::parse(credential, self.clock.now()) {
+            Ok(token) => self.agent(&token).await,
+            Err(why) => Ok(Fresh::new(asked, Err(why))),
+        }
     }
 
     async fn api_key(&self, hash: Hash) -> Result<Verdict> {
@@ -186,15 +202,23 @@ impl Authenticator {
 
     /// The key behind a token is asked for apart from the token, since agents make themselves a new one each few
     /// minutes. The answer about the token is never good for longer than the one about the key.
-    async fn agent(&self, token: &Token<'_>, asked: Instant) -> Result<(Verdict, Instant)> {
+    async fn agent(&self, token: &Token<'_>) -> Result<Fresh<Verdict>> {
         let name = (token.agent_id, token.key_id.clone());
-        let key = self.agent_keys.try_get_with(name, self.agent_key(token, asked)).await.map_err(lookup_failed)?;
         let credential = Credential::AgentKey(token.agent_id, token.key_id.clone());
+        if let Some(known) = self.agent_keys.get(&name).await
+            && !self.keepers.confirm(known.asked, Some(&credential)).await
+        {
+            self.agent_keys.invalidate(&name).await;
+        }
+        let asked = Instant::now();
+        let key = self.agent_keys.try_get_with(name, self.agent_key(token, asked)).await.map_err(lookup_failed)?;
         let verdict = key.value.and_then(|(actor, public)| match token.signed_by(&public) {
             true => Ok((Identity { actor, credential: Some(credential) }, token.expires)),
             false => Err("the signature is not the agent's"),
         });
-        Ok((verdict, key.until))
+        let asked = if verdict.is_ok() { key.asked } else { asked };
+        let fresh = Fresh::new(asked, verdict);
+        Ok(Fresh { until: fresh.until.min(key.until), ..fresh })
     }
 
     async fn agent_key(&self, token: &Token<'_>, asked: Instant) -> Result<Fresh<AgentKey>> {
@@ -212,8 +236,7 @@ impl Authenticator {
             }
             Err(status) => Err(unknown(&status, "no such agent, or not its key")?),
         };
-        let until = asked + if value.is_ok() { FRESH } else { REFUSED_FRESH };
-        Ok(Fresh { value, until })
+        Ok(Fresh::new(asked, value))
     }
 }
 

@@ -52,7 +52,7 @@ pub fn build(
     refusals: Refusals,
     tasks: &Tasks,
 ) -> Gateway {
-    let revocations = Revocations::start(&backends, clock.now(), tasks);
+    let revocations = Revocations::default();
     let (health, service) = health::start(&backends, tasks);
     let own = route::own_services(service);
     let forwarder = Forwarder {

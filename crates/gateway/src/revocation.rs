@@ -1,21 +1,27 @@
-//! Credentials that die while calls are open: each role that keeps them tells which were revoked, and what was opened
-//! with them ends.
+//! Credentials that die: each role that keeps them tells which were revoked, and what was opened with them ends.
 //!
-//! An answer about a credential is remembered for a second; this is for streams, which outlive it, and makes the second
-//! shorter where it can.
+//! What is remembered of a credential holds for a second. It goes on to hold while its role, asked within a second, has not
+//! told that it was revoked: one question, for all credentials.
 
 use std::{
     collections::HashMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
 use http_body::{Frame, SizeHint};
-use mi_base::Tasks;
+use mi_base::{
+    Tasks,
+    shared_answer::{Answered, SharedAnswer},
+};
 use mi_kernel::{AgentId, ApiKeyId, Time, backoff::Backoff};
 use mi_proto::internal::v1::{
     WatchRevokedAgentKeysRequest, WatchRevokedApiKeysRequest,
@@ -23,13 +29,19 @@ use mi_proto::internal::v1::{
 };
 use mi_rpc::{RoleClient, convert};
 use prost_types::Timestamp;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Status, body::Body};
 
-use crate::config::Backends;
+use crate::{
+    auth::{FRESH, KEPT},
+    config::Backends,
+};
 
-/// How long a revocation is remembered for calls that are being let in at this moment on a remembered answer.
-const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long a revocation is remembered: longer than what was asked before it is.
+const REMEMBERED: Duration = KEPT.saturating_mul(2);
+/// How long to wait for a role to say what was revoked, before credentials are asked for one by one.
+const QUESTION: Duration = Duration::from_secs(2);
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(50), most: Duration::from_secs(1) };
 
 /// What a caller showed.
@@ -82,76 +94,40 @@ impl Revocations {
         Held { revocations: self.clone(), credential: credential.clone(), revoked }
     }
 
-    /// Whether it was revoked a moment ago.
+    /// Whether it was told of, within [`REMEMBERED`], that it was revoked.
     pub(crate) fn is_revoked(&self, credential: &Credential) -> bool {
         self.state().revoked.contains_key(credential)
     }
 
-    fn revoke(&self, credential: Credential) {
+    fn revoke(&self, credentials: Vec<Credential>) {
         let mut state = self.state();
         let now = Instant::now();
         state.revoked.retain(|_, at| now.duration_since(*at) < REMEMBERED);
-        if let Some(open) = state.open.get(&credential) {
-            open.revoked.cancel();
+        for credential in credentials {
+            if let Some(open) = state.open.get(&credential) {
+                open.revoked.cancel();
+            }
+            state.revoked.insert(credential, now);
         }
-        state.revoked.insert(credential, now);
     }
 
-    /// Listens to the roles for ever.
-    pub(crate) fn start(backends: &Backends, now: Time, tasks: &Tasks) -> Self {
-        let revocations = Self::default();
-        // What is revoked from here on, also while a role cannot be reached; clocks may be apart.
-        let since = Some(convert::timestamp(now - Duration::from_secs(60)));
-        let office = CredentialServiceClient::new(RoleClient::new(backends.office.clone(), "gateway"));
-        let api_keys = async move |since| {
-            let answers = office.clone().watch_revoked_api_keys(WatchRevokedApiKeysRequest { since }).await?;
-            Ok(answers.into_inner().map(|answer| {
-                let answer = answer?;
-                let keys = answer.api_key_ids.iter().filter_map(|id| Some(Credential::ApiKey(id.parse().ok()?)));
-                Ok((keys.collect(), answer.time))
-            }))
-        };
-        tasks.spawn("gateway-revoked-api-keys", revocations.clone().listen("office", since, api_keys));
-        let scheduler = AgentRegistryServiceClient::new(RoleClient::new(backends.scheduler.clone(), "gateway"));
-        let agent_keys = async move |since| {
-            let answers = scheduler.clone().watch_revoked_agent_keys(WatchRevokedAgentKeysRequest { since }).await?;
-            Ok(answers.into_inner().map(|answer| {
-                let answer = answer?;
-                let credential = |key: &mi_proto::internal::v1::AgentKeyName| {
-                    Some(Credential::AgentKey(key.agent_id.parse().ok()?, key.key_id.clone()))
-                };
-                Ok((answer.keys.iter().filter_map(credential).collect(), answer.time))
-            }))
-        };
-        tasks.spawn("gateway-revoked-agent-keys", revocations.clone().listen("scheduler", since, agent_keys));
-        revocations
-    }
-
-    /// Takes what one role tells, and goes on where it was when the stream broke.
-    async fn listen<S>(
-        self,
-        role: &'static str,
-        mut since: Option<Timestamp>,
-        connect: impl AsyncFn(Option<Timestamp>) -> Result<S, Status>,
-    ) where
-        S: Stream<Item = Told>,
-    {
+    /// Takes what one role tells, for ever, and goes on where it was when the stream broke.
+    async fn listen(self, keeper: Arc<Keeper>, mut since: Option<Timestamp>) {
         let mut failures = 0;
         loop {
-            let answers = match connect(since).await {
-                Ok(answers) => answers.left_stream(),
-                Err(status) => stream::iter([Err(status)]).right_stream(),
+            let mut answers = match (keeper.watch)(since).await {
+                Ok(answers) => answers,
+                Err(status) => stream::iter([Err(status)]).boxed(),
             };
-            let mut answers = std::pin::pin!(answers);
             while let Some(answer) = answers.next().await {
                 match answer {
                     Ok((credentials, time)) => {
                         failures = 0;
-                        credentials.into_iter().for_each(|credential| self.revoke(credential));
+                        self.revoke(credentials);
                         since = time.or(since);
                     }
                     Err(status) => {
-                        tracing::debug!(target: "mi::gateway", role, error = status.message(), "revocations broke off");
+                        tracing::debug!(target: "mi::gateway", role = keeper.role, error = status.message(), "revocations broke off");
                     }
                 }
             }
@@ -163,6 +139,139 @@ impl Revocations {
 
 /// What was revoked, and where to go on.
 type Told = Result<(Vec<Credential>, Option<Timestamp>), Status>;
+
+/// Asks a role for what was revoked since a time, then for each that is.
+type Watch =
+    Box<dyn Fn(Option<Timestamp>) -> BoxFuture<'static, Result<BoxStream<'static, Told>, Status>> + Send + Sync>;
+
+/// A role that keeps credentials.
+struct Keeper {
+    role: &'static str,
+    watch: Watch,
+    told: Mutex<Period>,
+    /// Whether it answered.
+    last: SharedAnswer<bool>,
+}
+
+/// Of when a role has told what was revoked.
+#[derive(Clone, Copy)]
+struct Period {
+    /// Since when.
+    began: Instant,
+    /// Until when: it was asked then.
+    asked: Instant,
+    /// The same, by its clock.
+    time: Option<Timestamp>,
+}
+
+impl Keeper {
+    fn new(role: &'static str, since: Timestamp, watch: Watch) -> Arc<Self> {
+        let now = Instant::now();
+        let told = Mutex::new(Period { began: now, asked: now, time: Some(since) });
+        Arc::new(Self { role, watch, told, last: SharedAnswer::default() })
+    }
+
+    fn told(&self) -> MutexGuard<'_, Period> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks what was revoked since it was asked last; false: it does not say.
+    async fn ask(&self, revocations: &Revocations) -> bool {
+        let (before, asked) = (*self.told(), Instant::now());
+        // Nobody needs all that was revoked in a long time without calls.
+        let goes_on = before.asked.elapsed() <= KEPT;
+        let (since, began) = if goes_on { (before.time, before.began) } else { (None, asked) };
+        let first = async { (self.watch)(since).await?.next().await.transpose() };
+        match timeout(QUESTION, first).await {
+            Ok(Ok(Some((credentials, time)))) => {
+                revocations.revoke(credentials);
+                *self.told() = Period { began, asked, time: time.or(since) };
+                true
+            }
+            unanswered => {
+                let error = unanswered.ok().and_then(Result::err);
+                let error = error.as_ref().map_or("no answer", Status::message);
+                tracing::debug!(target: "mi::gateway", role = self.role, error, "credentials are asked for one by one");
+                false
+            }
+        }
+    }
+}
+
+/// The roles that keep credentials.
+pub(crate) struct Keepers {
+    revocations: Revocations,
+    office: Arc<Keeper>,
+    scheduler: Arc<Keeper>,
+}
+
+impl Keepers {
+    pub(crate) fn new(backends: &Backends, revocations: Revocations, now: Time) -> Self {
+        // What is revoked from here on, also while a role cannot be reached; clocks may be apart.
+        let since = convert::timestamp(now - Duration::from_secs(60));
+        let office = CredentialServiceClient::new(RoleClient::new(backends.office.clone(), "gateway"));
+        let api_keys: Watch = Box::new(move |since| {
+            let mut office = office.clone();
+            Box::pin(async move {
+                let answers = office.watch_revoked_api_keys(WatchRevokedApiKeysRequest { since }).await?;
+                let told = answers.into_inner().map(|answer| {
+                    let answer = answer?;
+                    let keys = answer.api_key_ids.iter().filter_map(|id| Some(Credential::ApiKey(id.parse().ok()?)));
+                    Ok((keys.collect(), answer.time))
+                });
+                Ok(told.boxed())
+            })
+        });
+        let scheduler = AgentRegistryServiceClient::new(RoleClient::new(backends.scheduler.clone(), "gateway"));
+        let agent_keys: Watch = Box::new(move |since| {
+            let mut scheduler = scheduler.clone();
+            Box::pin(async move {
+                let answers = scheduler.watch_revoked_agent_keys(WatchRevokedAgentKeysRequest { since }).await?;
+                let told = answers.into_inner().map(|answer| {
+                    let answer = answer?;
+                    let credential = |key: &mi_proto::internal::v1::AgentKeyName| {
+                        Some(Credential::AgentKey(key.agent_id.parse().ok()?, key.key_id.clone()))
+                    };
+                    Ok((answer.keys.iter().filter_map(credential).collect(), answer.time))
+                });
+                Ok(told.boxed())
+            })
+        });
+        Self {
+            revocations,
+            office: Keeper::new("office", since, api_keys),
+            scheduler: Keeper::new("scheduler", since, agent_keys),
+        }
+    }
+
+    /// Listens to them for ever.
+    pub(crate) fn listen(&self, tasks: &Tasks) {
+        for (name, keeper) in
+            [("gateway-revoked-api-keys", &self.office), ("gateway-revoked-agent-keys", &self.scheduler)]
+        {
+            let since = keeper.told().time;
+            tasks.spawn(name, self.revocations.clone().listen(keeper.clone(), since));
+        }
+    }
+
+    /// Whether what was asked at a moment still holds, unless the credential is revoked by now; none: it was a refusal.
+    pub(crate) async fn confirm(&self, asked: Instant, credential: Option<&Credential>) -> bool {
+        if asked.elapsed() <= FRESH {
+            return true;
+        }
+        let keeper = match credential {
+            None => return false,
+            Some(Credential::ApiKey(_)) => &self.office,
+            Some(Credential::AgentKey(..)) => &self.scheduler,
+        };
+        // Where nothing is told, that is not asked for each credential anew.
+        let stands = async |known: Answered<bool>| {
+            let at = if known.answer { known.asked } else { known.came };
+            at.elapsed() <= FRESH
+        };
+        keeper.last.get(stands, async || keeper.ask(&self.revocations).await).await && keeper.told().began <= asked
+    }
+}
 
 impl Held {
     /// What is sent ends with the credential.
@@ -224,8 +333,8 @@ mod tests {
         let (dead, agent) = (Credential::ApiKey(ApiKeyId::new()), AgentId::new());
         let (old, new) = (Credential::AgentKey(agent, "k1".into()), Credential::AgentKey(agent, "k2".into()));
         let held = [&dead, &dead, &old, &new].map(|credential| revocations.hold(credential));
-        revocations.revoke(dead.clone());
-        revocations.revoke(old.clone());
+        revocations.revoke(vec![dead.clone()]);
+        revocations.revoke(vec![old.clone()]);
         assert_eq!(held.each_ref().map(|held| held.revoked().is_cancelled()), [true, true, true, false]);
         // One that was let in on a remembered answer a moment later.
         assert!(revocations.hold(&old).revoked().is_cancelled());
@@ -244,7 +353,7 @@ mod tests {
         let mut body = held.guard(Body::new(http_body_util::StreamBody::new(sent)));
         let first = http_body_util::BodyExt::frame(&mut body).await.expect("goes on").expect("good");
         assert_eq!(first.into_data().expect("data"), "first");
-        revocations.revoke(credential);
+        revocations.revoke(vec![credential]);
         let ended = http_body_util::BodyExt::frame(&mut body).await.expect("says so").expect_err("revoked");
         assert_eq!(ended.code(), tonic::Code::Unauthenticated);
     }

@@ -10,6 +10,7 @@ pub(crate) mod keys;
 pub(crate) mod next_look;
 pub(crate) mod repo;
 pub(crate) mod revoked_keys;
+pub(crate) mod roster_changes;
 pub(crate) mod rules;
 pub(crate) mod watch;
 pub(crate) mod wire;

@@ -60,6 +60,7 @@ const MIGRATIONS: &Migrations = &[
     step!(211, "0211", "cluster"),
     step!(212, "0212", "shards"),
     step!(216, "0216", "backup_uploads"),
+    step!(220, "0220", "roster_changes"),
 ];
 
 /// Where agents reach the gateway.

@@ -12,12 +12,13 @@ use mi_proto::{
     internal::v1::{
         AdmitExternalAgentRequest, AdmitExternalAgentResponse, AgentKeyName, ApplyAgentBudgetRequest,
         ApplyAgentBudgetResponse, ApplyAgentIntegrationRequest, ApplyAgentIntegrationResponse, CountAgentsRequest,
-        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListEnabledIntegrationsRequest,
-        ListEnabledIntegrationsResponse, ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse,
-        PauseAgentRequest, PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse,
-        RegisterAgentKeyRequest, RegisterAgentKeyResponse, ReportRefusedCredentialRequest,
-        ReportRefusedCredentialResponse, ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest,
-        WatchRevokedAgentKeysResponse, agent_registry_service_server::AgentRegistryService,
+        CountAgentsResponse, GetSpenderRequest, GetSpenderResponse, ListChangedRostersRequest,
+        ListChangedRostersResponse, ListEnabledIntegrationsRequest, ListEnabledIntegrationsResponse,
+        ListMembersRequest, ListMembersResponse, ListTiersRequest, ListTiersResponse, PauseAgentRequest,
+        PauseAgentResponse, ProviderNames, RecordHeartbeatRequest, RecordHeartbeatResponse, RegisterAgentKeyRequest,
+        RegisterAgentKeyResponse, ReportRefusedCredentialRequest, ReportRefusedCredentialResponse,
+        ResolveAgentKeyRequest, ResolveAgentKeyResponse, WatchRevokedAgentKeysRequest, WatchRevokedAgentKeysResponse,
+        agent_registry_service_server::AgentRegistryService,
     },
     v1::AgentCount,
 };
@@ -27,13 +28,13 @@ use tonic::{Request, Response, codegen::BoxStream};
 
 use crate::{
     Scheduler,
-    agents::{Agent, keys, repo, revoked_keys, wire},
+    agents::{Agent, keys, repo, revoked_keys, roster_changes, wire},
     offices,
 };
 
 /// How long after its time a revocation may become visible: it may wait for a connection, a lock and a statement, as long as
-/// the store lets each of them last, and clocks differ.
-const OVERLAP: Duration = Duration::from_secs(90);
+/// the store lets each of them last, which makes 90 seconds, and clocks of processes differ.
+const OVERLAP: Duration = Duration::from_secs(180);
 /// Most members of a page: with all that an agent may have, they fit into a message.
 const MEMBERS: usize = 200;
 
@@ -171,7 +172,8 @@ impl Scheduler {
         let (changes, mut first, mut told) = (self.db.listen(revoked_keys::topic()), true, HashSet::new());
         changes.follow(async move || {
             let now = self.clock.now();
-            let from = since.replace(now).unwrap_or(now) - OVERLAP;
+            // A clock that was set back stamps what comes next with times of before.
+            let from = since.replace(now).unwrap_or(now).min(now) - OVERLAP;
             let revoked = revoked_keys::keys_revoked_since(&mut self.db.platform().read().await?, from).await?;
             let fresh = revoked.iter().filter(|key| !told.contains(*key));
             let keys: Vec<AgentKeyName> =
@@ -253,6 +255,21 @@ impl AgentRegistryService for Handler {
             ListMembersResponse {
                 members: agents.into_iter().filter(Agent::stays).map(wire::member).collect(),
                 next_after_name: last.unwrap_or_default(),
+            }
+        })
+    }
+
+    async fn list_changed_rosters(
+        &self,
+        request: Request<ListChangedRostersRequest>,
+    ) -> Reply<ListChangedRostersResponse> {
+        handle!(request, |body| {
+            let mut conn = self.scheduler.db.platform().read().await?;
+            let changed = roster_changes::changed_since(&mut conn, body.since_ms, OVERLAP).await?;
+            ListChangedRostersResponse {
+                office_ids: changed.offices.iter().map(ToString::to_string).collect(),
+                now_ms: changed.now_ms,
+                all: changed.all,
             }
         })
     }

@@ -6,11 +6,14 @@ use mi_base::sweep::{self, Removals};
 use mi_kernel::{Result, Time};
 use mi_store::{idempotency, lease::Lease};
 
-use crate::{Scheduler, agents::invite_redemptions::redemption_sweep};
+use crate::{
+    Scheduler,
+    agents::{invite_redemptions::redemption_sweep, roster_changes},
+};
 
 /// How often hidden backups are looked for: one look at an index.
 const INTERVAL: Duration = Duration::from_secs(60);
-/// How often old request ids and old redemptions of invites are forgotten.
+/// How often what is old is forgotten: request ids, redemptions of invites, changes of agents.
 const FORGETTING: Duration = Duration::from_secs(3600);
 /// Of several schedulers over one database one clears away. Two at once would be slow, not wrong.
 pub(crate) const LEASE: Duration = Duration::from_secs(150);
@@ -45,11 +48,12 @@ impl Scheduler {
         sweep::sweep("backups", self, now).await
     }
 
-    /// Forgets old request ids, and old redemptions of invites.
+    /// Forgets old request ids, old redemptions of invites, and whose agents changed long ago.
     async fn forget_old(&self, lease: &Lease, now: Time) -> Result<()> {
         if lease.held().await? {
             idempotency::sweep(&self.db, now).await?;
             redemption_sweep(&self.db, now).await?;
+            roster_changes::forget_old(&self.db).await?;
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ mod pause;
 mod plans;
 mod providers;
 mod replicas;
+mod rosters;
 mod row_security;
 mod shards;
 mod treasury;

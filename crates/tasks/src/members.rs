@@ -1,20 +1,32 @@
-//! Who works in an office, as the scheduler tells: asked at most about once a second, however many want to know. What is
-//! known may be old: see [`RosterFreshness`].
+//! Who works in an office, as the scheduler tells: asked at most about once a second, however many want to know, and once for
+//! all offices whose agents do not change. What is known may be old: see [`RosterFreshness`].
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use chrono::{DateTime, TimeDelta};
+use mi_base::shared_answer::{Answered, SharedAnswer};
 use mi_kernel::{AgentId, Error, OfficeId, Result, TaskId, Time, text};
 use mi_proto::{
-    internal::v1::{Ability, ListMembersRequest, Member, agent_registry_service_client::AgentRegistryServiceClient},
+    internal::v1::{
+        Ability, ListChangedRostersRequest, ListMembersRequest, Member,
+        agent_registry_service_client::AgentRegistryServiceClient,
+    },
     v1,
 };
 use mi_rpc::{RoleClient, status::from_status};
 use moka::sync::Cache;
-use tokio::{sync::Mutex, time::Instant};
+use tokio::time::{Instant, timeout};
 
 /// How long an answer is used: whoever was fired or paused is taken for a worker at most this much longer.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long it is used while the scheduler, asked within [`FRESH`], says that nothing changed in the office.
+const KEPT: Duration = Duration::from_secs(60);
+/// How long to wait for the scheduler to say what changed, before offices are asked for one by one.
+const QUESTION: Duration = Duration::from_secs(2);
 /// Offices that are remembered at a time.
 const CAPACITY: u64 = 10_000;
 /// How old a roster may be, and how far apart the clocks: who is younger may be missing on it and there all the same.
@@ -22,20 +34,21 @@ const YOUNG: TimeDelta = TimeDelta::seconds(5);
 /// How far the hour of a hire and that of a question after it may be apart, though the one came before the other.
 const APART: TimeDelta = TimeDelta::seconds(2);
 
-/// The last answer of the scheduler, and when it came. Whoever asks holds the lock meanwhile, and others wait in order.
-type Known = Arc<Mutex<Option<(Instant, std::result::Result<Arc<Vec<Member>>, tonic::Status>)>>>;
+type Answer = std::result::Result<Arc<Vec<Member>>, tonic::Status>;
 
 /// The agents of all offices.
 #[derive(Clone)]
 pub struct Members {
     registry: AgentRegistryServiceClient<RoleClient>,
-    known: Cache<OfficeId, Known>,
+    known: Cache<OfficeId, Arc<SharedAnswer<Answer>>>,
+    changes: Arc<Changes>,
 }
 
 impl Members {
     /// As the scheduler's registry tells.
     pub fn new(registry: AgentRegistryServiceClient<RoleClient>) -> Self {
-        Self { registry, known: Cache::builder().max_capacity(CAPACITY).build() }
+        let known = Cache::builder().max_capacity(CAPACITY).build();
+        Self { changes: Arc::new(Changes::new(registry.clone())), registry, known }
     }
 
     /// The office's agents, by name. Who asks while another waits for the answer gets the same one.
@@ -43,20 +56,17 @@ impl Members {
     /// # Errors
     /// What the scheduler answers.
     pub async fn list(&self, office_id: OfficeId) -> Result<Arc<Vec<Member>>> {
-        let began = Instant::now();
-        let known = self.known.get_with(office_id, Known::default);
-        let mut known = known.lock().await;
-        let answer = match known.take() {
-            Some((at, answer)) if at >= began || answer.is_ok() && at.elapsed() <= FRESH => (at, answer),
-            _ => {
-                let answer = self.ask(office_id).await;
-                (Instant::now(), answer)
-            }
+        let known = self.known.get_with(office_id, Arc::default);
+        let stands = async |known: Answered<Answer>| {
+            let age = known.asked.elapsed();
+            known.answer.is_ok()
+                && (age <= FRESH || (age <= KEPT && self.changes.none_since(office_id, known.asked).await))
         };
-        known.insert(answer).1.clone().map_err(|status| from_status(&status))
+        let answer = known.get(stands, async || self.ask(office_id).await).await;
+        answer.map_err(|status| from_status(&status))
     }
 
-    async fn ask(&self, office_id: OfficeId) -> std::result::Result<Arc<Vec<Member>>, tonic::Status> {
+    async fn ask(&self, office_id: OfficeId) -> Answer {
         let (mut registry, mut members) = (self.registry.clone(), Vec::new());
         let mut request = ListMembersRequest { office_id: office_id.to_string(), after_name: String::new() };
         loop {
@@ -99,6 +109,78 @@ impl Members {
         // One may have been hired since: whoever hires and then writes to the new one must not be told that there is none.
         self.forget(office_id);
         Ok(pick(&self.list(office_id).await?))
+    }
+}
+
+/// In which offices agents changed, as the scheduler tells.
+struct Changes {
+    registry: AgentRegistryServiceClient<RoleClient>,
+    /// Whether it could be told.
+    last: SharedAnswer<bool>,
+    told: Mutex<Told>,
+}
+
+#[derive(Default)]
+struct Told {
+    /// When the scheduler answered last, by its database's clock.
+    now_ms: i64,
+    /// When it was asked that told of an office last. What was told longer than [`KEPT`] ago is forgotten.
+    offices: HashMap<OfficeId, Instant>,
+    /// The same, of all.
+    all: Option<Instant>,
+}
+
+impl Told {
+    fn take(&mut self, asked: Instant, now_ms: i64, offices: impl Iterator<Item = OfficeId>, all: bool) {
+        self.offices.retain(|_, at| at.elapsed() <= KEPT);
+        self.offices.extend(offices.map(|office_id| (office_id, asked)));
+        self.now_ms = now_ms;
+        self.all = if all { Some(asked) } else { self.all };
+    }
+
+    fn none_since(&self, office_id: OfficeId, asked: Instant) -> bool {
+        let told = self.offices.get(&office_id).into_iter().chain(&self.all);
+        told.into_iter().all(|told| *told <= asked)
+    }
+}
+
+impl Changes {
+    fn new(registry: AgentRegistryServiceClient<RoleClient>) -> Self {
+        Self { registry, last: SharedAnswer::default(), told: Mutex::default() }
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the scheduler, asked within [`FRESH`], has told of no change in the office since then.
+    async fn none_since(&self, office_id: OfficeId, asked: Instant) -> bool {
+        // Where nothing is told, that is not asked for each office anew.
+        let stands = async |known: Answered<bool>| {
+            let at = if known.answer { known.asked } else { known.came };
+            at.elapsed() <= FRESH
+        };
+        self.last.get(stands, async || self.ask().await).await && self.told().none_since(office_id, asked)
+    }
+
+    async fn ask(&self) -> bool {
+        let (asked, since_ms) = (Instant::now(), self.told().now_ms);
+        let mut registry = self.registry.clone();
+        let question = registry.list_changed_rosters(ListChangedRostersRequest { since_ms });
+        let answer =
+            timeout(QUESTION, question).await.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
+        match answer {
+            Ok(answer) => {
+                let answer = answer.into_inner();
+                let offices = answer.office_ids.iter().filter_map(|id| OfficeId::parse(id).ok());
+                self.told().take(asked, answer.now_ms, offices, answer.all);
+                true
+            }
+            Err(status) => {
+                tracing::debug!(target: "mi::tasks", error = status.message(), "offices are asked for one by one");
+                false
+            }
+        }
     }
 }
 
@@ -190,8 +272,60 @@ impl Reconcile {
 #[cfg(test)]
 mod tests {
     use mi_kernel::{Clock, SystemClock};
+    use mi_proto::internal::v1::ListChangedRostersResponse;
+    use tokio::time::advance;
 
     use super::*;
+    use crate::tests::registry::Registry;
+
+    #[tokio::test(start_paused = true)]
+    async fn offices_whose_agents_do_not_change_are_asked_about_together() {
+        let registry = Registry::default();
+        let members = Members::new(registry.client(Arc::new(SystemClock)));
+        let offices = [(); 3].map(|()| OfficeId::new());
+        let [a, b, c] = offices.map(|office| office.to_string());
+        let tells = |now_ms, office_ids: &[&String], all| {
+            let office_ids = office_ids.iter().map(ToString::to_string).collect();
+            registry.asked().changed = Some(ListChangedRostersResponse { office_ids, now_ms, all });
+        };
+        // Lists the agents of all offices; whose were asked for, and since when changes were.
+        let list = async |after: Duration| {
+            advance(after).await;
+            for office in offices {
+                members.list(office).await.expect("told");
+            }
+            let mut asked = registry.asked();
+            (std::mem::take(&mut asked.listed), std::mem::take(&mut asked.since))
+        };
+        let (later, soon) = (FRESH + Duration::from_millis(1), FRESH / 2);
+        let all = || vec![a.clone(), b.clone(), c.clone()];
+
+        assert_eq!(list(soon).await, (all(), vec![]));
+        assert_eq!(list(soon).await, (vec![], vec![]));
+        tells(1000, &[], true);
+        assert_eq!(list(later).await, (all(), vec![0]), "it cannot know yet what changed before");
+        tells(2000, &[], false);
+        assert_eq!(list(later).await, (vec![], vec![1000]));
+        assert_eq!(list(soon).await, (vec![], vec![]));
+        tells(3000, &[&b], false);
+        registry.members().push(Member { name: "new".into(), ..Member::default() });
+        assert_eq!(list(soon + later).await, (vec![b.clone()], vec![2000]));
+        assert_eq!(members.list(offices[1]).await.expect("told")[0].name, "new");
+        // For a while it is told of again, so that nothing is missed that became visible late.
+        tells(4000, &[&b], false);
+        assert_eq!(list(later).await, (vec![b.clone()], vec![3000]));
+        tells(5000, &[], false);
+        assert_eq!(list(later).await, (vec![], vec![4000]));
+        tells(6000, &[&c, &a], false);
+        assert_eq!(list(later).await, (vec![a.clone(), c.clone()], vec![5000]));
+        // What has gone unseen for long is asked for again, and so is everything that nobody tells of.
+        tells(7000, &[], false);
+        assert_eq!(list(KEPT + soon).await, (all(), vec![]));
+        registry.asked().changed = None;
+        assert_eq!(list(later).await, (all(), vec![6000]), "whoever waits meanwhile shares that, too");
+        members.forget(offices[2]);
+        assert_eq!(list(soon).await, (vec![c.clone()], vec![]));
+    }
 
     #[test]
     fn what_nobody_takes_says_why() {

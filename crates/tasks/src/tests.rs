@@ -1,6 +1,7 @@
 //! Tests of the queue as a whole.
 
 mod order;
+pub(crate) mod registry;
 mod simulation;
 
 use mi_kernel::{AccountId, OfficeId, Time};

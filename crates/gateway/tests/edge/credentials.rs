@@ -34,6 +34,13 @@ async fn headers_that_are_no_credential_are_refused_with_a_hint() {
     assert_eq!(edge.world.lookups.load(Ordering::SeqCst), 0);
 }
 
+/// Whoever listens for what is revoked has heard what was until now: the rest is found by asking.
+async fn listening(edge: &Edge) {
+    while edge.world.questions.lock().expect("unpoisoned").len() < 2 {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn an_api_key_is_asked_for_once_a_second_and_a_revoked_one_dies_within_it() {
     let edge = Edge::local();
@@ -45,6 +52,7 @@ async fn an_api_key_is_asked_for_once_a_second_and_a_revoked_one_dies_within_it(
     }
     assert_eq!(edge.world.lookups.load(Ordering::SeqCst), 2);
 
+    listening(&edge).await;
     edge.world.revoke("mi_a");
     let revoked = Instant::now();
     let refused = loop {
@@ -57,6 +65,55 @@ async fn an_api_key_is_asked_for_once_a_second_and_a_revoked_one_dies_within_it(
     };
     assert_eq!((refused.code(), refused.message()), (Code::Unauthenticated, "the API key is unknown or revoked"));
     assert_eq!(edge.who("Bearer mi_b").await.expect("untouched"), other);
+}
+
+/// Many credentials cost one question a second, which is about all of them.
+#[tokio::test]
+async fn a_credential_that_nobody_revoked_is_not_asked_for_again() {
+    let edge = Edge::local();
+    let keys: Vec<String> = (0..20).map(|n| format!("mi_{n}")).collect();
+    let agent = edge.world.agent();
+    let token = agent.token(&agent.header(), &agent.claims());
+    keys.iter().for_each(|key| drop(edge.world.operator(key)));
+    let call_all = async || {
+        for credential in keys.iter().chain([&token]) {
+            edge.who(&format!("Bearer {credential}")).await.expect("known");
+        }
+    };
+    let questions = || edge.world.questions.lock().expect("unpoisoned").clone();
+    listening(&edge).await;
+    call_all().await;
+    let began = Instant::now();
+    while questions().len() < 6 {
+        call_all().await;
+        assert!(began.elapsed() < 10 * BOUND, "nobody asks what was revoked");
+    }
+    assert!(began.elapsed() > BOUND, "two roles were asked twice in {:?}", began.elapsed());
+    assert_eq!(edge.world.lookups.load(Ordering::SeqCst), 21);
+    // Each question begins where its role ended the last time, which was in the order in which they were asked.
+    for role in ["office", "scheduler"] {
+        let since = questions().into_iter().enumerate().filter(|(_, (asked, _))| *asked == role);
+        let [_, (before, _), (_, (_, since))] = since.collect::<Vec<_>>()[..] else { panic!("{:?}", questions()) };
+        assert_eq!(since, before as i64 + 1, "{:?}", questions());
+    }
+
+    // A role that does not say is asked about each again.
+    edge.world.silent.store(true, Ordering::SeqCst);
+    let began = Instant::now();
+    while edge.world.lookups.load(Ordering::SeqCst) < 42 {
+        call_all().await;
+        assert!(began.elapsed() < 10 * BOUND, "nobody is asked");
+    }
+    for (key, is_revoked) in [("mi_0", true), ("mi_1", false)] {
+        if is_revoked {
+            edge.world.revoke(key);
+        }
+        let began = Instant::now();
+        while began.elapsed() < BOUND {
+            let _ = edge.who(&format!("Bearer {key}")).await;
+        }
+        assert_eq!(edge.who(&format!("Bearer {key}")).await.is_err(), is_revoked);
+    }
 }
 
 #[tokio::test]
@@ -208,7 +265,8 @@ async fn a_key_that_was_rotated_dies_within_a_second() {
     };
     let kept = fresh();
     edge.who(&format!("Bearer {kept}")).await.expect("known");
-    edge.world.agents.lock().expect("unpoisoned").clear();
+    listening(&edge).await;
+    edge.world.rotate(&agent);
     let gone = Instant::now();
     // Neither the remembered token nor new ones outlive the key.
     for again in [true, false] {

@@ -25,6 +25,7 @@ use mi_rpc::{
     Caller, Connections, Guard, HttpCaller, PrincipalKey, Refusals, Transport, compressed,
     server::{self, Listener},
 };
+use prost_types::Timestamp;
 use ring::{
     digest::{SHA256, digest},
     rand::SystemRandom,
@@ -45,6 +46,13 @@ pub(crate) struct World {
     pub(crate) lookups: AtomicUsize,
     pub(crate) down: AtomicBool,
     pub(crate) models_down: AtomicBool,
+    /// What was revoked, as the roles tell whoever asks.
+    pub(crate) dead_api_keys: Mutex<Vec<String>>,
+    pub(crate) dead_agent_keys: Mutex<Vec<internal::AgentKeyName>>,
+    /// Since when they were asked for it, each by its own clock.
+    pub(crate) questions: Mutex<Vec<(&'static str, i64)>>,
+    /// They do not say.
+    pub(crate) silent: AtomicBool,
     pub(crate) revoked_api_keys: broadcast::Sender<String>,
     pub(crate) revoked_agent_keys: broadcast::Sender<internal::AgentKeyName>,
     pub(crate) reported: watch::Sender<Vec<internal::ReportRefusedCredentialRequest>>,
@@ -223,6 +231,10 @@ impl World {
             lookups: AtomicUsize::new(0),
             down: AtomicBool::new(false),
             models_down: AtomicBool::new(false),
+            dead_api_keys: Mutex::default(),
+            dead_agent_keys: Mutex::default(),
+            questions: Mutex::default(),
+            silent: AtomicBool::new(false),
             revoked_api_keys: broadcast::Sender::new(16),
             revoked_agent_keys: broadcast::Sender::new(16),
             reported: watch::Sender::default(),
@@ -248,7 +260,16 @@ impl World {
     }
 
     pub(crate) fn revoke(&self, secret: &str) {
-        self.api_keys.lock().expect("unpoisoned").remove(&sha256(secret));
+        let key = self.api_keys.lock().expect("unpoisoned").remove(&sha256(secret)).expect("known");
+        self.dead_api_keys.lock().expect("unpoisoned").push(key.api_key_id);
+    }
+
+    /// Takes the agent's key from it.
+    pub(crate) fn rotate(&self, agent: &Agent) {
+        let key = internal::AgentKeyName { agent_id: agent.id.to_string(), key_id: agent.kid.clone() };
+        let known = self.agents.lock().expect("unpoisoned").remove(&(key.agent_id.clone(), key.key_id.clone()));
+        assert!(known.is_some());
+        self.dead_agent_keys.lock().expect("unpoisoned").push(key);
     }
 
     pub(crate) fn agent(&self) -> Agent {
@@ -273,6 +294,16 @@ impl World {
         let mut inside = self.inside.subscribe();
         let waited = tokio::time::timeout(Duration::from_secs(10), inside.wait_for(|now| *now == calls)).await;
         assert!(waited.is_ok(), "there are never {calls} calls inside");
+    }
+
+    /// Notes since when a role is asked what was revoked; until when it tells, unless it does not.
+    pub(crate) fn tells(&self, role: &'static str, since: Option<Timestamp>) -> Result<Option<Timestamp>, Status> {
+        let mut questions = self.questions.lock().expect("unpoisoned");
+        questions.push((role, since.map_or(0, |since| since.seconds)));
+        match self.silent.load(Ordering::SeqCst) {
+            true => Err(Status::unavailable("as meant")),
+            false => self.up().map(|()| Some(Timestamp { seconds: questions.len() as i64, nanos: 0 })),
+        }
     }
 
     /// Refuses while the fakes are down.

@@ -41,14 +41,14 @@ impl credentials::CredentialService for Fake {
 
     async fn watch_revoked_api_keys(
         &self,
-        _: Request<internal::WatchRevokedApiKeysRequest>,
+        request: Request<internal::WatchRevokedApiKeysRequest>,
     ) -> Result<Response<Self::WatchRevokedApiKeysStream>, Status> {
-        self.0.up()?;
+        let time = self.0.tells("office", request.into_inner().since)?;
         let told = BroadcastStream::new(self.0.revoked_api_keys.subscribe());
-        Ok(Response::new(Box::pin(told.map(|id| {
-            let api_key_ids = id.into_iter().collect();
-            Ok(internal::WatchRevokedApiKeysResponse { api_key_ids, time: None })
-        }))))
+        let before = self.0.dead_api_keys.lock().expect("unpoisoned").clone();
+        let told = stream::iter([before]).chain(told.map(|id| id.into_iter().collect()));
+        let message = move |api_key_ids| Ok(internal::WatchRevokedApiKeysResponse { api_key_ids, time });
+        Ok(Response::new(Box::pin(told.map(message))))
     }
 }
 
@@ -60,6 +60,9 @@ impl registry::AgentRegistryService for Fake {
     ) -> Result<Response<internal::ResolveAgentKeyResponse>, Status> {
         self.0.up()?;
         let name = (request.get_ref().agent_id.clone(), request.get_ref().key_id.clone());
+        if name.1 != "k0000000000000000" {
+            self.0.lookups.fetch_add(1, Ordering::SeqCst);
+        }
         let known = self.0.agents.lock().expect("unpoisoned").get(&name).cloned();
         known.map(Response::new).ok_or_else(|| Status::unauthenticated("unknown"))
     }
@@ -68,14 +71,14 @@ impl registry::AgentRegistryService for Fake {
 
     async fn watch_revoked_agent_keys(
         &self,
-        _: Request<internal::WatchRevokedAgentKeysRequest>,
+        request: Request<internal::WatchRevokedAgentKeysRequest>,
     ) -> Result<Response<Self::WatchRevokedAgentKeysStream>, Status> {
-        self.0.up()?;
+        let time = self.0.tells("scheduler", request.into_inner().since)?;
         let told = BroadcastStream::new(self.0.revoked_agent_keys.subscribe());
-        Ok(Response::new(Box::pin(told.map(|key| {
-            let keys = key.into_iter().collect();
-            Ok(internal::WatchRevokedAgentKeysResponse { keys, time: None })
-        }))))
+        let before = self.0.dead_agent_keys.lock().expect("unpoisoned").clone();
+        let told = stream::iter([before]).chain(told.map(|key| key.into_iter().collect()));
+        let message = move |keys| Ok(internal::WatchRevokedAgentKeysResponse { keys, time });
+        Ok(Response::new(Box::pin(told.map(message))))
     }
 
     async fn report_refused_credential(
@@ -104,6 +107,13 @@ impl registry::AgentRegistryService for Fake {
         &self,
         _: Request<internal::RecordHeartbeatRequest>,
     ) -> Result<Response<internal::RecordHeartbeatResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn list_changed_rosters(
+        &self,
+        _: Request<internal::ListChangedRostersRequest>,
+    ) -> Result<Response<internal::ListChangedRostersResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 

@@ -169,6 +169,13 @@ impl AgentRegistryService for Roles {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn list_changed_rosters(
+        &self,
+        _: Request<internal::ListChangedRostersRequest>,
+    ) -> Result<Response<internal::ListChangedRostersResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn list_members(
         &self,
         _: Request<internal::ListMembersRequest>,

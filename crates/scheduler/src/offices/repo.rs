@@ -45,6 +45,7 @@ pub(crate) async fn office_begin_removal(tx: &mut OfficeConn) -> DbResult<()> {
 pub(crate) async fn office_clear_some(db: &Db, office: OfficeId) -> DbResult<bool> {
     let mut tx = db.office(office).begin().await?;
     let statements = [
+        // Whoever did not hear that one of these was revoked lets it in, and into no office: there is none.
         "DELETE FROM former_keys WHERE office_id = $1 AND (agent_id, key_id) IN
          (SELECT agent_id, key_id FROM former_keys WHERE office_id = $1 LIMIT $2)",
         "DELETE FROM agent_keys WHERE office_id = $1 AND public_key IN
@@ -53,6 +54,8 @@ pub(crate) async fn office_clear_some(db: &Db, office: OfficeId) -> DbResult<boo
          (SELECT invite_id FROM admissions WHERE office_id = $1 LIMIT $2)",
         "DELETE FROM hires WHERE office_id = $1 AND agent_id IN
          (SELECT agent_id FROM hires WHERE office_id = $1 LIMIT $2)",
+        "DELETE FROM roster_changes WHERE office_id = $1 AND changed_ms IN
+         (SELECT changed_ms FROM roster_changes WHERE office_id = $1 LIMIT $2)",
     ];
     let more = delete_some(&mut tx, &statements).await?;
     tx.commit().await?;

@@ -39,7 +39,7 @@ const OTHER_KEY: [u8; 32] = [2; 32];
 const NEW_KEY: [u8; 32] = [3; 32];
 
 impl Harness {
-    fn registry(&self) -> registry::Handler {
+    pub(super) fn registry(&self) -> registry::Handler {
         registry::Handler::new(self.scheduler.clone())
     }
 

@@ -32,6 +32,11 @@ async fn every_statement_goes_by_an_index() {
         few: &["cluster", "schedulers", "shards"],
         few_per_office: FEW_PER_OFFICE,
         allowed: ALLOWED,
+        functions: &[(
+            "roster_changed",
+            "INSERT INTO roster_changes (office_id, changed_ms) SELECT $1, $2::bigint
+             WHERE NOT EXISTS (SELECT 1 FROM roster_changes WHERE office_id = $1 AND changed_ms > $2::bigint - 10000)",
+        )],
         ..Plans::default()
     };
     plans.check("scheduler", crate::MIGRATIONS).await;

@@ -13,7 +13,6 @@ mod calm;
 mod clients;
 mod faults;
 mod memory;
-mod registry;
 mod rows;
 mod steps;
 mod watch;

@@ -15,8 +15,8 @@ use tonic::{Request, codegen::BoxStream};
 use super::{Accounts, repo};
 
 /// How long after its time a revocation may become visible: it may wait for a connection, a lock and a statement, as long as
-/// the store lets each of them last, and clocks differ.
-const OVERLAP: Duration = Duration::from_secs(90);
+/// the store lets each of them last, which makes 90 seconds, and clocks of processes differ.
+const OVERLAP: Duration = Duration::from_secs(180);
 
 /// What the change bus tells of when a key was revoked.
 pub(super) fn revocations() -> Topic {
@@ -32,7 +32,8 @@ impl Accounts {
         let (accounts, mut first, mut told) = (self.clone(), true, HashSet::new());
         self.db.listen(revocations()).follow(async move || {
             let now = accounts.clock.now();
-            let from = since.replace(now).unwrap_or(now) - OVERLAP;
+            // A clock that was set back stamps what comes next with times of before.
+            let from = since.replace(now).unwrap_or(now).min(now) - OVERLAP;
             let ids = repo::key_revoked_since(&mut accounts.db.platform().read().await?, from).await?;
             let fresh = ids.iter().filter(|id| !told.contains(*id));
             let api_key_ids: Vec<String> = fresh.map(ToString::to_string).collect();

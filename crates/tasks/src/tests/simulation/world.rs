@@ -20,10 +20,12 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     faults::{Fate, Quiet, Rates},
-    registry::Registry,
     rows::Book,
 };
-use crate::{Deps, Members, Tasks, repo, tests::active_office};
+use crate::{
+    Deps, Members, Tasks, repo,
+    tests::{active_office, registry::Registry},
+};
 
 /// How often processes tell each other what changed.
 const TOLD_EVERY: Duration = Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! The scheduler of a simulation, which knows who works there.
+//! A scheduler for tests, which knows who works there.
 
 use std::{
     future::Future,
@@ -15,17 +15,39 @@ use mi_proto::internal::v1::{
 use mi_rpc::{Guard, PrincipalKey, RoleClient, Transport};
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes};
 
-/// The agents there are. Clones share them.
+/// The agents there are, and what was asked about them. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Registry(Arc<Mutex<Vec<Member>>>);
+pub(crate) struct Registry {
+    members: Arc<Mutex<Vec<Member>>>,
+    asked: Arc<Mutex<Asked>>,
+}
+
+/// What a registry was asked.
+#[derive(Default)]
+pub(crate) struct Asked {
+    /// Offices whose agents were listed.
+    pub(crate) listed: Vec<String>,
+    /// Since when changes were asked for.
+    pub(crate) since: Vec<i64>,
+    /// What is answered to that; none: nothing.
+    pub(crate) changed: Option<internal::ListChangedRostersResponse>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Registry {
-    pub(super) fn members(&self) -> MutexGuard<'_, Vec<Member>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn members(&self) -> MutexGuard<'_, Vec<Member>> {
+        locked(&self.members)
+    }
+
+    pub(crate) fn asked(&self) -> MutexGuard<'_, Asked> {
+        locked(&self.asked)
     }
 
     /// The way to it.
-    pub(super) fn client(&self, clock: Arc<dyn Clock>) -> AgentRegistryServiceClient<RoleClient> {
+    pub(crate) fn client(&self, clock: Arc<dyn Clock>) -> AgentRegistryServiceClient<RoleClient> {
         let routes = Routes::new(AgentRegistryServiceServer::new(self.clone()));
         let tasks = mi_base::Tasks::new();
         let guard = Guard::new("scheduler", routes, PrincipalKey::random(), clock, tasks, Default::default());
@@ -52,13 +74,26 @@ macro_rules! unused {
 impl AgentRegistryService for Registry {
     fn list_members<'s, 'a>(
         &'s self,
-        _: Request<internal::ListMembersRequest>,
+        request: Request<internal::ListMembersRequest>,
     ) -> Answer<'a, internal::ListMembersResponse>
     where
         's: 'a,
     {
+        self.asked().listed.push(request.into_inner().office_id);
         let members = self.members().clone();
         Box::pin(async { Ok(Response::new(internal::ListMembersResponse { members, ..Default::default() })) })
+    }
+
+    fn list_changed_rosters<'s, 'a>(
+        &'s self,
+        request: Request<internal::ListChangedRostersRequest>,
+    ) -> Answer<'a, internal::ListChangedRostersResponse>
+    where
+        's: 'a,
+    {
+        self.asked().since.push(request.into_inner().since_ms);
+        let changed = self.asked().changed.clone();
+        Box::pin(async { changed.map(Response::new).ok_or_else(|| Status::unimplemented("not yet")) })
     }
 
     type WatchRevokedAgentKeysStream = BoxStream<internal::WatchRevokedAgentKeysResponse>;
