@@ -212,6 +212,8 @@ pub(super) struct Upload {
     object: Uuid,
     /// Until it is closed.
     writer: Option<BufWriter>,
+    /// For what the writer holds.
+    memory: Option<Share>,
     kept: bool,
 }
 
@@ -219,7 +221,8 @@ impl Upload {
     pub(super) fn new(storage: &Storage, slot: Slot, object: Uuid) -> Self {
         let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(slot.office, object), PART_BYTES);
         let writer = Some(writer.with_max_concurrency(CONCURRENT_PARTS));
-        Self { storage: storage.clone(), slot, object, writer, kept: false }
+        let memory = Some(storage.memory.share(slot.office));
+        Self { storage: storage.clone(), slot, object, writer, memory, kept: false }
     }
 
     pub(super) fn object(&self) -> Uuid {
@@ -228,11 +231,10 @@ impl Upload {
 
     /// Writes it, at the pace of whichever is slower, its sender or the storage.
     pub(super) async fn write(&mut self, room: Room, content: BoxStream<'static, Result<Bytes>>) -> Result<Written> {
-        let Some(writer) = &mut self.writer else {
+        let (Some(writer), Some(memory)) = (&mut self.writer, &mut self.memory) else {
             return Err(Error::internal("an upload is written once"));
         };
-        let mut memory = self.storage.memory.share(self.slot.office);
-        let filled = fill(writer, &mut memory, room, content, SILENCE);
+        let filled = fill(writer, memory, room, content, SILENCE);
         let written = timeout(LONGEST_UPLOAD, filled).await.map_err(|_| expired())?;
         let closed = async {
             let written = written?;
@@ -263,11 +265,17 @@ impl Drop for Upload {
         };
         let (storage, office, object, writer) =
             (self.storage.clone(), self.slot.office, self.object, self.writer.take());
+        let memory = self.memory.take();
         runtime.spawn(async move {
-            if let Some(mut writer) = writer {
+            if let Some(writer) = writer {
+                // A part that arrives when all of them were taken back would stay: those on their way arrive before. Each
+                // failure is one of theirs.
+                let mut writer = writer.with_max_concurrency(0);
+                while writer.put(Bytes::new()).await.is_err() {}
                 // What it cannot take back is in the way of nobody.
                 let _ = writer.abort().await;
             }
+            drop(memory);
             storage.later(office, storage.discard(office, object).await);
         });
     }
