@@ -1,5 +1,7 @@
 //! An answer that many want, and that one of them asks for.
 
+use std::time::Duration;
+
 use tokio::{sync::Mutex, time::Instant};
 
 /// The last answer to a question. Whoever asks it holds the lock meanwhile, and others wait in order.
@@ -15,6 +17,15 @@ pub struct Answered<T> {
     pub came: Instant,
     /// What was answered.
     pub answer: T,
+}
+
+impl Answered<bool> {
+    /// Whether it holds for so long: a good one from when it was asked for, one that says nothing from when it came, so that
+    /// those who wait for it do not all ask anew.
+    pub fn holds_for(&self, time: Duration) -> bool {
+        let from = if self.answer { self.asked } else { self.came };
+        from.elapsed() <= time
+    }
 }
 
 impl<T> Default for SharedAnswer<T> {
@@ -43,10 +54,7 @@ impl<T: Clone> SharedAnswer<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicU32, Ordering},
-        time::Duration,
-    };
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use futures::future::join_all;
     use tokio::{task::yield_now, time::timeout};
@@ -76,5 +84,17 @@ mod tests {
         let given_up = shared.get(async |_| std::future::pending().await, async || 8);
         assert!(timeout(Duration::ZERO, given_up).await.is_err());
         assert_eq!(shared.get(async |_| true, async || 9).await, 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_says_nothing_holds_from_when_it_came() {
+        let second = Duration::from_secs(1);
+        let asked = Instant::now();
+        tokio::time::advance(2 * second).await;
+        let answered = |answer| Answered { asked, came: Instant::now(), answer };
+        let (good, none) = (answered(true), answered(false));
+        assert!(!good.holds_for(second) && good.holds_for(2 * second) && none.holds_for(second));
+        tokio::time::advance(2 * second).await;
+        assert!(!none.holds_for(second));
     }
 }

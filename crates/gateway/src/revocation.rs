@@ -264,11 +264,7 @@ impl Keepers {
             Some(Credential::ApiKey(_)) => &self.office,
             Some(Credential::AgentKey(..)) => &self.scheduler,
         };
-        // Where nothing is told, that is not asked for each credential anew.
-        let stands = async |known: Answered<bool>| {
-            let at = if known.answer { known.asked } else { known.came };
-            at.elapsed() <= FRESH
-        };
+        let stands = async |known: Answered<bool>| known.holds_for(FRESH);
         keeper.last.get(stands, async || keeper.ask(&self.revocations).await).await && keeper.told().began <= asked
     }
 }

@@ -155,11 +155,7 @@ impl Changes {
 
     /// Whether the scheduler, asked within [`FRESH`], has told of no change in the office since then.
     async fn none_since(&self, office_id: OfficeId, asked: Instant) -> bool {
-        // Where nothing is told, that is not asked for each office anew.
-        let stands = async |known: Answered<bool>| {
-            let at = if known.answer { known.asked } else { known.came };
-            at.elapsed() <= FRESH
-        };
+        let stands = async |known: Answered<bool>| known.holds_for(FRESH);
         self.last.get(stands, async || self.ask().await).await && self.told().none_since(office_id, asked)
     }
 

@@ -32,7 +32,8 @@ async fn now_ms(conn: &mut PlatformConn) -> DbResult<i64> {
     scalar_one!(conn, sql)
 }
 
-/// Offices that changed since a time, by the database's clock, or that became visible since then, at most `overlap` late. Spans offices: so does whoever asks.
+/// Offices that changed since a time, by the database's clock, or whose change became visible since then, at most `overlap`
+/// late. Spans offices: so does whoever asks.
 pub(crate) async fn changed_since(conn: &mut PlatformConn, since_ms: i64, overlap: Duration) -> DbResult<Changed> {
     let now_ms = now_ms(conn).await?;
     // A clock that was set back has stamped what comes next with times of before.

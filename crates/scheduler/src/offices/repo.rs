@@ -41,7 +41,7 @@ pub(crate) async fn office_begin_removal(tx: &mut OfficeConn) -> DbResult<()> {
     exec!(tx, "UPDATE offices SET removing = TRUE WHERE id = $1").map(drop)
 }
 
-/// Deletes some of what stays of agents that are gscalar_one, in a transaction of its own; true: there may be more.
+/// Deletes some of what stays of agents that are gone, in a transaction of its own; true: there may be more.
 pub(crate) async fn office_clear_some(db: &Db, office: OfficeId) -> DbResult<bool> {
     let mut tx = db.office(office).begin().await?;
     let statements = [
