@@ -19,16 +19,15 @@ use futures::{
     stream::{self, BoxStream},
 };
 use mi_base::{
+    ObjectWriter,
     budget::{Budget, Share},
     disk_reserve::{DiskReserve, full, is_full},
 };
 use mi_kernel::{Clock, Error, ErrorKind, OfficeId, Result, Time};
 use mi_store::Db;
-use object_store::{
-    GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, buffered::BufWriter, path::Path,
-};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt, path::Path};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt},
     runtime::Handle,
     task::JoinHandle,
     time::timeout,
@@ -210,19 +209,17 @@ pub(super) struct Upload {
     storage: Storage,
     slot: Slot,
     object: Uuid,
-    /// Until it is closed.
-    writer: Option<BufWriter>,
-    /// For what the writer holds.
-    memory: Option<Share>,
+    /// With the memory for what it holds. Until it is dropped.
+    writer: Option<(ObjectWriter, Share)>,
     kept: bool,
 }
 
 impl Upload {
     pub(super) fn new(storage: &Storage, slot: Slot, object: Uuid) -> Self {
-        let writer = BufWriter::with_capacity(storage.store.clone(), Storage::path(slot.office, object), PART_BYTES);
-        let writer = Some(writer.with_max_concurrency(CONCURRENT_PARTS));
-        let memory = Some(storage.memory.share(slot.office));
-        Self { storage: storage.clone(), slot, object, writer, memory, kept: false }
+        let path = Storage::path(slot.office, object);
+        let writer = ObjectWriter::new(storage.store.clone(), path, PART_BYTES, CONCURRENT_PARTS);
+        let writer = Some((writer, storage.memory.share(slot.office)));
+        Self { storage: storage.clone(), slot, object, writer, kept: false }
     }
 
     pub(super) fn object(&self) -> Uuid {
@@ -231,16 +228,12 @@ impl Upload {
 
     /// Writes it, at the pace of whichever is slower, its sender or the storage.
     pub(super) async fn write(&mut self, room: Room, content: BoxStream<'static, Result<Bytes>>) -> Result<Written> {
-        let (Some(writer), Some(memory)) = (&mut self.writer, &mut self.memory) else {
-            return Err(Error::internal("an upload is written once"));
-        };
+        let (writer, memory) = self.writer.as_mut().ok_or_else(|| Error::internal("the upload was dropped"))?;
         let filled = fill(writer, memory, room, content, SILENCE);
         let written = timeout(LONGEST_UPLOAD, filled).await.map_err(|_| expired())?;
         let closed = async {
             let written = written?;
-            if let Some(mut writer) = self.writer.take() {
-                writer.shutdown().await.map_err(|error| unwritten(error.into()))?;
-            }
+            writer.finish().await.map_err(|error| unwritten(error.into()))?;
             Ok::<_, Error>(written)
         };
         closed.await.inspect_err(|error: &Error| {
@@ -265,24 +258,18 @@ impl Drop for Upload {
         };
         let (storage, office, object, writer) =
             (self.storage.clone(), self.slot.office, self.object, self.writer.take());
-        let memory = self.memory.take();
         runtime.spawn(async move {
-            if let Some(writer) = writer {
-                // A part that arrives when all of them were taken back would stay: those on their way arrive before. Each
-                // failure is one of theirs.
-                let mut writer = writer.with_max_concurrency(0);
-                while writer.put(Bytes::new()).await.is_err() {}
-                // What it cannot take back is in the way of nobody.
-                let _ = writer.abort().await;
+            if let Some((writer, memory)) = writer {
+                writer.abort().await;
+                drop(memory);
             }
-            drop(memory);
             storage.later(office, storage.discard(office, object).await);
         });
     }
 }
 
 async fn fill(
-    writer: &mut BufWriter,
+    writer: &mut ObjectWriter,
     memory: &mut Share,
     room: Room,
     mut content: BoxStream<'static, Result<Bytes>>,
@@ -360,10 +347,14 @@ mod tests {
         *,
     };
 
+    fn writer() -> ObjectWriter {
+        ObjectWriter::new(Arc::new(InMemory::new()), Path::from("object"), PART_BYTES, CONCURRENT_PARTS)
+    }
+
     #[tokio::test]
     async fn an_upload_that_is_silent_is_given_up() {
         let room = Room::new(DriveLimits::default(), Usage::default(), None);
-        let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
+        let mut writer = writer();
         let silent = stream::iter([Ok(Bytes::from_static(b"x"))]).chain(stream::pending()).boxed();
         let mut memory = Budget::new(MAX_MEMORY_BYTES).share(OfficeId::new());
         let filled = fill(&mut writer, &mut memory, room, silent, Duration::from_millis(20));
@@ -376,7 +367,7 @@ mod tests {
         let (budget, office) = (Budget::new(3 * MAX_UPLOAD_BYTES_HELD), OfficeId::new());
         let upload = async |memory: &mut Share, bytes: usize| {
             let room = Room::new(DriveLimits::default(), Usage::default(), None);
-            let mut writer = BufWriter::new(Arc::new(InMemory::new()), Path::from("object"));
+            let mut writer = writer();
             let pieces = (0..bytes >> 20).map(|_| Ok(Bytes::from(vec![0; 1 << 20])));
             fill(&mut writer, memory, room, stream::iter(pieces).boxed(), SILENCE).await
         };

@@ -11,15 +11,18 @@ use std::{
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
-use mi_base::disk_reserve::{full, is_full};
+use mi_base::{
+    ObjectWriter,
+    disk_reserve::{full, is_full},
+};
 use mi_kernel::{BackupId, Error, OfficeId, Result, Time, event::Event, page::Page};
 use mi_rpc::Caller;
 use mi_runtime::{Cluster, Progress, Saving};
 use mi_store::{FromRow, OfficeConn, outbox};
-use object_store::{ObjectStoreExt, buffered::BufWriter, path::Path};
+use object_store::{ObjectStoreExt, path::Path};
 use ring::digest;
 use serde_json::json;
-use tokio::{io::AsyncWriteExt, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
 use crate::{Scheduler, agents::Agent};
@@ -27,6 +30,7 @@ use crate::{Scheduler, agents::Agent};
 /// Pieces of an archive on the way to storage, each at most [`PIECE`] large.
 const PIECES: usize = 8;
 const PIECE: usize = 256 << 10;
+const PART_BYTES: usize = 10 << 20;
 /// Parts of one archive that are written at once, while the next one comes.
 const CONCURRENT_PARTS: usize = 2;
 /// How long somebody else may take to send an archive.
@@ -214,16 +218,16 @@ impl Scheduler {
     }
 }
 
-/// An archive on its way to storage. Only one that is finished is there.
+/// An archive on its way to storage. Only one that is finished is there; of one that is dropped nothing stays.
 pub(crate) struct Upload {
-    object: BufWriter,
+    object: ObjectWriter,
     hash: digest::Context,
     size: i64,
 }
 
 impl Upload {
     pub(crate) fn new(scheduler: &Scheduler, path: Path) -> Self {
-        let object = BufWriter::new(scheduler.objects.clone(), path).with_max_concurrency(CONCURRENT_PARTS);
+        let object = ObjectWriter::new(scheduler.objects.clone(), path, PART_BYTES, CONCURRENT_PARTS);
         Self { object, hash: digest::Context::new(&digest::SHA256), size: 0 }
     }
 
@@ -234,18 +238,17 @@ impl Upload {
     pub(crate) async fn put(&mut self, piece: Bytes) -> Result<()> {
         self.hash.update(&piece);
         self.size += i64::try_from(piece.len()).unwrap_or_default();
-        self.object.put(piece).await.map_err(|error| unwritten(error.into()))
+        self.object.put(piece).await.map_err(unwritten)
     }
 
     /// Takes back what was written.
-    pub(crate) async fn abort(mut self) {
-        // What it cannot take back is in the way of nobody.
-        let _ = self.object.abort().await;
+    pub(crate) async fn abort(self) {
+        self.object.abort().await;
     }
 
     /// From now on the object is there: its size and its checksum.
     pub(crate) async fn finish(mut self) -> Result<(i64, String)> {
-        self.object.shutdown().await.map_err(unwritten)?;
+        self.object.finish().await.map_err(unwritten)?;
         Ok((self.size, hex::encode(self.hash.finish().as_ref())))
     }
 }

@@ -155,7 +155,8 @@ fn mask_word(word: &str, timed: bool) -> String {
         _ if is_uuid => "<id>",
         _ if is_time(text) => "<time>",
         _ if is_hex => "<hex>",
-        _ if is_age => "<age>",
+        // A table's column is as wide as its head, so one digit and two take the same space.
+        _ if is_age => return "<age>".to_owned() + &" ".repeat(text.len() - 2) + &word[text.len()..],
         _ if text.starts_with("mi_") => "<key>",
         // How long these are differs, too.
         _ if is_latency => return "(<n>".to_owned() + &word[text.len()..],
