@@ -136,7 +136,9 @@ fn run(agent: &Agent, seen: Option<&Instance>, now: Time) -> PlannedAction {
             let keyless = agent.public_key.is_none();
             let token_until = agent.enrol_sha256.as_ref().and(agent.enrol_expires_at);
             let needs_token = match agent.state {
-                State::Running { .. } => agent.enrol_sha256.is_none(),
+                // Its key was revoked, perhaps before it had said that it runs.
+                _ if agent.enrol_sha256.is_none() => true,
+                State::Running { .. } => false,
                 // One that waited for long finds a token that is still good.
                 _ => token_until.is_some_and(|until| until <= now),
             };
@@ -294,6 +296,9 @@ mod tests {
         assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(1)), PlannedAction::Listen(at(60)));
         let given_up = PlannedAction::GiveUp { reason: "was silent for 60 seconds".into(), ended: false };
         assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(60)), given_up);
+        // One whose key was revoked after it had enrolled it, and before it said that it runs.
+        (agent.state, agent.enrol_sha256) = (started(id, 2), None);
+        assert_eq!(plan(&agent, true, Some(&seen(id, None)), at(1)), PlannedAction::Enrol);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{env, fs, process::Command, time::Duration};
 
+use mi_kernel::secret::Secret;
 use mi_runtime::{Limits, Runtime};
 use mi_runtime_process::SandboxMode;
 use mi_testkit::until;
@@ -152,6 +153,18 @@ async fn an_agent_starts_again_in_its_own_workspace() {
         .await
         .expect("at once")
         .expect("stopped");
+}
+
+/// A token that the instance before had no use for: the next one would take it for one that is good.
+#[tokio::test]
+async fn a_token_is_for_the_instance_that_it_was_handed_to() {
+    let script = "cd $MI_IDENTITY_DIR; until [ -e enrol-token ]; do sleep 0.02; done; cat enrol-token; echo";
+    let mut harness = Harness::of_script(SandboxMode::Required, script).await;
+    for token in ["first", "second"] {
+        harness.runtime.hand_over(harness.place, &Secret::new(token)).await.expect("handed over");
+        assert_eq!(harness.lines().await, [token]);
+        harness.again().await;
+    }
 }
 
 /// An agent may open fewer files than the platform, which holds some for each agent there is.
