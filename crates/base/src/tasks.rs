@@ -13,6 +13,8 @@ use futures::{FutureExt, future::BoxFuture};
 use mi_kernel::{Error, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// How long that may take which ends before the process closes.
+const FIRST: Duration = Duration::from_secs(6);
 /// How long calls may take to end before the tasks end that they may need.
 const CLOSING: Duration = Duration::from_secs(5);
 /// How long something that a process needs may take to answer.
@@ -26,9 +28,9 @@ type Probe = Arc<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
 /// A task runs until it returns or until shutdown cancels it at an await point. A task that panics takes the whole
 /// process down in order: half a platform that looks alive is worse than one that restarts.
 ///
-/// A process ends in three steps, so that nobody who calls it notices: it is not ready any more, and those in front of it
-/// send new callers elsewhere; it is closing, which ends connections and whoever waits, while calls under way are served;
-/// and it shuts down.
+/// A process ends in steps, so that nobody who calls it notices: it is not ready any more, and those in front of it send new
+/// callers elsewhere; what [ends first](Tasks::ends_first) does, while all callers are served; it is closing, which ends
+/// connections and whoever waits, while calls under way are served; and it shuts down.
 #[derive(Clone)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -37,6 +39,7 @@ pub struct Tasks {
     shutdown: CancellationToken,
     closing: CancellationToken,
     draining: CancellationToken,
+    first: Arc<Mutex<Vec<BoxFuture<'static, ()>>>>,
     needs: Arc<Mutex<Vec<(&'static str, Probe)>>>,
     failed: Arc<std::sync::OnceLock<&'static str>>,
 }
@@ -66,6 +69,7 @@ impl Tasks {
             shutdown,
             closing,
             draining,
+            first: Arc::default(),
             needs: Arc::default(),
             failed: Arc::default(),
         }
@@ -109,6 +113,11 @@ impl Tasks {
         });
     }
 
+    /// Does this when the process is to end, before it closes: what it ends may still call the process, to take leave.
+    pub fn ends_first(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.first.lock().unwrap_or_else(PoisonError::into_inner).push(work.boxed());
+    }
+
     /// The process is not ready while this does not answer `true`, or not soon.
     pub fn need<F>(&self, name: &'static str, probe: impl Fn() -> F + Send + Sync + 'static)
     where
@@ -150,6 +159,8 @@ impl Tasks {
     /// Has calls end, begins shutdown and waits for the tasks, at most this long in all. Returns the name of a task that had panicked.
     pub async fn stop(&self, limit: Duration) -> Option<&'static str> {
         let until = tokio::time::Instant::now() + limit;
+        let first = std::mem::take(&mut *self.first.lock().unwrap_or_else(PoisonError::into_inner));
+        let _ = tokio::time::timeout(FIRST.min(limit), futures::future::join_all(first)).await;
         self.closing.cancel();
         self.doors.close();
         // Whoever takes longer may find what it needs gone.
@@ -185,6 +196,20 @@ mod tests {
     use mi_kernel::ErrorKind;
 
     use super::*;
+
+    #[tokio::test]
+    async fn what_ends_first_ends_while_callers_are_served() {
+        let tasks = Tasks::new();
+        let (seen, process) = (Arc::new(Mutex::new(None)), tasks.clone());
+        let noted = seen.clone();
+        tasks.ends_first(async move {
+            tokio::task::yield_now().await;
+            *noted.lock().expect("sound") = Some(process.closing().is_cancelled());
+        });
+        tasks.stop(Duration::from_secs(5)).await;
+        assert_eq!(*seen.lock().expect("sound"), Some(false));
+        assert!(tasks.closing().is_cancelled() && tasks.shutdown().is_cancelled());
+    }
 
     #[tokio::test]
     async fn a_panic_begins_shutdown_and_is_named() {

@@ -45,7 +45,12 @@ impl World {
     /// Kills every process at once and starts them again over the same data.
     pub async fn crash(&mut self) {
         self.platform.kill9();
-        self.platform.start().await;
+        self.restart().await;
+    }
+
+    /// Stops what runs, in order, and starts it again over the same data.
+    pub async fn restart(&mut self) {
+        self.platform.restart().await;
         self.admin = connect(&self.platform, Secret::new(self.platform.admin_key()));
         self.owner = connect(&self.platform, self.owner_key.clone());
     }

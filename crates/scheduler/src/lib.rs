@@ -206,6 +206,13 @@ pub async fn build(config: SchedulerConfig, clock: Arc<dyn Clock>, tasks: &Tasks
         outbox::relay(relayed.db.clone(), lease, &relayed.outbox, |events| feed.clone().append(events)).await;
     };
     tasks.spawn_to_end("scheduler-outbox", lease.until_end(ends(), relay));
+    let leaving = scheduler.clone();
+    tasks.ends_first(async move {
+        // Nobody is to mend that they end.
+        leaving.shards.resigned.cancel();
+        // They give back what they work on, to a platform that still answers.
+        leaving.runtime.shut_down().await;
+    });
     tasks.spawn_to_end("scheduler-shards", shards::keep(scheduler.clone(), tasks.shutdown()));
 
     Ok(Routes::new(compressed!(AgentServiceServer::new(agents::grpc::Handler::new(scheduler.clone()))))

@@ -96,6 +96,7 @@ pub(crate) async fn run(scheduler: Arc<Scheduler>) {
                     wait = scheduler.settle(agent) => (agent, wait),
                     // As if the process had died: what is half done is seen by who has the agent now.
                     () = work.lost.cancelled() => (agent, None),
+                    () = scheduler.shards.resigned.cancelled() => (agent, None),
                 }
             });
         }

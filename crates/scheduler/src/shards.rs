@@ -106,6 +106,8 @@ pub(crate) struct Shards {
     ended: Notify,
     /// Wakes whoever looks after what was gained.
     pub(crate) gained: Notify,
+    /// Nothing is done to agents any more, though nobody else may yet.
+    pub(crate) resigned: CancellationToken,
 }
 
 /// Work on one agent.
@@ -131,7 +133,13 @@ impl Drop for Work {
 impl Shards {
     /// All shards, held by the only process there is.
     pub(crate) fn alone() -> Self {
-        Self { passed: None, state: Mutex::default(), ended: Notify::new(), gained: Notify::new() }
+        Self {
+            passed: None,
+            state: Mutex::default(),
+            ended: Notify::new(),
+            gained: Notify::new(),
+            resigned: CancellationToken::new(),
+        }
     }
 
     /// Those of one process among others; `passed` says how long it has run.
@@ -176,8 +184,11 @@ impl Shards {
         self.state().held.iter().filter(|(_, hold)| !hold.leaving).map(|(shard, _)| *shard).collect()
     }
 
-    /// Begins work on an agent; none: it is another process's.
+    /// Begins work on an agent; none: it is another process's, or this one's no longer.
     pub(crate) fn begin(self: &Arc<Self>, agent: AgentId) -> Option<Work> {
+        if self.resigned.is_cancelled() {
+            return None;
+        }
         let shard = shard_of(agent);
         let lost = match self.passed {
             None => CancellationToken::new(),

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
     fs,
     time::Duration,
 };
@@ -19,6 +20,7 @@ use prost_types::value::Kind;
 on_both! {
     agents_die_and_leave_and_their_tasks_are_done_by_others,
     a_pipeline_goes_on_whatever_stops_the_platform,
+    what_agents_do_when_the_platform_is_stopped_goes_on_at_once_and_costs_no_attempt,
 }
 
 /// Leases of dead agents run out meanwhile, one after the other.
@@ -173,6 +175,22 @@ async fn agents_die_and_leave_and_their_tasks_are_done_by_others(backend: Backen
     world.gone(&office, "leaver").await;
     let backups: Vec<String> = world.backups(&office).await.into_iter().map(|backup| backup.agent).collect();
     assert_eq!(backups, ["leaver"]);
+}
+
+async fn what_agents_do_when_the_platform_is_stopped_goes_on_at_once_and_costs_no_attempt(backend: Backend) {
+    let mut world = World::start(backend, Arrangement::OneProcess).await;
+    let office = world.office("Laptop").await;
+    world.hire(&office, "worker").await.expect("hired");
+    let agent = world.settled(&office, "worker", AgentPhase::Running).await;
+    let requests = vec![script("long", "if [ -e begun ]; then echo again; else touch begun; exec sleep 3600; fi")];
+    let task = &create(&world, &office, requests).await[0];
+    let begun = world.workspace(&agent).join("begun");
+    until("the script runs", LIMIT, async || Ok::<_, Infallible>(begun.exists().then_some(()))).await;
+    world.restart().await;
+    let done = until_task(&world, &office, &task.id, TaskStatus::Done).await;
+    assert_eq!((done.result.as_str(), done.attempt), ("exit code: 0\n--- stdout\nagain\n", 1));
+    let agent = world.agent(&office, "worker").await.expect("is there");
+    assert_eq!(agent.status.expect("a status").restarts, 1, "its end was no crash");
 }
 
 /// Inside the sandbox, where it has its own list of processes.
