@@ -156,7 +156,8 @@ impl Tasks {
         self.shutdown.clone()
     }
 
-    /// Has calls end, begins shutdown and waits for the tasks, at most this long in all. Returns the name of a task that had panicked.
+    /// Does what [ends first](Tasks::ends_first), has calls end, begins shutdown and waits for the tasks, at most this long in
+    /// all. Returns the name of a task that had panicked.
     pub async fn stop(&self, limit: Duration) -> Option<&'static str> {
         let until = tokio::time::Instant::now() + limit;
         let first = std::mem::take(&mut *self.first.lock().unwrap_or_else(PoisonError::into_inner));

@@ -208,13 +208,9 @@ impl Runtime for ProcessRuntime {
             };
         }
         let home = self.home(place);
-        // What an instance before did not take up is worth nothing any more, and would be taken for one that is.
-        match std::fs::remove_file(workspace::identity(&home).join(TOKEN_FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(Error::unavailable("an old enrolment token could not be removed").caused_by(error));
-            }
-            _ => {}
-        }
+        // What an instance before did not take up is worth nothing any more, and would be taken for one that is. The directory is
+        // the agent's: what it may have laid there must not keep it from starting.
+        let _ = std::fs::remove_file(workspace::identity(&home).join(TOKEN_FILE));
         let started = self.spawner.spawn(launch, &home).await?;
         let pid = started.child.id();
         leftover::remember(&home, pid);

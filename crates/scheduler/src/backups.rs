@@ -30,8 +30,9 @@ use crate::{Scheduler, agents::Agent};
 /// Pieces of an archive on the way to storage, each at most [`PIECE`] large.
 const PIECES: usize = 8;
 const PIECE: usize = 256 << 10;
+/// Bytes of one write to storage, which has ten thousand of them for an object at most.
 const PART_BYTES: usize = 10 << 20;
-/// Parts of one archive that are written at once, while the next one comes.
+/// Such writes of one archive at once, while the next one comes.
 const CONCURRENT_PARTS: usize = 2;
 /// How long somebody else may take to send an archive.
 const SAVING: Duration = Duration::from_secs(24 * 3600);

@@ -456,6 +456,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_has_resigned_begins_nothing() {
+        let (shards, agent) = (Arc::new(Shards::alone()), AgentId::new());
+        assert!(shards.begin(agent).is_some());
+        shards.resigned.cancel();
+        assert!(shards.begin(agent).is_none() && shards.holds(agent), "nor does anybody else, yet");
+    }
+
+    #[test]
     fn shares_are_fair_and_add_up() {
         let mut members: Vec<Uuid> = (0..100).map(|_| Uuid::new_v4()).collect();
         members.sort_unstable();
