@@ -1,7 +1,7 @@
 //! Work: the agent claims tasks as long as it has hands free, does them side by side, and says what came of each.
 //!
-//! It waits for work in one call that the platform answers when there is some. What it holds when it dies runs out there
-//! by itself; what it holds when it is stopped it gives back.
+//! Work comes on one stream, on which reports go back, each of which brings the next task. What the agent holds when it dies runs
+//! out at the platform by itself; what it holds when it is stopped it gives back.
 
 mod artifacts;
 mod command;
@@ -16,13 +16,13 @@ mod processes;
 mod program;
 mod script;
 mod shared;
+mod stream;
 mod surroundings;
 mod terminal;
 mod vendors;
 
 use std::{
     convert::Infallible,
-    pin::pin,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,14 +34,15 @@ use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
 };
-use tonic::{Request, Status};
+use tonic::Status;
 
 pub(crate) use self::exec::Execs;
 use self::{
     lease::Lease,
     outcome::{Ended, Outcome},
-    paid::Paid,
+    paid::{Paid, Refusals},
     shared::{Shared, duration, is_private},
+    stream::{Line, Stream},
     vendors::Vendors,
 };
 use crate::{
@@ -53,11 +54,7 @@ use crate::{
     retry::{BACKOFF, soon},
 };
 
-/// How long one call waits for work; the platform takes up to 5 minutes.
-const WAIT: Duration = Duration::from_secs(240);
-/// How much longer its answer may take.
-const MARGIN: Duration = Duration::from_secs(15);
-/// A call without work that ends sooner than this has not waited: the next one does.
+/// A stream that ends sooner than this, and brought nothing, is opened again more and more seldom.
 const TOO_SOON: Duration = Duration::from_secs(1);
 /// Waits while the office lets nobody work, or nobody pays for it, before jitter.
 const SLOW: Backoff = Backoff { first: Duration::from_secs(5), most: Duration::from_secs(30) };
@@ -67,8 +64,10 @@ const RELEASE_LIMIT: Duration = Duration::from_secs(2);
 /// Claims tasks and does them.
 pub(crate) struct Worker {
     shared: Arc<Shared>,
-    /// What is under way. Each ends with the tasks that came with its report.
-    running: JoinSet<Vec<Task>>,
+    /// Where work comes from, while it is asked for.
+    stream: Option<Stream>,
+    /// What is under way. Each ends with the way back that it came with.
+    running: JoinSet<Arc<Line>>,
     stop: watch::Sender<bool>,
 }
 
@@ -94,7 +93,7 @@ impl Worker {
             paid: Paid::default(),
             vendors: Vendors::new(relay.port(), relay.keys(), config.work.model.as_ref()),
         };
-        Self { shared: Arc::new(shared), running: JoinSet::new(), stop: watch::Sender::new(false) }
+        Self { shared: Arc::new(shared), stream: None, running: JoinSet::new(), stop: watch::Sender::new(false) }
     }
 
     /// What runs commands of operators beside the work; also where to tell it of one, by its id.
@@ -120,46 +119,19 @@ impl Worker {
         let mut failures = 0;
         let mut refusals = self.shared.paid.refusals();
         loop {
-            while let Some(ended) = self.running.try_join_next() {
-                self.start(ended.unwrap_or_default());
+            while self.running.len() >= self.shared.config.slots {
+                self.running.join_next().await;
             }
-            if self.running.len() >= self.shared.config.slots {
-                if let Some(ended) = self.running.join_next().await {
-                    self.start(ended.unwrap_or_default());
-                }
-                continue;
-            }
-            let (free, asked) = (self.shared.config.slots - self.running.len(), Instant::now());
-            let shared = self.shared.clone();
-            let claimed = {
-                let mut claim = pin!(shared.claim(free));
-                loop {
-                    tokio::select! {
-                        biased;
-                        // A call that waits for work would be given back what was given up for want of credits.
-                        pause = refusals.next() => break Err(pause),
-                        claimed = &mut claim => break Ok(claimed),
-                        // What came with its report takes its place.
-                        Some(ended) = self.running.join_next() => self.start(ended.unwrap_or_default()),
-                    }
-                }
-            };
-            let claimed = match claimed {
-                Ok(claimed) => claimed,
-                Err(pause) => {
-                    tokio::time::sleep(jittered(pause)).await;
-                    continue;
-                }
-            };
-            let pause = match claimed {
-                Ok(tasks) if tasks.is_empty() && asked.elapsed() < TOO_SOON => {
+            let (asked, mut brought) = (Instant::now(), false);
+            let ended = self.ask(&mut refusals, &mut brought).await;
+            self.stream = None;
+            failures = if brought || asked.elapsed() >= TOO_SOON { 0 } else { failures };
+            let pause = match ended {
+                Ok(Some(pause)) => pause,
+                Ok(None) if brought => continue,
+                Ok(None) => {
                     failures += 1;
                     BACKOFF.after(failures)
-                }
-                Ok(tasks) => {
-                    failures = 0;
-                    self.start(tasks);
-                    continue;
                 }
                 Err(status) => {
                     failures += 1;
@@ -173,9 +145,40 @@ impl Worker {
         }
     }
 
-    fn start(&mut self, tasks: Vec<Task>) {
-        for task in tasks {
-            self.running.spawn(work(self.shared.clone(), task, self.stop.subscribe()));
+    /// Asks for as much work as there are hands for, and begins what is `brought`, until the stream ends: for how long then to ask
+    /// for none, because nobody pays.
+    async fn ask(&mut self, refusals: &mut Refusals, brought: &mut bool) -> Result<Option<Duration>, Status> {
+        let free = self.shared.config.slots - self.running.len();
+        let opened = tokio::select! {
+            biased;
+            pause = refusals.next() => return Ok(Some(pause)),
+            opened = Stream::open(&self.shared, free) => opened?,
+        };
+        let line = opened.line().clone();
+        let stream = self.stream.insert(opened);
+        let mut pause = None;
+        loop {
+            tokio::select! {
+                biased;
+                // The stream would bring back what was given up for want of credits.
+                refused = refusals.next() => {
+                    pause = Some(refused);
+                    line.close();
+                }
+                Some(ended) = self.running.join_next() => {
+                    // What came otherwise leaves room that this stream was not opened for.
+                    if !ended.is_ok_and(|its| Arc::ptr_eq(&its, &line)) {
+                        line.close();
+                    }
+                }
+                tasks = stream.next() => match tasks? {
+                    Some(tasks) => {
+                        *brought = true;
+                        start(&self.shared, &mut self.running, tasks, &line, &self.stop);
+                    }
+                    None => return Ok(pause),
+                },
+            }
         }
     }
 
@@ -183,15 +186,33 @@ impl Worker {
     pub(crate) async fn stop(mut self) {
         self.stop.send_replace(true);
         let ended = async {
-            while let Some(ended) = self.running.join_next().await {
-                // What came with a report is given back without being begun.
-                self.start(ended.unwrap_or_default());
+            if let Some(stream) = &mut self.stream {
+                let line = stream.line().clone();
+                line.close();
+                while let Ok(Some(tasks)) = stream.next().await {
+                    // What comes yet is given back without being begun.
+                    start(&self.shared, &mut self.running, tasks, &line, &self.stop);
+                }
             }
+            while self.running.join_next().await.is_some() {}
         };
         // What is not given back in time comes back when its lease runs out.
         let _ = tokio::time::timeout(RELEASE_LIMIT, ended).await;
         self.running.shutdown().await;
         processes::cleared().await;
+    }
+}
+
+/// Begins these tasks.
+fn start(
+    shared: &Arc<Shared>,
+    running: &mut JoinSet<Arc<Line>>,
+    tasks: Vec<Task>,
+    line: &Arc<Line>,
+    stop: &watch::Sender<bool>,
+) {
+    for task in tasks {
+        running.spawn(work(shared.clone(), task, line.clone(), stop.subscribe()));
     }
 }
 
@@ -206,18 +227,6 @@ fn is_soon(status: &Status) -> bool {
 }
 
 impl Shared {
-    /// Waits for work, at most this many tasks.
-    async fn claim(&self, free: usize) -> Result<Vec<Task>, Status> {
-        let mut request = Request::new(ClaimTasksRequest { wait: duration(WAIT), ..self.wanted(free) });
-        request.set_timeout(WAIT + MARGIN);
-        // What a connection that hangs does to the deadline is no business of the platform's.
-        let answer = tokio::time::timeout(WAIT + MARGIN, async { self.client.tasks().claim_tasks(request).await });
-        match answer.await {
-            Ok(answer) => Ok(answer?.into_inner().tasks),
-            Err(_) => Err(Status::deadline_exceeded("the call for work was not answered")),
-        }
-    }
-
     /// What it takes, at most this many tasks.
     fn wanted(&self, most: usize) -> ClaimTasksRequest {
         ClaimTasksRequest {
@@ -239,11 +248,11 @@ impl Shared {
     }
 }
 
-/// Does one task, as long as its lease is good; the tasks that came with the report.
-async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) -> Vec<Task> {
+/// Does one task, as long as its lease is good.
+async fn work(shared: Arc<Shared>, task: Task, line: Arc<Line>, mut stop: watch::Receiver<bool>) -> Arc<Line> {
     let _busy = shared.idle.busy();
     shared.log.say(format!("task {}: attempt {}, {:?}", task.id, task.attempt, task.title));
-    let lease = Lease::new(&shared, &task);
+    let lease = Lease::new(&shared, &task, &line);
     let done = async {
         let outcome = tokio::select! {
             biased;
@@ -261,7 +270,7 @@ async fn work(shared: Arc<Shared>, task: Task, mut stop: watch::Receiver<bool>) 
     };
     processes::cleared().await;
     shared.log.say(format!("task {}: {}", task.id, ended.line(is_private(&task))));
-    lease.next()
+    line
 }
 
 async fn perform(shared: &Shared, task: &Task, lease: &Lease<'_>) -> Outcome {

@@ -127,7 +127,7 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
             tokio::select! {
                 message = self.messages.next(), if !self.closed && self.reports.len() < REPORTS => match message {
                     Some(message) => self.hear(message?),
-                    None => (self.closed, self.claim) = (true, None),
+                    None => self.close(),
                 },
                 Some(taken) = self.reports.next() => self.told(taken),
                 answer = heard(&mut self.claim), if self.claim.is_some() => {
@@ -151,6 +151,13 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
         let (office_id, trace_id) = (self.access.office_id(), self.access.trace_id());
         self.claim = self.tasks.enqueue(office_id, vec![claim], roster.as_ref(), trace_id)?.pop();
         Ok(())
+    }
+
+    /// Hears nothing more, and gives up the claim. What that has been given already is sent.
+    fn close(&mut self) {
+        self.closed = true;
+        let given = self.claim.take().map(given).unwrap_or_default();
+        self.send(given);
     }
 
     fn wanting(&self, most: usize) -> v1::ClaimTasksRequest {
@@ -237,6 +244,12 @@ async fn heard(claim: &mut Option<oneshot::Receiver<Answer>>) -> Result<Answer, 
     }
 }
 
+/// What came of a claim that is given up; what comes later is given back.
+fn given<T>(mut claim: oneshot::Receiver<Result<Vec<T>>>) -> Vec<T> {
+    claim.close();
+    claim.try_recv().ok().and_then(Result::ok).unwrap_or_default()
+}
+
 fn refusal(task_id: String, lease_id: String, error: Error) -> Sent {
     let (reason, message) = (error.reason.to_owned(), error.message);
     Sent::Reported(v1::ReportOutcome { task_id, lease_id, task: None, reason, message })
@@ -273,4 +286,20 @@ fn said(message: Message) -> Option<Said> {
             what: Ok(ReportKind::Released),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_is_given_up_has_either_been_answered_or_tells_so() {
+        let (answer, claim) = oneshot::channel::<Result<Vec<i32>>>();
+        answer.send(Ok(vec![1, 2])).expect("somebody listens");
+        assert_eq!(given(claim), [1, 2]);
+
+        let (answer, claim) = oneshot::channel::<Result<Vec<i32>>>();
+        assert!(given(claim).is_empty());
+        assert!(answer.send(Ok(vec![3])).is_err(), "it is known that nobody hears of it");
+    }
 }

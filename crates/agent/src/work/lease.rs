@@ -1,23 +1,22 @@
 //! The lease on a task: kept as long as the work goes on, and given up with a report.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
-use mi_client::{ClientError, jittered};
+use mi_client::{ClientError, Tasks, jittered};
 use mi_kernel::{
     Clock, SystemClock,
     receipt::{Command, Receipt, sha256_hex},
 };
 use mi_proto::v1::{
-    ClaimTasksRequest, CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, Task,
+    CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, RenewLeaseRequest, Task, work_tasks_request::Message,
 };
+use tokio::sync::Mutex;
 use tonic::{Code, Response, Status};
 
 use super::{
     outcome::{Done, Ended, Failed, Outcome},
     shared::{Shared, duration},
+    stream::Line,
 };
 use crate::retry::{BACKOFF, soon};
 
@@ -28,28 +27,23 @@ const MAX_ERROR: usize = 64 << 10;
 pub(super) struct Lease<'a> {
     shared: &'a Shared,
     task: &'a Task,
-    /// What the platform handed out with the answer to the report.
-    next: Mutex<Vec<Task>>,
+    line: &'a Line,
+    /// Held while something is said of it on the line.
+    turn: Mutex<()>,
 }
 
 impl<'a> Lease<'a> {
-    pub(super) fn new(shared: &'a Shared, task: &'a Task) -> Self {
-        Self { shared, task, next: Mutex::default() }
+    pub(super) fn new(shared: &'a Shared, task: &'a Task, line: &'a Line) -> Self {
+        Self { shared, task, line, turn: Mutex::default() }
     }
 
-    /// The tasks that came with the report.
-    pub(super) fn next(self) -> Vec<Task> {
-        self.next.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn keep_next(&self, claimed: Vec<Task>) {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner).extend(claimed);
-    }
-
-    /// What a report claims: the task that takes the place of this one. A report that is sent again claims nothing, since the first
-    /// one may have; and whoever could not pay looks again by itself, later.
-    fn claims(&self, tries: u32) -> Option<ClaimTasksRequest> {
-        (tries == 0 && self.shared.paid.pays()).then(|| self.shared.wanted(1))
+    /// Says it on the line; whether it was taken. Who could not pay looks again by itself, later, and takes nothing in its place.
+    async fn told(&self, message: Message, limit: Duration) -> bool {
+        let _turn = self.turn.lock().await;
+        if !self.shared.paid.pays() {
+            self.line.close();
+        }
+        self.line.told(&self.task.lease_id, message, limit).await
     }
 
     /// Renews it for as long as the platform agrees; answers why it is lost. While the platform is away it is asked again
@@ -67,9 +61,14 @@ impl<'a> Lease<'a> {
                 lease_id: self.task.lease_id.clone(),
                 lease: duration(length),
             };
-            let renewal = async { self.shared.client.tasks().renew_lease(request).await };
+            let renewal = async {
+                if self.told(Message::Renew(request.clone()), length / 6).await {
+                    return Ok(());
+                }
+                self.shared.client.tasks().renew_lease(request).await.map(drop)
+            };
             match limited(length / 3, renewal).await {
-                Ok(_) => (failures, pause) = (0, length / 3),
+                Ok(()) => (failures, pause) = (0, length / 3),
                 Err(status) if soon(status.code()) => {
                     failures += 1;
                     // When the platform is back, the lease is good for its length from then.
@@ -111,26 +110,21 @@ impl<'a> Lease<'a> {
             commands: done.commands.clone(),
             iat: SystemClock.now().timestamp(),
         };
-        let answer = self.until_answered(|tries| {
+        let request = || {
             // Here, because a key that was replaced between two tries is not believed any more.
-            let signed = self.shared.key.current().receipt(&receipt);
-            let request = signed.map(|receipt| CompleteTaskRequest {
+            let receipt = self.shared.key.current().receipt(&receipt);
+            Ok(CompleteTaskRequest {
                 office_id: self.shared.office_id.clone(),
                 task_id: self.task.id.clone(),
                 lease_id: self.task.lease_id.clone(),
                 result: done.result.clone(),
                 artifacts: done.artifacts.iter().map(|artifact| artifact.path.clone()).collect(),
-                receipt,
-                claim_next: self.claims(tries),
-            });
-            let mut tasks = self.shared.client.tasks();
-            async move {
-                let unsigned = |error: ClientError| Status::failed_precondition(error.to_string());
-                tasks.complete_task(request.map_err(unsigned)?).await
-            }
-        });
-        self.keep_next(answer.await?.claimed);
-        Ok(())
+                receipt: receipt.map_err(|error: ClientError| Status::failed_precondition(error.to_string()))?,
+                claim_next: None,
+            })
+        };
+        let call = |mut tasks: Tasks, request| async move { tasks.complete_task(request).await };
+        self.until_answered(request, Message::Complete, call).await
     }
 
     async fn failed(&self, failed: Failed) -> Ended {
@@ -146,16 +140,13 @@ impl<'a> Lease<'a> {
             loop_detected: failed.loop_detected,
             claim_next: None,
         };
-        let answer = self.until_answered(|tries| {
-            let claim_next = self.claims(tries).filter(|_| !failed.loop_detected);
-            let (mut tasks, request) = (self.shared.client.tasks(), FailTaskRequest { claim_next, ..request.clone() });
-            async move { tasks.fail_task(request).await }
-        });
-        match answer.await {
-            Ok(answer) => {
-                self.keep_next(answer.claimed);
-                Ended { how: "failed", why: first }
-            }
+        if request.loop_detected {
+            // It is about to be paused: it takes nothing in its place.
+            self.line.close();
+        }
+        let call = |mut tasks: Tasks, request| async move { tasks.fail_task(request).await };
+        match self.until_answered(|| Ok(request.clone()), Message::Fail, call).await {
+            Ok(()) => Ended { how: "failed", why: first },
             Err(status) => {
                 Ended { how: "failed, which was refused", why: format!("{} (it failed: {first})", status.message()) }
             }
@@ -169,22 +160,28 @@ impl<'a> Lease<'a> {
             task_id: self.task.id.clone(),
             lease_id: self.task.lease_id.clone(),
         };
-        let answer = self.until_answered(|_| {
-            let (mut tasks, request) = (self.shared.client.tasks(), request.clone());
-            async move { tasks.release_task(request).await }
-        });
-        answer.await.map(drop)
+        let call = |mut tasks: Tasks, request| async move { tasks.release_task(request).await };
+        self.until_answered(|| Ok(request.clone()), Message::Release, call).await
     }
 
-    /// The lease makes every report one that may be sent again; each hears how often it was sent before.
-    async fn until_answered<T, F>(&self, call: impl Fn(u32) -> F) -> Result<T, Status>
+    /// The lease makes every report one that may be sent again: on the line, and where it is not taken there, in calls.
+    async fn until_answered<R, A, F>(
+        &self,
+        request: impl Fn() -> Result<R, Status>,
+        said: fn(R) -> Message,
+        call: impl Fn(Tasks, R) -> F,
+    ) -> Result<(), Status>
     where
-        F: Future<Output = Result<Response<T>, Status>>,
+        F: Future<Output = Result<Response<A>, Status>>,
     {
+        let limit = self.shared.config.lease;
+        if self.told(said(request()?), limit / 3).await {
+            return Ok(());
+        }
         let mut failures = 0;
         loop {
-            match limited(self.shared.config.lease, call(failures)).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+            match limited(limit, call(self.shared.client.tasks(), request()?)).await {
+                Ok(_) => return Ok(()),
                 Err(status) if soon(status.code()) => {
                     failures += 1;
                     tokio::time::sleep(jittered(BACKOFF.after(failures))).await;

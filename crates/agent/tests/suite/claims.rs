@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest, FailTaskRequest, ReleaseTaskRequest, TaskKind};
+use mi_proto::v1::{ClaimTasksRequest, ReleaseTaskRequest, Task, TaskKind};
 use mi_testkit::until;
 use tonic::Code;
 
@@ -23,9 +23,9 @@ fn reports(platform: &Platform) -> [usize; 3] {
     ]
 }
 
-/// Waits for this many claims; answers how many tasks each asked for.
-async fn claims(platform: &Arc<Platform>, count: usize) -> Vec<i32> {
-    until(&format!("{count} claims"), LONG, async || {
+/// Waits for this many streams of work; answers how many tasks each is for.
+async fn streams(platform: &Arc<Platform>, count: usize) -> Vec<i32> {
+    until(&format!("{count} streams"), LONG, async || {
         let claims: Vec<_> = platform.claims.lock().expect("lock").iter().filter_map(|claim| claim.max_tasks).collect();
         if claims.len() == count { Ok(Some(claims)) } else { Err(format!("{claims:?}")) }
     })
@@ -33,38 +33,30 @@ async fn claims(platform: &Arc<Platform>, count: usize) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn an_idle_agent_asks_once_and_waits() {
+async fn tasks_come_and_are_reported_on_one_stream() {
     let (platform, agent, _dir) = working(|_| {}).await;
-    claims(&platform, 1).await;
-    let claim = ClaimTasksRequest {
+    streams(&platform, 1).await;
+    // Not its business without a model.
+    platform.add(Task { kind: TaskKind::General.into(), ..Default::default() });
+    for script in ["true", "exit 1", "echo third", "echo fourth"] {
+        let id = platform.command(script);
+        match script {
+            "exit 1" => drop(platform.failure(&id).await),
+            _ => drop(platform.completion(&id).await),
+        }
+    }
+    agent.stop().await;
+    let start = ClaimTasksRequest {
         office_id: "office".into(),
         kinds: vec![TaskKind::Command.into()],
         max_tasks: Some(2),
-        wait: Some(prost_types::Duration { seconds: 240, nanos: 0 }),
+        wait: None,
         lease: Some(prost_types::Duration { seconds: 15, nanos: 0 }),
     };
-    assert_eq!(*platform.claims.lock().expect("lock"), [claim]);
-    // Not its business without a model.
-    platform.add(mi_proto::v1::Task { kind: TaskKind::General.into(), ..Default::default() });
-    let id = platform.command("true");
-    platform.completion(&id).await;
-    claims(&platform, 2).await;
+    assert_eq!(*platform.claims.lock().expect("lock"), [start]);
+    assert_eq!(*platform.streamed.lock().expect("lock"), ["CompleteTask", "FailTask", "CompleteTask", "CompleteTask"]);
     let calls = platform.calls.lock().expect("lock").clone();
-    assert_eq!(calls, ["EnrolAgent", "ClaimTasks", "ClaimTasks", "CompleteTask"], "{calls:?}");
-    agent.stop().await;
-}
-
-#[tokio::test]
-async fn the_next_task_comes_with_the_answer_to_a_report() {
-    let (platform, agent, _dir) = working(|_| {}).await;
-    let next = [platform.next("echo second"), platform.next("echo third")];
-    let first = platform.command("echo first");
-    for id in [first].iter().chain(&next) {
-        let (completion, _) = platform.completion(id).await;
-        let claim = completion.claim_next.expect("each asks for the next one");
-        assert_eq!((claim.max_tasks, claim.wait, claim.kinds), (Some(1), None, vec![TaskKind::Command.into()]));
-    }
-    agent.stop().await;
+    assert_eq!(calls, ["EnrolAgent", "WorkTasks"], "{calls:?}");
 }
 
 #[tokio::test]
@@ -72,25 +64,69 @@ async fn tasks_run_side_by_side_up_to_the_slots() {
     let (platform, agent, dir) = working(|_| {}).await;
     // Each waits for the other.
     let meet = |own: &str, other: &str| format!("echo > {own}; until [ -e {other} ]; do sleep 0.01; done");
-    let first = platform.command(&meet("a", "b"));
-    claims(&platform, 2).await;
-    let second = platform.command(&meet("b", "a"));
+    let (first, second) = (platform.command(&meet("a", "b")), platform.command(&meet("b", "a")));
     platform.completion(&first).await;
     platform.completion(&second).await;
-    // Two, then the one that is left; after that as many as have ended meanwhile.
-    let asked = platform.claims.lock().expect("lock").clone();
-    assert_eq!([asked[0].max_tasks, asked[1].max_tasks], [Some(2), Some(1)]);
-
-    platform.command("echo > c; until [ -e go ]; do sleep 0.01; done");
-    platform.command("echo > d; until [ -e go ]; do sleep 0.01; done");
-    written(dir.path(), "c").await;
-    written(dir.path(), "d").await;
-    let before = platform.claims.lock().expect("lock").len();
-    let last = platform.command("test -e go");
-    std::fs::write(dir.path().join("workspace/go"), "").expect("written");
-    platform.completion(&last).await;
-    assert!(platform.claims.lock().expect("lock").len() > before, "no claim without a free slot");
     agent.stop().await;
+    assert_eq!(streams(&platform, 1).await, [2]);
+    drop(dir);
+}
+
+#[tokio::test]
+async fn what_came_before_a_stream_broke_takes_its_place_on_the_next_one() {
+    let (platform, agent, dir) = working(|config| config.lease = Duration::from_secs(3)).await;
+    let id = platform.command("echo > a; until [ -e go ]; do sleep 0.01; done");
+    written(dir.path(), "a").await;
+    platform.broken.notify_waiters();
+    assert_eq!(streams(&platform, 2).await, [2, 1]);
+    // It is still its own, and is renewed and reported all the same.
+    until("the lease is renewed", LONG, async || {
+        let calls = platform.calls.lock().expect("lock").clone();
+        if calls.iter().any(|call| call == "RenewLease") { Ok(Some(())) } else { Err(format!("{calls:?}")) }
+    })
+    .await;
+    std::fs::write(dir.path().join("workspace/go"), "").expect("written");
+    platform.completion(&id).await;
+    assert_eq!(streams(&platform, 3).await, [2, 1, 2]);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_report_of_which_the_stream_says_nothing_is_sent_as_a_call() {
+    let (platform, agent, _dir) = working(|config| config.lease = Duration::from_secs(1)).await;
+    streams(&platform, 1).await;
+    platform.refuse("answer to CompleteTask", Code::Unavailable, "says nothing");
+    let id = platform.command("true");
+    until("it is sent again", LONG, async || match reports(&platform) {
+        [2, 0, 0] => Ok(Some(())),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    // The platform counts one too many: another stream tells how many there are.
+    assert_eq!(streams(&platform, 2).await, [2, 2]);
+    let completions = platform.completions.lock().expect("lock").clone();
+    assert_eq!((&completions[0], &completions[0].task_id), (&completions[1], &id));
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_when_it_is_to_stop_is_given_back() {
+    let (platform, agent, dir) = working(|_| {}).await;
+    let first = platform.command(ENDLESS);
+    written(dir.path(), "pid").await;
+    let late = platform.numbered(Task {
+        kind: TaskKind::Command.into(),
+        description: "echo > late".into(),
+        ..Task::default()
+    });
+    let mut expected = [first, late.id.clone()];
+    platform.late.lock().expect("lock").push(late);
+    agent.stop().await;
+    let mut released: Vec<_> = platform.releases.lock().expect("lock").iter().map(|it| it.task_id.clone()).collect();
+    released.sort();
+    expected.sort();
+    assert_eq!(released, expected);
+    assert!(!dir.path().join("workspace/late").exists());
 }
 
 #[tokio::test]
@@ -112,6 +148,8 @@ async fn a_lost_lease_kills_the_work_and_nothing_is_reported() {
         let (platform, agent, dir) = working(|config| config.lease = Duration::from_secs(1)).await;
         platform.command(ENDLESS);
         let process = written(dir.path(), "pid").await;
+        // On the stream, and in the call that tells why.
+        platform.refuse("RenewLease", code, "the lease is lost");
         platform.refuse("RenewLease", code, "the lease is lost");
         dead(&process).await;
         let other = platform.command("true");
@@ -135,8 +173,9 @@ async fn a_platform_that_is_away_for_longer_than_a_lease_costs_no_work() {
     }
     until("the lease is renewed again", LONG, async || {
         let calls = platform.calls.lock().expect("lock");
+        // The first one went on the stream.
         let renewals = calls.iter().filter(|call| *call == "RenewLease").count();
-        if renewals > REFUSALS { Ok(Some(())) } else { Err(renewals.to_string()) }
+        if renewals >= REFUSALS { Ok(Some(())) } else { Err(renewals.to_string()) }
     })
     .await;
     std::fs::write(dir.path().join("workspace/go"), "").expect("written");
@@ -171,38 +210,39 @@ async fn a_report_is_sent_until_it_is_answered_and_is_the_same_each_time() {
     })
     .await;
     let completions = platform.completions.lock().expect("lock").clone();
-    // Only the first one claims: what that claimed may be on its way.
-    let again = CompleteTaskRequest { claim_next: None, ..completions[0].clone() };
-    assert!(completions[0].claim_next.is_some());
-    assert_eq!(completions[1..], [again.clone(), again]);
+    assert_eq!(completions[1..], [completions[0].clone(), completions[0].clone()]);
     let failures = platform.failures.lock().expect("lock").clone();
-    assert!(failures[0].claim_next.is_some());
-    assert_eq!(failures[1], FailTaskRequest { claim_next: None, ..failures[0].clone() });
+    assert_eq!(failures[1], failures[0]);
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn a_completion_that_is_refused_is_a_failed_attempt_unless_it_came_too_late() {
     let (platform, agent, _dir) = working(|_| {}).await;
-    platform.refuse("CompleteTask", Code::FailedPrecondition, "it has open subtasks");
+    for _ in 0..2 {
+        platform.refuse("CompleteTask", Code::FailedPrecondition, "it has open subtasks");
+    }
     let id = platform.command("true");
     let failure = platform.failure(&id).await;
     assert_eq!(failure.error, "the completion was refused: it has open subtasks");
     assert!(failure.retryable);
 
-    platform.refuse("CompleteTask", Code::Aborted, "the lease is lost");
+    for _ in 0..2 {
+        platform.refuse("CompleteTask", Code::Aborted, "the lease is lost");
+    }
     platform.completion(&platform.command("true")).await;
     platform.completion(&platform.command("true")).await;
-    assert_eq!(reports(&platform), [3, 1, 0]);
+    assert_eq!(reports(&platform), [5, 1, 0]);
     agent.stop().await;
 }
 
 #[tokio::test]
 async fn a_platform_that_cannot_give_work_is_asked_again() {
     let (platform, agent, _dir) = working(|_| {}).await;
-    claims(&platform, 1).await;
-    platform.refuse("ClaimTasks", Code::Unavailable, "away");
-    platform.refuse("ClaimTasks", Code::Unauthenticated, "the key is being replaced");
+    streams(&platform, 1).await;
+    platform.refuse("WorkTasks", Code::Unavailable, "away");
+    platform.refuse("WorkTasks", Code::Unauthenticated, "the key is being replaced");
+    platform.broken.notify_waiters();
     let ids = [platform.command("true"), platform.command("true"), platform.command("true")];
     for id in ids {
         platform.completion(&id).await;

@@ -15,3 +15,4 @@ mod refusals;
 mod relay;
 mod running;
 mod session;
+mod streams;

@@ -17,12 +17,12 @@ use mi_kernel::{
     text::drive_path,
 };
 use mi_proto::v1::{
-    Agent, AppendLogsRequest, AppendLogsResponse, Backup, ClaimTasksRequest, ClaimTasksResponse, CompleteTaskRequest,
-    CompleteTaskResponse, ConnectAgentRequest, ConnectAgentResponse, EnrolAgentRequest, EnrolAgentResponse,
-    FailTaskRequest, FailTaskResponse, File, GetAgentRequest, GetAgentResponse, LoadWorkspaceRequest,
-    LoadWorkspaceResponse, LogLine, ReleaseTaskRequest, ReleaseTaskResponse, RenewLeaseRequest, RenewLeaseResponse,
-    SaveWorkspaceHeader, SaveWorkspaceRequest, SaveWorkspaceResponse, Task, TaskKind, UploadFileRequest,
-    UploadFileResponse, save_workspace_request, upload_file_request::Part,
+    Agent, AppendLogsRequest, AppendLogsResponse, Backup, ClaimTasksRequest, CompleteTaskRequest, CompleteTaskResponse,
+    ConnectAgentRequest, ConnectAgentResponse, EnrolAgentRequest, EnrolAgentResponse, FailTaskRequest,
+    FailTaskResponse, File, GetAgentRequest, GetAgentResponse, LoadWorkspaceRequest, LoadWorkspaceResponse, LogLine,
+    ReleaseTaskRequest, ReleaseTaskResponse, RenewLeaseRequest, RenewLeaseResponse, SaveWorkspaceHeader,
+    SaveWorkspaceRequest, SaveWorkspaceResponse, Task, TaskKind, UploadFileRequest, UploadFileResponse,
+    save_workspace_request, upload_file_request::Part,
 };
 use mi_testkit::until;
 use tokio::{
@@ -39,7 +39,7 @@ use tonic_prost::ProstCodec;
 use crate::proxies::Proxies;
 pub(crate) use crate::running::{Running, config, limited, working};
 
-type Answers<T> = ReceiverStream<Result<T, Status>>;
+pub(crate) type Answers<T> = ReceiverStream<Result<T, Status>>;
 
 /// Longer than anything takes that works.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -67,10 +67,15 @@ pub(crate) struct Platform {
     pub(crate) added: AtomicUsize,
     /// What the next calls answer instead, by the last part of their paths; they are remembered nevertheless.
     pub(crate) refusals: Mutex<Vec<(&'static str, Code, &'static str)>>,
+    /// What the streams of work began with.
     pub(crate) claims: Mutex<Vec<ClaimTasksRequest>>,
+    /// Reports that came on them, by the names of the calls.
+    pub(crate) streamed: Mutex<Vec<&'static str>>,
+    /// Breaks them.
+    pub(crate) broken: Notify,
+    /// Tasks that come on one that the agent has closed.
+    pub(crate) late: Mutex<Vec<Task>>,
     pub(crate) completions: Mutex<Vec<CompleteTaskRequest>>,
-    /// Tasks that are handed out with the answers to completions alone.
-    pub(crate) next: Mutex<VecDeque<Task>>,
     pub(crate) failures: Mutex<Vec<FailTaskRequest>>,
     pub(crate) releases: Mutex<Vec<ReleaseTaskRequest>>,
     /// The agent's role.
@@ -92,7 +97,7 @@ pub(crate) struct Platform {
 
 impl Platform {
     /// The refusal that is next for this call.
-    fn refusal(&self, call: &str) -> Result<(), Status> {
+    pub(crate) fn refusal(&self, call: &str) -> Result<(), Status> {
         let mut refusals = self.refusals.lock().expect("lock");
         match refusals.iter().position(|(name, ..)| *name == call) {
             Some(index) => {
@@ -107,21 +112,7 @@ impl Platform {
         self.refusals.lock().expect("lock").push((call, code, message));
     }
 
-    async fn claim(&self, request: ClaimTasksRequest) -> Result<ClaimTasksResponse, Status> {
-        let (kinds, most) = (request.kinds.clone(), request.max_tasks.expect("says how many"));
-        self.claims.lock().expect("lock").push(request);
-        self.refusal("ClaimTasks")?;
-        loop {
-            let queued = self.queued.notified();
-            let tasks = self.take(&kinds, most);
-            if !tasks.is_empty() {
-                return Ok(ClaimTasksResponse { tasks });
-            }
-            queued.await;
-        }
-    }
-
-    fn take(&self, kinds: &[i32], most: i32) -> Vec<Task> {
+    pub(crate) fn take(&self, kinds: &[i32], most: i32) -> Vec<Task> {
         let (mut tasks, mut queue) = (Vec::new(), self.queue.lock().expect("lock"));
         while tasks.len() < usize::try_from(most).expect("positive")
             && let Some(index) = queue.iter().position(|task| kinds.contains(&task.kind))
@@ -224,7 +215,7 @@ impl Platform {
     }
 
     /// Checks the token of a call the way the gateway does.
-    fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    pub(crate) fn authenticate<T>(&self, request: &Request<T>) -> Result<(), Status> {
         self.known(request.metadata().get("authorization").and_then(|value| value.to_str().ok()))
     }
 
@@ -338,7 +329,10 @@ impl Platform {
                 });
                 Grpc::new(ProstCodec::default()).client_streaming(upload, request).await
             }
-            "ClaimTasks" => self.unary(request, |request| self.claim(request)).await,
+            "WorkTasks" => {
+                let work = tower::service_fn(|request| self.clone().work(request));
+                Grpc::new(ProstCodec::default()).streaming(work, request).await
+            }
             "RenewLease" => {
                 let answer =
                     |_: RenewLeaseRequest| ready(self.refusal("RenewLease").map(|()| RenewLeaseResponse::default()));
@@ -346,13 +340,8 @@ impl Platform {
             }
             "CompleteTask" => {
                 self.unary(request, |request: CompleteTaskRequest| {
-                    let most = request.claim_next.as_ref().and_then(|claim| claim.max_tasks).unwrap_or_default();
                     self.completions.lock().expect("lock").push(request);
-                    ready(self.refusal("CompleteTask").map(|()| {
-                        let mut next = self.next.lock().expect("lock");
-                        let count = next.len().min(usize::try_from(most).expect("positive"));
-                        CompleteTaskResponse { task: None, claimed: next.drain(..count).collect() }
-                    }))
+                    ready(self.refusal("CompleteTask").map(|()| CompleteTaskResponse::default()))
                 })
                 .await
             }
@@ -424,19 +413,10 @@ impl Platform {
         id
     }
 
-    fn numbered(&self, task: Task) -> Task {
+    pub(crate) fn numbered(&self, task: Task) -> Task {
         let id = format!("task-{}", 1 + self.added.fetch_add(1, Ordering::Relaxed));
         let lease_id = format!("lease of {id}");
         Task { id, lease_id, title: "A task".into(), attempt: 1, ..task }
-    }
-
-    /// Has a command task be handed out with the answer to a completion; answers its id.
-    pub(crate) fn next(&self, script: &str) -> String {
-        let task = Task { kind: TaskKind::Command.into(), description: script.into(), ..Task::default() };
-        let task = self.numbered(task);
-        let id = task.id.clone();
-        self.next.lock().expect("lock").push_back(task);
-        id
     }
 
     /// Puts a command task into the queue; answers its id.

@@ -25,7 +25,11 @@ on_both! {
     a_worker_without_room_gets_more_when_a_lease_runs_out,
     a_stream_that_starts_badly_is_refused,
     a_stream_that_is_lost_leaves_the_tasks_to_its_worker,
+    whoever_ends_a_stream_hears_of_all_that_is_its_own,
 }
+
+/// Moments at which a stream is ended while a task is created.
+const ROUNDS: usize = 100;
 
 fn completion(office: &str, task: &Task, claim_next: Option<ClaimTasksRequest>) -> CompleteTaskRequest {
     CompleteTaskRequest {
@@ -346,4 +350,38 @@ async fn a_stream_that_is_lost_leaves_the_tasks_to_its_worker(harness: Harness) 
     // And what comes next is nobody's whose stream is gone.
     harness.new_task(&office, "second").await;
     assert_eq!(titles(&harness.claim(&other, &office).await.into_iter().collect::<Vec<_>>()), ["second"]);
+}
+
+async fn whoever_ends_a_stream_hears_of_all_that_is_its_own(harness: Harness) {
+    let office = harness.active("Work").await;
+    let worker = harness.agent(&office, "worker", false, &[]);
+    for round in 0..ROUNDS {
+        let Stream { send, mut answers } = Stream::open(&harness, &worker, start(&office, 1)).await.expect("opens");
+        // At any moment of its being claimed.
+        let ends = async {
+            for _ in 0..round {
+                tokio::task::yield_now().await;
+            }
+            drop(send);
+        };
+        let (task, ()) = tokio::join!(harness.new_task(&office, "task"), ends);
+        let mut sent = Vec::new();
+        while let Some(answer) = answers.message().await.expect("no error") {
+            match answer.answer {
+                Some(Answer::Claimed(claimed)) => sent.extend(claimed.tasks),
+                other => panic!("{other:?}"),
+            }
+        }
+        // What was claimed for a claim that was given up is given back.
+        let wait = ClaimTasksRequest { office_id: office.clone(), wait: seconds(10), ..Default::default() };
+        let held = match sent.pop() {
+            Some(held) => held,
+            None => {
+                let claimed = harness.claim_with(&worker, wait).await.expect("claims");
+                claimed.into_iter().next().unwrap_or_else(|| panic!("it is lost, round {round}"))
+            }
+        };
+        assert_eq!(held.id, task.id);
+        harness.complete(&worker, &office, &held, "done").await.expect("holds");
+    }
 }

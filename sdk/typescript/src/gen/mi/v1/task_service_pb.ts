@@ -1996,9 +1996,9 @@ export const TaskService: GenService<{
    * Work as one stream. The worker starts by saying what it takes and how many tasks it holds at most (`max_tasks`, by default
    * one), and is sent tasks as they are there, each under a lease of its own. It completes, fails, renews and gives back on the same
    * stream; each report is answered, and what ends a task claims the next one in the same step. A worker that closes its side hears
-   * what became of its reports and gets nothing new; tasks it still holds stay its own until their leases run out. A stream that is
-   * lost loses nothing but what was on its way: open another one, and report again what was not answered, there or by the unary
-   * calls. The stream ends with what ClaimTasks would be refused with, when no more can be claimed.
+   * what became of its reports and gets nothing but what was claimed for it by then; tasks it still holds stay its own until their
+   * leases run out. A stream that is lost loses nothing but what was on its way: open another one, and report again what was not
+   * answered, there or by the unary calls. The stream ends with what ClaimTasks would be refused with, when no more can be claimed.
    *
    * @generated from rpc mi.v1.TaskService.WorkTasks
    */
