@@ -1,14 +1,18 @@
 //! The activity feed of each office: every event once, in the order of its cursors.
 
-pub(crate) mod repo;
+pub(crate) mod block;
+mod blocks;
+pub(crate) mod rows;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     ops::Range,
     sync::Arc,
     time::Duration,
 };
 
+use chrono::SubsecRound;
 use futures::Stream;
 use mi_kernel::{
     Clock, Error, EventId, OfficeId, Result, Time,
@@ -16,19 +20,22 @@ use mi_kernel::{
     event::{Category, Event},
     page::{Page, not_ahead},
 };
+use mi_proto::v1::ActivityEvent;
+use mi_rpc::convert;
 use mi_store::{Batch, Db, Topic};
 
 use crate::offices::{
     Offices,
-    repo::{feed_anchor, feed_end, feed_ends, feeds_advance, feeds_lock},
+    repo::{Head, feed_anchor, feed_end, feed_ends, feeds_advance, feeds_lock},
 };
 
-/// Events that a watch reads, and holds, at a time.
+/// Events, of those that are not in blocks, that a watch reads and holds at a time.
 const BATCH: i64 = 200;
 /// What is told of when a feed grew.
 const TOPIC: &str = "feed";
-/// Events deleted in one transaction.
+/// Events that are not in blocks, and blocks, deleted in one transaction.
 pub(crate) const DELETE: i64 = 1000;
+const DELETE_BLOCKS: i64 = 100;
 
 /// Offices looked up at a time.
 const OFFICES: i64 = 1000;
@@ -36,17 +43,10 @@ const OFFICES: i64 = 1000;
 /// Key of the paging: newest first by time, then by cursor.
 pub(crate) type FeedKey = (Time, i64);
 
-/// An event and its place in the feed.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct FeedEvent {
-    /// What happened.
-    pub(crate) event: Event,
-    /// Position, from 1 without gaps.
-    pub(crate) cursor: i64,
-    /// Hash of the event before.
-    pub(crate) prev_hash: Vec<u8>,
-    /// Hash of this event.
-    pub(crate) hash: Vec<u8>,
+/// The key of an event.
+fn key(event: &ActivityEvent) -> FeedKey {
+    let time = event.time.as_ref().and_then(|time| convert::time("time", time).ok());
+    (time.unwrap_or_default(), event.cursor)
 }
 
 /// What a reader wants to see.
@@ -59,9 +59,10 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    fn takes(&self, event: &Event) -> bool {
+    fn takes(&self, event: &ActivityEvent) -> bool {
         (self.agent.is_empty() || self.agent == event.agent)
-            && (self.categories.is_empty() || self.categories.contains(&event.category))
+            && (self.categories.is_empty()
+                || self.categories.iter().any(|category| category.as_str() == event.category))
     }
 }
 
@@ -85,7 +86,9 @@ impl Feed {
         let oldest = self.clock.now() - self.retention_age;
         // Offices are locked in the order of their ids: two batches cannot wait for each other.
         let mut by_office: BTreeMap<OfficeId, Vec<Event>> = BTreeMap::new();
-        for event in events.into_iter().filter(|event| event.time >= oldest) {
+        for mut event in events.into_iter().filter(|event| event.time >= oldest) {
+            // What both databases can hold.
+            event.time = event.time.trunc_subsecs(6);
             by_office.entry(event.office_id).or_default().push(event);
         }
         if by_office.is_empty() {
@@ -97,20 +100,23 @@ impl Feed {
         let mut ends = feeds_lock(&mut batch, &offices).await?;
         // What is there is known for certain only now that nobody else adds to these feeds.
         let ids: Vec<EventId> = by_office.values().flatten().map(|event| event.id).collect();
-        let mut known = repo::event_known(&mut batch, &ids).await?;
+        let is_doubtful = |event: &&Event| ends.get(&event.office_id).is_some_and(|head| event.time <= head.newest);
+        let doubtful: Vec<&Event> = by_office.values().flatten().filter(is_doubtful).collect();
+        let mut known = blocks::event_known(&mut batch, &ids, &doubtful).await?;
         let (mut heads, mut links) = (HashMap::new(), Vec::with_capacity(ids.len()));
         for event in by_office.into_values().flatten() {
-            let Some(end) = ends.get_mut(&event.office_id) else { continue };
+            let Some(head) = ends.get_mut(&event.office_id) else { continue };
             if known.insert(event.id) {
-                let (cursor, prev_hash) = (end.cursor + 1, end.hash);
-                *end = End { cursor, hash: chain::hash(&event, cursor, &prev_hash) };
-                heads.insert(event.office_id, *end);
-                links.push(Link { event, cursor, prev_hash: prev_hash.to_vec(), hash: end.hash.to_vec() });
+                let (cursor, prev_hash) = (head.end.cursor + 1, head.end.hash);
+                let hash = chain::hash(&event, cursor, &prev_hash);
+                *head = Head { end: End { cursor, hash }, newest: head.newest.max(event.time) };
+                heads.insert(event.office_id, *head);
+                links.push(Link { event, cursor, prev_hash: prev_hash.to_vec(), hash: hash.to_vec() });
             }
         }
         if !links.is_empty() {
             feeds_advance(&mut batch, &heads).await?;
-            repo::event_insert(&mut batch, &links).await?;
+            blocks::block_insert(&mut batch, &block::pack(links)?).await?;
         }
         batch.commit().await?;
         offices.into_iter().for_each(|office_id| self.db.notify(Topic::of(office_id, TOPIC)));
@@ -124,10 +130,12 @@ impl Feed {
         filter: &Filter,
         span: Range<Time>,
         page: &Page<FeedKey>,
-    ) -> Result<(Vec<FeedEvent>, String)> {
+    ) -> Result<(Vec<ActivityEvent>, String)> {
         let mut conn = self.db.office(office_id).read().await?;
-        let rows = repo::event_list(&mut conn, filter, &span, page).await?;
-        Ok(page.finish(rows, |row| (row.event.time, row.cursor)))
+        let mut events = blocks::event_list(&mut conn, filter, &span, page).await?;
+        events.extend(rows::event_list(&mut conn, filter, &span, page).await?);
+        events.sort_by_key(|event| Reverse(key(event)));
+        Ok(page.finish(events, key))
     }
 
     /// Events after a cursor, for ever; none: what is taken in after this call. Holds one batch at a time and reads the
@@ -137,14 +145,14 @@ impl Feed {
         office_id: OfficeId,
         filter: Filter,
         after: Option<i64>,
-    ) -> Result<impl Stream<Item = Result<FeedEvent>> + Send + use<>> {
+    ) -> Result<impl Stream<Item = Result<ActivityEvent>> + Send + use<>> {
         let changes = self.db.listen(Topic::of(office_id, TOPIC));
         let newest = feed_end(&mut self.db.office(office_id).read().await?).await?;
         let mut position = after.unwrap_or(newest);
         not_ahead(position, newest)?;
         let feed = self.clone();
         Ok(changes.follow(async move || {
-            let mut found = repo::event_after(&mut feed.db.office(office_id).read().await?, position, BATCH).await?;
+            let (mut found, more) = feed.after(office_id, position).await?;
             // Cursors have no gaps, so the first one tells; whoever begins at the beginning misses nothing.
             if position > 0 && found.first().is_some_and(|first| first.cursor > position + 1) {
                 let text = "events after this cursor are no longer kept; begin anew, with cursor 0";
@@ -154,10 +162,25 @@ impl Feed {
                 Some(last) => position = last.cursor,
                 None => feed.offices.still_there(office_id).await?,
             }
-            let more = i64::try_from(found.len()) == Ok(BATCH);
-            found.retain(|event| filter.takes(&event.event));
+            found.retain(|event| filter.takes(event));
             Ok(Batch { found, more })
         }))
+    }
+
+    /// Events after a cursor, oldest first, and whether there are more.
+    async fn after(&self, office_id: OfficeId, cursor: i64) -> Result<(Vec<ActivityEvent>, bool)> {
+        let mut conn = self.db.office(office_id).read().await?;
+        let (mut found, more) = blocks::event_after(&mut conn, cursor).await?;
+        let rows = rows::event_after(&mut conn, cursor, BATCH).await?;
+        let full = i64::try_from(rows.len()) == Ok(BATCH);
+        // Nothing is handed on behind a place where there may be more.
+        let last =
+            |events: &[ActivityEvent], more: bool| events.last().filter(|_| more).map_or(i64::MAX, |it| it.cursor);
+        let end = last(&found, more).min(last(&rows, full));
+        found.extend(rows);
+        found.retain(|event| event.cursor <= end);
+        found.sort_by_key(|event| event.cursor);
+        Ok((found, more || full))
     }
 
     /// Both ends of an office's chain.
@@ -171,7 +194,7 @@ impl Feed {
         let mut after = None;
         loop {
             let mut conn = self.db.platform().read().await?;
-            let offices = repo::event_offices_before(&mut conn, after, oldest, OFFICES).await?;
+            let offices = rows::event_offices_before(&mut conn, after, oldest, OFFICES).await?;
             drop(conn);
             for office_id in &offices {
                 if let Err(error) = self.retain_office(*office_id, oldest).await {
@@ -198,12 +221,14 @@ impl Feed {
         if feeds_lock(&mut tx, &[office_id]).await?.is_empty() {
             return Ok(false);
         }
-        let Some((anchor, deleted)) = repo::event_delete_before(&mut tx, oldest, DELETE).await? else {
-            return Ok(false);
+        let anchor = match rows::event_delete_before(&mut tx, oldest, DELETE).await? {
+            Some(anchor) => Some(anchor),
+            None => blocks::block_delete_before(&mut tx, oldest, DELETE_BLOCKS).await?,
         };
+        let Some(anchor) = anchor else { return Ok(false) };
         feed_anchor(&mut tx, &anchor).await?;
         tx.commit().await?;
-        Ok(deleted == DELETE)
+        Ok(true)
     }
 
     /// Deletes events of an office that was buried, at most `batches` batches; true: none is left.
@@ -211,9 +236,10 @@ impl Feed {
         self.db.notify_office(office_id);
         for _ in 0..batches {
             let mut tx = self.db.office(office_id).begin().await?;
-            let deleted = repo::event_delete_office(&mut tx, DELETE).await?;
+            let more = rows::event_delete_office(&mut tx, DELETE).await? > 0
+                || blocks::block_delete_some(&mut tx, DELETE_BLOCKS).await?;
             tx.commit().await?;
-            if deleted < DELETE {
+            if !more {
                 return Ok(true);
             }
         }

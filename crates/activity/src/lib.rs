@@ -9,6 +9,7 @@ mod grpc;
 mod logs;
 mod maintenance;
 mod offices;
+mod packed;
 mod removal;
 mod span;
 #[cfg(test)]
@@ -33,6 +34,7 @@ const MIGRATIONS: &Migrations = &[
     step!(110, "0110", "chain"),
     step!(111, "0111", "segments_by_age"),
     step!(120, "0120", "events_age"),
+    step!(130, "0130", "feed_blocks"),
 ];
 
 /// The role, ready to be served.

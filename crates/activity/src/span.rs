@@ -6,7 +6,7 @@ use mi_kernel::{Error, Result, Time};
 
 // Evaluated by the compiler: 0001-01-01T00:00:00Z and 9999-12-31T23:59:59Z.
 const FIRST: Time = Time::from_timestamp(-62_135_596_800, 0).unwrap();
-const LAST: Time = Time::from_timestamp(253_402_300_799, 0).unwrap();
+pub(crate) const LAST: Time = Time::from_timestamp(253_402_300_799, 0).unwrap();
 
 /// From `start` on, before `end`; unset: no limit.
 ///

@@ -1,6 +1,7 @@
 //! Tests of the role as a whole, through its services as a guard serves them, on every database there is.
 
 mod access;
+mod blocks;
 mod chain;
 mod feed;
 mod logs;

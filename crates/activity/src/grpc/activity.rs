@@ -4,15 +4,15 @@ use futures::TryStreamExt;
 use mi_base::Tasks;
 use mi_kernel::{Error, Result, chain::Ends, event::Category, page::Page, text};
 use mi_proto::v1::{
-    ActivityEvent, ActivityHead, GetActivityHeadRequest, GetActivityHeadResponse, ListActivityRequest,
-    ListActivityResponse, WatchActivityRequest, WatchActivityResponse, activity_service_server::ActivityService,
+    ActivityHead, GetActivityHeadRequest, GetActivityHeadResponse, ListActivityRequest, ListActivityResponse,
+    WatchActivityRequest, WatchActivityResponse, activity_service_server::ActivityService,
 };
 use mi_rpc::{Caller, Reply, convert, handle, outgoing, status};
 use tonic::{Request, codegen::BoxStream};
 
 use super::{BUFFER, time_span};
 use crate::{
-    feed::{Feed, FeedEvent, Filter},
+    feed::{Feed, Filter},
     offices::Offices,
 };
 
@@ -59,7 +59,7 @@ impl Activity {
         let span = time_span(request.start_time.as_ref(), request.end_time.as_ref())?;
         let page = Page::parse(request.page_size, &request.page_token)?;
         let (events, next_page_token) = self.feed.list(office_id, &filter, span, &page).await?;
-        Ok(ListActivityResponse { events: events.into_iter().map(wire).collect(), next_page_token })
+        Ok(ListActivityResponse { events, next_page_token })
     }
 
     async fn watch(&self, caller: &Caller, request: WatchActivityRequest) -> Result<BoxStream<WatchActivityResponse>> {
@@ -69,7 +69,7 @@ impl Activity {
             return Err(Error::invalid("after_cursor", "must be a cursor of an event, or 0 for the whole feed"));
         }
         let events = self.feed.watch(office_id, filter, request.after_cursor).await?;
-        let messages = events.map_ok(|event| WatchActivityResponse { event: Some(wire(event)) });
+        let messages = events.map_ok(|event| WatchActivityResponse { event: Some(event) });
         Ok(outgoing(&self.tasks, BUFFER, messages.map_err(status)))
     }
 }
@@ -84,9 +84,4 @@ fn filter(agent: &str, categories: &[String]) -> Result<Filter> {
         }
     }
     Ok(Filter { agent, categories: wanted })
-}
-
-fn wire(event: FeedEvent) -> ActivityEvent {
-    let FeedEvent { event, cursor, prev_hash, hash } = event;
-    ActivityEvent { cursor, prev_hash: prev_hash.into(), hash: hash.into(), ..convert::event_to_wire(event) }
 }

@@ -9,17 +9,16 @@ use mi_proto::v1::{LogLine, LogStream};
 use mi_rpc::convert;
 use prost::Message;
 
-use crate::span;
+use crate::{
+    packed::{FAST, SMALL, compress, decompress, int},
+    span,
+};
 
 /// Longest line.
 pub(crate) const MAX_LINE: usize = 65_536;
 const CUT: &str = " [cut: the line was longer than 65536 bytes]";
 /// Smaller blocks are compressed where they are; larger ones would hold up other calls of the same thread.
 const INLINE: usize = 64 << 10;
-/// Speed counts where lines come in.
-const FAST: i32 = 1;
-/// Size counts where they stay.
-const SMALL: i32 = 3;
 
 /// The stored form of lines, before compression.
 #[derive(Clone, PartialEq, Message)]
@@ -113,22 +112,8 @@ pub(crate) async fn join(blocks: Vec<(Vec<u8>, i64)>) -> Result<Vec<u8>> {
     .await
 }
 
-fn compress(raw: &[u8], level: i32) -> Result<Vec<u8>> {
-    zstd::bulk::compress(raw, level).map_err(Error::internal)
-}
-
-fn decompress(data: &[u8], raw_bytes: i64) -> Result<Vec<u8>> {
-    let capacity = usize::try_from(raw_bytes).map_err(Error::internal)?;
-    zstd::bulk::decompress(data, capacity).map_err(Error::internal)
-}
-
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(Error::internal)?
-}
-
-/// Sizes in memory fit.
-pub(crate) fn int(size: usize) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

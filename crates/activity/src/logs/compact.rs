@@ -14,7 +14,7 @@ use super::{
     Logs, block,
     repo::{self, SegmentRow},
 };
-use crate::offices::repo::office_hold;
+use crate::{offices::repo::office_hold, packed::int};
 
 /// A tail this large, before compression, becomes a segment.
 pub(crate) const DUE_BYTES: i64 = 1 << 20;
@@ -95,7 +95,7 @@ impl Logs {
             (earliest.min(row.first_time), latest.max(row.last_time))
         });
         let written_at = rows.iter().fold(first.written_at, |latest, row| latest.max(row.written_at));
-        let (count, raw_bytes) = (block::int(rows.len()), rows.iter().map(|row| row.raw_bytes).sum());
+        let (count, raw_bytes) = (int(rows.len()), rows.iter().map(|row| row.raw_bytes).sum());
         let data = block::join(rows.into_iter().map(|row| (row.lines, row.raw_bytes)).collect()).await?;
 
         let unique = Uuid::now_v7().simple();
@@ -106,7 +106,7 @@ impl Logs {
             times,
             written_at,
             raw_bytes,
-            stored_bytes: block::int(data.len()),
+            stored_bytes: int(data.len()),
             path: path.to_string(),
         };
         self.objects.put(&path, data.into()).await.map_err(super::storage)?;

@@ -6,7 +6,8 @@ use futures::TryStreamExt;
 use mi_kernel::{AgentId, OfficeId, Result, Time};
 use object_store::{ObjectStore, ObjectStoreExt, path::Path};
 
-use super::{Logs, block, repo};
+use super::{Logs, repo};
+use crate::packed::int;
 
 /// Segments deleted at a time.
 const BATCH: i64 = 100;
@@ -138,7 +139,7 @@ impl Logs {
             repo::stream_delete(&mut tx, *agent_id).await?;
             tx.commit().await?;
         }
-        if block::int(agents.len()) == logs {
+        if int(agents.len()) == logs {
             return Ok(false);
         }
         let mut left = self.objects.list(Some(&Path::from(format!("{ROOT}/{office_id}"))));

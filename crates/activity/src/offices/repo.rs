@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use mi_kernel::{
-    AccountId, OfficeId,
+    AccountId, OfficeId, Time,
     chain::{End, Ends},
 };
-use mi_store::{Conn, DbResult, FromRow, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar};
+use mi_store::{Conn, DbResult, FromRow, OfficeConn, PlatformConn, all, exec, json_text, optional, scalar, time_text};
 use serde::Serialize;
 
 /// Version of a row that was made before the office role told about the office.
@@ -83,54 +83,71 @@ impl EndsRow {
 #[derive(FromRow)]
 struct FeedRow {
     office_id: OfficeId,
+    newest_time: Time,
     #[sqlx(flatten)]
     ends: EndsRow,
+}
+
+/// The newest end of a feed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Head {
+    pub(crate) end: End,
+    /// Of the newest event that is in a block.
+    pub(crate) newest: Time,
 }
 
 /// Takes the newest ends of these feeds for this transaction alone, without those of removed offices. Spans offices: so does
 /// a batch of events. They are locked in the order in which they are given: two batches do not wait for each other that have
 /// the same one.
-pub(crate) async fn feeds_lock(tx: &mut Conn, offices: &[OfficeId]) -> DbResult<HashMap<OfficeId, End>> {
+pub(crate) async fn feeds_lock(tx: &mut Conn, offices: &[OfficeId]) -> DbResult<HashMap<OfficeId, Head>> {
     let sql = tx.pick(
         "INSERT INTO offices (office_id, version, removed, next_seq)
          SELECT unhex(value, '-'), $2, false, 1 FROM json_each($1) WHERE TRUE
          ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
-         RETURNING office_id, removed, next_seq, head_hash, anchor_seq, anchor_hash",
+         RETURNING office_id, newest_time, removed, next_seq, head_hash, anchor_seq, anchor_hash",
         "INSERT INTO offices (office_id, version, removed, next_seq)
          SELECT value::uuid, $2, false, 1 FROM json_array_elements_text($1::json)
          ON CONFLICT (office_id) DO UPDATE SET next_seq = offices.next_seq
-         RETURNING office_id, removed, next_seq, head_hash, anchor_seq, anchor_hash",
+         RETURNING office_id, newest_time, removed, next_seq, head_hash, anchor_seq, anchor_hash",
     );
     let rows: Vec<FeedRow> = all!(tx, sql, json_text(offices)?, UNTOLD)?;
     let rows = rows.into_iter().filter(|row| !row.ends.removed);
-    rows.map(|FeedRow { office_id, ends }| Ok((office_id, ends.ends()?.head))).collect()
+    let head = |FeedRow { office_id, newest_time, ends }: FeedRow| {
+        Ok((office_id, Head { end: ends.ends()?.head, newest: newest_time }))
+    };
+    rows.map(head).collect()
 }
 
 /// Where a feed ends, as the statement takes it that writes many.
 #[derive(Serialize)]
-struct Head {
+struct Written {
     office_id: OfficeId,
     next_seq: i64,
     hash: String,
+    newest_time: String,
 }
 
 /// Writes the newest ends back. Spans offices, as [`feeds_lock`] does.
-pub(crate) async fn feeds_advance(tx: &mut PlatformConn, heads: &HashMap<OfficeId, End>) -> DbResult<()> {
-    let heads = heads.iter().map(|(office_id, End { cursor, hash })| Head {
+pub(crate) async fn feeds_advance(tx: &mut PlatformConn, heads: &HashMap<OfficeId, Head>) -> DbResult<()> {
+    let heads = heads.iter().map(|(office_id, Head { end, newest })| Written {
         office_id: *office_id,
-        next_seq: cursor + 1,
-        hash: hex::encode(hash),
+        next_seq: end.cursor + 1,
+        hash: hex::encode(end.hash),
+        newest_time: time_text(*newest),
     });
     // All of them are there and conflict: a join could read all offices instead.
     let sql = tx.pick(
-        "INSERT INTO offices (office_id, version, removed, next_seq, head_hash)
-         SELECT unhex(value ->> 'office_id', '-'), $2, false, value ->> 'next_seq', unhex(value ->> 'hash')
+        "INSERT INTO offices (office_id, version, removed, next_seq, head_hash, newest_time)
+         SELECT unhex(value ->> 'office_id', '-'), $2, false, value ->> 'next_seq', unhex(value ->> 'hash'),
+             value ->> 'newest_time'
          FROM json_each($1) WHERE TRUE
-         ON CONFLICT (office_id) DO UPDATE SET next_seq = excluded.next_seq, head_hash = excluded.head_hash",
-        "INSERT INTO offices (office_id, version, removed, next_seq, head_hash)
-         SELECT office_id, $2, false, next_seq, decode(hash, 'hex')
-         FROM json_to_recordset($1::json) AS head (office_id uuid, next_seq bigint, hash text)
-         ON CONFLICT (office_id) DO UPDATE SET next_seq = excluded.next_seq, head_hash = excluded.head_hash",
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = excluded.next_seq, head_hash = excluded.head_hash,
+             newest_time = excluded.newest_time",
+        "INSERT INTO offices (office_id, version, removed, next_seq, head_hash, newest_time)
+         SELECT office_id, $2, false, next_seq, decode(hash, 'hex'), newest_time
+         FROM json_to_recordset($1::json) AS head (office_id uuid, next_seq bigint, hash text, newest_time timestamptz)
+         ON CONFLICT (office_id) DO UPDATE SET next_seq = excluded.next_seq, head_hash = excluded.head_hash,
+             newest_time = excluded.newest_time",
     );
     exec!(tx, sql, json_text(&heads.collect::<Vec<_>>())?, UNTOLD).map(drop)
 }

@@ -4,10 +4,11 @@ use mi_kernel::{
     Error,
     chain::{self, Broken, End, Ends, Fault, Link},
 };
-use mi_proto::v1::{GetActivityHeadRequest, ListActivityRequest};
-use mi_store::on;
+use mi_proto::v1::{ActivityEvent, GetActivityHeadRequest, ListActivityRequest};
+use mi_store::{exec, one};
 
 use super::*;
+use crate::feed::block::tampered;
 
 on_both! {
     an_untouched_feed_is_whole_however_it_came_in,
@@ -51,16 +52,14 @@ impl World {
         chain::verify(&self.ends(owner, office_id).await, &self.links(owner, office_id).await)
     }
 
-    /// Works on the tables as somebody with the database's password would.
-    async fn tamper(&self, office_id: OfficeId, statements: &[&'static str]) {
-        let mut tx = self.parts.db.platform().begin().await.expect("begins");
-        for sql in statements {
-            let done = on!(tx, |c| {
-                let done = sqlx::query(*sql).bind(office_id.0).execute(&mut *c).await;
-                done.map(|done| done.rows_affected())
-            });
-            assert!(done.expect(sql) > 0, "{sql}");
-        }
+    /// Works on the only block of a feed as somebody with the database's password would.
+    async fn tamper(&self, office_id: OfficeId, change: fn(&mut Vec<ActivityEvent>)) {
+        let mut tx = self.parts.db.office(office_id).begin().await.expect("begins");
+        let sql = "SELECT events, raw_bytes FROM feed_blocks WHERE office_id = $1";
+        let (data, raw_bytes): (Vec<u8>, i64) = one!(tx, sql).expect("one block");
+        let (data, raw_bytes) = tampered(&data, raw_bytes, change);
+        let sql = "UPDATE feed_blocks SET events = $2, raw_bytes = $3 WHERE office_id = $1";
+        assert_eq!(exec!(tx, sql, data, raw_bytes).expect("written"), 1);
         tx.commit().await.expect("commits");
     }
 }
@@ -89,42 +88,39 @@ async fn an_untouched_feed_is_whole_however_it_came_in(db: TestDb) {
 
 async fn what_is_done_to_rows_is_found(db: TestDb) {
     let world = World::new(db).await;
-    let cases: [(&[&'static str], Broken); 6] = [
+    type Change = fn(&mut Vec<ActivityEvent>);
+    let cases: [(Change, Broken); 6] = [
+        (|events| events[2].summary = "nothing happened".into(), Broken { cursor: 3, fault: Fault::Altered }),
+        (|events| drop(events.remove(3)), Broken { cursor: 4, fault: Fault::Removed }),
+        (|events| drop(events.remove(0)), Broken { cursor: 1, fault: Fault::Removed }),
+        (|events| drop(events.remove(5)), Broken { cursor: 6, fault: Fault::Removed }),
         (
-            &["UPDATE events SET summary = 'nothing happened' WHERE office_id = $1 AND seq = 3"],
-            Broken { cursor: 3, fault: Fault::Altered },
-        ),
-        (&["DELETE FROM events WHERE office_id = $1 AND seq = 4"], Broken { cursor: 4, fault: Fault::Removed }),
-        (&["DELETE FROM events WHERE office_id = $1 AND seq = 1"], Broken { cursor: 1, fault: Fault::Removed }),
-        (&["DELETE FROM events WHERE office_id = $1 AND seq = 6"], Broken { cursor: 6, fault: Fault::Removed }),
-        (
-            &[
-                "UPDATE events SET seq = -1 WHERE office_id = $1 AND seq = 2",
-                "UPDATE events SET seq = 2 WHERE office_id = $1 AND seq = 5",
-                "UPDATE events SET seq = 5 WHERE office_id = $1 AND seq = -1",
-            ],
+            |events| {
+                (events[1].cursor, events[4].cursor) = (5, 2);
+                events.swap(1, 4);
+            },
             Broken { cursor: 2, fault: Fault::Reordered },
         ),
         (
-            &[
-                // A copy of the first under the id of the office, which is an id like any other.
-                "UPDATE events SET seq = 7 WHERE office_id = $1 AND seq = 6",
-                "UPDATE events SET seq = 6 WHERE office_id = $1 AND seq = 5",
-                "INSERT INTO events (event_id, office_id, seq, time, agent, category, type, summary, metadata, trace_id,
-                     prev_hash, hash)
-                 SELECT office_id, office_id, 5, time, agent, category, type, summary, metadata, trace_id, hash, hash
-                 FROM events WHERE office_id = $1 AND seq = 4",
-            ],
+            // A copy of the fourth under the id of the office, which is an id like any other.
+            |events| {
+                let (id, prev_hash) = (events[3].office_id.clone(), events[3].hash.clone());
+                let copy = ActivityEvent { id, prev_hash, ..events[3].clone() };
+                events.insert(4, copy);
+                for (place, event) in (1..).zip(&mut *events) {
+                    event.cursor = place;
+                }
+            },
             Broken { cursor: 5, fault: Fault::Inserted },
         ),
     ];
-    for (statements, broken) in cases {
+    for (place, (change, broken)) in cases.into_iter().enumerate() {
         let (office_id, owner) = world.office().await;
         let events: Vec<Event> = (0..6).map(|_| world.event(office_id, "ann", Category::Security)).collect();
         world.append_events(&events).await;
         assert_eq!(world.verified(&owner, office_id).await, Ok(()));
-        world.tamper(office_id, statements).await;
-        assert_eq!(world.verified(&owner, office_id).await, Err(broken), "{statements:?}");
+        world.tamper(office_id, change).await;
+        assert_eq!(world.verified(&owner, office_id).await, Err(broken), "{place}");
     }
 }
 

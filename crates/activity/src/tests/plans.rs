@@ -8,8 +8,14 @@ const CATEGORIES: &str = "passes over events of other categories within the span
 const ALLOWED: &[Allowed] = &[
     ("SELECT * FROM events WHERE office_id = $1 AND $2 = ''...", CATEGORIES),
     ("SELECT * FROM events WHERE office_id = $1 AND (agent, time)...", CATEGORIES),
+    ("SELECT last_time, last_seq, raw_bytes, events FROM feed_blocks WHERE office_id = $1 AND $2 = ''...", CATEGORIES),
+    ("SELECT b.last_time, b.last_seq, b.raw_bytes, b.events FROM feed_agents AS a JOIN...", CATEGORIES),
     (
-        "SELECT office_id FROM offices WHERE office_id > $1 AND EXISTS...",
+        "SELECT event_id FROM events WHERE event_id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid)) UNION ALL...",
+        "looks through the blocks of two seconds",
+    ),
+    (
+        "SELECT office_id FROM offices WHERE office_id > $1 AND (EXISTS...",
         "goes over all offices, and asks for each by an index",
     ),
     ("SELECT s.office_id, s.agent_id FROM log_streams s JOIN...", "adds up the blocks that are not compacted yet"),

@@ -248,7 +248,7 @@ async fn an_office_in_which_nothing_can_be_deleted_is_in_the_way_of_no_other(db:
         }
         world.append_events(&[world.event(log.office_id, "analyst", Category::Task)]).await;
     }
-    for table in ["log_segments", "events"] {
+    for table in ["log_segments", "feed_blocks"] {
         world.kept.0.refuse_deletes(table, stuck.office_id).await;
     }
     let largest = {
