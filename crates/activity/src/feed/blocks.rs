@@ -64,7 +64,9 @@ pub(crate) async fn event_known(
              SELECT 1 FROM feed_blocks AS b WHERE b.office_id = unhex(d.value ->> 'office_id', '-')
              AND b.last_time >= d.value ->> 'time' AND b.last_time <= d.value ->> 'until'
              AND b.first_time <= d.value ->> 'time' AND instr(b.ids, unhex(d.value ->> 'event_id', '-')) > 0)",
-        "SELECT event_id FROM events WHERE event_id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))
+        // Whether there is any is asked first, and once: most installations have none.
+        "SELECT event_id FROM events WHERE EXISTS (SELECT 1 FROM events ORDER BY event_id LIMIT 1)
+         AND event_id = ANY (ARRAY(SELECT json_array_elements_text($1::json)::uuid))
          UNION ALL SELECT d.event_id
          FROM json_to_recordset($2::json) AS d (event_id uuid, office_id uuid, time timestamptz, until timestamptz),
          LATERAL (SELECT 1 FROM feed_blocks AS b WHERE b.office_id = d.office_id
