@@ -61,6 +61,7 @@ const MIGRATIONS: &Migrations = &[
     step!(212, "0212", "shards"),
     step!(216, "0216", "backup_uploads"),
     step!(220, "0220", "roster_changes"),
+    step!(230, "0230", "roster_positions"),
 ];
 
 /// Where agents reach the gateway.

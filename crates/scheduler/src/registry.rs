@@ -265,10 +265,11 @@ impl AgentRegistryService for Handler {
     ) -> Reply<ListChangedRostersResponse> {
         handle!(request, |body| {
             let mut conn = self.scheduler.db.platform().read().await?;
-            let changed = roster_changes::changed_since(&mut conn, body.since_ms, OVERLAP).await?;
+            let changed = roster_changes::changed_since(&mut conn, body.since_ms, &body.position).await?;
             ListChangedRostersResponse {
                 office_ids: changed.offices.iter().map(ToString::to_string).collect(),
                 now_ms: changed.now_ms,
+                position: changed.position,
                 all: changed.all,
             }
         })

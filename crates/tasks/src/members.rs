@@ -12,7 +12,7 @@ use mi_base::shared_answer::{Answered, SharedAnswer};
 use mi_kernel::{AgentId, Error, OfficeId, Result, TaskId, Time, text};
 use mi_proto::{
     internal::v1::{
-        Ability, ListChangedRostersRequest, ListMembersRequest, Member,
+        Ability, ListChangedRostersRequest, ListChangedRostersResponse, ListMembersRequest, Member,
         agent_registry_service_client::AgentRegistryServiceClient,
     },
     v1,
@@ -122,20 +122,23 @@ struct Changes {
 
 #[derive(Default)]
 struct Told {
-    /// When the scheduler answered last, by its database's clock.
-    now_ms: i64,
-    /// When it was asked that told of an office last. What was told longer than [`KEPT`] ago is forgotten.
+    /// When the scheduler answered last, by its database's clock, and what it had seen: the next answer goes on from there.
+    seen: (i64, String),
+    /// When it told of an office last. What was told longer than [`KEPT`] ago is forgotten.
     offices: HashMap<OfficeId, Instant>,
     /// The same, of all.
     all: Option<Instant>,
 }
 
 impl Told {
-    fn take(&mut self, asked: Instant, now_ms: i64, offices: impl Iterator<Item = OfficeId>, all: bool) {
+    /// A change is told once, and was not there yet for whoever asked for the office's agents any time before the answer.
+    fn take(&mut self, answer: ListChangedRostersResponse) {
+        let now = Instant::now();
         self.offices.retain(|_, at| at.elapsed() <= KEPT);
-        self.offices.extend(offices.map(|office_id| (office_id, asked)));
-        self.now_ms = now_ms;
-        self.all = if all { Some(asked) } else { self.all };
+        let offices = answer.office_ids.iter().filter_map(|id| OfficeId::parse(id).ok());
+        self.offices.extend(offices.map(|office_id| (office_id, now)));
+        self.seen = (answer.now_ms, answer.position);
+        self.all = if answer.all { Some(now) } else { self.all };
     }
 
     fn none_since(&self, office_id: OfficeId, asked: Instant) -> bool {
@@ -160,16 +163,14 @@ impl Changes {
     }
 
     async fn ask(&self) -> bool {
-        let (asked, since_ms) = (Instant::now(), self.told().now_ms);
+        let (since_ms, position) = self.told().seen.clone();
         let mut registry = self.registry.clone();
-        let question = registry.list_changed_rosters(ListChangedRostersRequest { since_ms });
+        let question = registry.list_changed_rosters(ListChangedRostersRequest { since_ms, position });
         let answer =
             timeout(QUESTION, question).await.unwrap_or_else(|_| Err(tonic::Status::deadline_exceeded("no answer")));
         match answer {
             Ok(answer) => {
-                let answer = answer.into_inner();
-                let offices = answer.office_ids.iter().filter_map(|id| OfficeId::parse(id).ok());
-                self.told().take(asked, answer.now_ms, offices, answer.all);
+                self.told().take(answer.into_inner());
                 true
             }
             Err(status) => {
@@ -268,7 +269,6 @@ impl Reconcile {
 #[cfg(test)]
 mod tests {
     use mi_kernel::{Clock, SystemClock};
-    use mi_proto::internal::v1::ListChangedRostersResponse;
     use tokio::time::advance;
 
     use super::*;
@@ -280,9 +280,9 @@ mod tests {
         let members = Members::new(registry.client(Arc::new(SystemClock)));
         let offices = [(); 3].map(|()| OfficeId::new());
         let [a, b, c] = offices.map(|office| office.to_string());
-        let tells = |now_ms, office_ids: &[&String], all| {
-            let office_ids = office_ids.iter().map(ToString::to_string).collect();
-            registry.asked().changed = Some(ListChangedRostersResponse { office_ids, now_ms, all });
+        let tells = |position: &str, office_ids: &[&String], all| {
+            let (office_ids, position) = (office_ids.iter().map(ToString::to_string).collect(), position.into());
+            registry.asked().changed = Some(ListChangedRostersResponse { office_ids, now_ms: 1, all, position });
         };
         // Lists the agents of all offices; whose were asked for, and since when changes were.
         let list = async |after: Duration| {
@@ -295,32 +295,42 @@ mod tests {
         };
         let (later, soon) = (FRESH + Duration::from_millis(1), FRESH / 2);
         let all = || vec![a.clone(), b.clone(), c.clone()];
+        let since = |now_ms, position: &str| vec![(now_ms, position.to_owned())];
 
         assert_eq!(list(soon).await, (all(), vec![]));
         assert_eq!(list(soon).await, (vec![], vec![]));
-        tells(1000, &[], true);
-        assert_eq!(list(later).await, (all(), vec![0]), "it cannot know yet what changed before");
-        tells(2000, &[], false);
-        assert_eq!(list(later).await, (vec![], vec![1000]));
+        tells("first", &[], true);
+        assert_eq!(list(later).await, (all(), since(0, "")), "it cannot know yet what changed before");
+        tells("second", &[], false);
+        assert_eq!(list(later).await, (vec![], since(1, "first")));
         assert_eq!(list(soon).await, (vec![], vec![]));
-        tells(3000, &[&b], false);
+        tells("third", &[&b], false);
         registry.members().push(Member { name: "new".into(), ..Member::default() });
-        assert_eq!(list(soon + later).await, (vec![b.clone()], vec![2000]));
+        assert_eq!(list(soon + later).await, (vec![b.clone()], since(1, "second")));
         assert_eq!(members.list(offices[1]).await.expect("told")[0].name, "new");
-        // For a while it is told of again, so that nothing is missed that became visible late.
-        tells(4000, &[&b], false);
-        assert_eq!(list(later).await, (vec![b.clone()], vec![3000]));
-        tells(5000, &[], false);
-        assert_eq!(list(later).await, (vec![], vec![4000]));
-        tells(6000, &[&c, &a], false);
-        assert_eq!(list(later).await, (vec![a.clone(), c.clone()], vec![5000]));
+        tells("fourth", &[], false);
+        assert_eq!(list(later).await, (vec![], since(1, "third")));
+        tells("fifth", &[&c, &a], false);
+        assert_eq!(list(later).await, (vec![a.clone(), c.clone()], since(1, "fourth")));
         // What has gone unseen for long is asked for again, and so is everything that nobody tells of.
-        tells(7000, &[], false);
+        tells("sixth", &[], false);
         assert_eq!(list(KEPT + soon).await, (all(), vec![]));
         registry.asked().changed = None;
-        assert_eq!(list(later).await, (all(), vec![6000]), "whoever waits meanwhile shares that, too");
+        assert_eq!(list(later).await, (all(), since(1, "fifth")), "whoever waits meanwhile shares that, too");
         members.forget(offices[2]);
         assert_eq!(list(soon).await, (vec![c.clone()], vec![]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_that_is_told_once_concerns_whoever_asked_before_the_answer() {
+        let (office, other, mut told) = (OfficeId::new(), OfficeId::new(), Told::default());
+        let asked = Instant::now();
+        advance(Duration::from_millis(1)).await;
+        let office_ids = vec![office.to_string()];
+        told.take(ListChangedRostersResponse { office_ids, ..ListChangedRostersResponse::default() });
+        let after = Instant::now();
+        assert_eq!([asked, after].map(|asked| told.none_since(office, asked)), [false, true]);
+        assert!(told.none_since(other, asked));
     }
 
     #[test]

@@ -20,6 +20,7 @@ const ALLOWED: &[Allowed] = &[
     ("UPDATE shards SET...", POSTGRES),
     ("SELECT shard FROM shards...", POSTGRES),
     ("SELECT agent_id, key_id FROM former_keys WHERE revoked_at >= $1", "reads what was revoked since a moment ago"),
+    ("SELECT CAST(s.seq AS TEXT)...", "reads SQLite's own list of the few tables that count their rows"),
     ("DELETE FROM former_keys WHERE office_id = $1...", PARTS),
     ("DELETE FROM agent_keys WHERE office_id = $1...", PARTS),
     ("DELETE FROM admissions WHERE office_id = $1...", PARTS),
@@ -32,11 +33,7 @@ async fn every_statement_goes_by_an_index() {
         few: &["cluster", "schedulers", "shards"],
         few_per_office: FEW_PER_OFFICE,
         allowed: ALLOWED,
-        functions: &[(
-            "roster_changed",
-            "INSERT INTO roster_changes (office_id, changed_ms) SELECT $1, $2::bigint
-             WHERE NOT EXISTS (SELECT 1 FROM roster_changes WHERE office_id = $1 AND changed_ms > $2::bigint - 10000)",
-        )],
+        functions: &[("roster_changed", "INSERT INTO roster_changes (office_id, changed_ms) VALUES ($1, $2::bigint)")],
         ..Plans::default()
     };
     plans.check("scheduler", crate::MIGRATIONS).await;

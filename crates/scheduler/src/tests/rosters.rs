@@ -22,17 +22,33 @@ on_both! {
 const KEY: [u8; 32] = [7; 32];
 
 impl Harness {
-    async fn changed_since(&self, since_ms: i64) -> ListChangedRostersResponse {
-        let request = Request::new(ListChangedRostersRequest { since_ms });
-        self.registry().list_changed_rosters(request).await.expect("answers").into_inner()
+    /// What changed since that answer; it is the next one's.
+    async fn changes(&self, since: &mut ListChangedRostersResponse) -> ListChangedRostersResponse {
+        let request = ListChangedRostersRequest { since_ms: since.now_ms, position: since.position.clone() };
+        let told = self.registry().list_changed_rosters(Request::new(request)).await.expect("answers").into_inner();
+        assert!(told.now_ms >= since.now_ms);
+        since.clone_from(&told);
+        told
     }
 
-    /// Notes that these offices changed at a time.
-    async fn note(&self, offices: &[OfficeId], changed_ms: i64) {
+    /// What was told until now.
+    async fn so_far(&self) -> ListChangedRostersResponse {
+        self.changes(&mut ListChangedRostersResponse::default()).await
+    }
+
+    /// The offices that changed since then, of which there are few.
+    async fn changed(&self, since: &mut ListChangedRostersResponse) -> Vec<String> {
+        let told = self.changes(since).await;
+        assert!(!told.all);
+        told.office_ids
+    }
+
+    /// Notes that these offices changed.
+    async fn note(&self, offices: &[OfficeId]) {
         let mut tx = self.scheduler.db.platform().begin().await.expect("begins");
         for office in offices {
-            let sql = "INSERT INTO roster_changes (office_id, changed_ms) VALUES ($1, $2)";
-            on!(tx, |c| sqlx::query(sql).bind(office).bind(changed_ms).execute(c).await.map(drop)).expect("inserts");
+            let sql = "INSERT INTO roster_changes (office_id, changed_ms) VALUES ($1, 1)";
+            on!(tx, |c| sqlx::query(sql).bind(office).execute(c).await.map(drop)).expect("inserts");
         }
         tx.commit().await.expect("commits");
     }
@@ -44,68 +60,67 @@ impl Harness {
         on!(tx, |c| sqlx::query(sql).execute(c).await.map(drop)).expect("updates");
         tx.commit().await.expect("commits");
     }
-
-    /// Whether the office was told of since then.
-    async fn is_told(&self, office: OfficeId, since_ms: i64) -> bool {
-        let told = self.changed_since(since_ms).await;
-        assert!(!told.all && told.now_ms >= since_ms);
-        let is_told = told.office_ids.contains(&office.to_string());
-        self.age_changes().await;
-        is_told
-    }
 }
 
 async fn whatever_changes_an_agent_is_told_of_its_office(harness: Harness) {
-    let (office, other) = (harness.office, harness.open_office(1).await);
-    let first = harness.changed_since(0).await;
-    assert!(first.all, "nobody knows what was before");
-    let since = first.now_ms;
-    assert!(!harness.is_told(office, since).await);
+    let (office, here) = (harness.office, [harness.office.to_string()]);
+    harness.open_office(1).await;
+    let mut since = harness.so_far().await;
+    assert!(since.all, "nobody knows what was before");
+    assert!(harness.changed(&mut since).await.is_empty());
     let agent = harness.running("a").await;
-    assert!(harness.is_told(office, since).await, "hired");
+    assert_eq!(harness.changed(&mut since).await, here, "hired");
     harness.enrol(office, &harness.token(&agent), KEY).await.expect("enrols");
-    assert!(harness.is_told(office, since).await, "has a key");
+    assert_eq!(harness.changed(&mut since).await, here, "has a key");
     let name = office.to_string();
     harness.scheduler.stop(&harness.owner("StopAgent"), &name, "a").await.expect("stops");
-    assert!(harness.is_told(office, since).await, "stopped");
+    assert_eq!(harness.changed(&mut since).await, here, "stopped");
     harness.settle(agent.id).await;
-    assert!(harness.is_told(office, since).await, "has ended");
+    assert_eq!(harness.changed(&mut since).await, here, "has ended");
     harness.fire("a", false).await;
-    assert!(harness.is_told(office, since).await, "fired");
+    assert_eq!(harness.changed(&mut since).await, here, "fired");
     harness.settle(agent.id).await;
     assert_eq!(harness.find(agent.id).await, None);
-    assert!(harness.is_told(office, since).await, "gone");
-    assert!(!harness.is_told(office, since).await && !harness.is_told(other, since).await);
+    assert_eq!(harness.changed(&mut since).await, here, "gone");
+    assert!(harness.changed(&mut since).await.is_empty(), "each change is told once");
 }
 
 async fn what_changes_nothing_that_a_queue_knows_is_not_told(harness: Harness) {
     let agent = harness.running("a").await;
-    let since = harness.changed_since(0).await.now_ms;
-    harness.age_changes().await;
+    let mut since = harness.so_far().await;
     harness.scheduler.heartbeat(&actor_of(&agent), instance_of(&agent)).await.expect("wanted");
     harness.scheduler.flush().await;
     harness.apply(harness.office, 2, true, free_hiring()).await;
     harness.clock.advance(LONG);
     harness.settle(agent.id).await;
-    assert!(!harness.is_told(harness.office, since).await);
+    assert!(harness.changed(&mut since).await.is_empty());
 }
 
 async fn what_became_visible_late_is_told(harness: Harness) {
-    let (now, late, before) = (harness.changed_since(0).await.now_ms, OfficeId::new(), OfficeId::new());
-    // A transaction that lasted as long as one can, after one of its office that was noted for both.
-    harness.note(&[late], now - 99_000).await;
-    harness.note(&[before], now - 300_000).await;
-    assert_eq!(harness.changed_since(now).await.office_ids, [late.to_string()]);
+    let mut since = harness.so_far().await;
+    let mut open = harness.scheduler.db.platform().begin().await.expect("begins");
+    // Of the database's beginning, by its time.
+    let sql = "INSERT INTO roster_changes (office_id, changed_ms) VALUES ($1, 1)";
+    let late = OfficeId::new();
+    on!(open, |c| sqlx::query(sql).bind(late).execute(c).await.map(drop)).expect("inserts");
+    assert!(harness.changed(&mut since).await.is_empty());
+    open.commit().await.expect("commits");
+    assert_eq!(harness.changed(&mut since).await, [late.to_string()]);
 }
 
 async fn too_many_offices_and_times_of_long_ago_are_all(harness: Harness) {
-    let now = harness.changed_since(0).await.now_ms;
-    let is_all = async |since| harness.changed_since(since).await.all;
-    assert!(!is_all(now).await);
-    assert!(is_all(now - 11 * 60 * 1000).await, "it may be forgotten already");
-    assert!(is_all(now + 60 * 1000).await, "the clock was set back");
-    harness.note(&[(); 1001].map(|()| OfficeId::new()), now).await;
-    let told = harness.changed_since(now).await;
+    let now = harness.so_far().await;
+    let is_all = async |now_ms, position: &str| {
+        let mut since = ListChangedRostersResponse { now_ms, position: position.into(), ..now.clone() };
+        harness.changes(&mut since).await.all
+    };
+    assert!(!is_all(now.now_ms, &now.position).await);
+    assert!(is_all(now.now_ms - 11 * 60 * 1000, &now.position).await, "it may be forgotten already");
+    assert!(is_all(now.now_ms, "").await, "a process of before says only when it was");
+    let later = if now.position.contains(':') { "9000000000:9000000000:" } else { "9000000000" };
+    assert!(is_all(now.now_ms, later).await, "the database was restored since");
+    harness.note(&[(); 1001].map(|()| OfficeId::new())).await;
+    let told = harness.changes(&mut now.clone()).await;
     assert_eq!((told.all, told.office_ids), (true, vec![]));
 }
 

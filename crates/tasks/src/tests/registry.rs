@@ -4,6 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use mi_kernel::Clock;
@@ -14,6 +15,9 @@ use mi_proto::internal::v1::{
 };
 use mi_rpc::{Guard, PrincipalKey, RoleClient, Transport};
 use tonic::{Request, Response, Status, codegen::BoxStream, service::Routes};
+
+/// How long it takes to list agents.
+const TAKES: Duration = Duration::from_millis(1);
 
 /// The agents there are, and what was asked about them. Clones share it.
 #[derive(Clone, Default)]
@@ -27,8 +31,8 @@ pub(crate) struct Registry {
 pub(crate) struct Asked {
     /// Offices whose agents were listed.
     pub(crate) listed: Vec<String>,
-    /// Since when changes were asked for.
-    pub(crate) since: Vec<i64>,
+    /// Since when, and since which position, changes were asked for.
+    pub(crate) since: Vec<(i64, String)>,
     /// What is answered to that; none: nothing.
     pub(crate) changed: Option<internal::ListChangedRostersResponse>,
 }
@@ -81,7 +85,10 @@ impl AgentRegistryService for Registry {
     {
         self.asked().listed.push(request.into_inner().office_id);
         let members = self.members().clone();
-        Box::pin(async { Ok(Response::new(internal::ListMembersResponse { members, ..Default::default() })) })
+        Box::pin(async {
+            tokio::time::sleep(TAKES).await;
+            Ok(Response::new(internal::ListMembersResponse { members, ..Default::default() }))
+        })
     }
 
     fn list_changed_rosters<'s, 'a>(
@@ -91,7 +98,8 @@ impl AgentRegistryService for Registry {
     where
         's: 'a,
     {
-        self.asked().since.push(request.into_inner().since_ms);
+        let request = request.into_inner();
+        self.asked().since.push((request.since_ms, request.position));
         let changed = self.asked().changed.clone();
         Box::pin(async { changed.map(Response::new).ok_or_else(|| Status::unimplemented("not yet")) })
     }

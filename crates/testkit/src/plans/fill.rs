@@ -135,6 +135,7 @@ fn value(kind: &str, unique: bool) -> String {
         "boolean" => "g % 50 = 0".to_owned(),
         "timestamp with time zone" => "timestamptz '2026-01-01' + g * interval '1 minute'".to_owned(),
         "jsonb" | "json" => "'{}'".to_owned(),
+        "xid8" => format!("({number})::text::xid8"),
         other => panic!("what a column of type {other} may hold is to be said here"),
     }
 }
