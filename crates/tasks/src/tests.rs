@@ -3,6 +3,7 @@
 mod order;
 pub(crate) mod registry;
 mod simulation;
+mod streams;
 
 use mi_kernel::{AccountId, OfficeId, Time};
 use mi_tenancy::{Office, Settings, State};

@@ -3,15 +3,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use futures::{
-    FutureExt, Stream, StreamExt,
-    future::BoxFuture,
-    stream::{self, FuturesUnordered},
-};
+use futures::{Stream, StreamExt, stream};
 use mi_kernel::{Error, Result, TaskId};
 use mi_proto::v1::{self, work_tasks_request::Message, work_tasks_response::Answer as Sent};
 use mi_rpc::{Access, status};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{sync::oneshot, task::JoinSet, time::Instant};
 use tonic::Status;
 
 use super::{
@@ -37,7 +33,9 @@ struct Worker<S> {
     held: HashMap<TaskId, (String, Instant)>,
     /// The claim that waits for work.
     claim: Option<oneshot::Receiver<Answer>>,
-    reports: FuturesUnordered<BoxFuture<'static, Taken>>,
+    /// In tasks of their own: what others wait for, such as the question who works there, must not lie in a future that is
+    /// left alone while this waits for the same, or for a client that does not read.
+    reports: JoinSet<Taken>,
     answers: VecDeque<Sent>,
     /// It says nothing more: it is told what became of its reports, and gets nothing new.
     closed: bool,
@@ -90,7 +88,7 @@ impl Tasks {
             messages,
             held: HashMap::new(),
             claim: None,
-            reports: FuturesUnordered::new(),
+            reports: JoinSet::new(),
             answers: VecDeque::new(),
             closed: false,
             failed: false,
@@ -129,7 +127,9 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
                     Some(message) => self.hear(message?),
                     None => self.close(),
                 },
-                Some(taken) = self.reports.next() => self.told(taken),
+                Some(taken) = self.reports.join_next() => {
+                    self.told(taken.map_err(|error| status(Error::internal(error)))?);
+                }
                 answer = heard(&mut self.claim), if self.claim.is_some() => {
                     self.claim = None;
                     let claimed = self.tasks.heard(answer).map_err(status)?;
@@ -176,7 +176,7 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
         let next = (ends && self.claim.is_none() && !self.closed).then(|| self.wanting(1));
         let (tasks, access) = (self.tasks.clone(), self.access.clone());
         let office = self.wanted.office_id.clone();
-        let taken = async move {
+        self.reports.spawn(async move {
             let report = async {
                 if !office_id.is_empty() && office_id != office {
                     return Err(Error::invalid("office_id", "of a report differs from that of the stream"));
@@ -190,8 +190,7 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
             };
             let outcome = report.await;
             Taken { task_id, lease_id, ends, outcome }
-        };
-        self.reports.push(taken.boxed());
+        });
     }
 
     /// Passes on what became of a report.

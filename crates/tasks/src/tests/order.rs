@@ -13,7 +13,7 @@ use crate::{
     work::Claim,
 };
 
-fn create(title: &str, kind: TaskKind, priority: i32) -> TaskCommand {
+pub(super) fn create(title: &str, kind: TaskKind, priority: i32) -> TaskCommand {
     create_long(title, kind, priority, 0)
 }
 

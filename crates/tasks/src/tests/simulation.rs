@@ -35,6 +35,7 @@ use mi_kernel::{Clock, OfficeId, Time};
 use mi_proto::v1;
 use tonic::Status;
 
+pub(super) use self::calls::request;
 use self::{
     calls::{Ask, Call, OWNER, ask},
     clients::named,

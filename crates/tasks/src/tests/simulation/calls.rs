@@ -101,7 +101,7 @@ impl Ask {
     }
 }
 
-pub(super) fn request<T>(body: T, actor: &Actor, method: &str) -> Request<T> {
+pub(crate) fn request<T>(body: T, actor: &Actor, method: &str) -> Request<T> {
     let rule = rules::rule(&format!("/mi.v1.TaskService/{method}")).expect("a method of the service");
     let caller = Caller { actor: actor.clone(), rule, trace_id: String::new(), refusals: Default::default() };
     let mut request = Request::new(body);
