@@ -14,7 +14,7 @@ use mi_proto::v1::{ClaimTasksRequest, CompleteTaskRequest};
 use mi_testkit::{Backend, Platform};
 use plotters::prelude::{
     BLUE, ChartBuilder, Circle, Color, IntoDrawingArea, IntoLogRange, LabelAreaPosition, LineSeries, PathElement, RED,
-    RGBColor, SVGBackend, WHITE,
+    RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
 };
 use tokio::task::JoinSet;
 
@@ -162,6 +162,12 @@ fn draw(path: &Path, (x, y): (&str, &str), groups: &[(&str, Vec<Line<'_>>)]) -> 
             chart.draw_series(points.iter().map(|point| Circle::new(*point, 3, color.filled())))?;
         }
     }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(RGBColor(120, 120, 120)).draw()?;
+    chart
+        .configure_series_labels()
+        // Where lines that rise leave room.
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(RGBColor(120, 120, 120))
+        .draw()?;
     Ok(root.present()?)
 }
