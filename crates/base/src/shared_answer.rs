@@ -1,12 +1,27 @@
 //! An answer that many want, and that one of them asks for.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use tokio::{sync::Mutex, time::Instant};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, WeakShared},
+};
+use tokio::time::Instant;
 
-/// The last answer to a question. Whoever asks it holds the lock meanwhile, and others wait in order.
+/// The last answer to a question. All who wait for the next one drive it on, so that nobody is held up by who asked first:
+/// there are futures that are left alone for a while, such as those of a stream of which nobody reads.
 #[derive(Debug)]
-pub struct SharedAnswer<T>(Mutex<Option<Answered<T>>>);
+pub struct SharedAnswer<T>(Mutex<State<T>>);
+
+#[derive(Debug)]
+struct State<T> {
+    last: Option<Answered<T>>,
+    /// The question under way. It is gone when all who waited for it have given up.
+    open: Option<WeakShared<BoxFuture<'static, Answered<T>>>>,
+}
 
 /// An answer, and its times.
 #[derive(Debug, Clone)]
@@ -30,60 +45,120 @@ impl Answered<bool> {
 
 impl<T> Default for SharedAnswer<T> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Mutex::new(State { last: None, open: None }))
     }
 }
 
-impl<T: Clone> SharedAnswer<T> {
-    /// The last answer, if it came while this waited, or if it `stands`; else a new one.
-    pub async fn get(&self, stands: impl AsyncFnOnce(Answered<T>) -> bool, ask: impl AsyncFnOnce() -> T) -> T {
+impl<T: Clone + Send + Sync + 'static> SharedAnswer<T> {
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The last answer, if it `stands` or came since this was called; else that of the question under way, or of a new one.
+    pub async fn get<A>(&self, stands: impl AsyncFnOnce(Answered<T>) -> bool, ask: impl FnOnce() -> A) -> T
+    where
+        A: Future<Output = T> + Send + 'static,
+    {
         let began = Instant::now();
-        let mut last = self.0.lock().await;
-        if let Some(known) = &*last
-            && (known.came >= began || stands(known.clone()).await)
+        let last = self.state().last.clone();
+        if let Some(last) = last
+            && stands(last.clone()).await
         {
-            return known.answer.clone();
+            return last.answer;
         }
-        // One that is given up on the way is no answer.
-        *last = None;
-        let asked = Instant::now();
-        let answer = ask().await;
-        last.insert(Answered { asked, came: Instant::now(), answer }).answer.clone()
+        let question = {
+            let mut state = self.state();
+            if let Some(last) = state.last.as_ref().filter(|last| last.came >= began) {
+                return last.answer.clone();
+            }
+            match state.open.as_ref().and_then(WeakShared::upgrade) {
+                Some(open) => open,
+                None => {
+                    let (asked, asking) = (Instant::now(), ask());
+                    let question = asking.map(move |answer| Answered { asked, came: Instant::now(), answer });
+                    let question = question.boxed().shared();
+                    state.open = question.downgrade();
+                    question
+                }
+            }
+        };
+        let answered = question.clone().await;
+        let mut state = self.state();
+        // The first to hear of it: whoever comes later asks anew.
+        if state.open.as_ref().and_then(WeakShared::upgrade).is_some_and(|open| open.ptr_eq(&question)) {
+            *state = State { last: Some(answered.clone()), open: None };
+        }
+        answered.answer
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{
+        future::{pending, ready},
+        sync::{
+            Arc,
+            atomic::{AtomicU32, Ordering},
+        },
+    };
 
-    use futures::future::join_all;
+    use futures::{future::join_all, poll};
     use tokio::{task::yield_now, time::timeout};
 
     use super::*;
 
+    /// More turns than there are who wait, of whom each drives the question on.
+    async fn turns() {
+        for _ in 0..10 {
+            yield_now().await;
+        }
+    }
+
     #[tokio::test]
     async fn those_who_wait_share_an_answer_and_later_ones_ask_unless_it_stands() {
-        let (shared, asked) = (SharedAnswer::default(), AtomicU32::new(0));
-        let ask = async || {
-            yield_now().await;
-            asked.fetch_add(1, Ordering::SeqCst)
+        let (shared, asked) = (SharedAnswer::default(), Arc::new(AtomicU32::new(0)));
+        let ask = || {
+            let asked = asked.clone();
+            async move {
+                turns().await;
+                asked.fetch_add(1, Ordering::SeqCst)
+            }
         };
         assert_eq!(join_all((0..5).map(|_| shared.get(async |_| false, ask))).await, [0; 5]);
         assert_eq!(shared.get(async |known| known.answer == 0, ask).await, 0);
         assert_eq!(shared.get(async |_| false, ask).await, 1);
         assert_eq!(shared.get(async |known| known.answer == 1 && known.asked <= known.came, ask).await, 1);
-        assert_eq!(asked.into_inner(), 2);
+        assert_eq!(asked.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
     async fn whoever_gives_up_loses_its_question_and_no_answer() {
         let shared = SharedAnswer::default();
-        let given_up = shared.get(async |_| true, std::future::pending);
+        let given_up = shared.get(async |_| true, pending);
         assert!(timeout(Duration::ZERO, given_up).await.is_err());
-        assert_eq!(shared.get(async |_| true, async || 7).await, 7);
-        let given_up = shared.get(async |_| std::future::pending().await, async || 8);
+        assert_eq!(shared.get(async |_| true, || ready(7)).await, 7);
+        let given_up = shared.get(async |_| pending().await, || ready(8));
         assert!(timeout(Duration::ZERO, given_up).await.is_err());
-        assert_eq!(shared.get(async |_| true, async || 9).await, 7);
+        assert_eq!(shared.get(async |_| true, || ready(9)).await, 7);
+    }
+
+    #[tokio::test]
+    async fn who_is_left_alone_holds_up_nobody() {
+        let shared = SharedAnswer::default();
+        let ask = |answer| {
+            move || async move {
+                turns().await;
+                answer
+            }
+        };
+        let mut first = Box::pin(shared.get(async |_| false, ask(1)));
+        let mut second = Box::pin(shared.get(async |_| false, ask(2)));
+        assert!(poll!(&mut first).is_pending() && poll!(&mut second).is_pending());
+        assert_eq!(shared.get(async |_| false, ask(3)).await, 1);
+        assert_eq!(shared.get(async |_| false, ask(4)).await, 4);
+        // Those hear what they asked for, and what is known by now stays.
+        assert_eq!([first.await, second.await], [1, 1]);
+        assert_eq!(shared.get(async |known| known.answer == 4, ask(5)).await, 4);
     }
 
     #[tokio::test(start_paused = true)]

@@ -265,7 +265,11 @@ impl Keepers {
             Some(Credential::AgentKey(..)) => &self.scheduler,
         };
         let stands = async |known: Answered<bool>| known.holds_for(FRESH);
-        keeper.last.get(stands, async || keeper.ask(&self.revocations).await).await && keeper.told().began <= asked
+        let ask = || {
+            let (keeper, revocations) = (keeper.clone(), self.revocations.clone());
+            async move { keeper.ask(&revocations).await }
+        };
+        keeper.last.get(stands, ask).await && keeper.told().began <= asked
     }
 }
 

@@ -62,7 +62,11 @@ impl Members {
             known.answer.is_ok()
                 && (age <= FRESH || (age <= KEPT && self.changes.none_since(office_id, known.asked).await))
         };
-        let answer = known.get(stands, async || self.ask(office_id).await).await;
+        let ask = || {
+            let members = self.clone();
+            async move { members.ask(office_id).await }
+        };
+        let answer = known.get(stands, ask).await;
         answer.map_err(|status| from_status(&status))
     }
 
@@ -157,9 +161,13 @@ impl Changes {
     }
 
     /// Whether the scheduler, asked within [`FRESH`], has told of no change in the office since then.
-    async fn none_since(&self, office_id: OfficeId, asked: Instant) -> bool {
+    async fn none_since(self: &Arc<Self>, office_id: OfficeId, asked: Instant) -> bool {
         let stands = async |known: Answered<bool>| known.holds_for(FRESH);
-        self.last.get(stands, async || self.ask().await).await && self.told().none_since(office_id, asked)
+        let ask = || {
+            let changes = self.clone();
+            async move { changes.ask().await }
+        };
+        self.last.get(stands, ask).await && self.told().none_since(office_id, asked)
     }
 
     async fn ask(&self) -> bool {
