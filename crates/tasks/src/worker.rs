@@ -123,10 +123,7 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
             let lapse = self.held.values().map(|(_, until)| *until).min();
             let lapse = lapse.filter(|_| self.held.len() >= self.window && !self.closed);
             tokio::select! {
-                message = self.messages.next(), if !self.closed && self.reports.len() < REPORTS => match message {
-                    Some(message) => self.hear(message?),
-                    None => self.close(),
-                },
+                biased;
                 Some(taken) = self.reports.join_next() => {
                     self.told(taken.map_err(|error| status(Error::internal(error)))?);
                 }
@@ -135,6 +132,10 @@ impl<S: Stream<Item = Result<v1::WorkTasksRequest, Status>> + Unpin> Worker<S> {
                     let claimed = self.tasks.heard(answer).map_err(status)?;
                     self.send(claimed);
                 }
+                message = self.messages.next(), if !self.closed && self.reports.len() < REPORTS => match message {
+                    Some(message) => self.hear(message?),
+                    None => self.close(),
+                },
                 () = tokio::time::sleep_until(lapse.unwrap_or(now)), if lapse.is_some() => {}
             }
         }

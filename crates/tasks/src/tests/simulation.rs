@@ -15,6 +15,7 @@ mod faults;
 mod memory;
 mod rows;
 mod steps;
+mod streams;
 mod watch;
 mod world;
 
@@ -40,6 +41,7 @@ use self::{
     calls::{Ask, Call, OWNER, ask},
     clients::named,
     faults::{Patient, Rates},
+    streams::Streams,
     watch::Watch,
     world::{Ground, World},
 };
@@ -76,6 +78,7 @@ struct Simulation<'a> {
     calls: BTreeMap<u64, Flight>,
     sent: u64,
     watch: Watch,
+    streams: Streams,
     /// How many tasks were asked for.
     created: usize,
     /// Somebody went since it was calm, perhaps before it told others of what it did.
@@ -148,6 +151,7 @@ impl Simulation<'_> {
         let pause = tokio::time::sleep(pause);
         tokio::pin!(pause);
         loop {
+            let now = self.world.clock.now();
             if let Some(process) = self.world.processes.iter().flatten().next() {
                 self.watch.at(process, self.world.office, &self.world.owner);
             }
@@ -161,12 +165,17 @@ impl Simulation<'_> {
                     book.heard(flight.call, answer, calm);
                 }
                 message = self.watch.next() => self.watch.heard(message, &mut self.world.book()),
+                heard = self.streams.next(now) => {
+                    let calm = self.world.is_calm();
+                    self.streams.heard(heard, &mut self.world.book(), calm);
+                }
                 () = &mut pause => break,
             }
         }
         let now = self.world.clock.now();
         let mut book = self.world.book();
         self.calls.values().for_each(|flight| late(&mut book, flight, now, MARGIN));
+        self.streams.late(&mut book, now, MARGIN);
     }
 
     /// Asks, and waits for the answer.
@@ -184,6 +193,7 @@ impl Simulation<'_> {
     /// Whoever is there goes on with the work until every task has ended.
     async fn finish(&mut self) {
         self.world.be_calm(true);
+        self.streams.end_all(&mut self.world.book());
         for agent in 0..self.world.agents.len() {
             self.world.registry.members()[agent].working = true;
             self.world.set_working(agent, true).await;
@@ -279,9 +289,9 @@ async fn live(ground: &Ground, seed: u64) -> (Outcome, Vec<String>) {
     let (rates, processes) = (Rates::choose(&mut random), random.usize(2..4));
     let mut world = World::new(ground, seed, rates, processes).await.expect("a database without faults");
     world.book().tell(&format!("{processes} processes, {rates:?}"));
-    let (flights, calls, watch) = Default::default();
+    let (flights, calls, watch, streams) = Default::default();
     let mut simulation =
-        Simulation { world, random: &mut random, flights, calls, sent: 0, watch, created: 0, shaken: false };
+        Simulation { world, random: &mut random, flights, calls, sent: 0, watch, streams, created: 0, shaken: false };
     simulation.run().await;
     world = simulation.world;
     let book = world.book.clone();
@@ -365,9 +375,20 @@ fn the_queue_keeps_its_word_whatever_happens() {
     let seeds: Vec<u64> = KEPT.iter().copied().chain(0..seeds).collect();
     let acknowledged = simulate_all(&seeds, threads).unwrap_or_else(|text| panic!("{text}"));
     println!("{} seeds: {acknowledged:?}", seeds.len());
-    for what in
-        ["create", "claim", "renew", "release", "complete", "fail", "cancel", "retry", "verify", "assign", "claim next"]
-    {
+    for what in [
+        "create",
+        "claim",
+        "renew",
+        "release",
+        "complete",
+        "fail",
+        "cancel",
+        "retry",
+        "verify",
+        "assign",
+        "claim next",
+        "over a stream",
+    ] {
         assert!(
             acknowledged.get(what).is_some_and(|count| *count > 0),
             "no {what} was acknowledged in any of them: nothing is shown of it"

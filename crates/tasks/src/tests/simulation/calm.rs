@@ -26,6 +26,7 @@ impl Simulation<'_> {
     /// Nothing goes wrong for a while.
     pub(super) async fn calm(&mut self) {
         self.world.be_calm(true);
+        self.streams.read_all(self.world.clock.now());
         for place in 0..self.world.processes.len() {
             if self.world.processes[place].is_none() {
                 self.world.start(place).await.expect("a database without faults");
@@ -94,6 +95,7 @@ impl Simulation<'_> {
             let mut book = self.world.book();
             book.tell("all is calm");
             self.calls.values().for_each(|flight| late(&mut book, flight, now, CALM_MARGIN));
+            self.streams.late(&mut book, now, CALM_MARGIN);
             book.overdue(CALM_MARGIN);
             book.check_whole();
         }

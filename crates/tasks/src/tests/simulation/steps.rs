@@ -23,7 +23,8 @@ impl Simulation<'_> {
         let (by, ask) = match self.random.u32(..100) {
             0..=20 => self.create(),
             21 => return self.pay(agent).await,
-            22..=47 => (agent, Some(Ask::Claim(self.claim_request()))),
+            22..=43 => (agent, Some(Ask::Claim(self.claim_request()))),
+            44..=47 => return self.stream_step(agent),
             48..=64 => {
                 let claim_next = self.claim_next();
                 self.report(|office_id, task_id, lease_id, number| {
@@ -66,7 +67,9 @@ impl Simulation<'_> {
                 return;
             }
         };
-        if let Some(ask) = ask {
+        let Some(ask) = ask else { return };
+        let unary = if self.random.bool() { self.send_on_stream(ask, by) } else { Some(ask) };
+        if let Some(ask) = unary {
             self.send(ask, by);
         }
     }
@@ -145,7 +148,7 @@ impl Simulation<'_> {
         self.random.bool().then(|| v1::ClaimTasksRequest { wait: None, ..self.claim_request() })
     }
 
-    fn claim_request(&mut self) -> v1::ClaimTasksRequest {
+    pub(super) fn claim_request(&mut self) -> v1::ClaimTasksRequest {
         let most = if self.random.u32(..4) == 0 { 30_000 } else { 5000 };
         let wait = (self.random.u32(..10) < 4).then(|| Duration::from_millis(self.random.u64(300..most)));
         let kinds = if self.random.u32(..6) == 0 { vec![v1::TaskKind::Code.into()] } else { Vec::new() };
