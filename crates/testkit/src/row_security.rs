@@ -44,6 +44,7 @@ impl Table {
             // And so are some hashes.
             "bytea" => "uuid_send(gen_random_uuid())".into(),
             "timestamp with time zone" => "now()".into(),
+            "xid8" => "pg_current_xact_id()".into(),
             "ARRAY" => "'{}'".into(),
             other => panic!("{}.{name} is of type {other}: say here what a row may have in it", self.name),
         });

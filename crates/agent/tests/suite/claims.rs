@@ -23,11 +23,16 @@ fn reports(platform: &Platform) -> [usize; 3] {
     ]
 }
 
+/// How many tasks each stream of work is for.
+fn windows(platform: &Platform) -> Vec<i32> {
+    platform.claims.lock().expect("lock").iter().filter_map(|claim| claim.max_tasks).collect()
+}
+
 /// Waits for this many streams of work; answers how many tasks each is for.
 async fn streams(platform: &Arc<Platform>, count: usize) -> Vec<i32> {
     until(&format!("{count} streams"), LONG, async || {
-        let claims: Vec<_> = platform.claims.lock().expect("lock").iter().filter_map(|claim| claim.max_tasks).collect();
-        if claims.len() == count { Ok(Some(claims)) } else { Err(format!("{claims:?}")) }
+        let windows = windows(platform);
+        if windows.len() == count { Ok(Some(windows)) } else { Err(format!("{windows:?}")) }
     })
     .await
 }
@@ -102,8 +107,13 @@ async fn a_report_of_which_the_stream_says_nothing_is_sent_as_a_call() {
         other => Err(format!("{other:?}")),
     })
     .await;
-    // The platform counts one too many: another stream tells how many there are.
-    assert_eq!(streams(&platform, 2).await, [2, 2]);
+    // The platform counts one too many: another stream tells how many there are. It may be opened before the call is answered,
+    // for the other one, and then again.
+    until("there is a stream for two again", LONG, async || match &windows(&platform)[..] {
+        [2, 2] | [2, 1, 2] => Ok(Some(())),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
     let completions = platform.completions.lock().expect("lock").clone();
     assert_eq!((&completions[0], &completions[0].task_id), (&completions[1], &id));
     agent.stop().await;

@@ -34,14 +34,15 @@ async fn now_ms(conn: &mut PlatformConn) -> DbResult<i64> {
 /// made it: by its time, one that is committed late would be missed. Spans offices: so does whoever asks.
 pub(crate) async fn changed_since(conn: &mut PlatformConn, since_ms: i64, position: &str) -> DbResult<Changed> {
     let before = now_ms(conn).await?;
+    let seen = Some(position).filter(|position| !position.is_empty());
     // A database that was restored gives numbers again: what comes after these was not seen.
     let sql = conn.pick(
-        "SELECT CAST(s.seq AS TEXT), coalesce(CAST(nullif($1, '') AS INTEGER) > s.seq, TRUE)
+        "SELECT CAST(s.seq AS TEXT), coalesce(CAST($1 AS INTEGER) > s.seq, TRUE)
          FROM (SELECT coalesce(max(seq), 0) AS seq FROM sqlite_sequence WHERE name = 'roster_changes') AS s",
         "SELECT pg_current_snapshot()::text,
-             coalesce(pg_snapshot_xmax(nullif($1, '')::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot()), TRUE)",
+             coalesce(pg_snapshot_xmax($1::pg_snapshot) > pg_snapshot_xmax(pg_current_snapshot()), TRUE)",
     );
-    let (now, is_unknown): (String, bool) = one!(conn, sql, position)?;
+    let (now, is_unknown): (String, bool) = one!(conn, sql, seen)?;
     let mut changed = Changed { offices: Vec::new(), now_ms: before, position: now, all: true };
     if is_unknown || since_ms < before - KEPT_MS {
         return Ok(changed);
